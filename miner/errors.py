@@ -1,0 +1,265 @@
+"""Everything that miner raises on purpose.
+
+::
+
+    MinerError
+      ConfigError                     a setting is wrong; the command line exits with 2
+      RequestError                    the caller's mistake; sending it again changes nothing
+        InvalidRequestError           400  a parameter is malformed or out of range
+        UnsupportedFeatureError       400  the backend or the model cannot do what was asked
+        ModelNotFoundError            404  no such model; carries what there is
+        ContextLengthError            400  the prompt does not fit; carries both numbers
+      BackendError                    the engine's side
+        BackendUnavailableError       503  nobody answers, or not now
+        BackendTimeoutError           504  silent for longer than allowed
+        BackendOverloadedError        429  the queue is full; carries retry_after in seconds
+        AuthenticationError           502  the engine refused our key (not the caller's key)
+        BackendProtocolError          502  the answer makes no sense
+          OutputValidationError       502  the answer breaks the format that was asked for; carries the response
+        StreamInterruptedError        502  the stream broke off; carries what had arrived
+        EngineStartError              503  an engine of ours did not start
+        EngineCrashedError            503  an engine of ours died; carries exit status and last log lines
+
+Every error survives pickling, says what failed and where, and has a `hint`: what to do next.
+This module imports nothing of miner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "BackendError",
+    "BackendOverloadedError",
+    "BackendProtocolError",
+    "BackendTimeoutError",
+    "BackendUnavailableError",
+    "ConfigError",
+    "ContextLengthError",
+    "EngineCrashedError",
+    "EngineStartError",
+    "InvalidRequestError",
+    "MinerError",
+    "ModelNotFoundError",
+    "OutputValidationError",
+    "RequestError",
+    "StreamInterruptedError",
+    "UnsupportedFeatureError",
+]
+
+
+def _restore(cls: type[MinerError], state: dict[str, Any]) -> MinerError:
+    """Rebuild a pickled error without calling its constructor, whose arguments differ by class."""
+    error = cls.__new__(cls, state["message"])
+    error.__dict__.update(state)
+    return error
+
+
+class MinerError(Exception):
+    """Base of all errors of miner. `str(error)` is the message followed by the hint."""
+
+    http_status: ClassVar[int] = 500
+    """What a gateway answers."""
+    code: ClassVar[str] = "internal_error"
+    """A short name that programs can compare."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.__dict__)
+
+
+class ConfigError(MinerError):
+    """A setting is wrong: the message names the variable, its value and what is allowed."""
+
+    code = "config_error"
+
+
+class RequestError(MinerError):
+    """The request cannot be served as it stands, by this backend or at all."""
+
+    http_status = 400
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        """The parameter at fault, by the name that the caller used."""
+
+
+class InvalidRequestError(RequestError):
+    """A parameter is missing, malformed or out of range."""
+
+
+class UnsupportedFeatureError(RequestError):
+    """The backend or the model cannot honour `param`."""
+
+    code = "unsupported_feature"
+
+
+class ModelNotFoundError(RequestError):
+    """No model of that name."""
+
+    http_status = 404
+    code = "model_not_found"
+
+    def __init__(
+        self, message: str, *, model: str | None = None, available: Sequence[str] = (), hint: str | None = None
+    ) -> None:
+        super().__init__(message, param="model", hint=hint)
+        self.model = model
+        self.available = list(available)
+        """Names that would work."""
+
+
+class ContextLengthError(RequestError):
+    """The prompt alone is longer than the context."""
+
+    code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        prompt_tokens: int | None = None,
+        context_length: int | None = None,
+        param: str | None = "messages",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint)
+        self.prompt_tokens = prompt_tokens
+        """Tokens of the prompt; vLLM counts only up to one more than fit."""
+        self.context_length = context_length
+        """Tokens that fit."""
+
+
+class BackendError(MinerError):
+    """The engine, or the way to it, failed."""
+
+    http_status = 502
+    code = "backend_error"
+    retryable_by_default: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        backend: str | None = None,
+        base_url: str | None = None,
+        status: int | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.backend = backend
+        self.base_url = base_url
+        self.status = status
+        """HTTP status of the engine's answer, if there was one."""
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+        """Whether the same request may succeed later."""
+        self.retry_after = retry_after
+        """Seconds after which it may, where somebody said so."""
+
+
+class BackendUnavailableError(BackendError):
+    """Nobody answers at the address, or the engine says that it cannot serve now."""
+
+    http_status = 503
+    code = "backend_unavailable"
+    retryable_by_default = True
+
+
+class BackendTimeoutError(BackendError):
+    """The engine was silent for longer than the time-out."""
+
+    http_status = 504
+    code = "backend_timeout"
+
+
+class BackendOverloadedError(BackendError):
+    """A queue is full, ours or the engine's."""
+
+    http_status = 429
+    code = "overloaded"
+    retryable_by_default = True
+
+
+class AuthenticationError(BackendError):
+    """The engine refused our key."""
+
+    code = "backend_authentication"
+
+
+class BackendProtocolError(BackendError):
+    """The engine's answer is not what its protocol says."""
+
+    code = "backend_protocol"
+
+
+class OutputValidationError(BackendProtocolError):
+    """The reply is complete but not in the format that was asked for, or was cut before it could be."""
+
+    code = "invalid_output"
+
+    def __init__(self, message: str, *, response: Any = None, hint: str | None = None, **details: Any) -> None:
+        super().__init__(message, hint=hint, **details)
+        self.response = response
+        """The LLMResponse as it came."""
+
+
+class StreamInterruptedError(BackendError):
+    """The stream ended without its end mark."""
+
+    code = "stream_interrupted"
+
+    def __init__(self, message: str, *, partial: Any = None, hint: str | None = None, **details: Any) -> None:
+        super().__init__(message, hint=hint, **details)
+        self.partial = partial
+        """What had arrived, as an LLMResponse; None if nothing had."""
+
+
+class EngineStartError(BackendError):
+    """An engine process of ours did not become ready."""
+
+    http_status = 503
+    code = "engine_start"
+
+    def __init__(self, message: str, *, log_tail: Sequence[str] = (), hint: str | None = None, **details: Any) -> None:
+        super().__init__(message, hint=hint, **details)
+        self.log_tail = list(log_tail)
+        """The last lines that the engine printed."""
+
+
+class EngineCrashedError(BackendError):
+    """An engine process of ours died while it served."""
+
+    http_status = 503
+    code = "engine_crashed"
+    retryable_by_default = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_status: int | None = None,
+        log_tail: Sequence[str] = (),
+        partial: Any = None,
+        hint: str | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, hint=hint, **details)
+        self.exit_status = exit_status
+        """The process's exit status; negative: the signal that killed it."""
+        self.log_tail = list(log_tail)
+        """The last lines that the engine printed."""
+        self.partial = partial
+        """What had arrived of this request's reply, as an LLMResponse; None if nothing had."""
