@@ -1,0 +1,1 @@
+"""Loopback servers that the tests talk to instead of engines."""
