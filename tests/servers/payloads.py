@@ -20,6 +20,7 @@ __all__ = [
     "openai_chunk",
     "openai_reply",
     "side_routes",
+    "usage",
     "usage_chunk",
 ]
 
@@ -89,14 +90,20 @@ def is_ollama(request: Request) -> bool:
     return request.path.startswith("/api/")
 
 
+def asked_model(request: Request) -> str:
+    """The model that the request names."""
+    return str((request.json or {}).get("model", "smollm2"))
+
+
 def frame(request: Request, payload: dict[str, Any]) -> bytes:
     """The payload as one SSE event, or as one line where Ollama was asked."""
     text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
     return text + b"\n" if is_ollama(request) else b"data: " + text + b"\n\n"
 
 
-def frames(request: Request, texts: Iterable[str], *, end: bool = True, model: str = "smollm2") -> list[bytes]:
+def frames(request: Request, texts: Iterable[str], *, end: bool = True, model: str | None = None) -> list[bytes]:
     """A stream of these texts in the request's dialect; without `end` it lacks finish reason, counts and end mark."""
+    model = model or asked_model(request)
     if is_ollama(request):
         lines = [ollama_line(request, text, model=model) for text in texts]
         last = [ollama_line(request, "", done=True, model=model)] if end else []
@@ -113,8 +120,9 @@ def frames(request: Request, texts: Iterable[str], *, end: bool = True, model: s
     return [frame(request, event) for event in events] + marks
 
 
-def answer(request: Request, text: str, model: str = "smollm2") -> dict[str, Any]:
+def answer(request: Request, text: str, model: str | None = None) -> dict[str, Any]:
     """The whole answer, not streamed."""
+    model = model or asked_model(request)
     if is_ollama(request):
         return ollama_line(request, text, done=True, model=model)
     if request.path == "/v1/completions":
