@@ -16,7 +16,7 @@
         AuthenticationError           502  the engine refused our key (not the caller's key)
         BackendProtocolError          502  the answer makes no sense
           OutputValidationError       502  the answer breaks the format that was asked for; carries the response
-        StreamInterruptedError        502  the stream broke off; carries what had arrived
+        StreamInterruptedError        502  the stream broke off; `partial` has what had arrived
         EngineStartError              503  an engine of ours did not start
         EngineCrashedError            503  an engine of ours died; carries exit status and last log lines
 
@@ -168,6 +168,8 @@ class BackendError(MinerError):
         """Whether the same request may succeed later."""
         self.retry_after = retry_after
         """Seconds after which it may, where somebody said so."""
+        self.partial: Any = None
+        """What had arrived of the reply when it failed, as an LLMResponse; None if nothing had."""
 
 
 class BackendUnavailableError(BackendError):
@@ -221,11 +223,6 @@ class StreamInterruptedError(BackendError):
 
     code = "stream_interrupted"
 
-    def __init__(self, message: str, *, partial: Any = None, hint: str | None = None, **details: Any) -> None:
-        super().__init__(message, hint=hint, **details)
-        self.partial = partial
-        """What had arrived, as an LLMResponse; None if nothing had."""
-
 
 class EngineStartError(BackendError):
     """An engine process of ours did not become ready."""
@@ -252,7 +249,6 @@ class EngineCrashedError(BackendError):
         *,
         exit_status: int | None = None,
         log_tail: Sequence[str] = (),
-        partial: Any = None,
         hint: str | None = None,
         **details: Any,
     ) -> None:
@@ -261,5 +257,3 @@ class EngineCrashedError(BackendError):
         """The process's exit status; negative: the signal that killed it."""
         self.log_tail = list(log_tail)
         """The last lines that the engine printed."""
-        self.partial = partial
-        """What had arrived of this request's reply, as an LLMResponse; None if nothing had."""

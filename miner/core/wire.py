@@ -140,6 +140,8 @@ class ChatRequest(Struct, kw_only=True):
     timeout: Timeout | None = None
     keep_alive: float | str | None = None
     extra: dict[str, Any] | None = None
+    ignore_unsupported: bool = False
+    """Drop what cannot be honoured, instead of refusing the request."""
     ignored: list[str] = []
     """Parameters that the caller let us ignore, and that were."""
 

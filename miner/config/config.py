@@ -1,0 +1,170 @@
+"""MinerConfig: the only settings class.
+
+A setting comes from, first to last: the arguments of `MinerConfig(...)`, the environment, `.env` in the working
+directory, the default. Names are the fields' names in upper case; case does not matter. Empty variables count as unset.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from miner.config.messages import config_error, unknown_argument
+from miner.core._typing import override
+
+__all__ = ["MinerConfig", "config_of"]
+
+
+def _http_url(value: str) -> str:
+    """An http(s) address without a trailing slash."""
+    if not value.startswith(("http://", "https://")) or len(value.split("://", 1)[1].strip("/")) == 0:
+        raise ValueError("must start with http:// or https:// and name a host, such as http://localhost:8000/v1")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+class MinerConfig(BaseSettings):
+    """All settings of the library, the gateway and the command line.
+
+    Fields can be assigned after construction; a service reads them when it needs them.
+
+    Raises:
+        ConfigError: a value is wrong, or an argument is no setting.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        case_sensitive=False,
+        validate_assignment=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
+
+    llm_backend: str = Field("llamacpp", min_length=1)
+    """Which backend serves: a name from `miner backends`."""
+    llm_fallbacks: str = ""
+    """Backends that answer while the chosen one is unavailable, in order, with commas between."""
+    fallback_cooldown: Seconds = 30.0
+    """Seconds until an unavailable backend is tried again."""
+    max_retries: int = Field(2, ge=0, le=10)
+    """How often a request is sent again when it failed before anything of the answer came."""
+
+    default_model: str | None = None
+    """The model when a request names none."""
+    default_max_tokens: int = Field(512, ge=1)
+    default_temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False)
+    default_top_p: float = Field(0.95, gt=0, le=1, allow_inf_nan=False)
+    allow_remote_images: bool = False
+    """Let the engine fetch images that a request names by http(s) URL."""
+
+    model_path: str | None = None
+    """llama.cpp: a .gguf file, or a model's name; then this is the only model."""
+    models_dir: str | None = None
+    """Folder of .gguf files; default: `miner/models` in the user's cache folder."""
+
+    ollama_base_url: HttpUrl = "http://localhost:11434"
+    ollama_timeout: Seconds = 300.0
+    """Longest silence of Ollama, in seconds."""
+    ollama_num_ctx: int | None = Field(None, ge=16)
+    """Context length, in tokens, asked of Ollama with each request; default: Ollama's own."""
+
+    vllm_api_base: HttpUrl = "http://localhost:8000/v1"
+    vllm_api_key: SecretStr | None = None
+    vllm_timeout: Seconds = 300.0
+    """Longest silence of the vLLM server, in seconds."""
+
+    llamacpp_api_base: HttpUrl | None = None
+    """A llama.cpp server that runs already; then no engine is started."""
+    llamacpp_api_key: SecretStr | None = None
+    """Key of that server."""
+    llamacpp_server: str | None = None
+    """A `llama-server` binary to run in place of the xllamacpp wheel."""
+    llamacpp_timeout: Seconds = 300.0
+    """Longest silence of the engine, in seconds."""
+    llamacpp_start_timeout: Seconds = 120.0
+    """Longest silence, in seconds, of an engine that starts."""
+    llamacpp_ctx_size: int | None = Field(None, ge=16)
+    """Context length of each slot, in tokens; default: 4096, or the trained length if that is shorter."""
+    llamacpp_parallel: int | None = Field(None, ge=1, le=256)
+    """Slots: requests that one engine works on at once; default: what the machine carries."""
+    llamacpp_threads: int | None = Field(None, ge=1, le=1024)
+    llamacpp_n_gpu_layers: int | None = Field(None, ge=-1)
+    """Layers in GPU memory; -1: all; default: as many as fit."""
+    llamacpp_flash_attn: Literal["on", "off", "auto"] = "auto"
+    llamacpp_cache_type_k: KVType = "f16"
+    llamacpp_cache_type_v: KVType = "f16"
+    llamacpp_batch_size: int = Field(512, ge=32, le=16384)
+    """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done."""
+    llamacpp_pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
+    """How an embedding model makes one vector of many; set: embeddings are served (rank: reranking)."""
+    llamacpp_chat_template: str | None = None
+    """File with a Jinja chat template to use in place of the model's own."""
+    llamacpp_memory_budget: int | None = Field(None, ge=1)
+    """Bytes that all loaded engines may take; default: four fifths of the memory that is free at the start."""
+    llamacpp_max_loaded: int | None = Field(None, ge=1)
+    """Engines loaded at once; default: as many as the memory budget carries."""
+    llamacpp_idle_timeout: Seconds | None = None
+    """Seconds after its last request until an engine is unloaded; default: never."""
+    llamacpp_fairness_wait: Seconds = 10.0
+    """Seconds that requests for a model that is not loaded wait at most while the loaded ones go on."""
+
+    max_queue: int = Field(1024, ge=0)
+    """Requests that wait for a slot at most."""
+    queue_timeout: Seconds = 300.0
+    """Seconds that a request waits for a slot at most."""
+
+    def __init__(self, **settings: Any) -> None:
+        unknown = [
+            name for name in settings if name.lower() not in type(self).model_fields and not name.startswith("_")
+        ]
+        if unknown:
+            raise unknown_argument(unknown[0], type(self).model_fields)
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise config_error(error, type(self), settings) from None
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in type(self).model_fields:
+            raise unknown_argument(name, type(self).model_fields)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise config_error(error, type(self), {name: value}) from None
+
+
+class _Completed:
+    """A foreign config object, with MinerConfig's defaults for what it lacks."""
+
+    def __init__(self, given: Any) -> None:
+        self._given = given
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._given, name, None)
+        if value is not None:
+            return value
+        field = MinerConfig.model_fields.get(name)
+        if field is None:
+            raise AttributeError(name)
+        return field.get_default(call_default_factory=True)
+
+
+def config_of(given: Any) -> MinerConfig:
+    """The settings behind whatever a service was given: a MinerConfig as it is, None for the environment's, any
+    other object completed with the defaults (its attributes are read when they are needed).
+    """
+    if given is None:
+        return MinerConfig()
+    if isinstance(given, MinerConfig):
+        return given
+    return _Completed(given)  # type: ignore[return-value]

@@ -1,0 +1,350 @@
+"""LLMService: the contract that every backend keeps and every caller relies on.
+
+Callers use the public verbs. A backend overrides either `generate` (the smallest form, see `smallest.py`) or the
+hooks below the line, which take a checked ChatRequest.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from miner.core._typing import override
+from miner.core.llms import smallest
+from miner.core.llms.batch import generate_many
+from miner.core.llms.driver import respond, stream_batches
+from miner.core.llms.features import CAPABILITIES, refuse_unsupported
+from miner.core.llms.options import build_request
+from miner.core.llms.stream import Batches, LLMStream
+from miner.core.wire import (
+    ChatRequest,
+    EmbeddingResponse,
+    Health,
+    LLMChunk,
+    LLMResponse,
+    ModelInfo,
+    TokenUsage,
+)
+from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["CAPABILITIES", "LLMChunk", "LLMResponse", "LLMService", "TokenUsage"]
+
+
+class LLMService:
+    """One engine, or a pool of them, behind one interface.
+
+    Close it with `await service.aclose()` or use it in `async with`. One service may be used by many tasks at once.
+
+    Args:
+        config: a MinerConfig, any object with such attributes, or None for the environment's settings. It is kept as
+            it is (`service.config`) and read when a setting is needed. Nothing is opened here.
+    """
+
+    name: ClassVar[str] = ""
+    """The backend's name in errors and in `LLM_BACKEND`; by default made from the class's name."""
+
+    config: Any
+    models: dict[str, Any]
+    """Models that were found usable, by the name under which they were asked for."""
+    retries: int
+    """Requests that were sent again."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> LLMService:
+        # Here and not in __init__: the smallest backend may have an __init__ that does not call this one.
+        service = super().__new__(cls)
+        service.config = args[0] if args else kwargs.get("config")
+        service.models = {}
+        service.retries = 0
+        return service
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config
+
+    @override
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__dict__.get("name"):
+            words = re.sub(r"(Service|Backend|LLM)+$", "", cls.__name__) or cls.__name__
+            cls.name = getattr(cls.__mro__[1], "name", "") or words.lower()
+        if "generate" in cls.__dict__ and cls._chat is LLMService._chat and cls._stream is LLMService._stream:
+            cls.generate = smallest.filled_in(cls.__dict__["generate"])  # type: ignore[method-assign,assignment]
+
+    @classmethod
+    def unavailable_reason(cls, config: Any = None) -> str | None:
+        """Why this backend cannot be used on this machine at all, and what to install; None if it can. Cheap: asked
+        for each listing.
+        """
+        return None
+
+    @property
+    def _settings(self) -> MinerConfig:
+        """The settings, complete: those that the service was given, with the defaults for what they lack."""
+        from miner.config.config import config_of
+
+        if self.config is None:
+            self.config = config_of(None)
+        return config_of(self.config)
+
+    # Verbs
+
+    async def generate(
+        self,
+        prompt: str,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        **options: Any,
+    ) -> str:
+        """The text that the model writes after this prompt.
+
+        The prompt goes through the model's own chat template if it has one, else verbatim; `raw=True` is always
+        verbatim.
+
+        Args:
+            prompt: any text that is not empty.
+            model: None for the default: DEFAULT_MODEL, else the one that the engine serves.
+            max_tokens: tokens to generate at most (DEFAULT_MAX_TOKENS, 512).
+            temperature: 0 to 2 (DEFAULT_TEMPERATURE, 0.7); 0 takes the likeliest token always.
+            top_p: above 0, at most 1 (DEFAULT_TOP_P, 0.95).
+            **options: stop, seed, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, logit_bias,
+                logprobs, response_format, reasoning, timeout, keep_alive, raw, unsupported, extra. What is not given
+                is neutral (no top_k, no min_p, no penalty), whatever the engine's or the model's own default.
+
+        Raises:
+            RequestError: the request cannot be served: InvalidRequestError, UnsupportedFeatureError,
+                ModelNotFoundError, ContextLengthError.
+            BackendError: the engine, or the way to it, failed.
+        """
+        request = self._request(
+            options, prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
+        )
+        return (await respond(self, request)).content
+
+    async def chat_completion(
+        self,
+        messages: Sequence[Any],
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Any,
+    ) -> LLMResponse:
+        """The model's next turn in a conversation.
+
+        Args:
+            messages: turns in OpenAI's form; roles are system, user, assistant and tool.
+            tools: functions in OpenAI's form that the model may call.
+            tool_choice: auto, none, required, or the name of one tool.
+
+        The other arguments and the errors are those of `generate`.
+        """
+        request = self._request(
+            options, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
+            tools=tools, tool_choice=tool_choice,
+        )  # fmt: skip
+        return await respond(self, request)
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Any] | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Any,
+    ) -> LLMStream:
+        """The same reply as `generate` or `chat_completion` would give, as it comes.
+
+        Joined chunks equal the whole reply. With `progress=True` chunks tell how far the prompt is read. Wrong
+        arguments are refused here; everything else is raised by the iteration.
+        """
+        request = self._request(
+            options, prompt=prompt, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature,
+            top_p=top_p, tools=tools, tool_choice=tool_choice,
+        )  # fmt: skip
+        response = LLMResponse()
+        return LLMStream(lambda: stream_batches(self, request, response), response)
+
+    def generate_many(
+        self, prompts: Iterable[Any], *, concurrency: int | None = None, **arguments: Any
+    ) -> AsyncIterator[tuple[int, str | Exception]]:
+        """Pairs of a prompt's index and its text, or the exception that it met, in order of completion.
+
+        Args:
+            prompts: taken one by one as places become free, so it may be endless.
+            concurrency: requests at once; None: what the backend says it works on at once.
+            **arguments: as for `generate`, the same for all.
+        """
+        return generate_many(self, prompts, concurrency=concurrency, arguments=arguments)
+
+    async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
+        """One vector for each text.
+
+        Raises:
+            UnsupportedFeatureError: the model makes no embeddings.
+        """
+        given = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Sequence) else None
+        if not given or not all(isinstance(text, str) and text for text in given):
+            raise InvalidRequestError("texts must be a text or a list of texts, none of them empty.", param="texts")
+        info = await self._usable_model(model)
+        able = self.capabilities if info is None or info.capabilities is None else info.capabilities
+        if "embeddings" not in able:
+            which = f"{self.name}'s model {info.id!r}" if info is not None else self.name
+            raise UnsupportedFeatureError(f"{which} does not support embeddings.", param="model")
+        return await self._embed(given, info.id if info is not None else model)
+
+    async def count_tokens(
+        self, prompt: str | None = None, *, messages: Sequence[Any] | None = None, model: str | None = None,
+        tools: Sequence[Any] | None = None, raw: bool = False,
+    ) -> int:  # fmt: skip
+        """Tokens that this prompt takes once the chat template is around it.
+
+        Raises:
+            UnsupportedFeatureError: the engine cannot count.
+        """
+        request = self._request({"raw": raw}, prompt=prompt, messages=messages, model=model, tools=tools)
+        await self._resolve(request)
+        if "count_tokens" not in self.capabilities:
+            raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
+        return await self._count_tokens(request)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """Models that can be asked for, the default first."""
+        default = self._settings.default_model
+        return [ModelInfo(id=default)] if default else []
+
+    async def health_check(self) -> bool:
+        """Whether a request could be served now, or after a load that nothing stands in the way of. Answers within a
+        second or two, loads nothing, never raises.
+        """
+        return bool((await self.health()).state == "ready")
+
+    async def health(self) -> Health:
+        """State, reason, what to do, models and the latency of the check. Never raises."""
+        began = time.monotonic()
+        try:
+            health = await self._health()
+        except MinerError as error:
+            health = Health(state="unavailable", reason=error.message, hint=error.hint)
+        health.latency = time.monotonic() - began
+        return health
+
+    async def aclose(self) -> None:
+        """Release what is open: connections, engines. Idempotent; a service that is used again opens anew."""
+
+    async def __aenter__(self) -> LLMService:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this backend can do at all: words of CAPABILITIES. A model may be able to do less."""
+        return smallest.declared_capabilities(getattr(type(self).generate, "_miner_original", type(self).generate))
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that it is worth sending at once."""
+        return 8
+
+    # Hooks
+
+    async def _get_model(self, model_name: str) -> Any:
+        """Make sure that the model can be used; built-in backends return its ModelInfo.
+
+        Raises:
+            ModelNotFoundError: no such model; the error lists what there is.
+        """
+        return ModelInfo(id=model_name)
+
+    async def _sole_model(self) -> str | None:
+        """The model that is meant when neither the request nor DEFAULT_MODEL names one; None: let the engine choose."""
+        return None
+
+    async def _chat(self, request: ChatRequest) -> LLMResponse:
+        """A whole reply."""
+        if type(self)._stream is not LLMService._stream:
+            from miner.core.llms.join import join
+
+            return join([batch async for batch in self._stream(request)])
+        return await smallest.chat(self, request)
+
+    async def _stream(self, request: ChatRequest) -> Batches:
+        """The reply in batches: what arrived in one read, together."""
+        response = await self._chat(request)
+        calls = [{**call, "index": index} for index, call in enumerate(response.tool_calls or ())]
+        yield [
+            LLMChunk(
+                content=response.content or None,
+                reasoning=response.reasoning,
+                tool_calls=calls or None,
+                finish_reason=response.finish_reason,
+                usage=response.usage,
+                logprobs=response.logprobs,
+                timings=response.timings,
+                context_exhausted=response.context_exhausted,
+            )
+        ]
+
+    async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
+        raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
+
+    async def _count_tokens(self, request: ChatRequest) -> int:
+        raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
+
+    async def _health(self) -> Health:
+        default = self._settings.default_model
+        if default:
+            await self._get_model(default)
+        return Health(state="ready", models=[default] if default else [])
+
+    # Shared by the verbs
+
+    def _request(self, options: dict[str, Any], **given: Any) -> ChatRequest:
+        """A checked request with the defaults of the settings filled in."""
+        mode = options.pop("unsupported", None) or "error"
+        if mode not in ("error", "ignore"):
+            raise InvalidRequestError(f'unsupported must be "error" or "ignore", not {mode!r}.', param="unsupported")
+        settings = self._settings
+        for name in ("max_tokens", "temperature", "top_p"):
+            if given.get(name) is None:
+                given[name] = getattr(settings, f"default_{name}")
+        request = build_request(options=options, **given)
+        request.ignore_unsupported = mode == "ignore"
+        return request
+
+    async def _usable_model(self, name: str | None) -> ModelInfo | None:
+        """The model behind a name, or behind none."""
+        wanted = name or self._settings.default_model or await self._sole_model()
+        if wanted is None:
+            return None
+        found = await self._get_model(wanted)
+        info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
+        self.models[wanted] = found if found is not None else info
+        return info
+
+    async def _resolve(self, request: ChatRequest) -> None:
+        """Find the model and make sure that the request can be honoured."""
+        info = await self._usable_model(request.model)
+        able, where = self.capabilities, self.name
+        if info is not None:
+            request.model = info.id
+            if info.capabilities is not None:
+                able, where = info.capabilities, f"{self.name}'s model {info.id!r}"
+        refuse_unsupported(
+            request, able, where,
+            ignore=request.ignore_unsupported, remote_images=self._settings.allow_remote_images,
+        )  # fmt: skip

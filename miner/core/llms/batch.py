@@ -1,0 +1,52 @@
+"""Many prompts at once, with backpressure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from miner.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from miner.core.llms.LLMService import LLMService
+
+__all__ = ["generate_many"]
+
+
+async def generate_many(
+    service: LLMService, prompts: Iterable[Any], *, concurrency: int | None, arguments: Mapping[str, Any]
+) -> AsyncGenerator[tuple[int, str | Exception], None]:
+    """Pairs of index and text (or exception), in order of completion.
+
+    A prompt is taken and sent only when a place is free, and a place is free only when its result has been taken: a
+    slow reader slows the sending down. Leaving early cancels what runs.
+    """
+    if concurrency is None:
+        concurrency = service.concurrency
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise InvalidRequestError(
+            f"concurrency must be a whole number of at least 1, not {concurrency!r}.", param="concurrency"
+        )
+    if isinstance(prompts, (str, bytes)):
+        raise InvalidRequestError("prompts must be several texts, not one.", param="prompts")
+    waiting = iter(enumerate(prompts))
+    running: dict[asyncio.Task[str], int] = {}
+    try:
+        while True:
+            while len(running) < concurrency and (item := next(waiting, None)) is not None:
+                running[asyncio.create_task(service.generate(item[1], **arguments))] = item[0]
+            if not running:
+                return
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=running.__getitem__):
+                index = running.pop(task)
+                error = task.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield index, task.result() if error is None else error
+    finally:
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,225 @@
+"""How a checked request runs: find the model, ask, ask again where that can help, bound the waits, check the reply.
+
+The same for a whole reply and for a stream, and for every backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from miner.core.llms.features import forget
+from miner.core.llms.join import join
+from miner.core.llms.output import check_output
+from miner.core.llms.retry import Retries
+from miner.core.llms.tools import arguments_parse, tool_names
+from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
+from miner.errors import BackendError, BackendTimeoutError, OutputValidationError, UnsupportedFeatureError
+
+if TYPE_CHECKING:
+    from miner.core.llms.LLMService import LLMService
+
+__all__ = ["respond", "stream_batches"]
+
+_Batches = AsyncGenerator[list[LLMChunk], None]
+
+
+async def respond(service: LLMService, request: ChatRequest) -> LLMResponse:
+    """A whole reply."""
+    limits = request.timeout
+    if limits is not None and (limits.first is not None or limits.between is not None):
+        # Only a stream shows when a token came.
+        response = LLMResponse()
+        arrived = [batch async for batch in stream_batches(service, request, response)]
+        return join(arrived, response)
+    began = asyncio.get_running_loop().time()
+    async with _total(limits, service):
+        response = await _ask(service, request, Retries(service._settings.max_retries, _deadline(limits, began)))
+    _complete(service, request, response)
+    response.timings.total = asyncio.get_running_loop().time() - began
+    return response
+
+
+async def _ask(service: LLMService, request: ChatRequest, retries: Retries) -> LLMResponse:
+    resolved = False
+    while True:
+        try:
+            if not resolved:
+                await service._resolve(request)
+                resolved = True
+            return await service._chat(request)
+        except UnsupportedFeatureError as error:
+            _ignore_or_raise(request, error)
+        except BackendError as error:
+            await retries.pause_or_raise(error)
+            service.retries += 1
+
+
+async def stream_batches(service: LLMService, request: ChatRequest, response: LLMResponse) -> _Batches:
+    """The reply in batches. `response` gets what is known of it apart from the text: model, backend, what was ignored,
+    what was parsed.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    first: float | None = None
+    arrived: list[list[LLMChunk]] = []
+    batches = _attempts(service, request, began)
+    if request.timeout is not None:
+        batches = _bounded(batches, request.timeout, service)
+    try:
+        async with aclosing(batches):
+            async for batch in batches:
+                if request.parallel_tool_calls is False:
+                    _keep_first_call(batch)
+                arrived.append(batch)
+                if first is None and any(chunk.content or chunk.reasoning or chunk.tool_calls for chunk in batch):
+                    first = loop.time() - began
+                    _describe(service, request, response)
+                last = batch[-1]
+                if last.usage is not None:
+                    last.timings = last.timings or Timings()
+                    last.timings.time_to_first_token = first
+                    last.timings.total = loop.time() - began
+                yield batch
+    except BackendError as error:
+        if error.partial is None and first is not None:
+            error.partial = join(arrived, LLMResponse(model=request.model, backend=service.name))
+        raise
+    _describe(service, request, response)
+    if request.response_format is not None or request.tools is not None:
+        _complete(service, request, join(arrived, response))
+
+
+async def _attempts(service: LLMService, request: ChatRequest, began: float) -> _Batches:
+    """The batches of the first attempt that delivers any."""
+    retries = Retries(service._settings.max_retries, _deadline(request.timeout, began))
+    resolved = False
+    while True:
+        delivered = False
+        try:
+            if not resolved:
+                await service._resolve(request)
+                resolved = True
+            async with aclosing(service._stream(request)) as batches:
+                async for batch in batches:
+                    if batch:
+                        delivered = True
+                        yield batch
+            return
+        except UnsupportedFeatureError as error:
+            if delivered:
+                raise
+            _ignore_or_raise(request, error)
+        except BackendError as error:
+            if delivered:
+                raise
+            await retries.pause_or_raise(error)
+            service.retries += 1
+
+
+def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> None:
+    """Some engines say only when asked that they lack something (vLLM's tools need flags of its server)."""
+    param = error.param
+    if not request.ignore_unsupported or param is None or param in request.ignored or not hasattr(request, param):
+        raise error
+    forget(request, param)
+
+
+async def _bounded(batches: _Batches, limits: Timeout, service: LLMService) -> _Batches:
+    """The same batches, with the caller's own bounds on the waits."""
+    loop = asyncio.get_running_loop()
+    began = last = loop.time()
+    waits_for_first = True
+    async with aclosing(batches):
+        while True:
+            span = (limits.first if waits_for_first else limits.between) or float("inf")
+            ends_at = last + span
+            if limits.total is not None:
+                ends_at = min(ends_at, began + limits.total)
+            timer = asyncio.timeout_at(ends_at if ends_at != float("inf") else None)
+            try:
+                async with timer:
+                    batch = await anext(batches)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                total_over = limits.total is not None and loop.time() >= began + limits.total
+                bound = "timeout.total" if total_over else "timeout.first" if waits_for_first else "timeout.between"
+                raise _too_slow(service, bound, limits.total if total_over else span) from None
+            if any(chunk.content or chunk.reasoning or chunk.tool_calls for chunk in batch):
+                waits_for_first = False
+                last = loop.time()
+            yield batch
+
+
+def _too_slow(service: LLMService, bound: str, seconds: float | None) -> BackendTimeoutError:
+    return BackendTimeoutError(
+        f"{service.name} took longer than {bound} allows ({seconds:g} s).",
+        backend=service.name,
+        hint="Raise the request's timeout, or ask for less.",
+    )
+
+
+@asynccontextmanager
+async def _total(limits: Timeout | None, service: LLMService) -> AsyncIterator[None]:
+    """The caller's bound on the whole call."""
+    if limits is None or limits.total is None:
+        yield
+        return
+    timer = asyncio.timeout(limits.total)
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise _too_slow(service, "timeout", limits.total) from None
+
+
+def _deadline(limits: Timeout | None, began: float) -> float | None:
+    return began + limits.total if limits is not None and limits.total is not None else None
+
+
+def _keep_first_call(batch: list[LLMChunk]) -> None:
+    """Engines honour parallel_tool_calls=False unreliably: what they send beyond the first call is dropped."""
+    for chunk in batch:
+        if chunk.tool_calls:
+            chunk.tool_calls = [call for call in chunk.tool_calls if call.get("index", 0) == 0] or None
+
+
+def _describe(service: LLMService, request: ChatRequest, response: LLMResponse) -> None:
+    response.ignored = list(request.ignored)
+    response.model = response.model or request.model
+    response.backend = response.backend or service.name
+
+
+def _complete(service: LLMService, request: ChatRequest, response: LLMResponse) -> None:
+    """Check a whole reply before it is called a success."""
+    _describe(service, request, response)
+    origin: dict[str, Any] = {"backend": service.name}
+    if response.tool_calls:
+        if request.parallel_tool_calls is False:
+            response.tool_calls = response.tool_calls[:1]
+        names = tool_names(request.tools)
+        for call in response.tool_calls:
+            name = call["function"]["name"]
+            if names and name not in names:
+                raise OutputValidationError(
+                    f"The model called a tool {name!r} that was not offered ({', '.join(names)}).",
+                    response=response,
+                    **origin,
+                )
+            if not arguments_parse(call):
+                cut = " It was cut short: raise max_tokens." if response.finish_reason == "length" else ""
+                raise OutputValidationError(
+                    f"The arguments of the call of {name!r} are not a JSON object.{cut}", response=response, **origin
+                )
+    elif request.tool_choice not in (None, "auto", "none"):
+        cut = " It was cut short: raise max_tokens." if response.finish_reason == "length" else ""
+        raise OutputValidationError(f"A tool call was required and none came.{cut}", response=response, **origin)
+    if request.response_format is not None:
+        check_output(request.response_format, response, origin)

@@ -1,0 +1,194 @@
+"""FallbackService: while the chosen backend is unavailable, the next one answers; the response says who did."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from miner.core._typing import override
+from miner.core.llms.driver import respond, stream_batches
+from miner.core.llms.LLMService import LLMService
+from miner.core.llms.registry import load_backend
+from miner.core.llms.stream import Batches, LLMStream
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo
+from miner.errors import BackendError, BackendProtocolError, MinerError, ModelNotFoundError, OutputValidationError
+
+__all__ = ["FallbackService"]
+
+logger = logging.getLogger("miner.fallback")
+
+T = TypeVar("T")
+
+
+class FallbackService(LLMService):
+    """Several backends in order, behind one interface.
+
+    A backend that fails with a BackendError is left alone for FALLBACK_COOLDOWN seconds, then tried first again. A
+    wrong request is not passed on: it is wrong everywhere. A stream falls over only before its first chunk. On a
+    fallback, a model that this backend does not know is answered by its own default.
+    """
+
+    name = "fallback"
+
+    def __init__(self, config: Any, first: LLMService, others: Sequence[str]) -> None:
+        super().__init__(config)
+        self._services: list[LLMService] = [first]
+        self._others = list(others)
+        self._resting: dict[str, float] = {}
+        self.models = first.models
+
+    def _all(self) -> list[LLMService]:
+        """The services in order; those behind the first are made when they are needed first."""
+        while self._others:
+            backend = load_backend(self._others.pop(0), self.config)
+            if backend.cls is None:
+                logger.warning("Fallback %r is left out: %s", backend.name, backend.reason)
+            else:
+                self._services.append(backend.cls(self.config))
+        return self._services
+
+    def _awake(self) -> list[LLMService]:
+        now = asyncio.get_running_loop().time()
+        services = self._all()
+        return [s for s in services if self._resting.get(s.name, 0.0) <= now] or services
+
+    def _rest(self, service: LLMService, error: BackendError) -> None:
+        pause = self._settings.fallback_cooldown
+        self._resting[service.name] = asyncio.get_running_loop().time() + pause
+        logger.warning("%s Left alone for %g s; the next backend answers.", error.message, pause)
+
+    async def _first_able(self, call: Callable[[LLMService, bool], Awaitable[T]]) -> T:
+        """The answer of the first backend that gives one."""
+        services = self._awake()
+        for service in services:
+            try:
+                return await call(service, service is self._services[0])
+            except BackendError as error:
+                if service is services[-1] or not _is_down(error):
+                    raise
+                self._rest(service, error)
+        raise AssertionError("there is always a first backend")
+
+    async def _prepared(self, service: LLMService, request: ChatRequest, *, first: bool) -> ChatRequest:
+        """The request as this backend takes it."""
+        copy = ChatRequest(**{name: getattr(request, name) for name in request.__struct_fields__})
+        copy.ignored = list(request.ignored)
+        if not first and copy.model is not None:
+            try:
+                await service._get_model(copy.model)
+            except ModelNotFoundError:
+                copy.model = await service._sole_model()
+        return copy
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[str]:
+        return self._services[0].capabilities
+
+    @property
+    @override
+    def concurrency(self) -> int:
+        return self._services[0].concurrency
+
+    @override
+    async def generate(
+        self, prompt: str, model: str | None = None, max_tokens: int | None = None, temperature: float | None = None,
+        top_p: float | None = None, **options: Any,
+    ) -> str:  # fmt: skip
+        request = self._request(
+            options, prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
+        )
+        return (await self._respond(request)).content
+
+    @override
+    async def chat_completion(
+        self, messages: Sequence[Any], model: str | None = None, max_tokens: int | None = None,
+        temperature: float | None = None, top_p: float | None = None, tools: Sequence[Any] | None = None,
+        tool_choice: Any = None, **options: Any,
+    ) -> LLMResponse:  # fmt: skip
+        return await self._respond(
+            self._request(
+                options, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
+                tools=tools, tool_choice=tool_choice,
+            )
+        )  # fmt: skip
+
+    async def _respond(self, request: ChatRequest) -> LLMResponse:
+        async def call(service: LLMService, first: bool) -> LLMResponse:
+            return await respond(service, await self._prepared(service, request, first=first))
+
+        return await self._first_able(call)
+
+    @override
+    def stream(self, prompt: str | None = None, **arguments: Any) -> LLMStream:
+        names = ("messages", "model", "max_tokens", "temperature", "top_p", "tools", "tool_choice")
+        given = {name: arguments.pop(name) for name in names if name in arguments}
+        request = self._request(arguments, prompt=prompt, **given)
+        response = LLMResponse()
+        return LLMStream(lambda: self._fallen_over(request, response), response)
+
+    async def _fallen_over(self, request: ChatRequest, response: LLMResponse) -> Batches:
+        services = self._awake()
+        for service in services:
+            delivered = False
+            try:
+                prepared = await self._prepared(service, request, first=service is self._services[0])
+                async with aclosing(stream_batches(service, prepared, response)) as batches:
+                    async for batch in batches:
+                        delivered = True
+                        yield batch
+                return
+            except BackendError as error:
+                if delivered or service is services[-1] or not _is_down(error):
+                    raise
+                self._rest(service, error)
+
+    @override
+    async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
+        return await self._first_able(lambda service, _: service.embed(texts, model))
+
+    @override
+    async def count_tokens(self, prompt: str | None = None, **arguments: Any) -> int:
+        return await self._first_able(lambda service, _: service.count_tokens(prompt, **arguments))
+
+    @override
+    async def list_models(self) -> list[ModelInfo]:
+        return await self._first_able(lambda service, _: service.list_models())
+
+    @override
+    async def _get_model(self, model_name: str) -> Any:
+        return await self._first_able(lambda service, _: service._get_model(model_name))
+
+    @override
+    async def _health(self) -> Health:
+        """Ready when any backend is; the reason tells of those that are not."""
+        checked = [(service.name, await service.health()) for service in self._all()]
+        reasons = [f"{name}: {health.reason}" for name, health in checked if not health]
+        ready = [health for _, health in checked if health]
+        best = ready[0] if ready else checked[0][1]
+        return Health(
+            state=best.state,
+            reason="; ".join(reasons) or None,
+            hint=None if ready else best.hint,
+            models=best.models,
+            engines=[engine for _, health in checked for engine in health.engines],
+        )
+
+    @override
+    async def aclose(self) -> None:
+        errors: list[MinerError] = []
+        for service in self._services:
+            try:
+                await service.aclose()
+            except MinerError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def _is_down(error: BackendError) -> bool:
+    """Whether another backend may do better: not where the engine answered and the answer was bad."""
+    return not isinstance(error, (BackendProtocolError, OutputValidationError))

@@ -1,0 +1,95 @@
+"""What a request needs, held against what a backend and a model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from miner.core.wire import OPTIONS, ChatRequest
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
+
+__all__ = ["CAPABILITIES", "forget", "refuse_unsupported"]
+
+CAPABILITIES: frozenset[str] = frozenset(
+    [
+        "chat",
+        "tools",
+        "tool_choice",
+        "json_object",
+        "json_schema",
+        "regex",
+        "grammar",
+        "reasoning",
+        "logprobs",
+        "seed",
+        "embeddings",
+        "count_tokens",
+        "images",
+        "progress",
+        "rerank",
+    ]
+) | frozenset(OPTIONS)
+"""All words that `capabilities` may hold: features, and the name of each option."""
+
+_ALWAYS = frozenset({"timeout", "response_format"})
+"""Kept by the base class itself, or told apart by the kind of format."""
+
+_UNSET = {"stop": [], "progress": False, "raw": False}
+
+
+def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    """Pairs of capability and parameter that the request makes use of."""
+    if request.tools is not None and request.tool_choice != "none":
+        yield "tools", "tools"
+        if request.tool_choice not in (None, "auto"):
+            yield "tool_choice", "tool_choice"
+    if request.response_format is not None:
+        yield request.response_format.kind, "response_format"
+    for name in OPTIONS:
+        if name in _ALWAYS or getattr(request, name) in (None, False, []):
+            continue  # reasoning=False needs nothing of a model that does not think
+        yield name, name
+
+
+def refuse_unsupported(
+    request: ChatRequest, capabilities: frozenset[str], where: str, *, ignore: bool, remote_images: bool
+) -> None:
+    """Make sure that everything asked for is honoured, or refuse it by name.
+
+    Args:
+        ignore: drop instead what cannot be honoured, and list it in `request.ignored`.
+
+    Raises:
+        UnsupportedFeatureError: names the parameter. Content is never dropped: images are refused in any case.
+    """
+    for capability, param in _needs(request):
+        if capability in capabilities:
+            continue
+        if ignore:
+            forget(request, param)
+            continue
+        wanted = param if capability == param else f"{param} ({capability})"
+        raise UnsupportedFeatureError(
+            f"{where} does not support {wanted}.",
+            param=param,
+            hint='Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.',
+        )
+    for place, message in enumerate(request.messages or ()):
+        for image in message.images():
+            if "images" not in capabilities:
+                raise UnsupportedFeatureError(f"{where} does not support images.", param=f"messages[{place}].content")
+            if image.image_url.url.startswith(("http://", "https://")) and not remote_images:
+                raise InvalidRequestError(
+                    f"messages[{place}]: a remote image is not fetched unless ALLOW_REMOTE_IMAGES is set.",
+                    param=f"messages[{place}].content",
+                    hint="Send it as a data:image/...;base64,... URL.",
+                )
+
+
+def forget(request: ChatRequest, param: str) -> None:
+    """Drop a parameter and note that it was ignored."""
+    setattr(request, param, _UNSET.get(param))
+    if param == "tools":
+        request.tool_choice = None
+        request.parallel_tool_calls = None
+    if param not in request.ignored:
+        request.ignored = [*request.ignored, param]

@@ -1,0 +1,61 @@
+"""Joining chunks into the reply that they are pieces of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, ToolCall
+
+__all__ = ["join", "merge_tool_deltas"]
+
+
+def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = None) -> LLMResponse:
+    """The whole reply from all of its chunks, in order; filled into `response` if one is given."""
+    response = LLMResponse() if response is None else response
+    content: list[str] = []
+    reasoning: list[str] = []
+    deltas: list[ToolCall] = []
+    logprobs: list[TokenLogprob] = []
+    for batch in batches:
+        for chunk in batch:
+            if chunk.content:
+                content.append(chunk.content)
+            if chunk.reasoning:
+                reasoning.append(chunk.reasoning)
+            if chunk.tool_calls:
+                deltas += chunk.tool_calls
+            if chunk.logprobs:
+                logprobs += chunk.logprobs
+            if chunk.finish_reason is not None:
+                response.finish_reason = chunk.finish_reason
+            if chunk.usage is not None:
+                response.usage = chunk.usage
+            if chunk.timings is not None:
+                response.timings = chunk.timings
+            if chunk.context_exhausted:
+                response.context_exhausted = True
+    response.content = "".join(content)
+    response.reasoning = "".join(reasoning) or None
+    response.tool_calls = merge_tool_deltas(deltas) or None
+    response.logprobs = logprobs or None
+    return response
+
+
+def merge_tool_deltas(deltas: Iterable[ToolCall]) -> list[ToolCall]:
+    """Whole calls from their pieces, ordered by index."""
+    calls: dict[int, dict[str, Any]] = {}
+    pieces: dict[int, list[str]] = {}
+    for delta in deltas:
+        index = delta.get("index", 0)
+        call = calls.setdefault(index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        if delta.get("id"):
+            call["id"] = delta["id"]
+        function = delta.get("function") or {}
+        if function.get("name"):
+            call["function"]["name"] = function["name"]
+        if function.get("arguments"):
+            pieces.setdefault(index, []).append(function["arguments"])
+    for index, parts in pieces.items():
+        calls[index]["function"]["arguments"] = "".join(parts)
+    return [calls[index] for index in sorted(calls)]

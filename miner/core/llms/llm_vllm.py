@@ -1,0 +1,143 @@
+"""VLLMService: what is vLLM's own. Facts are those of vLLM 0.32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from miner.core._typing import override
+from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
+from miner.core.transport.faults import ErrorBody
+from miner.core.wire import ChatRequest
+from miner.errors import (
+    BackendOverloadedError,
+    BackendProtocolError,
+    BackendUnavailableError,
+    ContextLengthError,
+    InvalidRequestError,
+    MinerError,
+    UnsupportedFeatureError,
+)
+
+__all__ = ["VLLMService"]
+
+_TOOL_FLAGS = "Start the server with --enable-auto-tool-choice --tool-call-parser NAME."
+
+
+class VLLMService(OpenAIService):
+    """A vLLM server at VLLM_API_BASE."""
+
+    name = "vllm"
+    unreachable_hint = (
+        "Start it with `miner vllm --model NAME --run` (python -m vllm.entrypoints.openai.api_server --model NAME), "
+        "or set VLLM_API_BASE; `curl {url}/models` must answer. A model takes minutes to load."
+    )
+    timeout_setting = "VLLM_TIMEOUT"
+    key_setting = "VLLM_API_KEY"
+    features = OpenAIService.features | frozenset(
+        ["top_k", "min_p", "repeat_penalty", "regex", "grammar", "reasoning", "count_tokens"]
+    )
+    field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
+    neutral = {  # noqa: RUF012
+        "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    }  # fmt: skip
+
+    @override
+    def endpoint(self) -> Endpoint:
+        settings = self._settings
+        return Endpoint(settings.vllm_api_base.rstrip("/"), _plain(settings.vllm_api_key), settings.vllm_timeout)
+
+    @override
+    def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
+        if "tools" in body:
+            # Only strict tools get arguments that obey their schema.
+            body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]
+        if (wanted := request.response_format) is not None and wanted.kind in ("regex", "grammar"):
+            body["structured_outputs"] = {wanted.kind: body.pop(wanted.kind)}
+        if request.reasoning is not None:
+            body["reasoning_effort"] = _effort(request.reasoning)
+
+    @override
+    async def _count_tokens(self, request: ChatRequest) -> int:
+        body: dict[str, Any] = {"model": request.model}
+        if self._verbatim(request):
+            body["prompt"] = request.prompt
+        else:
+            body["messages"] = [msgspec.to_builtins(message) for message in request.as_messages()]
+            if request.tools:
+                body["tools"] = request.tools
+        raw = await self._post("/tokenize", body, request, root=True)
+        try:
+            return msgspec.json.decode(raw, type=_Count).count
+        except msgspec.DecodeError as error:
+            raise BackendProtocolError(f"vllm did not count the tokens: {error}.", backend=self.name) from error
+
+    @override
+    def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
+        text = body.message
+        details: dict[str, Any] = {"backend": self.name, "status": status}
+        if "EngineCore" in text:
+            return BackendUnavailableError(f"vllm's engine has died: {text}", hint="Restart the server.", **details)
+        if status == 503 and body.type == "Service Unavailable":
+            return BackendOverloadedError(f"vllm's queue is full: {text}", hint="Try again later.", **details)
+        if status == 404 and not body.fields.get("type"):
+            path = "embeddings" if request is None else "chat"
+            return UnsupportedFeatureError(
+                f"This vllm server does not serve {path}.", param="model",
+                hint="One server serves either text (--runner generate) or embeddings (--runner pooling).",
+            )  # fmt: skip
+        if status != 400:
+            return None
+        if body.param == "input_tokens" or "maximum context length" in text:
+            limit, count = _two_numbers(text)
+            return ContextLengthError(
+                f"The prompt is too long for vllm: {text}", prompt_tokens=count, context_length=limit
+            )
+        if "chat template" in text:
+            if request is not None and request.prompt is not None and request.model is not None:
+                self._no_template.add(request.model)
+                return _NoTemplateError("The model has no chat template.", param="messages")
+            return UnsupportedFeatureError(
+                "The model has no chat template, so it takes prompts, not messages.", param="messages",
+                hint="Start the server with --chat-template FILE.",
+            )  # fmt: skip
+        for sign, param, hint in _UNSUPPORTED:
+            if sign in text:
+                return UnsupportedFeatureError(f"vllm: {text}", param=param, hint=hint)
+        return InvalidRequestError(f"vllm refused the request: {text}", param=body.param)
+
+
+_UNSUPPORTED = (
+    ("tool choice requires", "tools", _TOOL_FLAGS),
+    ("--tool-call-parser", "tools", _TOOL_FLAGS),
+    ("not a multimodal model", "messages", "Start the server with a model that sees."),
+    ("stop strings", "stop", "The server takes VLLM_MAX_STOP_STRINGS of them."),
+    ("reasoning", "reasoning", "Start the server with --reasoning-parser NAME."),
+)
+
+
+class _Count(msgspec.Struct):
+    count: int
+
+
+def _plain(secret: Any) -> str | None:
+    """The text of a secret; configs that are not ours hold plain text."""
+    reveal = getattr(secret, "get_secret_value", None)
+    return str(reveal()) if reveal is not None else secret
+
+
+def _effort(reasoning: bool | str) -> str:
+    if isinstance(reasoning, str):
+        return reasoning
+    return "medium" if reasoning else "none"
+
+
+def _two_numbers(text: str) -> tuple[int | None, int | None]:
+    """Context length and prompt length out of "maximum context length is 2048 tokens. However, your prompt contains at
+    least 2049 input tokens".
+    """
+    import re
+
+    numbers = [int(number) for number in re.findall(r"\d+", text)]
+    return (numbers[0] if numbers else None, numbers[1] if len(numbers) > 1 else None)

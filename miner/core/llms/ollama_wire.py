@@ -1,0 +1,248 @@
+"""Ollama's native wire: the body of a chat or generate request, its lines, and their mapping to chunks.
+
+Facts are those of Ollama's source of 2026-08-21 and of answers recorded from it.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from miner.core.llms.messages import image_data
+from miner.core.wire import (
+    ChatRequest,
+    FinishReason,
+    LLMChunk,
+    Message,
+    Timings,
+    TokenLogprob,
+    TokenUsage,
+    ToolCall,
+)
+from miner.errors import UnsupportedFeatureError
+
+__all__ = ["Line", "LineMapper", "decode_line", "request_body"]
+
+
+class _Message(Struct, gc=False):
+    content: str = ""
+    thinking: str = ""
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Logprob(Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_Logprob] = []
+
+
+class Line(Struct, gc=False):
+    """One line of a stream, or a whole answer. Fields with value zero are left out on the wire."""
+
+    message: _Message | None = None
+    response: str | None = None
+    thinking: str = ""
+    done: bool = False
+    done_reason: str | None = None
+    error: Any = None
+    logprobs: list[_Logprob] | None = None
+    prompt_eval_count: int = 0
+    eval_count: int = 0
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_duration: int = 0
+    eval_duration: int = 0
+
+
+decode_line: Final = msgspec.json.Decoder(Line).decode
+
+_NANOSECONDS = 1e-9
+_OPTION_NAMES = (
+    "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+
+
+def request_body(
+    request: ChatRequest, *, num_ctx: int | None, thinks: bool, stream: bool
+) -> tuple[str, dict[str, Any]]:
+    """Path and JSON body.
+
+    Args:
+        num_ctx: context length that every request asks for; a different one would make Ollama load the model anew.
+        thinks: whether the model can think; on others `think` is an error.
+    """
+    options: dict[str, Any] = {
+        "num_predict": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        # Always sent, since the defaults differ by engine and by model file; these switch each off.
+        "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    }  # fmt: skip
+    for name in _OPTION_NAMES:
+        value = getattr(request, name)
+        if value is not None:
+            options[name] = value
+    if request.stop:
+        options["stop"] = request.stop
+    if num_ctx is not None:
+        options["num_ctx"] = num_ctx
+    body: dict[str, Any] = {
+        "model": request.model,
+        "stream": stream,
+        "options": options,
+        # Without these two Ollama cuts the prompt, and forgets its beginning, without a word.
+        "truncate": False,
+        "shift": False,
+    }
+    if thinks:
+        body["think"] = request.reasoning if request.reasoning is not None else True
+    if request.logprobs is not None:
+        body["logprobs"] = True
+        body["top_logprobs"] = request.logprobs
+    if request.keep_alive is not None:
+        body["keep_alive"] = request.keep_alive
+    if (wanted := request.response_format) is not None:
+        body["format"] = "json" if wanted.kind == "json_object" else wanted.schema
+    if request.raw:
+        body["prompt"] = request.prompt
+        body["raw"] = True
+        path = "/api/generate"
+    else:
+        body["messages"] = _messages(request.as_messages())
+        if request.tools is not None and request.tool_choice != "none":
+            body["tools"] = request.tools
+        path = "/api/chat"
+    if request.extra:
+        extra = dict(request.extra)
+        options.update(extra.pop("options", {}))
+        body.update(extra)
+    return path, body
+
+
+def _messages(messages: list[Message]) -> list[dict[str, Any]]:
+    """Ollama's form: text only as content, images apart, arguments as objects, tools' turns with the tool's name."""
+    names: dict[str, str] = {}
+    turns = []
+    for place, message in enumerate(messages):
+        turn: dict[str, Any] = {"role": message.role, "content": message.text()}
+        images = []
+        for part in message.images():
+            data = image_data(part, f"messages[{place}]")
+            if data is None:
+                raise UnsupportedFeatureError(
+                    "ollama takes images as data: URLs only.", param=f"messages[{place}].content"
+                )
+            images.append(base64.b64encode(data).decode())
+        if images:
+            turn["images"] = images
+        if message.reasoning is not None:
+            turn["thinking"] = message.reasoning
+        if message.tool_calls:
+            turn["tool_calls"] = [_sent_call(call) for call in message.tool_calls]
+            names.update({call["id"]: call["function"]["name"] for call in message.tool_calls if call.get("id")})
+        if message.role == "tool":
+            turn["tool_call_id"] = message.tool_call_id
+            name = message.name or names.get(message.tool_call_id or "")
+            if name:
+                turn["tool_name"] = name
+        turns.append(turn)
+    return turns
+
+
+def _sent_call(call: ToolCall) -> dict[str, Any]:
+    function = call["function"]
+    sent: dict[str, Any] = {
+        "function": {"name": function["name"], "arguments": msgspec.json.decode(function.get("arguments") or "{}")}
+    }
+    if call.get("id"):
+        sent["id"] = call["id"]
+    return sent
+
+
+class LineMapper:
+    """Turns the lines of one reply into chunks.
+
+    Attributes:
+        finished: the last line has come.
+        lost: a problem with the finished reply, in words; None if there is none.
+    """
+
+    __slots__ = ("_calls", "_max_tokens", "_stops", "delivered", "finished", "lost")
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._max_tokens = request.max_tokens
+        self._stops = bool(request.stop)
+        self._calls = 0
+        self.delivered = False
+        self.finished = False
+        self.lost: str | None = None
+
+    def chunk(self, line: Line) -> LLMChunk | None:
+        """The chunk for a line; None where it says nothing. A last line may carry text and calls too."""
+        message = line.message
+        if message is not None:
+            content, thinking, calls = message.content, message.thinking, message.tool_calls
+        else:
+            content, thinking, calls = line.response or "", line.thinking, None
+        if not line.done and calls is None and line.logprobs is None:
+            # The way of nearly every line: a piece of text and nothing else.
+            if not content and not thinking:
+                return None
+            self.delivered = True
+            return LLMChunk(content or None, thinking or None)
+        chunk = LLMChunk(content or None, thinking or None)
+        if calls:
+            chunk.tool_calls = [self._call(call) for call in calls]
+        if line.logprobs:
+            chunk.logprobs = [_logprob(entry) for entry in line.logprobs]
+        if chunk.content or chunk.reasoning or chunk.tool_calls:
+            self.delivered = True
+        if line.done:
+            self._finish(line, chunk)
+        return chunk
+
+    def _call(self, call: dict[str, Any]) -> ToolCall:
+        """Calls come whole, one a line or several in one list; the arguments are an object."""
+        function = call.get("function") or {}
+        index, self._calls = self._calls, self._calls + 1
+        arguments = msgspec.json.encode(function.get("arguments") or {}).decode()
+        return {
+            "index": index,
+            "id": call.get("id") or f"call_{index}",
+            "type": "function",
+            "function": {"name": function.get("name") or "", "arguments": arguments},
+        }
+
+    def _finish(self, line: Line, chunk: LLMChunk) -> None:
+        self.finished = True
+        reason: FinishReason = "length" if line.done_reason == "length" else "stop"
+        if self._calls and reason == "stop":
+            reason = "tool_calls"
+        chunk.finish_reason = reason
+        counted = line.eval_count
+        chunk.usage = TokenUsage(line.prompt_eval_count, counted, line.prompt_eval_count + counted)
+        chunk.context_exhausted = reason == "length" and counted < self._max_tokens
+        chunk.timings = Timings(
+            load=line.load_duration * _NANOSECONDS,
+            prefill=line.prompt_eval_duration * _NANOSECONDS,
+            decode=line.eval_duration * _NANOSECONDS,
+        )
+        if not self.delivered and counted > 8 and not self._stops:
+            self.lost = (
+                f"it counted {counted} tokens and delivered none of them "
+                f"(done_reason {line.done_reason!r}): its tool parser swallowed a call that was cut short, "
+                "or of a tool that was not offered"
+            )
+
+
+def _logprob(entry: _Logprob) -> TokenLogprob:
+    return TokenLogprob(
+        token=entry.token,
+        logprob=entry.logprob,
+        bytes=entry.bytes,
+        alternatives=[TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs],
+    )

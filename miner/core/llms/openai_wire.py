@@ -1,0 +1,225 @@
+"""OpenAI's chat and completion wire, as vLLM and llama.cpp really write it, and its mapping to chunks.
+
+One mapper serves the streamed and the whole reply, so that both say the same. What differs between the engines is
+small: the name of the reasoning field, where the finish reason stands, llama.cpp's `timings` and `prompt_progress`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from miner.core.wire import (
+    ChatRequest,
+    FinishReason,
+    LLMChunk,
+    Progress,
+    Timings,
+    TokenLogprob,
+    TokenUsage,
+    ToolCall,
+)
+
+__all__ = ["ChatMapper", "Event", "decode_event"]
+
+
+class _Delta(Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Logprob(Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_Logprob] = []
+
+
+class _Logprobs(Struct):
+    content: list[_Logprob] | None = None
+
+
+class _Choice(Struct, gc=False):
+    index: int = 0
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _PromptDetails(Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    total_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _EngineTimings(Struct, gc=False):
+    """llama.cpp's own clock, milliseconds."""
+
+    cache_n: int | None = None
+    prompt_ms: float | None = None
+    predicted_ms: float | None = None
+
+
+class _PromptProgress(Struct, gc=False):
+    total: int
+    processed: int
+    cache: int = 0
+
+
+class Event(Struct, gc=False):
+    """One event of a stream, or a whole answer."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    model: str | None = None
+    error: Any = None
+    timings: _EngineTimings | None = None
+    prompt_progress: _PromptProgress | None = None
+
+
+decode_event: Final = msgspec.json.Decoder(Event).decode
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "repetition": "length",  # vLLM: the same tokens over and over
+}
+
+
+class ChatMapper:
+    """Turns the events of one reply into chunks.
+
+    Attributes:
+        aborted: the engine gave up on the request (vLLM's finish reason "abort", with status 200).
+        finished: a finish reason has come.
+        delivered: any text, thought or call has come.
+        lost: a problem with the finished reply, in words; None if there is none.
+    """
+
+    __slots__ = ("_calls", "_max_tokens", "_stops", "aborted", "delivered", "finished", "lost", "model", "progress")
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._max_tokens = request.max_tokens
+        self._stops = bool(request.stop)
+        self._calls = 0
+        self.progress = request.progress
+        self.aborted = False
+        self.finished: FinishReason | None = None
+        self.delivered = False
+        self.lost: str | None = None
+        self.model: str | None = None
+
+    def chunk(self, event: Event) -> LLMChunk | None:
+        """The chunk for an event; None where it says nothing."""
+        if not event.choices:
+            return self._closing(event) if event.usage is not None or event.prompt_progress is not None else None
+        choice = event.choices[0]
+        delta = choice.delta or choice.message
+        content = choice.text if delta is None else delta.content
+        reasoning = None if delta is None else delta.reasoning or delta.reasoning_content
+        if choice.finish_reason is None and event.prompt_progress is None and event.usage is None:
+            # The way of nearly every event: a piece of text and nothing else.
+            if delta is None or delta.tool_calls is None:
+                if choice.logprobs is None:
+                    if not content and not reasoning:
+                        return None
+                    self.delivered = True
+                    return LLMChunk(content or None, reasoning or None)
+            elif not delta.tool_calls and not content and not reasoning:
+                return None
+        chunk = LLMChunk(content or None, reasoning or None)
+        if delta is not None and delta.tool_calls:
+            chunk.tool_calls = [self._call(call) for call in delta.tool_calls]
+        if choice.logprobs is not None and choice.logprobs.content:
+            chunk.logprobs = [_logprob(entry) for entry in choice.logprobs.content]
+        if chunk.content or chunk.reasoning or chunk.tool_calls:
+            self.delivered = True
+        if choice.finish_reason is not None:
+            chunk.finish_reason = self._finish(choice.finish_reason)
+        if event.usage is not None or event.timings is not None or event.prompt_progress is not None:
+            self._close(event, chunk)
+        return chunk if chunk != _EMPTY else None
+
+    def _call(self, call: dict[str, Any]) -> ToolCall:
+        """One call or a piece of one. Whole answers carry no index: their order is it."""
+        index = call.get("index")
+        if index is None:
+            index = self._calls
+        self._calls = max(self._calls, index + 1)
+        piece: ToolCall = {"index": index}
+        if call.get("id"):
+            piece["id"] = call["id"]
+            piece["type"] = "function"
+        piece["function"] = {key: value for key, value in (call.get("function") or {}).items() if value is not None}
+        return piece
+
+    def _finish(self, said: str) -> FinishReason | None:
+        if said == "abort":
+            self.aborted = True
+            return None
+        reason: FinishReason = _FINISH.get(said, "stop")
+        if reason == "tool_calls" and not self._calls:
+            self.lost = "it says that it called a tool, and sent no call"
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"  # vLLM says "stop" after a call that was asked for by name
+        self.finished = reason
+        return reason
+
+    def _closing(self, event: Event) -> LLMChunk | None:
+        chunk = LLMChunk()
+        self._close(event, chunk)
+        return chunk if chunk != _EMPTY else None
+
+    def _close(self, event: Event, chunk: LLMChunk) -> None:
+        """Usage, timings and prefill progress."""
+        progress = event.prompt_progress
+        if progress is not None and self.progress:
+            chunk.progress = Progress(progress.processed, progress.total)
+        usage, timings = event.usage, event.timings
+        if usage is not None:
+            details, more = usage.prompt_tokens_details, usage.completion_tokens_details
+            completion = usage.completion_tokens or 0
+            chunk.usage = TokenUsage(
+                usage.prompt_tokens,
+                completion,
+                usage.prompt_tokens + completion,
+                details.cached_tokens if details is not None else None,
+                more.reasoning_tokens if more is not None else None,
+            )
+            # Cut before max_tokens: only a full context does that.
+            chunk.context_exhausted = self.finished == "length" and completion < self._max_tokens
+            if not self.delivered and completion > 8 and not self._stops:
+                self.lost = f"it counted {completion} tokens and delivered none of them"
+        if timings is not None and timings.predicted_ms is not None:
+            chunk.timings = Timings(prefill=(timings.prompt_ms or 0.0) / 1000, decode=timings.predicted_ms / 1000)
+
+
+_EMPTY = LLMChunk()
+
+
+def _logprob(entry: _Logprob) -> TokenLogprob:
+    return TokenLogprob(
+        token=entry.token,
+        logprob=entry.logprob,
+        bytes=entry.bytes,
+        alternatives=[TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs],
+    )

@@ -1,0 +1,56 @@
+"""When a request is sent again: only what can help, only while nothing of the answer has come, only so long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from miner.errors import BackendError, BackendOverloadedError, BackendUnavailableError
+
+__all__ = ["Retries"]
+
+logger = logging.getLogger("miner.retry")
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 30.0
+
+
+class Retries:
+    """The attempts of one request.
+
+    Only an engine that cannot be reached, or that says it is busy, is asked again. Our own full queue is not
+    (`status` is None there): its answer is meant to come at once.
+
+    Args:
+        limit: how often to send again.
+        deadline: the event loop's time after which there is no more waiting; None: no bound but the limit.
+    """
+
+    def __init__(self, limit: int, deadline: float | None = None) -> None:
+        self._left = limit
+        self._deadline = deadline
+        self.count = 0
+        """How often it was sent again."""
+
+    async def pause_or_raise(self, error: BackendError) -> None:
+        """Wait until the next attempt; raises the error where there is none."""
+        if self._left <= 0 or not error.retryable or not _may_help(error):
+            raise error
+        pause = random.uniform(0.5, 1.0) * _FIRST_PAUSE * 4**self.count
+        if error.retry_after is not None:
+            pause = max(pause, error.retry_after)
+        if pause > _LONGEST_PAUSE or (
+            self._deadline is not None and asyncio.get_running_loop().time() + pause >= self._deadline
+        ):
+            raise error
+        self._left -= 1
+        self.count += 1
+        logger.warning("%s Sent again in %.1f s (retry %d).", error.message, pause, self.count)
+        await asyncio.sleep(pause)
+
+
+def _may_help(error: BackendError) -> bool:
+    if isinstance(error, BackendOverloadedError):
+        return error.status is not None
+    return isinstance(error, BackendUnavailableError)

@@ -1,0 +1,240 @@
+"""Where library errors and HTTP statuses become errors of miner, for calls and streams alike."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from time import time
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+
+from miner.core.transport.framing import FramingError
+from miner.errors import (
+    AuthenticationError,
+    BackendError,
+    BackendOverloadedError,
+    BackendProtocolError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    InvalidRequestError,
+    MinerError,
+    StreamInterruptedError,
+)
+
+__all__ = ["ErrorBody", "Origin", "faults", "parse_error_body", "retry_after_seconds", "status_error"]
+
+_TEXT_LIMIT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose fault it would be, and what to do then. Every error of the transport speaks with these words."""
+
+    backend: str
+    base_url: str
+    timeout_setting: str = "the time-out"
+    silence: float = 300.0
+    unreachable: str | None = None
+    """What to do when nobody answers."""
+    key_setting: str | None = None
+
+    @property
+    def shown_url(self) -> str:
+        """The address without user name and password."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    def details(self, status: int | None = None) -> dict[str, Any]:
+        """The fields that every BackendError carries."""
+        return {"backend": self.backend, "base_url": self.shown_url, "status": status}
+
+    def slow(self) -> str:
+        """What to do when the engine is silent for too long."""
+        return f"Raise {self.timeout_setting} if it needs longer, or ask for less."
+
+
+class faults:
+    """Context manager: turns what the HTTP library raises into errors of miner.
+
+    Programming errors and cancellation pass through untouched. `receiving` is set once an answer has begun: from then
+    on a lost connection is a StreamInterruptedError.
+    """
+
+    __slots__ = ("origin", "receiving")
+
+    def __init__(self, origin: Origin, *, receiving: bool = False) -> None:
+        self.origin = origin
+        self.receiving = receiving
+
+    def __enter__(self) -> faults:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None or isinstance(error, (MinerError, asyncio.CancelledError)):
+            return
+        mapped = _map(error, self.origin, receiving=self.receiving)
+        if mapped is not None:
+            raise mapped from error
+
+
+def _map(error: BaseException, origin: Origin, *, receiving: bool) -> BackendError | None:
+    """The error of miner for one of the HTTP library, None where it is none of its errors."""
+    where = f"{origin.backend} at {origin.shown_url}"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return BackendUnavailableError(
+            f"{where} does not accept the connection: timed out.", hint=origin.unreachable, **origin.details()
+        )
+    if isinstance(error, (aiohttp.ServerTimeoutError, TimeoutError)):
+        return BackendTimeoutError(
+            f"{where} was silent for more than {origin.silence:g} s.", hint=origin.slow(), **origin.details()
+        )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return BackendUnavailableError(
+            f"{where} cannot be reached: {_reason(error)}.", hint=origin.unreachable, **origin.details()
+        )
+    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, ConnectionError)):
+        if receiving:
+            return StreamInterruptedError(
+                f"{where} broke off in the middle of its answer: {_reason(error)}.",
+                hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
+                **origin.details(),
+            )
+        return BackendUnavailableError(
+            f"{where} closed the connection without an answer: {_reason(error)}.",
+            hint="The engine may have died: see its log.",
+            **origin.details(),
+        )
+    if isinstance(error, aiohttp.InvalidURL):
+        return BackendUnavailableError(
+            f"{origin.shown_url!r} is not a usable address.",
+            hint=origin.unreachable,
+            retryable=False,
+            **origin.details(),
+        )
+    if isinstance(error, (aiohttp.ClientError, FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
+        return BackendProtocolError(
+            f"{where} sent something that is not its protocol: {_reason(error)}.",
+            hint="Is the address that of the engine's API?",
+            **origin.details(),
+        )
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """The cause in a few words, without Python's decoration."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        os_error = error.os_error
+        if os_error.errno == errno.ECONNREFUSED or "Connect call failed" in str(os_error):
+            return "connection refused"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"no such host {error.host!r}"
+        return os_error.strerror or str(os_error)
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".")
+
+
+@dataclass(slots=True)
+class ErrorBody:
+    """An engine's error answer, whatever its shape."""
+
+    message: str
+    type: str | None = None
+    param: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    """All fields of the innermost error object."""
+    json: bool = True
+    """Whether the body was JSON at all."""
+
+
+def parse_error_body(body: bytes | str | dict[str, Any]) -> ErrorBody:
+    """Read an error in any of the engines' shapes: an object under `error`, a string there that may itself hold JSON
+    (Ollama passes its runner's errors on so), `detail`, or plain text.
+    """
+    value: Any = body
+    if isinstance(body, (bytes, str)):
+        try:
+            value = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            text = body.decode(errors="replace") if isinstance(body, bytes) else body
+            return ErrorBody(_short(text), json=False)
+    for _ in range(4):  # bounded: nesting deeper than this is no engine's
+        if isinstance(value, dict) and "error" in value:
+            value = value["error"]
+        elif isinstance(value, str) and value.lstrip().startswith("{"):
+            try:
+                value = msgspec.json.decode(value)
+            except msgspec.DecodeError:
+                break
+        else:
+            break
+    if not isinstance(value, dict):
+        return ErrorBody(_short(str(value)))
+    message = value.get("message") or value.get("detail") or value
+    kind, param = value.get("type"), value.get("param")
+    return ErrorBody(
+        _short(str(message)),
+        type=kind if isinstance(kind, str) else None,
+        param=param if isinstance(param, str) else None,
+        fields=value,
+    )
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """Seconds of a Retry-After header: a number or a date."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except (ValueError, TypeError):
+        return None
+
+
+def status_error(status: int, body: ErrorBody, origin: Origin, *, retry_after: float | None = None) -> MinerError:
+    """The error for an HTTP status, where the engine's own rules said nothing more exact."""
+    where = f"{origin.backend} at {origin.shown_url}"
+    said = f": {body.message}" if body.message else ""
+    details = origin.details(status)
+    if status in (401, 403):
+        setting = origin.key_setting
+        hint = f"Set {setting} to a key that the server knows." if setting else "Does it expect another Host header?"
+        return AuthenticationError(f"{where} refused our key (HTTP {status}){said}.", hint=hint, **details)
+    if status == 429:
+        return BackendOverloadedError(
+            f"{where} has too many requests (HTTP 429){said}.",
+            hint="Try again later.",
+            retry_after=retry_after,
+            **details,
+        )
+    if status in (408, 504):
+        return BackendTimeoutError(f"{where} ran out of time (HTTP {status}){said}.", hint=origin.slow(), **details)
+    if status in (502, 503):
+        return BackendUnavailableError(
+            f"{where} cannot serve now (HTTP {status}){said}.",
+            hint="Try again later.",
+            retry_after=retry_after,
+            **details,
+        )
+    if status == 404:
+        return BackendProtocolError(
+            f"{where} does not have that path (HTTP 404){said}.",
+            hint="Is the address that of the engine's API?",
+            **details,
+        )
+    if status in (400, 413, 422):
+        return InvalidRequestError(f"{origin.backend} refused the request{said}", param=body.param)
+    return BackendError(f"{where} failed (HTTP {status}){said}.", hint="The engine's log says more.", **details)
