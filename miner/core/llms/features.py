@@ -10,23 +10,8 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 __all__ = ["CAPABILITIES", "forget", "refuse_unsupported"]
 
 CAPABILITIES: frozenset[str] = frozenset(
-    [
-        "chat",
-        "tools",
-        "tool_choice",
-        "json_object",
-        "json_schema",
-        "regex",
-        "grammar",
-        "reasoning",
-        "logprobs",
-        "seed",
-        "embeddings",
-        "count_tokens",
-        "images",
-        "progress",
-        "rerank",
-    ]
+    """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
+    images progress rerank""".split()
 ) | frozenset(OPTIONS)
 """All words that `capabilities` may hold: features, and the name of each option."""
 

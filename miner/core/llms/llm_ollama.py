@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
@@ -46,29 +47,8 @@ T = TypeVar("T")
 _SHOW_FRESH_SECONDS = 60.0
 _HEALTH_SECONDS = 1.5
 _FEATURES = frozenset(
-    [
-        "chat",
-        "tools",
-        "json_object",
-        "json_schema",
-        "reasoning",
-        "logprobs",
-        "seed",
-        "embeddings",
-        "images",
-        "stop",
-        "top_k",
-        "min_p",
-        "repeat_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "parallel_tool_calls",
-        "response_format",
-        "timeout",
-        "keep_alive",
-        "raw",
-        "extra",
-    ]
+    """chat tools json_object json_schema reasoning logprobs seed embeddings images stop top_k min_p repeat_penalty
+    presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw extra""".split()
 )
 _OF_MODEL = {"tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings"}
 """Ollama's word for a model's ability, and ours."""
@@ -138,8 +118,9 @@ class OllamaService(LLMService):
                 raise ollama_error(
                     answer.status, parse_error_body(raw), http.origin, request.model, answer.headers.get("Retry-After")
                 )
-            async for batch in self._lines(answer, request, http.origin):
-                yield batch
+            async with aclosing(self._lines(answer, request, http.origin)) as batches:
+                async for batch in batches:
+                    yield batch
 
     async def _lines(self, answer: ByteStream, request: ChatRequest, origin: Origin) -> Batches:
         """The chunks of the lines, in the batches in which they arrived."""

@@ -36,7 +36,7 @@ class VLLMService(OpenAIService):
     timeout_setting = "VLLM_TIMEOUT"
     key_setting = "VLLM_API_KEY"
     features = OpenAIService.features | frozenset(
-        ["top_k", "min_p", "repeat_penalty", "regex", "grammar", "reasoning", "count_tokens"]
+        """top_k min_p repeat_penalty regex grammar reasoning count_tokens""".split()
     )
     field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
     neutral = {  # noqa: RUF012

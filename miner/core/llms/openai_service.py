@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -76,25 +76,8 @@ class OpenAIService(LLMService):
     key_setting: ClassVar[str | None] = None
     reuse_connections: ClassVar[bool] = True
     features: ClassVar[frozenset[str]] = frozenset(
-        [
-            "chat",
-            "tools",
-            "tool_choice",
-            "json_object",
-            "json_schema",
-            "logprobs",
-            "seed",
-            "embeddings",
-            "stop",
-            "presence_penalty",
-            "frequency_penalty",
-            "logit_bias",
-            "parallel_tool_calls",
-            "response_format",
-            "timeout",
-            "raw",
-            "extra",
-        ]
+        """chat tools tool_choice json_object json_schema logprobs seed embeddings stop presence_penalty
+        frequency_penalty logit_bias parallel_tool_calls response_format timeout raw extra""".split()
     )
     """What the server can do at all; plain OpenAI by default."""
     field_names: ClassVar[dict[str, str]] = {}
@@ -152,8 +135,8 @@ class OpenAIService(LLMService):
         )
 
     @asynccontextmanager
-    async def _connection(self, request: ChatRequest | None) -> AsyncIterator[HttpClient]:
-        """The client for one request. llama.cpp waits for a slot here."""
+    async def _connection(self, request: ChatRequest | None, model: str | None = None) -> AsyncIterator[HttpClient]:
+        """The client for one request, or for one that names only a model. llama.cpp waits for a slot here."""
         yield self._http()
 
     def _error(self, status: int, raw: bytes | dict[str, Any], request: ChatRequest | None, origin: Origin,
@@ -168,9 +151,10 @@ class OpenAIService(LLMService):
         return status_error(status, body, origin, retry_after=retry_after_seconds(retry_after))
 
     async def _post(
-        self, path: str, body: dict[str, Any], request: ChatRequest | None = None, *, root: bool = False
-    ) -> bytes:
-        async with self._connection(request) as http:
+        self, path: str, body: dict[str, Any], request: ChatRequest | None = None, *, model: str | None = None,
+        root: bool = False,
+    ) -> bytes:  # fmt: skip
+        async with self._connection(request, model) as http:
             reply = await http.request("POST", path, msgspec.json.encode(body), root=root)
             if reply.status != 200:
                 raise self._error(reply.status, reply.body, request, http.origin, reply.headers.get("Retry-After"))
@@ -216,8 +200,9 @@ class OpenAIService(LLMService):
             path, body = self._body(request, stream=True)
             async with self._connection(request) as http, http.stream(path, msgspec.json.encode(body)) as answer:
                 if answer.status == 200:
-                    async for batch in self._events(answer, request, http.origin):
-                        yield batch
+                    async with aclosing(self._events(answer, request, http.origin)) as batches:
+                        async for batch in batches:
+                            yield batch
                     return
                 raw = await answer.read_all()
                 error = self._error(answer.status, raw, request, http.origin, answer.headers.get("Retry-After"))
@@ -393,7 +378,8 @@ class OpenAIService(LLMService):
 
     @override
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
-        raw = await self._post("/embeddings", {"model": model, "input": texts, "encoding_format": "float"})
+        body = {"model": model, "input": texts, "encoding_format": "float"}
+        raw = await self._post("/embeddings", body, model=model)
         try:
             answer = msgspec.json.decode(raw, type=_Embeddings)
         except msgspec.DecodeError as error:
