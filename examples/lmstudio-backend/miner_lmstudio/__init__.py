@@ -1,0 +1,35 @@
+"""A backend over an OpenAI-compatible server: where it is, what it can do, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from miner.core.llms.openai_service import Endpoint, OpenAIService
+from miner.core.transport.faults import ErrorBody
+from miner.core.wire import ChatRequest
+from miner.errors import ContextLengthError, MinerError
+
+
+class LMStudioService(OpenAIService):
+    """An LM Studio server at LMSTUDIO_API_BASE (default http://localhost:1234/v1)."""
+
+    name = "lmstudio"
+    unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must answer."
+    features = OpenAIService.features | {"top_k", "repeat_penalty"}
+    neutral = {"top_k": 0, "repeat_penalty": 1.0}  # noqa: RUF012
+
+    def endpoint(self) -> Endpoint:
+        """Where the server is."""
+        return Endpoint(os.environ.get("LMSTUDIO_API_BASE", "http://localhost:1234/v1"))
+
+    def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
+        """A prompt that is too long, in LM Studio's words."""
+        if status == 400 and "context length" in body.message:
+            return ContextLengthError(f"The prompt is too long: {body.message}")
+        return None
+
+    def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
+        """LM Studio unloads a model after `ttl` seconds without a request."""
+        if isinstance(request.keep_alive, (int, float)):
+            body["ttl"] = int(request.keep_alive)
