@@ -1,0 +1,140 @@
+"""From the settings and a model's name to the engine that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miner.core.engine.spec import EngineSpec
+from miner.core.models.find import LocatedModel, list_local, resolve
+from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.wire import ModelInfo
+from miner.errors import ConfigError, EngineStartError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["DEFAULT_CONTEXT", "LocalModel", "find_model", "known_models", "model_info", "spec_of"]
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of a slot, where neither the settings nor a shorter trained length say otherwise."""
+DEFAULT_PARALLEL = 8
+_EMBEDDING_ARCHITECTURES = (
+    "bert",
+    "nomic-bert",
+    "jina-bert-v2",
+    "xlm-roberta",
+    "modern-bert",
+    "gemma-embedding",
+    "t5encoder",
+)
+_POOLING = ("none", "mean", "cls", "last", "rank")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model's files with what their header says."""
+
+    files: LocatedModel
+    header: GGUFHeader
+
+    @property
+    def alias(self) -> str:
+        """The name under which it is served."""
+        return self.files.alias
+
+
+def find_model(name: str | None, settings: MinerConfig) -> LocalModel:
+    """The model that a name means, None being the default, with its header read.
+
+    Raises:
+        ModelNotFoundError: there is none, or several.
+        EngineStartError: the file is there and is no usable model.
+    """
+    files = resolve(
+        name,
+        model_path=settings.model_path,
+        models_dir=_folder(settings),
+        default_model=settings.default_model,
+    )
+    try:
+        return LocalModel(files, read_model(files.parts))
+    except (GGUFError, OSError) as error:
+        raise EngineStartError(
+            f"{files.path} is no usable model: {error}.",
+            backend="llamacpp",
+            retryable=False,
+            hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
+        ) from error
+
+
+def known_models(settings: MinerConfig) -> Iterable[LocatedModel]:
+    """All that can be named."""
+    return list_local(models_dir=_folder(settings), model_path=settings.model_path)
+
+
+def _folder(settings: MinerConfig) -> Path | None:
+    return Path(settings.models_dir) if settings.models_dir else None
+
+
+def spec_of(model: LocalModel, settings: MinerConfig) -> EngineSpec:
+    """How the settings want this model to be run."""
+    trained = model.header.context_length
+    ctx_size = settings.llamacpp_ctx_size or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
+    if trained is not None:
+        ctx_size = min(ctx_size, trained)
+    pooling = settings.llamacpp_pooling or _pooling_of(model.header)
+    return EngineSpec(
+        model_path=model.files.path,
+        alias=model.alias,
+        ctx_size=ctx_size,
+        parallel=settings.llamacpp_parallel or DEFAULT_PARALLEL,
+        threads=settings.llamacpp_threads,
+        n_gpu_layers=settings.llamacpp_n_gpu_layers,
+        flash_attn=settings.llamacpp_flash_attn,
+        cache_type_k=settings.llamacpp_cache_type_k,
+        cache_type_v=settings.llamacpp_cache_type_v,
+        # A text that is embedded must fit into one batch.
+        batch_size=ctx_size if pooling is not None else settings.llamacpp_batch_size,
+        pooling=pooling,
+        mmproj=model.files.mmproj,
+        chat_template=_template(settings.llamacpp_chat_template),
+    )
+
+
+def _pooling_of(header: GGUFHeader) -> str | None:
+    """Embedding models say how their vectors are made."""
+    kind = header.pooling_type
+    if kind is not None and 0 < kind < len(_POOLING):
+        return _POOLING[kind]
+    return "mean" if header.architecture in _EMBEDDING_ARCHITECTURES else None
+
+
+def _template(file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"LLAMACPP_CHAT_TEMPLATE={file!r}: cannot be read: {error}.") from error
+
+
+def model_info(model: LocalModel, spec: EngineSpec, *, loaded: bool, capabilities: frozenset[str] | None) -> ModelInfo:
+    """What a caller sees of it."""
+    header = model.header
+    # Not the path: clients of a gateway see this.
+    aliases = {header.name, model.files.path.stem, model.files.path.name} - {None, model.alias}
+    return ModelInfo(
+        id=model.alias,
+        aliases=sorted(alias for alias in aliases if alias),
+        context_length=spec.ctx_size,
+        capabilities=capabilities,
+        loaded=loaded,
+        size=model.files.size,
+        parameters=header.parameters,
+        quantization=header.quantization,
+        architecture=header.architecture,
+        dimensions=header.embedding_length,
+    )

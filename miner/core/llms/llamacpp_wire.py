@@ -1,0 +1,119 @@
+"""What is llama.cpp's own on OpenAI's wire. Facts are those of the server in xllamacpp 2026.10.11549."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from miner.core.llms.tools import chosen_tool
+from miner.core.transport.faults import ErrorBody
+from miner.core.wire import ChatRequest
+from miner.errors import (
+    BackendUnavailableError,
+    ContextLengthError,
+    InvalidRequestError,
+    MinerError,
+    UnsupportedFeatureError,
+)
+
+__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Props", "adjust", "refine"]
+
+FEATURES = frozenset(
+    """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
+    min_p repeat_penalty presence_penalty frequency_penalty logit_bias response_format parallel_tool_calls
+    timeout keep_alive raw extra""".split()
+)
+FIELD_NAMES = {"reasoning_text": "reasoning_content"}
+NEUTRAL = {
+    "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
+}  # fmt: skip
+"""A model file's own metadata can change the server's sampling; these put it back."""
+
+
+class _TemplateCaps(msgspec.Struct):
+    supports_tools: bool = True
+    supports_system_role: bool = True
+    supports_parallel_tool_calls: bool = True
+
+
+class _GenerationSettings(msgspec.Struct):
+    n_ctx: int | None = None
+
+
+class _Modalities(msgspec.Struct):
+    vision: bool = False
+
+
+class Props(msgspec.Struct):
+    """What GET /props says of a running server."""
+
+    total_slots: int = 1
+    default_generation_settings: _GenerationSettings = msgspec.field(default_factory=_GenerationSettings)
+    chat_template_caps: _TemplateCaps = msgspec.field(default_factory=_TemplateCaps)
+    chat_template: str = ""
+    modalities: _Modalities = msgspec.field(default_factory=_Modalities)
+
+    def capabilities(self, *, embeds: bool) -> frozenset[str]:
+        """What the model that it serves can do."""
+        able = set(FEATURES)
+        if not self.chat_template_caps.supports_tools:
+            # Such a template drops tools, and even a required choice, without a word.
+            able -= {"tools", "tool_choice", "parallel_tool_calls"}
+        if self.modalities.vision:
+            able.add("images")
+        if embeds:
+            able.add("embeddings")
+        if not self._thinks():
+            able.discard("reasoning")
+        return frozenset(able)
+
+    def _thinks(self) -> bool:
+        """Whether the template has anything to do with thoughts."""
+        return any(sign in self.chat_template for sign in ("think", "reasoning"))
+
+
+def adjust(body: dict[str, Any], request: ChatRequest) -> None:
+    """Make the body say on llama.cpp what it says elsewhere."""
+    # Without progress its server does not notice a client that leaves during prefill.
+    body["return_progress"] = True
+    if "tools" in body:
+        named = chosen_tool(request.tool_choice)
+        if named is not None:  # a choice by name is read as auto there
+            body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] == named]
+            body["tool_choice"] = "required"
+    if "messages" not in body and (wanted := body.pop("response_format", None)) is not None:
+        body["json_schema"] = wanted.get("json_schema", {}).get("schema", {"type": "object"})
+    if request.reasoning is not None:
+        on = request.reasoning is not False
+        body["chat_template_kwargs"] = {"enable_thinking": on}
+        body["reasoning_effort"] = (
+            request.reasoning if isinstance(request.reasoning, str) else "medium" if on else "none"
+        )
+
+
+def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:
+    """The exact error behind an answer; None where the status says enough."""
+    text = body.message
+    if body.type == "exceed_context_size_error":
+        count, limit = body.fields.get("n_prompt_tokens"), body.fields.get("n_ctx")
+        return ContextLengthError(
+            f"The prompt has {count} tokens, the context {limit} ({where}).",
+            prompt_tokens=count,
+            context_length=limit,
+            hint="Shorten the prompt, or raise LLAMACPP_CTX_SIZE.",
+        )
+    if "Context size has been exceeded" in text or "too large to process" in text:
+        return ContextLengthError(f"The input is too long for {where}: {text}", hint="Raise LLAMACPP_CTX_SIZE.")
+    if status == 503:
+        return BackendUnavailableError(f"{where} is not ready: {text}.", hint="Try again later.", **details)
+    if status == 501 or "Pooling type" in text:
+        return UnsupportedFeatureError(
+            f"{where} does not serve this: {text}", param="model", hint="Set LLAMACPP_POOLING for embeddings."
+        )
+    if "image input is not supported" in text or "multimodal" in text:
+        return UnsupportedFeatureError(f"{where} does not support images: {text}", param="messages")
+    if "Cannot use both" in text or "grammar" in text or "JSON schema" in text:
+        return InvalidRequestError(f"{where} refused the output format: {text}", param="response_format")
+    return None
