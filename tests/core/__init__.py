@@ -1,0 +1,1 @@
+"""Tests of the contract, the services and what they are made of."""

@@ -1,0 +1,1 @@
+"""Tests of framing, error mapping and the HTTP client."""
