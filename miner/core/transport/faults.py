@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from miner.core.transport.framing import FramingError
 from miner.errors import (
@@ -43,6 +45,7 @@ class Origin:
     unreachable: str | None = None
     """What to do when nobody answers."""
     key_setting: str | None = None
+    address_setting: str = "the address"
 
     @property
     def shown_url(self) -> str:
@@ -58,19 +61,24 @@ class Origin:
         """What to do when the engine is silent for too long."""
         return f"Raise {self.timeout_setting} if it needs longer, or ask for less."
 
+    def misplaced(self) -> str:
+        """What to do when something else answers."""
+        return f"Is {self.address_setting} that of the engine's API?"
+
 
 class faults:
     """Context manager: turns what the HTTP library raises into errors of miner.
 
     Programming errors and cancellation pass through untouched. `receiving` is set once an answer has begun: from then
-    on a lost connection is a StreamInterruptedError.
+    on a lost connection is a StreamInterruptedError. `total`: seconds for the whole exchange, where that is the bound.
     """
 
-    __slots__ = ("origin", "receiving")
+    __slots__ = ("origin", "receiving", "total")
 
-    def __init__(self, origin: Origin, *, receiving: bool = False) -> None:
+    def __init__(self, origin: Origin, *, receiving: bool = False, total: float | None = None) -> None:
         self.origin = origin
         self.receiving = receiving
+        self.total = total
 
     def __enter__(self) -> faults:
         return self
@@ -78,17 +86,25 @@ class faults:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None or isinstance(error, (MinerError, asyncio.CancelledError)):
             return
-        mapped = _map(error, self.origin, receiving=self.receiving)
+        mapped = _map(error, self.origin, receiving=self.receiving, total=self.total)
+        if isinstance(error, aiohttp.ClientResponseError):
+            _forget_headers(error)
         if mapped is not None:
             raise mapped from error
 
 
-def _map(error: BaseException, origin: Origin, *, receiving: bool) -> BackendError | None:
+def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float | None) -> BackendError | None:
     """The error of miner for one of the HTTP library, None where it is none of its errors."""
     where = f"{origin.backend} at {origin.shown_url}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return BackendUnavailableError(
             f"{where} does not accept the connection: timed out.", hint=origin.unreachable, **origin.details()
+        )
+    if isinstance(error, (aiohttp.ServerTimeoutError, TimeoutError)) and total is not None:
+        return BackendTimeoutError(
+            f"{where} did not answer within {total:g} s.",
+            hint="It may be overloaded or hung: see its log.",
+            **origin.details(),
         )
     if isinstance(error, (aiohttp.ServerTimeoutError, TimeoutError)):
         return BackendTimeoutError(
@@ -120,10 +136,17 @@ def _map(error: BaseException, origin: Origin, *, receiving: bool) -> BackendErr
     if isinstance(error, (aiohttp.ClientError, FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
         return BackendProtocolError(
             f"{where} sent something that is not its protocol: {_reason(error)}.",
-            hint="Is the address that of the engine's API?",
+            hint=origin.misplaced(),
             **origin.details(),
         )
     return None
+
+
+def _forget_headers(error: aiohttp.ClientResponseError) -> None:
+    """The library keeps the request's headers in its error, and shows them in its repr: our key is among them."""
+    asked = error.request_info
+    error.request_info = aiohttp.RequestInfo(asked.url, asked.method, CIMultiDictProxy(CIMultiDict()), asked.real_url)
+    error.args = (error.message,)
 
 
 def _reason(error: BaseException) -> str:
@@ -135,6 +158,12 @@ def _reason(error: BaseException) -> str:
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return f"no such host {error.host!r}"
         return os_error.strerror or str(os_error)
+    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+        return "the connection was closed"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.message.splitlines()[0].rstrip(".:")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     text = str(error) or type(error).__name__
     return text.splitlines()[0][:200].rstrip(".")
 
@@ -160,7 +189,7 @@ def parse_error_body(body: bytes | str | dict[str, Any]) -> ErrorBody:
     if isinstance(body, (bytes, str)):
         try:
             value = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # nested without end: garbage
             text = body.decode(errors="replace") if isinstance(body, bytes) else body
             return ErrorBody(_short(text), json=False)
     for _ in range(4):  # bounded: nesting deeper than this is no engine's
@@ -169,7 +198,7 @@ def parse_error_body(body: bytes | str | dict[str, Any]) -> ErrorBody:
         elif isinstance(value, str) and value.lstrip().startswith("{"):
             try:
                 value = msgspec.json.decode(value)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError):
                 break
         else:
             break
@@ -195,9 +224,11 @@ def retry_after_seconds(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
     except (ValueError, TypeError):
@@ -212,7 +243,8 @@ def status_error(status: int, body: ErrorBody, origin: Origin, *, retry_after: f
     if status in (401, 403):
         setting = origin.key_setting
         hint = f"Set {setting} to a key that the server knows." if setting else "Does it expect another Host header?"
-        return AuthenticationError(f"{where} refused our key (HTTP {status}){said}.", hint=hint, **details)
+        refused = "our key" if setting else "us"
+        return AuthenticationError(f"{where} refused {refused} (HTTP {status}){said}.", hint=hint, **details)
     if status == 429:
         return BackendOverloadedError(
             f"{where} has too many requests (HTTP 429){said}.",
@@ -232,7 +264,7 @@ def status_error(status: int, body: ErrorBody, origin: Origin, *, retry_after: f
     if status == 404:
         return BackendProtocolError(
             f"{where} does not have that path (HTTP 404){said}.",
-            hint="Is the address that of the engine's API?",
+            hint=origin.misplaced(),
             **details,
         )
     if status in (400, 413, 422):
