@@ -1,0 +1,92 @@
+"""The application: routes as a table, everything else injected."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from aiohttp import hdrs, web
+
+from miner.core.llms.LLMService import LLMService
+from miner.gateway.dialects.openai_chat import OpenAIChat
+from miner.gateway.dialects.openai_parts import error_body
+from miner.gateway.errors import RefusedError
+from miner.gateway.exchange import Exchange
+from miner.gateway.gateway import Gateway
+from miner.gateway.guard import guarded
+from miner.gateway.health import livez, readyz
+from miner.gateway.reply import generation
+from miner.gateway.routes import Route
+from miner.gateway.settings import GatewaySettings
+from miner.gateway.stages import Stage
+
+__all__ = ["GATEWAY", "ROUTES", "create_app"]
+
+GATEWAY = web.AppKey("gateway", Gateway)
+
+OPENAI = [
+    Route("POST", "/v1/chat/completions", generation(OpenAIChat()), "key", error_body, "A chat completion"),
+]
+SERVER = [
+    Route("GET", "/livez", livez, "open", error_body, "Whether the process is alive"),
+    Route("GET", "/readyz", readyz, "key", error_body, "Whether a request could be served now"),
+]
+ROUTES: list[Route] = [*OPENAI, *SERVER]
+"""Every route there is. What is not here is answered with 404 or 405 after the same checks."""
+
+
+def create_app(
+    service: LLMService,
+    settings: GatewaySettings | None = None,
+    *,
+    stages: Iterable[Stage] | None = None,
+    routes: Iterable[Route] | None = None,
+) -> web.Application:
+    """The gateway over a service, ready to be run. Nothing is opened before it is.
+
+    Args:
+        service: whoever made it closes it.
+        settings: None for the environment's.
+        stages: the checks that requests pass; None for those of the settings.
+        routes: None for ROUTES.
+    """
+    settings = GatewaySettings() if settings is None else settings
+    table = list(ROUTES if routes is None else routes)
+    gateway = Gateway(service, settings, default_stages(settings) if stages is None else stages, table)
+    app = web.Application(client_max_size=settings.serve_max_body)
+    app[GATEWAY] = gateway
+    for route in table:
+        app.router.add_route(route.method, route.path, guarded(gateway, route))
+    for path, errors in _FALLBACKS:
+        app.router.add_route("*", path, guarded(gateway, Route("*", path, _nowhere, "key", errors)))
+    app.cleanup_ctx.append(_lifetime)
+    return app
+
+
+def default_stages(settings: GatewaySettings) -> list[Stage]:
+    """The checks that the settings ask for, in order."""
+    return []
+
+
+async def _lifetime(app: web.Application) -> AsyncIterator[None]:
+    await app[GATEWAY].start()
+    yield
+    await app[GATEWAY].stop()
+
+
+async def _nowhere(exchange: Exchange) -> web.StreamResponse:
+    """No route has this path, or none with this method."""
+    request = exchange.request
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        _, methods = await resource.resolve(request)
+        allowed |= methods - {hdrs.METH_ANY}
+    if allowed:
+        raise RefusedError(
+            405, "method_not_allowed", f"{request.path} does not take {request.method}.",
+            hint=f"It takes {', '.join(sorted(allowed))}.", headers={"Allow": ", ".join(sorted(allowed))},
+        )  # fmt: skip
+    raise RefusedError(404, "not_found", f"There is no {request.path} here.", hint="GET /openapi.json lists what is.")
+
+
+_FALLBACKS = [("/{path:.*}", error_body)]
+"""What is below these paths and no route: in whose shape the 404 is. The longest prefix wins."""

@@ -1,0 +1,115 @@
+"""Exchange: one request on its way through the gateway, and what is known of it so far."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from miner.gateway.merge import added
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from miner.core.wire import LLMChunk, TokenUsage
+    from miner.errors import MinerError
+    from miner.gateway.dialects.base import Call
+    from miner.gateway.gateway import Gateway
+    from miner.gateway.routes import Route
+
+__all__ = ["ANYBODY", "Caller", "Exchange"]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    name: str
+    """Of the key; for the log, never the key itself."""
+    admin: bool = False
+    models: frozenset[str] | None = None
+    """Models that it may use; None: all."""
+
+
+ANYBODY = Caller("anybody", admin=True)
+"""The caller where there are no keys."""
+
+
+class Exchange:
+    """One request and its answer. Times are those of the loop's clock, in seconds."""
+
+    __slots__ = (
+        "began", "call", "caller", "chunks", "entered", "error", "first_token_at", "gateway", "id", "ignored",
+        "last_token_at", "left", "notes", "request", "route", "status", "streamed", "usage",
+    )  # fmt: skip
+
+    def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
+        self.gateway = gateway
+        self.route = route
+        self.request = request
+        given = request.headers.get("X-Request-Id")
+        self.id = given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        """The client's `x-request-id` if it is a sane one, else ours."""
+        self.began = asyncio.get_running_loop().time()
+        self.caller: Caller = ANYBODY
+        """Set by the stage that reads keys."""
+        self.call: Call | None = None
+        """What the body asks for; None before it is parsed, and on routes without a generation."""
+        self.entered: float | None = None
+        """When the service was asked: what came before was reading and waiting."""
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+        self.chunks = 0
+        """Pieces of the stream so far."""
+        self.usage: TokenUsage | None = None
+        self.ignored: list[str] = []
+        """Parameters that change nothing here; told in `x-miner-ignored-params`."""
+        self.status = 0
+        """HTTP status of the answer; 499: the client hung up before it."""
+        self.streamed = False
+        self.error: MinerError | None = None
+        """What went wrong, also when it did so in the middle of a stream."""
+        self.left = False
+        self.notes: dict[str, object] = {}
+        """Whatever a stage wants to remember between its moments."""
+
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
+        peer = self.request.remote
+        return peer if peer is not None else "unix"
+
+    async def enter(self, call: Call) -> None:
+        """Pass the stages that come between the parsed body and the service."""
+        self.call = call
+        for enter in self.gateway.stages.enters:
+            await enter(self, call)
+        self.entered = asyncio.get_running_loop().time()
+        self.gateway.began(self)
+
+    def tokens(self, batch: list[LLMChunk]) -> None:
+        """Count a batch of the stream."""
+        now = asyncio.get_running_loop().time()
+        if self.first_token_at is None:
+            self.first_token_at = now
+        self.last_token_at = self.gateway.sign_at = now
+        self.chunks += len(batch)
+        usage = batch[-1].usage
+        if usage is not None:
+            several = self.call is not None and len(self.call.arguments) > 1
+            self.usage = added(self.usage, usage) if several else usage
+        for told in self.gateway.stages.batches:
+            told(self, batch)
+
+    def leave(self) -> None:
+        """The end, however it came. Idempotent."""
+        if self.left:
+            return
+        self.left = True
+        self.gateway.ended(self)
+        for leave in self.gateway.stages.leaves:
+            leave(self)

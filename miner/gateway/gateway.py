@@ -1,0 +1,103 @@
+"""Gateway: what all requests share: the service, the settings, the stages, and whether the server is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from miner.gateway.health import HealthCache
+from miner.gateway.stages import Stage, Stages
+
+if TYPE_CHECKING:
+    from miner.core.llms.LLMService import LLMService
+    from miner.gateway.exchange import Exchange
+    from miner.gateway.open_stream import OpenStream
+    from miner.gateway.routes import Route
+    from miner.gateway.settings import GatewaySettings
+
+__all__ = ["Gateway"]
+
+logger = logging.getLogger("miner.gateway")
+
+
+class Gateway:
+    """One gateway. It owns no service: who made the service closes it."""
+
+    def __init__(
+        self, service: LLMService, settings: GatewaySettings, stages: Iterable[Stage], routes: Sequence[Route]
+    ) -> None:
+        self.service = service
+        self.settings = settings
+        self.stages = Stages(list(stages))
+        self.routes = tuple(routes)
+        self.state: Literal["starting", "serving", "draining"] = "starting"
+        self.loading: str | None = None
+        """What the server waits for while it starts."""
+        self.health = HealthCache(service)
+        self.running: set[Exchange] = set()
+        """Requests that the service works on."""
+        self.streams: set[OpenStream] = set()
+        """Streams that may need a heartbeat."""
+        self.sign_at = 0.0
+        """When the backend last gave a sign of life, on the loop's clock."""
+        self._quiet: asyncio.Event | None = None
+        self._pulse: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the stages and the heartbeat."""
+        self.sign_at = asyncio.get_running_loop().time()
+        for stage in self.stages.all:
+            await stage.start(self)
+        self._pulse = asyncio.create_task(self._beat(), name="gateway heartbeat")
+        if self.state == "starting":
+            self.state = "serving"
+
+    async def stop(self) -> None:
+        """Stop what `start` started."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+            await asyncio.gather(self._pulse, return_exceptions=True)
+            self._pulse = None
+        for stage in reversed(self.stages.all):
+            await stage.stop(self)
+
+    def began(self, exchange: Exchange) -> None:
+        """The service is being asked."""
+        if not self.running:
+            self.sign_at = asyncio.get_running_loop().time()
+        self.running.add(exchange)
+
+    def ended(self, exchange: Exchange) -> None:
+        """The service is done with it."""
+        if exchange in self.running:
+            self.running.discard(exchange)
+            if exchange.error is None and exchange.status != 499:
+                self.sign_at = asyncio.get_running_loop().time()
+        if self._quiet is not None and not self.running:
+            self._quiet.set()
+
+    async def drained(self, seconds: float) -> bool:
+        """Wait until no request runs; whether that came in time."""
+        if not self.running:
+            return True
+        self._quiet = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _beat(self) -> None:
+        """Look after the streams in which nothing has come for a while. One timer for all of them: a timer for each
+        would cost every stream what only the silent ones need.
+        """
+        loop = asyncio.get_running_loop()
+        pause = min(1.0, self.settings.serve_heartbeat / 4)
+        while True:
+            await asyncio.sleep(pause)
+            due = loop.time() - self.settings.serve_heartbeat
+            for stream in [stream for stream in self.streams if stream.written_at <= due]:
+                await stream.beat()

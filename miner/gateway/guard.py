@@ -1,0 +1,72 @@
+"""The way that every request takes: id, checks, handler, and every error in the shape of the route's dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from miner.errors import BackendError, MinerError
+from miner.gateway.errors import Failure, RefusedError, failure_of
+from miner.gateway.exchange import Exchange
+from miner.gateway.gateway import Gateway
+from miner.gateway.routes import Route
+
+__all__ = ["guarded"]
+
+logger = logging.getLogger("miner.gateway")
+
+
+def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The aiohttp handler of a route."""
+    stages, handler = gateway.stages, route.handler
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        exchange = Exchange(gateway, route, request)
+        try:
+            for check in stages.checks:
+                check(exchange)
+            for admit in stages.admits:
+                await admit(exchange)
+            response = await handler(exchange)
+        except MinerError as error:
+            exchange.error = error
+            response = _refusal(exchange, failure_of(error))
+        except web.HTTPException as error:
+            response = _refusal(exchange, Failure(error.status, "invalid_request", error.text or error.reason))
+        except asyncio.CancelledError:
+            exchange.status = exchange.status or 499
+            raise
+        except ConnectionError:
+            # The client went away while we wrote: nobody is left to answer.
+            exchange.status = exchange.status or 499
+            raise
+        except Exception:  # the last line: no client sees a traceback, and no other request suffers
+            logger.exception("Request %s to %s failed by a bug.", exchange.id, route.path)
+            exchange.error = RefusedError(500, "internal_error", "The server failed.")
+            response = _refusal(exchange, Failure(500, "internal_error", f"The server failed (request {exchange.id})."))
+        finally:
+            exchange.leave()
+        return response
+
+    return serve
+
+
+def _refusal(exchange: Exchange, failure: Failure) -> web.Response:
+    """The answer to a request that is not served."""
+    exchange.status = failure.status
+    error = exchange.error
+    if isinstance(error, BackendError) or failure.status >= 500:
+        logger.warning("Request %s: %s", exchange.id, error if error is not None else failure.message)
+    response = web.Response(
+        status=failure.status,
+        body=exchange.route.errors(failure),
+        content_type="application/json",
+        headers={**failure.headers, "X-Request-Id": exchange.id},
+    )
+    if not exchange.request.content.is_eof():
+        # What is left of the body would have to be read before the next request: hang up instead.
+        response.force_close()
+    return response

@@ -1,0 +1,78 @@
+"""`/livez` and `/readyz`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from miner.core.wire import Health
+
+if TYPE_CHECKING:
+    from miner.core.llms.LLMService import LLMService
+    from miner.gateway.exchange import Exchange
+    from miner.gateway.gateway import Gateway
+
+__all__ = ["HealthCache", "livez", "not_ready_reason", "readyz"]
+
+
+async def livez(exchange: Exchange) -> web.StreamResponse:
+    """The process is alive."""
+    return _answer(exchange, 200, b'{"status":"ok"}')
+
+
+async def readyz(exchange: Exchange) -> web.StreamResponse:
+    """Whether a request could be served now; the body says why not."""
+    reason = await not_ready_reason(exchange.gateway)
+    if reason is None:
+        return _answer(exchange, 200, b'{"status":"ready"}')
+    return _answer(exchange, 503, msgspec.json.encode({"status": "not ready", "reason": reason}))
+
+
+def _answer(exchange: Exchange, status: int, body: bytes) -> web.Response:
+    exchange.status = status
+    headers = {"X-Request-Id": exchange.id, "Content-Type": "application/json", "Cache-Control": "no-store"}
+    if status == 503:
+        headers["Retry-After"] = "2"
+    return web.Response(status=status, body=body, headers=headers)
+
+
+async def not_ready_reason(gateway: Gateway) -> str | None:
+    """Why the gateway is not ready; None if it is."""
+    if gateway.state == "draining":
+        return "the server is shutting down"
+    if gateway.state == "starting":
+        return gateway.loading or "the server is starting"
+    if gateway.running:
+        silence = asyncio.get_running_loop().time() - gateway.sign_at
+        if silence > gateway.settings.serve_stall:
+            return f"{len(gateway.running)} requests run and nothing has come for {silence:.0f} s"
+    health = await gateway.health.current()
+    if health:
+        return None
+    told = health.reason or f"the backend is {health.state}"
+    return f"{told} {health.hint}" if health.hint else told
+
+
+class HealthCache:
+    """The backend's health, asked at most every second however often probes come, and by one of them at a time."""
+
+    fresh = 1.0
+    """Seconds."""
+
+    def __init__(self, service: LLMService) -> None:
+        self._service = service
+        self._lock = asyncio.Lock()
+        self._health: Health | None = None
+        self._at = 0.0
+
+    async def current(self) -> Health:
+        """The health, not older than a second."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._health is None or now - self._at > self.fresh:
+                self._health = await self._service.health()
+                self._at = asyncio.get_running_loop().time()
+            return self._health

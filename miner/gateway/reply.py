@@ -1,0 +1,150 @@
+"""Answering a generation: whole or streamed, in any dialect, over any service.
+
+Whoever stops waiting (a client that hangs up) stops the service: the handler's task is cancelled, and what it awaits
+with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from miner.core.wire import LLMResponse
+from miner.errors import BackendError, MinerError, OutputValidationError
+from miner.gateway.body import read_body
+from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
+from miner.gateway.errors import failure_of
+from miner.gateway.exchange import Exchange
+from miner.gateway.merge import merged, total_usage
+from miner.gateway.open_stream import OpenStream
+from miner.gateway.routes import Handler
+
+__all__ = ["generation", "json_response", "reply"]
+
+logger = logging.getLogger("miner.gateway")
+
+
+def generation(dialect: Dialect) -> Handler:
+    """The handler of a route that generates."""
+
+    async def handle(exchange: Exchange) -> web.StreamResponse:
+        return await reply(exchange, dialect, dialect.parse(await read_body(exchange)))
+
+    return handle
+
+
+async def reply(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
+    """Ask the service and answer."""
+    exchange.ignored += call.ignored
+    await exchange.enter(call)
+    if call.stream:
+        return await _streamed(exchange, dialect, call)
+    return await _whole(exchange, dialect, call)
+
+
+def json_response(exchange: Exchange, body: bytes, status: int = 200) -> web.Response:
+    """An answer in one piece."""
+    exchange.status = status
+    headers = {"X-Request-Id": exchange.id, "Content-Type": "application/json"}
+    if exchange.ignored:
+        headers["X-Miner-Ignored-Params"] = ", ".join(exchange.ignored)
+    return web.Response(status=status, body=body, headers=headers)
+
+
+async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Response:
+    if len(call.arguments) == 1:
+        responses = [await _respond(exchange, call.arguments[0])]
+    else:
+        responses = await _respond_all(exchange, call)
+    exchange.usage = total_usage(response.usage for response in responses)
+    _note_ignored(exchange, responses)
+    head = Head(secrets.token_hex(16), responses[0].model or call.model or "")
+    return json_response(exchange, dialect.whole(call, head, responses))
+
+
+async def _respond(exchange: Exchange, arguments: dict[str, Any]) -> LLMResponse:
+    service = exchange.gateway.service
+    try:
+        if "messages" in arguments:
+            return await service.chat_completion(**arguments)
+        return await service.stream(**arguments).collect()  # `generate` gives the text alone
+    except OutputValidationError as error:
+        return _cut_short(error)
+
+
+def _cut_short(error: OutputValidationError) -> LLMResponse:
+    """The reply, where the finish reason "length" already tells why it breaks the format: every dialect says so."""
+    if isinstance(error.response, LLMResponse) and error.response.finish_reason == "length":
+        return error.response
+    raise error
+
+
+async def _respond_all(exchange: Exchange, call: Call) -> list[LLMResponse]:
+    """All the replies that are wanted, at once; the first failure stops the others."""
+    tasks = [asyncio.create_task(_respond(exchange, arguments)) for arguments in call.arguments]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        return [task.result() for task in tasks if task.done()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _note_ignored(exchange: Exchange, responses: list[LLMResponse]) -> None:
+    for response in responses:
+        for name in response.ignored:
+            if name not in exchange.ignored:
+                exchange.ignored.append(name)
+
+
+async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
+    """The first batch is fetched before the headers go out, so that what fails early has a status of its own."""
+    gateway = exchange.gateway
+    exchange.streamed = True
+    streams = [gateway.service.stream(**arguments) for arguments in call.arguments]
+    responses = [stream.response for stream in streams]
+    out = OpenStream(exchange, dialect.stream_type, dialect.heartbeat)
+    writer: StreamWriter | None = None
+    if dialect.heartbeat:
+        gateway.streams.add(out)
+    try:
+        async with aclosing(merged(streams)) as batches:
+            async for index, batch in batches:
+                exchange.tokens(batch)
+                if writer is None:
+                    _note_ignored(exchange, responses)
+                    writer = _writer(dialect, call, responses)
+                data = writer.batch(batch, index)
+                if data:
+                    await out.send(data)
+    except MinerError as error:
+        try:
+            if not isinstance(error, OutputValidationError):
+                raise error
+            _cut_short(error)
+        except MinerError:
+            if out.response is None:
+                raise
+            _log_broken(exchange, error)
+            writer = writer or _writer(dialect, call, responses)
+            return await out.end(writer.error(failure_of(error)))
+    finally:
+        gateway.streams.discard(out)
+    writer = writer or _writer(dialect, call, responses)
+    return await out.end(writer.end(responses))
+
+
+def _writer(dialect: Dialect, call: Call, responses: list[LLMResponse]) -> StreamWriter:
+    return dialect.stream(call, Head(secrets.token_hex(16), responses[0].model or call.model or ""))
+
+
+def _log_broken(exchange: Exchange, error: MinerError) -> None:
+    exchange.error = error
+    if isinstance(error, BackendError):
+        logger.warning("Request %s broke off in the middle of its stream: %s", exchange.id, error)

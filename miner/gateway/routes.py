@@ -1,0 +1,34 @@
+"""Routes as data: who may call what, in which dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from miner.gateway.dialects.base import ErrorShape
+    from miner.gateway.exchange import Exchange
+
+__all__ = ["Access", "Handler", "Route"]
+
+Access = Literal["open", "key", "admin"]
+"""open: anybody; key: who has a key, once there are keys; admin: a key with that right, or anybody without keys."""
+Handler = Callable[["Exchange"], Awaitable["web.StreamResponse"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path."""
+
+    method: str
+    path: str
+    """As aiohttp writes it: `/v1/models/{model:.+}`."""
+    handler: Handler
+    access: Access
+    errors: ErrorShape
+    """How this dialect writes an error."""
+    summary: str = ""
+    """One line for the OpenAPI document."""

@@ -1,0 +1,93 @@
+"""GatewaySettings: what `miner serve` can be told, besides what MinerConfig tells the backends."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from miner.config.messages import config_error, unknown_argument
+
+__all__ = ["GatewaySettings"]
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of the gateway, from the same places as MinerConfig's: arguments, environment, `.env`, defaults.
+
+    Raises:
+        ConfigError: a value is wrong, or an argument is no setting.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        case_sensitive=False,
+        hide_input_in_errors=True,
+    )
+
+    serve_host: str = Field("127.0.0.1", min_length=1)
+    serve_port: int = Field(8088, ge=0, le=65535)
+    """0: any free port."""
+    serve_workers: int = Field(1, ge=1, le=64)
+    """Processes that share the port."""
+
+    api_keys: SecretStr | None = None
+    """Keys that clients must send, with commas between; each of 16 characters or more."""
+    api_keys_file: str | None = None
+    """File of hashed keys, kept by `miner keys`; default: `miner/keys.json` in the user's config folder."""
+    serve_allow_unauthenticated: bool = False
+    """Serve a non-loopback address without keys."""
+    serve_allowed_hosts: str = ""
+    """Host names that a client may ask for on loopback besides localhost, with commas between."""
+    serve_cors_origins: str = ""
+    """Origins of web pages that may call, with commas between; `*`: any."""
+
+    serve_max_body: int = Field(32 * 1024 * 1024, ge=1024)
+    """Bytes of a request's body at most."""
+    serve_body_timeout: Seconds = 30.0
+    """Seconds within which a request's body must have come."""
+    serve_write_timeout: Seconds = 60.0
+    """Seconds that a client may leave an answer unread."""
+    serve_keepalive: Seconds = 75.0
+    """Seconds that an idle connection, or one that sends no whole head, stays open."""
+    serve_heartbeat: Seconds = 15.0
+    """Seconds of silence in a stream after which a comment is sent, so that nobody between takes it for dead."""
+
+    serve_max_running: int | None = Field(None, ge=1)
+    """Requests that the backend works on at once; default: what it says that it can."""
+    serve_max_queued: int = Field(256, ge=0)
+    """Requests that wait for their turn at most."""
+    serve_queue_timeout: Seconds = 60.0
+    """Seconds that a request waits for its turn at most."""
+    rate_limit_requests: int | None = Field(None, ge=1)
+    """Requests a minute, for each key or (without keys) address; default: any number."""
+    rate_limit_tokens: int | None = Field(None, ge=1)
+    """Tokens a minute, in and out together, for each key or address."""
+    rate_limit_concurrency: int | None = Field(None, ge=1)
+    """Requests at once, for each key or address."""
+
+    serve_grace: float = Field(30.0, ge=0, allow_inf_nan=False)
+    """Seconds that running requests get to finish when the server is told to stop."""
+    serve_stall: Seconds = 300.0
+    """Seconds without a token, while requests run, after which `/readyz` says no."""
+    serve_preload: bool = True
+    """Load the default model at start."""
+
+    serve_log: Literal["text", "json", "off"] = "text"
+    """Form of the access log."""
+    serve_log_prompts: bool = False
+    """Write prompts and replies to the log."""
+
+    def __init__(self, **settings: Any) -> None:
+        unknown = [name for name in settings if name not in type(self).model_fields and not name.startswith("_")]
+        if unknown:
+            raise unknown_argument(unknown[0], type(self).model_fields)
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise config_error(error, type(self), settings) from None

@@ -1,0 +1,1 @@
+"""Tests of `miner serve`, over real sockets."""

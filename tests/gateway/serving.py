@@ -1,0 +1,65 @@
+"""A gateway on a free loopback port, as `miner serve` runs it, and backends for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from miner.config.config import MinerConfig
+from miner.core.llms.LLMService import LLMService
+from miner.gateway.app import GATEWAY, create_app
+from miner.gateway.gateway import Gateway
+from miner.gateway.server import make_runner
+from miner.gateway.settings import GatewaySettings
+from miner.gateway.stages import Stage
+
+__all__ = ["Parrot", "Served", "serving"]
+
+
+class Parrot(LLMService):
+    """A third party's backend of the smallest form: it knows one model, which repeats the prompt."""
+
+    async def generate(self, prompt, model=None, max_tokens=512, temperature=0.7, top_p=0.95):  # type: ignore[override]
+        self.asked = getattr(self, "asked", 0) + 1
+        return f"You said: {prompt}"
+
+
+@dataclass
+class Served:
+    """A running gateway."""
+
+    url: str
+    gateway: Gateway
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
+
+@asynccontextmanager
+async def serving(
+    service: LLMService, *, stages: Iterable[Stage] | None = None, routes: Any = None, **settings: Any
+) -> AsyncIterator[Served]:
+    """The gateway over this service while the block lasts; the service is closed after it."""
+    settings.setdefault("serve_preload", False)
+    app = create_app(service, GatewaySettings(_env_file=None, **settings), stages=stages, routes=routes)
+    runner = make_runner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        yield Served(f"http://127.0.0.1:{port}", app[GATEWAY])
+    finally:
+        await asyncio.wait_for(runner.cleanup(), 30)
+        await service.aclose()
+
+
+def config(**settings: Any) -> MinerConfig:
+    """Settings of a backend, with nothing from the environment's files."""
+    return MinerConfig(_env_file=None, **settings)
