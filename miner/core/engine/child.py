@@ -1,0 +1,342 @@
+"""The program inside an engine's process. Run as a script, never imported by miner; imports nothing of miner.
+
+Takes its orders as one line of JSON on standard input, starts a llama.cpp server, prints one line of JSON on
+standard output when it answers, and lives until it is told to stop (SIGTERM) or its parent is gone. Everything
+else that is printed goes to standard error.
+
+The parent is watched in two ways: standard input ends when it dies, unless a forked copy of it holds the pipe open;
+so the parent's process id is looked at twice a second too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+Orders = dict[str, Any]
+
+_LOOK_EVERY = 0.5  # seconds between two looks at the parent
+_PROBE_TIMEOUT = 5.0
+_HELP_TIMEOUT = 60.0
+_READY_TIMEOUT = 24 * 3600.0  # the parent gives up long before; a bound all the same
+
+
+def main() -> int:
+    """Serve as ordered; the result is the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us in order
+    say = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # ggml and user-made templates print to standard output: it would garble the ready line
+    orders = _read_orders()
+    sys.path[:0] = [entry for entry in orders["path"] if entry not in sys.path]
+    if os.getppid() != orders["parent"]:
+        return 1
+    _limit_harm()
+    try:
+        return _SERVERS[orders["mode"]](orders, say)
+    except ImportError as error:
+        _fail(f"a Python package is missing or broken: {error}")
+    finally:
+        _clean(orders)
+
+
+def _read_orders() -> Orders:
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            _fail("no orders came")
+        data += piece
+    orders: Orders = json.loads(data)
+    return orders
+
+
+def _fail(reason: str) -> NoReturn:
+    print(f"miner-child: {reason}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def _clean(orders: Orders) -> None:
+    """Remove the folder of the socket, which nobody else will do when the parent was killed."""
+    for name in ("engine.sock", "template.jinja", "key"):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(orders["folder"], name))
+    with contextlib.suppress(OSError):  # the parent was quicker
+        os.rmdir(orders["folder"])
+
+
+def _limit_harm() -> None:
+    """Make an engine that is too large fail by itself, before anything else on the machine suffers."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = _memory_of_machine()
+    if memory:
+        # More private memory than the machine has cannot end well: let the allocation fail, with its size in the log,
+        # rather than the kernel pick a victim. (Mapped model files and reserved addresses do not count here.)
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        with open("/proc/self/oom_score_adj") as file:
+            score = int(file.read())
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(max(score, 500)))  # if the kernel must end something: an engine is started again
+    except (OSError, ValueError):
+        pass
+
+
+def _memory_of_machine() -> int | None:
+    """Bytes of memory and swap that this process could ever get; None where nobody tells."""
+    try:
+        with open("/proc/meminfo") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        total = sum(int(rows[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            return min(total, int(file.read()))
+    except (OSError, ValueError):
+        return total
+
+
+def _die_with_parent(wanted: bool) -> None:
+    """Let the kernel end us when the thread that started us ends (Linux).
+
+    Only while nothing of ours can watch: the wheel holds Python's lock while it loads a model. The parent starts us
+    from the thread that supervises us and lives as long as we do.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL) if wanted else 0, 0, 0, 0)
+
+
+def _watch_parent(orders: Orders) -> None:
+    """From now on, end this whole process group as soon as the parent is gone."""
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(0, select.POLLIN | select.POLLHUP)
+        while os.getppid() == orders["parent"]:
+            if poller.poll(_LOOK_EVERY * 1000) and not os.read(0, 4096):
+                break
+        _clean(orders)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ask(address: str, path: str, key: str) -> tuple[int, Any] | None:
+    """Status and JSON of a GET, None when nothing answers in that form."""
+    if address.startswith("unix://"):
+        connection = http.client.HTTPConnection("engine", timeout=_PROBE_TIMEOUT)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(_PROBE_TIMEOUT)
+    else:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=_PROBE_TIMEOUT)
+    try:
+        if connection.sock is not None:
+            connection.sock.connect(address.removeprefix("unix://"))
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _report(say: Any, address: str, key: str, build: str) -> None:
+    """Print the ready line, with what the server says of itself."""
+    asked = _ask(address, "/props", key)
+    props = asked[1] if asked and asked[0] == 200 else {}
+    line = {
+        "ready": True,
+        "address": address,
+        "build": build or props.get("build_info"),
+        "n_ctx": props.get("default_generation_settings", {}).get("n_ctx"),
+        "slots": props.get("total_slots"),
+    }
+    print(json.dumps(line), file=say, flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _serve_xllamacpp(orders: Orders, say: Any) -> int:
+    _die_with_parent(True)
+    import xllamacpp
+
+    parameters = _parameters(xllamacpp, orders)
+    try:
+        server = xllamacpp.Server(parameters)
+    except (RuntimeError, ValueError, OverflowError) as error:
+        print(error, file=sys.stderr, flush=True)  # llama.cpp has said why, on the lines before
+        return 1
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    _watch_parent(orders)
+    _die_with_parent(False)
+    _report(say, server.listening_address, orders["api_key"], f"xllamacpp {xllamacpp.__version__}")
+    stop.wait()
+    del server
+    return 0
+
+
+def _parameters(xllamacpp: Any, orders: Orders) -> Any:
+    values = dict(orders["values"])
+    # With processors only there is nothing to fit to, and fitting reads the model's header twice.
+    values["fit_params"] = any("CPU" not in str(device["type"]) for device in xllamacpp.get_device_info())
+    if orders["socket"]:
+        values["hostnames"] = [orders["socket"]]
+    else:
+        values |= {"hostnames": ["127.0.0.1"], "port": 0, "api_keys": [orders["api_key"]]}
+    for path, (family, name) in orders["constants"].items():
+        values[path] = getattr(getattr(xllamacpp, family, None), name, None)
+        if values[path] is None:
+            _fail(f"xllamacpp {xllamacpp.__version__} has no {family}.{name}: choose another {path}")
+    parameters = xllamacpp.CommonParams()
+    for path, value in values.items():
+        *parents, name = path.split(".")
+        target = parameters
+        for parent in parents:
+            target = getattr(target, parent)
+        if not hasattr(target, name):
+            _fail(f"xllamacpp {xllamacpp.__version__} has no parameter {path}: install the version that miner asks for")
+        try:
+            setattr(target, name, value)
+        except (TypeError, ValueError, OverflowError) as error:
+            _fail(f"xllamacpp {xllamacpp.__version__} does not take {path}={value!r}: {error}")
+    return parameters
+
+
+def _serve_binary(orders: Orders, say: Any) -> int:
+    address, command = _command(orders)
+    # Its parent is this thread, the main one, which lives as long as this process: so the kernel's way is safe here.
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=lambda: _die_with_parent(True))
+    stop = threading.Event()
+
+    def end(*_: Any) -> None:
+        stop.set()
+        server.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    _watch_parent(orders)
+    if _await_health(address, orders, server):
+        _report(say, address, orders["api_key"], "")
+    status = server.wait()
+    if stop.is_set():
+        return 0
+    if status < 0:  # die as it died, so that whoever looks sees the same signal
+        _clean(orders)
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return status or 1
+
+
+def _await_health(address: str, orders: Orders, server: subprocess.Popen[bytes]) -> bool:
+    deadline, pause = time.monotonic() + _READY_TIMEOUT, 0.02
+    while server.poll() is None and time.monotonic() < deadline:
+        answer = _ask(address, "/health", orders["api_key"])
+        if answer and answer[0] == 200:
+            return True
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.25)
+    return False
+
+
+def _command(orders: Orders) -> tuple[str, list[str]]:
+    """Where the binary will answer, and its command line, in the words that this version of it understands."""
+    binary = orders["binary"]
+    try:
+        told = subprocess.run(
+            [binary, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_HELP_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _fail(f"{binary} --help does not answer: {error}")
+    help_text = (told.stdout + told.stderr).decode("utf-8", "replace")
+    if "--model" not in help_text:
+        sys.stderr.write(help_text[-4000:] + "\n")
+        _fail(f"{binary} is no llama-server: its --help does not name --model (exit status {told.returncode})")
+    known = set(help_text.replace(",", " ").replace("|", " ").replace("[", " ").split())
+
+    command = [binary, *orders["flags"]]
+    if orders["socket"] and "unix socket" in help_text.lower():
+        address = f"unix://{orders['socket']}"
+        command += ["--host", orders["socket"]]
+    else:
+        port = _free_port()
+        address = f"http://127.0.0.1:{port}"
+        key_file = _write(orders, "key", orders["api_key"] + "\n")
+        command += ["--host", "127.0.0.1", "--port", str(port), "--api-key-file", key_file]
+    for names, *value in orders["optional"]:
+        command += [word for name in names if name in known for word in (name, *value)][: 1 + len(value)]
+    if orders["chat_template"]:
+        command += ["--chat-template-file", _write(orders, "template.jinja", orders["chat_template"])]
+    return address, command
+
+
+def _write(orders: Orders, name: str, text: str) -> str:
+    path = os.path.join(orders["folder"], name)
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def _serve_llama_cpp(orders: Orders, say: Any) -> int:
+    _die_with_parent(True)
+    import llama_cpp
+    from llama_cpp.server.app import create_app
+    from llama_cpp.server.settings import ModelSettings, ServerSettings
+
+    uvicorn: Any = importlib.import_module("uvicorn")
+    values = dict(orders["values"])
+    for path, name in orders["constants"].items():
+        values[path] = getattr(llama_cpp, name, None)
+        if values[path] is None:
+            _fail(f"llama-cpp-python {llama_cpp.__version__} has no {name}: choose another {path}")
+    at_socket, key = orders["socket"], orders["api_key"]
+    try:
+        app = create_app(
+            # Otherwise a second request ends the first one.
+            server_settings=ServerSettings(interrupt_requests=False, api_key=None if at_socket else key),
+            model_settings=[ModelSettings(**values)],
+        )
+    except (RuntimeError, ValueError, AssertionError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    listening = socket.socket(socket.AF_UNIX if at_socket else socket.AF_INET)
+    listening.bind(at_socket or ("127.0.0.1", 0))
+    listening.listen(128)
+    address = f"unix://{at_socket}" if at_socket else f"http://127.0.0.1:{listening.getsockname()[1]}"
+    _watch_parent(orders)
+    _die_with_parent(False)
+    # It takes connections from here on and answers them as soon as its loop runs, so it is not asked first.
+    build = f"llama-cpp-python {llama_cpp.__version__}"
+    line = {"ready": True, "address": address, "build": build, "n_ctx": values["n_ctx"], "slots": 1}
+    print(json.dumps(line), file=say, flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
+    return 0
+
+
+_SERVERS = {"xllamacpp": _serve_xllamacpp, "binary": _serve_binary, "llama_cpp": _serve_llama_cpp}
+
+if __name__ == "__main__":
+    sys.exit(main())

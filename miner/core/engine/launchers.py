@@ -1,0 +1,219 @@
+"""How a llama.cpp server can be started here: the xllamacpp package, a `llama-server` binary, llama-cpp-python.
+
+A launcher only plans. The plan is a command for `child.py`, our small supervisor inside the child, with its orders
+as one line of JSON on standard input, because a command line and an environment can be read by others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import socket as stdlib_socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from miner.core.engine.settings import binary_orders, bindings_orders, wheel_orders
+from miner.core.engine.spec import Address, EngineSpec
+from miner.errors import EngineStartError
+
+__all__ = [
+    "BinaryLauncher", "LaunchPlan", "Launcher", "LlamaCppPythonLauncher", "XllamacppLauncher", "clean_environment",
+    "find_launcher", "launcher_available",
+]  # fmt: skip
+
+_SERVER_FEATURES = frozenset({
+    "slots", "progress", "props", "tokenize", "metrics", "tools", "schema", "grammar", "logprobs", "reasoning",
+    "embeddings", "embeddings_with_text", "rerank", "vision", "prompt_cache", "cancel",
+})  # fmt: skip
+_INSTALL = 'pip install "llm-service-backends[llamacpp]"'
+_SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
+
+_ENVIRONMENT = {
+    "PATH", "HOME", "LANG", "LANGUAGE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT",
+}  # fmt: skip
+_ENVIRONMENT_FAMILIES = ("LC_", "CUDA_", "HIP_", "ROCR_", "HSA_", "GGML_", "OMP_", "GOMP_", "VK_", "ONEAPI_")
+_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """One way to start one engine."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """The whole environment of the child: no secret of ours is in it."""
+    stdin: bytes = field(default=b"", repr=False)
+    """Written to the child's standard input, which then stays open for as long as we live."""
+    api_key: str | None = field(default=None, repr=False)
+    """The key that the child asks for where it must listen on a port."""
+
+    def address(self, reported: str) -> Address:
+        """Where the child answers: `reported` is `unix:///path` or `http://127.0.0.1:port`."""
+        if reported.startswith("unix://"):
+            return Address("http://engine", unix_socket=Path(reported.removeprefix("unix://")))
+        return Address(reported.rstrip("/"), api_key=self.api_key)
+
+
+class Launcher(Protocol):
+    """A way to start a llama.cpp server."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages and tables."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the server can do: of `slots, progress, props, tokenize, metrics, tools, schema, grammar, logprobs,
+        reasoning, embeddings, embeddings_with_text, rerank, vision, prompt_cache, cancel`.
+        """
+
+    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
+        """How to start `spec` with its socket in `folder`, which is private and exists; nothing is started here."""
+
+
+@dataclass(frozen=True, slots=True)
+class XllamacppLauncher:
+    """llama.cpp's own server inside a Python child, from the prebuilt wheel."""
+
+    package: Path
+    """The folder that holds the package."""
+    name: str = "xllamacpp"
+    features: frozenset[str] = _SERVER_FEATURES
+
+    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
+        # -S: the wheel needs nothing but its own folder, and a start without site-packages is quicker.
+        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], wheel_orders(spec), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryLauncher:
+    """A `llama-server` binary of the user's, under our supervisor."""
+
+    binary: Path
+    name: str = "llama-server"
+    features: frozenset[str] = _SERVER_FEATURES
+
+    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
+        return _child_plan("binary", ["-I", "-S"], [], {"binary": str(self.binary), **binary_orders(spec)}, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppPythonLauncher:
+    """The server of llama-cpp-python: one request at a time, and fewer features."""
+
+    package: Path
+    name: str = "llama-cpp-python"
+    features: frozenset[str] = frozenset({"embeddings", "grammar", "schema"})
+
+    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
+        refused = {
+            "parallel": spec.parallel > 1,
+            "mmproj": spec.mmproj is not None,
+            "chat_template": spec.chat_template is not None,
+            "pooling": spec.pooling == "rank",
+            "cache_ram_mib": spec.cache_ram_mib > 0,
+        }
+        for name, asked in refused.items():
+            if asked:
+                raise EngineStartError(
+                    f"llama-cpp-python's server has no {name}={getattr(spec, name)!r}.",
+                    backend="llamacpp",
+                    hint=f"Install the full engine: {_INSTALL}",
+                )
+        # Its dependencies are many and may come from anywhere that our own path reaches.
+        paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
+        return _child_plan("llama_cpp", ["-I"], [self.package.parent, *paths], bindings_orders(spec), folder)
+
+
+def find_launcher(server_binary: str | None = None) -> Launcher:
+    """The launcher to use: the named binary, else xllamacpp, else a `llama-server` on PATH, else llama-cpp-python.
+
+    Imports no engine. Raises:
+        EngineStartError: the named binary cannot be run, or there is no launcher; says what to install.
+    """
+    if server_binary:
+        return BinaryLauncher(_named_binary(server_binary))
+    if package := _package("xllamacpp"):
+        return XllamacppLauncher(package)
+    if found := shutil.which("llama-server"):
+        return BinaryLauncher(Path(found))
+    if package := _package("llama_cpp"):
+        return LlamaCppPythonLauncher(package)
+    raise EngineStartError("No llama.cpp engine is installed.", backend="llamacpp", hint=_INSTALL)
+
+
+def launcher_available(server_binary: str | None = None) -> str | None:
+    """None when `find_launcher` would find one, else the reason in one line. Imports and starts nothing."""
+    try:
+        find_launcher(server_binary)
+    except EngineStartError as error:
+        return str(error)
+    return None
+
+
+def clean_environment() -> dict[str, str]:
+    """What an engine may know of our environment: where programs, libraries and devices are, nothing else."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT
+        or (name.startswith(_ENVIRONMENT_FAMILIES) and not any(word in name for word in _SECRET_WORDS))
+    }
+    # ggml answers a failed assertion by running gdb on itself, for seconds and pages.
+    return {**kept, "GGML_NO_BACKTRACE": "1"}
+
+
+def _package(name: str) -> Path | None:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    origin = found.origin if found else None
+    return Path(origin).parent if origin else None
+
+
+def _named_binary(name: str) -> Path:
+    found = shutil.which(os.path.expanduser(name))
+    if found:
+        return Path(found).absolute()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        why = "is a folder"
+    elif path.exists():
+        why = "is not executable"
+    else:
+        why = "is not there" if "/" in name else "is not on PATH"
+    raise EngineStartError(
+        f"LLAMACPP_SERVER={name}: the file {why}.",
+        backend="llamacpp",
+        hint=f"Name a llama-server binary, or unset LLAMACPP_SERVER and use the wheel: {_INSTALL}",
+    )
+
+
+def _child_plan(mode: str, flags: list[str], paths: list[Path], orders: dict[str, Any], folder: Path) -> LaunchPlan:
+    socket = folder / "engine.sock"
+    key = secrets.token_urlsafe(24)
+    everything = {
+        "mode": mode,
+        "parent": os.getpid(),
+        "path": [str(path) for path in paths],
+        "folder": str(folder),
+        "socket": str(socket) if hasattr(stdlib_socket, "AF_UNIX") and _fits(socket) else None,
+        "api_key": key,
+        **orders,
+    }
+    return LaunchPlan(
+        argv=(sys.executable, *flags, str(Path(__file__).with_name("child.py"))),
+        env=clean_environment(),
+        stdin=json.dumps(everything).encode() + b"\n",
+        api_key=key,
+    )
+
+
+def _fits(socket: Path) -> bool:
+    return len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT

@@ -1,0 +1,64 @@
+"""The last lines that a child printed, kept in bounded memory however much it prints."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+
+__all__ = ["LogTail"]
+
+_log = logging.getLogger("miner.engine")
+
+
+class LogTail:
+    """Keeps the last `max_lines` lines, together at most `max_bytes`; a line that never ends is cut at the front.
+
+    Fed by one thread, read by any. Each line is also logged to `miner.engine` at DEBUG.
+    """
+
+    def __init__(self, name: str, *, max_lines: int = 40, max_bytes: int = 8192) -> None:
+        self._name = name
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
+        self._lines: deque[bytes] = deque(maxlen=max_lines)
+        self._size = 0
+        self._open: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def feed(self, data: bytes, source: str = "stderr") -> None:
+        """Take what was read; `source` keeps unfinished lines of two pipes apart."""
+        if len(data) > self._max_bytes and not _log.isEnabledFor(logging.DEBUG):
+            data = data[-self._max_bytes :]  # the rest could not be kept: do not split it into lines first
+        with self._lock:
+            *whole, rest = (self._open.pop(source, b"") + data).split(b"\n")
+            for line in whole:
+                self._add(line)
+            if rest:
+                self._open[source] = rest[-self._max_bytes :]
+
+    def close(self) -> None:
+        """End the unfinished lines: nothing more will come."""
+        with self._lock:
+            for rest in self._open.values():
+                self._add(rest)
+            self._open.clear()
+
+    def lines(self) -> list[str]:
+        """The last lines, oldest first, as text."""
+        with self._lock:
+            kept = [*self._lines, *self._open.values()]
+        return [line.decode("utf-8", "replace") for line in kept]
+
+    def _add(self, line: bytes) -> None:
+        line = line.rstrip()[-self._max_bytes :]
+        if not line:
+            return
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: %s", self._name, line.decode("utf-8", "replace"))
+        if len(self._lines) == self._max_lines:
+            self._size -= len(self._lines[0])
+        self._lines.append(line)
+        self._size += len(line)
+        while self._size > self._max_bytes:
+            self._size -= len(self._lines.popleft())

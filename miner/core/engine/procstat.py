@@ -1,0 +1,103 @@
+"""What a process and its children use, read from /proc, or from `ps` where there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Usage", "physical_cores", "usage"]
+
+_PS_TIMEOUT = 2.0
+
+
+class Usage(NamedTuple):
+    """Resources of a process and all that it has started."""
+
+    cpu: float
+    """Seconds of processor time so far."""
+    resident: int
+    """Bytes in memory."""
+
+
+def usage(pid: int) -> Usage | None:
+    """What `pid` and its descendants use now; None where nobody can tell (it is gone, or the system has no way)."""
+    if Path("/proc/self/stat").exists():
+        return _from_proc(pid)
+    return _from_ps(pid)
+
+
+def _from_proc(pid: int) -> Usage | None:
+    cpu, resident, seen = 0.0, 0, set[int]()
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        try:
+            # The second field is the program's name in brackets and may hold anything, so count from its end.
+            fields = Path(f"/proc/{one}/stat").read_bytes().rpartition(b")")[2].split()
+            cpu += (int(fields[11]) + int(fields[12])) / ticks
+            resident += int(fields[21]) * page
+            for task in os.listdir(f"/proc/{one}/task"):
+                waiting += map(int, Path(f"/proc/{one}/task/{task}/children").read_bytes().split())
+        except (OSError, IndexError, ValueError):
+            if one == pid:
+                return None
+    return Usage(cpu, resident)
+
+
+def _from_ps(pid: int) -> Usage | None:
+    try:
+        table = subprocess.run(
+            ["ps", "-axo", "pid=,pgid=,rss=,time="], capture_output=True, timeout=_PS_TIMEOUT, check=False, text=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    cpu, resident, found = 0.0, 0, False
+    for row in table.splitlines():
+        fields = row.split()
+        if len(fields) == 4 and str(pid) in fields[:2]:  # the engine leads a process group of its own
+            resident += int(fields[2]) * 1024
+            cpu += _clock(fields[3])
+            found = True
+    return Usage(cpu, resident) if found else None
+
+
+def _clock(text: str) -> float:
+    """Seconds of `[days-][hours:]minutes:seconds`."""
+    days, _, rest = text.rpartition("-")
+    seconds = 0.0
+    for part in rest.split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds + float(days or 0) * 86400
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, siblings of one core counted once, within the control group's quota.
+
+    llama.cpp counts the machine's cores, whatever the container may use; one thread too many halves its speed.
+    """
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return max(1, os.cpu_count() or 1)
+    cores = set[str]()
+    for cpu in allowed:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, min(len(cores), _quota() or len(cores)))
+
+
+def _quota() -> int | None:
+    """Whole processors that the control group allows, None for no limit."""
+    try:
+        allowed, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, round(int(allowed) / int(period)))
+    except (OSError, ValueError):
+        return None

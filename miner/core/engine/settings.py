@@ -1,0 +1,114 @@
+"""An EngineSpec in the words of each way to start llama.cpp: the wheel's parameters, flags, the bindings' settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miner.core.engine.procstat import physical_cores
+from miner.core.engine.spec import EngineSpec
+
+__all__ = ["binary_orders", "bindings_orders", "wheel_orders"]
+
+_FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
+
+
+def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
+    """Attributes of `xllamacpp.CommonParams`; `constants` are named, because only the child may import the wheel.
+
+    Every attribute is looked up before it is set: names change between releases of the wheel, and an attribute
+    that is not there would be set without a word.
+    """
+    threads = spec.threads or physical_cores()
+    values: dict[str, Any] = {
+        "model.path": str(spec.model_path.absolute()),
+        "model_alias": [spec.alias],
+        "n_ctx": spec.ctx_size * spec.parallel,  # llama.cpp divides it by the slots
+        "n_parallel": spec.parallel,
+        "kv_unified": False,  # one pool for all slots ends every request at once when it is full
+        "ctx_shift": False,
+        "n_batch": spec.batch_size,
+        "n_ubatch": spec.batch_size,
+        "cpuparams.n_threads": threads,
+        "cpuparams_batch.n_threads": threads,
+        # Each slot keeps the prefix of its last prompt anyway. This is for more conversations than slots; by default
+        # it may grow to 8 GiB of memory that no estimate of the engine's size knows of.
+        "cache_ram_mib": spec.cache_ram_mib,
+        "ui": False,
+        "endpoint_slots": True,
+        "endpoint_metrics": True,
+        "cors_origins": "",
+        "verbosity": 1,  # errors only: 0 hides why a load failed, and more costs time on every request
+    }
+    constants: dict[str, list[str]] = {}
+    if spec.n_gpu_layers is not None:
+        values["n_gpu_layers"] = spec.n_gpu_layers
+    if spec.flash_attn:
+        constants["flash_attn_type"] = ["llama_flash_attn_type", f"LLAMA_FLASH_ATTN_TYPE_{_FLASH[spec.flash_attn]}"]
+    for name, kind in (("cache_type_k", spec.cache_type_k), ("cache_type_v", spec.cache_type_v)):
+        if kind:
+            constants[name] = ["ggml_type", f"GGML_TYPE_{kind.upper()}"]
+    if spec.pooling:
+        values["embedding"] = True
+        constants["pooling_type"] = ["llama_pooling_type", f"LLAMA_POOLING_TYPE_{spec.pooling.upper()}"]
+    if spec.mmproj:
+        values["mmproj.path"] = str(spec.mmproj.absolute())
+    if spec.chat_template:
+        values["chat_template"] = spec.chat_template
+    return {"values": values, "constants": constants}
+
+
+def binary_orders(spec: EngineSpec) -> dict[str, Any]:
+    """Flags of `llama-server`. Those under `optional` are used where the binary's own help names them: they have
+    changed their names or came late, and a version that lacks one behaves as if it were given, or says so itself.
+    """
+    threads = str(spec.threads or physical_cores())
+    flags = [
+        "--model", str(spec.model_path.absolute()), "--alias", spec.alias,
+        "--ctx-size", str(spec.ctx_size * spec.parallel), "--parallel", str(spec.parallel),
+        "--batch-size", str(spec.batch_size), "--ubatch-size", str(spec.batch_size),
+        "--threads", threads, "--threads-batch", threads,
+    ]  # fmt: skip
+    named: list[tuple[str, object]] = [
+        ("--n-gpu-layers", spec.n_gpu_layers),
+        ("--flash-attn", spec.flash_attn),
+        ("--cache-type-k", spec.cache_type_k),
+        ("--cache-type-v", spec.cache_type_v),
+        ("--mmproj", spec.mmproj.absolute() if spec.mmproj else None),
+    ]
+    for flag, value in named:
+        if value is not None:
+            flags += [flag, str(value)]
+    if spec.pooling == "rank":
+        flags += ["--embeddings", "--reranking"]
+    elif spec.pooling:
+        flags += ["--embeddings", "--pooling", spec.pooling]
+    optional = [
+        [["--no-ui", "--no-webui"]], [["--no-kv-unified"]], [["--no-context-shift"]], [["--slots"]], [["--metrics"]],
+        [["--jinja"]], [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)],
+        [["--log-verbosity", "--verbosity"], "1"],
+    ]  # fmt: skip
+    return {"flags": flags, "optional": optional, "chat_template": spec.chat_template}
+
+
+def bindings_orders(spec: EngineSpec) -> dict[str, Any]:
+    """`ModelSettings` of llama-cpp-python's server."""
+    threads = spec.threads or physical_cores()
+    values: dict[str, Any] = {
+        "model": str(spec.model_path.absolute()),
+        "model_alias": spec.alias,
+        "n_ctx": spec.ctx_size,
+        "n_batch": spec.batch_size,
+        "n_threads": threads,
+        "n_threads_batch": threads,
+        "n_gpu_layers": spec.n_gpu_layers or 0,
+        "flash_attn": spec.flash_attn == "on",
+        "embedding": spec.embeds,
+        "logits_all": False,
+        "verbose": True,  # why a load fails is told nowhere else
+    }
+    constants = {
+        name: f"GGML_TYPE_{kind.upper()}"
+        for name, kind in (("type_k", spec.cache_type_k), ("type_v", spec.cache_type_v))
+        if kind
+    }
+    return {"values": values, "constants": constants}

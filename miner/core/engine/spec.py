@@ -1,0 +1,101 @@
+"""What engine to run, and where it answers. Plain data; equal specs share an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miner.errors import ConfigError
+
+__all__ = ["CACHE_TYPES", "FLASH_ATTENTION", "POOLING", "Address", "EngineInfo", "EngineSpec"]
+
+FLASH_ATTENTION = ("on", "off", "auto")
+POOLING = ("none", "mean", "cls", "last", "rank")
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+_MOST_THREADS = 512  # ggml's own bound; far above the cores of the machine it takes minutes to load a small model
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One llama.cpp server: a model and how it is run. None leaves the choice to llama.cpp, or to us where said so.
+
+    Raises:
+        ConfigError: a value is out of range; names the value and what is allowed.
+    """
+
+    model_path: Path
+    alias: str
+    """The name that the engine reports for the model."""
+    ctx_size: int
+    """Tokens of each slot, prompt and reply together; llama.cpp rounds up to a multiple of 256."""
+    parallel: int
+    """Slots: requests that are computed at the same time."""
+    threads: int | None = None
+    """None: one for each physical core that this process may use."""
+    n_gpu_layers: int | None = None
+    flash_attn: str | None = None
+    cache_type_k: str | None = None
+    cache_type_v: str | None = None
+    batch_size: int = 512
+    """Tokens computed in one go, which is how soon a cancelled prefill ends. With `pooling` it is also the
+    longest text that can be embedded: take the context size there."""
+    pooling: str | None = None
+    """Set: the engine answers embeddings (`rank`: reranking) besides text, at no cost for the text."""
+    mmproj: Path | None = None
+    """The vision projector that belongs to the model."""
+    chat_template: str | None = None
+    """Jinja text that replaces the model's own template."""
+    cache_ram_mib: int = 0
+    """MiB of host memory that may keep prompts which lost their slot, beside the cache that each slot has."""
+
+    def __post_init__(self) -> None:
+        if not self.alias:
+            raise ConfigError("An engine's alias is empty.", hint="Give the model a name.")
+        _at_least("ctx_size", self.ctx_size, 1)
+        _at_least("parallel", self.parallel, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("cache_ram_mib", self.cache_ram_mib, 0)
+        if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
+            raise ConfigError(f"threads={self.threads}: must be 1 to {_MOST_THREADS}.", hint="Set LLAMACPP_THREADS.")
+        _one_of("flash_attn", "LLAMACPP_FLASH_ATTN", self.flash_attn, FLASH_ATTENTION)
+        _one_of("cache_type_k", "LLAMACPP_CACHE_TYPE_K", self.cache_type_k, CACHE_TYPES)
+        _one_of("cache_type_v", "LLAMACPP_CACHE_TYPE_V", self.cache_type_v, CACHE_TYPES)
+        _one_of("pooling", None, self.pooling, POOLING)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the engine answers embeddings or reranking."""
+        return self.pooling is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one start of an engine answers; another start has another address."""
+
+    base_url: str
+    """Without /v1, and without a slash at the end."""
+    unix_socket: Path | None = None
+    """The socket to connect to instead of the URL's host."""
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine said of itself when it was ready; None where it does not tell."""
+
+    build: str | None = None
+    n_ctx: int | None = None
+    """Tokens of each slot, as the engine made it."""
+    slots: int | None = None
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value}: must be {least} or more.")
+
+
+def _one_of(name: str, variable: str | None, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        hint = f"Set {variable}." if variable else None
+        raise ConfigError(f"{name}={value!r}: must be one of {', '.join(allowed)}.", hint=hint)

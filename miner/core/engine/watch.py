@@ -1,0 +1,165 @@
+"""A running child as its supervisor sees it: what it prints, whether it gets on, that it died."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from miner.core.engine.logtail import LogTail
+from miner.core.engine.procstat import Usage, usage
+
+__all__ = ["UNKILLABLE", "Progress", "Watch", "signal_group"]
+
+UNKILLABLE = 10.0
+"""Seconds after SIGKILL: a process that hangs in a device driver is then left to the kernel."""
+_DRAIN = 1.0  # seconds for the last words, which a grandchild with the pipe in its hands could hold back for ever
+_POLL = 0.2  # seconds between two looks at the child where the system has no pidfd
+_STEP = 1 << 20  # bytes of memory that count as a step of a load
+
+
+class Progress:
+    """Whether a starting child gets on: it prints, computes, or takes memory.
+
+    A little computing does not count, because a child that hangs may still look after its parent twice a second.
+    """
+
+    def __init__(self, pid: int, patience: float) -> None:
+        self._pid = pid
+        self._cpu_step = patience / 100
+        self.pause = min(1.0, patience / 10)
+        self.last = time.monotonic()
+        self._mark = (Usage(0.0, 0), 0)
+
+    def look(self, now: float, bytes_read: int) -> None:
+        """Move `last` to now if something has happened since."""
+        used = usage(self._pid) or self._mark[0]
+        before, printed = self._mark
+        moved = abs(used.resident - before.resident) >= _STEP or used.cpu - before.cpu >= self._cpu_step
+        if moved or bytes_read != printed:
+            self.last = now
+            self._mark = (used, bytes_read)
+
+
+class Watch:
+    """The pipes and the death of a running child."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        stdin: bytes,
+        wake: int,
+        tail: LogTail,
+        said: Callable[[bytes], None],
+    ) -> None:
+        self.process = process
+        self.bytes_read = 0
+        self._unsent = stdin
+        self._tail = tail
+        self._said = said
+        self._line = b""
+        self._selector = selectors.DefaultSelector()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._pipes = {process.stdout.fileno(): "stdout", process.stderr.fileno(): "stderr"}
+        for pipe in self._pipes:
+            os.set_blocking(pipe, False)
+            self._selector.register(pipe, selectors.EVENT_READ)
+        self._stdin = process.stdin.fileno()
+        os.set_blocking(self._stdin, False)
+        if stdin:
+            self._selector.register(self._stdin, selectors.EVENT_WRITE)
+        self._wake = wake
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._pidfd = _pidfd(process.pid)
+        if self._pidfd is not None:
+            self._selector.register(self._pidfd, selectors.EVENT_READ)
+
+    def wait(self, pause: float | None) -> bool:
+        """Read and write what there is, for `pause` seconds at most (None: until something happens). True: it died."""
+        if self._pidfd is None:
+            pause = _POLL if pause is None else min(pause, _POLL)
+        dead = False
+        for key, _ in self._selector.select(pause):
+            if key.fd in self._pipes:
+                self._read(key.fd)
+            elif key.fd == self._stdin:
+                self._write()
+            elif key.fd == self._wake:
+                os.read(self._wake, 4096)
+            else:
+                dead = True
+        return dead if self._pidfd is not None else self.process.poll() is not None
+
+    def bury(self) -> int | None:
+        """End what is left of the group, read the last words, and take the exit status."""
+        signal_group(self.process.pid, signal.SIGKILL)  # before the wait: until then nobody else can have this id
+        try:
+            status = self.process.wait(UNKILLABLE)
+        except subprocess.TimeoutExpired:
+            status = None
+        deadline = time.monotonic() + _DRAIN
+        if self._pidfd is not None:
+            self._selector.unregister(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        while self._pipes and (left := deadline - time.monotonic()) > 0:
+            self.wait(left)
+        self._selector.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._tail.close()
+        return status
+
+    def _read(self, pipe: int) -> None:
+        try:
+            data = os.read(pipe, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(pipe)
+            del self._pipes[pipe]
+            return
+        self.bytes_read += len(data)
+        if self._pipes[pipe] == "stderr":
+            self._tail.feed(data)
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"{"):
+                self._said(line)
+            else:
+                self._tail.feed(line + b"\n", "stdout")
+        if len(self._line) > 1 << 16:  # no line of ours is that long
+            self._tail.feed(self._line, "stdout")
+            self._line = b""
+
+    def _write(self) -> None:
+        try:
+            self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it died, or has closed its end: what it prints and how it ends tell why
+            self._unsent = b""
+        if not self._unsent:
+            self._selector.unregister(self._stdin)
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Send a signal to a process group; that it is gone is no error."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone; macOS says EPERM for a zombie
+        pass
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
