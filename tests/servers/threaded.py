@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, TypeVar
 
-from tests.servers.http import WAIT, RawServer
+from tests.servers.http import WAIT
 
 __all__ = ["in_thread"]
 
-Server = TypeVar("Server", bound=RawServer)
+Server = TypeVar("Server", bound=AbstractAsyncContextManager[Any])
 
 
 @contextmanager
