@@ -50,7 +50,10 @@ class Origin:
     @property
     def shown_url(self) -> str:
         """The address without user name and password."""
-        parts = urlsplit(self.base_url)
+        try:
+            parts = urlsplit(self.base_url)
+        except ValueError:  # no address at all: shown from behind where a password could be
+            return self.base_url.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     def details(self, status: int | None = None) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float 
             hint="The engine may have died: see its log.",
             **origin.details(),
         )
-    if isinstance(error, aiohttp.InvalidURL):
+    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
         return BackendUnavailableError(
             f"{origin.shown_url!r} is not a usable address.",
             hint=origin.unreachable,

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
+from miner.core._typing import override
 from miner.core.transport.faults import Origin, faults
+from miner.core.transport.framing import FramingError
 
 __all__ = ["ByteStream", "HttpClient", "Reply"]
 
@@ -49,16 +54,39 @@ class ByteStream:
         return await self._content.readany()
 
     async def read_all(self) -> bytes:
-        """The rest, up to a bound: for error bodies."""
+        """The rest, which must not be without end."""
         parts: list[bytes] = []
         size = 0
-        while size < _MAX_BODY_BYTES:
-            part = await self._content.readany()
-            if not part:
-                break
+        while part := await self._content.readany():
             parts.append(part)
             size += len(part)
-        return b"".join(parts)
+            if size > _MAX_BODY_BYTES:
+                raise FramingError(f"an answer of more than {_MAX_BODY_BYTES} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+_reused: ContextVar[bool] = ContextVar("reused", default=False)
+"""Whether the connection that the running task got last had served before."""
+
+
+class _KeepingConnector(aiohttp.TCPConnector):
+    """Keeps connections, and notes which are used again. (The library's own tracing tells it too, at a tenth of the
+    cost of a whole request.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @override
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        protocol = connection.protocol
+        _reused.set(protocol in self._seen)
+        self._seen.add(protocol)
+        return connection
 
 
 class HttpClient:
@@ -81,7 +109,10 @@ class HttpClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._unix_socket = unix_socket
         self._reuse = reuse
+        # Two ways to say who we are cannot be sent at once: the key is the more explicit one.
+        self._base = origin.shown_url if api_key else origin.base_url
         self._session: aiohttp.ClientSession | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=origin.silence)
@@ -98,10 +129,10 @@ class HttpClient:
         if root:
             path = "/.." + path
         timeout = self._timeout if total is None else aiohttp.ClientTimeout(total=total)
-        with faults(self.origin) as state:
+        with faults(self.origin, total=total) as state:
             async with self._open(method, path, body, timeout) as response:
                 state.receiving = True
-                return Reply(response.status, response.headers, await response.read())
+                return Reply(response.status, response.headers, await ByteStream(response).read_all())
 
     @asynccontextmanager
     async def stream(self, path: str, body: bytes) -> AsyncIterator[ByteStream]:
@@ -121,15 +152,16 @@ class HttpClient:
     async def _open(
         self, method: str, path: str, body: bytes | None, timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        base = self.origin.base_url
+        base = self._base
         url = base.removesuffix("/v1") + path[3:] if path.startswith("/../") else base + path
-        session = self._current_session()
+        session = await self._current_session()
+        _reused.set(False)
         try:
             response = await session.request(method, url, data=body, timeout=timeout, headers=self._headers)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # A kept-alive connection that the server has just closed: once more on a fresh one. Not a byte of an
-            # answer has come, and nothing else can end so at once on a new connection without being refused there.
-            if not self._reuse or isinstance(error, aiohttp.ClientConnectorError):
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # A kept-alive connection that the server has just closed: once more on a fresh one, since not a byte of
+            # an answer has come. On a new connection it means something else: the request may have killed the engine.
+            if not _reused.get():
                 raise
             headers = {**self._headers, "Connection": "close"}
             response = await session.request(method, url, data=body, timeout=timeout, headers=headers)
@@ -138,7 +170,7 @@ class HttpClient:
         finally:
             response.release()
 
-    def _current_session(self) -> aiohttp.ClientSession:
+    async def _current_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or loop is not self._loop:
             self.discard()
@@ -146,6 +178,8 @@ class HttpClient:
             self._session = aiohttp.ClientSession(
                 connector=self._connector(), auto_decompress=False, read_bufsize=2**18, skip_auto_headers=["User-Agent"]
             )
+            self._guard = _closed_with_the_loop(self._session)
+            await anext(self._guard)
         return self._session
 
     def _connector(self) -> aiohttp.BaseConnector:
@@ -154,21 +188,20 @@ class HttpClient:
             return aiohttp.UnixConnector(str(self._unix_socket), limit=0, force_close=True)
         if not self._reuse:
             return aiohttp.TCPConnector(limit=0, force_close=True)
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        return _KeepingConnector()
 
     async def close(self) -> None:
         """Close all connections."""
-        session, self._session = self._session, None
-        if session is None:
+        if self._loop is not asyncio.get_running_loop():
+            self.discard()
             return
-        if self._loop is asyncio.get_running_loop():
-            await session.close()
-        else:
-            _abandon(session)
+        guard, self._guard, self._session = self._guard, None, None
+        if guard is not None:
+            await guard.aclose()
 
     def discard(self) -> None:
         """Let go of the session without waiting: its event loop may be gone."""
-        session, self._session = self._session, None
+        session, self._session, self._guard = self._session, None, None
         if session is not None:
             _abandon(session)
 
@@ -176,6 +209,16 @@ class HttpClient:
         # A service that was never closed must not complain at exit: its sockets go with it.
         if getattr(self, "_session", None) is not None:
             self.discard()
+
+
+async def _closed_with_the_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Keeps a session that nobody closes from being noisy: an event loop that ends closes its generators, and this one
+    closes the session, while that can still be done in order.
+    """
+    try:
+        yield
+    finally:
+        await session.close()
 
 
 def _abandon(session: aiohttp.ClientSession) -> None:
