@@ -1,0 +1,9 @@
+"""The contract as tests that any backend can run.
+
+::
+
+    pytest --pyargs miner.conformance --backend NAME [--model MODEL]
+
+They use the public verbs alone. A capability that the backend does not declare must be refused properly. At the end
+stands a matrix of capabilities: passes, refused as declared, fails.
+"""

@@ -1,0 +1,106 @@
+"""The pytest side: which backend, the `contract` fixture, and the matrix at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from miner.conformance.contract import Contract
+
+__all__ = ["contract"]
+
+_HERE = Path(__file__).parent
+_OUTCOMES = pytest.StashKey[dict[str, list[tuple[bool, str]]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--backend`, `--model` and `--matrix`."""
+    group = parser.getgroup("miner", "miner: the conformance suite (pytest --pyargs miner.conformance)")
+    group.addoption("--backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
+    group.addoption("--model", metavar="MODEL", help="the model to ask for; default: the backend's own")
+    group.addoption("--matrix", metavar="FILE", help="write the matrix of capabilities there, as Markdown")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker that ties a test to a capability."""
+    config.addinivalue_line("markers", "capability(name): the capability of the contract that this test is about")
+    config.stash[_OUTCOMES] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a backend there is nothing to test; with a wrong one, that is said before anything runs."""
+    ours = [item for item in items if item.path.is_relative_to(_HERE)]
+    if ours:
+        _backend(config)
+
+
+def _backend(config: pytest.Config) -> Any:
+    """The class of the backend under test; a usage error (exit 4) where it is missing or does not load."""
+    from miner.core.llms.registry import load_backend
+    from miner.errors import ConfigError
+
+    name = config.getoption("backend")
+    if not name:
+        raise pytest.UsageError(
+            "--backend NAME is missing: which backend shall be tested? `miner backends` lists them."
+        )
+    try:
+        backend = load_backend(name)
+    except ConfigError as error:
+        raise pytest.UsageError(f"--backend {name}: {error}") from None
+    if backend.cls is None:
+        raise pytest.UsageError(f"--backend {name} cannot be used: {backend.reason}")
+    return backend.cls
+
+
+@pytest.fixture(scope="session")
+def contract(request: pytest.FixtureRequest) -> Iterator[Contract]:
+    """The backend under test, opened once."""
+    from miner.config.config import MinerConfig
+    from miner.conformance.contract import Contract
+
+    under_test = Contract(_backend(request.config), MinerConfig(), request.config.getoption("model"))
+    yield under_test
+    under_test.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Note the outcome of each capability's tests."""
+    report = yield
+    marker = item.get_closest_marker("capability")
+    if marker is not None and item.path.is_relative_to(_HERE) and (call.when == "call" or report.failed):
+        refused = dict(item.user_properties).get("refused", False)
+        outcome = "fails" if report.failed else "refused as declared" if refused else "passes"
+        for capability in marker.args:
+            item.config.stash[_OUTCOMES].setdefault(capability, []).append((bool(report.passed), outcome))
+    return report
+
+
+def _rows(config: pytest.Config) -> list[tuple[str, str, int]]:
+    rows = []
+    for capability, outcomes in sorted(config.stash[_OUTCOMES].items()):
+        said = [outcome for _, outcome in outcomes]
+        verdict = next((word for word in ("fails", "passes") if word in said), "refused as declared")
+        rows.append((capability, verdict, len(said)))
+    return rows
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The matrix."""
+    rows = _rows(config)
+    if not rows:
+        return
+    name = config.getoption("backend")
+    terminalreporter.section(f"what {name} does")
+    for capability, verdict, count in rows:
+        tests = "1 test" if count == 1 else f"{count} tests"
+        terminalreporter.write_line(f"  {capability:<20} {verdict:<20} ({tests})")
+    file = config.getoption("matrix")
+    if file:
+        lines = [f"| capability | {name} |", "|---|---|", *(f"| {c} | {verdict} |" for c, verdict, _ in rows)]
+        Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")

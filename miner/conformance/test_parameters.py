@@ -1,0 +1,169 @@
+"""Parameters: each is applied, or refused by name; wrong values are refused everywhere alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from miner.conformance.contract import Contract
+from miner.conformance.refusals import supported_or_refused
+from miner.core.wire import OPTIONS
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
+
+PROMPT = "Count: one, two, three, four, five, six, seven,"
+
+WRONG: list[tuple[str, Any]] = [
+    ("temperature", -1), ("temperature", 9), ("temperature", "hot"), ("temperature", math.nan), ("max_tokens", 0),
+    ("max_tokens", 1.5), ("top_p", 2), ("top_p", 0), ("top_p", math.nan), ("stop", [""]), ("seed", "x"),
+    ("timeout", -1),
+]  # fmt: skip
+
+
+@pytest.mark.capability("validation")
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_wrong_values_are_refused(contract: Contract, name: str, value: object) -> None:
+    """In calls and streams; the error names the parameter."""
+    for ask in (contract.ask, contract.streamed):
+        with pytest.raises((InvalidRequestError, UnsupportedFeatureError)) as caught:
+            ask("Hello", **{name: value})
+        assert name in str(caught.value)
+
+
+@pytest.mark.capability("validation")
+@pytest.mark.parametrize("prompt", ["", "   ", None, 7])
+def test_wrong_prompts_are_refused(contract: Contract, prompt: object) -> None:
+    """An empty prompt, or one that is no text."""
+    with pytest.raises(InvalidRequestError):
+        contract.run(contract.service.generate(prompt, model=contract.model))  # type: ignore[arg-type]
+
+
+@pytest.mark.capability("validation")
+@pytest.mark.parametrize(
+    "messages", [[], "Hello", [{"role": "wizard", "content": "x"}], [{"content": "x"}], [{"role": "user"}]]
+)
+def test_wrong_messages_are_refused(contract: Contract, messages: Any) -> None:
+    """Roles are checked here: engines drop or pass on what they do not know."""
+    with pytest.raises(InvalidRequestError):
+        contract.run(contract.service.chat_completion(messages, model=contract.model))
+
+
+@pytest.mark.capability("validation")
+def test_unknown_options_are_refused(contract: Contract) -> None:
+    """With the nearest name."""
+    with pytest.raises(InvalidRequestError) as caught:
+        contract.ask("Hello", frequency_penatly=1)
+    assert "frequency_penalty" in str(caught.value)
+
+
+VALUES: dict[str, Any] = {
+    "stop": ["zzzz"], "seed": 3, "top_k": 5, "min_p": 0.05, "repeat_penalty": 1.1, "presence_penalty": 0.1,
+    "frequency_penalty": 0.1, "logit_bias": {"0": -1}, "logprobs": 2, "raw": True, "keep_alive": 60,
+    "progress": True, "extra": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name in VALUES])
+def test_each_option_is_accepted_or_refused_by_name(
+    contract: Contract, request: pytest.FixtureRequest, name: str
+) -> None:
+    """What is declared works, in a call and in a stream; what is not is refused, and can be ignored on request."""
+    request.applymarker(pytest.mark.capability(name))
+    value = VALUES[name]
+    if name == "extra":
+        value = {"user": "conformance"} if "extra" not in contract.able() else {}
+    prompted = name == "raw"
+
+    def ask(**more: Any) -> Any:
+        options = {name: value, **more}
+        if prompted:
+            return contract.run(contract.service.generate("Once upon", contract.model, 4, 0.0, 1.0, **options))
+        return contract.ask(PROMPT, max_tokens=4, **options)
+
+    if supported_or_refused(contract, request, name, ask, param=name):
+        assert ask()
+        if not prompted:
+            assert contract.streamed(PROMPT, max_tokens=4, **{name: value})
+    elif not prompted:
+        ignored = ask(unsupported="ignore")
+        assert name in ignored.ignored
+
+
+@pytest.mark.capability("stop")
+def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """The stop text ends the reply and is not in it; one text or several."""
+    if not supported_or_refused(contract, request, "stop", lambda: contract.ask(PROMPT, stop="x")):
+        return
+    free = contract.ask(PROMPT, max_tokens=24).content
+    word = next(word for word in free.split()[1:] if len(word) > 1)
+    for stop in (word, ["qqqq", word]):
+        stopped = contract.ask(PROMPT, max_tokens=24, stop=stop)
+        assert word not in stopped.content
+        assert len(stopped.content) < len(free)
+        assert stopped.finish_reason == "stop"
+        assert contract.join(contract.streamed(PROMPT, max_tokens=24, stop=stop)).content == stopped.content
+
+
+@pytest.mark.capability("seed")
+def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """With everything else equal; another seed may say something else."""
+    hot = {"temperature": 1.5, "max_tokens": 12}
+    if not supported_or_refused(contract, request, "seed", lambda: contract.ask(PROMPT, seed=1, **hot)):
+        return
+    contract.ask(PROMPT, seed=1, **hot)  # so that both find the prompt in the cache
+    texts = [contract.ask(PROMPT, seed=1, **hot).content for _ in range(2)]
+    assert texts[0] == texts[1]
+    others = {contract.ask(PROMPT, seed=seed, **hot).content for seed in range(2, 8)}
+    assert len(others | {texts[0]}) > 1, "seven seeds gave one text at temperature 1.5"
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_k", 1), ("min_p", 1.0)])
+def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRequest, name: str, value: float) -> None:
+    """top_k=1 and min_p=1 leave only the likeliest token, however hot: an option that is swallowed shows here."""
+    request.applymarker(pytest.mark.capability(name))
+    options: dict[str, Any] = {name: value, "temperature": 2.0, "max_tokens": 8}
+    if not supported_or_refused(contract, request, name, lambda: contract.ask(PROMPT, **options), param=name):
+        return
+    assert contract.ask(PROMPT, **options).content == contract.ask(PROMPT, max_tokens=8).content
+
+
+@pytest.mark.capability("top_p")
+def test_narrow_top_p_is_greedy(contract: Contract) -> None:
+    """top_p near 0 leaves only the likeliest token; checked where the backend counts tokens as an engine does."""
+    greedy = contract.ask(PROMPT, max_tokens=8)
+    if greedy.usage.total_tokens:
+        assert contract.ask(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
+
+
+@pytest.mark.capability("temperature")
+def test_temperature_is_applied(contract: Contract) -> None:
+    """Hot replies differ among themselves, where the backend counts tokens as an engine does."""
+    if contract.ask(PROMPT, max_tokens=2).usage.total_tokens:
+        texts = {contract.ask("Tell me a story.", temperature=2.0, max_tokens=8).content for _ in range(5)}
+        assert len(texts) > 1
+
+
+@pytest.mark.capability("logit_bias")
+def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """A strong negative bias on every token that a greedy reply began with changes the reply. Tokens' ids cannot be
+    seen from here, so a wide range of them is forbidden.
+    """
+    bias = {str(token): -100 for token in range(3, 300)}
+    if supported_or_refused(contract, request, "logit_bias", lambda: contract.ask(PROMPT, logit_bias=bias)):
+        assert (
+            contract.ask(PROMPT, logit_bias=bias, max_tokens=12).content != contract.ask(PROMPT, max_tokens=12).content
+        )
+
+
+@pytest.mark.capability("timeout")
+def test_timeouts_are_kept(contract: Contract) -> None:
+    """A bound that cannot be kept is a BackendTimeoutError, in calls and streams; a wide one does no harm."""
+    from miner.errors import BackendTimeoutError
+
+    assert contract.ask("Hello.", max_tokens=2, timeout=100).finish_reason
+    assert contract.ask("Hello.", max_tokens=2, timeout={"first": 100, "between": 100, "total": 100}).finish_reason
+    if contract.ask("Hello.", max_tokens=2).usage.total_tokens:
+        for ask in (contract.ask, contract.streamed):
+            with pytest.raises(BackendTimeoutError):
+                ask("Tell me a very long story.", max_tokens=2000, timeout=0.05)

@@ -1,0 +1,79 @@
+"""The service itself: health, models, capabilities, errors."""
+
+from __future__ import annotations
+
+import pickle
+import time
+
+import pytest
+
+from miner.conformance.contract import Contract
+from miner.core.llms.features import CAPABILITIES
+from miner.core.wire import Health
+from miner.errors import ContextLengthError, MinerError, RequestError
+
+pytestmark = pytest.mark.capability("service")
+
+
+def test_health_check_is_true(contract: Contract) -> None:
+    """And quick: a node polls it."""
+    began = time.monotonic()
+    assert contract.run(contract.service.health_check()) is True
+    assert time.monotonic() - began < 10
+
+
+def test_health_tells(contract: Contract) -> None:
+    """State and latency."""
+    health = contract.run(contract.service.health())
+    assert isinstance(health, Health)
+    assert health.state == "ready"
+    assert health.latency is not None
+    assert health.latency >= 0
+
+
+def test_models_are_listed(contract: Contract) -> None:
+    """Names are texts; a context length, where told, is positive; abilities are known words."""
+    for info in contract.models():
+        assert info.id
+        assert info.context_length is None or info.context_length > 0
+        assert (info.capabilities or frozenset()) <= CAPABILITIES
+
+
+def test_capabilities_are_known_words(contract: Contract) -> None:
+    """A fixed vocabulary, so that callers can rely on it."""
+    able = contract.service.capabilities
+    assert isinstance(able, frozenset)
+    assert able <= CAPABILITIES, f"unknown words: {sorted(able - CAPABILITIES)}"
+    assert "chat" in able or "embeddings" in able
+
+
+def test_config_is_kept(contract: Contract) -> None:
+    """`service.config` is what was given, `service.models` a dict."""
+    service = contract.fresh()
+    assert service.config is contract.service.config
+    assert isinstance(service.models, dict)
+
+
+def test_errors_survive_pickling(contract: Contract) -> None:
+    """They cross processes with all they know."""
+    with pytest.raises(MinerError) as caught:
+        contract.ask("Hello", temperature=-1)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert type(copy) is type(caught.value)
+    assert str(copy) == str(caught.value)
+
+
+def test_a_prompt_that_is_too_long_is_refused(contract: Contract) -> None:
+    """With both numbers, before anything is generated; streamed or not."""
+    lengths = [info.context_length for info in contract.models() if contract.model in (None, info.id, *info.aliases)]
+    length = lengths[0] if lengths else None
+    if length is None or not contract.ask("Hello", max_tokens=1).usage.total_tokens:
+        return  # such a backend has no context that it knows of
+    prompt = "hello " * (length + 200)
+    for ask in (contract.ask, contract.streamed):
+        with pytest.raises(RequestError) as caught:
+            ask(prompt, max_tokens=4)
+        assert isinstance(caught.value, ContextLengthError), str(caught.value)[:200]
+        assert caught.value.context_length
+        assert caught.value.prompt_tokens
+        assert caught.value.prompt_tokens > caught.value.context_length - 1
