@@ -17,7 +17,7 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Props", "adjust", "refine"]
+__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Modalities", "Props", "TemplateCaps", "adjust", "refine"]
 
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
@@ -32,7 +32,9 @@ NEUTRAL = {
 """A model file's own metadata can change the server's sampling; these put it back."""
 
 
-class _TemplateCaps(msgspec.Struct):
+class TemplateCaps(msgspec.Struct):
+    """What the chat template can express."""
+
     supports_tools: bool = True
     supports_system_role: bool = True
     supports_parallel_tool_calls: bool = True
@@ -42,7 +44,9 @@ class _GenerationSettings(msgspec.Struct):
     n_ctx: int | None = None
 
 
-class _Modalities(msgspec.Struct):
+class Modalities(msgspec.Struct):
+    """What the model takes besides text."""
+
     vision: bool = False
 
 
@@ -51,9 +55,9 @@ class Props(msgspec.Struct):
 
     total_slots: int = 1
     default_generation_settings: _GenerationSettings = msgspec.field(default_factory=_GenerationSettings)
-    chat_template_caps: _TemplateCaps = msgspec.field(default_factory=_TemplateCaps)
+    chat_template_caps: TemplateCaps = msgspec.field(default_factory=TemplateCaps)
     chat_template: str = ""
-    modalities: _Modalities = msgspec.field(default_factory=_Modalities)
+    modalities: Modalities = msgspec.field(default_factory=Modalities)
 
     def capabilities(self, *, embeds: bool) -> frozenset[str]:
         """What the model that it serves can do."""
@@ -78,6 +82,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     """Make the body say on llama.cpp what it says elsewhere."""
     # Without progress its server does not notice a client that leaves during prefill.
     body["return_progress"] = True
+    if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again
+        body["logprobs" if "prompt" in body else "top_logprobs"] = 1
     if "tools" in body:
         named = chosen_tool(request.tool_choice)
         if named is not None:  # a choice by name is read as auto there

@@ -23,7 +23,7 @@ from miner.core.llms import llamacpp_wire
 from miner.core.llms.gate import Gate
 from miner.core.llms.join import join
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info, spec_of
-from miner.core.llms.llamacpp_wire import Props
+from miner.core.llms.llamacpp_wire import Modalities, Props, TemplateCaps
 from miner.core.llms.openai_service import Endpoint, OpenAIService
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import ErrorBody, Origin
@@ -59,6 +59,7 @@ class LlamaCppService(OpenAIService):
         self._pool: EnginePool | None = None
         self._clients: dict[Address, HttpClient] = {}
         self._props: dict[Address | Endpoint, Props] = {}
+        self._known: dict[EngineSpec, Props] = {}
         self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
 
     @classmethod
@@ -157,7 +158,8 @@ class LlamaCppService(OpenAIService):
                 waited.queue, waited.load = lease.queue_seconds, lease.load_seconds
             client = self._client_of(lease.address)
             if request is not None:
-                self._refuse_by_template(request, await self._props_of(lease.address, client), spec)
+                props = self._known[spec] = await self._props_of(lease.address, client)
+                self._refuse_by_template(request, props, spec)
             try:
                 yield client
             except (StreamInterruptedError, BackendUnavailableError, BackendTimeoutError) as error:
@@ -282,12 +284,15 @@ class LlamaCppService(OpenAIService):
         model = find_model(name, self._settings)
         spec = spec_of(model, self._settings)
         loaded = any(s.model == spec.alias and s.state == "ready" for s in (self._pool.status() if self._pool else ()))
-        able = llamacpp_wire.FEATURES
-        if spec.embeds:
-            able |= {"embeddings"}
-        if spec.mmproj is not None:
-            able |= {"images"}
-        return model_info(model, spec, loaded=loaded, capabilities=able)
+        # A running engine knows exactly; before that, the template's text tells.
+        props = self._known.get(spec) or Props(
+            chat_template=spec.chat_template or model.header.chat_template or "",
+            chat_template_caps=TemplateCaps(
+                supports_tools="tool" in (spec.chat_template or model.header.chat_template or "")
+            ),
+            modalities=Modalities(vision=spec.mmproj is not None),
+        )
+        return model_info(model, spec, loaded=loaded, capabilities=props.capabilities(embeds=spec.embeds))
 
     @override
     async def _sole_model(self) -> str | None:

@@ -115,10 +115,22 @@ class ChatMapper:
         lost: a problem with the finished reply, in words; None if there is none.
     """
 
-    __slots__ = ("_calls", "_max_tokens", "_stops", "aborted", "delivered", "finished", "lost", "model", "progress")
+    __slots__ = (
+        "_alternatives",
+        "_calls",
+        "_max_tokens",
+        "_stops",
+        "aborted",
+        "delivered",
+        "finished",
+        "lost",
+        "model",
+        "progress",
+    )
 
     def __init__(self, request: ChatRequest) -> None:
         self._max_tokens = request.max_tokens
+        self._alternatives = request.logprobs or 0
         self._stops = bool(request.stop)
         self._calls = 0
         self.progress = request.progress
@@ -150,7 +162,7 @@ class ChatMapper:
         if delta is not None and delta.tool_calls:
             chunk.tool_calls = [self._call(call) for call in delta.tool_calls]
         if choice.logprobs is not None and choice.logprobs.content:
-            chunk.logprobs = [_logprob(entry) for entry in choice.logprobs.content]
+            chunk.logprobs = [_logprob(entry, self._alternatives) for entry in choice.logprobs.content]
         if chunk.content or chunk.reasoning or chunk.tool_calls:
             self.delivered = True
         if choice.finish_reason is not None:
@@ -216,10 +228,12 @@ class ChatMapper:
 _EMPTY = LLMChunk()
 
 
-def _logprob(entry: _Logprob) -> TokenLogprob:
+def _logprob(entry: _Logprob, alternatives: int) -> TokenLogprob:
     return TokenLogprob(
         token=entry.token,
         logprob=entry.logprob,
         bytes=entry.bytes,
-        alternatives=[TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs],
+        alternatives=[
+            TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs[:alternatives]
+        ],
     )
