@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator, Iterable
 from aiohttp import hdrs, web
 
 from miner.core.llms.LLMService import LLMService
+from miner.gateway.access import Access
 from miner.gateway.dialects.openai_chat import OpenAIChat
+from miner.gateway.dialects.openai_completions import completions
+from miner.gateway.dialects.openai_embeddings import embeddings
+from miner.gateway.dialects.openai_models import models, one_model
 from miner.gateway.dialects.openai_parts import error_body
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
@@ -25,10 +29,14 @@ GATEWAY = web.AppKey("gateway", Gateway)
 
 OPENAI = [
     Route("POST", "/v1/chat/completions", generation(OpenAIChat()), "key", error_body, "A chat completion"),
+    Route("POST", "/v1/completions", completions, "key", error_body, "A completion of a bare prompt"),
+    Route("POST", "/v1/embeddings", embeddings, "key", error_body, "Vectors of texts"),
+    Route("GET", "/v1/models", models, "key", error_body, "The models that can be named"),
+    Route("GET", "/v1/models/{model:.+}", one_model, "key", error_body, "One model"),
 ]
 SERVER = [
-    Route("GET", "/livez", livez, "open", error_body, "Whether the process is alive"),
-    Route("GET", "/readyz", readyz, "key", error_body, "Whether a request could be served now"),
+    Route("GET", "/livez", livez, "open", error_body, "Whether the process is alive", always=True),
+    Route("GET", "/readyz", readyz, "key", error_body, "Whether a request could be served now", always=True),
 ]
 ROUTES: list[Route] = [*OPENAI, *SERVER]
 """Every route there is. What is not here is answered with 404 or 405 after the same checks."""
@@ -64,7 +72,7 @@ def create_app(
 
 def default_stages(settings: GatewaySettings) -> list[Stage]:
     """The checks that the settings ask for, in order."""
-    return []
+    return [Access(settings)]
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:

@@ -44,7 +44,7 @@ class Exchange:
 
     __slots__ = (
         "began", "call", "caller", "chunks", "entered", "error", "first_token_at", "gateway", "id", "ignored",
-        "last_token_at", "left", "notes", "request", "route", "status", "streamed", "usage",
+        "interrupted", "last_token_at", "left", "notes", "request", "route", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
@@ -74,6 +74,9 @@ class Exchange:
         self.error: MinerError | None = None
         """What went wrong, also when it did so in the middle of a stream."""
         self.left = False
+        self.task: asyncio.Task[object] | None = None
+        """What `interrupt` cancels."""
+        self.interrupted = False
         self.notes: dict[str, object] = {}
         """Whatever a stage wants to remember between its moments."""
 

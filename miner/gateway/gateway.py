@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from miner.gateway.health import HealthCache
+from miner.gateway.preload import preload
 from miner.gateway.stages import Stage, Stages
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Gateway:
         self.loading: str | None = None
         """What the server waits for while it starts."""
         self.health = HealthCache(service)
+        self.present: set[Exchange] = set()
+        """Requests that have come and are not answered."""
         self.running: set[Exchange] = set()
         """Requests that the service works on."""
         self.streams: set[OpenStream] = set()
@@ -43,23 +46,25 @@ class Gateway:
         self.sign_at = 0.0
         """When the backend last gave a sign of life, on the loop's clock."""
         self._quiet: asyncio.Event | None = None
-        self._pulse: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the stages and the heartbeat."""
+        """Start the stages, the heartbeat and the loading of the default model."""
         self.sign_at = asyncio.get_running_loop().time()
         for stage in self.stages.all:
             await stage.start(self)
-        self._pulse = asyncio.create_task(self._beat(), name="gateway heartbeat")
-        if self.state == "starting":
+        self._tasks.append(asyncio.create_task(self._beat(), name="gateway heartbeat"))
+        if self.settings.serve_preload:
+            self._tasks.append(asyncio.create_task(preload(self), name="gateway preload"))
+        else:
             self.state = "serving"
 
     async def stop(self) -> None:
         """Stop what `start` started."""
-        if self._pulse is not None:
-            self._pulse.cancel()
-            await asyncio.gather(self._pulse, return_exceptions=True)
-            self._pulse = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for stage in reversed(self.stages.all):
             await stage.stop(self)
 
@@ -75,12 +80,16 @@ class Gateway:
             self.running.discard(exchange)
             if exchange.error is None and exchange.status != 499:
                 self.sign_at = asyncio.get_running_loop().time()
-        if self._quiet is not None and not self.running:
+
+    def left(self, exchange: Exchange) -> None:
+        """It is answered, or nobody waits for it any more."""
+        self.present.discard(exchange)
+        if self._quiet is not None and not self.present:
             self._quiet.set()
 
     async def drained(self, seconds: float) -> bool:
-        """Wait until no request runs; whether that came in time."""
-        if not self.running:
+        """Wait until all requests are answered; whether that came in time."""
+        if not self.present:
             return True
         self._quiet = asyncio.Event()
         try:

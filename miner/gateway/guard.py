@@ -12,6 +12,7 @@ from miner.errors import BackendError, MinerError
 from miner.gateway.errors import Failure, RefusedError, failure_of
 from miner.gateway.exchange import Exchange
 from miner.gateway.gateway import Gateway
+from miner.gateway.interrupt import Interruptible
 from miner.gateway.routes import Route
 
 __all__ = ["guarded"]
@@ -25,12 +26,16 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
 
     async def serve(request: web.Request) -> web.StreamResponse:
         exchange = Exchange(gateway, route, request)
+        gateway.present.add(exchange)
         try:
-            for check in stages.checks:
-                check(exchange)
-            for admit in stages.admits:
-                await admit(exchange)
-            response = await handler(exchange)
+            with Interruptible(exchange):
+                if gateway.state == "draining" and not route.always:
+                    raise RefusedError(503, "shutting_down", "The server is shutting down.", retry_after=5)
+                for check in stages.checks:
+                    check(exchange)
+                for admit in stages.admits:
+                    await admit(exchange)
+                response = await handler(exchange)
         except MinerError as error:
             exchange.error = error
             response = _refusal(exchange, failure_of(error))
@@ -49,6 +54,7 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
             response = _refusal(exchange, Failure(500, "internal_error", f"The server failed (request {exchange.id})."))
         finally:
             exchange.leave()
+            gateway.left(exchange)
         return response
 
     return serve
@@ -66,7 +72,7 @@ def _refusal(exchange: Exchange, failure: Failure) -> web.Response:
         content_type="application/json",
         headers={**failure.headers, "X-Request-Id": exchange.id},
     )
-    if not exchange.request.content.is_eof():
-        # What is left of the body would have to be read before the next request: hang up instead.
+    if exchange.gateway.state == "draining" or not exchange.request.content.is_eof():
+        # What is left of a body would have to be read before the next request: hang up instead.
         response.force_close()
     return response

@@ -20,6 +20,7 @@ from miner.gateway.body import read_body
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.errors import failure_of
 from miner.gateway.exchange import Exchange
+from miner.gateway.interrupt import Interruptible
 from miner.gateway.merge import merged, total_usage
 from miner.gateway.open_stream import OpenStream
 from miner.gateway.routes import Handler
@@ -63,8 +64,7 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Respon
         responses = await _respond_all(exchange, call)
     exchange.usage = total_usage(response.usage for response in responses)
     _note_ignored(exchange, responses)
-    head = Head(secrets.token_hex(16), responses[0].model or call.model or "")
-    return json_response(exchange, dialect.whole(call, head, responses))
+    return json_response(exchange, dialect.whole(call, _head(exchange, call, responses), responses))
 
 
 async def _respond(exchange: Exchange, arguments: dict[str, Any]) -> LLMResponse:
@@ -114,15 +114,16 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
     if dialect.heartbeat:
         gateway.streams.add(out)
     try:
-        async with aclosing(merged(streams)) as batches:
-            async for index, batch in batches:
-                exchange.tokens(batch)
-                if writer is None:
-                    _note_ignored(exchange, responses)
-                    writer = _writer(dialect, call, responses)
-                data = writer.batch(batch, index)
-                if data:
-                    await out.send(data)
+        with Interruptible(exchange):
+            async with aclosing(merged(streams)) as batches:
+                async for index, batch in batches:
+                    exchange.tokens(batch)
+                    if writer is None:
+                        _note_ignored(exchange, responses)
+                        writer = _writer(exchange, dialect, call, responses)
+                    data = writer.batch(batch, index)
+                    if data:
+                        await out.send(data)
     except MinerError as error:
         try:
             if not isinstance(error, OutputValidationError):
@@ -132,16 +133,20 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
             if out.response is None:
                 raise
             _log_broken(exchange, error)
-            writer = writer or _writer(dialect, call, responses)
+            writer = writer or _writer(exchange, dialect, call, responses)
             return await out.end(writer.error(failure_of(error)))
     finally:
         gateway.streams.discard(out)
-    writer = writer or _writer(dialect, call, responses)
+    writer = writer or _writer(exchange, dialect, call, responses)
     return await out.end(writer.end(responses))
 
 
-def _writer(dialect: Dialect, call: Call, responses: list[LLMResponse]) -> StreamWriter:
-    return dialect.stream(call, Head(secrets.token_hex(16), responses[0].model or call.model or ""))
+def _writer(exchange: Exchange, dialect: Dialect, call: Call, responses: list[LLMResponse]) -> StreamWriter:
+    return dialect.stream(call, _head(exchange, call, responses))
+
+
+def _head(exchange: Exchange, call: Call, responses: list[LLMResponse]) -> Head:
+    return Head(secrets.token_hex(16), responses[0].model or call.model or exchange.gateway.service.name)
 
 
 def _log_broken(exchange: Exchange, error: MinerError) -> None:

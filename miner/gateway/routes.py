@@ -32,3 +32,5 @@ class Route:
     """How this dialect writes an error."""
     summary: str = ""
     """One line for the OpenAPI document."""
+    always: bool = False
+    """Answered also while the server shuts down."""
