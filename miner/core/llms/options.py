@@ -7,7 +7,7 @@ without a word) never shows.
 from __future__ import annotations
 
 import difflib
-import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +20,8 @@ from miner.errors import InvalidRequestError
 __all__ = ["REASONING_LEVELS", "build_request", "checked_number"]
 
 REASONING_LEVELS = ("minimal", "low", "medium", "high")
+_DURATION = re.compile(r"0|-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
+"""As Go reads it, and with it Ollama."""
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
 
 
@@ -56,6 +58,10 @@ def build_request(
             "raw=True sends a prompt past the chat template: it needs a prompt, not messages.", param="raw"
         )
     checked = checked_tools(tools)
+    if raw and checked is not None:
+        raise InvalidRequestError(
+            "raw=True goes past the chat template, which is what tells a model of tools.", param="raw"
+        )
     return ChatRequest(
         model=model,
         prompt=prompt,
@@ -92,7 +98,10 @@ def _unknown_option(name: str) -> InvalidRequestError:
 
 
 def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python refuses to write out a whole number of thousands of digits
+        shown = f"a number of {value.bit_length()} bits"
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return InvalidRequestError(f"{name} must be {allowed}, not {shown}.", param=name)
@@ -102,17 +111,14 @@ def checked_number(
     name: str, value: Any, *, low: float, high: float, low_open: bool = False, whole: bool = False
 ) -> float:
     """A number in a range; text, truth values and NaN are none."""
-    kind = "a whole number" if whole else "a number"
-    bounds = f"above {low:g} and at most {high:g}" if low_open else f"from {low:g} to {high:g}"
-    if whole and high >= 2**31 - 1:
-        bounds = f"of at least {low:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _wrong(name, value, f"{kind} {bounds}")
-    if whole and value != int(value):
-        raise _wrong(name, value, f"{kind} {bounds}")
-    if value < low or value > high or (low_open and value == low):
-        raise _wrong(name, value, f"{kind} {bounds}")
-    return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN is in no range.
+    if number and low <= value <= high and not (low_open and value == low) and not (whole and value != int(value)):
+        return value  # type: ignore[no-any-return]
+    bounds = f"above {low:g} and at most {high:g}" if low_open else f"from {low:g} to {high:.10g}"
+    if whole and high >= 2**31 - 1 and not (number and value > high):
+        bounds = f"of at least {low:g}"  # the upper end is that of the engines' integers: told to those who pass it
+    raise _wrong(name, value, f"{'a whole number' if whole else 'a number'} {bounds}")
 
 
 def _number(given: Mapping[str, Any], name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
@@ -181,7 +187,11 @@ def _timeout(value: Any) -> Timeout | None:
 
 
 def _keep_alive(value: Any) -> float | str | None:
-    if value is None or (isinstance(value, str) and value.strip()):
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if _DURATION.fullmatch(value) is None:
+            raise _wrong("keep_alive", value, "seconds, or a text such as 10m or 1h30m")
         return value
     return checked_number("keep_alive", value, low=-1e9, high=1e9)
 
