@@ -1,0 +1,138 @@
+"""The command `miner`: finds the command that was typed and runs it.
+
+Only the module of that command is loaded, so `miner --help` imports no engine, no HTTP client and no settings. A
+command is a module with `add_parser(subparsers)`, which sets the default `run`: a function from the parsed arguments to
+the exit status, or one that raises a MinerError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from miner import __version__
+from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, nearest, unexpected
+from miner.cli.report import report, report_unexpected
+from miner.core._typing import override
+from miner.errors import MinerError
+
+__all__ = ["COMMANDS", "run"]
+
+COMMANDS = {
+    "generate": ("miner.cli.generate", "print a model's answer to a prompt as it comes"),
+    "backends": ("miner.cli.backends", "list the backends, and why one cannot be used"),
+    "serve": ("miner.cli.serve", "serve a backend to clients of OpenAI, Ollama and Anthropic"),
+    "vllm": ("miner.cli.vllm", "print or run the command that starts a vLLM server"),
+}
+"""Name -> module, one line of help."""
+
+_DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
+_EXAMPLES = f"""\
+examples:
+  miner generate "Why is the sky blue?"
+  miner generate --backend ollama --model llama3.2 - < prompt.txt
+  miner backends
+  miner vllm --model Qwen/Qwen2.5-0.5B-Instruct --run
+
+Settings come from the environment and from .env in the working directory;
+.env.example lists them. `miner COMMAND --help` tells more about a command.
+
+{EXIT_STATUS}"""
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    status = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = _reader_left()
+    except OSError as error:
+        _reader_left()
+        status = report(MinerError(f"The output cannot be written: {error.strerror}."))
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    debug = False
+    try:
+        args = _parse(arguments)
+        debug = getattr(args, "debug", False)
+        if debug:
+            _log_everything()
+        status: int = args.run(args)
+    except MinerError as error:
+        if debug:
+            report_unexpected(error, debug=True)
+        return report(error, as_json=_wants_json(arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as stop:  # argparse has printed its help
+        return stop.code if isinstance(stop.code, int) else 0
+    except Exception as error:  # noqa: BLE001  (the command line's top: one line is better than a page)
+        return report_unexpected(error, debug=debug)
+    return status
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The arguments, checked.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    # prog is set: under `python -m miner` it would be "__main__.py".
+    parser = CommandParser(prog="miner", description=_DESCRIPTION, epilog=_EXAMPLES, usage="miner COMMAND [options]")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", prog="miner")
+    typed = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (module, line) in COMMANDS.items():
+        if name == typed:
+            import_module(module).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=line, add_help=False)
+    if typed is not None and typed not in COMMANDS:
+        raise UsageError(
+            f"There is no command {typed!r}.",
+            hint=nearest(typed, COMMANDS) or f"Commands are: {', '.join(COMMANDS)}. See `miner --help`.",
+        )
+    args, rest = parser.parse_known_args(arguments)
+    if rest:
+        raise unexpected(rest, subparsers.choices[args.command] if args.command else parser)
+    if args.command is None:
+        raise UsageError("No command was given.", hint=f"Commands are: {', '.join(COMMANDS)}. See `miner --help`.")
+    return args
+
+
+class _Version(argparse.Action):
+    """Prints the version and ends."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        print(f"miner {__version__}")
+        parser.exit()
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether --json stood there, even where the rest could not be parsed."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def _log_everything() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+
+
+def _reader_left() -> int:
+    """Nobody reads our output any more: end without a word, as a program does that SIGPIPE kills."""
+    # Python flushes standard output once more at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

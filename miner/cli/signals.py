@@ -1,0 +1,99 @@
+"""Ctrl-C and SIGTERM: what runs is cancelled, closes what it holds, and the command ends with 128 + signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["StopSignals", "run_until_stopped"]
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class StopSignals:
+    """Cancels a task on the first signal, its cleaning up on the second, and ends the process on the third.
+
+    Engines of ours die with this process, so even the third leaves no child.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        """The first signal that came."""
+        self._count = 0
+        self._task: asyncio.Task[Any] | None = None
+        self._blocking = False
+
+    @contextmanager
+    def handled_for(self, task: asyncio.Task[Any]) -> Iterator[None]:
+        """Handle the signals while the block lasts. A signal that is ignored (nohup, a background job) stays so."""
+        self._task = task
+        previous: dict[int, Any] = {}
+        for name in _NAMES:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def blocking(self) -> Iterator[None]:
+        """Around a call that blocks the event loop, such as a write to a pipe that nobody empties: a signal ends it."""
+        self._blocking = True
+        try:
+            yield
+        finally:
+            self._blocking = False
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._count += 1
+        if self.received is None:
+            self.received = number
+        if self._count > 2:
+            os._exit(128 + self.received)
+        if self._blocking:
+            raise asyncio.CancelledError
+        if self._task is not None:
+            # Not task.cancel alone: the loop may be asleep.
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+
+def run_until_stopped(main: Callable[[StopSignals], Coroutine[Any, Any, int]]) -> int:
+    """Run a command's coroutine and return its exit status, or 128 + signal where one stopped it."""
+    signals = StopSignals()
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main(signals))
+        try:
+            with signals.handled_for(task):
+                return loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            if signals.received is None:
+                raise
+        status = 128 + signals.received
+        _end_now_if_threads_work(loop, status)
+    return status
+
+
+def _end_now_if_threads_work(loop: asyncio.AbstractEventLoop, status: int) -> None:
+    """A look-up of a host's name runs in a thread, cannot be stopped and may take half a minute. What had to be closed
+    is closed, so nobody waits for it.
+    """
+    if not any(thread.name.startswith("asyncio_") for thread in threading.enumerate()):
+        return
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass
+    os._exit(status)

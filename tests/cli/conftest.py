@@ -1,0 +1,76 @@
+"""The command line as a user runs it: a process of its own, in an empty folder, without this machine's settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LONG = 180.0
+"""Seconds that a command may take on a busy machine."""
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    """Nothing of the tester's own settings; warnings are errors, as in the tests."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT", "VIRTUAL_ENV") if name in os.environ}
+    root = str(Path(__file__).parents[2])
+    return kept | {
+        "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": root, "PYTHONWARNINGS": "error",
+        "COLUMNS": "80", "PYTHONUTF8": "1",
+    } | settings  # fmt: skip
+
+
+class Miner:
+    """Runs `python -m miner` in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __call__(
+        self, *arguments: str, stdin: bytes | None = None, **settings: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run to the end."""
+        return subprocess.run(
+            [sys.executable, "-m", "miner", *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            cwd=self.folder,
+            env=environment(self.folder, **settings),
+            timeout=LONG,
+        )
+
+    def start(self, *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **settings: str):
+        """Start and return the process; whatever is left of it is killed after the test."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "miner", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=self.folder,
+            env=environment(self.folder, **settings),
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait(LONG)
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+@pytest.fixture
+def miner(tmp_path: Path) -> Iterator[Miner]:
+    runner = Miner(tmp_path)
+    yield runner
+    runner.end()

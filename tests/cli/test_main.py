@@ -1,0 +1,172 @@
+"""`miner` itself: help, version, commands that are not there, what is loaded."""
+
+import importlib
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from miner.cli.main import COMMANDS
+from tests.cli.conftest import LONG, environment
+
+
+def lines_of(text: bytes) -> list[str]:
+    return text.decode().splitlines()
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_fits_80_columns_and_has_examples(miner, command):
+    done = miner(*([command] if command else []), "--help", COLUMNS="200")
+    assert done.returncode == 0
+    assert done.stderr == b""
+    lines = lines_of(done.stdout)
+    assert lines[0].startswith(f"usage: miner {command or 'COMMAND'}")
+    assert "examples:" in lines
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_help_lists_each_command_with_its_line(miner):
+    text = " ".join(miner("--help").stdout.decode().split())
+    for name, (_, line) in COMMANDS.items():
+        assert f" {name} {line}" in text
+
+
+def test_help_tells_the_exit_statuses(miner):
+    for arguments in (["--help"], ["generate", "--help"]):
+        text = miner(*arguments).stdout.decode()
+        for status in ("0 ", "1 ", "2 ", "3 ", "130 ", "141 "):
+            assert f"\n  {status}" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_module_keeps_the_convention(name):
+    module = importlib.import_module(COMMANDS[name][0])
+    assert callable(module.add_parser)
+    assert callable(module.run)
+
+
+def test_version_is_that_of_the_distribution(miner):
+    done = miner("--version")
+    assert (done.returncode, done.stdout.decode()) == (0, f"miner {version('llm-service-backends')}\n")
+
+
+def test_the_console_script_is_the_same_command(tmp_path):
+    from importlib.metadata import distribution
+
+    (script,) = [p for p in distribution("llm-service-backends").entry_points if p.group == "console_scripts"]
+    assert (script.name, script.value) == ("miner", "miner.cli.main:run")
+    command = f"import sys; from miner.cli.main import run; sys.argv[:] = ['miner', 'nothing']; sys.exit({'run'}())"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, cwd=tmp_path, env=environment(tmp_path), timeout=LONG
+    )
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "miner: No command was given.\n  Commands are: "),
+        (["genrate", "x"], "miner: There is no command 'genrate'.\n  Did you mean generate?\n"),
+        (["zzz"], "miner: There is no command 'zzz'.\n  Commands are: generate, "),
+        (["--nothing"], "miner: There is no option --nothing.\n  See `miner --help`.\n"),
+        (["generate"], "miner: The following arguments are required: PROMPT.\n  See `miner generate --help`.\n"),
+        (["generate", "--maxtokens=5", "x"], "miner: There is no option --maxtokens.\n  Did you mean --max-tokens?\n"),
+        (["generate", "--max", "5", "x"], "miner: There is no option --max.\n"),
+        (["generate", "why", "is"], "miner: There is one argument too many: 'is'.\n  Put what belongs together"),
+        (["generate", "x", "--model"], "miner: Argument --model: expected one argument.\n"),
+    ],
+)
+def test_wrong_usage_exits_2_with_what_was_meant(miner, arguments, said):
+    done = miner(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.decode().startswith(said)
+
+
+def test_wrong_usage_is_json_where_json_was_asked_for(miner):
+    done = miner("generate", "--json", "a", "b")
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert (error["type"], error["code"], error["exit_code"]) == ("UsageError", "usage_error", 2)
+    assert error["message"] == "There is one argument too many: 'b'."
+
+
+def test_a_wrong_setting_exits_2_with_one_line_and_no_traceback(miner):
+    done = miner("generate", "x", DEFAULT_TEMPERATURE="hot")
+    assert done.returncode == 2
+    assert done.stdout == b""
+    (line,) = lines_of(done.stderr)
+    assert line.startswith("miner: DEFAULT_TEMPERATURE='hot': ")
+
+
+UNFORESEEN = """
+import sys
+from miner.cli import main
+import miner.cli.backends
+def run(args):
+    raise LookupError("oh\\nno")
+miner.cli.backends.run = run
+sys.exit(main.run([*sys.argv[1:], "backends"]))
+"""
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_traceback_with_debug(tmp_path):
+    def done(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", UNFORESEEN, *arguments],
+            capture_output=True, cwd=tmp_path, env=environment(tmp_path), timeout=LONG,
+        )  # fmt: skip
+
+    plain = done()
+    assert plain.returncode == 1
+    assert lines_of(plain.stderr) == [
+        "miner: Unexpected LookupError: oh no",
+        "  This is a fault of miner. --debug shows where it happened.",
+    ]
+    full = done("--debug")
+    assert full.returncode == 1
+    assert "Traceback (most recent call last)" in full.stderr.decode()
+
+
+def test_debug_may_stand_before_or_behind_the_command(miner):
+    for arguments in (["--debug", "generate", "x"], ["generate", "--debug", "x"]):
+        done = miner(*arguments, DEFAULT_TOP_P="0")
+        assert done.returncode == 2
+        assert b"Traceback" in done.stderr
+        assert b"\nminer: DEFAULT_TOP_P='0': " in done.stderr
+
+
+def test_output_that_cannot_be_written_is_told(miner):
+    with open("/dev/full", "wb") as full:
+        process = miner.start("--help", stdout=full.fileno())
+        said = process.communicate(timeout=LONG)[1]
+    assert process.returncode == 1
+    assert said == b"miner: The output cannot be written: No space left on device.\n"
+
+
+def test_a_reader_that_left_is_no_error(miner):
+    process = miner.start("--help")
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(LONG) == 141
+
+
+LOADED = """
+import sys
+from miner.cli.main import run
+status = run(sys.argv[1:])
+heavy = ("aiohttp", "pydantic", "pydantic_settings", "msgspec", "asyncio", "xllamacpp", "jsonschema_rs", "logging")
+print([name for name in heavy if name in sys.modules], file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["nothing"]])
+def test_help_loads_no_engine_no_client_and_no_settings(tmp_path, arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        capture_output=True, cwd=tmp_path, env=environment(tmp_path), timeout=LONG,
+    )  # fmt: skip
+    assert lines_of(done.stderr)[-1] == "[]"
