@@ -34,7 +34,7 @@ def checked_messages(messages: Any) -> list[Message]:
 def _checked_message(message: Any, place: int) -> Message:
     where = f"messages[{place}]"
     if isinstance(message, Message):
-        return message
+        message = msgspec.to_builtins(message)  # a struct does not check what it is made of
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"{where} must be a mapping with role and content.", param="messages")
     role = message.get("role")
@@ -75,7 +75,7 @@ def _check_call(call: Mapping[str, Any], where: str) -> None:
         raise InvalidRequestError(f"{where}.function.arguments must be JSON text.", param=where)
     try:
         value = msgspec.json.decode(arguments)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequestError(f"{where}.function.arguments is not JSON: {error}.", param=where) from None
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{where}.function.arguments must be a JSON object.", param=where)

@@ -17,6 +17,7 @@ _FORMS = (
     'a JSON Schema, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}}, '
     '{"type": "regex", "regex": ...}, {"type": "grammar", "grammar": ...}, or a pydantic, msgspec or dataclass type'
 )
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _SCHEMA_WORDS = {"type", "properties", "$ref", "$defs", "anyOf", "oneOf", "allOf", "enum", "const", "items", "$schema"}
 
 
@@ -108,10 +109,12 @@ def _refuse_remote_references(node: Any) -> None:
     while stack:
         value = stack.pop()
         if isinstance(value, Mapping):
-            reference = value.get("$ref")
-            if isinstance(reference, str) and not reference.startswith("#"):
+            for word in _REFERENCES:
+                reference = value.get(word)
+                if not isinstance(reference, str) or reference.startswith("#"):
+                    continue
                 raise InvalidRequestError(
-                    f"response_format: $ref {reference!r} leaves the schema; only '#/...' is allowed.",
+                    f"response_format: {word} {reference!r} leaves the schema; only '#/...' is allowed.",
                     param="response_format",
                 )
             stack.extend(value.values())
@@ -123,12 +126,17 @@ def _validator(schema: dict[str, Any]) -> Any:
     import jsonschema_rs
 
     try:
-        return jsonschema_rs.validator_for(schema)
+        return jsonschema_rs.validator_for(schema, retriever=_never_fetched)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequestError(
             f"response_format: the JSON Schema is not valid: {reason}.", param="response_format"
         ) from None
+
+
+def _never_fetched(address: str) -> Any:
+    """The validator would fetch what a schema refers to, `$schema` among it."""
+    raise ValueError(f"{address} is not fetched")
 
 
 def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[str, Any]) -> None:
@@ -156,7 +164,7 @@ def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[st
         return
     try:
         value = msgspec.json.decode(response.content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # nested without end: no engine's grammar yields that
         raise OutputValidationError(
             f"The reply of {where} is not JSON: {error}.", response=response, **origin
         ) from None

@@ -84,5 +84,5 @@ def arguments_parse(call: ToolCall) -> bool:
     """Whether a finished call's arguments are a JSON object."""
     try:
         return isinstance(msgspec.json.decode(call["function"]["arguments"] or "{}"), dict)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False

@@ -1,0 +1,124 @@
+"""Conversations: what is taken, what is refused and how, and the prompt that the smallest backend gets."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from miner.core.llms.messages import as_prompt, checked_messages, image_data
+from miner.core.wire import ImagePart, ImageURL, Message, TextPart
+from miner.errors import InvalidRequestError
+from tests.core.services import ENGINES, read, service_at
+
+USER = {"role": "user", "content": "hi"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def call(**function: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+
+
+WRONG: list[tuple[Any, str, str]] = [
+    ([], "messages must be a list of at least one message", "messages"),
+    ("hi", "messages must be a list of at least one message", "messages"),
+    (USER, "messages must be a list of at least one message", "messages"),
+    (7, "messages must be a list of at least one message", "messages"),
+    ([USER, "hi"], "messages[1] must be a mapping with role and content", "messages"),
+    ([{"role": "robot", "content": "x"}], "messages[0].role must be one of system, user, assistant, tool, not 'robot'",
+     "messages[0].role"),
+    ([{"content": "x"}], "messages[0].role must be one of system, user, assistant, tool, not None", "messages[0].role"),
+    ([{"role": ["user"], "content": "x"}], "messages[0].role must be one of", "messages[0].role"),
+    ([{"role": "user"}], "messages[0].content is missing", "messages[0].content"),
+    ([{"role": "user", "content": None}], "messages[0].content is missing", "messages[0].content"),
+    ([{"role": "assistant"}], "messages[0].content is missing", "messages[0].content"),
+    ([{"role": "user", "content": 5}], "messages[0] is not valid: ", "messages[0]"),
+    ([USER, {"role": "user", "content": [{"type": "video", "url": "x"}]}], "messages[1] is not valid: ", "messages[1]"),
+    ([{"role": "user", "content": [{"type": "text"}]}], "messages[0] is not valid: ", "messages[0]"),
+    ([{"role": "user", "content": ["hi"]}], "messages[0] is not valid: ", "messages[0]"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "messages[0] is not valid: ",
+     "messages[0]"),
+    ([{**USER, "colour": "red"}], "messages[0] is not valid: Object contains unknown field `colour`", "messages[0]"),
+    ([{"role": "tool", "content": "18"}], "messages[0].tool_call_id is missing", "messages[0].tool_call_id"),
+    ([{**USER, "tool_calls": [CALL]}], "messages[0].tool_calls belongs to an assistant's turn",
+     "messages[0].tool_calls"),
+    ([call(arguments="{}")], "messages[0].tool_calls[0].function.name is missing", "messages[0].tool_calls[0]"),
+    ([call(name="f")], "messages[0].tool_calls[0].function.arguments must be JSON text", "messages[0].tool_calls[0]"),
+    ([call(name="f", arguments={"a": 1})], "function.arguments must be JSON text", "messages[0].tool_calls[0]"),
+    ([call(name="f", arguments="{a")], "function.arguments is not JSON", "messages[0].tool_calls[0]"),
+    ([call(name="f", arguments='{"a":' * 100_000)], "function.arguments is not JSON", "messages[0].tool_calls[0]"),
+    ([call(name="f", arguments="[1]")], "function.arguments must be a JSON object", "messages[0].tool_calls[0]"),
+    # Structs of our own are no way around the checks.
+    ([Message(role="robot", content="x")], "messages[0].role must be one of", "messages[0].role"),  # type: ignore[arg-type]
+    ([Message(role="user")], "messages[0].content is missing", "messages[0].content"),
+    ([Message(role="tool", content="x")], "messages[0].tool_call_id is missing", "messages[0].tool_call_id"),
+    ([Message(role="user", content=5)], "messages[0] is not valid: ", "messages[0]"),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("messages", "words", "param"), WRONG)
+def test_a_wrong_conversation_is_refused_by_place_and_value(messages: Any, words: str, param: str):
+    with pytest.raises(InvalidRequestError) as caught:
+        checked_messages(messages)
+    assert words in str(caught.value)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("messages", "words", "param"), WRONG[4:10])
+async def test_all_backends_refuse_it_before_they_send_anything(engine: str, messages: Any, words: str, param: str):
+    """Ollama drops a turn of an unknown role without a word (protocol notes, 3.1); vLLM does not look at roles."""
+    async with service_at(engine, "http://127.0.0.1:9") as service:
+        with pytest.raises(InvalidRequestError) as caught:
+            await service.chat_completion(messages)
+        assert caught.value.param == param
+        with pytest.raises(InvalidRequestError):
+            await read(service.stream(messages=messages))
+
+
+def test_what_a_client_sends_back_of_a_reply_is_taken():
+    """Nulls, as OpenAI's clients leave them, and thoughts under either engine's name."""
+    taken = checked_messages(
+        [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": None},
+            {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "hm"},
+            {"role": "tool", "content": "18", "tool_call_id": "c1", "name": "f"},
+            {"role": "assistant", "content": "", "reasoning": "x", "reasoning_content": "y", "tool_calls": None},
+            Message(role="user", content=[TextPart("c"), ImagePart(ImageURL("data:image/png;base64,aGk="))]),
+        ]
+    )
+    assert [message.text() for message in taken] == ["be brief", "ab", "", "18", "", "c"]
+    assert [message.reasoning for message in taken] == [None, None, "hm", None, "x", None]
+    assert taken[2].tool_calls == [CALL]
+    assert len(taken[5].images()) == 1
+
+
+def test_the_callers_messages_are_left_as_they_are():
+    given = [{"role": "assistant", "content": "x", "reasoning_content": "hm"}]
+    checked_messages(given)
+    assert given == [{"role": "assistant", "content": "x", "reasoning_content": "hm"}]
+
+
+def test_the_prompt_of_the_smallest_backend():
+    def prompt(*turns: tuple[str, str]) -> str:
+        return as_prompt(checked_messages([{"role": role, "content": text} for role, text in turns]))
+
+    assert prompt(("user", "Why?\n ")) == "Why?\n "
+    assert prompt(("system", "Be brief."), ("user", "Why?")) == "system: Be brief.\nuser: Why?\nassistant:"
+    assert prompt(("user", "a"), ("assistant", "b"), ("user", "c")) == "user: a\nassistant: b\nuser: c\nassistant:"
+    assert prompt(("system", "only")) == "system: only\nassistant:"
+
+
+def test_images_are_data_or_an_address_and_nothing_else():
+    def image(url: str) -> bytes | None:
+        return image_data(ImagePart(ImageURL(url)), "messages[3]")
+
+    assert image("data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()) == b"\x89PNG"
+    assert image("https://example.org/a.png") is None
+    for url in ("file:///etc/passwd", "data:text/html;base64,aGk=", "data:image/png,raw", "aGk=", ""):
+        with pytest.raises(InvalidRequestError, match=r"messages\[3\]: an image must be a data:image"):
+            image(url)
+    with pytest.raises(InvalidRequestError, match=r"messages\[3\]: the image is not base64"):
+        image("data:image/png;base64,%%%")
