@@ -120,7 +120,7 @@ def _service(name: str | None, config: MinerConfig) -> LLMService:
     backend = load_backend(name, config)
     if backend.cls is None:
         raise ConfigError(
-            f"Backend {name!r} cannot be used: {backend.reason}.".replace("..", "."),
+            f"Backend {name!r} cannot be used: {' '.join((backend.reason or '').split()).rstrip('.')}.",
             hint="`miner backends` lists those that can.",
         )
     return backend.cls(config)

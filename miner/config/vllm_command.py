@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from miner.config.config import MinerConfig
 from miner.config.messages import config_error
+from miner.errors import ConfigError
 
 __all__ = ["VLLMCommandConfig", "default_port"]
 
@@ -46,5 +47,12 @@ class VLLMCommandConfig(BaseSettings):
 
 
 def default_port(config: MinerConfig) -> int:
-    """The port at which VLLM_API_BASE expects the server; 8000 where it names none."""
-    return urlsplit(config.vllm_api_base).port or 8000
+    """The port at which VLLM_API_BASE expects the server; 8000 where it names none.
+
+    Raises:
+        ConfigError: what stands there is no port.
+    """
+    try:
+        return urlsplit(config.vllm_api_base).port or 8000
+    except ValueError:
+        raise ConfigError(f"VLLM_API_BASE={config.vllm_api_base!r}: its port is none.") from None
