@@ -46,6 +46,8 @@ def refuse_unsupported(
     Raises:
         UnsupportedFeatureError: names the parameter. Content is never dropped: images are refused in any case.
     """
+    if "chat" not in capabilities:
+        raise UnsupportedFeatureError(f"{where} makes no text.", param="model", hint="Name a model that does.")
     for capability, param in _needs(request):
         if capability in capabilities:
             continue

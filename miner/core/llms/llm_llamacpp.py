@@ -221,8 +221,16 @@ class LlamaCppService(OpenAIService):
 
     @override
     async def _chat(self, request: ChatRequest) -> LLMResponse:
-        response = join([batch async for batch in self._stream(request)])
+        loop = asyncio.get_running_loop()
+        began, first, arrived = loop.time(), None, []
+        async with aclosing(self._stream(request)) as batches:
+            async for batch in batches:
+                if first is None and batch[0].progress is None:
+                    first = loop.time() - began
+                arrived.append(batch)
+        response = join(arrived)
         response.model = request.model
+        response.timings.time_to_first_token = first
         return response
 
     @override

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from miner.core._typing import override
+from miner.core.llms.join import join
 from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
 from miner.core.transport.faults import ErrorBody
-from miner.core.wire import ChatRequest
+from miner.core.wire import ChatRequest, LLMResponse, ModelInfo
 from miner.errors import (
     BackendOverloadedError,
     BackendProtocolError,
@@ -43,13 +45,52 @@ class VLLMService(OpenAIService):
         "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
     }  # fmt: skip
 
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._probed: tuple[set[str], frozenset[str]] | None = None
+
     @override
     def endpoint(self) -> Endpoint:
         settings = self._settings
         return Endpoint(settings.vllm_api_base.rstrip("/"), _plain(settings.vllm_api_key), settings.vllm_timeout)
 
     @override
+    async def _chat(self, request: ChatRequest) -> LLMResponse:
+        if request.tools is None:
+            return await super()._chat(request)
+        # The whole answer has the arguments written anew, the stream as the model wrote them: take one of them always.
+        async with aclosing(self._stream(request)) as batches:
+            response = join([batch async for batch in batches])
+        response.model = request.model
+        return response
+
+    @override
+    async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
+        models = await super()._fetch_models(total=total)
+        names = {model.id for model in models}
+        if self._probed is None or self._probed[0] != names:
+            self._probed = names, await self._probe(total)
+        able = self._probed[1]
+        for model in models:
+            model.capabilities = able
+        return models
+
+    async def _probe(self, total: float | None) -> frozenset[str]:
+        """A vLLM server serves either text or embeddings. A route that it has refuses GET with 405, one that it has not
+        with 404; another server's answers that tell nothing leave everything possible.
+        """
+        http = self._http()
+        text = (await http.request("GET", "/chat/completions", total=total)).status
+        vectors = (await http.request("GET", "/embeddings", total=total)).status
+        if (text, vectors) == (405, 404):
+            return self.features - {"embeddings"}
+        return frozenset({"embeddings", "timeout"}) if (text, vectors) == (404, 405) else self.features
+
+    @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
+        if request.messages is not None and request.messages[-1].role == "assistant":
+            body["continue_final_message"] = True
+            body["add_generation_prompt"] = False
         if "tools" in body:
             # Only strict tools get arguments that obey their schema.
             body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]

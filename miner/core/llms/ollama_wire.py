@@ -125,6 +125,12 @@ def request_body(
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:
     """Ollama's form: text only as content, images apart, arguments as objects, tools' turns with the tool's name."""
+    if messages[-1].role == "assistant":
+        raise UnsupportedFeatureError(
+            "ollama does not say whether it continues an assistant's turn: that depends on the model's template.",
+            param=f"messages[{len(messages) - 1}].role",
+            hint="End with a user's or a tool's turn.",
+        )
     names: dict[str, str] = {}
     turns = []
     for place, message in enumerate(messages):
