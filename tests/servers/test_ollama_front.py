@@ -100,7 +100,9 @@ async def test_an_answer_is_shaped_as_the_recorded_one(front: OllamaFront, name:
         assert body.endswith(b"\n")
     lines = [json.loads(line) for line in body.splitlines()]
     assert kinds(lines) == kinds(item.lines)
-    assert lines[-1].get("done_reason") == item.lines[-1].get("done_reason")
+    # At any other temperature the answer may be longer or shorter.
+    if ((item.request or {}).get("options") or {"temperature": 0}).get("temperature") == 0:
+        assert lines[-1].get("done_reason") == item.lines[-1].get("done_reason")
     if name in SAME_TEXT:
         assert text_of(lines) == text_of(item.lines)
         assert lines[-1]["eval_count"] == item.lines[-1]["eval_count"]
