@@ -1,0 +1,407 @@
+"""The official `openai` package against the gateway: over vLLM's service, and over a backend of the smallest form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
+
+from miner.core.llms.llm_vllm import VLLMService
+from tests.gateway.serving import Parrot, config, serving
+from tests.servers import faults
+from tests.servers.openai_stub import StubServer
+from tests.servers.payloads import delta, finish, openai_reply, usage_chunk
+from tests.servers.replay import ReplayServer
+
+KEY = "sk-any-key-will-do-here"
+USER = [{"role": "user", "content": "Why is the sky blue?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def vllm(server, **settings):
+    return VLLMService(config(vllm_api_base=server.v1, max_retries=0, **settings))
+
+
+def client(served, **options):
+    return AsyncOpenAI(base_url=served.v1, api_key=KEY, max_retries=0, **options)
+
+
+async def test_chat_over_a_recorded_engine():
+    async with ReplayServer("vllm") as engine, serving(vllm(engine)) as served, client(served) as api:
+        reply = await api.chat.completions.create(model="smollm2", messages=USER, max_tokens=12)
+        streamed = [
+            chunk
+            async for chunk in await api.chat.completions.create(
+                model="smollm2", messages=USER, max_tokens=12, stream=True, stream_options={"include_usage": True}
+            )
+        ]
+    assert reply.object == "chat.completion"
+    assert reply.choices[0].message.role == "assistant"
+    assert reply.choices[0].message.content
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens > 0
+    assert streamed[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in streamed if c.choices)
+    assert [c.choices[0].finish_reason for c in streamed if c.choices][-1] in ("stop", "length")
+    assert streamed[-1].choices == []
+    assert streamed[-1].usage.completion_tokens > 0
+    assert all(c.usage is None for c in streamed[:-1])
+
+
+async def test_what_the_client_asks_reaches_the_engine():
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        reply = await api.chat.completions.with_raw_response.create(
+            model="m",
+            messages=[{"role": "developer", "content": "Be brief."}, *USER],
+            max_completion_tokens=7,
+            temperature=0.25,
+            top_p=0.5,
+            seed=11,
+            stop=["\n"],
+            presence_penalty=0.5,
+            frequency_penalty=0.25,
+            logit_bias={"5": -1},
+            reasoning_effort="low",
+            user="me",
+            metadata={"a": "b"},
+            store=False,
+            service_tier="auto",
+            verbosity="low",
+            n=1,
+            extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1},
+        )
+        sent = engine.bodies[-1]
+    assert reply.parse().choices[0].message.content == "Hello there."
+    assert reply.headers["x-miner-ignored-params"] == "verbosity"
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert sent["max_tokens"] == 7
+    assert {name: sent[name] for name in ("temperature", "top_p", "seed", "stop")} == {
+        "temperature": 0.25, "top_p": 0.5, "seed": 11, "stop": ["\n"],
+    }  # fmt: skip
+    assert (sent["presence_penalty"], sent["frequency_penalty"], sent["logit_bias"]) == (0.5, 0.25, {"5": -1})
+    assert (sent["top_k"], sent["min_p"], sent["repetition_penalty"]) == (3, 0.1, 1.1)
+    assert sent["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"store": True}, "store"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"n": 99}, "n"),
+        ({"reasoning_effort": "some"}, "reasoning_effort"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.chat.completions.create(model="m", messages=USER, extra_body=fields)
+        assert engine.generations == []
+    assert caught.value.param == named
+    assert caught.value.type == "invalid_request_error"
+    assert named.split("[")[0] in caught.value.message
+
+
+async def test_several_choices_are_several_calls():
+    async with (
+        StubServer(reply=lambda body: f"seed {body.get('seed')}") as engine,
+        serving(vllm(engine)) as served,
+        client(served) as api,
+    ):
+        reply = await api.chat.completions.create(model="m", messages=USER, n=3, seed=5)
+        stream = await api.chat.completions.create(
+            model="m", messages=USER, n=2, stream=True, stream_options={"include_usage": True}
+        )
+        pieces = [chunk async for chunk in stream]
+    assert [choice.message.content for choice in reply.choices] == ["seed 5", "seed 6", "seed 7"]
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert reply.usage.completion_tokens == 24
+    assert reply.usage.prompt_tokens == 21
+    texts = {0: "", 1: ""}
+    for chunk in pieces:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == {0: "seed None", 1: "seed None"}
+    assert pieces[-1].usage.completion_tokens == 16
+
+
+CALLS = [
+    delta(role="assistant", content=None),
+    delta(
+        tool_calls=[{"index": 0, "id": "call_a", "type": "function", "function": {"name": "weather", "arguments": ""}}]
+    ),
+    delta(tool_calls=[{"index": 0, "function": {"arguments": '{"city": '}}]),
+    delta(tool_calls=[{"index": 0, "function": {"arguments": '"Rome"}'}}]),
+    delta(
+        tool_calls=[
+            {
+                "index": 1,
+                "id": "call_b",
+                "type": "function",
+                "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+            }
+        ]
+    ),
+    finish("tool_calls"),
+    usage_chunk(),
+]
+
+
+def either(calls):
+    """The same calls, streamed or whole, as the engine is asked."""
+
+    def reply(body):
+        if not body.get("stream"):
+            return openai_reply("", "m", "tool_calls", tool_calls=calls)
+        pieces = [{"index": index, **call} for index, call in enumerate(calls)]
+        return [delta(tool_calls=pieces), finish("tool_calls"), usage_chunk()]
+
+    return reply
+
+
+async def test_parallel_tools_streamed_and_whole_and_the_way_back():
+    async with StubServer(reply=CALLS) as engine, serving(vllm(engine)) as served, client(served) as api:
+        async with api.chat.completions.stream(model="m", messages=USER, tools=[WEATHER]) as stream:
+            final = await stream.get_final_completion()
+        calls = final.choices[0].message.tool_calls
+        whole = [
+            {"id": call.id, "type": "function", "function": {"name": "weather", "arguments": call.function.arguments}}
+            for call in calls
+        ]
+        engine.reply = either(whole)
+        reply = await api.chat.completions.create(
+            model="m", messages=USER, tools=[WEATHER], tool_choice="auto", parallel_tool_calls=True
+        )
+        engine.reply = "Sunny."
+        last = await api.chat.completions.create(
+            model="m",
+            messages=[
+                *USER,
+                reply.choices[0].message,
+                {"role": "tool", "tool_call_id": "call_a", "content": "sun"},
+                {"role": "tool", "tool_call_id": "call_b", "content": "snow"},
+            ],
+            tools=[WEATHER],
+        )
+        sent = engine.bodies[-1]["messages"]
+    assert [(c.id, json.loads(c.function.arguments)["city"]) for c in calls] == [("call_a", "Rome"), ("call_b", "Oslo")]
+    assert final.choices[0].finish_reason == "tool_calls"
+    assert reply.choices[0].finish_reason == "tool_calls"
+    assert reply.choices[0].message.content is None
+    assert [call.id for call in reply.choices[0].message.tool_calls] == ["call_a", "call_b"]
+    assert last.choices[0].message.content == "Sunny."
+    assert [turn["role"] for turn in sent] == ["user", "assistant", "tool", "tool"]
+    assert sent[1]["tool_calls"][0]["id"] == "call_a"
+
+
+async def test_one_named_tool():
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
+    async with StubServer(reply=either([call])) as engine, serving(vllm(engine)) as served, client(served) as api:
+        await api.chat.completions.create(
+            model="m", messages=USER, tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "weather"}}
+        )
+        sent = engine.bodies[-1]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+async def test_structured_output_with_parse():
+    text = '{"name": "Ada", "age": 36}'
+    async with StubServer(reply=text) as engine, serving(vllm(engine)) as served, client(served) as api:
+        parsed = await api.chat.completions.parse(model="m", messages=USER, response_format=Person)
+        sent = engine.bodies[-1]
+        async with api.chat.completions.stream(model="m", messages=USER, response_format=Person) as stream:
+            final = await stream.get_final_completion()
+    assert parsed.choices[0].message.parsed == Person(name="Ada", age=36)
+    assert final.choices[0].message.parsed == Person(name="Ada", age=36)
+    assert sent["response_format"]["json_schema"]["name"] == "Person"
+
+
+async def test_output_that_breaks_the_schema_is_an_error_and_cut_output_says_length():
+    async with StubServer(reply='{"name": 3}') as engine, serving(vllm(engine)) as served, client(served) as api:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await api.chat.completions.parse(model="m", messages=USER, response_format=Person)
+        engine.reply = openai_reply('{"name": "A', "m", "length")
+        with pytest.raises(openai.LengthFinishReasonError):
+            await api.chat.completions.parse(model="m", messages=USER, response_format=Person)
+    assert caught.value.status_code == 502
+    assert caught.value.code == "invalid_output"
+
+
+async def test_logprobs():
+    entry = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": [{"token": "Hi", "logprob": -0.5}]}
+    answer = openai_reply("Hi", "m")
+    answer["choices"][0]["logprobs"] = {"content": [entry]}
+    async with StubServer(reply=answer) as engine, serving(vllm(engine)) as served, client(served) as api:
+        reply = await api.chat.completions.create(model="m", messages=USER, logprobs=True, top_logprobs=1)
+        sent = engine.bodies[-1]
+    told = reply.choices[0].logprobs.content[0]
+    assert (told.token, told.logprob, told.bytes) == ("Hi", -0.5, [72, 105])
+    assert told.top_logprobs[0].bytes == [72, 105]
+    assert (sent["logprobs"], sent["top_logprobs"]) == (True, 1)
+
+
+async def test_thoughts_come_in_a_field_of_their_own():
+    events = [delta(reasoning="Hm."), delta(content="Yes."), finish(), usage_chunk()]
+    async with StubServer(reply=events) as engine, serving(vllm(engine)) as served, client(served) as api:
+        pieces = [c async for c in await api.chat.completions.create(model="m", messages=USER, stream=True)]
+    deltas = [c.choices[0].delta for c in pieces if c.choices]
+    assert "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) == "Hm."
+    assert "".join(d.content or "" for d in deltas) == "Yes."
+
+
+async def test_completions_go_verbatim():
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        reply = await api.completions.create(model="m", prompt=["Once", "Twice"], max_tokens=5)
+        paths = [request.path for request in engine.generations]
+        stream = await api.completions.create(
+            model="m", prompt="Once", stream=True, stream_options={"include_usage": True}
+        )
+        pieces = [piece async for piece in stream]
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.completions.create(model="m", prompt=[1, 2, 3])
+        with pytest.raises(openai.BadRequestError, match="suffix"):
+            await api.completions.create(model="m", prompt="a", suffix="b")
+    assert [choice.text for choice in reply.choices] == ["Hello there.", "Hello there."]
+    assert reply.usage.prompt_tokens == 42
+    assert paths == ["/v1/completions", "/v1/completions"]
+    assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == "Hello there."
+    assert pieces[-1].usage.completion_tokens == 8
+    assert caught.value.param == "prompt"
+
+
+async def test_embeddings_in_both_encodings():
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        packed = await api.embeddings.create(model="m", input=["one", "three"])
+        plain = await api.embeddings.create(model="m", input="one", encoding_format="float")
+        same = await api.embeddings.create(model="m", input="one", dimensions=3)
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.embeddings.create(model="m", input="one", dimensions=2)
+    assert [list(item.embedding) for item in packed.data] == [[3.0, 1.0, 0.0], [5.0, 1.0, 0.0]]
+    assert plain.data[0].embedding == [3.0, 1.0, 0.0]
+    assert math.isclose(same.data[0].embedding[0], 3.0)
+    assert caught.value.param == "dimensions"
+
+
+async def test_models_the_default_first():
+    async with (
+        StubServer(models=["a", "org/b"]) as engine,
+        serving(vllm(engine, default_model="org/b")) as served,
+        client(served) as api,
+    ):
+        listed = [model.id async for model in api.models.list()]
+        one = await api.models.retrieve("org/b")
+        with pytest.raises(openai.NotFoundError) as caught:
+            await api.models.retrieve("c")
+    assert listed == ["org/b", "a"]
+    assert one.id == "org/b"
+    assert one.max_model_len == 2048
+    assert caught.value.code == "model_not_found"
+
+
+TOO_LONG = "This model's maximum context length is 10 tokens. However, your prompt contains at least 11 input tokens"
+
+
+async def test_errors_become_the_clients_own_classes():
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+
+        async def ask():
+            await api.chat.completions.create(model="m", messages=USER)
+
+        with pytest.raises(openai.NotFoundError) as missing:
+            await api.chat.completions.create(model="other", messages=USER)
+        engine.reply = faults.status(429, {"error": {"message": "slow down"}}, Retry_After="7")
+        with pytest.raises(openai.RateLimitError) as busy:
+            await ask()
+        engine.reply = (400, {"error": {"message": TOO_LONG, "param": "input_tokens"}})
+        with pytest.raises(openai.BadRequestError) as long:
+            await ask()
+        engine.reply = faults.reset()
+        with pytest.raises(openai.InternalServerError) as down:
+            await ask()
+        with pytest.raises(openai.NotFoundError):
+            await api.post("/nothing/here", body={}, cast_to=object)
+    assert missing.value.code == "model_not_found"
+    assert "127.0.0.1" not in missing.value.message
+    assert busy.value.response.headers["retry-after"] == "7"
+    assert long.value.code == "context_length_exceeded"
+    assert down.value.status_code in (502, 503)
+    assert str(engine.port) not in down.value.message
+
+
+async def test_keys():
+    async with StubServer() as engine, serving(vllm(engine), api_keys=f"{KEY},another-key-0123") as served:
+        async with client(served) as api:
+            assert [model.id async for model in api.models.list()] == ["m"]
+        async with AsyncOpenAI(base_url=served.v1, api_key="wrong" * 5, max_retries=0) as stranger:
+            with pytest.raises(openai.AuthenticationError) as caught:
+                await stranger.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+async def test_the_sync_client():
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+
+        def work():
+            with OpenAI(base_url=served.v1, api_key=KEY, max_retries=0) as api:
+                whole = api.chat.completions.create(model="m", messages=USER).choices[0].message.content
+                pieces = list(api.chat.completions.create(model="m", messages=USER, stream=True))
+                vectors = api.embeddings.create(model="m", input="one").data[0].embedding
+                return whole, "".join(p.choices[0].delta.content or "" for p in pieces), vectors
+
+        whole, streamed, vector = await asyncio.to_thread(work)
+    assert whole == streamed == "Hello there."
+    assert list(vector) == [3.0, 1.0, 0.0]
+
+
+async def test_the_smallest_backend():
+    async with serving(Parrot(config(default_model="polly"))) as served, client(served) as api:
+        reply = await api.chat.completions.create(model="polly", messages=USER)
+        stream = await api.chat.completions.create(model="polly", messages=USER, stream=True)
+        pieces = [piece async for piece in stream]
+        text = await api.completions.with_raw_response.create(model="polly", prompt="hi")
+        listed = [model.id async for model in api.models.list()]
+        with pytest.raises(openai.BadRequestError) as tools:
+            await api.chat.completions.create(model="polly", messages=USER, tools=[WEATHER])
+        with pytest.raises(openai.BadRequestError) as vectors:
+            await api.embeddings.create(model="polly", input="hi")
+        lenient = await api.chat.completions.with_raw_response.create(
+            model="polly", messages=USER, seed=3, extra_body={"unsupported": "ignore"}
+        )
+    assert reply.choices[0].message.content == "You said: Why is the sky blue?"
+    assert reply.model == "polly"
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "You said: Why is the sky blue?"
+    assert text.parse().choices[0].text == "You said: hi"
+    assert text.headers["x-miner-ignored-params"] == "raw"
+    assert listed == ["polly"]
+    assert tools.value.param == "tools"
+    assert vectors.value.code == "unsupported_feature"
+    assert lenient.headers["x-miner-ignored-params"] == "seed"
