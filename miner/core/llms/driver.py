@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from miner.core.llms.features import forget
+from miner.core.llms.features import IGNORABLE, forget
 from miner.core.llms.join import join
 from miner.core.llms.output import check_output
 from miner.core.llms.retry import Retries
@@ -122,8 +122,8 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
 def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> None:
     """Some engines say only when asked that they lack something (vLLM's tools need flags of its server)."""
     param = error.param
-    if not request.ignore_unsupported or param is None or param in request.ignored or not hasattr(request, param):
-        raise error
+    if not request.ignore_unsupported or param not in IGNORABLE or param in request.ignored:
+        raise error  # the messages, say, are never ignored
     forget(request, param)
 
 

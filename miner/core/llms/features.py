@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from miner.core.wire import OPTIONS, ChatRequest
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
-__all__ = ["CAPABILITIES", "forget", "refuse_unsupported"]
+__all__ = ["CAPABILITIES", "IGNORABLE", "forget", "refuse_unsupported"]
 
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
     images progress rerank""".split()
 ) | frozenset(OPTIONS)
 """All words that `capabilities` may hold: features, and the name of each option."""
+
+IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
+"""Parameters that may be dropped when the caller allows it."""
 
 _ALWAYS = frozenset({"timeout", "response_format"})
 """Kept by the base class itself, or told apart by the kind of format."""
@@ -30,8 +33,11 @@ def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
     if request.response_format is not None:
         yield request.response_format.kind, "response_format"
     for name in OPTIONS:
-        if name in _ALWAYS or getattr(request, name) in (None, False, []):
-            continue  # reasoning=False needs nothing of a model that does not think
+        value = getattr(request, name)
+        # False needs nothing: a model that does not think need not be told so, and calls beyond the first are dropped
+        # here. Zero is a value like any other (seed=0, keep_alive=0, logprobs=0 for none but the chosen token).
+        if name in _ALWAYS or value is None or value is False or value == []:
+            continue
         yield name, name
 
 
