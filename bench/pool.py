@@ -1,0 +1,240 @@
+"""How our turns compare with plain first come, first served: 200 mixed requests, three models, room for one.
+
+    python -m bench.pool            simulated engines on a virtual clock: 4 s to load, 0.3 s to stop, 4 slots
+    python -m bench.pool --real     the llama.cpp engine and three links to the demo model
+
+Both rules get the same requests and the same engines. Plain first come, first served means: the oldest request decides
+which model is loaded; requests for that model run side by side until one for another model is the oldest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from miner.core.engine.member import Engine
+from miner.core.engine.pool import EnginePool, PoolLimits
+from miner.core.engine.spec import Address, EngineSpec
+from tests.engine.simulated import Machine, simulate, spec_of
+
+REQUESTS = 200
+
+Serve = Callable[[EngineSpec, Address, float], Awaitable[None]]
+
+
+@dataclass
+class Job:
+    """One request: for which model, when (seconds from the start), how much work."""
+
+    spec: EngineSpec
+    at: float
+    work: float
+
+
+class FirstCome:
+    """The rule to compare with, over the same engines."""
+
+    def __init__(self, make: Callable[[EngineSpec], Engine]) -> None:
+        self._make = make
+        self._engines: dict[EngineSpec, Engine] = {}
+        self._door = asyncio.Lock()  # first in, first out
+        self._loaded: EngineSpec | None = None
+        self._address: Address | None = None
+        self._in_flight = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def slot(self, spec: EngineSpec) -> AsyncIterator[Address]:
+        async with self._door, self._changed:
+            if self._loaded != spec:
+                await self._changed.wait_for(lambda: self._in_flight == 0)
+                if self._loaded is not None:
+                    await self._engines[self._loaded].stop()
+                engine = self._engines.setdefault(spec, self._make(spec))
+                self._address, self._loaded = await engine.ensure_ready(), spec
+            await self._changed.wait_for(lambda: self._in_flight < spec.parallel)
+            self._in_flight += 1
+        try:
+            assert self._address is not None
+            yield self._address
+        finally:
+            async with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    async def aclose(self) -> None:
+        if self._loaded is not None:
+            await self._engines[self._loaded].stop()
+
+
+class Turns:
+    """The pool, with room for one."""
+
+    def __init__(self, make: Callable[[EngineSpec], Engine], fairness_wait: float) -> None:
+        limits = PoolLimits(max_loaded=1, fairness_wait=fairness_wait, queue_timeout=3600)
+        self._pool = EnginePool(make, limits=limits)
+
+    @asynccontextmanager
+    async def slot(self, spec: EngineSpec) -> AsyncIterator[Address]:
+        async with self._pool.lease(spec) as lease:
+            yield lease.address
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+def at_once(specs: list[EngineSpec], seed: int, work: float) -> list[list[Job]]:
+    """All at the same moment."""
+    pick = random.Random(seed)
+    return [[Job(pick.choice(specs), 0.0, work * pick.uniform(0.3, 1.7))] for _ in range(REQUESTS)]
+
+
+def spread(specs: list[EngineSpec], seed: int, work: float, over: float) -> list[list[Job]]:
+    """At random moments of a period."""
+    pick = random.Random(seed)
+    jobs = [Job(pick.choice(specs), pick.uniform(0, over), work * pick.uniform(0.3, 1.7)) for _ in range(REQUESTS)]
+    return [[job] for job in sorted(jobs, key=lambda job: job.at)]
+
+
+def clients(specs: list[EngineSpec], seed: int, work: float) -> list[list[Job]]:
+    """Twelve clients, each with a model of its own, that send the next request when they have read the last answer."""
+    pick = random.Random(seed)
+    each = [REQUESTS // 12 + (i < REQUESTS % 12) for i in range(12)]
+    return [[Job(specs[i % 3], 0.02, work * pick.uniform(0.3, 1.7)) for _ in range(n)] for i, n in enumerate(each)]
+
+
+async def play(rule: FirstCome | Turns, chains: list[list[Job]], serve: Serve) -> tuple[float, list[float]]:
+    """Seconds for all, and each request's wait for its slot."""
+    loop = asyncio.get_running_loop()
+    waits: list[float] = []
+
+    async def chain(jobs: list[Job]) -> None:
+        for job in jobs:
+            await asyncio.sleep(job.at)
+            asked = loop.time()
+            async with rule.slot(job.spec) as address:
+                waits.append(loop.time() - asked)
+                await serve(job.spec, address, job.work)
+
+    began = loop.time()
+    await asyncio.gather(*(chain(jobs) for jobs in chains))
+    took = loop.time() - began
+    await rule.aclose()
+    return took, waits
+
+
+def show(name: str, rule: str, loads: int, took: float, waits: list[float]) -> None:
+    """One line of the table."""
+    print(
+        f"| {name:<22} | {rule:<11} | {loads:>5} | {max(waits):>9.1f} | {statistics.median(waits):>8.1f} "
+        f"| {took:>7.1f} | {len(waits) / took:>10.2f} |",
+        flush=True,
+    )
+
+
+def head() -> None:
+    """The table's head."""
+    print("| 200 requests, 3 models | rule        | loads | longest s | median s | total s | requests/s |")
+    print("|------------------------|-------------|-------|-----------|----------|---------|------------|")
+
+
+RULES: tuple[tuple[str, Callable[[Callable[[EngineSpec], Engine]], FirstCome | Turns]], ...] = (
+    ("first come", FirstCome),
+    ("turns, 10 s", lambda make: Turns(make, 10.0)),
+    ("turns, 60 s", lambda make: Turns(make, 60.0)),
+)
+"""The seconds are the setting LLAMACPP_FAIRNESS_WAIT; 10 is the default."""
+
+
+def simulated(seed: int) -> None:
+    """Four slots, three seconds a request, four to load."""
+    head()
+    specs = [spec_of(name, parallel=4) for name in "abc"]
+
+    async def serve(spec: EngineSpec, address: Address, work: float) -> None:
+        await asyncio.sleep(work)
+
+    for name, chains in (
+        ("at once", at_once(specs, seed, 3.0)),
+        ("over 3 minutes", spread(specs, seed, 3.0, 180.0)),
+        ("over 10 minutes", spread(specs, seed, 3.0, 600.0)),
+        ("12 clients in a row", clients(specs, seed, 3.0)),
+    ):
+        for rule, kind in RULES:
+            machine = Machine(load=4.0, stop=0.3)
+
+            async def main(kind=kind, machine=machine, chains=chains):
+                return await play(kind(machine.make), chains, serve)
+
+            took, waits = simulate(main())
+            show(name, rule, machine.loads, took, waits)
+
+
+async def real(specs: list[EngineSpec], seed: int) -> None:
+    """A request is up to 30 tokens, on 8 slots."""
+    import aiohttp
+
+    from miner.core.engine.launchers import find_launcher
+    from miner.core.engine.process import EngineProcess
+
+    head()
+    loads = 0
+
+    class Counted(EngineProcess):
+        async def ensure_ready(self) -> Address:
+            nonlocal loads
+            loads += 1
+            return await super().ensure_ready()
+
+    async def serve(spec: EngineSpec, address: Address, work: float) -> None:
+        body = {"prompt": "Once upon a time", "max_tokens": round(work), "stream": True, "ignore_eos": True}
+        connector = aiohttp.UnixConnector(str(address.unix_socket)) if address.unix_socket else None
+        headers = {"Authorization": f"Bearer {address.api_key}"} if address.api_key else {}
+        async with (
+            aiohttp.ClientSession(connector=connector, headers=headers) as session,
+            session.post(f"{address.base_url}/v1/completions", json=body) as response,
+        ):
+            text = await response.text()
+            if response.status != 200 or "[DONE]" not in text:
+                raise SystemExit(f"the engine answered {response.status}: {text[-300:]}")
+
+    for name, chains in (
+        ("at once", at_once(specs, seed, 18.0)),
+        ("over 30 seconds", spread(specs, seed, 18.0, 30.0)),
+        ("12 clients in a row", clients(specs, seed, 18.0)),
+    ):
+        for rule, kind in RULES:
+            loads = 0
+            took, waits = await play(kind(lambda spec: Counted(spec, find_launcher())), chains, serve)
+            show(name, rule, loads, took, waits)
+
+
+def links(folder: str) -> list[EngineSpec]:
+    """The demo model under three names."""
+    from miner.core.models.find import resolve
+
+    specs = []
+    for name in "abc":
+        link = Path(folder, f"{name}.gguf")
+        link.symlink_to(resolve("demo").path)
+        specs.append(EngineSpec(model_path=link, alias=name, ctx_size=512, parallel=8))
+    return specs
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", action="store_true", help="real engines; takes some minutes")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    if arguments.real:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(real(links(folder), arguments.seed))
+    else:
+        simulated(arguments.seed)

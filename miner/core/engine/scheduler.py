@@ -1,0 +1,288 @@
+"""Decides, on one event loop, who gets a slot, what is loaded and what stops; the pool is its public face.
+
+Every change of state happens in a plain synchronous method that ends in `schedule`, which looks at everything afresh:
+there is no lock, and no decision outlives its reason. What waits is a future. What takes time (a load, the watch over
+a loaded engine, a stop) is one task for each engine. What depends on time alone (turns, idleness, the queue's time-out)
+is one timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from miner.core.engine.member import Lease, Member, State
+from miner.core.engine.queueing import Waiter
+from miner.core.engine.refusals import closed, not_started, overloaded
+from miner.core.engine.turns import PoolLimits, fits, make_room
+from miner.core.wire import Progress
+from miner.errors import BackendOverloadedError, MinerError
+
+if TYPE_CHECKING:
+    from miner.core.engine.spec import EngineSpec
+
+__all__ = ["Scheduler"]
+
+_TELL_LOAD_EVERY = 0.5
+"""Seconds between two reports of a load's progress."""
+
+
+class Scheduler:
+    """The members of a pool and all that happens to them. Made and used inside one running loop."""
+
+    def __init__(self, limits: PoolLimits) -> None:
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self.members: dict[EngineSpec, Member] = {}
+        self._yielding: set[Member] = set()
+        """Those that get no new requests, because others wait and their turn is over; chosen anew in each pass."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # Who comes and goes.
+
+    def enqueue(
+        self, member: Member, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
+    ) -> Waiter:
+        """Take a request in; BackendOverloadedError if too many wait."""
+        waiting = self._waiting()
+        if waiting >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
+            raise self._overloaded(member, f"{waiting} requests wait already, the most that may", "MAX_QUEUE")
+        waiter = Waiter(self.loop.create_future(), self.loop.time(), keep_alive, on_progress)
+        member.queue.push(waiter)
+        self.schedule()
+        return waiter
+
+    def leave(self, member: Member, waiter: Waiter) -> None:
+        """After a request's end, error or cancellation: leave no trace of it."""
+        future = waiter.future
+        if not future.done() or future.cancelled():
+            member.queue.discard(waiter)
+        elif future.exception() is None:
+            lease, now = future.result(), self.loop.time()
+            member.times.record(now - lease.granted_at)
+            if lease.generation == member.generation:
+                member.active -= 1
+                member.last_used = now
+                member.keep_alive = self._idle_seconds(waiter.keep_alive)
+        self.schedule()
+
+    def _idle_seconds(self, keep_alive: float | None) -> float | None:
+        if keep_alive is None:
+            return self.limits.idle_timeout
+        return None if keep_alive < 0 else keep_alive
+
+    def _waiting(self) -> int:
+        return sum(member.without_slot for member in self.members.values())
+
+    def _overloaded(self, member: Member, why: str, setting: str) -> BackendOverloadedError:
+        seconds = member.times.retry_after(self._waiting(), member.parallel, most=self.limits.queue_timeout)
+        return overloaded(member, why, seconds, setting)
+
+    # What is decided, at each change.
+
+    def schedule(self) -> None:
+        """Bring everything in line with the rules, as of now."""
+        if self._closed:
+            return
+        now = self.loop.time()
+        look_again = [self._take_turns(now)]
+        for member in self.members.values():
+            if member.state is State.READY:
+                self._serve(member, now)
+            look_again.append(self._refuse_late(member, now))
+            if member.state is State.LOADING and member.queue.listeners:
+                look_again.append(self._tell_load(member, now))
+            if member.expires_at is not None:
+                look_again.append(member.expires_at)
+            member.queue.tell_positions()
+        self._set_timer(min(look_again))
+
+    def _take_turns(self, now: float) -> float:
+        """Load what waits and has room, and choose who makes room; returns when time alone will change the choice."""
+        self._yielding.clear()
+        look_again = math.inf
+        first: Member | None = None
+        """The one that is next to have its room: others may load only if they fit beside it, too."""
+        leaving: Sequence[Member] = ()
+        wanting = [member for member in self.members.values() if member.queue and member.state is State.OUT]
+        for wanted in sorted(wanting, key=lambda member: member.waiting_since):
+            plan = make_room(wanted, self.members.values(), self.limits)
+            if plan.refusal is not None:
+                self.fail(wanted, plan.refusal)
+            elif plan.load and (first is None or fits(wanted, self._after(first, leaving), self.limits)):
+                self._load(wanted, now)
+            elif first is not None:
+                continue
+            elif plan.at <= now or wanted.waiting_since + self.limits.fairness_wait <= now:
+                first, leaving = wanted, plan.victims
+                if plan.at <= now:
+                    self._send_away(plan.victims)
+                else:
+                    look_again = min(look_again, plan.at)
+            else:
+                look_again = min(look_again, plan.at)
+        return look_again
+
+    def _after(self, first: Member, leaving: Sequence[Member]) -> list[Member]:
+        """What will be loaded once `first` has its room."""
+        staying = [member for member in self.members.values() if member.state in (State.LOADING, State.READY)]
+        return [first, *(member for member in staying if member not in leaving)]
+
+    def _send_away(self, victims: Sequence[Member]) -> None:
+        for victim in victims:
+            if victim.active:
+                self._yielding.add(victim)
+            else:
+                self.stop(victim)
+
+    def _serve(self, member: Member, now: float) -> None:
+        """Give free slots away; stop an engine whose time is over."""
+        # It may have died a moment ago: those whom it failed can be back here before the watch has run.
+        alive = member.engine.state == "ready"
+        if alive and not member.unloading and member not in self._yielding:
+            while member.active < member.parallel and (waiter := member.queue.pop()) is not None:
+                waited, loading = now - waiter.arrived, member.load_part(waiter.arrived)
+                assert member.address is not None
+                lease = Lease(member.address, waited - loading, loading, member.engine, now, member.generation)
+                member.active += 1
+                waiter.future.set_result(lease)
+        expired = member.expires_at is not None and member.expires_at <= now
+        if expired or (member.unloading and not member.active):
+            self.stop(member)
+
+    def _refuse_late(self, member: Member, now: float) -> float:
+        """End the waits that were too long; returns when the next one will be."""
+        while (head := member.queue.head) is not None:
+            deadline = head.arrived + self.limits.queue_timeout
+            if deadline > now:
+                return deadline
+            why = f"no slot was free within {self.limits.queue_timeout:g} s"
+            head.future.set_exception(self._overloaded(member, why, "QUEUE_TIMEOUT"))
+            member.queue.discard(head)
+        return math.inf
+
+    def _tell_load(self, member: Member, now: float) -> float:
+        if now >= member.told_at + _TELL_LOAD_EVERY:
+            member.told_at = now
+            done = member.engine.memory or 0
+            member.queue.tell_loading(min(done, member.need or done), member.need or done)
+        return member.told_at + _TELL_LOAD_EVERY
+
+    def fail(self, member: Member, error: MinerError) -> None:
+        """End all waits for an engine, each with an error of its own: a shared one would collect all tracebacks."""
+        while (waiter := member.queue.pop()) is not None:
+            own = copy.copy(error)
+            own.__cause__ = error.__cause__
+            waiter.future.set_exception(own)
+
+    # What takes time: one task for each engine, which loads and watches, or stops.
+
+    def _load(self, member: Member, now: float) -> None:
+        member.begin_load(now, self.limits.idle_timeout)
+        self._start_task(member, self._load_and_watch(member))
+
+    def stop(self, member: Member) -> None:
+        """Begin to stop an engine, whatever it does."""
+        member.state = State.STOPPING
+        member.end_turn(self.loop.time())
+        if member.task is not None:
+            member.task.cancel()
+        self._start_task(member, self._stop_engine(member))
+
+    def _start_task(self, member: Member, work: Coroutine[Any, Any, None]) -> None:
+        member.task = self.loop.create_task(work)
+        member.task.add_done_callback(functools.partial(self._task_done, member))
+        self._tasks.add(member.task)
+
+    async def _load_and_watch(self, member: Member) -> None:
+        try:
+            async with asyncio.timeout(self.limits.start_timeout):
+                member.address = await member.engine.ensure_ready()
+            member.ready(self.loop.time())
+            self._serve(member, member.ready_at)  # before turns are looked at: however short, a turn serves somebody
+            self.schedule()
+            await member.engine.died(member.address)
+        except asyncio.CancelledError:
+            if member.state is not State.STOPPING:  # the loop goes down and nobody closed the pool
+                member.engine.kill()
+            raise
+
+    async def _stop_engine(self, member: Member) -> None:
+        stopped = False
+        try:
+            async with asyncio.timeout(self.limits.stop_timeout):
+                await member.engine.stop()
+            stopped = True
+        finally:
+            if not stopped:
+                member.engine.kill()
+
+    def _task_done(self, member: Member, task: asyncio.Task[None]) -> None:
+        """An engine is gone: it was stopped, it died, or it did not start. The last line for any error of it."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if member.task is not task:
+            return  # it was cancelled by `stop`, whose own task goes on
+        if error is not None and not isinstance(error, MinerError):
+            member.engine.kill()
+            error = not_started(member, error, self.limits)
+        if member.state is State.LOADING and error is not None:
+            member.failure = error.message
+            self.fail(member, error)
+        if member in self._yielding:  # a crash must not win it another turn
+            member.end_turn(self.loop.time())
+        member.out()
+        if not task.cancelled():
+            self.schedule()
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() == when:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if when < math.inf:
+            self._timer = self.loop.call_at(when, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.schedule()
+
+    # The end.
+
+    async def aclose(self) -> None:
+        """Fail who waits, stop all engines, leave no task and no timer."""
+        self._close()
+        for member in self.members.values():
+            if member.state in (State.LOADING, State.READY):
+                self.stop(member)
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self.limits.stop_timeout + 5.0)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End all processes at once. Without the loop, or outside it, that is all that can be done safely."""
+        for member in self.members.values():
+            member.engine.kill()
+        try:
+            inside = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            inside = False
+        if inside:
+            self._close()
+            for task in self._tasks:
+                task.cancel()
+
+    def _close(self) -> None:
+        self._set_timer(math.inf)
+        self._closed = True
+        for member in self.members.values():
+            self.fail(member, closed())
