@@ -14,9 +14,6 @@ __all__ = ["Contract"]
 
 T = TypeVar("T")
 
-LONGEST_WAIT = 120.0
-"""Seconds that any one step may take: generous, since a model may have to be loaded."""
-
 
 class Contract:
     """One backend under test.
@@ -24,20 +21,22 @@ class Contract:
     Attributes:
         service: the backend's service, opened once for all tests.
         model: the model that is asked for; None for the default.
+        patience: seconds that any one step may take: generous, since a model may have to be loaded.
     """
 
-    def __init__(self, backend: type[LLMService], config: Any, model: str | None) -> None:
+    def __init__(self, backend: type[LLMService], config: Any, model: str | None, patience: float = 120.0) -> None:
+        self.patience = patience
         self._runner = asyncio.Runner()
         self._backend = backend
         self._config = config
         self.model = model
         self.service = backend(config)
 
-    def run(self, work: Awaitable[T], *, seconds: float = LONGEST_WAIT) -> T:
-        """Run to the end on the service's loop; TimeoutError after `seconds`."""
+    def run(self, work: Awaitable[T]) -> T:
+        """Run to the end on the service's loop; TimeoutError when the patience is over."""
 
         async def bounded() -> T:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self.patience):
                 return await work
 
         return self._runner.run(bounded())

@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("miner", "miner: the conformance suite (pytest --pyargs miner.conformance)")
     group.addoption("--backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
     group.addoption("--model", metavar="MODEL", help="the model to ask for; default: the backend's own")
+    group.addoption("--patience", metavar="SECONDS", type=float, default=120.0, help="for any one step; default: 120")
     group.addoption("--matrix", metavar="FILE", help="write the matrix of capabilities there, as Markdown")
 
 
@@ -63,7 +64,8 @@ def contract(request: pytest.FixtureRequest) -> Iterator[Contract]:
     from miner.config.config import MinerConfig
     from miner.conformance.contract import Contract
 
-    under_test = Contract(_backend(request.config), MinerConfig(), request.config.getoption("model"))
+    options = request.config
+    under_test = Contract(_backend(options), MinerConfig(), options.getoption("model"), options.getoption("patience"))
     yield under_test
     under_test.close()
 

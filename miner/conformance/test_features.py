@@ -101,7 +101,7 @@ def test_required_tools_are_called(contract: Contract, request: pytest.FixtureRe
     assert not second.tool_calls
 
 
-@pytest.mark.capability("tools")
+@pytest.mark.capability("chat")
 def test_tool_choice_none_calls_nothing(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Tools may be there without being used; that needs no ability."""
     messages = [{"role": "user", "content": "Hello."}]

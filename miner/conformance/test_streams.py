@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from miner.conformance.contract import LONGEST_WAIT, Contract
+from miner.conformance.contract import Contract
 from miner.core.wire import LLMChunk
 
 PROMPT = "What is the capital of France? Answer in one sentence."
@@ -93,7 +93,7 @@ def _leave_after_first(contract: Contract, how: str) -> None:
 async def _read(stream: object) -> None:
     async for _ in stream:  # type: ignore[attr-defined]
         pass
-    await asyncio.sleep(LONGEST_WAIT)  # a short reply may be over before the task is cancelled
+    await asyncio.sleep(3600)  # a short reply may be over before the task is cancelled
 
 
 @pytest.mark.parametrize("how", ["break", "error", "aclose", "cancel"])
@@ -101,7 +101,7 @@ def test_leaving_frees_the_slot(contract: Contract, how: str) -> None:
     """More streams are left than the backend has slots; a request afterwards comes through."""
     for _ in range(contract.service.concurrency + 1):
         _leave_after_first(contract, how)
-    assert contract.run(contract.asking("Hello.", max_tokens=2), seconds=LONGEST_WAIT / 2).finish_reason
+    assert contract.run(contract.asking("Hello.", max_tokens=2)).finish_reason
 
 
 def test_cancelling_a_call_frees_the_slot(contract: Contract) -> None:
@@ -116,7 +116,7 @@ def test_cancelling_a_call_frees_the_slot(contract: Contract) -> None:
 
     for _ in range(contract.service.concurrency // 4 + 1):
         contract.run(cancelled())
-    assert contract.run(contract.asking("Hello.", max_tokens=2), seconds=LONGEST_WAIT / 2).finish_reason
+    assert contract.run(contract.asking("Hello.", max_tokens=2)).finish_reason
 
 
 def test_nothing_is_left_behind(contract: Contract) -> None:

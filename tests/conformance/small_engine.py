@@ -1,0 +1,207 @@
+"""A backend with an engine of a few lines, right in everything; and backends that each break the contract in one way.
+
+The suite must pass the first and catch the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Any
+
+from miner.core._typing import override
+from miner.core.llms.LLMService import LLMService
+from miner.core.llms.stream import Batches
+from miner.core.wire import ChatRequest, LLMChunk, ModelInfo, TokenUsage
+from miner.errors import ContextLengthError, ModelNotFoundError
+
+WORDS = "the sea is wide and one two three four five ships sail far from home while wind and rain sing".split()
+CONTEXT = 4000
+SLOTS = 2
+
+
+class RightService(LLMService):
+    """Writes words by chance, steered by seed, temperature and top_k; has two slots and counts words as tokens."""
+
+    name = "right"
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._slots: asyncio.Semaphore | None = None
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[str]:
+        return frozenset("chat stop seed top_k timeout count_tokens".split())
+
+    @property
+    @override
+    def concurrency(self) -> int:
+        return SLOTS
+
+    @override
+    async def list_models(self) -> list[ModelInfo]:
+        return [ModelInfo(id="words", context_length=CONTEXT, capabilities=self.capabilities)]
+
+    @override
+    async def _sole_model(self) -> str | None:
+        return "words"
+
+    @override
+    async def _get_model(self, model_name: str) -> ModelInfo:
+        if model_name != "words":
+            raise ModelNotFoundError(f"no model {model_name!r}", model=model_name, available=["words"])
+        return (await RightService.list_models(self))[0]
+
+    @override
+    async def _count_tokens(self, request: ChatRequest) -> int:
+        return self._count(request)
+
+    def _count(self, request: ChatRequest) -> int:
+        return 4 + sum(len(message.text().split()) for message in request.as_messages())
+
+    def _words(self, request: ChatRequest) -> list[str]:
+        greedy = request.temperature == 0 or request.top_k == 1 or request.top_p < 0.001
+        chance = random.Random("greedy" if greedy else request.seed)
+        return [chance.choice(WORDS) + " " for _ in range(min(request.max_tokens, 300))]
+
+    @override
+    async def _chat(self, request: ChatRequest) -> Any:
+        from miner.core.llms.join import join
+
+        return join([batch async for batch in self._stream(request)])
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        count = self._count(request)
+        if count >= CONTEXT:
+            raise ContextLengthError("too long", prompt_tokens=count, context_length=CONTEXT)
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(SLOTS)
+        async with self._slots:
+            async for batch in self._write(request, count):
+                yield batch
+
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        text, made = "", 0
+        reason = "length"
+        for word in self._words(request):
+            await asyncio.sleep(0.001)
+            made += 1
+            text += word
+            hit = min((text.find(stop) for stop in request.stop if stop in text), default=-1)
+            if hit >= 0:
+                kept = text[len(text) - len(word) : hit]
+                if kept:
+                    yield [LLMChunk(content=kept)]
+                reason = "stop"
+                break
+            yield [LLMChunk(content=word)]
+        usage = TokenUsage(count, made, count + made)
+        yield [LLMChunk(finish_reason=reason, usage=usage)]  # type: ignore[arg-type]
+
+
+class SwallowsOption(RightService):
+    """Declares the seed and does not honour it."""
+
+    name = "swallows"
+
+    @override
+    def _words(self, request: ChatRequest) -> list[str]:
+        request.seed = None
+        return super()._words(request)
+
+
+class SwallowsStop(RightService):
+    """Declares stop and does not honour it."""
+
+    name = "swallows_stop"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        request.stop = []
+        async for batch in super()._write(request, count):
+            yield batch
+
+
+class LosesLastChunk(RightService):
+    """Streams all but the last piece of text."""
+
+    name = "loses"
+
+    @override
+    async def _chat(self, request: ChatRequest) -> Any:
+        from miner.core.llms.join import join
+
+        return join([batch async for batch in super()._stream(request)])
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        held: list[LLMChunk] | None = None
+        async for batch in super()._stream(request):
+            if held is not None and batch[0].content is not None:
+                yield held
+            if batch[0].content is None:
+                yield batch
+            held = batch
+
+
+class LeaksSlot(RightService):
+    """Gives a slot back only when a reply was read to its end."""
+
+    name = "leaks"
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(SLOTS)
+        await self._slots.acquire()
+        async for batch in self._write(request, self._count(request)):
+            yield batch
+        self._slots.release()
+
+
+class WrongUsage(RightService):
+    """Counts one token of a streamed reply."""
+
+    name = "wrong_usage"
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        async for batch in super()._stream(request):
+            if batch[0].usage is not None:
+                batch[0].usage.completion_tokens = 1
+            yield batch
+
+
+class BlocksLoop(RightService):
+    """Computes on the event loop."""
+
+    name = "blocks"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        time.sleep(0.03 * request.max_tokens)  # noqa: ASYNC251  (that is what is wrong with it)
+        async for batch in super()._write(request, count):
+            yield batch
+
+
+class TakesAnything(RightService):
+    """Answers for any model's name."""
+
+    name = "takes_anything"
+
+    @override
+    async def _get_model(self, model_name: str) -> ModelInfo:
+        return ModelInfo(id=model_name)
+
+
+class CutsPrompt(RightService):
+    """Cuts a prompt that is too long without a word."""
+
+    name = "cuts_prompt"
+
+    @override
+    def _count(self, request: ChatRequest) -> int:
+        return min(super()._count(request), CONTEXT - 1)
