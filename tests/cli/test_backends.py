@@ -1,5 +1,6 @@
 """`miner backends`: what is there, what is not, and why."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_third_party_backends_are_listed_after_ours_with_the_reason_below(miner,
     lines = done.stdout.decode().splitlines()
     names = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
     assert names == ["llamacpp", "ollama", "vllm", "alien", "broken", "echo", "missing"]
-    below = {line.split()[0]: after for line, after in zip(lines, lines[1:], strict=False) if after.startswith("  ")}
+    below = {line.split()[0]: after for line, after in itertools.pairwise(lines) if after.startswith("  ")}
     assert below == {
         "alien": "  it is no subclass of miner.core.llms.LLMService",
         "broken": "  RuntimeError: it is broken",

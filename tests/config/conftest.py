@@ -1,0 +1,23 @@
+"""Settings from nowhere but what a test sets."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from miner.config.config import MinerConfig
+from miner.config.vllm_command import VLLMCommandConfig
+from miner.gateway.settings import GatewaySettings
+
+ALL = (MinerConfig, VLLMCommandConfig, GatewaySettings)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, without a .env and without variables of ours."""
+    known = {name for settings in ALL for name in settings.model_fields}
+    for name in list(os.environ):
+        if name.lower() in known:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

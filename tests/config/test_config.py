@@ -1,0 +1,286 @@
+"""MinerConfig: where a setting comes from, what a wrong one says, and that secrets stay secret."""
+
+import copy
+import logging
+import pickle
+import types
+
+import pytest
+from pydantic import SecretStr
+
+from miner.config.config import MinerConfig, config_of
+from miner.config.vllm_command import VLLMCommandConfig, default_port
+from miner.errors import ConfigError
+
+# One value that is not the default for each field, as text and as the field then holds it.
+CHANGED = {
+    "llm_backend": ("ollama", "ollama"),
+    "llm_fallbacks": ("vllm,ollama", "vllm,ollama"),
+    "fallback_cooldown": ("1.5", 1.5),
+    "max_retries": ("0", 0),
+    "default_model": ("m", "m"),
+    "default_max_tokens": ("7", 7),
+    "default_temperature": ("0", 0.0),
+    "default_top_p": ("1", 1.0),
+    "allow_remote_images": ("yes", True),
+    "model_path": ("/m.gguf", "/m.gguf"),
+    "models_dir": ("/models", "/models"),
+    "ollama_base_url": ("http://h:1/", "http://h:1"),
+    "ollama_timeout": ("2", 2.0),
+    "ollama_num_ctx": ("2048", 2048),
+    "vllm_api_base": ("https://h/v1", "https://h/v1"),
+    "vllm_api_key": ("key-1234", SecretStr("key-1234")),
+    "vllm_timeout": ("2", 2.0),
+    "llamacpp_api_base": ("http://h:2", "http://h:2"),
+    "llamacpp_api_key": ("key-1234", SecretStr("key-1234")),
+    "llamacpp_server": ("/bin/llama-server", "/bin/llama-server"),
+    "llamacpp_timeout": ("2", 2.0),
+    "llamacpp_start_timeout": ("2", 2.0),
+    "llamacpp_ctx_size": ("512", 512),
+    "llamacpp_parallel": ("3", 3),
+    "llamacpp_threads": ("3", 3),
+    "llamacpp_n_gpu_layers": ("-1", -1),
+    "llamacpp_flash_attn": ("off", "off"),
+    "llamacpp_cache_type_k": ("q8_0", "q8_0"),
+    "llamacpp_cache_type_v": ("q4_0", "q4_0"),
+    "llamacpp_batch_size": ("64", 64),
+    "llamacpp_pooling": ("mean", "mean"),
+    "llamacpp_chat_template": ("/t.jinja", "/t.jinja"),
+    "llamacpp_memory_budget": ("1000000", 1000000),
+    "llamacpp_max_loaded": ("2", 2),
+    "llamacpp_idle_timeout": ("60", 60.0),
+    "llamacpp_fairness_wait": ("1", 1.0),
+    "max_queue": ("0", 0),
+    "queue_timeout": ("1", 1.0),
+}
+
+
+def test_published_defaults():
+    config = MinerConfig()
+    published = {
+        "llm_backend": "llamacpp", "default_model": None, "default_max_tokens": 512, "default_temperature": 0.7,
+        "default_top_p": 0.95, "model_path": None, "models_dir": None, "ollama_base_url": "http://localhost:11434",
+        "ollama_timeout": 300.0, "vllm_api_base": "http://localhost:8000/v1", "vllm_api_key": None,
+        "vllm_timeout": 300.0, "llamacpp_api_base": None, "llamacpp_server": None, "llamacpp_ctx_size": None,
+        "llamacpp_parallel": None, "llamacpp_threads": None, "llamacpp_n_gpu_layers": None,
+        "llamacpp_api_key": None, "llamacpp_timeout": 300.0, "max_queue": 1024, "queue_timeout": 300.0,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in published} == published
+
+
+def test_the_table_above_is_complete():
+    assert CHANGED.keys() == MinerConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_each_field_is_a_variable_a_line_of_dotenv_and_an_argument(name, monkeypatch, empty_folder):
+    text, value = CHANGED[name]
+    assert getattr(MinerConfig(), name) != value
+    assert getattr(MinerConfig(**{name: text}), name) == value
+    (empty_folder / ".env").write_text(f"{name.upper()}={text}\n")
+    assert getattr(MinerConfig(), name) == value
+    (empty_folder / ".env").unlink()
+    monkeypatch.setenv(name.upper(), text)
+    assert getattr(MinerConfig(), name) == value
+
+
+def test_argument_over_environment_over_dotenv_over_default(monkeypatch, empty_folder):
+    assert MinerConfig().default_max_tokens == 512
+    (empty_folder / ".env").write_text("DEFAULT_MAX_TOKENS=1\n")
+    assert MinerConfig().default_max_tokens == 1
+    monkeypatch.setenv("DEFAULT_MAX_TOKENS", "2")
+    assert MinerConfig().default_max_tokens == 2
+    assert MinerConfig(default_max_tokens=3).default_max_tokens == 3
+
+
+@pytest.mark.parametrize("spelling", ["OLLAMA_TIMEOUT", "ollama_timeout", "Ollama_Timeout"])
+def test_case_does_not_matter(spelling, monkeypatch, empty_folder):
+    (empty_folder / ".env").write_text(f"{spelling}=5\n")
+    assert MinerConfig().ollama_timeout == 5.0
+    monkeypatch.setenv(spelling, "6")
+    assert MinerConfig().ollama_timeout == 6.0
+    assert MinerConfig(**{spelling: 7}).ollama_timeout == 7.0
+
+
+def test_dotenv_is_that_of_the_working_directory_alone(empty_folder, monkeypatch):
+    (empty_folder / ".env").write_text("DEFAULT_MODEL=above\n")
+    below = empty_folder / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    assert MinerConfig().default_model is None
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch, empty_folder):
+    (empty_folder / ".env").write_text("LLM_BACKEND=\nDEFAULT_MODEL=\n")
+    assert (MinerConfig().llm_backend, MinerConfig().default_model) == ("llamacpp", None)
+    monkeypatch.setenv("LLAMACPP_CTX_SIZE", "")
+    assert MinerConfig().llamacpp_ctx_size is None
+
+
+def test_foreign_names_are_ignored(monkeypatch, empty_folder):
+    monkeypatch.setenv("LLM_SOMETHING", "x")
+    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", "2")
+    (empty_folder / ".env").write_text("DATABASE_URL=postgres://x\nGPU_MEMORY_UTILIZATION=0.5\nDEFAULT_MODEL=m\n")
+    assert MinerConfig().default_model == "m"
+
+
+@pytest.mark.parametrize(
+    ("argument", "near"),
+    [("llm_backnd", "llm_backend"), ("OLLAMA_TIMEOUTS", "ollama_timeout"), ("vllm_base", "vllm_api_base")],
+)
+def test_an_unknown_argument_is_an_error_with_the_nearest_name(argument, near):
+    with pytest.raises(ConfigError) as caught:
+        MinerConfig(**{argument: "x"})
+    assert str(caught.value) == f"MinerConfig has no setting {argument!r}. Did you mean {near}?"
+
+
+def test_an_argument_like_nothing_points_at_the_list():
+    with pytest.raises(ConfigError, match=r"no setting 'zzz'\. Settings are listed in \.env\.example\."):
+        MinerConfig(zzz=1)
+
+
+WRONG = [
+    ("DEFAULT_MAX_TOKENS", "0", "1"),
+    ("DEFAULT_MAX_TOKENS", "many", "integer"),
+    ("DEFAULT_MAX_TOKENS", "1.5", "integer"),
+    ("DEFAULT_TEMPERATURE", "9", "2"),
+    ("DEFAULT_TEMPERATURE", "-1", "0"),
+    ("DEFAULT_TEMPERATURE", "nan", "finite"),
+    ("DEFAULT_TOP_P", "0", "greater than 0"),
+    ("OLLAMA_BASE_URL", "localhost:11434", "http://"),
+    ("OLLAMA_BASE_URL", "http://", "name a host"),
+    ("OLLAMA_TIMEOUT", "-1", "greater than 0"),
+    ("OLLAMA_TIMEOUT", "inf", "finite"),
+    ("VLLM_API_BASE", "ftp://h/v1", "http://"),
+    ("LLAMACPP_FLASH_ATTN", "maybe", "'on', 'off' or 'auto'"),
+    ("LLAMACPP_CACHE_TYPE_K", "q3", "'q8_0'"),
+    ("LLAMACPP_CTX_SIZE", "4k", "integer"),
+    ("LLAMACPP_PARALLEL", "1000", "256"),
+    ("ALLOW_REMOTE_IMAGES", "perhaps", "boolean"),
+    ("MAX_QUEUE", "-1", "0"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text", "allowed"), WRONG)
+@pytest.mark.parametrize("source", ["environment", "dotenv", "argument", "assignment"])
+def test_a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed(
+    variable, text, allowed, source, monkeypatch, empty_folder
+):
+    config = MinerConfig()
+    name = variable.lower()
+    if source == "environment":
+        monkeypatch.setenv(name, text)  # in lower case: the message has the name of the list all the same
+    if source == "dotenv":
+        (empty_folder / ".env").write_text(f'{variable}="{text}"\n')
+    arguments = {name: text} if source == "argument" else {}
+    with pytest.raises(ConfigError) as caught:
+        setattr(config, name, text) if source == "assignment" else MinerConfig(**arguments)
+    message = str(caught.value)
+    assert message.startswith(f"{variable}={text!r}: ")
+    assert allowed in message.partition(": ")[2]
+    assert "\n" not in message
+    assert caught.value.__cause__ is None
+    assert getattr(config, name) == MinerConfig.model_fields[name].default
+
+
+def test_of_several_wrong_values_one_is_told_and_the_others_are_counted(monkeypatch):
+    monkeypatch.setenv("DEFAULT_MAX_TOKENS", "0")
+    monkeypatch.setenv("DEFAULT_TOP_P", "0")
+    with pytest.raises(ConfigError, match=r"^DEFAULT_MAX_TOKENS='0': .* \(1 more\)\.$"):
+        MinerConfig()
+
+
+def test_fields_can_be_assigned_and_are_checked():
+    config = MinerConfig()
+    config.default_max_tokens = 5
+    config.vllm_api_base = "http://h/v1/"
+    assert (config.default_max_tokens, config.vllm_api_base) == (5, "http://h/v1")
+    with pytest.raises(ConfigError, match=r"no setting 'default_maxtokens'\. Did you mean default_max_tokens"):
+        config.default_maxtokens = 5
+
+
+SECRETS = [name for name, (_, value) in CHANGED.items() if isinstance(value, SecretStr)]
+
+
+def test_every_key_is_a_secret():
+    assert [name for name in MinerConfig.model_fields if name.endswith(("_key", "_token"))] == SECRETS != []
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_never_show(name, caplog):
+    caplog.set_level(logging.DEBUG)
+    config = MinerConfig(**{name: "sesame-open"})
+    assert getattr(config, name).get_secret_value() == "sesame-open"
+    logging.getLogger("miner").debug("%s %r", config, config)
+    assert "sesame" not in f"{config} {config!r} {config.model_dump()} {config.model_dump_json()} {caplog.text}"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_never_show_in_errors(name, monkeypatch):
+    for wrong in ({name: ["sesame"]}, {name: b"\xffsesame"}, {name: "sesame", "default_top_p": 0}):
+        with pytest.raises(ConfigError) as caught:
+            MinerConfig(**wrong)
+        assert "sesame" not in f"{caught.value} {caught.value!r} {caught.value.__dict__}"
+        assert caught.value.__suppress_context__
+    with pytest.raises(ConfigError) as caught:
+        setattr(MinerConfig(), name, ["sesame"])
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_config_survives_copying_and_pickling():
+    config = MinerConfig(vllm_api_key="sesame", default_max_tokens=3)
+    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert twin == config
+        assert twin.vllm_api_key.get_secret_value() == "sesame"
+
+
+def test_config_of_none_is_the_environments(monkeypatch):
+    monkeypatch.setenv("DEFAULT_MODEL", "m")
+    assert config_of(None).default_model == "m"
+
+
+def test_config_of_a_miner_config_is_itself():
+    config = MinerConfig()
+    assert config_of(config) is config
+
+
+def test_a_foreign_config_object_has_the_defaults_for_what_it_lacks(monkeypatch):
+    monkeypatch.setenv("DEFAULT_TOP_P", "0.5")  # of the environment it knows nothing
+    given = types.SimpleNamespace(default_max_tokens=5, vllm_api_base="http://h/v1", default_model=None)
+    config = config_of(given)
+    assert (config.default_max_tokens, config.vllm_api_base) == (5, "http://h/v1")
+    assert (config.default_top_p, config.default_model, config.max_queue) == (0.95, None, 1024)
+    for name, field in MinerConfig.model_fields.items():
+        if name not in ("default_max_tokens", "vllm_api_base"):
+            assert getattr(config, name) == field.default
+    given.default_max_tokens = 6  # read when it is needed
+    assert config.default_max_tokens == 6
+    with pytest.raises(AttributeError):
+        _ = config.no_such_setting
+
+
+def test_zero_and_false_of_a_foreign_config_object_are_values():
+    config = config_of(types.SimpleNamespace(default_temperature=0, max_queue=0, allow_remote_images=False))
+    assert (config.default_temperature, config.max_queue, config.allow_remote_images) == (0, 0, False)
+
+
+def test_the_vllm_commands_settings(monkeypatch, empty_folder):
+    assert VLLMCommandConfig().model_dump() == {
+        "tensor_parallel_size": 1, "gpu_memory_utilization": 0.9, "max_model_len": None
+    }  # fmt: skip
+    (empty_folder / ".env").write_text("Max_Model_Len=7\nTENSOR_PARALLEL_SIZE=2\nDEFAULT_MODEL=x\n")
+    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", "3")
+    assert VLLMCommandConfig(gpu_memory_utilization="0.5").model_dump() == {
+        "tensor_parallel_size": 3, "gpu_memory_utilization": 0.5, "max_model_len": 7
+    }  # fmt: skip
+    monkeypatch.setenv("GPU_MEMORY_UTILIZATION", "2")
+    with pytest.raises(ConfigError, match=r"^GPU_MEMORY_UTILIZATION='2': input should be less than or equal to 1\.$"):
+        VLLMCommandConfig()
+
+
+def test_the_vllm_commands_port():
+    assert default_port(MinerConfig()) == 8000
+    assert default_port(MinerConfig(vllm_api_base="http://h:81/v1")) == 81
+    assert default_port(MinerConfig(vllm_api_base="http://h/v1")) == 8000
+    with pytest.raises(ConfigError, match=r"^VLLM_API_BASE='http://h:x/v1'"):
+        default_port(MinerConfig(vllm_api_base="http://h:x/v1"))
