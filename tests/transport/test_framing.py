@@ -140,6 +140,22 @@ def test_a_page_is_no_event_stream():
         decoder.flush()
 
 
+def test_events_before_a_fault_come_before_it_however_they_are_cut():
+    for pieces in ([b"data: 1\n\n<html>\n\n", b"x"], [b"data: 1\n\n", b"<html>\n\n"], [b"data: 1\n\n<html>\n\n"]):
+        decoder = SSEDecoder()
+        got = decoder.feed(pieces[0])
+        with pytest.raises(FramingError, match="<html>"):
+            decoder.feed(pieces[1]) if len(pieces) > 1 else decoder.flush()
+        assert got == [b"1"]
+
+
+@pytest.mark.parametrize("tail", [b"d", b"dat", b"data", b"data:", b"data: ", b":", b"\n"])
+def test_a_stream_that_is_cut_before_its_next_event_has_begun_is_no_garbage(tail: bytes):
+    payloads = fed(SSEDecoder(), [b"data: 1\n\n" + tail])
+    assert payloads[0] == b"1"
+    assert payloads[1:] in ([], [b""])
+
+
 @pytest.mark.parametrize("kind", [SSEDecoder, NDJSONDecoder])
 def test_a_message_without_an_end_is_refused_before_it_fills_memory(kind: type[Decoder]):
     decoder, piece = kind(), b"x" * (1 << 20)

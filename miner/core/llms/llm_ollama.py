@@ -20,7 +20,7 @@ from miner.core.llms.ollama_errors import error_in_answer, ollama_error
 from miner.core.llms.ollama_wire import LineMapper, decode_line, request_body
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
-from miner.core.transport.framing import NDJSONDecoder
+from miner.core.transport.framing import FramingError, NDJSONDecoder
 from miner.core.transport.http import ByteStream, HttpClient, Reply
 from miner.core.wire import (
     ChatRequest,
@@ -33,8 +33,8 @@ from miner.core.wire import (
     TokenUsage,
 )
 from miner.errors import (
-    BackendError,
     BackendProtocolError,
+    MinerError,
     ModelNotFoundError,
     StreamInterruptedError,
     UnsupportedFeatureError,
@@ -78,6 +78,7 @@ class OllamaService(LLMService):
             timeout_setting="OLLAMA_TIMEOUT",
             silence=settings.ollama_timeout,
             unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
+            address_setting="OLLAMA_BASE_URL",
         )
         if self._client is None or origin != self._client_origin:
             if self._client is not None:
@@ -100,7 +101,7 @@ class OllamaService(LLMService):
         reply = await http.request("POST", path, body)
         line = self._decoded(reply, http.origin, request, decode_line)
         if line.error is not None:
-            raise error_in_answer(parse_error_body(reply.body), http.origin)
+            raise error_in_answer(parse_error_body(reply.body), http.origin, begun=False)
         mapper = LineMapper(request)
         chunk = mapper.chunk(line)
         self._check_end(mapper, http.origin)
@@ -133,15 +134,17 @@ class OllamaService(LLMService):
                 for raw in frames.feed(piece) if piece else frames.flush():
                     line = decode_line(raw)
                     if line.error is not None:
-                        raise error_in_answer(parse_error_body(raw), origin)
+                        raise error_in_answer(parse_error_body(raw), origin, begun=mapper.delivered)
                     chunk = mapper.chunk(line)
                     if chunk is not None:
                         batch.append(chunk)
-            except (BackendError, msgspec.DecodeError):
+            except (MinerError, msgspec.DecodeError, RecursionError) as error:
                 if batch:
                     yield batch  # what came before the fault is delivered before it
-                if not piece:
+                if not piece and isinstance(error, msgspec.DecodeError) and raw.startswith(b"{"):
                     break  # a truncated tail is a broken stream, not a garbled one
+                if isinstance(error, RecursionError):
+                    raise FramingError("JSON that is nested without end") from error
                 raise
             if batch:
                 yield batch
@@ -172,10 +175,10 @@ class OllamaService(LLMService):
             )
         try:
             return decode(reply.body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise BackendProtocolError(
                 f"ollama at {origin.shown_url} answered with something that is not its API: {error}.",
-                hint="Is OLLAMA_BASE_URL that of an Ollama server?",
+                hint=origin.misplaced(),
                 **origin.details(200),
             ) from error
 

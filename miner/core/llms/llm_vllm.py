@@ -37,6 +37,7 @@ class VLLMService(OpenAIService):
     )
     timeout_setting = "VLLM_TIMEOUT"
     key_setting = "VLLM_API_KEY"
+    address_setting = "VLLM_API_BASE (with its /v1)"
     features = OpenAIService.features | frozenset(
         """top_k min_p repeat_penalty regex grammar reasoning count_tokens""".split()
     )
@@ -117,11 +118,16 @@ class VLLMService(OpenAIService):
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
         text = body.message
-        details: dict[str, Any] = {"backend": self.name, "status": status}
+        origin = self._http().origin
+        where = f"vllm at {origin.shown_url}"
         if "EngineCore" in text:
-            return BackendUnavailableError(f"vllm's engine has died: {text}", hint="Restart the server.", **details)
+            return BackendUnavailableError(
+                f"{where}: its engine has died: {text}", hint="Restart the server.", **origin.details(status)
+            )
         if status == 503 and body.type == "Service Unavailable":
-            return BackendOverloadedError(f"vllm's queue is full: {text}", hint="Try again later.", **details)
+            return BackendOverloadedError(
+                f"{where} has a full queue: {text}", hint="Try again later.", **origin.details(status)
+            )
         if status == 404 and not body.fields.get("type"):
             path = "embeddings" if request is None else "chat"
             return UnsupportedFeatureError(

@@ -19,6 +19,7 @@ from miner.errors import (
 
 __all__ = ["error_in_answer", "ollama_error"]
 
+_RUNNER_DIED = "an error was encountered while running the model"
 _FATAL_TEXTS = ("terminated", "unexpectedly stopped", "out of memory", "file size", "invalid file magic", "runner")
 
 
@@ -51,6 +52,12 @@ def ollama_error(
         return InvalidRequestError(f"ollama refused the request: {text}", param=_param(text))
     if "timed out waiting for" in text:
         return BackendTimeoutError(f"ollama could not load the model in time: {text}", hint=origin.slow(), **details)
+    if status == 500 and text.startswith(_RUNNER_DIED):
+        return BackendUnavailableError(
+            f"ollama at {origin.shown_url} lost the model's runner: {text}.",
+            hint="Ollama loads the model anew on the next request; its log says why the runner died.",
+            **details,
+        )
     if status == 500 and any(sign in text for sign in _FATAL_TEXTS):
         return BackendUnavailableError(
             f"ollama at {origin.shown_url} could not run the model: {text}",
@@ -61,12 +68,17 @@ def ollama_error(
     return status_error(status, body, origin, retry_after=retry_after_seconds(retry_after))
 
 
-def error_in_answer(body: ErrorBody, origin: Origin) -> MinerError:
-    """The error for an `error` inside an answer that began with status 200: the runner died, or gave up."""
+def error_in_answer(body: ErrorBody, origin: Origin, *, begun: bool) -> MinerError:
+    """The error for an `error` inside an answer that began with status 200: the runner died, or gave up. Once text has
+    come it is an interruption; before that, Ollama loads the model anew on the next request.
+    """
     if body.type == "exceed_context_size_error":
         return ollama_error(400, body, origin, None)
+    said = f"ollama at {origin.shown_url} broke off its answer: {body.message}"
+    if not begun:
+        return BackendUnavailableError(said, hint="Ollama's log says more.", **origin.details(200))
     return StreamInterruptedError(
-        f"ollama at {origin.shown_url} broke off its answer: {body.message}",
+        f"{said}.",
         hint="What had arrived is in the error's `partial`; Ollama loads the model anew on the next request.",
         **origin.details(200),
     )

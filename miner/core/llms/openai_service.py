@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -26,7 +26,7 @@ from miner.core.transport.faults import (
     retry_after_seconds,
     status_error,
 )
-from miner.core.transport.framing import SSEDecoder
+from miner.core.transport.framing import FramingError, SSEDecoder
 from miner.core.transport.http import ByteStream, HttpClient
 from miner.core.wire import (
     ChatRequest,
@@ -74,6 +74,8 @@ class OpenAIService(LLMService):
     """What an operator does when nobody answers; may hold {url}."""
     timeout_setting: ClassVar[str] = "the time-out"
     key_setting: ClassVar[str | None] = None
+    address_setting: ClassVar[str] = "the address"
+    """With its `/v1`, in hints."""
     reuse_connections: ClassVar[bool] = True
     features: ClassVar[frozenset[str]] = frozenset(
         """chat tools tool_choice json_object json_schema logprobs seed embeddings stop presence_penalty
@@ -124,15 +126,16 @@ class OpenAIService(LLMService):
         return self._client
 
     def _origin(self, endpoint: Endpoint) -> Origin:
-        hint = self.unreachable_hint.format(url=endpoint.api_base) if self.unreachable_hint else None
-        return Origin(
+        origin = Origin(
             backend=self.name,
             base_url=endpoint.api_base,
             timeout_setting=self.timeout_setting,
             silence=endpoint.timeout,
-            unreachable=hint,
             key_setting=self.key_setting,
+            address_setting=self.address_setting,
         )
+        hint = self.unreachable_hint.format(url=origin.shown_url) if self.unreachable_hint else None
+        return replace(origin, unreachable=hint)
 
     @asynccontextmanager
     async def _connection(self, request: ChatRequest | None, model: str | None = None) -> AsyncIterator[HttpClient]:
@@ -144,6 +147,10 @@ class OpenAIService(LLMService):
         body = parse_error_body(raw)
         refined = self.refine(status, body, request)
         if refined is not None:
+            if isinstance(refined, BackendError):
+                refined.base_url = refined.base_url or origin.shown_url
+                if refined.retry_after is None:
+                    refined.retry_after = retry_after_seconds(retry_after)
             return refined
         if status == 404 and body.json and request is not None and request.model is not None and body.param == "model":
             self._listed_at = float("-inf")
@@ -190,8 +197,8 @@ class OpenAIService(LLMService):
         with_faults = self._http().origin
         chunk = mapper.chunk(self._decoded(raw, request, with_faults))
         response = join([[chunk] if chunk is not None else []])
-        self._check_end(mapper, with_faults, ended=mapper.finished is not None, whole=True)
         response.model = request.model
+        self._check_end(mapper, with_faults, ended=mapper.finished is not None, whole=response)
         return response
 
     @override
@@ -216,38 +223,39 @@ class OpenAIService(LLMService):
         done = False
         while not done:
             piece = await answer.read_some()
-            payloads = frames.feed(piece) if piece else frames.flush()
             batch: list[LLMChunk] = []
             try:
-                for payload in payloads:
+                for payload in frames.feed(piece) if piece else frames.flush():
                     if payload == b"[DONE]":
                         done = True
                         break
                     event = decode_event(payload)
                     if event.error is not None:
-                        raise self._error_in_stream(payload, request, origin)
+                        raise self._error_in_stream(payload, request, origin, begun=mapper.delivered)
                     chunk = mapper.chunk(event)
                     if chunk is not None:
                         batch.append(chunk)
-            except (BackendError, msgspec.DecodeError):
+            except (MinerError, msgspec.DecodeError, RecursionError) as error:
                 if batch:
                     yield batch  # what came before the fault is delivered before it
-                if not piece:
+                if not piece and isinstance(error, msgspec.DecodeError):
                     break  # a truncated tail is a broken stream, not a garbled one
+                if isinstance(error, RecursionError):
+                    raise FramingError("JSON that is nested without end") from error
                 raise
             if batch:
                 yield batch
             if not piece:
                 break
-        self._check_end(mapper, origin, ended=done, whole=False)
+        self._check_end(mapper, origin, ended=done)
 
     def _decoded(self, raw: bytes, request: ChatRequest, origin: Origin) -> Event:
         try:
             event = decode_event(raw)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise BackendProtocolError(
                 f"{origin.backend} at {origin.shown_url} answered with something that is no chat completion: {error}.",
-                hint="Is the address that of the engine's API?",
+                hint=origin.misplaced(),
                 **origin.details(200),
             ) from error
         if event.error is not None:
@@ -258,30 +266,34 @@ class OpenAIService(LLMService):
             )
         return event
 
-    def _error_in_stream(self, payload: bytes, request: ChatRequest, origin: Origin) -> MinerError:
-        """An error object inside an answer that began with status 200."""
+    def _error_in_stream(
+        self, payload: bytes, request: ChatRequest, origin: Origin, *, begun: bool = False
+    ) -> MinerError:
+        """An error object inside an answer that began with status 200. Once text has come, the engine's failure is an
+        interruption: nothing is sent again then.
+        """
         body = parse_error_body(payload)
         code = body.fields.get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         error = self._error(status, payload, request, origin)
-        if isinstance(error, BackendError) and type(error) is BackendError:
+        if begun and isinstance(error, BackendError):
+            return _interrupted(error.message.rstrip("."), origin, status)
+        if type(error) is BackendError:
             return BackendUnavailableError(error.message, hint=error.hint, **origin.details(status))
         return error
 
-    def _check_end(self, mapper: ChatMapper, origin: Origin, *, ended: bool, whole: bool) -> None:
+    def _check_end(self, mapper: ChatMapper, origin: Origin, *, ended: bool, whole: LLMResponse | None = None) -> None:
         """Make sure that the reply that just ended is one."""
         where = f"{origin.backend} at {origin.shown_url}"
         if mapper.aborted:
-            kind = BackendUnavailableError if whole or not mapper.delivered else StreamInterruptedError
-            raise kind(
-                f"{where} aborted the request: it is shutting down.", hint="Try again later.", **origin.details(200)
-            )
+            said = f"{where} aborted the request: it is shutting down"
+            if whole is None and mapper.delivered:
+                raise _interrupted(said, origin)
+            error = BackendUnavailableError(f"{said}.", hint="Try again later.", **origin.details(200))
+            error.partial = whole
+            raise error
         if not ended or mapper.finished is None:
-            raise StreamInterruptedError(
-                f"{where} ended its answer without the end mark.",
-                hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
-                **origin.details(200),
-            )
+            raise _interrupted(f"{where} ended its answer without the end mark", origin)
         if mapper.lost is not None:
             raise BackendProtocolError(
                 f"{where} lost its reply: {mapper.lost}.",
@@ -294,6 +306,8 @@ class OpenAIService(LLMService):
     async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
         http = self._http()
         reply = await http.request("GET", "/models", total=total)
+        if reply.status in (404, 405):  # every such server has this path: something else is at the address
+            raise status_error(404, parse_error_body(reply.body), http.origin)
         if reply.status != 200:
             raise self._error(reply.status, reply.body, None, http.origin, reply.headers.get("Retry-After"))
         try:
@@ -301,7 +315,7 @@ class OpenAIService(LLMService):
         except msgspec.DecodeError as error:
             raise BackendProtocolError(
                 f"{self.name} at {http.origin.shown_url} did not answer /models with a list of models: {error}.",
-                hint="Is the address that of the engine's API?",
+                hint=http.origin.misplaced(),
                 **http.origin.details(200),
             ) from error
         self._listed = [self._model_info(model) for model in listed.data]
@@ -396,6 +410,14 @@ class OpenAIService(LLMService):
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+def _interrupted(said: str, origin: Origin, status: int = 200) -> StreamInterruptedError:
+    return StreamInterruptedError(
+        f"{said}.",
+        hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
+        **origin.details(status),
+    )
 
 
 class _NoTemplateError(UnsupportedFeatureError):

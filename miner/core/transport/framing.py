@@ -72,14 +72,17 @@ class SSEDecoder(_LineBuffer):
     several lines and `data:` without a space are understood too.
     """
 
-    __slots__ = ("_carriage",)
+    __slots__ = ("_carriage", "_fault")
 
     def __init__(self) -> None:
         super().__init__()
         self._carriage = False
+        self._fault: FramingError | None = None
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The payloads of the events that are complete after this piece."""
+        """The payloads of the events that are complete after this piece; those before a fault come before it."""
+        if self._fault is not None:
+            raise self._fault
         if self._carriage or b"\r" in piece:
             piece = self._without_carriage_returns(piece)
         if b"\n" not in piece:
@@ -95,14 +98,24 @@ class SSEDecoder(_LineBuffer):
             if block.startswith(b"data: ") and b"\n" not in block:
                 payloads.append(block[6:])
             else:
-                payload = _payload(block)
+                try:
+                    payload = _payload(block)
+                except FramingError as error:
+                    if not payloads:
+                        raise
+                    self._fault = error
+                    break
                 if payload is not None:
                     payloads.append(payload)
         return payloads
 
     def flush(self) -> list[bytes]:
-        """The last event, if the stream ended without the blank line."""
-        payload = _payload(self._take(b""))
+        """The last event, if the stream ended without the blank line; it may be cut short."""
+        if self._fault is not None:
+            raise self._fault
+        tail = self._take(b"")
+        before, _, last = tail.rpartition(b"\n")
+        payload = _payload(before if b"data:".startswith(last) else tail)
         return [] if payload is None else [payload]
 
     def _without_carriage_returns(self, piece: bytes) -> bytes:
