@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from miner.gateway.gateway import Gateway
     from miner.gateway.routes import Route
 
-__all__ = ["ANYBODY", "Caller", "Exchange"]
+__all__ = ["ANYBODY", "Caller", "Exchange", "new_id"]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -39,6 +39,11 @@ ANYBODY = Caller("anybody", admin=True)
 """The caller where there are no keys."""
 
 
+def new_id() -> str:
+    """32 hex digits that name something. Not a secret: the system's randomness would cost a call into it each time."""
+    return f"{random.getrandbits(128):032x}"
+
+
 class Exchange:
     """One request and its answer. Times are those of the loop's clock, in seconds."""
 
@@ -52,7 +57,7 @@ class Exchange:
         self.route = route
         self.request = request
         given = request.headers.get("X-Request-Id")
-        self.id = given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        self.id = given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
         """The client's `x-request-id` if it is a sane one, else ours."""
         self.began = asyncio.get_running_loop().time()
         self.caller: Caller = ANYBODY

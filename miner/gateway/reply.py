@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from contextlib import aclosing
 from typing import Any
 
@@ -19,7 +18,7 @@ from miner.errors import BackendError, MinerError, OutputValidationError
 from miner.gateway.body import read_body
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.errors import failure_of
-from miner.gateway.exchange import Exchange
+from miner.gateway.exchange import Exchange, new_id
 from miner.gateway.interrupt import Interruptible
 from miner.gateway.merge import merged, total_usage
 from miner.gateway.open_stream import OpenStream
@@ -59,10 +58,12 @@ def json_response(exchange: Exchange, body: bytes, status: int = 200) -> web.Res
 
 async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Response:
     if len(call.arguments) == 1:
-        responses = [await _respond(exchange, call.arguments[0])]
+        response = await _respond(exchange, call.arguments[0])
+        exchange.usage = response.usage
+        responses = [response]
     else:
         responses = await _respond_all(exchange, call)
-    exchange.usage = total_usage(response.usage for response in responses)
+        exchange.usage = total_usage(response.usage for response in responses)
     _note_ignored(exchange, responses)
     return json_response(exchange, dialect.whole(call, _head(exchange, call, responses), responses))
 
@@ -146,7 +147,7 @@ def _writer(exchange: Exchange, dialect: Dialect, call: Call, responses: list[LL
 
 
 def _head(exchange: Exchange, call: Call, responses: list[LLMResponse]) -> Head:
-    return Head(secrets.token_hex(16), responses[0].model or call.model or exchange.gateway.service.name)
+    return Head(new_id(), responses[0].model or call.model or exchange.gateway.service.name)
 
 
 def _log_broken(exchange: Exchange, error: MinerError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -134,6 +135,7 @@ async def serve(service: LLMService, settings: GatewaySettings, sockets: list[so
             for one in sockets:
                 await web.SockSite(runner, one, backlog=_BACKLOG).start()
             _announce(service, sockets)
+            _spare_the_collector()
             await stop.wait()
             gateway.state = "draining"
             await _drain(gateway, signals)
@@ -211,6 +213,13 @@ class _Handled:
         loop = asyncio.get_running_loop()
         for number in self._numbers:
             loop.remove_signal_handler(number)
+
+
+def _spare_the_collector() -> None:
+    """What is there now stays: the garbage collector need not look at it again and again while it serves."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _announce(service: LLMService, sockets: list[socket.socket]) -> None:

@@ -145,6 +145,8 @@ def usage_object(usage: TokenUsage) -> dict[str, Any]:
 
 def usage_of_choices(responses: list[LLMResponse], prompts: int) -> TokenUsage:
     """Usage of several replies: a prompt that several replies answer counts once, as OpenAI counts it."""
+    if len(responses) == 1:
+        return responses[0].usage
     each = len(responses) // prompts
     read = sum(response.usage.prompt_tokens for response in responses[::each])
     written = sum(response.usage.completion_tokens for response in responses)
