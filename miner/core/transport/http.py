@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -66,27 +65,23 @@ class ByteStream:
 
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
-"""Whether the connection that the running task got last had served before."""
+"""Whether the request of the running task goes over a connection that has served before."""
 
 
 class _KeepingConnector(aiohttp.TCPConnector):
-    """Keeps connections, and notes which are used again. (The library's own tracing tells it too, at a tenth of the
+    """Keeps connections, and notes when it has to make one. (The library's own tracing tells it too, at a tenth of the
     cost of a whole request.)
     """
 
     def __init__(self) -> None:
         super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @override
-    async def connect(
+    async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.connector.Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        _reused.set(protocol in self._seen)
-        self._seen.add(protocol)
-        return connection
+    ) -> Any:
+        _reused.set(False)
+        return await super()._create_connection(req, traces, timeout)
 
 
 class HttpClient:
@@ -108,7 +103,7 @@ class HttpClient:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._unix_socket = unix_socket
-        self._reuse = reuse
+        self._reuse = reuse and unix_socket is None
         # Two ways to say who we are cannot be sent at once: the key is the more explicit one.
         self._base = origin.shown_url if api_key else origin.base_url
         self._session: aiohttp.ClientSession | None = None
@@ -130,9 +125,12 @@ class HttpClient:
             path = "/.." + path
         timeout = self._timeout if total is None else aiohttp.ClientTimeout(total=total)
         with faults(self.origin, total=total) as state:
-            async with self._open(method, path, body, timeout) as response:
+            response = await self._send(method, path, body, timeout)
+            try:
                 state.receiving = True
                 return Reply(response.status, response.headers, await ByteStream(response).read_all())
+            finally:
+                response.release()
 
     @asynccontextmanager
     async def stream(self, path: str, body: bytes) -> AsyncIterator[ByteStream]:
@@ -140,47 +138,47 @@ class HttpClient:
         engine stop; errors raised inside the block are mapped too.
         """
         with faults(self.origin) as state:
-            async with self._open("POST", path, body, self._timeout) as response:
+            response = await self._send("POST", path, body, self._timeout)
+            try:
                 state.receiving = True
-                try:
-                    yield ByteStream(response)
-                finally:
-                    if not response.content.at_eof():
-                        response.close()
+                yield ByteStream(response)
+            finally:
+                if not response.content.at_eof():
+                    response.close()
+                response.release()
 
-    @asynccontextmanager
-    async def _open(
+    async def _send(
         self, method: str, path: str, body: bytes | None, timeout: aiohttp.ClientTimeout
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
+        """The answer, of which the head has come. The caller releases it."""
         base = self._base
         url = base.removesuffix("/v1") + path[3:] if path.startswith("/../") else base + path
-        session = await self._current_session()
-        _reused.set(False)
+        session = self._session
+        if session is None or session.closed or asyncio.get_running_loop() is not self._loop:
+            session = await self._new_session()
+        _reused.set(self._reuse)
         try:
-            response = await session.request(method, url, data=body, timeout=timeout, headers=self._headers)
+            return await session.request(method, url, data=body, timeout=timeout)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # A kept-alive connection that the server has just closed: once more on a fresh one, since not a byte of
             # an answer has come. On a new connection it means something else: the request may have killed the engine.
             if not _reused.get():
                 raise
-            headers = {**self._headers, "Connection": "close"}
-            response = await session.request(method, url, data=body, timeout=timeout, headers=headers)
-        try:
-            yield response
-        finally:
-            response.release()
+            return await session.request(method, url, data=body, timeout=timeout, headers={"Connection": "close"})
 
-    async def _current_session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.closed or loop is not self._loop:
-            self.discard()
-            self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=self._connector(), auto_decompress=False, read_bufsize=2**18, skip_auto_headers=["User-Agent"]
-            )
-            self._guard = _closed_with_the_loop(self._session)
-            await anext(self._guard)
-        return self._session
+    async def _new_session(self) -> aiohttp.ClientSession:
+        self.discard()
+        self._loop = asyncio.get_running_loop()
+        self._session = session = aiohttp.ClientSession(
+            connector=self._connector(),
+            headers=self._headers,
+            auto_decompress=False,
+            read_bufsize=2**18,
+            skip_auto_headers=["User-Agent"],
+        )
+        self._guard = _closed_with_the_loop(session)
+        await anext(self._guard)
+        return session
 
     def _connector(self) -> aiohttp.BaseConnector:
         # No limit of connections here: how many requests run at once is decided by the queue in front.
