@@ -13,6 +13,7 @@ from miner.gateway.dialects.openai_completions import completions
 from miner.gateway.dialects.openai_embeddings import embeddings
 from miner.gateway.dialects.openai_models import models, one_model
 from miner.gateway.dialects.openai_parts import error_body
+from miner.gateway.dialects.openai_responses import OpenAIResponses
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.gateway import Gateway
@@ -30,6 +31,7 @@ GATEWAY = web.AppKey("gateway", Gateway)
 OPENAI = [
     Route("POST", "/v1/chat/completions", generation(OpenAIChat()), "key", error_body, "A chat completion"),
     Route("POST", "/v1/completions", completions, "key", error_body, "A completion of a bare prompt"),
+    Route("POST", "/v1/responses", generation(OpenAIResponses()), "key", error_body, "A response"),
     Route("POST", "/v1/embeddings", embeddings, "key", error_body, "Vectors of texts"),
     Route("GET", "/v1/models", models, "key", error_body, "The models that can be named"),
     Route("GET", "/v1/models/{model:.+}", one_model, "key", error_body, "One model"),

@@ -1,0 +1,50 @@
+"""OpenAI's `/v1/responses`: create, whole and streamed. Nothing is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from miner.core.wire import LLMResponse
+from miner.gateway.body import decode
+from miner.gateway.dialects.base import Call, Head
+from miner.gateway.dialects.openai_parts import STREAM_TYPE, error_body
+from miner.gateway.dialects.openai_responses_input import ResponseBody, service_arguments, without_effect
+from miner.gateway.dialects.openai_responses_items import call_item, finished, message_item, reasoning_item
+from miner.gateway.dialects.openai_responses_stream import ResponseStream
+
+__all__ = ["OpenAIResponses"]
+
+_DECODER = msgspec.json.Decoder(ResponseBody)
+
+
+class OpenAIResponses:
+    """The dialect of `/v1/responses`."""
+
+    stream_type = STREAM_TYPE
+    heartbeat = b": keep-alive\n\n"
+    errors = staticmethod(error_body)
+
+    def parse(self, body: bytes) -> Call:
+        """Read a body."""
+        asked = decode(body, _DECODER)
+        ignored = without_effect(asked)
+        arguments = service_arguments(asked, ignored)
+        return Call(arguments=[arguments], model=asked.model, stream=bool(asked.stream), ignored=ignored, options=asked)
+
+    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+        """A `response`."""
+        response = responses[0]
+        output: list[dict[str, Any]] = []
+        if response.reasoning:
+            output.append(reasoning_item(f"rs_{head.id}", response.reasoning))
+        if response.content or not response.tool_calls:
+            output.append(message_item(f"msg_{head.id}", response.content, response.logprobs))
+        for number, tool_call in enumerate(response.tool_calls or ()):
+            output.append(call_item(f"fc_{number}_{head.id}", tool_call))
+        return msgspec.json.encode(finished(call, head, output, response.finish_reason, response.usage))
+
+    def stream(self, call: Call, head: Head) -> ResponseStream:
+        """The writer of its events."""
+        return ResponseStream(call, head)
