@@ -39,7 +39,7 @@ def ollama_error(
         )
     if "context length" in text and status == 400:
         return ContextLengthError(f"The prompt is too long for ollama: {text}", hint="Shorten it.")
-    if status == 404 and body.json:
+    if status == 404 and model is not None and "model" in text:
         return ModelNotFoundError(f"ollama: {text}.", model=model, hint=f"Get it with `ollama pull {model}`.")
     if "does not support" in text and status in (400, 500, 501):
         return UnsupportedFeatureError(f"ollama: {text}", param=_param(text))

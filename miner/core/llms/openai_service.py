@@ -6,8 +6,7 @@ A server of your own needs `endpoint` and, where it differs, the class attribute
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -137,10 +136,11 @@ class OpenAIService(LLMService):
         hint = self.unreachable_hint.format(url=origin.shown_url) if self.unreachable_hint else None
         return replace(origin, unreachable=hint)
 
-    @asynccontextmanager
-    async def _connection(self, request: ChatRequest | None, model: str | None = None) -> AsyncIterator[HttpClient]:
+    def _connection(
+        self, request: ChatRequest | None, model: str | None = None
+    ) -> AbstractAsyncContextManager[HttpClient]:
         """The client for one request, or for one that names only a model. llama.cpp waits for a slot here."""
-        yield self._http()
+        return nullcontext(self._http())
 
     def _error(self, status: int, raw: bytes | dict[str, Any], request: ChatRequest | None, origin: Origin,
                retry_after: str | None = None) -> MinerError:  # fmt: skip
@@ -187,18 +187,23 @@ class OpenAIService(LLMService):
 
     @override
     async def _chat(self, request: ChatRequest) -> LLMResponse:
-        path, body = self._body(request, stream=False)
-        try:
-            raw = await self._post(path, body, request)
-        except _NoTemplateError:
+        while True:
             path, body = self._body(request, stream=False)
-            raw = await self._post(path, body, request)
+            async with self._connection(request) as http:
+                reply = await http.request("POST", path, msgspec.json.encode(body))
+                if reply.status == 200:
+                    return self._whole(reply.body, request, http.origin)
+                error = self._error(reply.status, reply.body, request, http.origin, reply.headers.get("Retry-After"))
+                if not isinstance(error, _NoTemplateError):
+                    raise error
+
+    def _whole(self, raw: bytes, request: ChatRequest, origin: Origin) -> LLMResponse:
+        """The reply in an answer that is not streamed."""
         mapper = ChatMapper(request)
-        with_faults = self._http().origin
-        chunk = mapper.chunk(self._decoded(raw, request, with_faults))
+        chunk = mapper.chunk(self._decoded(raw, request, origin))
         response = join([[chunk] if chunk is not None else []])
         response.model = request.model
-        self._check_end(mapper, with_faults, ended=mapper.finished is not None, whole=response)
+        self._check_end(mapper, origin, ended=mapper.finished is not None, whole=response)
         return response
 
     @override
@@ -262,7 +267,9 @@ class OpenAIService(LLMService):
             raise self._error_in_stream(raw, request, origin)
         if not event.choices:
             raise BackendProtocolError(
-                f"{origin.backend} at {origin.shown_url} answered without choices.", **origin.details(200)
+                f"{origin.backend} at {origin.shown_url} answered without choices.",
+                hint=origin.misplaced(),
+                **origin.details(200),
             )
         return event
 
@@ -284,6 +291,8 @@ class OpenAIService(LLMService):
 
     def _check_end(self, mapper: ChatMapper, origin: Origin, *, ended: bool, whole: LLMResponse | None = None) -> None:
         """Make sure that the reply that just ended is one."""
+        if ended and mapper.finished is not None and mapper.lost is None and not mapper.aborted:
+            return
         where = f"{origin.backend} at {origin.shown_url}"
         if mapper.aborted:
             said = f"{where} aborted the request: it is shutting down"
