@@ -34,15 +34,20 @@ async def respond(service: LLMService, request: ChatRequest) -> LLMResponse:
         response = LLMResponse()
         arrived = [batch async for batch in stream_batches(service, request, response)]
         return join(arrived, response)
-    began = asyncio.get_running_loop().time()
-    async with _total(limits, service):
-        response = await _ask(service, request, Retries(service._settings.max_retries, _deadline(limits, began)))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    if limits is None or limits.total is None:
+        response = await _ask(service, request, None)
+    else:
+        async with _total(limits.total, service):
+            response = await _ask(service, request, began + limits.total)
     _complete(service, request, response)
-    response.timings.total = asyncio.get_running_loop().time() - began
+    response.timings.total = loop.time() - began
     return response
 
 
-async def _ask(service: LLMService, request: ChatRequest, retries: Retries) -> LLMResponse:
+async def _ask(service: LLMService, request: ChatRequest, deadline: float | None) -> LLMResponse:
+    retries: Retries | None = None
     resolved = False
     while True:
         try:
@@ -53,6 +58,7 @@ async def _ask(service: LLMService, request: ChatRequest, retries: Retries) -> L
         except UnsupportedFeatureError as error:
             _ignore_or_raise(request, error)
         except BackendError as error:
+            retries = retries or Retries(service._settings.max_retries, deadline)
             await retries.pause_or_raise(error)
             service.retries += 1
 
@@ -94,7 +100,9 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
 
 async def _attempts(service: LLMService, request: ChatRequest, began: float) -> _Batches:
     """The batches of the first attempt that delivers any."""
-    retries = Retries(service._settings.max_retries, _deadline(request.timeout, began))
+    limits = request.timeout
+    deadline = began + limits.total if limits is not None and limits.total is not None else None
+    retries: Retries | None = None
     resolved = False
     while True:
         delivered = False
@@ -115,6 +123,7 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
         except BackendError as error:
             if delivered:
                 raise
+            retries = retries or Retries(service._settings.max_retries, deadline)
             await retries.pause_or_raise(error)
             service.retries += 1
 
@@ -165,23 +174,16 @@ def _too_slow(service: LLMService, bound: str, seconds: float | None) -> Backend
 
 
 @asynccontextmanager
-async def _total(limits: Timeout | None, service: LLMService) -> AsyncIterator[None]:
+async def _total(seconds: float, service: LLMService) -> AsyncIterator[None]:
     """The caller's bound on the whole call."""
-    if limits is None or limits.total is None:
-        yield
-        return
-    timer = asyncio.timeout(limits.total)
+    timer = asyncio.timeout(seconds)
     try:
         async with timer:
             yield
     except TimeoutError:
         if not timer.expired():
             raise
-        raise _too_slow(service, "timeout", limits.total) from None
-
-
-def _deadline(limits: Timeout | None, began: float) -> float | None:
-    return began + limits.total if limits is not None and limits.total is not None else None
+        raise _too_slow(service, "timeout", seconds) from None
 
 
 def _keep_first_call(batch: list[LLMChunk]) -> None:
