@@ -8,17 +8,20 @@ from aiohttp import hdrs, web
 
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
-from miner.gateway.dialects.openai_chat import OpenAIChat
-from miner.gateway.dialects.openai_completions import completions
-from miner.gateway.dialects.openai_embeddings import embeddings
+from miner.gateway.dialects.openai_chat import ChatBody, OpenAIChat
+from miner.gateway.dialects.openai_completions import CompletionBody, completions
+from miner.gateway.dialects.openai_embeddings import EmbeddingBody, embeddings
 from miner.gateway.dialects.openai_models import models, one_model
 from miner.gateway.dialects.openai_parts import error_body
 from miner.gateway.dialects.openai_responses import OpenAIResponses
+from miner.gateway.dialects.openai_responses_input import ResponseBody
+from miner.gateway.dialects.rerank import RerankBody, rerank
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.gateway import Gateway
 from miner.gateway.guard import guarded
 from miner.gateway.health import livez, readyz
+from miner.gateway.openapi import docs, openapi
 from miner.gateway.reply import generation
 from miner.gateway.routes import Route
 from miner.gateway.settings import GatewaySettings
@@ -28,17 +31,33 @@ __all__ = ["GATEWAY", "ROUTES", "create_app"]
 
 GATEWAY = web.AppKey("gateway", Gateway)
 
+_JSON_OR_EVENTS = ("application/json", "text/event-stream")
+
 OPENAI = [
-    Route("POST", "/v1/chat/completions", generation(OpenAIChat()), "key", error_body, "A chat completion"),
-    Route("POST", "/v1/completions", completions, "key", error_body, "A completion of a bare prompt"),
-    Route("POST", "/v1/responses", generation(OpenAIResponses()), "key", error_body, "A response"),
-    Route("POST", "/v1/embeddings", embeddings, "key", error_body, "Vectors of texts"),
-    Route("GET", "/v1/models", models, "key", error_body, "The models that can be named"),
+    Route(
+        "POST", "/v1/chat/completions", generation(OpenAIChat()), "key", error_body,
+        "A chat completion, whole or streamed", ChatBody, _JSON_OR_EVENTS,
+    ),
+    Route(
+        "POST", "/v1/completions", completions, "key", error_body,
+        "A completion of a bare prompt, past the chat template", CompletionBody, _JSON_OR_EVENTS,
+    ),
+    Route(
+        "POST", "/v1/responses", generation(OpenAIResponses()), "key", error_body,
+        "A response, whole or streamed; nothing is stored", ResponseBody, _JSON_OR_EVENTS,
+    ),
+    Route("POST", "/v1/embeddings", embeddings, "key", error_body, "One vector for each text", EmbeddingBody),
+    Route("POST", "/v1/rerank", rerank, "key", error_body, "Documents by how well they answer a query", RerankBody),
+    Route("GET", "/v1/models", models, "key", error_body, "The models that can be named, the default first"),
     Route("GET", "/v1/models/{model:.+}", one_model, "key", error_body, "One model"),
-]
+]  # fmt: skip
 SERVER = [
     Route("GET", "/livez", livez, "open", error_body, "Whether the process is alive", always=True),
+    Route("HEAD", "/livez", livez, "open", error_body, "The same without a body", always=True),
     Route("GET", "/readyz", readyz, "key", error_body, "Whether a request could be served now", always=True),
+    Route("HEAD", "/readyz", readyz, "key", error_body, "The same without a body", always=True),
+    Route("GET", "/openapi.json", openapi, "key", error_body, "This list for programs"),
+    Route("GET", "/docs", docs, "key", error_body, "This list for people", answers="text/html"),
 ]
 ROUTES: list[Route] = [*OPENAI, *SERVER]
 """Every route there is. What is not here is answered with 404 or 405 after the same checks."""

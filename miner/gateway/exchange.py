@@ -91,6 +91,13 @@ class Exchange:
         peer = self.request.remote
         return peer if peer is not None else "unix"
 
+    def headers(self, content_type: str = "application/json") -> dict[str, str]:
+        """What every answer carries."""
+        headers = {"Content-Type": content_type, "X-Request-Id": self.id, "Server": "miner"}
+        if self.ignored:
+            headers["X-Miner-Ignored-Params"] = ", ".join(self.ignored)
+        return headers
+
     async def enter(self, call: Call) -> None:
         """Pass the stages that come between the parsed body and the service."""
         self.call = call

@@ -69,8 +69,7 @@ def _refusal(exchange: Exchange, failure: Failure) -> web.Response:
     response = web.Response(
         status=failure.status,
         body=exchange.route.errors(failure),
-        content_type="application/json",
-        headers={**failure.headers, "X-Request-Id": exchange.id},
+        headers={**exchange.headers(), **failure.headers},
     )
     if exchange.gateway.state == "draining" or not exchange.request.content.is_eof():
         # What is left of a body would have to be read before the next request: hang up instead.

@@ -33,7 +33,8 @@ async def readyz(exchange: Exchange) -> web.StreamResponse:
 
 def _answer(exchange: Exchange, status: int, body: bytes) -> web.Response:
     exchange.status = status
-    headers = {"X-Request-Id": exchange.id, "Content-Type": "application/json", "Cache-Control": "no-store"}
+    headers = exchange.headers()
+    headers["Cache-Control"] = "no-store"
     if status == 503:
         headers["Retry-After"] = "2"
     return web.Response(status=status, body=body, headers=headers)

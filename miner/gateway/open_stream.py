@@ -79,14 +79,9 @@ class OpenStream:
     async def _begin(self) -> web.StreamResponse:
         exchange = self._exchange
         exchange.status = 200
-        headers = {
-            "Content-Type": self._content_type,
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-            "X-Request-Id": exchange.id,
-        }
-        if exchange.ignored:
-            headers["X-Miner-Ignored-Params"] = ", ".join(exchange.ignored)
+        headers = exchange.headers(self._content_type)
+        headers["Cache-Control"] = "no-cache"
+        headers["X-Accel-Buffering"] = "no"  # nginx, too, is to hold nothing back
         self.response = response = _Response(headers=headers)
         await response.prepare(exchange.request)
         return response

@@ -50,10 +50,7 @@ async def reply(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamR
 def json_response(exchange: Exchange, body: bytes, status: int = 200) -> web.Response:
     """An answer in one piece."""
     exchange.status = status
-    headers = {"X-Request-Id": exchange.id, "Content-Type": "application/json"}
-    if exchange.ignored:
-        headers["X-Miner-Ignored-Params"] = ", ".join(exchange.ignored)
-    return web.Response(status=status, body=body, headers=headers)
+    return web.Response(status=status, body=body, headers=exchange.headers())
 
 
 async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Response:

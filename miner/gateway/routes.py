@@ -32,5 +32,9 @@ class Route:
     """How this dialect writes an error."""
     summary: str = ""
     """One line for the OpenAPI document."""
+    body: type | None = None
+    """The struct that reads its body."""
+    answers: str | tuple[str, ...] = "application/json"
+    """Content types of its answer."""
     always: bool = False
     """Answered also while the server shuts down."""

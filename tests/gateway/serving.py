@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 from miner.config.config import MinerConfig
@@ -18,7 +20,7 @@ from miner.gateway.server import make_runner
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 
-__all__ = ["Parrot", "Served", "serving"]
+__all__ = ["Parrot", "Served", "config", "post", "serving"]
 
 
 class Parrot(LLMService):
@@ -63,3 +65,13 @@ async def serving(
 def config(**settings: Any) -> MinerConfig:
     """Settings of a backend, with nothing from the environment's files."""
     return MinerConfig(_env_file=None, **settings)
+
+
+@asynccontextmanager
+async def post(
+    served: Served, body: Any, path: str = "/v1/chat/completions", **options: Any
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer to a POST; the body is JSON unless it is bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body)
+    async with aiohttp.ClientSession() as session, session.post(served.url + path, data=data, **options) as answer:
+        yield answer

@@ -68,7 +68,7 @@ async def test_thoughts_words_and_parallel_calls_and_the_way_back():
     events = [
         delta(reasoning="Hm."),
         delta(content="I look."),
-        delta(tool_calls=[{"index": 0, "id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}]),
+        delta(tool_calls=[{"index": 0, "id": "a", "type": "function", "function": {"name": "weather"}}]),
         delta(tool_calls=[{"index": 0, "function": {"arguments": '{"city":"Ro'}}]),
         delta(tool_calls=[{"index": 0, "function": {"arguments": 'me"}'}}]),
         delta(tool_calls=[

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -15,7 +14,7 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import BackendUnavailableError
 from miner.gateway.interrupt import interrupt
-from tests.gateway.serving import Parrot, config, serving
+from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 
@@ -64,14 +63,6 @@ async def endless(pause=0.01):
 async def never():
     await asyncio.sleep(3600)
     yield []
-
-
-@asynccontextmanager
-async def post(served, body, path="/v1/chat/completions", **options):
-    async with aiohttp.ClientSession() as session:
-        data = body if isinstance(body, bytes) else json.dumps(body)
-        async with session.post(served.url + path, data=data, **options) as answer:
-            yield answer
 
 
 @pytest.mark.parametrize(

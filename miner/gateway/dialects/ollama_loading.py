@@ -1,0 +1,101 @@
+"""What Ollama's generating routes ask of a model besides text: that it is loaded, or goes, and how long its context is."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from miner.core.wire import ModelInfo
+from miner.errors import ModelNotFoundError, UnsupportedFeatureError
+from miner.gateway.catalog import known_models
+from miner.gateway.dialects.base import Call
+from miner.gateway.dialects.ollama_parts import Common, Options, now, unloads
+from miner.gateway.dialects.ollama_stream import Kind, said
+from miner.gateway.exchange import Exchange
+from miner.gateway.reply import json_response
+
+__all__ = ["complete", "full_name", "load"]
+
+
+async def full_name(exchange: Exchange, name: str) -> str:
+    """The name without `:latest`, where only that one is known: Ollama's clients put it behind any name."""
+    short = name.removesuffix(":latest")
+    if short == name:
+        return name
+    names = {known for model in await known_models(exchange) for known in (model.id, *model.aliases)}
+    return short if name not in names and short in names else name
+
+
+async def complete(exchange: Exchange, call: Call, options: Options | None) -> None:
+    """Fill in what only the model tells: its name, and what `num_ctx` and a `num_predict` without end mean for it."""
+    service, arguments = exchange.gateway.service, call.arguments[0]
+    call.model = arguments["model"] = await full_name(exchange, arguments["model"])
+    if "keep_alive" in arguments and "keep_alive" not in service.capabilities:
+        call.ignored.append("keep_alive")  # the model stays loaded whatever a client says
+        del arguments["keep_alive"]
+    options = options or Options()
+    endless = options.num_predict is not None and options.num_predict < 0
+    if options.num_ctx is None and not endless:
+        return
+    info = await service._usable_model(call.model)
+    context = info.context_length if info is not None else None
+    if options.num_ctx is not None and (context is None or options.num_ctx > context):
+        # Loading is the operator's affair. Nothing is lost without a word: what does not fit is refused.
+        call.ignored.append("options.num_ctx")
+    if endless and context is not None:
+        arguments["max_tokens"] = context
+    elif endless:
+        call.ignored.append("options.num_predict")
+
+
+async def load(exchange: Exchange, asked: Common, kind: Kind) -> web.StreamResponse:
+    """Answer an empty prompt: the model is loaded, or with `keep_alive` 0 let go.
+
+    A service has no verb for either: one token is asked for where the engine loads on demand.
+    """
+    service = exchange.gateway.service
+    name = await full_name(exchange, asked.model)
+    await exchange.enter(Call(arguments=[], model=name))
+    goes = unloads(asked.keep_alive)
+    on_demand = "keep_alive" in service.capabilities
+    if goes and not on_demand:
+        raise UnsupportedFeatureError(
+            f"{service.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
+        )
+    info = await _usable(exchange, name)
+    if on_demand and not (goes and info is not None and info.loaded is False):
+        await _touch(exchange, name, info, asked.keep_alive)
+    elif asked.keep_alive is not None and not goes:
+        exchange.ignored.append("keep_alive")
+    body = {
+        "model": asked.model,
+        "created_at": now(),
+        **said(kind, "", None),
+        "done": True,
+        "done_reason": "unload" if goes else "load",
+    }
+    return json_response(exchange, msgspec.json.encode(body))
+
+
+async def _usable(exchange: Exchange, name: str) -> ModelInfo | None:
+    """The model, if it is there. A backend of the smallest form checks no names: those that it lists are its models."""
+    info = await exchange.gateway.service._usable_model(name)
+    known = await known_models(exchange)
+    if known and not any(name in (model.id, *model.aliases) for model in known) and info is None:
+        raise ModelNotFoundError(f"There is no model {name!r}.", model=name)
+    return info
+
+
+async def _touch(exchange: Exchange, name: str, info: ModelInfo | None, keep_alive: float | str | None) -> None:
+    service = exchange.gateway.service
+    able = info.capabilities if info is not None and info.capabilities is not None else service.capabilities
+    if "chat" not in able:
+        await service.embed("Hi", name)
+        return
+    extra: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
+    async with aclosing(service.stream("Hi", model=name, max_tokens=1, **extra).batches()) as batches:
+        async for batch in batches:
+            exchange.tokens(batch)

@@ -1,0 +1,87 @@
+"""Routes as a table: what is there, in what shape, and what the document says of it."""
+
+from __future__ import annotations
+
+import re
+
+import aiohttp
+import jsonschema
+import pytest
+
+from miner.core.llms.LLMService import LLMService
+from miner.gateway.app import ROUTES
+from miner.gateway.openapi import document
+from tests.gateway.serving import Parrot, config, post, serving
+
+
+def path_of(route):
+    return re.sub(r"\{\w+(:[^}]*)?\}", "anything", route.path)
+
+
+async def test_every_route_needs_a_key_but_livez():
+    async with serving(Parrot(config()), api_keys="0123456789abcdef") as served, aiohttp.ClientSession() as session:
+        for route in ROUTES:
+            async with session.request(route.method, served.url + path_of(route), data=b"{}") as answer:
+                assert (answer.status == 401) is (route.path != "/livez"), route
+        async with session.get(f"{served.url}/nowhere") as answer:
+            assert answer.status == 401
+        async with session.get(f"{served.url}/nowhere", headers={"x-api-key": "0123456789abcdef"}) as answer:
+            assert answer.status == 404
+
+
+async def test_every_route_is_described():
+    described = document(ROUTES, keys=True)
+    for route in ROUTES:
+        path = re.sub(r":[^}]*\}", "}", route.path)
+        operation = described["paths"][path][route.method.lower()]
+        assert operation["summary"]
+        assert ("security" in operation) is (route.access != "open")
+        assert ("requestBody" in operation) is (route.method == "POST")
+    for schema in described["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    chat = described["components"]["schemas"]["ChatBody"]
+    assert {"messages", "max_completion_tokens", "top_k", "tools"} <= set(chat["properties"])
+
+
+async def test_the_document_and_the_page():
+    async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
+        async with session.get(f"{served.url}/openapi.json") as answer:
+            assert (await answer.json())["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+        async with session.get(f"{served.url}/docs") as answer:
+            page = await answer.text()
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "POST /v1/chat/completions" in page
+    assert "max_completion_tokens" in page
+    assert "http" not in page.replace("http-", "")  # needs nothing from elsewhere
+
+
+async def test_no_answer_tells_what_the_server_is_made_of():
+    async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
+        for path in ("/livez", "/docs", "/v1/models", "/nowhere"):
+            async with session.get(served.url + path) as answer:
+                assert answer.headers["Server"] == "miner"
+
+
+class Ranker(LLMService):
+    async def generate(self, prompt, model=None, max_tokens=512, temperature=0.7, top_p=0.95):
+        return ""
+
+    async def rerank(self, query, documents, model=None):
+        return [float(document.count(query)) for document in documents]
+
+
+async def test_rerank_where_the_backend_can():
+    body = {"query": "a", "documents": ["b", {"text": "aa"}, "a"], "top_n": 2}
+    async with serving(Ranker(config())) as served, post(served, body, "/v1/rerank") as answer:
+        told = await answer.json()
+    assert answer.status == 200
+    assert [(one["index"], one["relevance_score"]) for one in told["results"]] == [(1, 2.0), (2, 1.0)]
+    assert told["results"][0]["document"] == {"text": "aa"}
+
+
+@pytest.mark.parametrize(("body", "status"), [({"query": "a", "documents": ["b"]}, 501), ({"query": "a"}, 400)])
+async def test_rerank_where_it_cannot(body, status):
+    async with serving(Parrot(config())) as served, post(served, body, "/v1/rerank") as answer:
+        told = await answer.json()
+    assert answer.status == status
+    assert told["error"]["code"] == ("unsupported_feature" if status == 501 else "invalid_request")
