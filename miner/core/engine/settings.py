@@ -49,6 +49,10 @@ def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
             constants[name] = ["ggml_type", f"GGML_TYPE_{kind.upper()}"]
     if spec.pooling:
         values["embedding"] = True
+        # With a cache for each slot, texts of different lengths that are computed together are pooled over their last
+        # pieces only: the vectors are wrong without a word. One pool is right, and each slot keeps to its share.
+        values["kv_unified"] = True
+        values["kv_unified_per_slot"] = spec.ctx_size
         constants["pooling_type"] = ["llama_pooling_type", f"LLAMA_POOLING_TYPE_{spec.pooling.upper()}"]
     if spec.mmproj:
         values["mmproj.path"] = str(spec.mmproj.absolute())
@@ -83,7 +87,7 @@ def binary_orders(spec: EngineSpec) -> dict[str, Any]:
     elif spec.pooling:
         flags += ["--embeddings", "--pooling", spec.pooling]
     optional = [
-        [["--no-ui", "--no-webui"]], [["--no-kv-unified"]], [["--no-context-shift"]], [["--slots"]], [["--metrics"]],
+        [["--no-ui", "--no-webui"]], [["--kv-unified" if spec.pooling else "--no-kv-unified"]], [["--no-context-shift"]], [["--slots"]], [["--metrics"]],
         [["--jinja"]], [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)],
         [["--log-verbosity", "--verbosity"], "1"],
     ]  # fmt: skip

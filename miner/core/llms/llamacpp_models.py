@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.find import LocatedModel, list_local, resolve
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.models.memory import Memory
+from miner.core.models.verdict import Load
 from miner.core.wire import ModelInfo
 from miner.errors import ConfigError, EngineStartError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["DEFAULT_CONTEXT", "LocalModel", "find_model", "known_models", "model_info", "spec_of"]
+__all__ = [
+    "DEFAULT_CONTEXT",
+    "LocalModel",
+    "find_model",
+    "fitting_slots",
+    "known_models",
+    "load_of",
+    "model_info",
+    "spec_of",
+]
 
 DEFAULT_CONTEXT = 4096
 """Tokens of a slot, where neither the settings nor a shorter trained length say otherwise."""
@@ -60,7 +72,8 @@ def find_model(name: str | None, settings: MinerConfig) -> LocalModel:
         default_model=settings.default_model,
     )
     try:
-        return LocalModel(files, read_model(files.parts))
+        stamps = tuple((part, part.stat().st_mtime_ns, part.stat().st_size) for part in files.parts)
+        return LocalModel(files, _header(stamps))
     except (GGUFError, OSError) as error:
         raise EngineStartError(
             f"{files.path} is no usable model: {error}.",
@@ -68,6 +81,12 @@ def find_model(name: str | None, settings: MinerConfig) -> LocalModel:
             retryable=False,
             hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
         ) from error
+
+
+@lru_cache(maxsize=64)
+def _header(stamps: tuple[tuple[Path, int, int], ...]) -> GGUFHeader:
+    """The header of a model's files as they were at that time; reading one takes tens of milliseconds."""
+    return read_model([path for path, _, _ in stamps])
 
 
 def known_models(settings: MinerConfig) -> Iterable[LocatedModel]:
@@ -79,8 +98,8 @@ def _folder(settings: MinerConfig) -> Path | None:
     return Path(settings.models_dir) if settings.models_dir else None
 
 
-def spec_of(model: LocalModel, settings: MinerConfig) -> EngineSpec:
-    """How the settings want this model to be run."""
+def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> EngineSpec:
+    """How the settings want this model to be run, with so many slots where they do not say."""
     trained = model.header.context_length
     ctx_size = settings.llamacpp_ctx_size or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
     if trained is not None:
@@ -90,7 +109,7 @@ def spec_of(model: LocalModel, settings: MinerConfig) -> EngineSpec:
         model_path=model.files.path,
         alias=model.alias,
         ctx_size=ctx_size,
-        parallel=settings.llamacpp_parallel or DEFAULT_PARALLEL,
+        parallel=settings.llamacpp_parallel or parallel,
         threads=settings.llamacpp_threads,
         n_gpu_layers=settings.llamacpp_n_gpu_layers,
         flash_attn=settings.llamacpp_flash_attn,
@@ -119,6 +138,31 @@ def _template(file: str | None) -> str | None:
         return Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"LLAMACPP_CHAT_TEMPLATE={file!r}: cannot be read: {error}.") from error
+
+
+def load_of(spec: EngineSpec) -> Load:
+    """The same in the words of the memory estimate."""
+    return Load(
+        ctx_size=spec.ctx_size,
+        parallel=spec.parallel,
+        cache_type_k=spec.cache_type_k or "f16",
+        cache_type_v=spec.cache_type_v or "f16",
+        batch_size=spec.batch_size,
+        mmproj_bytes=spec.mmproj.stat().st_size if spec.mmproj else 0,
+        n_gpu_layers=spec.n_gpu_layers or 0,
+        flash_attn=spec.flash_attn != "off",
+    )
+
+
+def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory) -> int:
+    """Slots by default: as many as measure best, fewer where their memory is more than half of what is free."""
+    free = memory.available
+    slots = DEFAULT_PARALLEL
+    while slots > 1 and free is not None:
+        if load_of(spec_of(model, settings, parallel=slots)).estimate(model.header).ram <= free // 2:
+            break
+        slots //= 2
+    return slots
 
 
 def model_info(model: LocalModel, spec: EngineSpec, *, loaded: bool, capabilities: frozenset[str] | None) -> ModelInfo:

@@ -10,6 +10,8 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,10 +24,22 @@ from miner.core.engine.spec import Address, EngineSpec
 from miner.core.llms import llamacpp_wire
 from miner.core.llms.gate import Gate
 from miner.core.llms.join import join
-from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info, spec_of
+from miner.core.llms.llamacpp_models import (
+    DEFAULT_PARALLEL,
+    LocalModel,
+    find_model,
+    fitting_slots,
+    known_models,
+    load_of,
+    model_info,
+    spec_of,
+)
 from miner.core.llms.llamacpp_wire import Modalities, Props, TemplateCaps
 from miner.core.llms.openai_service import Endpoint, OpenAIService
 from miner.core.llms.stream import Batches
+from miner.core.models.gguf import GGUFHeader
+from miner.core.models.memory import available_memory
+from miner.core.models.verdict import judge
 from miner.core.transport.faults import ErrorBody, Origin
 from miner.core.transport.http import HttpClient
 from miner.core.wire import ChatRequest, Health, LLMChunk, LLMResponse, ModelInfo, Progress, Timings
@@ -34,6 +48,7 @@ from miner.errors import (
     BackendProtocolError,
     BackendTimeoutError,
     BackendUnavailableError,
+    EngineStartError,
     MinerError,
     StreamInterruptedError,
 )
@@ -41,6 +56,7 @@ from miner.errors import (
 __all__ = ["LlamaCppService"]
 
 _DEATH_NOTICE_SECONDS = 1.0
+_SHARE_OF_FREE_MEMORY = 0.8
 
 
 class LlamaCppService(OpenAIService):
@@ -60,6 +76,8 @@ class LlamaCppService(OpenAIService):
         self._clients: dict[Address, HttpClient] = {}
         self._props: dict[Address | Endpoint, Props] = {}
         self._known: dict[EngineSpec, Props] = {}
+        self._headers: dict[EngineSpec, GGUFHeader] = {}
+        self._slots: dict[Path, int] = {}
         self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
 
     @classmethod
@@ -111,7 +129,9 @@ class LlamaCppService(OpenAIService):
             start_timeout = settings.llamacpp_start_timeout
             self._pool = EnginePool(
                 lambda spec: EngineProcess(spec, launcher, start_timeout=start_timeout),
+                memory_of=self._need,
                 limits=PoolLimits(
+                    memory_budget=self._budget(),
                     max_queue=settings.max_queue,
                     queue_timeout=settings.queue_timeout,
                     max_loaded=settings.llamacpp_max_loaded,
@@ -122,6 +142,52 @@ class LlamaCppService(OpenAIService):
             # A service that is dropped, or alive at exit, takes its engines with it.
             weakref.finalize(self, self._pool.kill_all)
         return self._pool
+
+    def _budget(self) -> int | None:
+        """Bytes that all engines may take together."""
+        if self._settings.llamacpp_memory_budget is not None:
+            return self._settings.llamacpp_memory_budget
+        free = available_memory(gpus=False).available
+        return None if free is None else int(free * _SHARE_OF_FREE_MEMORY)
+
+    def _local(self, name: str | None) -> tuple[LocalModel, EngineSpec]:
+        """The model behind a name, and how it is run."""
+        settings = self._settings
+        model = find_model(name, settings)
+        slots = self._slots.get(model.files.path)
+        if slots is None:
+            # Once for each model: the same settings must give the same engine, however much memory is free later.
+            slots = self._slots[model.files.path] = fitting_slots(model, settings, available_memory(gpus=False))
+        return model, spec_of(model, settings, parallel=slots)
+
+    def _need(self, spec: EngineSpec) -> int:
+        return load_of(spec).estimate(self._headers[spec]).ram
+
+    async def _check_fit(self, model: LocalModel, spec: EngineSpec) -> None:
+        """Refuse a load that cannot succeed, before the engine tries.
+
+        Raises:
+            EngineStartError: with the numbers, and the largest context that fits.
+        """
+        self._headers[spec] = model.header
+        running = self._pool.status() if self._pool else []
+        if any(engine.model == spec.alias and engine.state in ("ready", "starting") for engine in running):
+            return
+        memory = await asyncio.to_thread(available_memory, gpus=bool(spec.n_gpu_layers))
+        if memory.available is not None:
+            # Idle engines give way to this one.
+            evictable = sum(engine.memory or 0 for engine in running if not engine.slots_busy)
+            budget = self._settings.llamacpp_memory_budget
+            free = memory.available + evictable
+            memory = replace(memory, available=min(free, budget) if budget is not None else free)
+        verdict = judge(model.header, load_of(spec), memory)
+        if verdict.fits is False:
+            raise EngineStartError(
+                f"{spec.alias!r} does not fit into memory. {verdict.reason}",
+                backend=self.name,
+                retryable=False,
+                hint=verdict.hint,
+            )
 
     def _client_of(self, address: Address) -> HttpClient:
         """The client for one start of an engine; those of earlier starts are dropped."""
@@ -150,7 +216,8 @@ class LlamaCppService(OpenAIService):
                 yield self._http()
             return
         name = request.model if request is not None else model
-        spec = spec_of(find_model(name, self._settings), self._settings)
+        local, spec = self._local(name)
+        await self._check_fit(local, spec)
         keep_alive = request.keep_alive if request is not None else None
         lease_of = self._engines().lease(spec, keep_alive=_seconds(keep_alive), on_progress=on_progress)
         async with lease_of as lease:
@@ -289,8 +356,7 @@ class LlamaCppService(OpenAIService):
         return list(found.values())
 
     def _info(self, name: str | None) -> ModelInfo:
-        model = find_model(name, self._settings)
-        spec = spec_of(model, self._settings)
+        model, spec = self._local(name)
         loaded = any(s.model == spec.alias and s.state == "ready" for s in (self._pool.status() if self._pool else ()))
         # A running engine knows exactly; before that, the template's text tells.
         props = self._known.get(spec) or Props(
@@ -332,7 +398,7 @@ class LlamaCppService(OpenAIService):
         reason = launcher_available(self._settings.llamacpp_server)
         if reason is not None:
             return Health(state="unavailable", reason=reason, engines=engines)
-        alias = spec_of(find_model(None, self._settings), self._settings).alias
+        alias = find_model(None, self._settings).alias
         for engine in engines:
             if engine.model == alias and engine.state == "failed":
                 return Health(state="failed", reason=engine.reason, models=[alias], engines=engines,

@@ -62,7 +62,7 @@ class OllamaService(LLMService):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._client: HttpClient | None = None
-        self._client_origin: Origin | None = None
+        self._client_made_for: tuple[str, float] | None = None
         self._shown: dict[str, tuple[float, ModelInfo]] = {}
 
     @property
@@ -72,18 +72,19 @@ class OllamaService(LLMService):
 
     def _http(self) -> HttpClient:
         settings = self._settings
-        origin = Origin(
-            backend=self.name,
-            base_url=settings.ollama_base_url.rstrip("/"),
-            timeout_setting="OLLAMA_TIMEOUT",
-            silence=settings.ollama_timeout,
-            unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
-            address_setting="OLLAMA_BASE_URL",
-        )
-        if self._client is None or origin != self._client_origin:
+        made_for = (settings.ollama_base_url, settings.ollama_timeout)
+        if self._client is None or made_for != self._client_made_for:
             if self._client is not None:
                 self._client.discard()
-            self._client, self._client_origin = HttpClient(origin), origin
+            origin = Origin(
+                backend=self.name,
+                base_url=settings.ollama_base_url.rstrip("/"),
+                timeout_setting="OLLAMA_TIMEOUT",
+                silence=settings.ollama_timeout,
+                unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
+                address_setting="OLLAMA_BASE_URL",
+            )
+            self._client, self._client_made_for = HttpClient(origin), made_for
         return self._client
 
     # Generation
@@ -153,6 +154,9 @@ class OllamaService(LLMService):
         self._check_end(mapper, origin)
 
     def _check_end(self, mapper: LineMapper, origin: Origin) -> None:
+        """Make sure that the reply that just ended is one."""
+        if mapper.finished and mapper.lost is None:
+            return
         where = f"ollama at {origin.shown_url}"
         if not mapper.finished:
             raise StreamInterruptedError(

@@ -25,11 +25,22 @@ from miner.core.wire import (
 __all__ = ["ChatMapper", "Event", "decode_event"]
 
 
+class _Function(Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
 class _Delta(Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[_Call] | None = None
 
 
 class _Logprob(Struct):
@@ -171,18 +182,21 @@ class ChatMapper:
             self._close(event, chunk)
         return chunk if chunk != _EMPTY else None
 
-    def _call(self, call: dict[str, Any]) -> ToolCall:
+    def _call(self, call: _Call) -> ToolCall:
         """One call or a piece of one. Whole answers carry no index: their order is it."""
-        index = call.get("index")
-        if index is None:
-            index = self._calls
-        self._calls = max(self._calls, index + 1)
-        piece: ToolCall = {"index": index}
-        if call.get("id"):
-            piece["id"] = call["id"]
-            piece["type"] = "function"
-        piece["function"] = {key: value for key, value in (call.get("function") or {}).items() if value is not None}
-        return piece
+        index = self._calls if call.index is None else call.index
+        if index >= self._calls:
+            self._calls = index + 1
+        sent = call.function
+        function: dict[str, str] = {}
+        if sent is not None:
+            if sent.name is not None:
+                function["name"] = sent.name
+            if sent.arguments is not None:
+                function["arguments"] = sent.arguments
+        if call.id:
+            return {"index": index, "id": call.id, "type": "function", "function": function}
+        return {"index": index, "function": function}
 
     def _finish(self, said: str) -> FinishReason | None:
         if said == "abort":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from types import TracebackType
+from types import AsyncGeneratorType, TracebackType
+from typing import Any, cast
 
 from miner.core._typing import override
 from miner.core.llms.join import join
@@ -35,8 +37,10 @@ class LLMStream(AsyncIterator[LLMChunk]):
         self._began = False
         self._closed = False
         # A loop that is left drops its iterator, and asyncio closes what is dropped. So only the loop may hold it.
-        self._running: weakref.ref[AsyncGenerator[LLMChunk, None]] | None = None
+        self._running: weakref.ref[AsyncGenerator[Any, None]] | None = None
         self._own: AsyncGenerator[LLMChunk, None] | None = None
+        self._reader: asyncio.Task[Any] | None = None
+        self._stopped = asyncio.Event()
 
     @override
     def __aiter__(self) -> AsyncIterator[LLMChunk]:
@@ -54,10 +58,14 @@ class LLMStream(AsyncIterator[LLMChunk]):
 
     def batches(self) -> Batches:
         """The chunks in the lists in which they arrived: for who writes them on together."""
+        if self._closed:
+            raise RuntimeError("The stream is closed; ask the service for a new one.")
         if self._began:
             raise RuntimeError("A stream can be read once; ask the service for a new one.")
         self._began = True
-        return self._start() if not self._closed else _nothing()
+        batches = self._start()
+        self._running = weakref.ref(batches)
+        return batches
 
     @property
     def response(self) -> LLMResponse:
@@ -73,15 +81,23 @@ class LLMStream(AsyncIterator[LLMChunk]):
         return join(arrived, self._response)
 
     async def aclose(self) -> None:
-        """Stop the engine and release the connection. Idempotent."""
+        """Stop the engine and release the connection. Idempotent. The loop of another task that reads ends with a chunk
+        whose finish_reason is "cancelled".
+        """
         self._closed = True
-        self._began = True
         running = self._own
         if running is None and self._running is not None:
             running = self._running()
         self._own = None
-        if running is not None:
+        if running is None:
+            return
+        if not cast(AsyncGeneratorType[Any, None], running).ag_running:
             await running.aclose()
+        elif self._reader is None:
+            raise RuntimeError("Another task reads the batches of this stream: cancel that task.")
+        else:
+            self._reader.cancel()
+            await self._stopped.wait()
 
     async def __aenter__(self) -> LLMStream:
         return self
@@ -91,16 +107,21 @@ class LLMStream(AsyncIterator[LLMChunk]):
     ) -> None:
         await self.aclose()
 
-    @staticmethod
-    async def _flattened(batches: Batches) -> AsyncGenerator[LLMChunk, None]:
-        async with aclosing(batches):
-            async for batch in batches:
-                for chunk in batch:
-                    yield chunk
-
-
-async def _nothing() -> Batches:
-    """The batches of a stream that was closed before it was read."""
-    none: list[list[LLMChunk]] = []
-    for batch in none:
-        yield batch
+    async def _flattened(self, batches: Batches) -> AsyncGenerator[LLMChunk, None]:
+        try:
+            async with aclosing(batches):
+                while True:
+                    self._reader = asyncio.current_task()
+                    try:
+                        batch = await anext(batches)
+                    except StopAsyncIteration:
+                        return
+                    for chunk in batch:
+                        yield chunk
+        except asyncio.CancelledError:
+            # From `aclose` in another task: the loop here ends, its task goes on.
+            if not self._closed or self._reader is None or self._reader.uncancel() > 0:
+                raise
+        finally:
+            self._stopped.set()
+        yield LLMChunk(finish_reason="cancelled")

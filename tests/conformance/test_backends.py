@@ -1,0 +1,55 @@
+"""The three built-in backends keep the contract: llama.cpp on the real engine, Ollama on a server in its form in front
+of the real engine, vLLM on a real vLLM server (`-m vllm`)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conformance.running import ROOT, conformance
+from tests.servers.ollama_front import OllamaFront
+
+# One thread: on a busy machine two of them wait for each other.
+ENGINE = {"LLAMACPP_THREADS": "1", "LLAMACPP_CTX_SIZE": "2048", "LLAMACPP_PARALLEL": "4"}
+TEMPLATES = ROOT / "tests" / "data" / "templates"
+
+
+async def test_llamacpp(tmp_path):
+    """The demo model with embeddings switched on; its own template knows no tools, so they are refused."""
+    status, output = await conformance(tmp_path, "llamacpp", env={**ENGINE, "LLAMACPP_POOLING": "mean"})
+    assert status == 0, output[-4000:]
+    assert "tools                refused as declared" in output
+    assert "embeddings           passes" in output
+
+
+async def test_llamacpp_with_a_template_that_knows_tools_and_thinks(tmp_path):
+    """With templates of our own the tests of tools and thoughts are run too."""
+    for template, words in (("tools", "tool"), ("think", "reasoning")):
+        env = {**ENGINE, "LLAMACPP_CHAT_TEMPLATE": str(TEMPLATES / f"{template}.jinja")}
+        status, output = await conformance(tmp_path, "llamacpp", "-k", words, env=env)
+        assert status == 0, output[-4000:]
+        assert "refused" not in output
+
+
+async def test_ollama(tmp_path):
+    """Text, tools and thoughts each on the model that can."""
+    async with OllamaFront(num_ctx=2048, parallel=4) as front:
+        env = {"OLLAMA_BASE_URL": front.url}
+        runs = [("smollm2", ""), ("smollm2-tools", "tool"), ("smollm2-think", "reasoning"), ("smollm2-embed", "embed")]
+        for model, words in runs:
+            status, output = await conformance(tmp_path, "ollama", "--model", model, "-k", words, env=env)
+            assert status == 0, output[-4000:]
+
+
+@pytest.mark.vllm
+async def test_vllm(tmp_path):
+    """A server for text, and one for embeddings."""
+    status, output = await conformance(tmp_path, "vllm", env={"VLLM_API_BASE": os.environ["VLLM_API_BASE"]})
+    assert status == 0, output[-4000:]
+    assert "tool_choice          passes" in output
+    pooling = os.environ.get("MINER_VLLM_POOLING_BASE")
+    if pooling:
+        status, output = await conformance(tmp_path, "vllm", "-k", "embed", env={"VLLM_API_BASE": pooling})
+        assert status == 0, output[-4000:]
+        assert "embeddings           passes" in output
