@@ -50,7 +50,13 @@ class ByteStream:
 
     async def read_some(self) -> bytes:
         """What has arrived, at least one byte; b"" at the end."""
-        return await self._content.readany()
+        try:
+            return await self._content.readany()
+        except RuntimeError as error:
+            connection = self._response.connection
+            if connection is not None and connection.transport is not None:
+                raise
+            raise aiohttp.ClientConnectionError("the service was closed") from error
 
     async def read_all(self) -> bytes:
         """The rest, which must not be without end."""

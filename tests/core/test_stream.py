@@ -1,0 +1,430 @@
+"""Streams: read once, stopped in every way that one can leave them, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miner.core.llms.LLMService import LLMService
+from miner.core.llms.stream import LLMStream
+from miner.errors import BackendError, BackendTimeoutError, BackendUnavailableError
+from tests.core.services import (
+    ENGINES,
+    MESSAGES,
+    ask,
+    closed_port,
+    nothing_left,
+    read,
+    service_at,
+    speaking_to,
+    text_of,
+)
+from tests.core.test_failures import Faulty
+from tests.servers import faults
+from tests.servers.threaded import in_thread
+
+TEXTS = ("a", "b", "c")
+
+
+class Left(Exception):
+    """Raised inside a loop."""
+
+
+async def by_break(stream: LLMStream) -> None:
+    async for _ in stream:
+        break
+
+
+async def by_an_exception(stream: LLMStream) -> None:
+    try:
+        async for _ in stream:
+            raise Left
+    except Left:
+        pass
+
+
+async def by_aclose(stream: LLMStream) -> None:
+    await anext(stream)
+    await stream.aclose()
+    await stream.aclose()
+
+
+async def by_aclose_of_the_iterator(stream: LLMStream) -> None:
+    iterator: Any = aiter(stream)
+    await anext(iterator)
+    await iterator.aclose()
+
+
+async def by_leaving_the_block(stream: LLMStream) -> None:
+    async with stream:
+        await anext(stream)
+
+
+async def by_break_inside_a_block(stream: LLMStream) -> None:
+    async with stream as chunks:
+        async for _ in chunks:
+            break
+
+
+async def by_an_exception_inside_a_block(stream: LLMStream) -> None:
+    try:
+        async with stream:
+            async for _ in stream:
+                raise Left
+    except Left:
+        pass
+
+
+async def by_aclosing(stream: LLMStream) -> None:
+    async with aclosing(stream) as chunks:
+        async for _ in chunks:
+            break
+
+
+async def by_cancelling_the_task(stream: LLMStream) -> None:
+    started = asyncio.Event()
+
+    async def reading() -> None:
+        async for _ in stream:
+            started.set()
+
+    task = asyncio.create_task(reading())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def by_a_timeout_around_it(stream: LLMStream) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await read(stream)
+
+
+async def by_collect_cancelled(stream: LLMStream) -> None:
+    task = asyncio.create_task(stream.collect())
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def by_batches_left(stream: LLMStream) -> None:
+    async for _ in stream.batches():
+        break
+
+
+async def by_batches_inside_a_block(stream: LLMStream) -> None:
+    async with stream:
+        batches = stream.batches()
+        await anext(batches)
+
+
+async def by_aclose_of_another_task(stream: LLMStream) -> None:
+    """As a stop button does."""
+    started = asyncio.Event()
+
+    async def reading() -> list[Any]:
+        chunks = []
+        async for chunk in stream:
+            chunks.append(chunk.content or chunk.finish_reason)
+            started.set()
+        await asyncio.sleep(0)  # the task itself was not cancelled
+        return chunks
+
+    task = asyncio.create_task(reading())
+    await started.wait()
+    await asyncio.sleep(0.05)
+    await stream.aclose()
+    async with asyncio.timeout(10):
+        assert await task == ["a", "b", "c", "cancelled"]
+
+
+WAYS = [
+    by_break, by_an_exception, by_aclose, by_aclose_of_the_iterator, by_leaving_the_block, by_break_inside_a_block,
+    by_an_exception_inside_a_block, by_aclosing, by_cancelling_the_task, by_a_timeout_around_it, by_collect_cancelled,
+    by_batches_left, by_batches_inside_a_block, by_aclose_of_another_task,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
+async def test_a_stream_that_is_left_stops_the_engine(engine: str, leave: Callable[[LLMStream], Awaitable[None]]):
+    """Pitfall 9: closing the connection is the only abort that all engines know. The stream stays in a variable."""
+    async with (
+        Faulty(faults.silent_in_stream(TEXTS)) as server,
+        speaking_to(engine, server, default_model="smollm2") as service,
+    ):
+        stream = service.stream("hi")
+        await leave(stream)
+        await server.wait_for_disconnects()
+        await nothing_left()
+        assert len(server.disconnects) == 1
+        server.behaviour = faults.ok()
+        assert await ask(service, "stream") == "Hello there."
+        del stream
+    await nothing_left()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("verb", ["generate", "chat_completion", "stream before the first chunk"])
+async def test_a_cancelled_request_hangs_up_before_anything_has_come(engine: str, verb: str):
+    async with (
+        Faulty(faults.silent(False)) as server,
+        speaking_to(engine, server, default_model="smollm2") as service,
+    ):
+        calls: dict[str, Callable[[], Any]] = {
+            "generate": lambda: service.generate("hi"),
+            "chat_completion": lambda: service.chat_completion(MESSAGES),
+            "stream before the first chunk": lambda: read(service.stream("hi")),
+        }
+        task = asyncio.create_task(calls[verb]())
+        await server.wait_for_requests(2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.wait_for_disconnects()
+        await nothing_left()
+
+
+LIMITS: list[tuple[Any, str, faults.Behaviour]] = [
+    ({"first": 0.3}, "timeout.first allows (0.3 s)", faults.silent(False)),
+    ({"first": 0.3}, "timeout.first allows (0.3 s)", faults.silent_after_headers()),
+    ({"between": 0.3}, "timeout.between allows (0.3 s)", faults.silent_in_stream(TEXTS)),
+    ({"total": 0.3}, "allows (0.3 s)", faults.silent_in_stream(TEXTS)),
+    (0.3, "allows (0.3 s)", faults.slow(0.0, ["x"] * 100, between=0.05)),
+    ({"first": 20, "between": 0.3, "total": 20}, "timeout.between", faults.silent_in_stream(TEXTS)),
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mode", ["call", "stream"])
+@pytest.mark.parametrize(("limit", "words", "behaviour"), LIMITS)
+async def test_the_callers_bounds_stop_the_engine(
+    engine: str, mode: str, limit: Any, words: str, behaviour: faults.Behaviour
+):
+    """Pitfall 8: the first token may take long, the next ones not."""
+    async with (
+        Faulty(behaviour, everywhere=False) as server,
+        speaking_to(engine, server, default_model="smollm2") as service,
+    ):
+        if mode == "call" and behaviour.name in ("silent_in_stream", "slow") and limit in (0.3, {"total": 0.3}):
+            server.behaviour = faults.silent(False)
+        with pytest.raises(BackendTimeoutError) as caught:
+            await ask(service, mode, timeout=limit)
+        assert words in caught.value.message
+        assert caught.value.backend == engine
+        assert caught.value.hint
+        if mode == "stream" and behaviour.name == "silent_in_stream":
+            assert caught.value.partial.content == "abc"
+        await server.wait_for_disconnects()
+        await nothing_left()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mode", ["call", "stream"])
+async def test_bounds_that_hold_change_nothing(engine: str, mode: str):
+    async with Faulty(faults.ok()) as server, speaking_to(engine, server, default_model="smollm2") as service:
+        for limit in (30, {"first": 30}, {"between": 30, "total": 30}):
+            assert await ask(service, mode, timeout=limit) == "Hello there."
+
+
+async def test_the_time_that_the_reader_takes_is_not_the_engines():
+    async with (
+        Faulty(faults.slow(0.0, ["x"] * 6, between=0.05)) as server,
+        speaking_to("ollama", server, default_model="smollm2") as service,
+    ):
+        pieces = []
+        async for chunk in service.stream("hi", timeout={"between": 0.6}):
+            pieces.append(chunk.content or "")
+            if len(pieces) == 2:
+                await asyncio.sleep(1.0)
+        assert "".join(pieces) == "xxxxxx"
+
+
+async def test_the_request_is_sent_when_the_first_chunk_is_asked_for():
+    async with Faulty(faults.ok()) as server, speaking_to("ollama", server, default_model="smollm2") as service:
+        stream = service.stream("hi")
+        await asyncio.sleep(0.05)
+        assert server.requests == []
+        assert text_of(await read(stream)) == "Hello there."
+
+
+async def test_a_stream_is_read_once():
+    async with Faulty(faults.ok()) as server, speaking_to("ollama", server, default_model="smollm2") as service:
+        stream = service.stream("hi")
+        await read(stream)
+        for again in (read(stream), stream.collect()):
+            with pytest.raises(RuntimeError, match="A stream can be read once; ask the service for a new one"):
+                await again
+        left = service.stream("hi")
+        await by_break(left)
+        with pytest.raises(RuntimeError, match="read once"):
+            await read(left)
+
+
+async def test_a_stream_that_was_never_read_costs_nothing_and_can_be_closed():
+    service = service_at("vllm", f"http://127.0.0.1:{closed_port()}")
+    stream = service.stream("hi")
+    await stream.aclose()
+    for reading in (read(stream), stream.collect()):
+        with pytest.raises(RuntimeError, match="The stream is closed; ask the service for a new one"):
+            await reading
+    async with service.stream("hi"):
+        pass
+    del stream
+    await nothing_left()
+
+
+async def test_batches_read_by_another_task_are_that_tasks_to_stop():
+    async with (
+        Faulty(faults.silent_in_stream(TEXTS)) as server,
+        speaking_to("ollama", server, default_model="smollm2") as service,
+    ):
+        stream = service.stream("hi")
+        task = asyncio.create_task(stream.collect())
+        await server.wait_for_requests(2)
+        await asyncio.sleep(0.05)
+        with pytest.raises(RuntimeError, match="cancel that task"):
+            await stream.aclose()
+        task.cancel()
+        await server.wait_for_disconnects()
+
+
+async def test_a_task_that_is_cancelled_while_it_is_closed_is_cancelled():
+    async with (
+        Faulty(faults.silent_in_stream(TEXTS)) as server,
+        speaking_to("ollama", server, default_model="smollm2") as service,
+    ):
+        stream = service.stream("hi")
+        task = asyncio.create_task(read(stream))
+        await server.wait_for_requests(2)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await stream.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.wait_for_disconnects()
+
+
+async def test_anext_after_the_end_ends_again():
+    async with Faulty(faults.ok(["x"])) as server, speaking_to("ollama", server, default_model="smollm2") as service:
+        stream = service.stream("hi")
+        assert (await anext(stream)).content == "x"
+        await anext(stream)
+        for _ in range(2):
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_what_is_known_of_the_reply_besides_its_pieces(engine: str):
+    async with Faulty(faults.ok()) as server, speaking_to(engine, server, default_model="smollm2") as service:
+        stream = service.stream("hi")
+        chunks = await read(stream)
+        response = stream.response
+        assert (response.model, response.backend, response.ignored) == ("smollm2", engine, [])
+        last = chunks[-1]
+        assert last.usage is not None
+        assert last.timings is not None
+        assert last.timings.total is not None
+        assert last.timings.time_to_first_token is not None
+        assert last.timings.total >= last.timings.time_to_first_token > 0
+        whole = await service.stream("hi").collect()
+        assert (str(whole), whole.finish_reason, whole.usage.completion_tokens) == ("Hello there.", "stop", 8)
+
+
+async def test_many_streams_of_one_service_run_at_once_and_each_stops_alone():
+    async with (
+        Faulty(faults.silent_in_stream(TEXTS)) as server,
+        speaking_to("vllm", server, default_model="smollm2") as service,
+    ):
+        streams = [service.stream("hi") for _ in range(8)]
+        for stream in streams:
+            await anext(stream)
+        await streams[3].aclose()
+        await server.wait_for_disconnects()
+        await asyncio.sleep(0.1)
+        assert len(server.disconnects) == 1
+        for stream in streams:
+            await stream.aclose()
+        await server.wait_for_disconnects(8)
+
+
+def test_one_service_on_two_event_loops_in_turn():
+    with in_thread(Faulty(faults.ok())) as server:
+        for engine in ENGINES:
+            service = service_at(engine, server.url, default_model="smollm2")
+
+            async def both(service: LLMService) -> list[str]:
+                return [await ask(service, "call"), await ask(service, "stream")]
+
+            for _ in range(2):
+                assert asyncio.run(both(service)) == ["Hello there."] * 2
+                gc.collect(1)
+            asyncio.run(service.aclose())
+
+
+SCRIPT = """
+import asyncio, sys
+from miner.config.config import MinerConfig
+from miner.core.llms.llm_ollama import OllamaService
+from miner.core.llms.llm_vllm import VLLMService
+
+url = sys.argv[1]
+config = MinerConfig(_env_file=None, ollama_base_url=url, vllm_api_base=url + "/v1", default_model="smollm2")
+services = [VLLMService(config), OllamaService(config)]
+
+async def main():
+    for service in services:
+        print(await service.generate("hi"))
+        async for chunk in service.stream("hi"):
+            break
+
+asyncio.run(main())
+asyncio.run(main())
+"""
+
+
+def test_a_service_that_is_never_closed_makes_no_noise_at_exit(tmp_path: Path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with in_thread(Faulty(faults.ok())) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-X", "dev", str(tmp_path / "script.py"), server.url],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello there.\n" * 4, "")
+
+
+async def test_closing_a_service_ends_what_runs_and_it_can_be_used_again():
+    async with Faulty(faults.silent_in_stream(TEXTS)) as server:
+        service = service_at("ollama", server.url, default_model="smollm2")
+        stream = service.stream("hi")
+        await anext(stream)
+        await service.aclose()
+        await service.aclose()
+        await server.wait_for_disconnects()
+        with pytest.raises(BackendError, match=r"broke off|closed"):
+            await read(stream)
+        server.behaviour = faults.ok()
+        assert await ask(service, "call") == "Hello there."
+        await service.aclose()
+
+
+async def test_an_engine_that_comes_up_later_is_simply_used():
+    service = service_at("ollama", f"http://127.0.0.1:{(port := closed_port())}", default_model="smollm2")
+    with pytest.raises(BackendUnavailableError):
+        await ask(service, "call")
+    server = Faulty(faults.ok())
+    server.port = port
+    async with server:
+        assert await ask(service, "call") == "Hello there."
+        await service.aclose()
