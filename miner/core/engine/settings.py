@@ -86,11 +86,14 @@ def binary_orders(spec: EngineSpec) -> dict[str, Any]:
         flags += ["--embeddings", "--reranking"]
     elif spec.pooling:
         flags += ["--embeddings", "--pooling", spec.pooling]
-    optional = [
-        [["--no-ui", "--no-webui"]], [["--kv-unified" if spec.pooling else "--no-kv-unified"]], [["--no-context-shift"]], [["--slots"]], [["--metrics"]],
-        [["--jinja"]], [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)],
-        [["--log-verbosity", "--verbosity"], "1"],
+    optional: list[list[Any]] = [
+        [["--no-ui", "--no-webui"]], [["--no-context-shift"]], [["--slots"]], [["--metrics"]], [["--jinja"]],
+        [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)], [["--log-verbosity", "--verbosity"], "1"],
     ]  # fmt: skip
+    if spec.pooling:
+        optional += [[["--kv-unified"]], [["--kv-unified-per-slot"], str(spec.ctx_size)]]
+    else:
+        optional += [[["--no-kv-unified"]]]
     return {"flags": flags, "optional": optional, "chat_template": spec.chat_template}
 
 
