@@ -52,14 +52,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from miner.config.config import MinerConfig
-    from miner.core.llms.registry import get_backend
+    from miner.gateway.plan import Plan
     from miner.gateway.server import run as serve
-    from miner.gateway.settings import GatewaySettings
 
     given = {"serve_host": args.host, "serve_port": args.port, "serve_workers": args.workers, "serve_log": args.log}
     if args.allow_unauthenticated:
         given["serve_allow_unauthenticated"] = True
-    settings = GatewaySettings(**{name: value for name, value in given.items() if value is not None})
-    config = MinerConfig(**({"default_model": args.model} if args.model is not None else {}))
-    return serve(lambda: get_backend(args.backend, config), settings)
+    return serve(
+        Plan(
+            settings={name: value for name, value in given.items() if value is not None},
+            config={"default_model": args.model} if args.model is not None else {},
+            backend=args.backend,
+        )
+    )

@@ -94,6 +94,9 @@ class Exchange:
     def headers(self, content_type: str = "application/json") -> dict[str, str]:
         """What every answer carries."""
         headers = {"Content-Type": content_type, "X-Request-Id": self.id, "Server": "miner"}
+        counters = self.gateway.counters
+        if counters is not None:
+            headers["X-Miner-Worker"] = str(counters.index)
         if self.ignored:
             headers["X-Miner-Ignored-Params"] = ", ".join(self.ignored)
         return headers

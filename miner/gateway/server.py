@@ -4,89 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
 from miner.core.llms.LLMService import LLMService
 from miner.errors import ConfigError, MinerError
-from miner.gateway.access import has_keys
 from miner.gateway.app import GATEWAY, create_app
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import interrupt
+from miner.gateway.listening import BACKLOG, listen, refuse_open_address, shown
+from miner.gateway.plan import Plan
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.shared import SharedCounters
+from miner.gateway.workers import supervise
 
-__all__ = ["is_loopback", "listen", "make_runner", "refuse_open_address", "run", "serve"]
+__all__ = ["make_runner", "run", "run_worker", "serve"]
 
 logger = logging.getLogger("miner.gateway")
 
 _LAST_WORDS_SECONDS = 2.0
 """For typed errors to reach the clients of requests that the grace time did not suffice for."""
-_BACKLOG = 1024
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def refuse_open_address(settings: GatewaySettings) -> None:
-    """Make sure that nobody is let in from outside by oversight.
-
-    Raises:
-        ConfigError: others can reach the address, and there are no keys.
-    """
-    if settings.serve_allow_unauthenticated or is_loopback(settings.serve_host) or has_keys(settings):
-        return
-    raise ConfigError(
-        f"{settings.serve_host} can be reached by others, and there are no keys.",
-        hint="Make one: export API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())')",
-    )
-
-
-def listen(settings: GatewaySettings) -> list[socket.socket]:
-    """Sockets on the address, listening.
-
-    Raises:
-        ConfigError: the address or the port cannot be had.
-    """
-    host, port = settings.serve_host, settings.serve_port
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, proto, _, address in _addresses(host, port):
-            one = socket.socket(family, kind, proto)
-            sockets.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind(address)
-            one.listen(_BACKLOG)
-            one.setblocking(False)
-    except OSError as error:
-        for one in sockets:
-            one.close()
-        raise ConfigError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}.",
-            hint="Choose another with --host and --port (SERVE_HOST, SERVE_PORT).",
-        ) from None
-    return sockets
-
-
-def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # Several addresses cannot share a port that the system is to choose.
-    return list(found[:1] if port == 0 else dict.fromkeys(found))
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
@@ -101,20 +45,51 @@ def make_runner(app: web.Application) -> web.AppRunner:
     )
 
 
-def run(make_service: Callable[[], LLMService], settings: GatewaySettings) -> int:
+def run(plan: Plan) -> int:
     """Serve until SIGTERM or Ctrl-C and return the exit status.
 
     Raises:
         ConfigError: an address without keys, or one that cannot be had.
     """
+    settings = plan.gateway_settings()
     refuse_open_address(settings)
-    sockets = listen(settings)
+    service = plan.make_service()
+    if settings.serve_workers > 1:
+        _refuse_an_engine_for_each(service, settings.serve_workers)
+        return asyncio.run(supervise(plan, service.name))
+    [sockets] = listen(settings)
+
+    def announce() -> None:
+        for one in sockets:
+            print(f"miner: serving {service.name} at {shown(one)}", file=sys.stderr, flush=True)  # noqa: T201
+
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(make_service(), settings, sockets))
+        return runner.run(serve(service, settings, sockets, announce=announce))
+
+
+def run_worker(plan: Plan, sockets: list[socket.socket], counters: SharedCounters) -> int:
+    """The same in a worker process."""
+
+    def announce() -> None:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        service, settings = plan.make_service(), plan.gateway_settings()
+        return runner.run(serve(service, settings, sockets, announce=announce, counters=counters))
+
+
+def _refuse_an_engine_for_each(service: LLMService, workers: int) -> None:
+    """Engines of ours belong to one process."""
+    if service.name == "llamacpp" and not service._settings.llamacpp_api_base:
+        raise ConfigError(
+            f"SERVE_WORKERS={workers}: each worker would load its own llama.cpp engine.",
+            hint="Use one worker, or start a llama.cpp server and set LLAMACPP_API_BASE.",
+        )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop where it is installed: a request costs about a third less with it."""
+    """Of uvloop where it is installed: a request costs about a third less with it."""
     try:
         import uvloop
     except ImportError:
@@ -122,21 +97,32 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(service: LLMService, settings: GatewaySettings, sockets: list[socket.socket]) -> int:
-    """Serve on these sockets until a signal comes; closes the service."""
-    stop = asyncio.Event()
-    signals = _Signals(stop)
-    app = create_app(service, settings)
+async def serve(
+    service: LLMService,
+    settings: GatewaySettings,
+    sockets: list[socket.socket],
+    *,
+    announce: Callable[[], None] = lambda: None,
+    counters: SharedCounters | None = None,
+) -> int:
+    """Serve on these sockets until a signal comes; closes the service.
+
+    Args:
+        announce: called when connections are taken.
+        counters: given in a worker: those that all workers share.
+    """
+    app = create_app(service, settings, counters=counters)
     gateway = app[GATEWAY]
     runner = make_runner(app)
+    signals = _Signals()
     try:
         await runner.setup()
-        with signals.handled():
+        with signals.handled(), _parent_watched(signals, counters is not None):
             for one in sockets:
-                await web.SockSite(runner, one, backlog=_BACKLOG).start()
-            _announce(service, sockets)
+                await web.SockSite(runner, one, backlog=BACKLOG).start()
+            announce()
             _spare_the_collector()
-            await stop.wait()
+            await signals.first.wait()
             gateway.state = "draining"
             await _drain(gateway, signals)
             await runner.cleanup()
@@ -149,12 +135,11 @@ async def serve(service: LLMService, settings: GatewaySettings, sockets: list[so
 
 async def _drain(gateway: Gateway, signals: _Signals) -> None:
     """Let what runs finish within the grace time, then end it with a typed error."""
+    grace = gateway.settings.serve_grace
     if gateway.present:
-        logger.warning(
-            "Shutting down: %d requests have %g s to finish.", len(gateway.present), gateway.settings.serve_grace
-        )
-    finishing = asyncio.create_task(gateway.drained(gateway.settings.serve_grace))
-    hurried = asyncio.create_task(signals.again.wait())
+        logger.warning("Shutting down: %d requests have %g s to finish.", len(gateway.present), grace)
+    finishing = asyncio.create_task(gateway.drained(grace))
+    hurried = asyncio.create_task(signals.second.wait())
     try:
         await asyncio.wait({finishing, hurried}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -176,43 +161,55 @@ async def _close(service: LLMService) -> None:
 class _Signals:
     """The first asks to stop, the second to hurry, the third ends the process. Engines of ours die with it."""
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self) -> None:
         self.count = 0
         self.received = 0
-        self.again = asyncio.Event()
-        self._stop = stop
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
 
-    def handled(self) -> _Handled:
-        """Handle SIGTERM, SIGINT and SIGHUP while the block lasts."""
-        return _Handled(self._on_signal)
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle SIGTERM and SIGINT while the block lasts. One that is ignored (a background job) stays so."""
+        loop = asyncio.get_running_loop()
+        numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+        for number in numbers:
+            loop.add_signal_handler(number, self.on_signal, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
-    def _on_signal(self, number: int) -> None:
+    def on_signal(self, number: int) -> None:
+        """Note that one came."""
         self.count += 1
         self.received = number
-        self._stop.set()
+        self.first.set()
         if self.count == 2:
-            self.again.set()
+            self.second.set()
         elif self.count > 2:
             os._exit(128 + number)
 
 
-class _Handled:
-    def __init__(self, told: Callable[[int], None]) -> None:
-        self._told = told
-        self._numbers: list[int] = []
+@contextmanager
+def _parent_watched(signals: _Signals, worker: bool) -> Iterator[None]:
+    """A worker whose parent is gone stops as if it had been told to."""
+    if not worker:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    stdin = sys.stdin.fileno()
 
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGINT"):
-            number = getattr(signal, name)
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self._told, number)
-                self._numbers.append(number)
+    def ended() -> None:
+        if not os.read(stdin, 1024):
+            loop.remove_reader(stdin)
+            signals.first.set()
 
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in self._numbers:
-            loop.remove_signal_handler(number)
+    loop.add_reader(stdin, ended)
+    try:
+        yield
+    finally:
+        loop.remove_reader(stdin)
 
 
 def _spare_the_collector() -> None:
@@ -220,10 +217,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-
-
-def _announce(service: LLMService, sockets: list[socket.socket]) -> None:
-    for one in sockets:
-        host, port = one.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"miner: serving {service.name} at http://{shown}:{port}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,92 @@
+"""Where the gateway listens: addresses, sockets, and who may reach them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from miner.errors import ConfigError
+from miner.gateway.access import has_keys
+from miner.gateway.settings import GatewaySettings
+
+__all__ = ["BACKLOG", "is_loopback", "listen", "refuse_open_address", "shown"]
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_open_address(settings: GatewaySettings) -> None:
+    """Make sure that nobody is let in from outside by oversight.
+
+    Raises:
+        ConfigError: others can reach the address, and there are no keys.
+    """
+    if settings.serve_allow_unauthenticated or is_loopback(settings.serve_host) or has_keys(settings):
+        return
+    raise ConfigError(
+        f"{settings.serve_host} can be reached by others, and there are no keys.",
+        hint="Make one: export API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())')",
+    )
+
+
+def listen(settings: GatewaySettings, *, shares: int = 1) -> list[list[socket.socket]]:
+    """Sockets on the address, listening: for each share one on each of the address's forms. The system spreads new
+    connections over the shares.
+
+    Raises:
+        ConfigError: the address or the port cannot be had.
+    """
+    host, port = settings.serve_host, settings.serve_port
+    made: list[list[socket.socket]] = [[] for _ in range(shares)]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Several addresses cannot share a port that the system is to choose.
+        for family, kind, proto, _, address in found[:1] if port == 0 else dict.fromkeys(found):
+            if shares > 1:
+                # Sharing must not mean sharing with a stranger who listens there already.
+                with _bound(family, kind, proto, address, share=False) as probe:
+                    address = (*address[:1], probe.getsockname()[1], *address[2:])
+            for share in made:
+                one = _bound(family, kind, proto, address, share=shares > 1)
+                share.append(one)
+                one.listen(BACKLOG)
+                one.setblocking(False)
+    except OSError as error:
+        for one in [one for share in made for one in share]:
+            one.close()
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}.",
+            hint="Choose another with --host and --port (SERVE_HOST, SERVE_PORT).",
+        ) from None
+    return made
+
+
+def _bound(family: int, kind: int, proto: int, address: tuple[object, ...], *, share: bool) -> socket.socket:
+    one = socket.socket(family, kind, proto)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+def shown(one: socket.socket) -> str:
+    """The socket's address as a URL."""
+    host, port = one.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

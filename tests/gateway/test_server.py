@@ -1,0 +1,170 @@
+"""`miner serve` as a process: addresses, signals, the grace time, workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.gateway.serving import post
+from tests.servers import faults
+from tests.servers.openai_stub import StubServer
+
+WAIT = 60
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+
+class Server:
+    def __init__(self, process):
+        self.process = process
+        self.said = ""
+        self.url = ""
+
+    async def until_serving(self):
+        while not (found := re.search(r"at (http://\S+)", self.said)):
+            line = await asyncio.wait_for(self.process.stderr.readline(), WAIT)
+            assert line, self.said
+            self.said += line.decode()
+        self.url = found.group(1)
+
+    async def ended(self):
+        rest = await asyncio.wait_for(self.process.stderr.read(), WAIT)
+        self.said += rest.decode()
+        return await asyncio.wait_for(self.process.wait(), WAIT)
+
+
+@asynccontextmanager
+async def miner_serve(*arguments, tmp_path, **environment):
+    """`miner serve` with these arguments and nothing else in its environment."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "SYSTEMROOT")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "miner", "serve", *arguments, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+        env={**kept, "PYTHONPATH": os.getcwd(), "LLM_BACKEND": "vllm", "DEFAULT_MODEL": "m", **environment},
+    )  # fmt: skip
+    try:
+        yield Server(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_an_open_address_needs_keys(tmp_path):
+    async with miner_serve("--host", "0.0.0.0", tmp_path=tmp_path) as server:
+        assert await server.ended() == 2
+    assert server.said.splitlines()[0] == "miner: 0.0.0.0 can be reached by others, and there are no keys."
+    assert "export API_KEYS=" in server.said.splitlines()[1]
+    assert len(server.said.splitlines()) == 2
+
+
+async def test_a_port_that_is_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for workers in ("1", "2"):
+            port = str(taken.getsockname()[1])
+            async with miner_serve("--port", port, "--workers", workers, tmp_path=tmp_path) as server:
+                assert await server.ended() == 2
+            assert "cannot be listened on" in server.said
+
+
+async def test_sigterm_lets_streams_finish_and_says_not_ready_at_once(tmp_path):
+    engine = StubServer(reply=faults.ok(["x"]))
+    async with engine, miner_serve("--port", "0", tmp_path=tmp_path, VLLM_API_BASE=engine.v1) as server:
+        await server.until_serving()
+        async with aiohttp.ClientSession() as session:
+            await _until_ready(session, server)
+            engine.reply = faults.slow(0.0, [f"w{i} " for i in range(20)], between=0.1)
+            async with session.post(f"{server.url}/v1/chat/completions", json=CHAT) as answer:
+                await answer.content.readline()
+                server.process.send_signal(signal.SIGTERM)
+                for _ in range(200):
+                    async with session.get(f"{server.url}/readyz") as ready:
+                        if ready.status == 503:
+                            break
+                assert ready.status == 503
+                text = await answer.text()
+        assert text.endswith("data: [DONE]\n\n")
+        assert await server.ended() == 0
+
+
+@pytest.mark.parametrize(("signals", "grace", "status"), [(1, "0.5", 0), (2, "600", 128 + signal.SIGTERM)])
+async def test_the_grace_time_ends_and_a_second_signal_ends_it_sooner(signals, grace, status, tmp_path):
+    engine = StubServer(reply=faults.silent_in_stream(["Hel"]))
+    async with engine, miner_serve(
+        "--port", "0", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, SERVE_GRACE=grace, SERVE_PRELOAD="false"
+    ) as server:  # fmt: skip
+        await server.until_serving()
+        async with post(server, CHAT) as answer:
+            await answer.content.readline()
+            for _ in range(signals):
+                server.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.3)
+            text = await answer.text()
+        await engine.wait_for_disconnects(1)
+        assert await server.ended() == status
+    assert '"code":"shutting_down"' in text
+    assert "[DONE]" not in text
+
+
+async def test_workers_share_the_port_are_restarted_and_leave_nobody_behind(tmp_path):
+    engine = StubServer()
+    async with (
+        engine,
+        miner_serve("--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1) as server,
+    ):
+        await server.until_serving()
+        parent = psutil.Process(server.process.pid)
+        first = {child.pid for child in parent.children()}
+        assert len(first) == 2
+        served = set()
+        for _ in range(60):
+            async with post(server, {**CHAT, "stream": False}) as answer:
+                assert answer.status == 200
+                served.add(answer.headers["X-Miner-Worker"])
+        assert served == {"0", "1"}
+        os.kill(min(first), signal.SIGKILL)
+        for _ in range(600):
+            now = {child.pid for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE}
+            if len(now) == 2 and now != first:
+                break
+            await asyncio.sleep(0.05)
+        assert len(now - first) == 1
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+        assert not any(psutil.pid_exists(pid) for pid in now)
+
+
+async def test_workers_go_when_their_parent_is_killed(tmp_path):
+    engine = StubServer()
+    async with (
+        engine,
+        miner_serve("--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1) as server,
+    ):
+        await server.until_serving()
+        workers = psutil.Process(server.process.pid).children()
+        server.process.kill()
+        gone, alive = await asyncio.to_thread(psutil.wait_procs, workers, timeout=WAIT)
+        assert len(gone) == 2
+        assert not alive
+
+
+async def test_workers_need_an_engine_that_runs_by_itself(tmp_path):
+    async with miner_serve("--workers", "2", tmp_path=tmp_path, LLM_BACKEND="llamacpp") as server:
+        assert await server.ended() == 2
+    assert "LLAMACPP_API_BASE" in server.said
+
+
+async def _until_ready(session, server):
+    for _ in range(600):
+        async with session.get(f"{server.url}/readyz") as ready:
+            if ready.status == 200:
+                return
+        await asyncio.sleep(0.05)
+    raise AssertionError("never ready")
