@@ -105,7 +105,10 @@ class HttpClient:
         self, origin: Origin, *, api_key: str | None = None, unix_socket: Path | None = None, reuse: bool = True
     ) -> None:
         self.origin = origin
-        self._headers = {"Content-Type": "application/json"}
+        # All that the library would add by itself. No compression: a token is to be read when it comes.
+        self._headers = {
+            "Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "miner",
+        }  # fmt: skip
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._unix_socket = unix_socket
@@ -180,7 +183,7 @@ class HttpClient:
             headers=self._headers,
             auto_decompress=False,
             read_bufsize=2**18,
-            skip_auto_headers=["User-Agent"],
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._guard = _closed_with_the_loop(session)
         await anext(self._guard)
