@@ -45,8 +45,8 @@ async def engine_of(service):
 
 async def slots(service):
     """Busy slots by the engine's own account."""
-    (client,) = service._clients.values()
-    reply = await client.request("GET", "/slots", total=10, root=True)
+    (running,) = service._engines._running.values()
+    reply = await running.http.request("GET", "/slots", total=10, root=True)
     return reply.body.count(b'"is_processing":true')
 
 
@@ -214,7 +214,7 @@ async def test_a_full_queue_is_told_at_once():
 async def test_an_engine_that_is_killed_is_a_typed_error_and_starts_again():
     async with llamacpp() as service:
         arrived = ""
-        with pytest.raises(EngineCrashedError) as caught:
+        with pytest.raises(EngineCrashedError) as caught:  # noqa: PT012
             async for chunk in service.stream(LONG, max_tokens=900, temperature=0.9):
                 arrived += chunk.content or ""
                 if len(arrived) > 20:
@@ -290,7 +290,7 @@ async def test_health_loads_nothing():
     async with llamacpp() as service:
         assert await service.health_check()
         assert (await service.health()).engines == []
-        assert [model.id for model in await service.list_models()][0] == "demo"
+        assert (await service.list_models())[0].id == "demo"
 
 
 async def test_raw_prompts_go_past_the_template():
@@ -348,3 +348,22 @@ async def test_a_load_that_does_not_fit_is_refused_with_numbers():
         assert "MiB" in str(caught.value)
         assert "LLAMACPP_CTX_SIZE" in str(caught.value)
         assert (await service.health()).engines == []
+
+
+async def test_a_service_that_is_dropped_takes_its_engine_with_it():
+    import gc
+
+    service = get_backend("llamacpp", MinerConfig(llamacpp_threads=1, llamacpp_parallel=1, llamacpp_ctx_size=256))
+    await service.generate("Hi", max_tokens=1)
+    pid = (await engine_of(service)).pid
+    del service
+    gc.collect()
+
+    async def gone():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    await until(gone)

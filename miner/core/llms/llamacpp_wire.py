@@ -59,6 +59,16 @@ class Props(msgspec.Struct):
     chat_template: str = ""
     modalities: Modalities = msgspec.field(default_factory=Modalities)
 
+    @classmethod
+    def guess(cls, *, template: str | None, sees: bool) -> Props:
+        """What a server will say, as far as a model's files tell."""
+        text = template or ""
+        return cls(
+            chat_template=text,
+            chat_template_caps=TemplateCaps(supports_tools="tool" in text),
+            modalities=Modalities(vision=sees),
+        )
+
     def capabilities(self, *, embeds: bool) -> frozenset[str]:
         """What the model that it serves can do."""
         able = set(FEATURES)

@@ -1,0 +1,500 @@
+"""VLLMService on the wire: the exact bodies that it sends, and vLLM's ways behind the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from miner.core.llms.join import join
+from miner.core.llms.LLMService import LLMService
+from miner.core.wire import TokenLogprob
+from miner.errors import (
+    BackendProtocolError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OutputValidationError,
+    UnsupportedFeatureError,
+)
+from tests.core.services import MESSAGES, WEATHER, ask, read, speaking_to, text_of
+from tests.core.test_failures import MODES, Faulty
+from tests.servers import faults
+from tests.servers.openai_stub import StubServer
+from tests.servers.payloads import delta, finish, openai_chunk, openai_reply, usage, usage_chunk
+from tests.servers.replay import ReplayServer
+
+PLAIN = {
+    "model": "m", "max_tokens": 512, "temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0,
+    "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    "messages": [{"role": "user", "content": "hi"}],
+}  # fmt: skip
+"""Pitfall 16: all of sampling is always sent, neutral where nothing was asked for."""
+STREAMED = PLAIN | {"stream": True, "stream_options": {"include_usage": True}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def vllm(server: Any, **given: Any) -> Any:
+    return speaking_to("vllm", server, **given)
+
+
+async def test_the_exact_body_of_each_verb():
+    async with StubServer() as server, vllm(server) as service:
+        await service.generate("hi")
+        await service.chat_completion(MESSAGES)
+        await read(service.stream("hi"))
+        await read(service.stream(messages=MESSAGES))
+        assert server.bodies == [PLAIN, PLAIN, STREAMED, STREAMED]
+        assert {request.path for request in server.generations} == {"/v1/chat/completions"}
+        assert all(request.headers["content-type"] == "application/json" for request in server.generations)
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+STRICT = [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]
+OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"max_tokens": 7, "temperature": 0, "top_p": 1}, {"max_tokens": 7, "temperature": 0, "top_p": 1}),
+    ({"stop": "END"}, {"stop": ["END"]}),
+    ({"stop": ["a", "b"]}, {"stop": ["a", "b"]}),
+    ({"seed": 0}, {"seed": 0}),
+    ({"top_k": 40, "min_p": 0.05}, {"top_k": 40, "min_p": 0.05}),
+    ({"repeat_penalty": 1.2}, {"repetition_penalty": 1.2}),
+    ({"presence_penalty": 0.5, "frequency_penalty": -0.5}, {"presence_penalty": 0.5, "frequency_penalty": -0.5}),
+    ({"logit_bias": {7: 5}}, {"logit_bias": {"7": 5}}),
+    ({"logprobs": True}, {"logprobs": True, "top_logprobs": 0}),
+    ({"logprobs": 5}, {"logprobs": True, "top_logprobs": 5}),
+    ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}),
+    ({"response_format": SCHEMA}, {"response_format": {"type": "json_schema", "json_schema": {
+        "name": "output", "schema": SCHEMA, "strict": True}}}),
+    ({"response_format": {"type": "regex", "regex": "a+"}}, {"structured_outputs": {"regex": "a+"}}),
+    ({"response_format": {"type": "grammar", "grammar": "root ::= x"}},
+     {"structured_outputs": {"grammar": "root ::= x"}}),
+    ({"reasoning": False}, {"reasoning_effort": "none"}),
+    ({"reasoning": True}, {"reasoning_effort": "medium"}),
+    ({"reasoning": "high"}, {"reasoning_effort": "high"}),
+    ({"tools": [WEATHER]}, {"tools": STRICT, "tool_choice": "auto"}),
+    ({"tools": [WEATHER], "tool_choice": "none"}, {}),
+    ({"tools": [WEATHER], "tool_choice": "required"}, {"tools": STRICT, "tool_choice": "required"}),
+    ({"tools": [WEATHER], "tool_choice": "get_weather"}, {"tools": STRICT, "tool_choice": NAMED}),
+    ({"tools": [WEATHER], "parallel_tool_calls": False},
+     {"tools": STRICT, "tool_choice": "auto", "parallel_tool_calls": False}),
+    ({"extra": {"chat_template_kwargs": {"x": 1}, "top_k": 3}}, {"chat_template_kwargs": {"x": 1}, "top_k": 3}),
+    ({"timeout": 30}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "fields"), OPTIONS, ids=lambda item: "+".join(item) if item else "nothing")
+async def test_the_exact_body_of_each_option(options: dict[str, Any], fields: dict[str, Any]):
+    async with StubServer(reply="a") as server, vllm(server) as service:
+        for mode in MODES:
+            try:
+                if mode == "call":
+                    await service.chat_completion(MESSAGES, **options)
+                else:
+                    await service.stream(messages=MESSAGES, **options).collect()
+            except OutputValidationError:
+                pass  # the answer here is always the same; the request is what counts
+        streamed = [body for body in server.bodies if body.get("stream")]
+        assert streamed[-1] == STREAMED | fields
+        assert server.bodies[0] == (STREAMED if "tools" in options else PLAIN) | fields
+
+
+async def test_a_tool_that_says_itself_that_it_is_not_strict_is_left_so():
+    tool = {"type": "function", "function": {"name": "f", "strict": False}}
+    async with StubServer() as server, vllm(server) as service:
+        await service.chat_completion(MESSAGES, tools=[tool])
+        assert server.bodies[0]["tools"] == [tool]
+
+
+async def test_a_raw_prompt_goes_past_the_template():
+    """Also pitfall 16: /v1/completions generates 16 tokens unless told otherwise."""
+    async with StubServer() as server, vllm(server) as service:
+        assert await service.generate("Once", raw=True) == "Hello there."
+        assert text_of(await read(service.stream("Once", raw=True))) == "Hello there."
+        expected = {name: value for name, value in PLAIN.items() if name != "messages"} | {"prompt": "Once"}
+        assert server.bodies[0] == expected
+        assert server.bodies[1] == expected | {"stream": True, "stream_options": {"include_usage": True}}
+        assert {request.path for request in server.generations} == {"/v1/completions"}
+
+
+NO_TEMPLATE = (400, {"error": {
+    "message": "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+    "template if the tokenizer does not define one.", "type": "BadRequestError", "param": None, "code": 400}})  # fmt: skip
+
+
+def without_template(body: dict[str, Any]) -> Any:
+    return NO_TEMPLATE if "messages" in body else "Once more."
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_model_without_a_template_is_prompted_verbatim(mode: str):
+    async with StubServer(reply=without_template) as server, vllm(server) as service:
+        for _ in range(2):
+            assert await ask(service, mode, "Once") == "Once more."
+        assert [request.path for request in server.generations] == [
+            "/v1/chat/completions", "/v1/completions", "/v1/completions",
+        ]  # fmt: skip
+        assert service.retries == 0
+        with pytest.raises(UnsupportedFeatureError, match="no chat template, so it takes prompts") as caught:
+            await service.chat_completion(MESSAGES)
+        assert caught.value.param == "messages"
+        assert "--chat-template FILE" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+async def test_a_model_without_a_template_knows_no_tools(asked_before: bool):
+    async with StubServer(reply=without_template) as server, vllm(server) as service:
+        if asked_before:
+            await service.generate("Once")
+        with pytest.raises(UnsupportedFeatureError, match="tools") as caught:
+            await service.stream("Once", tools=[WEATHER]).collect()
+        assert caught.value.param == "tools"
+        response = await service.stream("Once", tools=[WEATHER], unsupported="ignore").collect()
+        assert (response.content, response.ignored) == ("Once more.", ["tools"])
+        assert all("tools" not in body for body in server.bodies if "prompt" in body)
+
+
+async def test_thoughts_about_a_raw_prompt_are_refused_not_dropped():
+    """vLLM's /v1/completions ignores unknown fields (pitfall 4)."""
+    async with StubServer() as server, vllm(server) as service:
+        with pytest.raises(InvalidRequestError, match="raw"):
+            await service.generate("Once", raw=True, reasoning=True)
+        assert server.bodies == []
+
+
+LEGACY = {
+    "text_offset": [0, 4], "tokens": ["Hel", "lo"], "token_logprobs": [-0.1, None],
+    "top_logprobs": [{"Hel": -0.1, "Ho": -2.5}, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_logprobs_of_a_raw_prompt_have_another_shape(mode: str):
+    """Protocol notes, 1.2: completions answer with the legacy arrays."""
+
+    def reply(body: dict[str, Any]) -> Any:
+        assert body["logprobs"] == 1
+        choice = {"index": 0, "text": "Hello", "logprobs": LEGACY, "finish_reason": "stop"}
+        return [openai_chunk([choice]), usage_chunk()] if body.get("stream") else openai_chunk([choice], usage=usage())
+
+    async with StubServer(reply=reply) as server, vllm(server) as service:
+        request = service._request({"raw": True, "logprobs": 1}, prompt="x", model="m")
+        await service._resolve(request)
+        reply_ = await service._chat(request) if mode == "call" else join([b async for b in service._stream(request)])
+    assert reply_.logprobs == [
+        TokenLogprob("Hel", -0.1, alternatives=[TokenLogprob("Hel", -0.1)]),
+        TokenLogprob("lo", 0.0, alternatives=[]),
+    ]
+
+
+async def test_only_the_first_choice_counts_when_extra_asks_for_several():
+    """Pitfall 2: never take choices[0] blindly; streams interleave their choices by index."""
+
+    def piece(index: int, text: str, reason: str | None = None) -> dict[str, Any]:
+        return openai_chunk([{"index": index, "delta": {"content": text}, "finish_reason": reason}])
+
+    def reply(body: dict[str, Any]) -> Any:
+        if body.get("stream"):
+            return [piece(1, "X"), piece(0, "a"), piece(1, "Y", "length"), piece(0, "b", "stop"), usage_chunk(3, 8)]
+        both = [{"index": 1, "message": {"content": "XY"}, "finish_reason": "length"},
+                {"index": 0, "message": {"content": "ab"}, "finish_reason": "stop"}]  # fmt: skip
+        return openai_chunk(both, usage=usage(3, 8))
+
+    async with StubServer(reply=reply) as server, vllm(server) as service:
+        one = await service.stream("hi", extra={"n": 2}).collect()
+        other = await service.chat_completion(MESSAGES, extra={"n": 2})
+    assert (one.content, one.finish_reason) == (other.content, other.finish_reason) == ("ab", "stop")
+
+
+async def test_events_that_say_nothing_are_no_chunks():
+    """Pitfall 2: chunks with `choices: []` or `content: null`; pitfall 1: comments between them."""
+    events = [
+        delta(role="assistant", content=""), b": keep-alive\n\n", delta(content=None), openai_chunk([]),
+        delta(content="a"), delta(tool_calls=[]), b'data:{"choices":[{"index":0,"delta":{"content":"b"}}]}\n\n',
+        finish(), usage_chunk(3, 2),
+    ]  # fmt: skip
+    async with StubServer(reply=lambda _: list(events)) as server, vllm(server) as service:
+        chunks = await read(service.stream("hi"))
+    assert [(chunk.content, chunk.finish_reason, chunk.usage is not None) for chunk in chunks] == [
+        ("a", None, False), ("b", None, False), (None, "stop", False), (None, None, True),
+    ]  # fmt: skip
+
+
+def call(arguments: str, name: str | None = "get_weather", index: int = 0) -> dict[str, Any]:
+    piece: dict[str, Any] = {"index": index, "function": {"arguments": arguments}}
+    if name:
+        piece |= {"id": f"c{index}", "type": "function"}
+        piece["function"]["name"] = name
+    return piece
+
+
+async def tooled(service: LLMService, mode: str, **options: Any) -> Any:
+    given = {"tools": [WEATHER], **options}
+    if mode == "call":
+        return await service.chat_completion(MESSAGES, **given)
+    return await service.stream(messages=MESSAGES, **given).collect()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("said", ["stop", "length", "tool_calls"])
+async def test_complete_calls_are_calls_whatever_the_finish_reason_says(said: str, mode: str):
+    """Pitfall 6: "stop" after a call by name (vLLM), "length" with complete calls."""
+    events = [delta(tool_calls=[call('{"city":')]), delta(tool_calls=[call(' "Rome"}', None)]), finish(said),
+              usage_chunk(3, 9)]  # fmt: skip
+    async with StubServer(reply=events) as server, vllm(server) as service:
+        response = await tooled(service, mode, tool_choice="get_weather", max_tokens=9)
+    assert response.finish_reason == "tool_calls"
+    assert response.tool_calls == [
+        {"id": "c0", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    ]
+    assert not response.context_exhausted
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([delta(tool_calls=[call('{"city": "Ro')]), finish("length")], "not a JSON object. It was cut short"),
+        ([delta(tool_calls=[call('"\\"rome\\""')]), finish("tool_calls")], "'get_weather' are not a JSON object"),
+        ([delta(tool_calls=[call("{}", "get_time")]), finish("tool_calls")], "'get_time' that was not offered"),
+        ([delta(content="I will."), finish("stop")], "A tool call was required and none came"),
+        ([delta(content='<tool_call>\n{"'), finish("length")], "none came. It was cut short: raise max_tokens"),
+    ],
+)
+async def test_calls_that_are_none_are_no_success(events: list[Any], words: str, mode: str):
+    """Pitfall 5: arguments are validated always."""
+    async with StubServer(reply=[*events, usage_chunk(3, 5)]) as server, vllm(server) as service:
+        with pytest.raises(OutputValidationError) as caught:
+            await tooled(service, mode, tool_choice="required")
+        assert words in str(caught.value)
+        assert caught.value.response.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_tool_call_that_is_announced_and_does_not_come_is_an_error(mode: str):
+    """Pitfall 6: "tool_calls" with none (a reasoning parser that took all the text)."""
+    async with StubServer(reply=[delta(content=""), finish("tool_calls"), usage_chunk(3, 9)]) as server:
+        async with vllm(server) as service:
+            with pytest.raises(BackendProtocolError, match="it says that it called a tool, and sent no call"):
+                await tooled(service, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_call_without_arguments_has_an_empty_object(mode: str):
+    async with StubServer(reply=[delta(tool_calls=[call("")]), finish("tool_calls")]) as server:
+        async with vllm(server) as service:
+            response = await tooled(service, mode)
+    assert response.tool_calls[0]["function"]["arguments"] == "{}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_calls_beyond_the_first_are_dropped_when_one_was_asked_for(mode: str):
+    events = [delta(tool_calls=[call("{}"), call("{}", index=1)]), finish("tool_calls")]
+    async with StubServer(reply=events) as server, vllm(server) as service:
+        assert len((await tooled(service, mode)).tool_calls) == 2
+        assert len((await tooled(service, mode, parallel_tool_calls=False)).tool_calls) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_tokens_counted_and_nothing_delivered_is_no_empty_success(mode: str):
+    """Pitfall 18a."""
+
+    def reply(body: dict[str, Any]) -> Any:
+        return [delta(content=""), finish(), usage_chunk(3, 20)] if body.get("stream") else (
+            openai_reply("") | {"usage": usage(3, 20)})  # fmt: skip
+
+    async with StubServer(reply=reply) as server, vllm(server) as service:
+        with pytest.raises(BackendProtocolError, match="it counted 20 tokens and delivered none of them"):
+            await ask(service, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_thoughts_never_come_as_content_whatever_they_are_called(name: str, mode: str):
+    def reply(body: dict[str, Any]) -> Any:
+        if body.get("stream"):
+            return [delta(**{name: "hm"}), delta(**{name: "m"}), delta(content="Yes."), finish(), usage_chunk(3, 9)]
+        return openai_reply("Yes.", **{name: "hmm"})
+
+    async with StubServer(reply=reply) as server, vllm(server) as service:
+        response = await (service.chat_completion(MESSAGES, reasoning=True) if mode == "call"
+                          else service.stream("hi", reasoning=True).collect())  # fmt: skip
+        assert (response.reasoning, response.content) == ("hmm", "Yes.")
+        again = [*MESSAGES, {"role": "assistant", "content": "Yes.", "reasoning": "hmm"}, *MESSAGES]
+        await service.chat_completion(again)
+        assert server.bodies[-1]["messages"][1] == {"role": "assistant", "content": "Yes.", "reasoning": "hmm"}
+
+
+async def test_a_reply_that_is_still_thinking_has_no_content():
+    """Protocol notes, 1.4: `content` is null when max_tokens came before the end of the thoughts."""
+    whole = openai_reply("", finish_reason="length", reasoning="hmm")
+    whole["choices"][0]["message"]["content"] = None
+    async with StubServer(reply=whole) as server, vllm(server) as service:
+        response = await service.chat_completion(MESSAGES, reasoning=True)
+    assert (response.content, response.reasoning, response.finish_reason) == ("", "hmm", "length")
+
+
+async def test_the_second_turn_of_a_tool_call_is_sent_as_it_came():
+    conversation = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c0", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}]},
+        {"role": "tool", "tool_call_id": "c0", "content": "18"},
+    ]  # fmt: skip
+    async with StubServer() as server, vllm(server) as service:
+        await service.chat_completion(conversation, tools=[WEATHER])
+        assert server.bodies[0]["messages"] == conversation
+
+
+async def test_an_assistants_turn_at_the_end_is_continued():
+    """Pitfall 19."""
+    async with StubServer() as server, vllm(server) as service:
+        await service.chat_completion([*MESSAGES, {"role": "assistant", "content": "Sure"}])
+        assert server.bodies[0]["continue_final_message"] is True
+        assert server.bodies[0]["add_generation_prompt"] is False
+
+
+async def test_more_tokens_than_the_context_holds_are_no_error():
+    """vLLM refuses max_tokens beyond max_model_len, and cuts it silently below (protocol notes, 1.3)."""
+    cut = openai_reply("a b", finish_reason="length") | {"usage": usage(80, 20)}
+    async with StubServer(max_model_len=100, reply=cut) as server, vllm(server) as service:
+        response = await service.chat_completion(MESSAGES, max_tokens=5000)
+        assert server.bodies[0]["max_tokens"] == 100
+        assert (response.finish_reason, response.context_exhausted) == ("length", True)
+        response = await service.chat_completion(MESSAGES, max_tokens=20)
+        assert (server.bodies[1]["max_tokens"], response.context_exhausted) == (20, False)
+
+
+async def test_models_names_aliases_and_none_named():
+    async with StubServer(["m", "n"]) as server, vllm(server) as service:
+        assert [(model.id, model.context_length) for model in await service.list_models()] == [("m", 2048), ("n", 2048)]
+        with pytest.raises(ModelNotFoundError, match="serves several models and none was named") as caught:
+            await service.generate("hi")
+        assert caught.value.available == ["m", "n"]
+        assert "DEFAULT_MODEL: m, n" in str(caught.value)
+        for mode in MODES:
+            with pytest.raises(ModelNotFoundError, match="has no model 'x'") as caught:
+                await ask(service, mode, model="x")
+            assert (caught.value.model, caught.value.available) == ("x", ["m", "n"])
+            assert "It serves: m, n" in str(caught.value)
+            assert server.url in str(caught.value)
+        await service.generate("hi", model="n")
+        assert server.bodies[-1]["model"] == "n"
+        assert set(service.models) == {"n"}
+
+
+async def test_a_model_that_came_later_is_found_and_one_that_went_is_told():
+    async with StubServer(["m"]) as server, vllm(server) as service:
+        await service.generate("hi", model="m")
+        server.models.append("new")
+        await service.generate("hi", model="new")
+        server.models.remove("m")
+        with pytest.raises(ModelNotFoundError, match="does not exist"):
+            await service.generate("hi", model="m")
+        with pytest.raises(ModelNotFoundError, match="It serves: new"):
+            await service.generate("hi", model="m")
+
+
+async def test_default_model_is_used():
+    async with StubServer(["m", "n"]) as server, vllm(server, default_model="n") as service:
+        response = await service.chat_completion(MESSAGES)
+        assert (response.model, server.bodies[0]["model"]) == ("n", "n")
+
+
+async def test_the_key_is_sent_and_a_wrong_one_is_told():
+    """Pitfall 15: /tokenize and /metrics are open on vLLM; the key goes there too."""
+    from miner.errors import AuthenticationError
+
+    async with StubServer(api_key="k1") as server:
+        async with vllm(server, vllm_api_key="k1") as service:
+            assert await service.generate("hi") == "Hello there."
+            await service.count_tokens("hi")
+            assert {request.headers.get("authorization") for request in server.requests} == {"Bearer k1"}
+        async with vllm(server, vllm_api_key="other") as service:
+            with pytest.raises(AuthenticationError, match="VLLM_API_KEY") as caught:
+                await service.generate("hi")
+            assert "other" not in str(caught.value)
+            assert not await service.health_check()
+
+
+async def test_token_counts():
+    async with StubServer() as server, vllm(server) as service:
+        assert await service.count_tokens("one two three") > 0
+        assert await service.count_tokens(messages=MESSAGES, tools=[WEATHER]) > 0
+        assert await service.count_tokens("one two three", raw=True) == 3
+        bodies = [request.json for request in server.sent("/tokenize")]
+        assert bodies == [
+            {"model": "m", "messages": [{"role": "user", "content": "one two three"}]},
+            {"model": "m", "messages": MESSAGES, "tools": [WEATHER]},
+            {"model": "m", "prompt": "one two three"},
+        ]
+
+
+async def test_token_counts_of_a_model_without_a_template():
+    class NoTemplate(StubServer):
+        def _side(self, request: Any) -> Any:
+            if request.path == "/tokenize" and "messages" in request.json:
+                return NO_TEMPLATE
+            return super()._side(request)
+
+    async with NoTemplate() as server, vllm(server) as service:
+        assert await service.count_tokens("one two three") == 3
+        assert await service.count_tokens("one two three") == 3
+
+
+async def test_embeddings():
+    async with StubServer(capabilities=["embedding"]) as server, vllm(server) as service:
+        vectors = await service.embed(["a", "bb"])
+        assert vectors.embeddings == [[1.0, 1.0, 0.0], [2.0, 1.0, 0.0]]
+        assert (vectors.dimensions, vectors.usage.prompt_tokens) == (3, 2)
+        assert server.sent("/v1/embeddings")[-1].json == {
+            "model": "m", "input": ["a", "bb"], "encoding_format": "float",
+        }  # fmt: skip
+        for wrong in ("", [], ["a", ""], 5, [1]):
+            with pytest.raises(InvalidRequestError, match="texts must be"):
+                await service.embed(wrong)
+
+
+@pytest.mark.parametrize(
+    "data", [[], [{"index": 0, "embedding": [1.0]}], [{"index": 0, "embedding": [1]}, {"index": 2, "embedding": [1]}]]
+)
+async def test_fewer_vectors_than_texts_are_an_error(data: list[Any]):
+    async with StubServer(side={"/v1/embeddings": {"data": data}}) as server, vllm(server) as service:
+        with pytest.raises(BackendProtocolError, match="for 2 texts"):
+            await service.embed(["a", "b"])
+
+
+async def test_a_text_server_makes_no_embeddings_and_an_embedding_server_no_text():
+    """Protocol notes, 1.1: one server serves either; the other path is 404."""
+    async with ReplayServer("vllm") as server, vllm(server) as service:
+        with pytest.raises(UnsupportedFeatureError, match="does not support embeddings"):
+            await service.embed("hello", model="smollm2")
+    async with Faulty(faults.status(404, {"detail": "Not Found"})) as server, vllm(server) as service:
+        with pytest.raises(UnsupportedFeatureError, match="does not serve chat"):
+            await service.generate("hi")
+
+
+async def test_health():
+    async with StubServer() as server:
+        async with vllm(server) as service:
+            health = await service.health()
+            assert (health.state, health.models, bool(health)) == ("ready", ["m"], True)
+            assert health.latency is not None
+            assert await service.health_check()
+            assert server.bodies == []
+        async with vllm(server, default_model="other") as service:
+            health = await service.health()
+            assert not health
+            assert "DEFAULT_MODEL 'other'" in (health.reason or "")
+            assert "It serves: m" in (health.hint or "")
+    for behaviour in (faults.silent(), faults.status(503, everywhere=True), faults.not_json(everywhere=True),
+                      faults.garbage_http(everywhere=True), faults.html_page(404, everywhere=True)):  # fmt: skip
+        async with Faulty(behaviour) as broken, vllm(broken) as service:
+            health = await service.health()
+            assert (health.state, bool(health.reason), bool(health.hint)) == ("unavailable", True, True)
+            assert not await service.health_check()
+            assert "300 s" not in str(health)
+
+
+async def test_nothing_that_a_probe_meets_stops_a_request():
+    """Whether a server serves text is asked with a GET that most refuse; one that hangs on it must not hang us."""
+    async with StubServer(side={"/v1/chat/completions": (500, {})}) as server, vllm(server) as service:
+        assert await service.list_models()
