@@ -1,5 +1,6 @@
 """The smallest backend: it says what it was told. Everything else (chat, streams, the command line, the gateway) it
-gets from LLMService."""
+gets from LLMService.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class LMStudioService(OpenAIService):
 
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
         """A prompt that is too long, in LM Studio's words."""
-        if status == 400 and "context length" in body.message:
+        if status == 400 and ("context length" in body.message or "context size" in body.message):
             return ContextLengthError(f"The prompt is too long: {body.message}")
         return None
 

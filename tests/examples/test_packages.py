@@ -1,0 +1,85 @@
+"""The example packages, as their author would ship them: built, installed into a fresh environment, used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.llama_runner import LlamaRunner, RunnerConfig, demo_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A virtual environment with miner and both example packages, and pytest for the conformance suite."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True, timeout=120)
+    python = folder / "env" / "bin" / "python"
+    packages = [str(ROOT), str(ROOT / "examples" / "echo-backend"), str(ROOT / "examples" / "lmstudio-backend")]
+    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "pytest", *packages]
+    subprocess.run(command, check=True, timeout=400, cwd=folder)
+    return folder
+
+
+def run(folder, *command, env=None, stdin=None):
+    """Exit status, standard output and standard error of a program of that environment."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [folder / "env" / "bin" / command[0], *command[1:]], capture_output=True, text=True, timeout=300, cwd=folder,
+        env={**environment, **(env or {})}, input=stdin,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_smallest_backend_is_listed_and_answers(environment):
+    status, out, _ = run(environment, "miner", "backends")
+    assert status == 0
+    assert "echo" in out
+    assert "miner-echo" in out
+    status, out, err = run(environment, "miner", "generate", "Hello there, how are you", "--backend", "echo")
+    assert (status, out.strip()) == (0, "Hello there, how are you"), err
+    status, out, _ = run(environment, "miner", "generate", "Hello", "--backend", "echo", "--model", "shout")
+    assert (status, out.strip()) == (0, "HELLO")
+    status, out, _ = run(environment, "miner", "generate", "a b c", "--backend", "echo", "--json", "--max-tokens", "2")
+    assert json.loads(out)["content"] == "a b"
+
+
+def test_the_smallest_backend_says_what_it_cannot(environment):
+    status, out, err = run(environment, "miner", "generate", "Hello", "--backend", "echo", "--seed", "3")
+    assert (status, out) == (2, "")
+    assert "seed" in err
+    status, out, err = run(environment, "miner", "generate", "Hello", "--backend", "echo", "--model", "whisper")
+    assert status == 2
+    assert "whisper" in err
+
+
+def test_the_smallest_backend_is_chosen_by_the_setting(environment):
+    status, out, err = run(environment, "miner", "generate", "Hi", env={"LLM_BACKEND": "echo"})
+    assert (status, out.strip()) == (0, "Hi"), err
+
+
+def test_the_smallest_backend_keeps_the_contract(environment):
+    status, out, _ = run(environment, "pytest", "--pyargs", "miner.conformance", "--backend", "echo", "-q")
+    assert status == 0, out[-3000:]
+    assert "what echo does" in out
+
+
+async def test_the_fuller_backend_keeps_the_contract(environment):
+    """Over a real server that speaks OpenAI's wire."""
+    import asyncio
+
+    runner = await LlamaRunner.start(RunnerConfig(path=str(demo_model()), num_ctx=2048, parallel=8))
+    try:
+        env = {"LMSTUDIO_API_BASE": f"{str(runner._session._base_url).rstrip('/')}/v1"}
+        command = ("pytest", "--pyargs", "miner.conformance", "--backend", "lmstudio", "-q")
+        status, out, _ = await asyncio.to_thread(run, environment, *command, env=env)
+    finally:
+        await runner.stop()
+    assert status == 0, out[-3000:]
+    assert "json_schema          passes" in out
