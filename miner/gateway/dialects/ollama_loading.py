@@ -1,4 +1,4 @@
-"""What Ollama's generating routes ask of a model besides text: that it is loaded, or goes, and how long its context is."""
+"""What Ollama's routes ask of a model besides text: that it is loaded, or goes, and how long its context is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import ModelInfo
-from miner.errors import ModelNotFoundError, UnsupportedFeatureError
+from miner.errors import UnsupportedFeatureError
 from miner.gateway.catalog import known_models
 from miner.gateway.dialects.base import Call
-from miner.gateway.dialects.ollama_parts import Common, Options, now, unloads
+from miner.gateway.dialects.ollama_parts import Common, OllamaOptions, now, unloads
 from miner.gateway.dialects.ollama_stream import Kind, said
 from miner.gateway.exchange import Exchange
 from miner.gateway.reply import json_response
@@ -29,14 +29,14 @@ async def full_name(exchange: Exchange, name: str) -> str:
     return short if name not in names and short in names else name
 
 
-async def complete(exchange: Exchange, call: Call, options: Options | None) -> None:
+async def complete(exchange: Exchange, call: Call, options: OllamaOptions | None) -> None:
     """Fill in what only the model tells: its name, and what `num_ctx` and a `num_predict` without end mean for it."""
     service, arguments = exchange.gateway.service, call.arguments[0]
     call.model = arguments["model"] = await full_name(exchange, arguments["model"])
     if "keep_alive" in arguments and "keep_alive" not in service.capabilities:
         call.ignored.append("keep_alive")  # the model stays loaded whatever a client says
         del arguments["keep_alive"]
-    options = options or Options()
+    options = options or OllamaOptions()
     endless = options.num_predict is not None and options.num_predict < 0
     if options.num_ctx is None and not endless:
         return
@@ -65,7 +65,7 @@ async def load(exchange: Exchange, asked: Common, kind: Kind) -> web.StreamRespo
         raise UnsupportedFeatureError(
             f"{service.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
         )
-    info = await _usable(exchange, name)
+    info = await service._usable_model(name)
     if on_demand and not (goes and info is not None and info.loaded is False):
         await _touch(exchange, name, info, asked.keep_alive)
     elif asked.keep_alive is not None and not goes:
@@ -78,15 +78,6 @@ async def load(exchange: Exchange, asked: Common, kind: Kind) -> web.StreamRespo
         "done_reason": "unload" if goes else "load",
     }
     return json_response(exchange, msgspec.json.encode(body))
-
-
-async def _usable(exchange: Exchange, name: str) -> ModelInfo | None:
-    """The model, if it is there. A backend of the smallest form checks no names: those that it lists are its models."""
-    info = await exchange.gateway.service._usable_model(name)
-    known = await known_models(exchange)
-    if known and not any(name in (model.id, *model.aliases) for model in known) and info is None:
-        raise ModelNotFoundError(f"There is no model {name!r}.", model=name)
-    return info
 
 
 async def _touch(exchange: Exchange, name: str, info: ModelInfo | None, keep_alive: float | str | None) -> None:

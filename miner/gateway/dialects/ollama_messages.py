@@ -11,31 +11,31 @@ from miner.errors import InvalidRequestError
 from miner.gateway.body import bounded
 from miner.gateway.dialects.ollama_parts import image_url
 
-__all__ = ["ChatMessage", "call_object", "content_of", "turns"]
+__all__ = ["OllamaMessage", "call_object", "content_of", "turns"]
 
 
-class CallFunction(msgspec.Struct, kw_only=True):
+class OllamaFunction(msgspec.Struct, kw_only=True):
     """What is called. Fields besides these come from our own answers and say nothing new."""
 
     name: str
     arguments: dict[str, Any] | None = None
 
 
-class Call(msgspec.Struct, kw_only=True):
+class OllamaCall(msgspec.Struct, kw_only=True):
     """A call of an assistant's turn."""
 
-    function: CallFunction
+    function: OllamaFunction
     id: str | None = None
 
 
-class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class OllamaMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One turn."""
 
     role: str
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[OllamaCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -47,14 +47,14 @@ class _Calls:
         self._open: list[tuple[str, str]] = []
         self._made = 0
 
-    def add(self, call: Call) -> str:
+    def add(self, call: OllamaCall) -> str:
         """The id of a call, made where it has none."""
         self._made += 1
         name = call.id or f"call_{self._made}"
         self._open.append((name, call.function.name))
         return name
 
-    def answered(self, turn: ChatMessage) -> str:
+    def answered(self, turn: OllamaMessage) -> str:
         """The id of the call that a tool's turn answers: the one that it names, else the first that fits."""
         for place, (name, function) in enumerate(self._open):
             if name == turn.tool_call_id if turn.tool_call_id else turn.tool_name in (None, "", function):
@@ -64,13 +64,13 @@ class _Calls:
         return turn.tool_call_id or f"call_{self._made}"
 
 
-def turns(messages: list[ChatMessage]) -> list[dict[str, Any]]:
+def turns(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
     """The turns as the service takes them."""
     calls = _Calls()
     return [_turn(message, f"messages[{place}]", calls) for place, message in enumerate(messages)]
 
 
-def _turn(message: ChatMessage, where: str, calls: _Calls) -> dict[str, Any]:
+def _turn(message: OllamaMessage, where: str, calls: _Calls) -> dict[str, Any]:
     turn: dict[str, Any] = {
         "role": message.role,
         "content": content_of(message.content or "", message.images, where),
@@ -96,7 +96,7 @@ def _turn(message: ChatMessage, where: str, calls: _Calls) -> dict[str, Any]:
     return turn
 
 
-def _arguments(call: Call, where: str) -> str:
+def _arguments(call: OllamaCall, where: str) -> str:
     return msgspec.json.encode(bounded(call.function.arguments or {}, f"{where}.tool_calls")).decode()
 
 

@@ -16,7 +16,7 @@ from miner.gateway.body import bounded
 from miner.gateway.errors import Failure
 
 __all__ = [
-    "STREAM_TYPE", "Common", "Options", "counts", "done_reason", "image_url", "logprob_entries", "model_of",
+    "STREAM_TYPE", "Common", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries", "model_of",
     "now", "ollama_error", "sampling", "unloads",
 ]  # fmt: skip
 
@@ -49,7 +49,7 @@ def ollama_error(failure: Failure) -> bytes:
     return msgspec.json.encode({"error": text})
 
 
-class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Ollama's `options`."""
 
     num_predict: int | None = None
@@ -92,13 +92,15 @@ class Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stream: bool | None = None
     """True unless told otherwise."""
     format: Any = None
-    options: Options | None = None
+    options: OllamaOptions | None = None
     keep_alive: float | str | None = None
     think: bool | str | None = None
     truncate: bool | None = None
     shift: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    debug_render_only: bool = msgspec.field(name="_debug_render_only", default=False)
+    """Ollama's command line always sends it, as false."""
 
 
 def model_of(name: str) -> str:
@@ -113,7 +115,9 @@ def sampling(asked: Common, ignored: list[str]) -> dict[str, Any]:
     to who knows the model.
     """
     arguments: dict[str, Any] = {"model": model_of(asked.model)}
-    _options(asked.options or Options(), arguments, ignored)
+    if asked.debug_render_only:
+        raise UnsupportedFeatureError("_debug_render_only is not supported.", param="_debug_render_only")
+    _options(asked.options or OllamaOptions(), arguments, ignored)
     wanted = _format(asked.format)
     if wanted is not None:
         arguments["response_format"] = wanted
@@ -130,7 +134,7 @@ def sampling(asked: Common, ignored: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _options(options: Options, arguments: dict[str, Any], ignored: list[str]) -> None:
+def _options(options: OllamaOptions, arguments: dict[str, Any], ignored: list[str]) -> None:
     count = options.num_predict
     if count is not None and count < -2:
         raise InvalidRequestError(
@@ -243,7 +247,10 @@ def _nanoseconds(seconds: float | None) -> int:
 def logprob_entries(entries: list[TokenLogprob]) -> list[dict[str, Any]]:
     """Log probabilities of tokens, each with its alternatives."""
     return [
-        {**_logprob(entry), **({"top_logprobs": [_logprob(o) for o in entry.alternatives]} if entry.alternatives else {})}
+        {
+            **_logprob(entry),
+            **({"top_logprobs": [_logprob(o) for o in entry.alternatives]} if entry.alternatives else {}),
+        }
         for entry in entries
     ]
 
