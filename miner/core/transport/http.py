@@ -10,11 +10,11 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from miner.core._typing import override
 from miner.core.transport.faults import Origin, faults
@@ -28,8 +28,7 @@ _KEEPALIVE_SECONDS = 4.0
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, gc=False):
     """A whole answer."""
 
     status: int
@@ -60,8 +59,10 @@ class ByteStream:
 
     async def read_all(self) -> bytes:
         """The rest, which must not be without end."""
-        parts: list[bytes] = []
-        size = 0
+        part = await self._content.readany()
+        if self._content.at_eof():
+            return part
+        parts, size = [part], len(part)
         while part := await self._content.readany():
             parts.append(part)
             size += len(part)
