@@ -10,6 +10,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from miner.core.engine.launchers import find_launcher, launcher_available
 from miner.core.engine.process import EngineProcess
 from miner.core.engine.spec import EngineSpec
 from miner.errors import ConfigError, EngineStartError
-from tests.engine.children import PATIENCE, alive, ask, completion, demo_spec, eventually
+from tests.engine.children import PATIENCE, BadLauncher, alive, ask, completion, demo_spec, eventually
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -120,8 +122,8 @@ def test_llama_cpp_python_is_last_and_does_less(no_packages, monkeypatch, tmp_pa
     assert "slots" not in found.features
     with pytest.raises(EngineStartError, match="parallel=2"):
         found.plan(demo_spec(), tmp_path)
-    with pytest.raises(EngineStartError, match="pooling='rank'"):
-        found.plan(demo_spec(parallel=1, pooling="rank"), tmp_path)
+    with pytest.raises(EngineStartError, match="pooling='mean'"):
+        found.plan(demo_spec(parallel=1, pooling="mean"), tmp_path)
     orders = json.loads(found.plan(demo_spec(parallel=1, cache_type_k="q8_0"), tmp_path).stdin)
     assert orders["values"]["n_ctx"] == 512
     assert orders["constants"] == {"type_k": "GGML_TYPE_Q8_0"}
@@ -329,6 +331,25 @@ async def test_a_binary_that_is_something_else(tmp_path):
         await run(find_launcher(str(script)))
 
 
+@pytest.mark.slow_install
+async def test_llama_cpp_python(tmp_path):
+    """Compiles for minutes, unless LLAMA_CPP_PYTHON_AT names a site-packages that has it, with its server's needs."""
+    place = Path(os.environ.get("LLAMA_CPP_PYTHON_AT") or tmp_path / "packages")
+    if not place.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place)]
+        await asyncio.to_thread(subprocess.run, [*command, "llama-cpp-python[server]>=0.3.16"], check=True)
+    launcher = launchers.LlamaCppPythonLauncher(place / "llama_cpp")
+    engine, address, text = await run(launcher, demo_spec(parallel=1))
+    assert "Paris" in text
+    assert address.unix_socket
+    assert not address.unix_socket.parent.exists()
+    assert "llama-cpp-python" in (engine.info.build or "")
+    model = tmp_path / "model.gguf"
+    model.write_bytes(demo_spec().model_path.read_bytes()[:1_000_000])
+    with pytest.raises(EngineStartError, match="truncated or damaged"):
+        await run(launcher, demo_spec(parallel=1, model_path=model))
+
+
 # Orphans.
 
 
@@ -366,7 +387,41 @@ def test_the_engine_dies_with_a_parent_that_is_killed_while_it_loads(tmp_path):
     parent, pid, _, _, state = start_parent(tmp_path, "real", "loading")
     assert state == "starting", "the test is of no use if the load was quicker"
     end(parent, signal.SIGKILL)
-    eventually(lambda: not alive(pid), "the engine is gone", 20.0)
+    eventually(lambda: not alive(pid), "the engine is gone")
+
+
+@pytest.fixture
+def short_folder():
+    """Pytest's own folders have names that are too long for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+async def test_folders_that_nobody_owns_are_swept_up(short_folder, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    launcher, hour_ago = BadLauncher("well"), time.time() - 3600
+    owner = EngineProcess(demo_spec(), launcher)
+    await owner.ensure_ready()
+    (owned,) = short_folder.iterdir()
+    left, young, other = (
+        short_folder / "miner-engine-left",
+        short_folder / "miner-engine-young",
+        short_folder / "miner-other",
+    )
+    for folder in (left, young, other):
+        folder.mkdir()
+        (folder / "engine.sock").touch()
+    for folder in (owned, left, other):
+        os.utime(folder, (hour_ago, hour_ago))
+    second = EngineProcess(demo_spec(), launcher)
+    await second.ensure_ready()
+    assert not left.exists()
+    assert owned.exists()
+    assert young.exists()
+    assert other.exists()
+    await owner.stop()
+    await second.stop()
+    assert sorted(short_folder.iterdir()) == [young, other]
 
 
 def test_the_engine_dies_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):

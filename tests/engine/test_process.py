@@ -434,13 +434,18 @@ async def test_a_damaged_model_is_explained(engines, tmp_path, damage, reason):
     assert engine.pid is None
 
 
+def too_many_tokens() -> int:
+    """A context whose cache is one and a half times the machine's memory, at 23040 bytes for a token."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 * 3 // 23040
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"chat_template": "{% if %}"}, "chat template is not valid"),
         ({"cache_type_v": "q4_0", "flash_attn": "off"}, "needs flash attention"),
         ({"mmproj": Path("/nonexistent/mmproj.gguf")}, "vision projector /nonexistent/mmproj.gguf cannot be loaded"),
-        ({"ctx_size": 100_000_000}, "not enough memory"),
+        ({"ctx_size": too_many_tokens()}, "not enough memory"),
     ],
 )
 async def test_settings_that_cannot_work_are_explained(engines, changes, reason):

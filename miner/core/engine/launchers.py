@@ -108,14 +108,14 @@ class LlamaCppPythonLauncher:
 
     package: Path
     name: str = "llama-cpp-python"
-    features: frozenset[str] = frozenset({"embeddings", "grammar", "schema"})
+    features: frozenset[str] = frozenset({"grammar", "schema"})
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         refused = {
             "parallel": spec.parallel > 1,
             "mmproj": spec.mmproj is not None,
             "chat_template": spec.chat_template is not None,
-            "pooling": spec.pooling == "rank",
+            "pooling": spec.embeds,  # its server gives a vector for each token, however the model pools
             "cache_ram_mib": spec.cache_ram_mib > 0,
         }
         for name, asked in refused.items():

@@ -109,7 +109,6 @@ def bindings_orders(spec: EngineSpec) -> dict[str, Any]:
         "n_threads_batch": threads,
         "n_gpu_layers": spec.n_gpu_layers or 0,
         "flash_attn": spec.flash_attn == "on",
-        "embedding": spec.embeds,
         "logits_all": False,
         "verbose": True,  # why a load fails is told nowhere else
     }

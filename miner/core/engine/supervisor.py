@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from miner.core.engine.folder import PrivateFolder
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.oneshot import OneShot
@@ -30,8 +28,6 @@ from miner.core.engine.watch import UNKILLABLE, Progress, Watch, signal_group
 from miner.errors import EngineStartError
 
 __all__ = ["Ended", "Limits", "Supervisor"]
-
-_SHORT_FOLDERS = ("/tmp", "/var/tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._stopping = False
         self._killed = False
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         self._failure: EngineStartError | None = None
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._live, name=f"miner-engine-{spec.alias}", daemon=True)
@@ -123,7 +119,7 @@ class Supervisor:
                 signal_group(self.pid, signal.SIGKILL)
         self.ended.wait_blocking(wait)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     # What follows runs in the thread of this life.
 
@@ -133,7 +129,7 @@ class Supervisor:
             end = self._whole_life()
         finally:
             if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.remove()
             self._on_end(end)
             with self._lock:
                 self.ended.set(end)
@@ -149,8 +145,8 @@ class Supervisor:
         if self._delay > 0 and _readable(self._wake_read, self._delay):
             return Ended(None, by_us=True, error=None)
         try:
-            self._folder = _private_folder()
-            plan = self._launcher.plan(self._spec, self._folder)
+            self._folder = PrivateFolder()
+            plan = self._launcher.plan(self._spec, self._folder.path)
             with self._lock:
                 if self._stopping:
                     return Ended(None, by_us=True, error=None)
@@ -253,10 +249,3 @@ def _readable(pipe: int, seconds: float) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         return bool(selector.select(seconds))
-
-
-def _private_folder() -> Path:
-    """A new folder that only we can enter, with a path short enough for a socket in it where there is one."""
-    usual = tempfile.gettempdir()
-    short = [usual] if len(usual) < 60 else [*(f for f in _SHORT_FOLDERS if os.access(f, os.W_OK)), usual]
-    return Path(tempfile.mkdtemp(prefix="miner-", dir=short[0]))
