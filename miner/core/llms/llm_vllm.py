@@ -13,6 +13,7 @@ from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateE
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest, LLMResponse, ModelInfo
 from miner.errors import (
+    BackendError,
     BackendOverloadedError,
     BackendProtocolError,
     BackendUnavailableError,
@@ -24,6 +25,7 @@ from miner.errors import (
 
 __all__ = ["VLLMService"]
 
+_PROBE_SECONDS = 5.0
 _TOOL_FLAGS = "Start the server with --enable-auto-tool-choice --tool-call-parser NAME."
 
 
@@ -81,14 +83,22 @@ class VLLMService(OpenAIService):
         with 404; another server's answers that tell nothing leave everything possible.
         """
         http = self._http()
-        text = (await http.request("GET", "/chat/completions", total=total)).status
-        vectors = (await http.request("GET", "/embeddings", total=total)).status
+        bound = _PROBE_SECONDS if total is None else total
+        try:
+            text = (await http.request("GET", "/chat/completions", total=bound)).status
+            vectors = (await http.request("GET", "/embeddings", total=bound)).status
+        except BackendError:
+            return self.features
         if (text, vectors) == (405, 404):
             return self.features - {"embeddings"}
         return frozenset({"embeddings", "timeout"}) if (text, vectors) == (404, 405) else self.features
 
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
+        longest = next((model.context_length for model in self._listed if model.id == request.model), None)
+        if longest is not None:
+            # More than fits is cut by the server without a word (and told by us), more than the context refused.
+            body["max_tokens"] = min(request.max_tokens, longest)
         if request.messages is not None and request.messages[-1].role == "assistant":
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False
@@ -109,7 +119,10 @@ class VLLMService(OpenAIService):
             body["messages"] = [msgspec.to_builtins(message) for message in request.as_messages()]
             if request.tools:
                 body["tools"] = request.tools
-        raw = await self._post("/tokenize", body, request, root=True)
+        try:
+            raw = await self._post("/tokenize", body, request, root=True)
+        except _NoTemplateError:
+            return await self._count_tokens(request)  # verbatim now
         try:
             return msgspec.json.decode(raw, type=_Count).count
         except msgspec.DecodeError as error:

@@ -174,6 +174,11 @@ class OpenAIService(LLMService):
         return request.raw or (request.prompt is not None and request.model in self._no_template)
 
     def _body(self, request: ChatRequest, *, stream: bool) -> tuple[str, dict[str, Any]]:
+        if request.tools is not None and self._verbatim(request):
+            raise UnsupportedFeatureError(
+                f"{self.name}'s model {request.model!r} has no chat template, which is what tells a model of tools.",
+                param="tools",
+            )
         make = completion_body if self._verbatim(request) else chat_body
         path = "/completions" if self._verbatim(request) else "/chat/completions"
         body = make(request, self.field_names, self.neutral)

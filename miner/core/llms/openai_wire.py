@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from miner.core.llms.tools import arguments_parse
 from miner.core.wire import (
     ChatRequest,
     FinishReason,
@@ -52,6 +53,10 @@ class _Logprob(Struct):
 
 class _Logprobs(Struct):
     content: list[_Logprob] | None = None
+    tokens: list[str] | None = None
+    """This one and the next two: the legacy arrays of vLLM's /v1/completions."""
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] = []
 
 
 class _Choice(Struct, gc=False):
@@ -128,6 +133,7 @@ class ChatMapper:
 
     __slots__ = (
         "_alternatives",
+        "_arguments",
         "_calls",
         "_max_tokens",
         "_stops",
@@ -144,6 +150,7 @@ class ChatMapper:
         self._alternatives = request.logprobs or 0
         self._stops = bool(request.stop)
         self._calls = 0
+        self._arguments: dict[int, list[str]] = {}
         self.progress = request.progress
         self.aborted = False
         self.finished: FinishReason | None = None
@@ -156,6 +163,11 @@ class ChatMapper:
         if not event.choices:
             return self._closing(event) if event.usage is not None or event.prompt_progress is not None else None
         choice = event.choices[0]
+        if choice.index:  # of several that `extra` asked for, the first counts: they interleave, in any order
+            others = [one for one in event.choices if not one.index]
+            if not others:
+                return self._closing(event) if event.usage is not None else None
+            choice = others[0]
         delta = choice.delta or choice.message
         content = choice.text if delta is None else delta.content
         reasoning = None if delta is None else delta.reasoning or delta.reasoning_content
@@ -172,12 +184,16 @@ class ChatMapper:
         chunk = LLMChunk(content or None, reasoning or None)
         if delta is not None and delta.tool_calls:
             chunk.tool_calls = [self._call(call) for call in delta.tool_calls]
-        if choice.logprobs is not None and choice.logprobs.content:
-            chunk.logprobs = [_logprob(entry, self._alternatives) for entry in choice.logprobs.content]
+        if choice.logprobs is not None:
+            chunk.logprobs = _logprobs(choice.logprobs, self._alternatives)
         if chunk.content or chunk.reasoning or chunk.tool_calls:
             self.delivered = True
         if choice.finish_reason is not None:
             chunk.finish_reason = self._finish(choice.finish_reason)
+            bare = [index for index, pieces in self._arguments.items() if not any(pieces)]
+            if bare and chunk.finish_reason == "tool_calls":  # tools that take none: JSON all the same
+                ends = [{"index": index, "function": {"arguments": "{}"}} for index in bare]
+                chunk.tool_calls = [*(chunk.tool_calls or ()), *ends]
         if event.usage is not None or event.timings is not None or event.prompt_progress is not None:
             self._close(event, chunk)
         return chunk if chunk != _EMPTY else None
@@ -189,11 +205,13 @@ class ChatMapper:
             self._calls = index + 1
         sent = call.function
         function: dict[str, str] = {}
+        pieces = self._arguments.setdefault(index, [])
         if sent is not None:
             if sent.name is not None:
                 function["name"] = sent.name
             if sent.arguments is not None:
                 function["arguments"] = sent.arguments
+                pieces.append(sent.arguments)
         if call.id:
             return {"index": index, "id": call.id, "type": "function", "function": function}
         return {"index": index, "function": function}
@@ -205,10 +223,17 @@ class ChatMapper:
         reason: FinishReason = _FINISH.get(said, "stop")
         if reason == "tool_calls" and not self._calls:
             self.lost = "it says that it called a tool, and sent no call"
-        if reason == "stop" and self._calls:
-            reason = "tool_calls"  # vLLM says "stop" after a call that was asked for by name
+        if self._calls and (reason == "stop" or (reason == "length" and self._calls_complete())):
+            # vLLM says "stop" after a call that was asked for by name, llama.cpp "length" after complete ones.
+            reason = "tool_calls"
         self.finished = reason
         return reason
+
+    def _calls_complete(self) -> bool:
+        """Whether the arguments of all calls so far are whole JSON objects."""
+        return all(
+            arguments_parse({"function": {"arguments": "".join(pieces) or "{"}}) for pieces in self._arguments.values()
+        )
 
     def _closing(self, event: Event) -> LLMChunk | None:
         chunk = LLMChunk()
@@ -233,13 +258,29 @@ class ChatMapper:
             )
             # Cut before max_tokens: only a full context does that.
             chunk.context_exhausted = self.finished == "length" and completion < self._max_tokens
-            if not self.delivered and completion > 8 and not self._stops:
+            if self.lost is None and not self.delivered and completion > 8 and not self._stops:
                 self.lost = f"it counted {completion} tokens and delivered none of them"
         if timings is not None and timings.predicted_ms is not None:
             chunk.timings = Timings(prefill=(timings.prompt_ms or 0.0) / 1000, decode=timings.predicted_ms / 1000)
 
 
 _EMPTY = LLMChunk()
+
+
+def _logprobs(told: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:
+    """The tokens of a choice, in either shape; None where there are none."""
+    if told.content:
+        return [_logprob(entry, alternatives) for entry in told.content]
+    if not told.tokens:
+        return None
+    tokens = []
+    for place, token in enumerate(told.tokens):
+        logprob = told.token_logprobs[place] if place < len(told.token_logprobs) else None
+        top = (told.top_logprobs[place] if place < len(told.top_logprobs) else None) or {}
+        ranked = sorted(top.items(), key=lambda item: -item[1])[:alternatives]
+        others = [TokenLogprob(token=other, logprob=value) for other, value in ranked]
+        tokens.append(TokenLogprob(token=token, logprob=logprob or 0.0, alternatives=others))
+    return tokens
 
 
 def _logprob(entry: _Logprob, alternatives: int) -> TokenLogprob:

@@ -62,6 +62,11 @@ def build_request(
         raise InvalidRequestError(
             "raw=True goes past the chat template, which is what tells a model of tools.", param="raw"
         )
+    reasoning = _reasoning(given.get("reasoning"))
+    if raw and reasoning:
+        raise InvalidRequestError(
+            "raw=True goes past the chat template, which is what makes a model think.", param="raw"
+        )
     return ChatRequest(
         model=model,
         prompt=prompt,
@@ -83,7 +88,7 @@ def build_request(
         tool_choice=checked_tool_choice(tool_choice, checked),
         parallel_tool_calls=_flag(given, "parallel_tool_calls") if "parallel_tool_calls" in given else None,
         response_format=output_format(given.get("response_format")),
-        reasoning=_reasoning(given.get("reasoning")),
+        reasoning=reasoning,
         progress=_flag(given, "progress"),
         timeout=_timeout(given.get("timeout")),
         keep_alive=_keep_alive(given.get("keep_alive")),
