@@ -331,14 +331,20 @@ async def test_a_binary_that_is_something_else(tmp_path):
         await run(find_launcher(str(script)))
 
 
+@pytest.fixture
+def llama_cpp_python(tmp_path):
+    """A folder with the package and its server's needs: LLAMA_CPP_PYTHON_AT, or installed now, which takes minutes."""
+    if given := os.environ.get("LLAMA_CPP_PYTHON_AT"):
+        return Path(given)
+    place = tmp_path / "packages"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place)]
+    subprocess.run([*command, "llama-cpp-python[server]>=0.3.16"], check=True)
+    return place
+
+
 @pytest.mark.slow_install
-async def test_llama_cpp_python(tmp_path):
-    """Compiles for minutes, unless LLAMA_CPP_PYTHON_AT names a site-packages that has it, with its server's needs."""
-    place = Path(os.environ.get("LLAMA_CPP_PYTHON_AT") or tmp_path / "packages")
-    if not place.exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place)]
-        await asyncio.to_thread(subprocess.run, [*command, "llama-cpp-python[server]>=0.3.16"], check=True)
-    launcher = launchers.LlamaCppPythonLauncher(place / "llama_cpp")
+async def test_llama_cpp_python(llama_cpp_python, tmp_path):
+    launcher = launchers.LlamaCppPythonLauncher(llama_cpp_python / "llama_cpp")
     engine, address, text = await run(launcher, demo_spec(parallel=1))
     assert "Paris" in text
     assert address.unix_socket
