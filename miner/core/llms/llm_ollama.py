@@ -6,6 +6,7 @@ empty chunk.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -190,13 +191,26 @@ class OllamaService(LLMService):
 
     @override
     async def list_models(self) -> list[ModelInfo]:
+        listed = await self._listed_models()
+        # What each can do is told only one by one; a model that cannot be shown is listed all the same.
+        shown = await asyncio.gather(*(self._get_model(model.id) for model in listed), return_exceptions=True)
+        for model, info in zip(listed, shown, strict=True):
+            if isinstance(info, ModelInfo):
+                model.capabilities, model.context_length = info.capabilities, info.context_length
+                model.parameters, model.dimensions = info.parameters, info.dimensions
+            elif not isinstance(info, MinerError):
+                raise info
+        return listed
+
+    async def _listed_models(self) -> list[ModelInfo]:
+        """What /api/tags says, without models that run elsewhere."""
         http = self._http()
         tags = self._decoded(await http.request("GET", "/api/tags"), http.origin, None, _decode_tags)
         return [_listed(tag) for tag in tags.models if not tag.remote_host]
 
     @override
     async def _sole_model(self) -> str | None:
-        names = [model.id for model in await self.list_models()]
+        names = [model.id for model in await self._listed_models()]
         if len(names) == 1:
             return names[0]
         raise ModelNotFoundError(
@@ -213,7 +227,7 @@ class OllamaService(LLMService):
         http = self._http()
         reply = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}))
         if reply.status == 404 and parse_error_body(reply.body).json:
-            names = [model.id for model in await self.list_models()]
+            names = [model.id for model in await self._listed_models()]
             raise ModelNotFoundError(
                 f"ollama at {http.origin.shown_url} has no model {model_name!r}.",
                 model=model_name,
@@ -235,7 +249,8 @@ class OllamaService(LLMService):
     async def _health(self) -> Health:
         http = self._http()
         reply = await http.request("GET", "/api/tags", total=_HEALTH_SECONDS)
-        names = [tag.name for tag in self._decoded(reply, http.origin, None, _decode_tags).models]
+        tags = self._decoded(reply, http.origin, None, _decode_tags).models
+        names = [tag.name for tag in tags if not tag.remote_host]
         default = self._settings.default_model
         if default and not {default, f"{default}:latest"} & set(names):
             return Health(

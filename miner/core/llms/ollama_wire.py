@@ -61,6 +61,7 @@ class Line(Struct, gc=False):
 decode_line: Final = msgspec.json.Decoder(Line).decode
 
 _NANOSECONDS = 1e-9
+_THINK_LEVELS = ("low", "medium", "high")
 _OPTION_NAMES = (
     "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
@@ -100,9 +101,14 @@ def request_body(
     }
     if thinks:
         body["think"] = request.reasoning if request.reasoning is not None else True
+        if isinstance(request.reasoning, str) and request.reasoning not in _THINK_LEVELS:
+            raise UnsupportedFeatureError(
+                f"ollama does not know the level reasoning={request.reasoning!r}: it has {', '.join(_THINK_LEVELS)}.",
+                param="reasoning",
+            )
     if request.logprobs is not None:
         body["logprobs"] = True
-        body["top_logprobs"] = request.logprobs
+        body["top_logprobs"] = max(1, request.logprobs)  # without alternatives nothing comes; they are left out again
     if request.keep_alive is not None:
         body["keep_alive"] = request.keep_alive
     if (wanted := request.response_format) is not None:
@@ -177,10 +183,11 @@ class LineMapper:
         lost: a problem with the finished reply, in words; None if there is none.
     """
 
-    __slots__ = ("_calls", "_max_tokens", "_stops", "delivered", "finished", "lost")
+    __slots__ = ("_alternatives", "_calls", "_max_tokens", "_stops", "delivered", "finished", "lost")
 
     def __init__(self, request: ChatRequest) -> None:
         self._max_tokens = request.max_tokens
+        self._alternatives = request.logprobs or 0
         self._stops = bool(request.stop)
         self._calls = 0
         self.delivered = False
@@ -194,7 +201,7 @@ class LineMapper:
             content, thinking, calls = message.content, message.thinking, message.tool_calls
         else:
             content, thinking, calls = line.response or "", line.thinking, None
-        if not line.done and calls is None and line.logprobs is None:
+        if not line.done and not calls and line.logprobs is None:
             # The way of nearly every line: a piece of text and nothing else.
             if not content and not thinking:
                 return None
@@ -204,7 +211,7 @@ class LineMapper:
         if calls:
             chunk.tool_calls = [self._call(call) for call in calls]
         if line.logprobs:
-            chunk.logprobs = [_logprob(entry) for entry in line.logprobs]
+            chunk.logprobs = [_logprob(entry, self._alternatives) for entry in line.logprobs]
         if chunk.content or chunk.reasoning or chunk.tool_calls:
             self.delivered = True
         if line.done:
@@ -245,10 +252,12 @@ class LineMapper:
             )
 
 
-def _logprob(entry: _Logprob) -> TokenLogprob:
+def _logprob(entry: _Logprob, alternatives: int) -> TokenLogprob:
     return TokenLogprob(
         token=entry.token,
         logprob=entry.logprob,
         bytes=entry.bytes,
-        alternatives=[TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs],
+        alternatives=[
+            TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs[:alternatives]
+        ],
     )
