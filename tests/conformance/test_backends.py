@@ -1,5 +1,6 @@
 """The three built-in backends keep the contract: llama.cpp on the real engine, Ollama on a server in its form in front
-of the real engine, vLLM on a real vLLM server (`-m vllm`)."""
+of the real engine, vLLM on a real vLLM server (`-m vllm`).
+"""
 
 from __future__ import annotations
 

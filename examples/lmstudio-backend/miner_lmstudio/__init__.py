@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from miner.core.llms.openai_service import Endpoint, OpenAIService
@@ -10,13 +11,16 @@ from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest
 from miner.errors import ContextLengthError, MinerError
 
+TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
+
 
 class LMStudioService(OpenAIService):
     """An LM Studio server at LMSTUDIO_API_BASE (default http://localhost:1234/v1)."""
 
     name = "lmstudio"
     unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must answer."
-    features = OpenAIService.features | {"top_k", "repeat_penalty"}
+    # What is not named here is refused by name, before anything is sent.
+    features = (OpenAIService.features - {"logprobs", "embeddings"} - TOOLS) | {"top_k", "repeat_penalty"}
     neutral = {"top_k": 0, "repeat_penalty": 1.0}  # noqa: RUF012
 
     def endpoint(self) -> Endpoint:
@@ -26,7 +30,11 @@ class LMStudioService(OpenAIService):
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
         """A prompt that is too long, in LM Studio's words."""
         if status == 400 and ("context length" in body.message or "context size" in body.message):
-            return ContextLengthError(f"The prompt is too long: {body.message}")
+            numbers = [int(number) for number in re.findall(r"(\d+) tokens", body.message)]
+            prompt, context = numbers if len(numbers) == 2 else (None, None)
+            return ContextLengthError(
+                f"The prompt is too long: {body.message}", prompt_tokens=prompt, context_length=context
+            )
         return None
 
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:

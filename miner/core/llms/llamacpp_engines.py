@@ -199,7 +199,7 @@ async def _explain(lease: Lease, error: BackendError) -> None:
     try:
         # The connection breaks a moment before the exit status is known.
         async with asyncio.timeout(_DEATH_NOTICE_SECONDS):
-            crash = await lease.engine.died()
+            crash = await lease.engine.died(lease.address)
     except TimeoutError:
         return
     raise crash from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from miner.core.llms.tools import chosen_tool
+from miner.core.llms.llamacpp_tools import force_call, is_forced
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest
 from miner.errors import (
@@ -94,11 +94,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     body["return_progress"] = True
     if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again
         body["logprobs" if "prompt" in body else "top_logprobs"] = 1
-    if "tools" in body:
-        named = chosen_tool(request.tool_choice)
-        if named is not None:  # a choice by name is read as auto there
-            body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] == named]
-            body["tool_choice"] = "required"
+    if is_forced(request):
+        force_call(body, request)
     if "messages" not in body and (wanted := body.pop("response_format", None)) is not None:
         body["json_schema"] = wanted.get("json_schema", {}).get("schema", {"type": "object"})
     if request.reasoning is not None:

@@ -22,6 +22,7 @@ from miner.core.llms.gate import Gate
 from miner.core.llms.join import join
 from miner.core.llms.llamacpp_engines import LocalEngines, until_entered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info
+from miner.core.llms.llamacpp_tools import as_calls, is_forced
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.llms.openai_service import Endpoint, OpenAIService
 from miner.core.llms.stream import Batches
@@ -185,8 +186,8 @@ class LlamaCppService(OpenAIService):
             async with http.stream(path, msgspec.json.encode(body)) as answer:
                 if answer.status != 200:
                     raise self._error(answer.status, await answer.read_all(), request, http.origin)
-                async with aclosing(self._events(answer, request, http.origin)) as batches:
-                    async for batch in batches:
+                async with aclosing(self._events(answer, request, http.origin)) as events:
+                    async for batch in as_calls(events) if is_forced(request) else events:
                         last = batch[-1]
                         if last.timings is not None:
                             last.timings.queue, last.timings.load = waited.queue, waited.load
