@@ -15,11 +15,6 @@ __all__ = ["added", "merged", "total_usage"]
 
 async def merged(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list[LLMChunk]], None]:
     """Pairs of a stream's place and a batch of it. The first failure ends them all."""
-    if len(streams) == 1:
-        async with aclosing(streams[0].batches()) as batches:
-            async for batch in batches:
-                yield 0, batch
-        return
     arrived: asyncio.Queue[tuple[int, list[LLMChunk] | MinerError | None]] = asyncio.Queue(len(streams))
 
     async def read(index: int, stream: LLMStream) -> None:

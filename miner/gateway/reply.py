@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -113,8 +114,13 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
         gateway.streams.add(out)
     try:
         with Interruptible(exchange):
-            async with aclosing(merged(streams)) as batches:
-                async for index, batch in batches:
+            several = len(streams) > 1
+            source: AsyncGenerator[Any, None] = merged(streams) if several else streams[0].batches()
+            index = 0
+            async with aclosing(source) as batches:
+                async for batch in batches:
+                    if several:
+                        index, batch = batch
                     exchange.tokens(batch)
                     if writer is None:
                         _note_ignored(exchange, responses)
