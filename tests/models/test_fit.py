@@ -269,6 +269,14 @@ def test_verdict_with_a_gpu(demo_model):
     assert ("free on GPU 0", "200 MiB") in full.rows()
 
 
+def test_verdict_with_a_gpu_that_cannot_be_seen(demo_model):
+    model = read_header(demo_model)
+    for layers in (None, 99, -1):
+        load = Load(4096, parallel=4, n_gpu_layers=layers)
+        assert judge(model, load, Memory(4 << 30, 8 << 30)).fits is True
+        assert judge(model, load, Memory(200 * MIB, 8 << 30)).fits is None
+
+
 def test_table(demo_model):
     rows = dict(judge(read_header(demo_model), Load(4096, parallel=4), Memory(4 << 30, 8 << 30)).rows())
     assert rows["weights"] == "92.1 MiB"

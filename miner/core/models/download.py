@@ -19,7 +19,7 @@ from miner.core.models.hub import Hub, HubFile
 from miner.core.models.names import HubRef
 from miner.errors import BackendError, BackendProtocolError, BackendUnavailableError, MinerError
 
-__all__ = ["Meter", "PullProgress", "digest_of", "download", "locked"]
+__all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "locked"]
 
 BLOCK = 1 << 18
 RETRIES = 6
@@ -50,6 +50,20 @@ class PullProgress:
     """Seconds until the end at this speed."""
 
 
+class Speed:
+    """Bytes a second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=50)
+
+    def at(self, done: int) -> float | None:
+        """The speed now that so many bytes are there; None while too little is known."""
+        now = time.monotonic()
+        self._samples.append((now, done))
+        since, had = self._samples[0]
+        return (done - had) / (now - since) if now - since > 0.5 and done > had else None
+
+
 class Meter:
     """Counts bytes over all files and tells of them a few times a second."""
 
@@ -61,7 +75,7 @@ class Meter:
         self._number = 0
         self._file = ""
         self._told = 0.0
-        self._samples: deque[tuple[float, int]] = deque(maxlen=50)
+        self._speed = Speed()
 
     def name(self, file: str) -> None:
         """Tell from now on of this file."""
@@ -74,7 +88,7 @@ class Meter:
         self._before += self._size
         self._size = size
         self._number += 1
-        self._samples.clear()
+        self._speed = Speed()
 
     def at(self, stage: Literal["waiting", "checking", "downloading", "done"], done: int) -> None:
         """So many bytes of the current file are there."""
@@ -82,13 +96,8 @@ class Meter:
         if stage != "done" and now - self._told < 0.1:
             return
         self._told = now
-        speed = left = None
-        if stage == "downloading":
-            self._samples.append((now, done))
-            (since, had), took = self._samples[0], now - self._samples[0][0]
-            if took > 0.5 and done > had:
-                speed = (done - had) / (now - since)
-                left = (self.total - self._before - done) / speed
+        speed = self._speed.at(done) if stage == "downloading" else None
+        left = (self.total - self._before - done) / speed if speed else None
         if self._tell is not None:
             progress = PullProgress(
                 stage, self._file, self._number, self.files, self._before + done, self.total, speed, left

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from miner.core._typing import override
 from miner.core.models.fit import Estimate, estimate, largest_context
 from miner.core.models.gguf import GGUFHeader
 from miner.core.models.layers import PAD
@@ -24,9 +25,14 @@ class Load:
     cache_type_v: str = "f16"
     batch_size: int = 512
     mmproj_bytes: int = 0
-    n_gpu_layers: int = 0
+    n_gpu_layers: int | None = 0
+    """Negative: all; None: as many as the engine finds room for, if it can use a GPU at all."""
     flash_attn: bool = True
     checkpoints: int = 32
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.parallel} {'slot' if self.parallel == 1 else 'slots'} of {self.ctx_size} tokens"
 
     def estimate(self, header: GGUFHeader, ctx_size: int | None = None) -> Estimate:
         """What this takes, or would take with another context."""
@@ -38,7 +44,7 @@ class Load:
             cache_type_v=self.cache_type_v,
             batch_size=self.batch_size,
             mmproj_bytes=self.mmproj_bytes,
-            n_gpu_layers=self.n_gpu_layers,
+            n_gpu_layers=self.n_gpu_layers or 0,
             flash_attn=self.flash_attn,
             checkpoints=self.checkpoints,
         )
@@ -52,14 +58,14 @@ class Verdict:
     estimate: Estimate
     memory: Memory
     fits: bool | None
-    """None where the system does not tell how much is free."""
+    """None: nobody can say. The system does not tell what is free, or it depends on a GPU that cannot be seen."""
     largest_context: int | None
     """Tokens of a slot that would fit with as many slots, at most what the model was trained for; 0: none would."""
 
     @property
     def reason(self) -> str:
         """One sentence with the numbers."""
-        needs = f"{readable(self.estimate.ram)} of memory for {self.load.parallel} slots of {self.load.ctx_size} tokens"
+        needs = f"{readable(self.estimate.ram)} of memory for {self.load}"
         if self.estimate.gpu:
             needs += f" and {readable(self.estimate.gpu)} of GPU memory"
         free = "an unknown amount is free"
@@ -109,6 +115,8 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
     Raises:
         ValueError: a cache type does not exist.
     """
+    if load.n_gpu_layers and not memory.gpu_available:
+        load = replace(load, n_gpu_layers=None)  # the GPU is of a make that we cannot ask, or there is none
     trained = header.context_length or load.ctx_size
 
     def fits(ctx_size: int) -> bool:
@@ -117,11 +125,13 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
         return needed.ram <= free and needed.gpu <= sum(memory.gpu_available)
 
     known = memory.available is not None
+    verdict = fits(load.ctx_size) if known else None
+    asked_for_gpu = load.n_gpu_layers is None
     return Verdict(
         load=load,
         estimate=load.estimate(header),
         memory=memory,
-        fits=fits(load.ctx_size) if known else None,
+        fits=None if asked_for_gpu and verdict is False else verdict,
         largest_context=largest_context(fits, limit=max(trained, min(load.ctx_size, PAD))) if known else None,
     )
 

