@@ -59,11 +59,10 @@ def _load(point: EntryPoint, config: Any = None) -> Backend:
     cls, reason = None, None
     try:
         loaded = point.load()
-    except Exception as error:  # noqa: BLE001  (somebody else's module: whatever it raises must not break ours)
-        reason = _import_failure(error)
-    else:
         reason = _unusable(loaded, config)
         cls = loaded if reason is None else None
+    except (Exception, SystemExit) as error:  # somebody else's module: whatever it raises must not break ours
+        reason = _import_failure(error)
     dist = point.dist
     return Backend(
         name=point.name,
@@ -75,7 +74,7 @@ def _load(point: EntryPoint, config: Any = None) -> Backend:
     )
 
 
-def _import_failure(error: Exception) -> str:
+def _import_failure(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         extra = _EXTRAS.get(package)
