@@ -36,9 +36,14 @@ _LAST_WORDS_SECONDS = 2.0
 def make_runner(app: web.Application) -> web.AppRunner:
     """The runner of the application. A client that hangs up cancels its handler: what you stop, stops."""
     settings = app[GATEWAY].settings
+    # What aiohttp itself logs are requests that are no HTTP, each with a traceback: whoever sends many would fill the
+    # disk. Faults of handlers are logged by the guard.
+    http_logger = logging.getLogger("miner.gateway.http")
+    http_logger.setLevel(logging.CRITICAL)
     return web.AppRunner(
         app,
         handler_cancellation=True,
+        logger=http_logger,
         access_log=None,  # the gateway writes its own, with what only it knows
         keepalive_timeout=settings.serve_keepalive,
         shutdown_timeout=_LAST_WORDS_SECONDS,  # the grace time is over by then
@@ -53,6 +58,7 @@ def run(plan: Plan) -> int:
     """
     settings = plan.gateway_settings()
     refuse_open_address(settings)
+    _allow_many_connections()
     service = plan.make_service()
     if settings.serve_workers > 1:
         _refuse_an_engine_for_each(service, settings.serve_workers)
@@ -77,6 +83,21 @@ def run_worker(plan: Plan, sockets: list[socket.socket], counters: SharedCounter
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         service, settings = plan.make_service(), plan.gateway_settings()
         return runner.run(serve(service, settings, sockets, announce=announce, counters=counters))
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the system lets us have: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        most = 1_048_576 if hard == resource.RLIM_INFINITY else hard
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        except (ValueError, OSError):
+            logger.warning("At most %d connections: the limit of open files cannot be raised.", soft)
 
 
 def _refuse_an_engine_for_each(service: LLMService, workers: int) -> None:

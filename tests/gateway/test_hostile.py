@@ -1,0 +1,167 @@
+"""Clients that mean no good: half a head, half a connection, no HTTP at all, thousands of idle ones, random bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from miner.core.llms.LLMService import LLMService
+from miner.core.wire import LLMChunk
+from tests.gateway.serving import Parrot, config, serving
+
+WAIT = 30
+
+
+class Able(Parrot):
+    """Can what only some backends can, so that no 501 is meant."""
+
+    @property
+    def capabilities(self):
+        return super().capabilities | {"count_tokens"}
+
+    async def rerank(self, query, documents, model=None):
+        return [1.0 for _ in documents]
+
+    async def _count_tokens(self, request):
+        return 1
+
+
+def port(served):
+    return int(served.url.rpartition(":")[2])
+
+
+async def alive(served):
+    async with aiohttp.ClientSession() as session, session.get(f"{served.url}/livez") as answer:
+        return answer.status == 200
+
+
+async def test_half_a_head_is_not_waited_for_for_ever():
+    async with serving(Parrot(config()), serve_keepalive=0.5) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(served))
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-A")
+        assert await asyncio.wait_for(reader.read(), WAIT) == b""
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01 hello",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nA: \x00\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+async def test_what_is_no_http_gets_a_4xx_without_a_traceback(data, caplog):
+    async with serving(Parrot(config())) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(served))
+        writer.write(data)
+        answer = await asyncio.wait_for(reader.read(), WAIT)
+        writer.close()
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+        assert b"Traceback" not in answer
+        assert await alive(served)
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_client_that_closes_its_half_has_hung_up():
+    closed = asyncio.Event()
+
+    class Endless(LLMService):
+        @property
+        def capabilities(self):
+            return frozenset({"chat"})
+
+        async def _stream(self, request):
+            try:
+                while True:
+                    yield [LLMChunk(content="x")]
+                    await asyncio.sleep(0.01)
+            finally:
+                closed.set()
+
+    async with serving(Endless(config(default_model="m"))) as served:
+        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(served))
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await asyncio.wait_for(reader.readuntil(b"x"), WAIT)
+        writer.write_eof()
+        await asyncio.wait_for(closed.wait(), WAIT)
+        writer.close()
+
+
+async def test_thousands_of_idle_connections():
+    async with serving(Parrot(config())) as served:
+        idle = [await asyncio.open_connection("127.0.0.1", port(served)) for _ in range(2000)]
+        assert await alive(served)
+        for _, writer in idle:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in idle))
+        assert await alive(served)
+
+
+async def test_random_requests_by_our_own_document():
+    async with serving(Able(config(default_model="m"))) as served:
+        process = await asyncio.to_thread(
+            subprocess.run,
+            [
+                sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--max-examples", "20",
+                "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
+                "--include-path-regex", "^/(v1|livez|readyz|docs|openapi)", "--seed", "1", "--no-color",
+            ],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert await alive(served)
+    assert process.returncode == 0, process.stdout[-3000:]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.sampled_from(
+    "model max_tokens temperature top_p n stream stream_options stop seed logit_bias tools tool_choice response_format "
+    "logprobs top_logprobs reasoning_effort metadata input text instructions prompt suffix timeout keep_alive".split()
+)
+message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "developer", "function", "x"]), "content": values},
+    optional={"name": values, "tool_calls": values, "tool_call_id": values, "refusal": values},
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    path=st.sampled_from(["chat/completions", "completions", "responses", "embeddings"]),
+    messages=st.lists(message, max_size=3),
+    extra=st.dictionaries(fields, values, max_size=4),
+)
+def test_random_bodies_never_break_the_server(path, messages, extra):
+    base = {
+        "chat/completions": {"messages": messages},
+        "responses": {"input": messages},
+        "completions": {"prompt": "x"},
+    }
+
+    async def ask():
+        async with serving(Parrot(config(default_model="m"))) as served, aiohttp.ClientSession() as session:
+            body = base.get(path, {"input": "x"}) | extra
+            async with session.post(f"{served.v1}/{path}", json=body) as answer:
+                text = await answer.text()
+                assert answer.status in (200, 400, 404), text
+                assert "Traceback" not in text
+                if answer.status != 200:
+                    assert json.loads(text)["error"]["message"]
+
+    asyncio.run(asyncio.wait_for(ask(), WAIT))
