@@ -7,7 +7,10 @@ from typing import Any
 from miner.core.engine.procstat import physical_cores
 from miner.core.engine.spec import EngineSpec
 
-__all__ = ["binary_orders", "bindings_orders", "wheel_orders"]
+__all__ = ["CONTEXT_CHECKPOINTS", "binary_orders", "bindings_orders", "wheel_orders"]
+
+CONTEXT_CHECKPOINTS = 4
+"""Copies of a sliding window that a slot keeps to go back to; llama.cpp's default of 32 can take gigabytes a slot."""
 
 _FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 
@@ -26,6 +29,7 @@ def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
         "n_parallel": spec.parallel,
         "kv_unified": False,  # one pool for all slots ends every request at once when it is full
         "ctx_shift": False,
+        "n_ctx_checkpoints": CONTEXT_CHECKPOINTS,
         "n_batch": spec.batch_size,
         "n_ubatch": spec.batch_size,
         "cpuparams.n_threads": threads,
@@ -87,7 +91,8 @@ def binary_orders(spec: EngineSpec) -> dict[str, Any]:
     elif spec.pooling:
         flags += ["--embeddings", "--pooling", spec.pooling]
     optional: list[list[Any]] = [
-        [["--no-ui", "--no-webui"]], [["--no-context-shift"]], [["--slots"]], [["--metrics"]], [["--jinja"]],
+        [["--no-ui", "--no-webui"]], [["--no-context-shift"]],
+        [["--ctx-checkpoints"], str(CONTEXT_CHECKPOINTS)], [["--slots"]], [["--metrics"]], [["--jinja"]],
         [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)], [["--log-verbosity", "--verbosity"], "1"],
     ]  # fmt: skip
     if spec.pooling:

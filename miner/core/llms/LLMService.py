@@ -238,6 +238,8 @@ class LLMService:
             health = await self._health()
         except MinerError as error:
             health = Health(state="unavailable", reason=error.message, hint=error.hint)
+        except Exception as error:  # noqa: BLE001  (a third party's backend may raise anything; this never raises)
+            health = Health(state="failed", reason=f"{type(error).__name__}: {error}")
         health.latency = time.monotonic() - began
         return health
 

@@ -133,7 +133,7 @@ class LocalEngines:
         engines = self._pool.status()
         if any(engine.model == spec.alias and engine.state in ("ready", "starting") for engine in engines):
             return
-        memory = await asyncio.to_thread(available_memory, gpus=bool(spec.n_gpu_layers))
+        memory = await asyncio.to_thread(available_memory, gpus=spec.n_gpu_layers != 0)
         if memory.available is not None:
             # Idle engines give way to this one.
             free = memory.available + sum(engine.memory or 0 for engine in engines if not engine.slots_busy)

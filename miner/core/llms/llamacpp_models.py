@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miner.core.engine.settings import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.find import LocatedModel, list_local, resolve
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
@@ -149,8 +150,9 @@ def load_of(spec: EngineSpec) -> Load:
         cache_type_v=spec.cache_type_v or "f16",
         batch_size=spec.batch_size,
         mmproj_bytes=spec.mmproj.stat().st_size if spec.mmproj else 0,
-        n_gpu_layers=spec.n_gpu_layers or 0,
+        n_gpu_layers=spec.n_gpu_layers,
         flash_attn=spec.flash_attn != "off",
+        checkpoints=CONTEXT_CHECKPOINTS,
     )
 
 

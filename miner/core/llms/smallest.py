@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from miner.core.llms.driver import respond
 from miner.core.llms.messages import as_prompt
 from miner.core.wire import OPTIONS, ChatRequest, LLMResponse, Message
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
@@ -52,6 +53,9 @@ def filled_in(generate: _Generate) -> _Generate:
         request = self._request(
             options, prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
         )
+        if getattr(type(self).generate, "_miner_original", None) is generate:
+            return (await respond(self, request)).content
+        # Called by super() from a subclass: bounds and retries are those of the call around it.
         await self._resolve(request)
         return await _call(functools.partial(generate, self), self, request, request.prompt or "")
 
@@ -70,7 +74,7 @@ async def chat(service: LLMService, request: ChatRequest) -> LLMResponse:
 
 async def _call(generate: _Generate, service: LLMService, request: ChatRequest, prompt: str) -> str:
     named, any_other = _parameters(generate)
-    arguments: dict[str, Any] = {"prompt": prompt, "model": request.model}
+    arguments: dict[str, Any] = {"model": request.model}
     for name in _SETTINGS:
         value = getattr(request, name)
         if name in named or any_other:
@@ -82,7 +86,7 @@ async def _call(generate: _Generate, service: LLMService, request: ChatRequest, 
             arguments[name] = getattr(request, name)
     if not any_other:
         arguments = {name: value for name, value in arguments.items() if name in named}
-    text = await generate(**arguments)
+    text = await generate(prompt, **arguments)  # by its place, whatever the author calls it
     if not isinstance(text, str):
         raise BackendProtocolError(
             f"{type(service).__name__}.generate returned {type(text).__name__}, not text.", backend=service.name
