@@ -16,7 +16,7 @@ from typing import Any
 
 from miner import __version__
 from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, nearest, unexpected
-from miner.cli.report import report, report_unexpected
+from miner.cli.report import drop_output, report, report_unexpected
 from miner.core._typing import override
 from miner.errors import MinerError
 
@@ -25,6 +25,8 @@ __all__ = ["COMMANDS", "run"]
 COMMANDS = {
     "generate": ("miner.cli.generate", "print a model's answer to a prompt as it comes"),
     "backends": ("miner.cli.backends", "list the backends, and why one cannot be used"),
+    "models": ("miner.cli.models", "list, show, get and delete models"),
+    "fit": ("miner.cli.fit", "tell whether a model fits into memory"),
     "serve": ("miner.cli.serve", "serve a backend to clients of OpenAI, Ollama and Anthropic"),
     "vllm": ("miner.cli.vllm", "print or run the command that starts a vLLM server"),
 }
@@ -47,13 +49,16 @@ Settings come from the environment and from .env in the working directory;
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_what_is_closed()
     status = _run(arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        status = _reader_left()
+        # Nobody reads our output any more: end without a word, as a program does that SIGPIPE kills.
+        drop_output()
+        status = 141
     except OSError as error:
-        _reader_left()
+        drop_output()
         status = report(MinerError(f"The output cannot be written: {error.strerror}."))
     return status
 
@@ -73,12 +78,21 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return _reader_left()
+        drop_output()
+        return 141
     except SystemExit as stop:  # argparse has printed its help
         return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:  # noqa: BLE001  (the command line's top: one line is better than a page)
         return report_unexpected(error, debug=debug)
     return status
+
+
+def _open_what_is_closed() -> None:
+    """A command that was started without an output (`>&-`) writes it to nowhere, and opens no socket in its place."""
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -129,10 +143,3 @@ def _log_everything() -> None:
     import logging
 
     logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
-
-
-def _reader_left() -> int:
-    """Nobody reads our output any more: end without a word, as a program does that SIGPIPE kills."""
-    # Python flushes standard output once more at its end, and would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141

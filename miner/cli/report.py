@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from miner.cli.parser import UsageError
 from miner.errors import BackendError, ConfigError, MinerError, RequestError
 
-__all__ = ["exit_status", "note", "report", "report_unexpected"]
+__all__ = ["drop_output", "exit_status", "note", "report", "report_unexpected"]
 
 _LOG_LINES = 12
 
@@ -61,6 +62,11 @@ def note(text: str) -> None:
         pass
 
 
+def drop_output() -> None:
+    """Send standard output to nowhere: Python flushes it once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _partial(error: MinerError) -> str:
     """The text that had arrived."""
     partial = error.partial if isinstance(error, BackendError) else None
@@ -77,4 +83,7 @@ def _print_json(error: MinerError, status: int) -> None:
         "hint": error.hint,
         "exit_code": status,
     }
-    print(json.dumps({"error": described, "content": _partial(error) or None}), flush=True)
+    try:
+        print(json.dumps({"error": described, "content": _partial(error) or None}), flush=True)
+    except OSError:
+        drop_output()  # the line on standard error tells it

@@ -15,12 +15,13 @@ from typing import Any
 __all__ = ["StopSignals", "run_until_stopped"]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_GRACE_SECONDS = 15.0
+"""For cleaning up: longer than an engine gets between SIGTERM and SIGKILL."""
 
 
 class StopSignals:
-    """Cancels a task on the first signal, its cleaning up on the second, and ends the process on the third.
-
-    Engines of ours die with this process, so even the third leaves no child.
+    """Cancels a task on the first signal, its cleaning up on the second, and ends the process on the third, or when the
+    cleaning up takes too long. Engines of ours die with this process, so even that leaves no child.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,11 @@ class StopSignals:
             raise asyncio.CancelledError
         if self._task is not None:
             # Not task.cancel alone: the loop may be asleep.
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+            self._task.get_loop().call_soon_threadsafe(self._stop, self._task)
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        task.cancel()
+        task.get_loop().call_later(_GRACE_SECONDS, os._exit, 128 + (self.received or 0))
 
 
 def run_until_stopped(main: Callable[[StopSignals], Coroutine[Any, Any, int]]) -> int:

@@ -14,6 +14,7 @@ from miner.cli.report import note
 from miner.cli.signals import StopSignals
 from miner.core._typing import override
 from miner.core.wire import Progress
+from miner.errors import MinerError
 
 __all__ = ["Notices", "Output", "Status", "describe_progress"]
 
@@ -35,17 +36,19 @@ class Output:
 
         Raises:
             BrokenPipeError: nobody reads it any more.
+            MinerError: it cannot be written, to a full disk for example.
         """
-        if not text:
-            return
-        if sys.stdout is None:
-            raise BrokenPipeError
         data = text.encode(self._encoding, "replace")
         while data:
             with self._signals.blocking():
                 # For as long as the reader likes: a pager, or a terminal that was halted.
                 self._writable(None)
-            written = os.write(sys.stdout.fileno(), data[:_NEVER_BLOCKS])
+            try:
+                written = os.write(sys.stdout.fileno(), data[:_NEVER_BLOCKS])
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise MinerError(f"The output cannot be written: {error.strerror}.") from error
             self._at_line_start = data[:written].endswith(b"\n")
             data = data[written:]
 

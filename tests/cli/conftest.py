@@ -56,8 +56,15 @@ class Miner:
 
     def start(self, *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **settings: str):
         """Start and return the process; whatever is left of it is killed after the test."""
+        return self._start(["-m", "miner", *arguments], stdout, stderr, settings)
+
+    def start_script(self, script: Path, **settings: str):
+        """Start a script in the same surroundings."""
+        return self._start([str(script)], subprocess.PIPE, subprocess.PIPE, settings)
+
+    def _start(self, arguments: list[str], stdout: int, stderr: int, settings: dict[str, str]):
         process = subprocess.Popen(
-            [sys.executable, "-m", "miner", *arguments],
+            [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

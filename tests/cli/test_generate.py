@@ -14,6 +14,7 @@ import pytest
 from tests.cli.conftest import LONG, environment
 from tests.servers import faults
 from tests.servers.faults import FaultServer
+from tests.servers.http import Request
 from tests.servers.openai_stub import StubServer
 from tests.servers.replay import ReplayServer
 from tests.servers.threaded import in_thread
@@ -26,6 +27,11 @@ def settings(backend: str, server, **more: str) -> dict[str, str]:
     return {"LLM_BACKEND": backend, "OLLAMA_BASE_URL": server.url, "VLLM_API_BASE": server.v1} | more | {
         "DEFAULT_MODEL": more.get("DEFAULT_MODEL", "smollm2")
     }  # fmt: skip
+
+
+def posted(server: FaultServer) -> list[Request]:
+    """The requests for an answer; vLLM's service also asks what the server can do."""
+    return [request for request in list(server.generations) if request.method == "POST"]
 
 
 def wait_until(met, what: str):
@@ -43,9 +49,9 @@ def wait_until(met, what: str):
 def test_the_answer_alone_goes_to_standard_output(miner, backend, options):
     with in_thread(FaultServer(faults.ok(["Hel", "lö", " there."]))) as server:
         done = miner("generate", *options, "hi", **settings(backend, server))
-        streamed = server.generations[0].streams
+        (request,) = posted(server)
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, "Hellö there.\n", b"")
-    assert streamed == (not options)
+    assert request.streams == (not options)
 
 
 def test_a_recorded_answer_of_a_real_ollama(miner):
@@ -276,10 +282,10 @@ def test_a_prompt_that_does_not_fit_gives_both_numbers(miner):
 
 
 def test_retries_are_not_told_apart_from_their_outcome(miner):
-    flaky = faults.sequence(faults.status(503), faults.ok())
-    with in_thread(FaultServer(flaky)) as server:
+    replies = [faults.status(503), faults.ok()]
+    with in_thread(StubServer(["smollm2"], reply=lambda body: replies.pop(0))) as server:
         done = miner("generate", "hi", **settings("vllm", server))
-        assert len(server.generations) == 2
+    assert replies == []
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Hello there.\n", b"")
 
 
@@ -317,7 +323,7 @@ def test_a_signal_stops_the_generation_and_keeps_what_came(miner, number, status
     with in_thread(FaultServer(behaviour, everywhere=False)) as server:
         process = miner.start("generate", *options, "hi", **settings("vllm", server))
         if options:
-            wait_until(lambda: server.generations, "the request")
+            wait_until(lambda: posted(server), "the request")
             first = b""
         else:
             first = os.read(process.stdout.fileno(), 100)
@@ -367,7 +373,7 @@ def test_a_signal_that_is_ignored_stays_ignored(miner, number):
             process = miner.start("generate", "hi", **settings("vllm", server))
         finally:
             signal.signal(number, previous)
-        wait_until(lambda: server.generations, "the request")
+        wait_until(lambda: posted(server), "the request")
         process.send_signal(number)
         out, _ = process.communicate(timeout=LONG)
     assert (process.returncode, out) == (0, b"Hello there.\n")
@@ -382,6 +388,46 @@ def test_a_reader_that_left_stops_the_generation_without_a_word(miner):
         assert process.wait(LONG) == 141
         assert process.stderr.read() == b""
         wait_until(lambda: server.disconnects, "the client to hang up")
+
+
+def test_an_answer_that_cannot_be_written_exits_1(miner):
+    with in_thread(FaultServer(faults.ok())) as server, open("/dev/full", "wb") as full:
+        for options in ([], ["--json"]):
+            process = miner.start("generate", *options, "hi", stdout=full.fileno(), **settings("vllm", server))
+            said = process.communicate(timeout=LONG)[1]
+            assert (process.returncode, said) == (1, b"miner: The output cannot be written: No space left on device.\n")
+
+
+@pytest.mark.parametrize(("closed", "out", "err"), [(">&-", b"", b""), ("2>&-", b"Hello there.\n", b"")])
+def test_an_output_that_was_closed_takes_nothing_and_harms_nothing(miner, closed, out, err):
+    with in_thread(FaultServer(faults.ok())) as server:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'exec "$0" -m miner generate hi {closed}', sys.executable],
+            stdin=subprocess.DEVNULL, capture_output=True, cwd=miner.folder, timeout=LONG,
+            env=environment(miner.folder, **settings("vllm", server)),
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, out, err)
+
+
+SLOW_LOOKUP = """
+import socket, sys, time
+def getaddrinfo(*arguments, **more):
+    print("looking", file=sys.stderr, flush=True)
+    time.sleep(600)
+socket.getaddrinfo = getaddrinfo
+from miner.cli.main import run
+sys.exit(run(["generate", "hi"]))
+"""
+
+
+def test_ctrl_c_does_not_wait_for_the_look_up_of_a_name(miner):
+    script = miner.folder / "slow_lookup.py"
+    script.write_text(SLOW_LOOKUP)
+    process = miner.start_script(script, LLM_BACKEND="vllm", VLLM_API_BASE="http://some.invalid/v1", DEFAULT_MODEL="m")
+    assert process.stderr.readline() == b"looking\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LONG) == 130
+    assert process.stderr.read() == b""
 
 
 # The line that tells what it is waiting for
@@ -436,3 +482,29 @@ def test_a_dumb_terminal_gets_no_line(miner):
     with in_thread(FaultServer(faults.ok())) as server:
         status, shown = on_terminal(miner, server, TERM="dumb")
     assert (status, shown) == (0, b"Hello there.\r\n")
+
+
+STUBBORN = """
+import asyncio, sys
+import miner.cli.signals as signals
+signals._GRACE_SECONDS = 0.2
+async def main(_):
+    print("on", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            print("no", flush=True)
+sys.exit(signals.run_until_stopped(main))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_does_not_let_itself_be_stopped_is_ended_after_a_while(miner, number):
+    script = miner.folder / "stubborn.py"
+    script.write_text(STUBBORN)
+    process = miner.start_script(script)
+    assert process.stdout.readline() == b"on\n"
+    process.send_signal(number)
+    assert process.wait(LONG) == 128 + number
+    assert process.stdout.read() == b"no\n"
