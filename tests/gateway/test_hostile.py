@@ -111,7 +111,7 @@ async def test_thousands_of_idle_connections():
         assert await alive(served)
 
 
-async def test_random_requests_by_our_own_document():
+async def test_random_requests_by_our_own_document(tmp_path):
     async with serving(Able(config(default_model="m"))) as served:
         process = await asyncio.to_thread(
             subprocess.run,
@@ -120,7 +120,7 @@ async def test_random_requests_by_our_own_document():
                 "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
                 "--include-path-regex", "^/(v1|livez|readyz|docs|openapi)", "--seed", "1", "--no-color",
             ],
-            capture_output=True, text=True, timeout=300, check=False,
+            capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
         )  # fmt: skip
         assert await alive(served)
     assert process.returncode == 0, process.stdout[-3000:]
