@@ -8,6 +8,8 @@ from aiohttp import hdrs, web
 
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
+from miner.gateway.dialects.anthropic_parts import anthropic_error
+from miner.gateway.dialects.anthropic_routes import ANTHROPIC
 from miner.gateway.dialects.ollama_parts import ollama_error
 from miner.gateway.dialects.ollama_routes import OLLAMA
 from miner.gateway.dialects.openai_chat import ChatBody, OpenAIChat
@@ -62,7 +64,7 @@ SERVER = [
     Route("GET", "/openapi.json", openapi, "key", error_body, "This list for programs"),
     Route("GET", "/docs", docs, "key", error_body, "This list for people", answers="text/html"),
 ]
-ROUTES: list[Route] = [*OPENAI, *OLLAMA, *SERVER]
+ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *SERVER]
 """Every route there is. What is not here is answered with 404 or 405 after the same checks."""
 
 
@@ -123,5 +125,9 @@ async def _nowhere(exchange: Exchange) -> web.StreamResponse:
     raise RefusedError(404, "not_found", f"There is no {request.path} here.", hint="GET /openapi.json lists what is.")
 
 
-_FALLBACKS = [("/api/{path:.*}", ollama_error), ("/{path:.*}", error_body)]
+_FALLBACKS = [
+    ("/api/{path:.*}", ollama_error),
+    ("/v1/messages{path:.*}", anthropic_error),
+    ("/{path:.*}", error_body),
+]
 """What is below these paths and no route: in whose shape the 404 is. The longest prefix wins."""

@@ -1,0 +1,22 @@
+"""Anthropic's API as a table."""
+
+from __future__ import annotations
+
+from miner.gateway.dialects.anthropic_body import AnthropicCountBody, AnthropicMessagesBody
+from miner.gateway.dialects.anthropic_messages import count_tokens, messages
+from miner.gateway.dialects.anthropic_parts import anthropic_error
+from miner.gateway.routes import Route
+
+__all__ = ["ANTHROPIC"]
+
+ANTHROPIC = [
+    Route(
+        "POST", "/v1/messages", messages, "key", anthropic_error,
+        "The next turn of a conversation, whole or streamed", AnthropicMessagesBody,
+        ("application/json", "text/event-stream"),
+    ),
+    Route(
+        "POST", "/v1/messages/count_tokens", count_tokens, "key", anthropic_error,
+        "Tokens that a conversation would take", AnthropicCountBody,
+    ),
+]  # fmt: skip
