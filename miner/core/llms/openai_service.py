@@ -15,6 +15,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.openai_models import read_embeddings, read_models
 from miner.core.llms.openai_request import chat_body, completion_body
 from miner.core.llms.openai_wire import ChatMapper, Event, decode_event
 from miner.core.llms.stream import Batches
@@ -29,13 +30,11 @@ from miner.core.transport.framing import FramingError, SSEDecoder
 from miner.core.transport.http import ByteStream, HttpClient
 from miner.core.wire import (
     ChatRequest,
-    Embedding,
     EmbeddingResponse,
     Health,
     LLMChunk,
     LLMResponse,
     ModelInfo,
-    TokenUsage,
 )
 from miner.errors import (
     BackendError,
@@ -325,32 +324,15 @@ class OpenAIService(LLMService):
         if reply.status != 200:
             raise self._error(reply.status, reply.body, None, http.origin, reply.headers.get("Retry-After"))
         try:
-            listed = msgspec.json.decode(reply.body, type=_ModelList)
+            self._listed, self._one_model = read_models(reply.body)
         except msgspec.DecodeError as error:
             raise BackendProtocolError(
                 f"{self.name} at {http.origin.shown_url} did not answer /models with a list of models: {error}.",
                 hint=http.origin.misplaced(),
                 **http.origin.details(200),
             ) from error
-        self._listed = [self._model_info(model) for model in listed.data]
         self._listed_at = time.monotonic()
-        # vLLM lists one model once for each of its names, all with the same root.
-        self._one_model = len({model.root or model.id for model in listed.data}) == 1
         return self._listed
-
-    def _model_info(self, model: _Model) -> ModelInfo:
-        meta = model.meta or _Meta()
-        return ModelInfo(
-            id=model.id,
-            aliases=[alias for alias in model.aliases if alias != model.id],
-            context_length=model.max_model_len or meta.n_ctx,
-            created=model.created,
-            size=meta.size,
-            parameters=meta.n_params,
-            quantization=meta.ftype,
-            dimensions=meta.n_embd,
-            loaded=True,
-        )
 
     @override
     async def list_models(self) -> list[ModelInfo]:
@@ -408,16 +390,7 @@ class OpenAIService(LLMService):
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
         body = {"model": model, "input": texts, "encoding_format": "float"}
         raw = await self._post("/embeddings", body, model=model)
-        try:
-            answer = msgspec.json.decode(raw, type=_Embeddings)
-        except msgspec.DecodeError as error:
-            raise BackendProtocolError(f"{self.name} sent no embeddings: {error}.", backend=self.name) from error
-        vectors = sorted(answer.data, key=lambda item: item.index)
-        if [item.index for item in vectors] != list(range(len(texts))):
-            raise BackendProtocolError(
-                f"{self.name} sent {len(vectors)} vectors for {len(texts)} texts.", backend=self.name
-            )
-        return EmbeddingResponse(data=vectors, model=model, usage=answer.usage)
+        return read_embeddings(raw, texts, model, self.name)
 
     @override
     async def aclose(self) -> None:
@@ -436,29 +409,3 @@ def _interrupted(said: str, origin: Origin, status: int = 200) -> StreamInterrup
 
 class _NoTemplateError(UnsupportedFeatureError):
     """The model has no chat template: a bare prompt goes verbatim, and this request is sent again so."""
-
-
-class _Meta(msgspec.Struct):
-    n_ctx: int | None = None
-    n_params: int | None = None
-    n_embd: int | None = None
-    size: int | None = None
-    ftype: str | None = None
-
-
-class _Model(msgspec.Struct):
-    id: str
-    aliases: list[str] = []
-    root: str | None = None
-    max_model_len: int | None = None
-    created: int | None = None
-    meta: _Meta | None = None
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_Model]
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[Embedding]
-    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)

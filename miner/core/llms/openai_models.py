@@ -1,0 +1,80 @@
+"""What an OpenAI-compatible server says of its models, and the vectors that it sends."""
+
+from __future__ import annotations
+
+import msgspec
+
+from miner.core.wire import Embedding, EmbeddingResponse, ModelInfo, TokenUsage
+from miner.errors import BackendProtocolError
+
+__all__ = ["read_embeddings", "read_models"]
+
+
+class _Meta(msgspec.Struct):
+    """llama.cpp's own."""
+
+    n_ctx: int | None = None
+    n_params: int | None = None
+    n_embd: int | None = None
+    size: int | None = None
+    ftype: str | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+    aliases: list[str] = []
+    root: str | None = None
+    max_model_len: int | None = None
+    created: int | None = None
+    meta: _Meta | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_Model]
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[Embedding]
+    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+
+
+def read_models(raw: bytes) -> tuple[list[ModelInfo], bool]:
+    """The models of a `/models` answer, and whether they are all names of one: vLLM lists a model once for each of its
+    names, all with the same root.
+
+    Raises:
+        msgspec.DecodeError: it is no list of models.
+    """
+    models = msgspec.json.decode(raw, type=_ModelList).data
+    return [_info(model) for model in models], len({model.root or model.id for model in models}) == 1
+
+
+def _info(model: _Model) -> ModelInfo:
+    meta = model.meta or _Meta()
+    return ModelInfo(
+        id=model.id,
+        aliases=[alias for alias in model.aliases if alias != model.id],
+        context_length=model.max_model_len or meta.n_ctx,
+        created=model.created,
+        size=meta.size,
+        parameters=meta.n_params,
+        quantization=meta.ftype,
+        dimensions=meta.n_embd,
+        loaded=True,
+    )
+
+
+def read_embeddings(raw: bytes, texts: list[str], model: str | None, backend: str) -> EmbeddingResponse:
+    """The vectors of an `/embeddings` answer, in the order of the texts.
+
+    Raises:
+        BackendProtocolError: it holds none, or not one for each text.
+    """
+    try:
+        answer = msgspec.json.decode(raw, type=_Embeddings)
+    except msgspec.DecodeError as error:
+        raise BackendProtocolError(f"{backend} sent no embeddings: {error}.", backend=backend) from error
+    vectors = sorted(answer.data, key=lambda item: item.index)
+    if [item.index for item in vectors] != list(range(len(texts))):
+        raise BackendProtocolError(f"{backend} sent {len(vectors)} vectors for {len(texts)} texts.", backend=backend)
+    return EmbeddingResponse(data=vectors, model=model, usage=answer.usage)
