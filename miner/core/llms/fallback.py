@@ -14,7 +14,14 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.llms.registry import load_backend
 from miner.core.llms.stream import Batches, LLMStream
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo
-from miner.errors import BackendError, BackendProtocolError, MinerError, ModelNotFoundError, OutputValidationError
+from miner.errors import (
+    BackendError,
+    BackendProtocolError,
+    ConfigError,
+    MinerError,
+    ModelNotFoundError,
+    OutputValidationError,
+)
 
 __all__ = ["FallbackService"]
 
@@ -43,7 +50,11 @@ class FallbackService(LLMService):
     def _all(self) -> list[LLMService]:
         """The services in order; those behind the first are made when they are needed first."""
         while self._others:
-            backend = load_backend(self._others.pop(0), self.config)
+            try:
+                backend = load_backend(self._others.pop(0), self.config)
+            except ConfigError as error:
+                logger.warning("A fallback is left out: %s", error)
+                continue
             if backend.cls is None:
                 logger.warning("Fallback %r is left out: %s", backend.name, backend.reason)
             else:
@@ -51,9 +62,9 @@ class FallbackService(LLMService):
         return self._services
 
     def _awake(self) -> list[LLMService]:
+        """The services in the order in which they are asked: those that rest come last, where nobody else answers."""
         now = asyncio.get_running_loop().time()
-        services = self._all()
-        return [s for s in services if self._resting.get(s.name, 0.0) <= now] or services
+        return sorted(self._all(), key=lambda service: self._resting.get(service.name, 0.0) > now)
 
     def _rest(self, service: LLMService, error: BackendError) -> None:
         pause = self._settings.fallback_cooldown
@@ -70,6 +81,8 @@ class FallbackService(LLMService):
                 if service is services[-1] or not _is_down(error):
                     raise
                 self._rest(service, error)
+            finally:
+                self.retries = sum(each.retries for each in self._services)
         raise AssertionError("there is always a first backend")
 
     async def _prepared(self, service: LLMService, request: ChatRequest, *, first: bool) -> ChatRequest:
@@ -116,6 +129,17 @@ class FallbackService(LLMService):
             )
         )  # fmt: skip
 
+    @override
+    async def _chat(self, request: ChatRequest) -> LLMResponse:
+        # Also what tells this from the smallest backend, whose `generate` is called with what it declares only.
+        return await self._respond(request)
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        async with aclosing(self._fallen_over(request, LLMResponse())) as batches:
+            async for batch in batches:
+                yield batch
+
     async def _respond(self, request: ChatRequest) -> LLMResponse:
         async def call(service: LLMService, first: bool) -> LLMResponse:
             return await respond(service, await self._prepared(service, request, first=first))
@@ -145,6 +169,8 @@ class FallbackService(LLMService):
                 if delivered or service is services[-1] or not _is_down(error):
                     raise
                 self._rest(service, error)
+            finally:
+                self.retries = sum(each.retries for each in self._services)
 
     @override
     async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
@@ -165,7 +191,9 @@ class FallbackService(LLMService):
     @override
     async def _health(self) -> Health:
         """Ready when any backend is; the reason tells of those that are not."""
-        checked = [(service.name, await service.health()) for service in self._all()]
+        services = self._all()
+        told = await asyncio.gather(*(service.health() for service in services))
+        checked = [(service.name, health) for service, health in zip(services, told, strict=True)]
         reasons = [f"{name}: {health.reason}" for name, health in checked if not health]
         ready = [health for _, health in checked if health]
         best = ready[0] if ready else checked[0][1]
