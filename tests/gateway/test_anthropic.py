@@ -308,6 +308,8 @@ async def test_count_tokens():
          "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {
             "type": "base64", "media_type": "image/tiff", "data": ""}}]}]}, "media_type"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {
+            "type": "base64", "media_type": "image/png", "data": "\u00e9"}}]}]}, "source.data"),
         ({"messages": [{"role": "user", "content": [{"type": "document", "source": {
             "type": "base64", "media_type": "application/pdf", "data": ""}}]}]}, "messages[0].content[0]"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
@@ -247,6 +248,7 @@ async def test_how_many_tokens(count, tokens):
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x", "images": ["!"]}]}, "messages[0].images[0]"),
+        ({"messages": [{"role": "user", "content": "x", "images": ["\u00e9"]}]}, "messages[0].images[0]"),
         ({"messages": [{"role": "user", "content": "x", "images": ["aGVsbG8="]}]}, "messages[0].images[0]"),
         ({"messages": [{"role": "user", "content": "x", "tool_name": "t"}]}, "messages[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0]"),
@@ -493,6 +495,33 @@ async def test_run_as_the_command_line_does():
     }  # fmt: skip
     assert [request.keep_alive for request in service.requests] == [None, None, "0s"]
     assert [request.max_tokens for request in service.requests] == [1, 512, 1]
+
+
+async def test_a_real_engine_is_loaded_asked_and_unloaded():
+    service = LlamaCppService(config(llamacpp_threads=1, llamacpp_parallel=1))
+    async with serving(service) as served:
+        api = ollama.AsyncClient(served.url)
+        async with api:
+            name = (await api.list()).models[0].model
+            before = (await api.ps()).models
+            loaded = await api.generate(name, "")
+            running = [model.model for model in (await api.ps()).models]
+            said = await api.chat(f"{name}:latest", USER, options={"num_predict": 3, "temperature": 0})
+            with pytest.raises(ollama.ResponseError, match="exceeds the context length"):
+                await api.chat(name, [{"role": "user", "content": "word " * 20_000}])
+            unloaded = await api.generate(name, "", keep_alive=0)
+            for _ in range(300):
+                left = (await api.ps()).models
+                if not left:
+                    break
+                await asyncio.sleep(0.2)
+    assert before == []
+    assert loaded.done_reason == "load"
+    assert running == [name]
+    assert said.message.content
+    assert (said.done_reason, said.eval_count) == ("length", 3)
+    assert unloaded.done_reason == "unload"
+    assert left == []
 
 
 async def test_loading_where_models_stay_loaded():

@@ -93,7 +93,7 @@ def _blocks(response: LLMResponse) -> list[dict[str, Any]]:
         function = call["function"]
         try:
             given = msgspec.json.decode(function["arguments"] or "{}")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue  # cut short: stop_reason says "max_tokens"
         blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": given})
     return blocks

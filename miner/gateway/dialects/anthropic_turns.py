@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import msgspec
@@ -132,6 +133,10 @@ def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str) -> Part:
                 f"{where}.source.media_type must be one of {', '.join(_IMAGES)}, not {source.media_type!r}.",
                 param=where,
             )
+        try:
+            base64.b64decode(source.data, validate=True)
+        except ValueError:  # binascii's own, or the plain one for a character that is not ASCII
+            raise InvalidRequestError(f"{where}.source.data is not base64.", param=where) from None
         url = f"data:{source.media_type};base64,{source.data}"
     else:
         url = source.url

@@ -82,7 +82,7 @@ def _calls(response: LLMResponse) -> list[dict[str, Any]]:
     for call in response.tool_calls or ():
         try:
             calls.append(call_object(call, len(calls)))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue  # cut short: done_reason says "length"
     return calls
 

@@ -114,7 +114,7 @@ def call_object(call: ToolCall, index: int) -> dict[str, Any]:
     """A finished call as Ollama writes it.
 
     Raises:
-        msgspec.DecodeError: the arguments are no JSON.
+        msgspec.DecodeError, RecursionError: the arguments are no JSON, or nested without end.
     """
     function = call["function"]
     arguments = msgspec.json.decode(function.get("arguments") or "{}")

@@ -97,7 +97,7 @@ class LineStream:
         for call in self._calls.values():
             try:
                 whole = call_object(call, self._sent)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError):
                 continue  # cut short: the end of the stream, or the error that comes in its place, says so
             self._sent += 1
             out.append(self._line({**said(self._kind, "", None, [whole]), "done": False}, stamp))
