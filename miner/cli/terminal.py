@@ -125,7 +125,8 @@ class Notices(logging.Handler):
 def describe_progress(progress: Progress) -> str:
     """What the engine is doing before its first word."""
     if progress.stage == "queue":
-        return f"waiting for a free slot, {progress.total - progress.done} ahead"
+        ahead = progress.total - progress.done
+        return f"waiting for a free slot, {ahead} ahead" if ahead else "starting the engine"
     if progress.stage == "load":
         return f"loading the model: {100 * progress.done // max(1, progress.total)} %"
     return f"reading the prompt: {progress.done} of {progress.total} tokens"
