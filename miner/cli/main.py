@@ -28,6 +28,7 @@ COMMANDS = {
     "models": ("miner.cli.models", "list, show, get and delete models"),
     "fit": ("miner.cli.fit", "tell whether a model fits into memory"),
     "serve": ("miner.cli.serve", "serve a backend to clients of OpenAI, Ollama and Anthropic"),
+    "keys": ("miner.cli.keys", "make, list and revoke the keys of the gateway"),
     "vllm": ("miner.cli.vllm", "print or run the command that starts a vLLM server"),
 }
 """Name -> module, one line of help."""
@@ -38,6 +39,7 @@ examples:
   miner generate "Why is the sky blue?"
   miner generate --backend ollama --model llama3.2 - < prompt.txt
   miner backends
+  miner models pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF
   miner vllm --model Qwen/Qwen2.5-0.5B-Instruct --run
 
 Settings come from the environment and from .env in the working directory;

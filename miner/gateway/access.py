@@ -1,25 +1,42 @@
-"""Keys: who may call which route."""
+"""Access: who may call which route, and the keys that say so, kept up to date while the server runs."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from miner.config.config import config_of
 from miner.core._typing import override
-from miner.errors import ConfigError
+from miner.errors import ConfigError, InvalidRequestError
+from miner.gateway.catalog import find_model
 from miner.gateway.errors import RefusedError
-from miner.gateway.exchange import Caller, Exchange
+from miner.gateway.exchange import Exchange
+from miner.gateway.keys import KeyCaller, KeyFile, Keyring, Limits, hash_of, key_path, read_keys
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 
+if TYPE_CHECKING:
+    from miner.gateway.dialects.base import Call
+    from miner.gateway.gateway import Gateway
+
 __all__ = ["Access", "has_keys"]
 
+logger = logging.getLogger("miner.gateway")
+
 _SHORTEST = 16
+_POLL_SECONDS = 0.5
 
 
 def has_keys(settings: GatewaySettings) -> bool:
-    """Whether clients must send a key."""
-    return bool(_given_keys(settings))
+    """Whether clients must send a key.
+
+    Raises:
+        ConfigError: keys are set that cannot be used.
+    """
+    return bool(_given_keys(settings)) or bool(_kept_keys(settings).keys)
 
 
 def _given_keys(settings: GatewaySettings) -> list[str]:
@@ -34,27 +51,130 @@ def _given_keys(settings: GatewaySettings) -> list[str]:
     return keys
 
 
+def _kept_keys(settings: GatewaySettings) -> KeyFile:
+    """The keys of the file. Where one is named it must be there: a typing error must not open the door."""
+    path = key_path(settings.api_keys_file)
+    try:
+        return read_keys(path)
+    except FileNotFoundError:
+        if settings.api_keys_file:
+            raise ConfigError(
+                f"API_KEYS_FILE={settings.api_keys_file}: there is no such file.",
+                hint="`miner keys new NAME` makes it.",
+            ) from None
+        return KeyFile()
+
+
 class Access(Stage):
-    """Lets in who has a key; decided on the matched route, deny by default."""
+    """Lets in who has a key; decided on the matched route, deny by default. A change of the file counts within 2 s.
+
+    Once there has been a key, one is needed until the server ends, whatever happens to the file.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._hashes = [hashlib.sha256(key.encode()).digest() for key in _given_keys(settings)]
+        self.defaults = Limits()
+        """Limits of the file for keys that have none of their own."""
+        self._given = _given_keys(settings)
+        self._path = key_path(settings.api_keys_file)
+        self._needed = False
+        self._ring = Keyring([])
+        self._seen = _mark(self._path)
+        self._watcher: asyncio.Task[None] | None = None
+        self._take(_kept_keys(settings))
+
+    @override
+    async def start(self, gateway: Gateway) -> None:
+        self._watcher = asyncio.create_task(self._watch(), name="gateway keys")
+
+    @override
+    async def stop(self, gateway: Gateway) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
 
     @override
     def check(self, exchange: Exchange) -> None:
-        if not self._hashes or exchange.route.access == "open":
+        if not self._needed or exchange.route.access == "open":
             return
-        headers = exchange.request.headers
-        given = headers.get("X-Api-Key") or headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        digest = hashlib.sha256(given.encode()).digest()
-        # All of them, always: the time must not tell how far a guess came.
-        known = [hmac.compare_digest(digest, one) for one in self._hashes]
-        if not given or not any(known):
+        caller = None
+        for key in _sent_keys(exchange):
+            caller = caller or self._ring.find(key)
+        if caller is None:
             raise RefusedError(
                 401, "invalid_api_key", "A valid key is needed.",
                 hint="Send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
-        if exchange.route.access == "admin":
+        exchange.caller = caller
+        if exchange.route.access == "admin" and not caller.admin:
             raise RefusedError(403, "admin_only", "This needs a key with the admin right.")
-        exchange.caller = Caller("API_KEYS")
+
+    @override
+    async def enter(self, exchange: Exchange, call: Call) -> None:
+        models = exchange.caller.models
+        if models is None or call.model in models:
+            return
+        name = call.model or config_of(exchange.gateway.service.config).default_model
+        if name is None:
+            raise InvalidRequestError("This key opens only some models: name one.", param="model")
+        await find_model(exchange, name)
+
+    def _take(self, kept: KeyFile) -> None:
+        """From now on these keys open, and no others of the file."""
+        self._ring = Keyring(self._callers(kept))
+        self.defaults = kept.limits
+        self._needed = self._needed or len(self._ring) > 0
+
+    def _callers(self, kept: KeyFile) -> Iterator[tuple[bytes, KeyCaller]]:
+        for place, key in enumerate(self._given):
+            yield hash_of(key), KeyCaller(f"API_KEYS-{place + 1}")
+        for entry in kept.keys:
+            models = frozenset(entry.models) if entry.models is not None else None
+            yield bytes.fromhex(entry.sha256), KeyCaller(entry.name, entry.admin, models, entry.limits)
+
+    async def _watch(self) -> None:
+        """Take what the file says whenever it has changed. One that makes no sense changes nothing."""
+        missing = False
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            mark = await asyncio.to_thread(_mark, self._path)
+            if mark == self._seen:
+                missing = False
+                continue
+            if mark is None and not missing:
+                missing = True  # perhaps it is just being replaced: the next look decides
+                continue
+            self._seen = mark
+            try:
+                kept = await asyncio.to_thread(read_keys, self._path) if mark is not None else KeyFile()
+            except FileNotFoundError:
+                continue
+            except ConfigError as error:
+                logger.error("The keys stay as they were: %s", error)
+                continue
+            self._take(kept)
+            logger.warning("The keys have changed: %d are valid.", len(self._ring))
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """What changes when the file does; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _sent_keys(exchange: Exchange) -> list[str]:
+    """The keys that the client sent. Some clients send both headers, one of them with a placeholder."""
+    headers = exchange.request.headers
+    keys = []
+    stated = headers.get("X-Api-Key")
+    if stated:
+        keys.append(stated.strip())
+    authorization = headers.get("Authorization")
+    if authorization:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() == "bearer" and key.strip():
+            keys.append(key.strip())
+    return keys
