@@ -15,6 +15,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.openai_end import check_end, interrupted
 from miner.core.llms.openai_models import read_embeddings, read_models
 from miner.core.llms.openai_request import chat_body, completion_body
 from miner.core.llms.openai_wire import ChatMapper, Event, decode_event
@@ -42,7 +43,6 @@ from miner.errors import (
     BackendUnavailableError,
     MinerError,
     ModelNotFoundError,
-    StreamInterruptedError,
     UnsupportedFeatureError,
 )
 
@@ -207,7 +207,7 @@ class OpenAIService(LLMService):
         chunk = mapper.chunk(self._decoded(raw, request, origin))
         response = join([[chunk] if chunk is not None else []])
         response.model = request.model
-        self._check_end(mapper, origin, ended=mapper.finished is not None, whole=response)
+        check_end(mapper, origin, ended=mapper.finished is not None, whole=response)
         return response
 
     @override
@@ -256,7 +256,7 @@ class OpenAIService(LLMService):
                 yield batch
             if not piece:
                 break
-        self._check_end(mapper, origin, ended=done)
+        check_end(mapper, origin, ended=done)
 
     def _decoded(self, raw: bytes, request: ChatRequest, origin: Origin) -> Event:
         try:
@@ -288,31 +288,10 @@ class OpenAIService(LLMService):
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         error = self._error(status, payload, request, origin)
         if begun and isinstance(error, BackendError):
-            return _interrupted(error.message.rstrip("."), origin, status)
+            return interrupted(error.message.rstrip("."), origin, status)
         if type(error) is BackendError:
             return BackendUnavailableError(error.message, hint=error.hint, **origin.details(status))
         return error
-
-    def _check_end(self, mapper: ChatMapper, origin: Origin, *, ended: bool, whole: LLMResponse | None = None) -> None:
-        """Make sure that the reply that just ended is one."""
-        if ended and mapper.finished is not None and mapper.lost is None and not mapper.aborted:
-            return
-        where = f"{origin.backend} at {origin.shown_url}"
-        if mapper.aborted:
-            said = f"{where} aborted the request: it is shutting down"
-            if whole is None and mapper.delivered:
-                raise _interrupted(said, origin)
-            error = BackendUnavailableError(f"{said}.", hint="Try again later.", **origin.details(200))
-            error.partial = whole
-            raise error
-        if not ended or mapper.finished is None:
-            raise _interrupted(f"{where} ended its answer without the end mark", origin)
-        if mapper.lost is not None:
-            raise BackendProtocolError(
-                f"{where} lost its reply: {mapper.lost}.",
-                hint="Its tool or reasoning parser may have swallowed it.",
-                **origin.details(200),
-            )
 
     # Models and health
 
@@ -397,14 +376,6 @@ class OpenAIService(LLMService):
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-
-
-def _interrupted(said: str, origin: Origin, status: int = 200) -> StreamInterruptedError:
-    return StreamInterruptedError(
-        f"{said}.",
-        hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
-        **origin.details(status),
-    )
 
 
 class _NoTemplateError(UnsupportedFeatureError):

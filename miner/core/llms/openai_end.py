@@ -1,0 +1,41 @@
+"""Whether a reply that has ended is one: its end mark came, the engine did not give up, nothing was lost."""
+
+from __future__ import annotations
+
+from miner.core.llms.openai_wire import ChatMapper
+from miner.core.transport.faults import Origin
+from miner.core.wire import LLMResponse
+from miner.errors import BackendProtocolError, BackendUnavailableError, StreamInterruptedError
+
+__all__ = ["check_end", "interrupted"]
+
+
+def check_end(mapper: ChatMapper, origin: Origin, *, ended: bool, whole: LLMResponse | None = None) -> None:
+    """Make sure that the reply that just ended is one."""
+    if ended and mapper.finished is not None and mapper.lost is None and not mapper.aborted:
+        return
+    where = f"{origin.backend} at {origin.shown_url}"
+    if mapper.aborted:
+        said = f"{where} aborted the request: it is shutting down"
+        if whole is None and mapper.delivered:
+            raise interrupted(said, origin)
+        error = BackendUnavailableError(f"{said}.", hint="Try again later.", **origin.details(200))
+        error.partial = whole
+        raise error
+    if not ended or mapper.finished is None:
+        raise interrupted(f"{where} ended its answer without the end mark", origin)
+    if mapper.lost is not None:
+        raise BackendProtocolError(
+            f"{where} lost its reply: {mapper.lost}.",
+            hint="Its tool or reasoning parser may have swallowed it.",
+            **origin.details(200),
+        )
+
+
+def interrupted(said: str, origin: Origin, status: int = 200) -> StreamInterruptedError:
+    """The error for a stream that broke off."""
+    return StreamInterruptedError(
+        f"{said}.",
+        hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
+        **origin.details(status),
+    )
