@@ -70,8 +70,8 @@ class OpenStream:
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return
         self.written_at = self._loop.time()
-        response = self.response if self.response is not None else await self._begin()
         try:
+            response = self.response if self.response is not None else await self._begin()
             await response.write(self._heartbeat)
         except ConnectionError:
             pass  # the handler of the stream learns it too

@@ -54,4 +54,6 @@ async def _one_token(service: LLMService) -> None:
             async for _ in batches:
                 pass
     except UnsupportedFeatureError:
-        await service.embed("Hi")  # a model that only makes embeddings
+        if "embeddings" in service.capabilities:
+            await service.embed("Hi")  # a model that only makes embeddings
+        # Else a backend that cannot be asked for one token alone: it loads nothing that we know of.

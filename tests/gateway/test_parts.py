@@ -1,0 +1,65 @@
+"""Parts of the gateway by themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from miner.errors import BackendUnavailableError, ContextLengthError, EngineCrashedError, ModelNotFoundError
+from miner.gateway.errors import RefusedError, failure_of
+from miner.gateway.listening import is_loopback
+from miner.gateway.preload import preload
+from miner.gateway.shared import SharedCounters
+from tests.gateway.serving import Parrot, config, serving
+
+
+def test_counters_are_summed_over_the_workers_and_a_dead_ones_are_forgotten():
+    parent = SharedCounters.create(2)
+    first, second = (SharedCounters.attach(parent.fd, 2, index) for index in range(2))
+    first.add(3, 2)
+    second.add(3, 5)
+    second.add(0, 1)
+    first.add(3, -1)
+    assert [one.total(3) for one in (parent, first, second)] == [6, 6, 6]
+    assert parent.total(0) == 1
+    parent.clear(1)
+    assert (parent.total(3), parent.total(0)) == (1, 0)
+    for one in (first, second):
+        one.cells.close()
+    parent.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("localhost", True), ("::1", True), ("[::1]", True),
+     ("0.0.0.0", False), ("::", False), ("192.168.1.4", False), ("example.org", False), ("", False)],
+)  # fmt: skip
+def test_what_is_loopback(host, loopback):
+    assert is_loopback(host) is loopback
+
+
+def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
+    down = BackendUnavailableError("vllm at http://10.0.0.7:8000/v1 does not answer.", hint="Set VLLM_API_BASE.")
+    assert failure_of(down).message == "vllm does not answer."
+    assert failure_of(down).headers == {"Retry-After": "1"}
+    crash = EngineCrashedError("The engine for /home/me/models/a.gguf died.", log_tail=["secret"])
+    assert failure_of(crash).message == "The engine for <path> died."
+    missing = ModelNotFoundError("vllm at https://user@host:1/v1 has no model 'org/name'.", hint="It serves: a/b, c.")
+    assert failure_of(missing).message == "vllm has no model 'org/name'."
+    long = ContextLengthError("The prompt is too long.", hint="Send less.")
+    assert (failure_of(long).status, failure_of(long).message) == (400, "The prompt is too long. Send less.")
+    busy = RefusedError(429, "rate_limited", "Too many.", retry_after=2.6)
+    assert (failure_of(busy).status, failure_of(busy).headers) == (429, {"Retry-After": "3"})
+
+
+class PromptOnly(Parrot):
+    async def generate(self, prompt):
+        return prompt
+
+
+@pytest.mark.parametrize("kind", [Parrot, PromptOnly])
+async def test_preloading_a_small_backend_ends(kind, caplog):
+    async with serving(kind(config())) as served:
+        served.gateway.state = "starting"
+        await preload(served.gateway)
+        assert served.gateway.state == "serving"
+    assert not caplog.records
