@@ -25,6 +25,7 @@ from miner.gateway.exchange import Exchange
 from miner.gateway.gateway import Gateway
 from miner.gateway.guard import guarded
 from miner.gateway.health import livez, readyz
+from miner.gateway.hosts import Hosts, preflight
 from miner.gateway.openapi import docs, openapi
 from miner.gateway.reply import generation
 from miner.gateway.routes import Route
@@ -94,6 +95,9 @@ def create_app(
     for route in table:
         app.router.add_route(route.method, route.path, guarded(gateway, route))
     for path, errors in _FALLBACKS:
+        if settings.serve_cors_origins:
+            # Browsers send no key with the question whether they may send one.
+            app.router.add_route("OPTIONS", path, guarded(gateway, Route("OPTIONS", path, preflight, "open", errors)))
         app.router.add_route("*", path, guarded(gateway, Route("*", path, _nowhere, "key", errors)))
     app.cleanup_ctx.append(_lifetime)
     return app
@@ -101,7 +105,7 @@ def create_app(
 
 def default_stages(settings: GatewaySettings) -> list[Stage]:
     """The checks that the settings ask for, in order."""
-    return [Access(settings)]
+    return [Hosts(settings), Access(settings)]
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -116,7 +120,8 @@ async def _nowhere(exchange: Exchange) -> web.StreamResponse:
     allowed: set[str] = set()
     for resource in request.app.router.resources():
         _, methods = await resource.resolve(request)
-        allowed |= methods - {hdrs.METH_ANY}
+        if hdrs.METH_ANY not in methods:
+            allowed |= methods
     if allowed:
         raise RefusedError(
             405, "method_not_allowed", f"{request.path} does not take {request.method}.",

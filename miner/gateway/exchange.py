@@ -48,8 +48,9 @@ class Exchange:
     """One request and its answer. Times are those of the loop's clock, in seconds."""
 
     __slots__ = (
-        "began", "call", "caller", "chunks", "entered", "error", "first_token_at", "gateway", "id", "ignored",
-        "interrupted", "last_token_at", "left", "notes", "request", "route", "status", "streamed", "task", "usage",
+        "began", "call", "caller", "chunks", "entered", "error", "extra_headers", "first_token_at", "gateway",
+        "hung_up", "id", "ignored", "interrupted", "last_token_at", "left", "notes", "request", "route", "status",
+        "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
@@ -76,12 +77,16 @@ class Exchange:
         self.status = 0
         """HTTP status of the answer; 499: the client hung up before it."""
         self.streamed = False
+        self.hung_up = False
+        """The client left before the answer was out."""
         self.error: MinerError | None = None
         """What went wrong, also when it did so in the middle of a stream."""
         self.left = False
         self.task: asyncio.Task[object] | None = None
         """What `interrupt` cancels."""
         self.interrupted = False
+        self.extra_headers: dict[str, str] = {}
+        """What stages add to the headers of the answer."""
         self.notes: dict[str, object] = {}
         """Whatever a stage wants to remember between its moments."""
 
@@ -93,7 +98,10 @@ class Exchange:
 
     def headers(self, content_type: str = "application/json") -> dict[str, str]:
         """What every answer carries."""
-        headers = {"Content-Type": content_type, "X-Request-Id": self.id, "Server": "miner"}
+        headers = {
+            "Content-Type": content_type, "X-Request-Id": self.id, "Server": "miner",
+            "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **self.extra_headers,
+        }  # fmt: skip
         counters = self.gateway.counters
         if counters is not None:
             headers["X-Miner-Worker"] = str(counters.index)

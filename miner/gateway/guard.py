@@ -42,11 +42,11 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
         except web.HTTPException as error:
             response = _refusal(exchange, Failure(error.status, "invalid_request", error.text or error.reason))
         except asyncio.CancelledError:
-            exchange.status = exchange.status or 499
+            exchange.hung_up, exchange.status = True, exchange.status or 499
             raise
         except ConnectionError:
             # The client went away while we wrote: nobody is left to answer.
-            exchange.status = exchange.status or 499
+            exchange.hung_up, exchange.status = True, exchange.status or 499
             raise
         except Exception:  # the last line: no client sees a traceback, and no other request suffers
             logger.exception("Request %s to %s failed by a bug.", exchange.id, route.path)

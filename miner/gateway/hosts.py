@@ -1,0 +1,121 @@
+"""Hosts: web pages that a user happens to visit cannot use a gateway on that user's machine.
+
+A page elsewhere can make the browser call any address. Three things stop it: on loopback the Host header must name this
+machine (a page whose own name was rebound to 127.0.0.1 sends that name), an Origin that was not asked for is refused
+(a plain form needs no permission to send), and no page may read an answer unless its origin is in the settings.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from miner.core._typing import override
+from miner.errors import ConfigError
+from miner.gateway.errors import RefusedError
+from miner.gateway.exchange import Exchange
+from miner.gateway.listening import is_loopback
+from miner.gateway.settings import GatewaySettings
+from miner.gateway.stages import Stage
+
+__all__ = ["Hosts", "preflight"]
+
+_EXPOSED = "Retry-After, X-Miner-Ignored-Params, X-Request-Id"
+_METHODS = "GET, HEAD, POST"
+_PREFLIGHT_SECONDS = 600
+
+
+class Hosts(Stage):
+    """Checks Host and Origin, and says which pages may read the answers."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._local = is_loopback(settings.serve_host)
+        names = _listed(settings.serve_allowed_hosts)
+        self._hosts = {"localhost"} | {name.lower().rstrip(".") for name in names}
+        self._origins = {_checked_origin(origin) for origin in _listed(settings.serve_cors_origins)}
+        self._seen: set[str] = set()
+        """Host headers found good, so that almost none is taken apart twice; at most 64."""
+
+    @override
+    def check(self, exchange: Exchange) -> None:
+        headers = exchange.request.headers
+        host = headers.get("Host")
+        if self._local and host is not None and host not in self._seen:
+            self._check_host(host)
+        origin = headers.get("Origin")
+        if origin is not None:
+            self._check_origin(exchange, origin, host)
+
+    def _check_host(self, host: str) -> None:
+        name = _name_of(host)
+        if name not in self._hosts and not is_loopback(name):
+            raise RefusedError(
+                403, "host_not_allowed", "This server answers only to the names of its own machine.",
+                hint="Its operator can add others with SERVE_ALLOWED_HOSTS.",
+            )  # fmt: skip
+        if len(self._seen) < 64:
+            self._seen.add(host)
+
+    def _check_origin(self, exchange: Exchange, origin: str, host: str | None) -> None:
+        if host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
+            return  # a page of ours
+        anybody = "*" in self._origins
+        if not anybody and origin.lower() not in self._origins:
+            raise RefusedError(
+                403, "origin_not_allowed", "Web pages of this origin may not call this server.",
+                hint="Its operator can allow them with SERVE_CORS_ORIGINS.",
+            )  # fmt: skip
+        told = {"Access-Control-Allow-Origin": "*" if anybody else origin, "Access-Control-Expose-Headers": _EXPOSED}
+        if not anybody:
+            told["Vary"] = "Origin"
+        exchange.extra_headers.update(told)
+
+
+async def preflight(exchange: Exchange) -> web.StreamResponse:
+    """What a browser asks before it sends another origin's request; served only where such are allowed."""
+    headers = exchange.request.headers
+    allowed = exchange.extra_headers.get("Access-Control-Allow-Origin")
+    if allowed is None or "Access-Control-Request-Method" not in headers:
+        raise RefusedError(405, "method_not_allowed", "OPTIONS is only for the preflight of another origin's page.")
+    exchange.status = 204
+    told = exchange.headers()
+    del told["Content-Type"]
+    told["Access-Control-Allow-Methods"] = _METHODS
+    told["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)
+    wanted = headers.get("Access-Control-Request-Headers", "")
+    if wanted:
+        told["Access-Control-Allow-Headers"] = wanted
+    if headers.get("Access-Control-Request-Private-Network") == "true":
+        told["Access-Control-Allow-Private-Network"] = "true"
+    return web.Response(status=204, headers=told)
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port; "" for what is none."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return "" if parts.username is not None or parts.path else (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _checked_origin(origin: str) -> str:
+    """The origin as browsers write it.
+
+    Raises:
+        ConfigError: it is none, or `null`, which every sandboxed page is.
+    """
+    if origin == "*":
+        return origin
+    parts = urlsplit(origin)
+    if not parts.scheme or not parts.netloc or parts.path or parts.query:
+        raise ConfigError(
+            f"SERVE_CORS_ORIGINS: {origin!r} is no origin.",
+            hint="Write scheme, name and port: https://app.example.org, http://localhost:3000.",
+        )
+    return origin.lower()

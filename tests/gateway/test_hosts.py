@@ -1,0 +1,110 @@
+"""Host, Origin and CORS, as a browser would send them."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from miner.errors import ConfigError
+from miner.gateway.hosts import Hosts
+from miner.gateway.settings import GatewaySettings
+from tests.gateway.serving import Parrot, config, post, serving
+
+KEY = "0123456789abcdef"
+PAGE = "https://app.example"
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "model": "m"}
+
+
+async def get(served, path="/v1/models", method="GET", **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, served.url + path, headers=headers) as answer,
+    ):
+        await answer.read()
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("localhost:1", 200), ("LOCALHOST.", 200), ("127.0.0.1:8088", 200), ("[::1]:8088", 200),
+        ("127.9.9.9", 200), ("box.lan:80", 200), ("evil.example", 403), ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403), ("evil.example@localhost", 403), ("10.0.0.1", 403), ("", 403),
+        ("localhost/evil", 403), ("[::1", 403),
+    ],
+)  # fmt: skip
+async def test_only_names_of_this_machine_on_loopback(host, status):
+    async with serving(Parrot(config()), serve_allowed_hosts="box.lan, other.lan") as served:
+        answer = await get(served, Host=host)
+    assert answer.status == status
+
+
+async def test_the_host_is_checked_before_the_key_and_for_every_route():
+    async with serving(Parrot(config()), api_keys=KEY) as served:
+        for path in ("/livez", "/readyz", "/v1/models", "/api/tags", "/nowhere"):
+            assert (await get(served, path, Host="evil.example")).status == 403
+
+
+async def test_elsewhere_any_host_will_do():
+    async with serving(Parrot(config()), serve_host="0.0.0.0", api_keys=KEY) as served:
+        assert (await get(served, Host="llm.example", x_api_key=KEY)).status == 200
+
+
+async def test_a_page_that_was_not_asked_for_cannot_even_send():
+    service = Parrot(config())
+    async with serving(service) as served:
+        for origin in (PAGE, "null", "http://localhost:1"):
+            async with post(served, CHAT, headers={"Origin": origin, "Content-Type": "text/plain"}) as answer:
+                assert answer.status == 403
+                assert (await answer.json())["error"]["code"] == "origin_not_allowed"
+                assert "Access-Control-Allow-Origin" not in answer.headers
+        assert not hasattr(service, "asked")
+        async with post(served, CHAT, headers={"Origin": served.url}) as answer:
+            assert answer.status == 200
+        preflight = await get(served, method="OPTIONS", Origin=PAGE, Access_Control_Request_Method="POST")
+        assert preflight.status == 403
+
+
+async def test_a_page_that_was_asked_for():
+    async with serving(Parrot(config()), serve_cors_origins=f"{PAGE},http://localhost:3000", api_keys=KEY) as served:
+        asks = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization,content-type"}
+        for path in ("/v1/chat/completions", "/api/chat", "/v1/messages"):
+            preflight = await get(served, path, "OPTIONS", Origin=PAGE, **asks)
+            assert preflight.status == 204
+            assert preflight.headers["Access-Control-Allow-Origin"] == PAGE
+            assert preflight.headers["Access-Control-Allow-Headers"] == "authorization,content-type"
+            assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+            assert preflight.headers["Vary"] == "Origin"
+        assert (await get(served, "/api/chat", "OPTIONS", Origin="https://evil.example", **asks)).status == 403
+        for body in (CHAT, {**CHAT, "stream": True}):
+            async with post(served, body, headers={"Origin": PAGE, "x-api-key": KEY}) as answer:
+                assert answer.status == 200
+                assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+                assert "X-Request-Id" in answer.headers["Access-Control-Expose-Headers"]
+        refused = await get(served, Origin=PAGE)
+        assert refused.status == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == PAGE  # so that the page can read why
+        assert (await get(served, "/nowhere", x_api_key=KEY)).status == 404
+
+
+async def test_any_page():
+    async with serving(Parrot(config()), serve_cors_origins="*") as served:
+        answer = await get(served, Origin="null")
+        assert answer.status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "null"])
+def test_an_origin_that_is_none(origin):
+    with pytest.raises(ConfigError, match="SERVE_CORS_ORIGINS"):
+        Hosts(GatewaySettings(_env_file=None, serve_cors_origins=origin))
+
+
+async def test_every_answer_says_that_it_is_what_it_says_and_not_for_keeping():
+    async with serving(Parrot(config())) as served:
+        for path in ("/livez", "/docs", "/v1/models", "/nowhere", "/"):
+            answer = await get(served, path)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Cache-Control"] == "no-store"
