@@ -56,8 +56,8 @@ _HEALTH_SECONDS = 1.5
 class Endpoint:
     """Where a server is and how long it may be silent."""
 
-    api_base: str
-    """With the version path, such as http://localhost:8000/v1."""
+    api_base: str = field(repr=False)
+    """With the version path, such as http://localhost:8000/v1; it may carry a password."""
     api_key: str | None = field(default=None, repr=False)
     timeout: float = 300.0
     """Longest silence, in seconds."""

@@ -39,7 +39,8 @@ class Origin:
     """Whose fault it would be, and what to do then. Every error of the transport speaks with these words."""
 
     backend: str
-    base_url: str
+    base_url: str = field(repr=False)
+    """May carry a user's name and password: `shown_url` does not."""
     timeout_setting: str = "the time-out"
     silence: float = 300.0
     unreachable: str | None = None
