@@ -145,6 +145,7 @@ async def test_logprobs():
         ),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"nonsense": 1}, "nonsense"),
+        ({"include": ["a\r\nx-injected: b"]}, "include[0]"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):

@@ -100,6 +100,12 @@ _PLAIN = (
     "keep_alive", "timeout", "unsupported",
 )  # fmt: skip
 _LOGPROBS = "message.output_text.logprobs"
+_INCLUDES = (
+    _LOGPROBS, "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
+    "web_search_call.action.sources", "message.input_image.image_url", "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)  # fmt: skip
+"""What OpenAI's clients may ask for besides; nothing but log probabilities is ever there to include."""
 
 
 def without_effect(asked: ResponseBody) -> list[str]:
@@ -117,7 +123,12 @@ def without_effect(asked: ResponseBody) -> list[str]:
             f"There is no service_tier {asked.service_tier!r} here.", param="service_tier", hint="Leave it out."
         )
     ignored = [n for n in ("prompt_cache_retention", "prompt_cache_options", "max_tool_calls") if getattr(asked, n)]
-    ignored += [f"include.{name}" for name in asked.include or () if name != _LOGPROBS]
+    for place, name in enumerate(asked.include or ()):
+        if name not in _INCLUDES:
+            allowed = ", ".join(_INCLUDES)
+            raise InvalidRequestError(f"include[{place}] must be one of {allowed}.", param=f"include[{place}]")
+        if name != _LOGPROBS:
+            ignored.append(f"include.{name}")
     if asked.text is not None and asked.text.verbosity is not None:
         ignored.append("text.verbosity")
     reasoning = asked.reasoning
