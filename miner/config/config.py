@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from miner.config.messages import config_error, unknown_argument
 from miner.core._typing import override
+from miner.errors import ConfigError
 
 __all__ = ["MinerConfig", "config_of"]
 
@@ -92,8 +93,9 @@ class MinerConfig(BaseSettings):
     """Longest silence of the engine, in seconds."""
     llamacpp_start_timeout: Seconds = 120.0
     """Longest silence, in seconds, of an engine that starts."""
-    llamacpp_ctx_size: int | None = Field(None, ge=16)
-    """Context length of each slot, in tokens; default: 4096, or the trained length if that is shorter."""
+    llamacpp_ctx_size: int | None = Field(None, ge=256)
+    """Context length of each slot, in tokens; llama.cpp rounds it up to a multiple of 256, and no slot is longer than
+    the model was trained for. Default: 4096."""
     llamacpp_parallel: int | None = Field(None, ge=1, le=256)
     """Slots: requests that one engine works on at once; default: what the machine carries."""
     llamacpp_threads: int | None = Field(None, ge=1, le=1024)
@@ -130,6 +132,8 @@ class MinerConfig(BaseSettings):
             raise unknown_argument(unknown[0], type(self).model_fields)
         try:
             super().__init__(**settings)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
         except ValidationError as error:
             raise config_error(error, type(self), settings) from None
 

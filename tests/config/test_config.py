@@ -284,3 +284,10 @@ def test_the_vllm_commands_port():
     assert default_port(MinerConfig(vllm_api_base="http://h/v1")) == 8000
     with pytest.raises(ConfigError, match=r"^VLLM_API_BASE='http://h:x/v1'"):
         default_port(MinerConfig(vllm_api_base="http://h:x/v1"))
+
+
+def test_an_env_file_that_is_no_text_is_told(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="UTF-8"):
+        MinerConfig()

@@ -10,7 +10,7 @@ from miner.config.config import MinerConfig
 from miner.config.vllm_command import VLLMCommandConfig
 
 PACKAGE = Path(miner.__file__).parent
-NOT_YET = {"llamacpp_memory_budget"}
+NOT_YET: set[str] = set()
 """Settings of parts that are being written. Empty it when they are there."""
 
 

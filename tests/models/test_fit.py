@@ -271,10 +271,13 @@ def test_verdict_with_a_gpu(demo_model):
 
 def test_verdict_with_a_gpu_that_cannot_be_seen(demo_model):
     model = read_header(demo_model)
-    for layers in (None, 99, -1):
+    for layers in (99, -1):
         load = Load(4096, parallel=4, n_gpu_layers=layers)
         assert judge(model, load, Memory(4 << 30, 8 << 30)).fits is True
         assert judge(model, load, Memory(200 * MIB, 8 << 30)).fits is None
+    assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), Memory(200 * MIB, 8 << 30)).fits is False
+    with_one = Memory(200 * MIB, 8 << 30, gpu_available=(8 << 30,), gpu_total=(8 << 30,))
+    assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), with_one).fits is None
 
 
 def test_table(demo_model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,5 +105,5 @@ def image_data(part: ImagePart, where: str) -> bytes | None:
         )
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # not base64, or not even ASCII
         raise InvalidRequestError(f"{where}: the image is not base64: {error}.", param=where) from None

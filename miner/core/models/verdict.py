@@ -115,8 +115,10 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
     Raises:
         ValueError: a cache type does not exist.
     """
-    if load.n_gpu_layers and not memory.gpu_available:
-        load = replace(load, n_gpu_layers=None)  # the GPU is of a make that we cannot ask, or there is none
+    # Layers that llama.cpp puts on GPUs by itself, or on one of a make that we cannot ask, may make it fit after all.
+    gpu_may_help = bool(memory.gpu_available) if load.n_gpu_layers is None else bool(load.n_gpu_layers)
+    if gpu_may_help and not memory.gpu_available:
+        load = replace(load, n_gpu_layers=None)
     trained = header.context_length or load.ctx_size
 
     def fits(ctx_size: int) -> bool:
@@ -126,12 +128,12 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
 
     known = memory.available is not None
     verdict = fits(load.ctx_size) if known else None
-    asked_for_gpu = load.n_gpu_layers is None
+    gpu_may_help = gpu_may_help and load.n_gpu_layers is None
     return Verdict(
         load=load,
         estimate=load.estimate(header),
         memory=memory,
-        fits=None if asked_for_gpu and verdict is False else verdict,
+        fits=None if gpu_may_help and verdict is False else verdict,
         largest_context=largest_context(fits, limit=max(trained, min(load.ctx_size, PAD))) if known else None,
     )
 
