@@ -89,7 +89,13 @@ class SSEDecoder(_LineBuffer):
             if piece:
                 self._collect(piece)
             return []
-        blocks = self._take(piece).split(b"\n\n")
+        text = self._take(piece)
+        if text.startswith(b"data: ") and text.endswith(b"\n\n"):
+            # The way of nearly every read: whole events of one line each. The count of line ends tells them from others.
+            payloads = text[6:-2].split(b"\n\ndata: ")
+            if text.count(b"\n") == 2 * len(payloads):
+                return payloads
+        blocks = text.split(b"\n\n")
         tail = blocks.pop()
         if tail:
             self._collect(tail)
