@@ -367,7 +367,8 @@ async def test_embeddings():
                 await service.embed(wrong, model="smollm2-embed")
 
 
-async def test_health():
+async def test_health(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("miner.core.llms.llm_ollama._HEALTH_SECONDS", 0.4)
     async with ReplayServer("ollama") as server:
         for default, healthy in ((None, True), ("smollm2", True), ("smollm2:latest", True), ("other", False)):
             async with ollama(server, default_model=default) as service:
