@@ -91,7 +91,7 @@ class SSEDecoder(_LineBuffer):
             return []
         text = self._take(piece)
         if text.startswith(b"data: ") and text.endswith(b"\n\n"):
-            # The way of nearly every read: whole events of one line each. The count of line ends tells them from others.
+            # Nearly every read is so: whole events of one line each. The count of line ends tells them from others.
             payloads = text[6:-2].split(b"\n\ndata: ")
             if text.count(b"\n") == 2 * len(payloads):
                 return payloads
