@@ -26,6 +26,7 @@ from miner.gateway.gateway import Gateway
 from miner.gateway.guard import guarded
 from miner.gateway.health import livez, readyz
 from miner.gateway.hosts import Hosts, preflight
+from miner.gateway.limits import Limiter
 from miner.gateway.openapi import docs, openapi
 from miner.gateway.reply import generation
 from miner.gateway.routes import Route
@@ -105,7 +106,8 @@ def create_app(
 
 def default_stages(settings: GatewaySettings) -> list[Stage]:
     """The checks that the settings ask for, in order."""
-    return [Hosts(settings), Access(settings)]
+    access = Access(settings)
+    return [Hosts(settings), access, Limiter(settings, access)]
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:

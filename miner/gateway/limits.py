@@ -1,0 +1,206 @@
+"""Limits: what each client may use a minute and at once, and turns at the backend for all of them together.
+
+Rates are looked at before the body is read. Tokens are paid for when they are known, so the last request before the
+limit may overdraw; the next one waits until the debt is gone. With several workers, turns and places to wait are
+counted over all of them; of a client's rates each worker gives out its equal part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from miner.core._typing import override
+from miner.core.llms.LLMService import LLMService
+from miner.gateway.access import Access
+from miner.gateway.errors import RefusedError
+from miner.gateway.exchange import ANYBODY, Exchange
+from miner.gateway.keys import KeyCaller, Limits
+from miner.gateway.rates import Account, Accounts, Bucket, subject_of
+from miner.gateway.settings import GatewaySettings
+from miner.gateway.stages import Stage
+from miner.gateway.turns import QueueFullError, Turns
+
+if TYPE_CHECKING:
+    from miner.gateway.dialects.base import Call
+    from miner.gateway.gateway import Gateway
+
+__all__ = ["QUEUED", "RUNNING", "Limiter"]
+
+RUNNING, QUEUED = 0, 1
+"""Places among the counters that workers share."""
+_UNTOLD_TURNS = 256
+"""Turns at a backend that says nothing of how many it can work on: as many as vLLM takes by itself."""
+_POLL_SECONDS = 0.01
+
+
+class Limiter(Stage):
+    """Refuses with 429 and `Retry-After` whoever asks too much, and lets the others in in a fair order."""
+
+    def __init__(self, settings: GatewaySettings, access: Access | None = None) -> None:
+        self._settings = settings
+        self._access = access
+        self._all = Limits(
+            requests=settings.rate_limit_requests,
+            tokens=settings.rate_limit_tokens,
+            concurrency=settings.rate_limit_concurrency,
+        )
+        self._accounts = Accounts()
+        self._workers = 1
+        self.turns = Turns(settings.serve_max_running or _UNTOLD_TURNS, settings.serve_max_queued)
+        self._usual_seconds = 1.0
+        """How long a turn lasts, smoothed."""
+        self._poller: asyncio.Task[None] | None = None
+
+    @override
+    async def start(self, gateway: Gateway) -> None:
+        most = self._settings.serve_max_running or _turns_of(gateway.service)
+        counters = gateway.counters
+        if counters is None:
+            self.turns = Turns(most, self._settings.serve_max_queued)
+            return
+        self._workers = counters.workers
+
+        def told(running: int, waiting: int) -> None:
+            if running:
+                counters.add(RUNNING, running)
+            if waiting:
+                counters.add(QUEUED, waiting)
+
+        self.turns = turns = Turns(
+            most, self._settings.serve_max_queued,
+            elsewhere=lambda: counters.total(RUNNING) - turns.running,
+            waiting_elsewhere=lambda: counters.total(QUEUED) - turns.waiting,
+            told=told,
+        )  # fmt: skip
+        self._poller = asyncio.create_task(self._poll(), name="gateway turns")
+
+    @override
+    async def stop(self, gateway: Gateway) -> None:
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+
+    @override
+    def check(self, exchange: Exchange) -> None:
+        if exchange.route.always:
+            return
+        caller = exchange.caller
+        limits = self._all
+        if caller is ANYBODY:
+            owner = subject_of(exchange.peer)
+        else:
+            owner = f"key {caller.name}"
+            if isinstance(caller, KeyCaller):
+                limits = self._limits_of(caller)
+        exchange.notes["owner"] = owner
+        if limits.requests is None and limits.tokens is None and limits.concurrency is None:
+            return
+        account = self._accounts.of(owner)
+        now = asyncio.get_running_loop().time()
+        if limits.concurrency is not None and account.running >= self._part(limits.concurrency):
+            raise _refused(f"There are {account.running} requests at once already; no more are allowed.", 1)
+        if limits.tokens is not None and exchange.request.method == "POST":
+            self._check_tokens(account, self._part(limits.tokens), now)
+        if limits.requests is not None:
+            self._take_request(exchange, account, self._part(limits.requests), now)
+        account.running += 1
+        exchange.notes["account"] = account
+
+    @override
+    async def enter(self, exchange: Exchange, call: Call) -> None:
+        notes = exchange.notes
+        if "turn" in notes:
+            return
+        loop, turns = asyncio.get_running_loop(), self.turns
+        owner, came = str(notes["owner"]), loop.time()
+        seconds = self._settings.serve_queue_timeout
+        try:
+            weight = await turns.take(owner, len(call.arguments), seconds)
+        except QueueFullError:
+            raise self._overloaded("There are too many requests.") from None
+        except TimeoutError:
+            raise self._overloaded(f"There was no turn for this request within {seconds:g} s.") from None
+        now = loop.time()
+        notes["waited"] = now - came
+        notes["turn"] = owner, weight, now
+
+    @override
+    def leave(self, exchange: Exchange) -> None:
+        notes = exchange.notes
+        turn = notes.pop("turn", None)
+        if isinstance(turn, tuple):
+            owner, weight, since = turn
+            self._usual_seconds += 0.1 * (asyncio.get_running_loop().time() - since - self._usual_seconds)
+            self.turns.give_back(owner, weight)
+        account = notes.pop("account", None)
+        if isinstance(account, Account):
+            account.running -= 1
+            if account.tokens is not None:
+                account.tokens.use(_tokens_of(exchange))
+
+    def _limits_of(self, caller: KeyCaller) -> Limits:
+        """The key's own, else those of the file, else those of the settings."""
+        own, all_ = caller.limits, self._all
+        kept = self._access.defaults if self._access is not None else own
+        return Limits(
+            requests=own.requests or kept.requests or all_.requests,
+            tokens=own.tokens or kept.tokens or all_.tokens,
+            concurrency=own.concurrency or kept.concurrency or all_.concurrency,
+        )
+
+    def _part(self, limit: int) -> int:
+        return limit if self._workers == 1 else max(1, limit // self._workers)
+
+    def _check_tokens(self, account: Account, limit: int, now: float) -> None:
+        bucket = account.tokens
+        if bucket is None:
+            bucket = account.tokens = Bucket(limit, now)
+        if bucket.left(limit, now) <= 0:
+            raise _refused(f"More than {limit} tokens a minute were used.", bucket.seconds_until(1))
+
+    def _take_request(self, exchange: Exchange, account: Account, limit: int, now: float) -> None:
+        bucket = account.requests
+        if bucket is None:
+            bucket = account.requests = Bucket(limit, now)
+        left = bucket.left(limit, now)
+        headers = exchange.extra_headers
+        headers["X-Ratelimit-Limit-Requests"] = str(limit)
+        headers["X-Ratelimit-Remaining-Requests"] = str(max(0, int(left) - 1))
+        headers["X-Ratelimit-Reset-Requests"] = f"{bucket.seconds_until(limit):.0f}s"
+        if left < 1:
+            raise _refused(f"More than {limit} requests a minute came.", bucket.seconds_until(1))
+        bucket.use(1)
+
+    def _overloaded(self, message: str) -> RefusedError:
+        turns = self.turns
+        seconds = self._usual_seconds * (turns.waiting + 1) / turns.most
+        return RefusedError(429, "overloaded", message, retry_after=math.ceil(min(max(seconds, 1), 60)))
+
+    async def _poll(self) -> None:
+        """Other workers do not tell when they give a turn back."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            if self.turns.waiting:
+                self.turns.serve()
+
+
+def _turns_of(service: LLMService) -> int:
+    """How many requests the backend works on at once, if it says so."""
+    silent = type(service).concurrency is LLMService.concurrency
+    return _UNTOLD_TURNS if silent else max(1, service.concurrency)
+
+
+def _tokens_of(exchange: Exchange) -> int:
+    """What the request used. Of one that broke off nobody knows it: what was sent, and four bytes a token."""
+    usage = exchange.usage
+    if usage is not None:
+        return usage.total_tokens or usage.prompt_tokens + usage.completion_tokens
+    if exchange.entered is None:
+        return 0
+    return (exchange.request.content_length or 0) // 4 + exchange.chunks
+
+
+def _refused(message: str, seconds: float) -> RefusedError:
+    return RefusedError(429, "rate_limit_exceeded", message, retry_after=math.ceil(max(1, min(seconds, 3600))))
