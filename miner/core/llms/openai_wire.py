@@ -171,19 +171,24 @@ class ChatMapper:
         delta = choice.delta or choice.message
         content = choice.text if delta is None else delta.content
         reasoning = None if delta is None else delta.reasoning or delta.reasoning_content
-        if choice.finish_reason is None and event.prompt_progress is None and event.usage is None:
-            # The way of nearly every event: a piece of text and nothing else.
-            if delta is None or delta.tool_calls is None:
-                if choice.logprobs is None:
-                    if not content and not reasoning:
-                        return None
-                    self.delivered = True
-                    return LLMChunk(content or None, reasoning or None)
-            elif not delta.tool_calls and not content and not reasoning:
+        calls = None if delta is None else delta.tool_calls
+        if (
+            choice.finish_reason is None
+            and choice.logprobs is None
+            and event.prompt_progress is None
+            and event.usage is None
+        ):
+            # The way of nearly every event: a piece of text or of a call, and nothing else.
+            if calls:
+                self.delivered = True
+                return LLMChunk(content or None, reasoning or None, [self._call(call) for call in calls])
+            if not content and not reasoning:
                 return None
+            self.delivered = True
+            return LLMChunk(content or None, reasoning or None)
         chunk = LLMChunk(content or None, reasoning or None)
-        if delta is not None and delta.tool_calls:
-            chunk.tool_calls = [self._call(call) for call in delta.tool_calls]
+        if calls:
+            chunk.tool_calls = [self._call(call) for call in calls]
         if choice.logprobs is not None:
             chunk.logprobs = _logprobs(choice.logprobs, self._alternatives)
         if chunk.content or chunk.reasoning or chunk.tool_calls:
@@ -203,10 +208,11 @@ class ChatMapper:
         index = self._calls if call.index is None else call.index
         if index >= self._calls:
             self._calls = index + 1
-        sent = call.function
+        pieces = self._arguments.get(index)
+        if pieces is None:
+            pieces = self._arguments[index] = []
         function: dict[str, str] = {}
-        pieces = self._arguments.setdefault(index, [])
-        if sent is not None:
+        if (sent := call.function) is not None:
             if sent.name is not None:
                 function["name"] = sent.name
             if sent.arguments is not None:
