@@ -27,6 +27,7 @@ from miner.gateway.guard import guarded
 from miner.gateway.health import livez, readyz
 from miner.gateway.hosts import Hosts, preflight
 from miner.gateway.limits import Limiter
+from miner.gateway.metrics import Metrics, metrics
 from miner.gateway.openapi import docs, openapi
 from miner.gateway.reply import generation
 from miner.gateway.routes import Route
@@ -63,6 +64,16 @@ SERVER = [
     Route("HEAD", "/livez", livez, "open", error_body, "The same without a body", always=True),
     Route("GET", "/readyz", readyz, "key", error_body, "Whether a request could be served now", always=True),
     Route("HEAD", "/readyz", readyz, "key", error_body, "The same without a body", always=True),
+    Route(
+        "GET",
+        "/metrics",
+        metrics,
+        "key",
+        error_body,
+        "What was counted, for Prometheus",
+        answers="text/plain",
+        always=True,
+    ),
     Route("GET", "/openapi.json", openapi, "key", error_body, "This list for programs"),
     Route("GET", "/docs", docs, "key", error_body, "This list for people", answers="text/html"),
 ]
@@ -107,7 +118,9 @@ def create_app(
 def default_stages(settings: GatewaySettings) -> list[Stage]:
     """The checks that the settings ask for, in order."""
     access = Access(settings)
-    return [Hosts(settings), access, Limiter(settings, access)]
+    limiter = Limiter(settings, access)
+    # `leave` goes the other way: turns are given back first, and whoever watches sees it all.
+    return [Metrics(limiter), Hosts(settings), access, limiter]
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
