@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
     group.addoption("--model", metavar="MODEL", help="the model to ask for; default: the backend's own")
     group.addoption("--patience", metavar="SECONDS", type=float, default=120.0, help="for any one step; default: 120")
-    group.addoption("--matrix", metavar="FILE", help="write the matrix of capabilities there, as Markdown")
+    group.addoption("--matrix", metavar="FILE", help="put the verdicts into the table of this Markdown file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -104,5 +104,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"  {capability:<20} {verdict:<20} ({tests})")
     file = config.getoption("matrix")
     if file:
-        lines = [f"| capability | {name} |", "|---|---|", *(f"| {c} | {verdict} |" for c, verdict, _ in rows)]
-        Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        from miner.conformance.matrix import write_column
+
+        column = config.getoption("model") or ""
+        write_column(Path(file), f"{name} {column}".strip(), {capability: verdict for capability, verdict, _ in rows})

@@ -51,3 +51,13 @@ async def test_the_suite_has_enough_tests(tmp_path):
     status, output = await conformance(tmp_path, "right", "--collect-only")
     assert status == 0
     assert sum("::" in line for line in output.splitlines()) >= 30
+
+
+async def test_the_matrix_keeps_a_column_for_each_backend(tmp_path):
+    register_small_engines(tmp_path)
+    table = tmp_path / "matrix.md"
+    for backend in ("right", "takes_anything", "right"):
+        await conformance(tmp_path, backend, "-k", "tools or json_object", "--matrix", str(table), env=QUICK)
+    rows = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    assert rows[0] == "| capability | right | takes_anything |"
+    assert "| tools | refused as declared | refused as declared |" in rows
