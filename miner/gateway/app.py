@@ -8,6 +8,8 @@ from aiohttp import hdrs, web
 
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
+from miner.gateway.access_log import AccessLog, PromptLog
+from miner.gateway.admission import Admission, find_hooks
 from miner.gateway.dialects.anthropic_parts import anthropic_error
 from miner.gateway.dialects.anthropic_routes import ANTHROPIC
 from miner.gateway.dialects.ollama_parts import ollama_error
@@ -120,7 +122,13 @@ def default_stages(settings: GatewaySettings) -> list[Stage]:
     access = Access(settings)
     limiter = Limiter(settings, access)
     # `leave` goes the other way: turns are given back first, and whoever watches sees it all.
-    return [Metrics(limiter), Hosts(settings), access, limiter]
+    stages: list[Stage] = [Metrics(limiter), Hosts(settings), access, limiter]
+    if settings.serve_log != "off":
+        stages.insert(0, (PromptLog if settings.serve_log_prompts else AccessLog)(settings.serve_log))
+    hooks = find_hooks()
+    if hooks:
+        stages.append(Admission(hooks, settings.serve_admission_timeout))
+    return stages
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:

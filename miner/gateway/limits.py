@@ -17,7 +17,7 @@ from miner.gateway.access import Access
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import ANYBODY, Exchange
 from miner.gateway.keys import KeyCaller, Limits
-from miner.gateway.rates import Account, Accounts, Bucket, subject_of
+from miner.gateway.rates import Account, Accounts, Bucket, subject_of, told_usage
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 from miner.gateway.turns import QueueFullError, Turns
@@ -193,10 +193,10 @@ def _turns_of(service: LLMService) -> int:
 
 
 def _tokens_of(exchange: Exchange) -> int:
-    """What the request used. Of one that broke off nobody knows it: what was sent, and four bytes a token."""
-    usage = exchange.usage
+    """What the request used. Where nobody told: what was sent, and four bytes a token."""
+    usage = told_usage(exchange)
     if usage is not None:
-        return usage.total_tokens or usage.prompt_tokens + usage.completion_tokens
+        return usage.prompt_tokens + usage.completion_tokens
     if exchange.entered is None:
         return 0
     return (exchange.request.content_length or 0) // 4 + exchange.chunks

@@ -13,6 +13,7 @@ from miner.core._typing import override
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.limits import Limiter
+from miner.gateway.rates import told_usage
 from miner.gateway.series import Histogram, ModelNames, ModelSeries
 from miner.gateway.stages import Stage
 
@@ -75,14 +76,15 @@ class Metrics(Stage):
 
     def _count_model(self, exchange: Exchange) -> None:
         name = _model_of(exchange)
-        usage = exchange.usage
-        series = self.models[self._names.proved(name) if usage is not None else self._names.asked(name)]
+        usage = told_usage(exchange)
+        answered = exchange.usage is not None or exchange.first_token_at is not None
+        series = self.models[self._names.proved(name) if answered else self._names.asked(name)]
         series.cancelled += exchange.hung_up
         if usage is not None:
             series.tokens_in += usage.prompt_tokens
             series.tokens_out += usage.completion_tokens
         else:
-            series.tokens_out += exchange.chunks  # it broke off: what was sent was made
+            series.tokens_out += exchange.chunks  # it broke off, or the backend does not count: what was sent
 
     def see_engines(self, engines: list[EngineStatus]) -> None:
         """Count the processes that are new since the last look."""

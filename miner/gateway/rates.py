@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
-__all__ = ["Account", "Accounts", "Bucket", "subject_of"]
+if TYPE_CHECKING:
+    from miner.core.wire import TokenUsage
+    from miner.gateway.exchange import Exchange
+
+__all__ = ["Account", "Accounts", "Bucket", "subject_of", "told_usage"]
 
 _MOST = 10_000
 """Clients that are remembered. One that is forgotten begins anew, which only idle ones are."""
@@ -91,3 +96,9 @@ def subject_of(address: str) -> str:
         return str(whole)
     mapped = whole.ipv4_mapped
     return str(mapped) if mapped is not None else str(ipaddress.ip_network((whole, 64), strict=False))
+
+
+def told_usage(exchange: Exchange) -> TokenUsage | None:
+    """What the backend told of the request's tokens; None: nothing, or only noughts, as a backend of text alone."""
+    usage = exchange.usage
+    return usage if usage is not None and (usage.prompt_tokens or usage.completion_tokens) else None

@@ -71,6 +71,9 @@ class GatewaySettings(BaseSettings):
     rate_limit_concurrency: int | None = Field(None, ge=1)
     """Requests at once, for each key or address."""
 
+    serve_admission_timeout: Seconds = 2.0
+    """Seconds that each hook of `miner.admission` has to decide about a request."""
+
     serve_grace: float = Field(30.0, ge=0, allow_inf_nan=False)
     """Seconds that running requests get to finish when the server is told to stop."""
     serve_stall: Seconds = 300.0
