@@ -82,6 +82,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("options", "fields"), OPTIONS, ids=lambda item: "+".join(item) if item else "nothing")
 async def test_the_exact_body_of_each_option(options: dict[str, Any], fields: dict[str, Any]):
     async with StubServer(reply="a") as server, vllm(server) as service:
+        service._thinks["m"] = True  # the server has a parser of thoughts: see the test of that question
         for mode in MODES:
             try:
                 if mode == "call":
@@ -358,4 +359,31 @@ async def test_what_a_server_serves_is_asked_once_and_told_beforehand(monkeypatc
             asked = len(server.requests)
             await service.list_models()
             assert len(server.requests) == asked + 1
-            assert server.bodies == []
+            assert [body["max_tokens"] for body in server.bodies] in ([], [1])  # the question whether it thinks
+
+
+def answer_with(details: dict[str, int] | None) -> dict[str, Any]:
+    """A whole answer as vLLM 0.32 gives it with and without --reasoning-parser."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "completion_tokens_details": details}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    return {"choices": [choice], "usage": usage}
+
+
+async def test_thoughts_are_refused_where_the_server_has_no_parser_for_them():
+    """Without --reasoning-parser such a wish is ignored there without a word; only the usage tells."""
+    for details in (None, {"reasoning_tokens": 0}):
+        async with StubServer(reply=answer_with(details)) as server, vllm(server) as service:
+            [model] = await service.list_models()
+            assert ("reasoning" in model.capabilities) is (details is not None)
+            asked = len(server.bodies)
+            if details is None:
+                for ask in (service.generate("hi", reasoning=True), service.stream("hi", reasoning="high").collect()):
+                    with pytest.raises(UnsupportedFeatureError, match="reasoning"):
+                        await ask
+                assert len(server.bodies) == asked
+                reply = await service.chat_completion(MESSAGES, reasoning=True, unsupported="ignore")
+                assert reply.ignored == ["reasoning"]
+            else:
+                await service.generate("hi", reasoning=True)
+            await service.generate("hi", reasoning=False)
+            assert asked == 1

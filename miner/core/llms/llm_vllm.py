@@ -10,6 +10,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.llms.join import join
 from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
+from miner.core.llms.openai_wire import decode_event
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest, LLMResponse, ModelInfo
 from miner.errors import (
@@ -50,6 +51,7 @@ class VLLMService(OpenAIService):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
+        self._thinks: dict[str, bool] = {}
         self._probed: tuple[set[str], frozenset[str]] | None = None
 
     @override
@@ -75,8 +77,48 @@ class VLLMService(OpenAIService):
             self._probed = names, await self._probe(total)
         able = self._probed[1]
         for model in models:
-            model.capabilities = able
+            model.capabilities = able if self._thinks.get(model.id, True) else able - {"reasoning"}
         return models
+
+    @override
+    async def list_models(self) -> list[ModelInfo]:
+        models = await super().list_models()
+        for model in models:
+            if "reasoning" in (model.capabilities or ()) and not await self._has_parser(model.id):
+                model.capabilities = (model.capabilities or frozenset()) - {"reasoning"}
+        return models
+
+    @override
+    async def _get_model(self, model_name: str) -> ModelInfo:
+        info = await super()._get_model(model_name)
+        if not self._thinks.get(info.id, True):
+            info.capabilities = (info.capabilities or self.features) - {"reasoning"}
+        return info
+
+    @override
+    async def _resolve(self, request: ChatRequest) -> None:
+        if request.reasoning:
+            info = await self._usable_model(request.model)
+            if info is not None:
+                await self._has_parser(info.id)
+        await super()._resolve(request)
+
+    async def _has_parser(self, model: str) -> bool:
+        """Whether the server tells thoughts from text (--reasoning-parser). Without it a wish for thoughts is ignored
+        there without a word. Only its count of thinking tokens tells, so one token is asked for, once for each model.
+        """
+        if model not in self._thinks:
+            body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+            http = self._http()
+            try:
+                reply = await http.request("POST", "/chat/completions", msgspec.json.encode(body), total=_PROBE_SECONDS)
+                usage = decode_event(reply.body).usage if reply.status == 200 else None
+            except (BackendError, msgspec.DecodeError):
+                usage = None
+            if usage is None:
+                return True  # not known: the server may say so itself
+            self._thinks[model] = usage.completion_tokens_details is not None
+        return self._thinks[model]
 
     async def _probe(self, total: float | None) -> frozenset[str]:
         """A vLLM server serves either text or embeddings. A route that it has refuses GET with 405, one that it has not
