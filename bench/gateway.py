@@ -117,11 +117,11 @@ def probe(target: Target, kind: str) -> tuple[float, int]:
                 return first, len(data)
 
 
-def wrk(target: Target, kind: str, connections: int, seconds: float, stream_bytes: int) -> Round:
+def wrk(target: Target, kind: str, connections: int, seconds: int, stream_bytes: int) -> Round:
     """One round."""
     before = target.cpu()
     command = [
-        "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", "bench/wrk/chat.lua", target.url,
+        "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", "bench/wrk/chat.lua", target.url,
         "--", kind, KEY, MODEL,
     ]  # fmt: skip
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 60, check=True)
@@ -131,7 +131,7 @@ def wrk(target: Target, kind: str, connections: int, seconds: float, stream_byte
     return Round(result.split()[1:], target.cpu() - before, rss, stream_bytes if kind == "stream" else 0)
 
 
-def measure(present: list[Target], levels: list[int], rounds: int, seconds: float) -> Rounds:
+def measure(present: list[Target], levels: list[int], rounds: int, seconds: int) -> Rounds:
     """All rounds, interleaved within each number of connections."""
     sizes = {target.name: statistics.median_low([probe(target, "stream")[1] for _ in range(5)]) for target in present}
     seen: Rounds = defaultdict(list)
@@ -210,18 +210,15 @@ def verdicts(seen: Rounds) -> None:
         ("requests/s to LiteLLM's", "whole", "rate", python, 30.0, True),
         ("memory to vllm-router's", "stream", "rss", rust, 1.0, False),
     ]
-    print(
-        "\n| `miner serve` at 16 connections | median of rounds | least to most | target | |\n| --- | ---: | ---: | ---: | --- |"
-    )
+    print("\n| `miner serve` at 16 connections | median of rounds | least to most | target | |")
+    print("| --- | ---: | ---: | ---: | --- |")
     for label, kind, value, other, target, least in rows:
         each = ratios(seen, kind, 16, value, me, other)
         if each:
             found = statistics.median(each)
             met = found >= target if least else found <= target
-            bound = "at least" if least else "at most"
-            print(
-                f"| {label} | {found:.2f} | {each[0]:.2f} to {each[-1]:.2f} | {bound} {target:g} | {'met' if met else 'MISSED'} |"
-            )
+            bound = f"{'at least' if least else 'at most'} {target:g} | {'met' if met else 'MISSED'}"
+            print(f"| {label} | {found:.2f} | {each[0]:.2f} to {each[-1]:.2f} | {bound} |")
 
 
 def main() -> None:
@@ -230,7 +227,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(MAKERS), help="servers, with commas between")
     parser.add_argument("--connections", default="1,16,64,256", help="with commas between")
     parser.add_argument("--rounds", type=int, default=2, help="of each server at each number of connections")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a round")
+    parser.add_argument("--seconds", type=int, default=3, help="of a round")
     parser.add_argument("--samples", type=int, default=60, help="of the time to the first byte")
     parser.add_argument("--workers", type=int, default=0, help="one process of miner serve beside N, nothing else")
     args = parser.parse_args()
@@ -251,7 +248,7 @@ def main() -> None:
                 present.append(stack.enter_context(make(upstream)))
             except (RuntimeError, OSError) as error:
                 print(f"left out: {error}")
-        print(f"load average before: {load_average()}; {os.cpu_count()} cores; {args.seconds:g} s rounds")
+        print(f"load average before: {load_average()}; {os.cpu_count()} cores; {args.seconds} s rounds")
         first_bytes(present, args.samples)
         seen = measure(present, levels, args.rounds, args.seconds)
         tables(seen, present, levels)

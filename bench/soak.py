@@ -19,7 +19,7 @@ from bench.targets import Target
 
 CONNECTIONS = 64
 _MOST_GROWTH = 0.05
-_ROUND_SECONDS = 3.0
+_ROUND_SECONDS = 3
 _CLOSING_SECONDS = 5.0
 """For connections that wrk left to be noticed as closed."""
 
