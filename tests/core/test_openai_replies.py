@@ -178,6 +178,7 @@ async def test_thoughts_never_come_as_content_whatever_they_are_called(name: str
         return openai_reply("Yes.", **{name: "hmm"})
 
     async with StubServer(reply=reply) as server, vllm(server) as service:
+        service._thinks["m"] = True  # the server has a parser of thoughts
         response = await (service.chat_completion(MESSAGES, reasoning=True) if mode == "call"
                           else service.stream("hi", reasoning=True).collect())  # fmt: skip
         assert (response.reasoning, response.content) == ("hmm", "Yes.")
@@ -191,5 +192,6 @@ async def test_a_reply_that_is_still_thinking_has_no_content():
     whole = openai_reply("", finish_reason="length", reasoning="hmm")
     whole["choices"][0]["message"]["content"] = None
     async with StubServer(reply=whole) as server, vllm(server) as service:
+        service._thinks["m"] = True  # the server has a parser of thoughts
         response = await service.chat_completion(MESSAGES, reasoning=True)
     assert (response.content, response.reasoning, response.finish_reason) == ("", "hmm", "length")
