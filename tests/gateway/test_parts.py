@@ -41,7 +41,7 @@ def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
     down = BackendUnavailableError("vllm at http://10.0.0.7:8000/v1 does not answer.", hint="Set VLLM_API_BASE.")
     assert failure_of(down).message == "vllm does not answer."
     assert failure_of(down).headers == {"Retry-After": "1"}
-    crash = EngineCrashedError("The engine for /home/me/models/a.gguf died.", log_tail=["secret"])
+    crash = EngineCrashedError("The engine for /srv/models/a.gguf died.", log_tail=["secret"])
     assert failure_of(crash).message == "The engine for <path> died."
     missing = ModelNotFoundError("vllm at https://user@host:1/v1 has no model 'org/name'.", hint="It serves: a/b, c.")
     assert failure_of(missing).message == "vllm has no model 'org/name'."

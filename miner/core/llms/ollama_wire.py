@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.messages import image_data
 from miner.core.wire import (
     ChatRequest,
@@ -18,7 +19,6 @@ from miner.core.wire import (
     LLMChunk,
     Message,
     Timings,
-    TokenLogprob,
     TokenUsage,
     ToolCall,
 )
@@ -33,13 +33,6 @@ class _Message(Struct, gc=False):
     tool_calls: list[dict[str, Any]] | None = None
 
 
-class _Logprob(Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list[_Logprob] = []
-
-
 class Line(Struct, gc=False):
     """One line of a stream, or a whole answer. Fields with value zero are left out on the wire."""
 
@@ -49,7 +42,7 @@ class Line(Struct, gc=False):
     done: bool = False
     done_reason: str | None = None
     error: Any = None
-    logprobs: list[_Logprob] | None = None
+    logprobs: list[EngineLogprob] | None = None
     prompt_eval_count: int = 0
     eval_count: int = 0
     total_duration: int = 0
@@ -211,7 +204,7 @@ class LineMapper:
         if calls:
             chunk.tool_calls = [self._call(call) for call in calls]
         if line.logprobs:
-            chunk.logprobs = [_logprob(entry, self._alternatives) for entry in line.logprobs]
+            chunk.logprobs = [token_logprob(entry, self._alternatives) for entry in line.logprobs]
         if chunk.content or chunk.reasoning or chunk.tool_calls:
             self.delivered = True
         if line.done:
@@ -250,14 +243,3 @@ class LineMapper:
                 f"(done_reason {line.done_reason!r}): its tool parser swallowed a call that was cut short, "
                 "or of a tool that was not offered"
             )
-
-
-def _logprob(entry: _Logprob, alternatives: int) -> TokenLogprob:
-    return TokenLogprob(
-        token=entry.token,
-        logprob=entry.logprob,
-        bytes=entry.bytes,
-        alternatives=[
-            TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs[:alternatives]
-        ],
-    )

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.tools import arguments_parse
 from miner.core.wire import (
     ChatRequest,
@@ -44,15 +45,8 @@ class _Delta(Struct, gc=False):
     tool_calls: list[_Call] | None = None
 
 
-class _Logprob(Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list[_Logprob] = []
-
-
 class _Logprobs(Struct):
-    content: list[_Logprob] | None = None
+    content: list[EngineLogprob] | None = None
     tokens: list[str] | None = None
     """This one and the next two: the legacy arrays of vLLM's /v1/completions."""
     token_logprobs: list[float | None] = []
@@ -276,7 +270,7 @@ _EMPTY = LLMChunk()
 def _logprobs(told: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:
     """The tokens of a choice, in either shape; None where there are none."""
     if told.content:
-        return [_logprob(entry, alternatives) for entry in told.content]
+        return [token_logprob(entry, alternatives) for entry in told.content]
     if not told.tokens:
         return None
     tokens = []
@@ -287,14 +281,3 @@ def _logprobs(told: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:
         others = [TokenLogprob(token=other, logprob=value) for other, value in ranked]
         tokens.append(TokenLogprob(token=token, logprob=logprob or 0.0, alternatives=others))
     return tokens
-
-
-def _logprob(entry: _Logprob, alternatives: int) -> TokenLogprob:
-    return TokenLogprob(
-        token=entry.token,
-        logprob=entry.logprob,
-        bytes=entry.bytes,
-        alternatives=[
-            TokenLogprob(token=o.token, logprob=o.logprob, bytes=o.bytes) for o in entry.top_logprobs[:alternatives]
-        ],
-    )
