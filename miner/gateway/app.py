@@ -36,6 +36,7 @@ from miner.gateway.routes import Route
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.shared import SharedCounters
 from miner.gateway.stages import Stage
+from miner.gateway.tracing import make_tracing
 
 __all__ = ["GATEWAY", "ROUTES", "create_app"]
 
@@ -125,6 +126,9 @@ def default_stages(settings: GatewaySettings) -> list[Stage]:
     stages: list[Stage] = [Metrics(limiter), Hosts(settings), access, limiter]
     if settings.serve_log != "off":
         stages.insert(0, (PromptLog if settings.serve_log_prompts else AccessLog)(settings.serve_log))
+    tracing = make_tracing()
+    if tracing is not None:
+        stages.insert(0, tracing)
     hooks = find_hooks()
     if hooks:
         stages.append(Admission(hooks, settings.serve_admission_timeout))
