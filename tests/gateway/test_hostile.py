@@ -94,7 +94,9 @@ async def test_a_client_that_closes_its_half_has_hung_up():
     async with serving(Endless(config(default_model="m"))) as served:
         body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", port(served))
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         await asyncio.wait_for(reader.readuntil(b"x"), WAIT)
         writer.write_eof()
         await asyncio.wait_for(closed.wait(), WAIT)
