@@ -1,0 +1,228 @@
+"""How soon an engine's slot is free after its caller has left, by the engine's own count.
+
+    python -m bench.cancel                          llama.cpp, the demo model
+    VLLM_API_BASE=http://... python -m bench.cancel vllm     a vLLM server that runs already and serves nobody else
+
+A request is left while it waits, while its prompt is read, or while it generates; by cancelling its task or by leaving
+the loop; on an engine that is otherwise idle or whose other slots are busy. llama.cpp is asked at /slots, vLLM at
+/metrics (num_requests_running), every 20 ms: that is how exact the numbers are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import random
+import re
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import aiohttp
+
+from miner.config.config import MinerConfig
+from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.llm_vllm import VLLMService
+from miner.core.llms.LLMService import LLMService
+
+POLL = 0.02
+LIMIT = 30.0
+SLOTS = 4
+LONG = "Once upon a time there was a word. " * 200
+"""Some 1800 tokens: seconds of reading."""
+
+_numbers = itertools.count(1)
+
+
+class Engine(Protocol):
+    """An engine behind a service, and what it says of itself."""
+
+    service: LLMService
+
+    async def busy(self) -> int:
+        """Requests that it works on."""
+
+
+class LlamaCpp:
+    """Our own child with four slots."""
+
+    def __init__(self, service: LlamaCppService, session: aiohttp.ClientSession, base: str) -> None:
+        self.service: LLMService = service
+        self._session = session
+        self._base = base
+
+    async def busy(self) -> int:
+        async with self._session.get(f"{self._base}/slots") as response:
+            return sum(slot["is_processing"] for slot in await response.json())
+
+
+class VLLM:
+    """A server at VLLM_API_BASE."""
+
+    def __init__(self, service: VLLMService, session: aiohttp.ClientSession) -> None:
+        self.service: LLMService = service
+        self._session = session
+        self._base = service.config.vllm_api_base.removesuffix("/v1")
+
+    async def busy(self) -> int:
+        async with self._session.get(f"{self._base}/metrics") as response:
+            running = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", await response.text(), re.M)
+        assert running is not None
+        return int(float(running[1]))
+
+
+async def _until(true: Callable[[], Awaitable[bool]], every: float = POLL) -> float:
+    """Seconds until it is true."""
+    began = time.perf_counter()
+    while not await true():
+        if time.perf_counter() - began > LIMIT:
+            raise SystemExit(f"nothing changed within {LIMIT:g} s: does the engine serve somebody else too?")
+        await asyncio.sleep(every)
+    return time.perf_counter() - began
+
+
+async def _works_on(engine: Engine, count: int) -> float:
+    """Seconds until the engine works on so many requests."""
+
+    async def reached() -> bool:
+        return await engine.busy() == count
+
+    return await _until(reached)
+
+
+def _options(tokens: int = 1000) -> dict[str, Any]:
+    return {"max_tokens": tokens, "extra": {"ignore_eos": True}}
+
+
+@asynccontextmanager
+async def _others(engine: Engine, count: int) -> AsyncIterator[None]:
+    """So many generations besides, for the length of the block."""
+
+    async def generate() -> None:
+        while True:
+            async for _ in engine.service.stream("Count to a thousand.", **_options()):
+                pass
+
+    tasks = [asyncio.create_task(generate()) for _ in range(count)]
+    try:
+        await _works_on(engine, count)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _works_on(engine, 0)
+
+
+async def _cancelled(engine: Engine, stage: str, way: str, others: int) -> float:
+    """Seconds from leaving until the slot is free."""
+    service = engine.service
+    # No prompt twice: what is in the cache is not read again.
+    text = f"Text {next(_numbers)}. {LONG if stage == 'prefill' else 'Count to a thousand.'}"
+    arrived = asyncio.Event()
+
+    async def stream() -> None:
+        async for chunk in service.stream(text, **_options()):
+            if chunk.content:
+                arrived.set()
+
+    if way == "leaving the loop":
+        async with service.stream(text, **_options()) as chunks:
+            async for chunk in chunks:
+                if chunk.content:
+                    break
+            began = time.perf_counter()
+    else:
+        task = asyncio.create_task(stream() if way == "cancelling a stream" else service.generate(text, **_options()))
+        await _works_on(engine, others + 1)
+        if stage == "decode":
+            await (arrived.wait() if way == "cancelling a stream" else asyncio.sleep(1.0))
+        else:
+            await asyncio.sleep(random.uniform(0.1, 0.6))
+            assert not arrived.is_set(), "the prompt is too short: it was read already"
+        began = time.perf_counter()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await _works_on(engine, others)
+    return time.perf_counter() - began
+
+
+async def _left_in_queue(service: LLMService, way: str) -> float:
+    """Seconds from leaving until the place in our own queue is free."""
+    call = service.generate("Hello", **_options()) if way == "cancelling a call" else _read(service)
+    task = asyncio.create_task(call)
+
+    async def waits() -> bool:
+        return any(engine.queued for engine in (await service.health()).engines)
+
+    async def gone() -> bool:
+        return not await waits()
+
+    await _until(waits)
+    began = time.perf_counter()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await _until(gone, 0.001)
+    return time.perf_counter() - began
+
+
+async def _read(service: LLMService) -> None:
+    async for _ in service.stream("Hello", **_options()):
+        pass
+
+
+def _row(stage: str, way: str, others: int, seconds: list[float]) -> None:
+    row = [stage, way, str(others), f"{statistics.median(seconds) * 1000:.0f}", f"{max(seconds) * 1000:.0f}"]
+    print(f"| {' | '.join(row)} |", flush=True)
+
+
+async def measure(engine: Engine, repeats: int, *, queue: bool) -> None:
+    """The table of one engine."""
+    print("| left in | by | other requests | median, ms | longest, ms |\n|---|---|---|---|---|")
+    if queue:
+        async with _others(engine, SLOTS):
+            for way in ("cancelling a call", "cancelling a stream"):
+                _row("queue", way, SLOTS, [await _left_in_queue(engine.service, way) for _ in range(repeats)])
+    for others in (0, SLOTS - 1):
+        async with _others(engine, others):
+            for stage in ("prefill", "decode"):
+                for way in ("cancelling a call", "cancelling a stream", "leaving the loop"):
+                    if (stage, way) != ("prefill", "leaving the loop"):  # nothing has come by then: no loop to leave
+                        _row(stage, way, others,
+                             [await _cancelled(engine, stage, way, others) for _ in range(repeats)])  # fmt: skip
+
+
+async def llamacpp(repeats: int, batch: int | None) -> None:
+    given = {"llamacpp_batch_size": batch} if batch else {}
+    config = MinerConfig(_env_file=None, llamacpp_parallel=SLOTS, llamacpp_ctx_size=4096, **given)
+    async with LlamaCppService(config) as service:
+        await service.generate("Hello", max_tokens=1)
+        # Where our child listens is nobody's business but that of this bench.
+        address = next(iter(service._engines._running.values())).address
+        connector = aiohttp.UnixConnector(str(address.unix_socket)) if address.unix_socket else None
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await measure(LlamaCpp(service, session, address.base_url), repeats, queue=True)
+
+
+async def vllm(repeats: int) -> None:
+    config = MinerConfig(_env_file=None)
+    async with VLLMService(config) as service, aiohttp.ClientSession() as session:
+        await measure(VLLM(service, session), repeats, queue=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine", nargs="?", choices=("llamacpp", "vllm"), default="llamacpp")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, help="LLAMACPP_BATCH_SIZE: prompt tokens read in one go")
+    args = parser.parse_args()
+    print(f"{args.engine}, {args.repeats} times each, load {os.getloadavg()[0]:.1f}\n")
+    asyncio.run(llamacpp(args.repeats, args.batch) if args.engine == "llamacpp" else vllm(args.repeats))
+
+
+if __name__ == "__main__":
+    main()
