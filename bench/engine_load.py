@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from miner.config.config import MinerConfig
+from miner.core.engine.launchers import clean_environment
 from miner.core.engine.settings import wheel_orders
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.llamacpp_models import find_model, spec_of
@@ -149,14 +150,19 @@ class Bare:
 
 
 @asynccontextmanager
-async def bare_server(spec: EngineSpec) -> AsyncIterator[str]:
-    """Address of the engine's own server, started with what the service's engine is started with."""
+async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> AsyncIterator[str]:
+    """Address of the engine's own server, started with what the service's engine is started with.
+
+    Args:
+        own_environment: leave out what miner's launcher sets (GOMP_SPINCOUNT), which matters on a busy machine only.
+    """
     orders = wheel_orders(spec)
     assert not orders["constants"] or set(orders["constants"]) <= {"flash_attn_type", "cache_type_k", "cache_type_v"}
     values = json.dumps({**orders["values"], "fit_params": False})
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(__file__).with_name("bare_engine.py")), values,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=None if own_environment else clean_environment(),
         start_new_session=True,  # as miner's own child is: Linux shares the processor out between sessions
     )  # fmt: skip
     assert process.stdout is not None
