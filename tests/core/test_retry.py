@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from miner.core.llms.LLMService import LLMService
 from miner.core.llms.retry import Retries
+from miner.core.wire import LLMChunk
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -22,7 +24,7 @@ from miner.errors import (
     MinerError,
     StreamInterruptedError,
 )
-from tests.core.services import ENGINES, ask, closed_port, service_at, speaking_to
+from tests.core.services import ENGINES, ask, closed_port, service_at, settings, speaking_to
 from tests.core.test_failures import MODES, Faulty, aborted
 from tests.servers import faults
 from tests.servers.faults import Behaviour
@@ -104,6 +106,28 @@ async def test_never_after_the_first_byte_of_the_answer(fault: Behaviour, engine
         with pytest.raises(StreamInterruptedError):
             await ask(service, "stream")
         assert (service.retries, posts(server)) == (0, 1)
+
+
+class Stumbling(LLMService):
+    """Says after its first chunk what would be worth a retry before it."""
+
+    asked = 0
+
+    async def _stream(self, request: Any) -> Any:
+        self.asked += 1
+        yield [LLMChunk(content="Hel")]
+        raise BackendUnavailableError("gone", backend="stumbling")
+
+
+async def test_never_after_the_first_byte_whatever_the_error_says_of_itself():
+    service = Stumbling(settings(max_retries=3))
+    stream = service.stream("hi")
+    assert (await anext(stream)).content == "Hel"
+    with pytest.raises(BackendUnavailableError) as caught:
+        await anext(stream)
+    assert caught.value.retryable
+    assert caught.value.partial.content == "Hel"
+    assert (service.asked, service.retries) == (1, 0)
 
 
 @pytest.mark.parametrize("mode", MODES)

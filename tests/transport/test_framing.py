@@ -125,6 +125,12 @@ def test_an_event_of_several_lines_is_joined():
     assert fed(SSEDecoder(), [b"data: a\ndata: b\n\n"]) == [b"a\nb"]
 
 
+def test_an_event_of_several_lines_is_joined_wherever_its_line_ends_are_cut():
+    body = b"data: a\r\ndata: b\r\n\r\ndata: c\rdata: d\r\r"
+    for at in range(len(body) + 1):
+        assert fed(SSEDecoder(), [body[:at], body[at:]]) == [b"a\nb", b"c\nd"], at
+
+
 def test_keep_alive_comments_alone_are_no_message():
     decoder = SSEDecoder()
     assert decoder.feed(b": keep-alive\n\n:\n\n: keep-alive\n\n") == []
