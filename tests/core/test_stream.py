@@ -56,6 +56,17 @@ async def by_aclose_of_the_iterator(stream: LLMStream) -> None:
     await iterator.aclose()
 
 
+HELD: list[Any] = []
+
+
+async def by_aclose_while_somebody_holds_the_iterator(stream: LLMStream) -> None:
+    HELD.append(aiter(stream))
+    await anext(HELD[-1])
+    await stream.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(HELD[-1])
+
+
 async def by_leaving_the_block(stream: LLMStream) -> None:
     async with stream:
         await anext(stream)
@@ -142,7 +153,8 @@ async def by_aclose_of_another_task(stream: LLMStream) -> None:
 
 
 WAYS = [
-    by_break, by_an_exception, by_aclose, by_aclose_of_the_iterator, by_leaving_the_block, by_break_inside_a_block,
+    by_break, by_an_exception, by_aclose, by_aclose_of_the_iterator, by_aclose_while_somebody_holds_the_iterator,
+    by_leaving_the_block, by_break_inside_a_block,
     by_an_exception_inside_a_block, by_aclosing, by_cancelling_the_task, by_a_timeout_around_it, by_collect_cancelled,
     by_batches_left, by_batches_inside_a_block, by_aclose_of_another_task,
 ]  # fmt: skip
