@@ -6,19 +6,18 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miner.core.engine.launchers import find_launcher
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
-from miner.core.engine.process import EngineProcess
 from miner.core.engine.spec import Address, EngineSpec
-from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, load_of, spec_of
+from miner.core.llms.llamacpp_fit import FittedProcess, memory_within
+from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, spec_of
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.models.gguf import GGUFHeader
 from miner.core.models.memory import available_memory
-from miner.core.models.verdict import judge
 from miner.core.transport.faults import Origin
 from miner.core.transport.http import HttpClient
 from miner.core.wire import EngineStatus, Progress
@@ -26,7 +25,6 @@ from miner.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
-    EngineStartError,
     StreamInterruptedError,
 )
 
@@ -65,12 +63,13 @@ class LocalEngines:
         settings = self._settings
         launcher = find_launcher(settings.llamacpp_server)
         start_timeout = settings.llamacpp_start_timeout
+        budget = self._budget()
         headers = self._headers  # the pool must not hold its owner: it outlives it, to stop the engines
         pool = EnginePool(
-            lambda spec: EngineProcess(spec, launcher, start_timeout=start_timeout),
-            memory_of=lambda spec: load_of(spec).estimate(headers[spec]).ram,
+            lambda spec: FittedProcess(spec, launcher, headers[spec], start_timeout=start_timeout),
+            memory_of=lambda spec: memory_within(spec, headers[spec], budget),
             limits=PoolLimits(
-                memory_budget=self._budget(),
+                memory_budget=budget,
                 max_queue=settings.max_queue,
                 queue_timeout=settings.queue_timeout,
                 max_loaded=settings.llamacpp_max_loaded,
@@ -119,34 +118,13 @@ class LocalEngines:
             EngineCrashedError: it died while the block ran; in place of the broken connection that was seen of it.
         """
         model, spec = self.local(name)
-        await self._check_fit(model, spec)
+        self._headers[spec] = model.header
         async with self._pool.lease(spec, keep_alive=keep_alive, on_progress=on_progress) as lease:
             try:
                 yield self._client_of(spec, lease.address), lease
             except (StreamInterruptedError, BackendUnavailableError, BackendTimeoutError) as error:
                 await _explain(lease, error)
                 raise
-
-    async def _check_fit(self, model: LocalModel, spec: EngineSpec) -> None:
-        """Refuse a load that cannot succeed, before the engine tries."""
-        self._headers[spec] = model.header
-        engines = self._pool.status()
-        if any(engine.model == spec.alias and engine.state in ("ready", "starting") for engine in engines):
-            return
-        memory = await asyncio.to_thread(available_memory, gpus=spec.n_gpu_layers != 0)
-        if memory.available is not None:
-            # Idle engines give way to this one.
-            free = memory.available + sum(engine.memory or 0 for engine in engines if not engine.slots_busy)
-            budget = self._settings.llamacpp_memory_budget
-            memory = replace(memory, available=min(free, budget) if budget is not None else free)
-        verdict = judge(model.header, load_of(spec), memory)
-        if verdict.fits is False:
-            raise EngineStartError(
-                f"{spec.alias!r} does not fit into memory. {verdict.reason}",
-                backend=_BACKEND,
-                retryable=False,
-                hint=verdict.hint,
-            )
 
     def _client_of(self, spec: EngineSpec, address: Address) -> Running:
         """The client for this start of an engine; that of an earlier start is dropped."""
