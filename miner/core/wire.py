@@ -284,6 +284,8 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     created: int | None = None
     """Seconds since 1970."""
     digest: str | None = None
+    owned_by: str | None = None
+    """What serves it, in an OpenAI-compatible server's own word."""
 
 
 class EngineStatus(Struct, kw_only=True, omit_defaults=True):

@@ -43,6 +43,7 @@ class StubServer(RawServer):
         reply: Callable[[dict[str, Any]], Reply | Awaitable[Reply]] | Reply = "Hello there.",
         api_key: str | None = None,
         capabilities: Iterable[str] = ("completion", "tools"),
+        owner: str = "test",
         side: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -52,6 +53,8 @@ class StubServer(RawServer):
         self.api_key = api_key
         self.capabilities = list(capabilities)
         """What `/api/show` says of each model."""
+        self.owner = owner
+        """What `/v1/models` says of who serves them."""
         self.side = side or {}
         """Answers to other paths, by path: dict, or a pair of status and dict."""
         self.generations: list[Request] = []
@@ -84,7 +87,7 @@ class StubServer(RawServer):
         if request.path in self.side:
             told = self.side[request.path]
             return told if isinstance(told, tuple) else (200, told)
-        known = side_routes(request, self.models, self.max_model_len)
+        known = side_routes(request, self.models, self.max_model_len, self.owner)
         if request.method in {"GET", "HEAD"}:
             return (200, known) if known is not None else (404, {"detail": "Not Found"})
         body = request.json if isinstance(request.json, dict) else {}

@@ -131,7 +131,7 @@ def answer(request: Request, text: str, model: str | None = None) -> dict[str, A
     return openai_reply(text, model)
 
 
-def models(names: Iterable[str], context: int = 2048) -> dict[str, Any]:
+def models(names: Iterable[str], context: int = 2048, owner: str = "test") -> dict[str, Any]:
     """`/v1/models`, with the fields of vLLM and of llama.cpp."""
     data = [
         {
@@ -139,7 +139,7 @@ def models(names: Iterable[str], context: int = 2048) -> dict[str, Any]:
             "aliases": [name],
             "object": "model",
             "created": 1795354896,
-            "owned_by": "test",
+            "owned_by": owner,
             "root": name,
             "parent": None,
             "max_model_len": context,
@@ -156,7 +156,9 @@ def models(names: Iterable[str], context: int = 2048) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-def side_routes(request: Request, names: list[str], context: int = 2048) -> dict[str, Any] | str | None:
+def side_routes(
+    request: Request, names: list[str], context: int = 2048, owner: str = "test"
+) -> dict[str, Any] | str | None:
     """The answers to what a client asks before it generates; None for anything else."""
     details = {
         "parent_model": "",
@@ -188,7 +190,7 @@ def side_routes(request: Request, names: list[str], context: int = 2048) -> dict
         "/": "Ollama is running",
         "/health": {"status": "ok"},
         "/version": {"version": "0.32.0"},
-        "/v1/models": models(names, context),
+        "/v1/models": models(names, context, owner),
         "/props": {
             "default_generation_settings": {"n_ctx": context},
             "total_slots": 4,

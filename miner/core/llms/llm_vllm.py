@@ -84,7 +84,7 @@ class VLLMService(OpenAIService):
     async def list_models(self) -> list[ModelInfo]:
         models = await super().list_models()
         for model in models:
-            if "reasoning" in (model.capabilities or ()) and not await self._has_parser(model.id):
+            if "reasoning" in (model.capabilities or ()) and not await self._has_parser(model):
                 model.capabilities = (model.capabilities or frozenset()) - {"reasoning"}
         return models
 
@@ -100,14 +100,16 @@ class VLLMService(OpenAIService):
         if request.reasoning:
             info = await self._usable_model(request.model)
             if info is not None:
-                await self._has_parser(info.id)
+                await self._has_parser(info)
         await super()._resolve(request)
 
-    async def _has_parser(self, model: str) -> bool:
-        """Whether the server tells thoughts from text (--reasoning-parser). Without it a wish for thoughts is ignored
-        there without a word. Only its count of thinking tokens tells, so one token is asked for, once for each model.
+    async def _has_parser(self, info: ModelInfo) -> bool:
+        """Whether the server tells thoughts from text (--reasoning-parser). Without it vLLM ignores a wish for thoughts
+        without a word. Only its count of thinking tokens tells, so one token is asked for, once for each model; not of
+        other servers, which count otherwise and may have to load the model first.
         """
-        if model not in self._thinks:
+        model = info.id
+        if info.owned_by == "vllm" and model not in self._thinks:
             body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
             http = self._http()
             try:
@@ -115,10 +117,9 @@ class VLLMService(OpenAIService):
                 usage = decode_event(reply.body).usage if reply.status == 200 else None
             except (BackendError, msgspec.DecodeError):
                 usage = None
-            if usage is None:
-                return True  # not known: the server may say so itself
-            self._thinks[model] = usage.completion_tokens_details is not None
-        return self._thinks[model]
+            if usage is not None:  # else it may say so itself
+                self._thinks[model] = usage.completion_tokens_details is not None
+        return self._thinks.get(model, True)
 
     async def _probe(self, total: float | None) -> frozenset[str]:
         """A vLLM server serves either text or embeddings. A route that it has refuses GET with 405, one that it has not

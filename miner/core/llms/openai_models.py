@@ -26,6 +26,7 @@ class _Model(msgspec.Struct):
     root: str | None = None
     max_model_len: int | None = None
     created: int | None = None
+    owned_by: str | None = None
     meta: _Meta | None = None
 
 
@@ -56,6 +57,7 @@ def _info(model: _Model) -> ModelInfo:
         aliases=[alias for alias in model.aliases if alias != model.id],
         context_length=model.max_model_len or meta.n_ctx,
         created=model.created,
+        owned_by=model.owned_by,
         size=meta.size,
         parameters=meta.n_params,
         quantization=meta.ftype,
