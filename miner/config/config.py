@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr
 
-from miner.config.messages import config_error, unknown_argument
-from miner.core._typing import override
-from miner.errors import ConfigError
+from miner.config.base import Settings
 
 __all__ = ["MinerConfig", "config_of"]
 
@@ -30,7 +27,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
-class MinerConfig(BaseSettings):
+class MinerConfig(Settings):
     """All settings of the library, the gateway and the command line.
 
     Fields can be assigned after construction; a service reads them when it needs them.
@@ -38,17 +35,6 @@ class MinerConfig(BaseSettings):
     Raises:
         ConfigError: a value is wrong, or an argument is no setting.
     """
-
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        case_sensitive=False,
-        validate_assignment=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
 
     llm_backend: str = Field("llamacpp", min_length=1)
     """Which backend serves: a name from `miner backends`."""
@@ -124,27 +110,9 @@ class MinerConfig(BaseSettings):
     queue_timeout: Seconds = 300.0
     """Seconds that a request waits for a slot at most."""
 
+    # Here and not only in the base: else type checkers make one whose arguments must have the fields' exact types.
     def __init__(self, **settings: Any) -> None:
-        unknown = [
-            name for name in settings if name.lower() not in type(self).model_fields and not name.startswith("_")
-        ]
-        if unknown:
-            raise unknown_argument(unknown[0], type(self).model_fields)
-        try:
-            super().__init__(**settings)
-        except UnicodeDecodeError as error:
-            raise ConfigError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
-        except ValidationError as error:
-            raise config_error(error, type(self), settings) from None
-
-    @override
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in type(self).model_fields:
-            raise unknown_argument(name, type(self).model_fields)
-        try:
-            super().__setattr__(name, value)
-        except ValidationError as error:
-            raise config_error(error, type(self), {name: value}) from None
+        super().__init__(**settings)
 
 
 class _Completed:

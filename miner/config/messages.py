@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from miner.errors import ConfigError
@@ -18,14 +18,14 @@ __all__ = ["config_error", "unknown_argument"]
 _SECRET = ("key", "token", "secret", "password")
 
 
-def unknown_argument(name: str, known: Iterable[str]) -> ConfigError:
+def unknown_argument(name: str, cls: type[BaseSettings]) -> ConfigError:
     """The error for an argument that is no setting, with the nearest name."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    near = difflib.get_close_matches(name.lower(), list(cls.model_fields), n=1)
     hint = f"Did you mean {near[0]}?" if near else "Settings are listed in .env.example."
-    return ConfigError(f"MinerConfig has no setting {name!r}.", hint=hint)
+    return ConfigError(f"{cls.__name__} has no setting {name!r}.", hint=hint)
 
 
-def config_error(error: ValidationError, cls: type[BaseSettings], given: Mapping[str, Any]) -> ConfigError:
+def config_error(error: ValidationError, given: Mapping[str, Any]) -> ConfigError:
     """One line for the first wrong value of a settings class."""
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0]).lower() if first["loc"] else "?"

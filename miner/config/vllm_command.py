@@ -5,32 +5,21 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
 
+from miner.config.base import Settings
 from miner.config.config import MinerConfig
-from miner.config.messages import config_error
 from miner.errors import ConfigError
 
 __all__ = ["VLLMCommandConfig", "default_port"]
 
 
-class VLLMCommandConfig(BaseSettings):
+class VLLMCommandConfig(Settings):
     """What a vLLM server is started with, from the arguments, the environment and .env, in this order.
 
     Raises:
-        ConfigError: a value is wrong.
+        ConfigError: a value is wrong, or an argument is no setting.
     """
-
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        case_sensitive=False,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
 
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs that share one model."""
@@ -39,11 +28,9 @@ class VLLMCommandConfig(BaseSettings):
     max_model_len: int | None = Field(None, ge=1)
     """Context length in tokens; default: the model's own."""
 
+    # Here and not only in the base: else type checkers make one whose arguments must have the fields' exact types.
     def __init__(self, **settings: Any) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise config_error(error, type(self), settings) from None
+        super().__init__(**settings)
 
 
 def default_port(config: MinerConfig) -> int:

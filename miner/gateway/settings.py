@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
 
-from miner.config.messages import config_error, unknown_argument
+from miner.config.base import Settings
+from miner.config.config import Seconds
 
 __all__ = ["GatewaySettings"]
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-
-class GatewaySettings(BaseSettings):
+class GatewaySettings(Settings):
     """Settings of the gateway, from the same places as MinerConfig's: arguments, environment, `.env`, defaults.
 
     Raises:
         ConfigError: a value is wrong, or an argument is no setting.
     """
-
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        case_sensitive=False,
-        hide_input_in_errors=True,
-    )
 
     serve_host: str = Field("127.0.0.1", min_length=1)
     serve_port: int = Field(8088, ge=0, le=65535)
@@ -86,11 +75,6 @@ class GatewaySettings(BaseSettings):
     serve_log_prompts: bool = False
     """Write prompts and replies to the log."""
 
+    # Here and not only in the base: else type checkers make one whose arguments must have the fields' exact types.
     def __init__(self, **settings: Any) -> None:
-        unknown = [name for name in settings if name not in type(self).model_fields and not name.startswith("_")]
-        if unknown:
-            raise unknown_argument(unknown[0], type(self).model_fields)
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise config_error(error, type(self), settings) from None
+        super().__init__(**settings)

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from miner.config.config import MinerConfig, config_of
 from miner.config.vllm_command import VLLMCommandConfig, default_port
 from miner.errors import ConfigError
+from tests.config.conftest import ALL
 
 # One value that is not the default for each field, as text and as the field then holds it.
 CHANGED = {
@@ -137,6 +138,14 @@ def test_an_unknown_argument_is_an_error_with_the_nearest_name(argument, near):
 def test_an_argument_like_nothing_points_at_the_list():
     with pytest.raises(ConfigError, match=r"no setting 'zzz'\. Settings are listed in \.env\.example\."):
         MinerConfig(zzz=1)
+
+
+@pytest.mark.parametrize("settings", ALL)
+def test_each_class_of_settings_refuses_under_its_own_name_what_is_none_of_its(settings):
+    with pytest.raises(ConfigError, match=f"^{settings.__name__} has no setting 'zzz'"):
+        settings(zzz=1)
+    with pytest.raises(ConfigError, match=f"^{settings.__name__} has no setting 'zzz'"):
+        settings().zzz = 1
 
 
 WRONG = [
@@ -286,8 +295,8 @@ def test_the_vllm_commands_port():
         default_port(MinerConfig(vllm_api_base="http://h:x/v1"))
 
 
-def test_an_env_file_that_is_no_text_is_told(tmp_path, monkeypatch):
-    (tmp_path / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("settings", ALL)
+def test_an_env_file_that_is_no_text_is_told(settings, empty_folder):
+    (empty_folder / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
     with pytest.raises(ConfigError, match="UTF-8"):
-        MinerConfig()
+        settings()

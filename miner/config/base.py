@@ -1,0 +1,56 @@
+"""What all settings classes have in common: where a value comes from, and what a wrong one says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from miner.config.messages import config_error, unknown_argument
+from miner.core._typing import override
+from miner.errors import ConfigError
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """Settings from, first to last: the arguments, the environment, `.env` in the working directory, the default.
+
+    Fields can be assigned after construction, and are checked then too.
+
+    Raises:
+        ConfigError: a value is wrong, or an argument is no setting.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        case_sensitive=False,
+        validate_assignment=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
+
+    def __init__(self, **settings: Any) -> None:
+        cls = type(self)
+        unknown = [name for name in settings if name.lower() not in cls.model_fields and not name.startswith("_")]
+        if unknown:
+            raise unknown_argument(unknown[0], cls)
+        try:
+            super().__init__(**settings)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
+        except ValidationError as error:
+            raise config_error(error, settings) from None
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in type(self).model_fields:
+            raise unknown_argument(name, type(self))
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise config_error(error, {name: value}) from None
