@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from miner.config.messages import config_error, unknown_argument
+from miner.config.messages import config_error, unknown_argument, without_password
 from miner.core._typing import override
 from miner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Settings"]
 
@@ -54,3 +57,9 @@ class Settings(BaseSettings):
             super().__setattr__(name, value)
         except ValidationError as error:
             raise config_error(error, {name: value}) from None
+
+    @override
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # An address may carry a password; keys are SecretStr.
+        for name, value in super().__repr_args__():
+            yield name, without_password(value) if isinstance(value, str) and "://" in value else value

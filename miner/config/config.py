@@ -6,24 +6,15 @@ directory, the default. Names are the fields' names in upper case; case does not
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from miner.config.base import Settings
+from miner.config.values import HttpUrl, Seconds
 
 __all__ = ["MinerConfig", "config_of"]
 
-
-def _http_url(value: str) -> str:
-    """An http(s) address without a trailing slash."""
-    if not value.startswith(("http://", "https://")) or len(value.split("://", 1)[1].strip("/")) == 0:
-        raise ValueError("must start with http:// or https:// and name a host, such as http://localhost:8000/v1")
-    return value.rstrip("/")
-
-
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 

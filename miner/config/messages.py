@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from miner.errors import ConfigError
@@ -13,9 +14,16 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_settings import BaseSettings
 
-__all__ = ["config_error", "unknown_argument"]
+__all__ = ["config_error", "unknown_argument", "without_password"]
 
 _SECRET = ("key", "token", "secret", "password")
+_BEFORE_HOST = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)
+"""Up to the last @: a password may hold what ends it in a well-formed address."""
+
+
+def without_password(text: str) -> str:
+    """An address, or what was meant as one, without what may be a user's name and password."""
+    return _BEFORE_HOST.sub(r"\1***@", text)
 
 
 def unknown_argument(name: str, cls: type[BaseSettings]) -> ConfigError:
@@ -39,15 +47,16 @@ def config_error(error: ValidationError, given: Mapping[str, Any]) -> ConfigErro
 
 def _value(name: str, given: Mapping[str, Any]) -> str:
     """The wrong value as it was written. The error itself does not carry it: it might be a secret."""
-    for key, value in given.items():
-        if key.lower() == name:
-            return repr(value)
-    for key, value in os.environ.items():
-        if key.lower() == name:
-            return repr(value)
+    for source in _sources(given):
+        for key, value in source.items():
+            if key.lower() == name:
+                return without_password(repr(value))
+    return "?"
+
+
+def _sources(given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield given
+    yield os.environ
     from dotenv import dotenv_values
 
-    for key, text in dotenv_values(".env").items():
-        if key.lower() == name:
-            return repr(text)
-    return "?"
+    yield dotenv_values(".env")

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from miner.config.base import Settings
 from miner.config.config import MinerConfig
-from miner.errors import ConfigError
 
 __all__ = ["VLLMCommandConfig", "default_port"]
 
@@ -34,12 +33,5 @@ class VLLMCommandConfig(Settings):
 
 
 def default_port(config: MinerConfig) -> int:
-    """The port at which VLLM_API_BASE expects the server; 8000 where it names none.
-
-    Raises:
-        ConfigError: what stands there is no port.
-    """
-    try:
-        return urlsplit(config.vllm_api_base).port or 8000
-    except ValueError:
-        raise ConfigError(f"VLLM_API_BASE={config.vllm_api_base!r}: its port is none.") from None
+    """The port at which VLLM_API_BASE expects the server; 8000 where it names none."""
+    return urlsplit(config.vllm_api_base).port or 8000

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from miner.config.base import Settings
-from miner.config.config import Seconds
+from miner.config.values import Seconds
 
 __all__ = ["GatewaySettings"]
 

@@ -1,0 +1,35 @@
+"""Kinds of values that several settings have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+__all__ = ["HttpUrl", "Seconds"]
+
+
+def _http_url(value: str) -> str:
+    """An http(s) address without a trailing slash."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError(_HTTP)
+    try:
+        parts = urlsplit(value)
+    except ValueError:  # such as an IPv6 address without its closing bracket
+        raise ValueError(_HTTP) from None
+    if not parts.hostname:
+        raise ValueError(_HTTP)
+    try:
+        port = parts.port
+    except ValueError:  # its own words would show what may be part of a password
+        port = 0
+    if port == 0:
+        raise ValueError("its port must be a number from 1 to 65535, such as 8000 in http://localhost:8000/v1")
+    return value.rstrip("/")
+
+
+_HTTP = "must start with http:// or https:// and name a host, such as http://localhost:8000/v1"
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
