@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from miner.config.messages import config_error, unknown_argument, without_password
@@ -37,6 +37,14 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1; a setting that is given so is a mistake."""
+        if isinstance(value, bool) and _holds_a_number(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("must be a number, not True or False")
+        return value
+
     def __init__(self, **settings: Any) -> None:
         cls = type(self)
         unknown = [name for name in settings if name.lower() not in cls.model_fields and not name.startswith("_")]
@@ -63,3 +71,8 @@ class Settings(BaseSettings):
         # An address may carry a password; keys are SecretStr.
         for name, value in super().__repr_args__():
             yield name, without_password(value) if isinstance(value, str) and "://" in value else value
+
+
+def _holds_a_number(kind: Any) -> bool:
+    """Whether a field of this type is a number: also where it may be None, or is bounded."""
+    return kind in (int, float) or any(map(_holds_a_number, get_args(kind)))

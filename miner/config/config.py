@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from miner.config.base import Settings
-from miner.config.values import HttpUrl, Seconds
+from miner.config.values import HttpUrl, PathText, Seconds, path_as_text
 
 __all__ = ["MinerConfig", "config_of"]
 
@@ -44,9 +44,9 @@ class MinerConfig(Settings):
     allow_remote_images: bool = False
     """Let the engine fetch images that a request names by http(s) URL."""
 
-    model_path: str | None = None
+    model_path: PathText | None = None
     """llama.cpp: a .gguf file, or a model's name; then this is the only model."""
-    models_dir: str | None = None
+    models_dir: PathText | None = None
     """Folder of .gguf files; default: `miner/models` in the user's cache folder."""
 
     ollama_base_url: HttpUrl = "http://localhost:11434"
@@ -64,7 +64,7 @@ class MinerConfig(Settings):
     """A llama.cpp server that runs already; then no engine is started."""
     llamacpp_api_key: SecretStr | None = None
     """Key of that server."""
-    llamacpp_server: str | None = None
+    llamacpp_server: PathText | None = None
     """A `llama-server` binary to run in place of the xllamacpp wheel."""
     llamacpp_timeout: Seconds = 300.0
     """Longest silence of the engine, in seconds."""
@@ -85,7 +85,7 @@ class MinerConfig(Settings):
     """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done."""
     llamacpp_pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
     """How an embedding model makes one vector of many; set: embeddings are served (rank: reranking)."""
-    llamacpp_chat_template: str | None = None
+    llamacpp_chat_template: PathText | None = None
     """File with a Jinja chat template to use in place of the model's own."""
     llamacpp_memory_budget: int | None = Field(None, ge=1)
     """Bytes that all loaded engines may take; default: four fifths of the memory that is free at the start."""
@@ -115,7 +115,7 @@ class _Completed:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._given, name, None)
         if value is not None:
-            return value
+            return path_as_text(value)
         field = MinerConfig.model_fields.get(name)
         if field is None:
             raise AttributeError(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-__all__ = ["HttpUrl", "Seconds"]
+__all__ = ["HttpUrl", "PathText", "Seconds", "path_as_text"]
 
 
 def _http_url(value: str) -> str:
@@ -31,5 +32,12 @@ def _http_url(value: str) -> str:
 
 _HTTP = "must start with http:// or https:// and name a host, such as http://localhost:8000/v1"
 
+
+def path_as_text(value: Any) -> Any:
+    """A path object's text; anything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PathText = Annotated[str, BeforeValidator(path_as_text)]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from miner.config.base import Settings
-from miner.config.values import Seconds
+from miner.config.values import PathText, Seconds
 
 __all__ = ["GatewaySettings"]
 
@@ -27,7 +27,7 @@ class GatewaySettings(Settings):
 
     api_keys: SecretStr | None = None
     """Keys that clients must send, with commas between; each of 16 characters or more."""
-    api_keys_file: str | None = None
+    api_keys_file: PathText | None = None
     """File of hashed keys, kept by `miner keys`; default: `miner/keys.json` in the user's config folder."""
     serve_allow_unauthenticated: bool = False
     """Serve a non-loopback address without keys."""

@@ -6,6 +6,7 @@ import pickle
 import pprint
 import traceback
 import types
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from miner.config.config import MinerConfig, config_of
 from miner.config.vllm_command import VLLMCommandConfig, default_port
 from miner.errors import ConfigError
+from miner.gateway.settings import GatewaySettings
 from tests.config.conftest import ALL
 
 # One value that is not the default for each field, as text and as the field then holds it.
@@ -199,6 +201,41 @@ def test_a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed(
     assert "\n" not in message
     assert caught.value.__cause__ is None
     assert getattr(config, name) == MinerConfig.model_fields[name].default
+
+
+NUMBERS = [name for name, (_, value) in CHANGED.items() if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize("truth", [True, False])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_truth_value_is_no_number(name, truth):
+    for settle in (lambda: MinerConfig(**{name: truth}), lambda: setattr(MinerConfig(), name, truth)):
+        with pytest.raises(ConfigError, match=f"^{name.upper()}={truth}: must be a number, not True or False\\.$"):
+            settle()
+
+
+@pytest.mark.parametrize("settings", ALL)
+def test_no_class_of_settings_takes_a_truth_value_for_anything_but_a_switch(settings):
+    for name, field in settings.model_fields.items():
+        if isinstance(field.default, bool):
+            assert getattr(settings(**{name: not field.default}), name) is not field.default
+        else:
+            with pytest.raises(ConfigError, match=f"^{name.upper()}"):
+                settings(**{name: True})
+    with pytest.raises(ConfigError, match="'on', 'off' or 'auto'"):
+        MinerConfig(llamacpp_flash_attn=True)
+
+
+@pytest.mark.parametrize("name", ["model_path", "models_dir", "llamacpp_server", "llamacpp_chat_template"])
+def test_paths_may_be_path_objects(name):
+    assert getattr(MinerConfig(**{name: Path("/a/b")}), name) == "/a/b"
+    config = MinerConfig()
+    setattr(config, name, Path("/a/b"))
+    assert getattr(config, name) == "/a/b"
+    assert getattr(config_of(types.SimpleNamespace(**{name: Path("/a/b")})), name) == "/a/b"
+    assert GatewaySettings(api_keys_file=Path("/a/b")).api_keys_file == "/a/b"
+    with pytest.raises(ConfigError, match=r"^DEFAULT_MODEL="):
+        MinerConfig(default_model=Path("/a/b"))
 
 
 def test_of_several_wrong_values_one_is_told_and_the_others_are_counted(monkeypatch):
