@@ -17,6 +17,7 @@ from aiohttp import web
 from miner.core.llms.LLMService import LLMService
 from miner.errors import ConfigError, MinerError
 from miner.gateway.app import GATEWAY, create_app
+from miner.gateway.console import announce, give_up_unwritten, open_missing
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import interrupt
 from miner.gateway.listening import BACKLOG, listen, refuse_open_address, shown
@@ -56,6 +57,7 @@ def run(plan: Plan) -> int:
     Raises:
         ConfigError: an address without keys, or one that cannot be had.
     """
+    open_missing()
     settings = plan.gateway_settings()
     refuse_open_address(settings)
     _allow_many_connections()
@@ -65,24 +67,24 @@ def run(plan: Plan) -> int:
         return asyncio.run(supervise(plan, service.name))
     [sockets] = listen(settings)
 
-    def announce() -> None:
+    def told() -> None:
         for one in sockets:
-            print(f"miner: serving {service.name} at {shown(one)}", file=sys.stderr, flush=True)  # noqa: T201
+            announce(f"miner: serving {service.name} at {shown(one)}")
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(service, settings, sockets, announce=announce))
+        return runner.run(serve(service, settings, sockets, told=told))
 
 
 def run_worker(plan: Plan, sockets: list[socket.socket], counters: SharedCounters) -> int:
     """The same in a worker process."""
 
-    def announce() -> None:
+    def told() -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         service, settings = plan.make_service(), plan.gateway_settings()
-        return runner.run(serve(service, settings, sockets, announce=announce, counters=counters))
+        return runner.run(serve(service, settings, sockets, told=told, counters=counters))
 
 
 def _allow_many_connections() -> None:
@@ -123,13 +125,13 @@ async def serve(
     settings: GatewaySettings,
     sockets: list[socket.socket],
     *,
-    announce: Callable[[], None] = lambda: None,
+    told: Callable[[], None] = lambda: None,
     counters: SharedCounters | None = None,
 ) -> int:
     """Serve on these sockets until a signal comes; closes the service.
 
     Args:
-        announce: called when connections are taken.
+        told: called when connections are taken.
         counters: given in a worker: those that all workers share.
     """
     app = create_app(service, settings, counters=counters)
@@ -141,7 +143,7 @@ async def serve(
         with signals.handled(), _parent_watched(signals, counters is not None):
             for one in sockets:
                 await web.SockSite(runner, one, backlog=BACKLOG).start()
-            announce()
+            told()
             _spare_the_collector()
             await signals.first.wait()
             gateway.state = "draining"
@@ -151,6 +153,7 @@ async def serve(
     finally:
         await runner.cleanup()
         await _close(service)
+        give_up_unwritten()
     return 0 if signals.count < 2 else 128 + signals.received
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from miner.errors import ConfigError
+from miner.gateway.console import announce
 from miner.gateway.listening import listen, shown
 from miner.gateway.plan import Plan
 from miner.gateway.shared import SharedCounters
@@ -71,7 +72,7 @@ async def supervise(plan: Plan, backend: str) -> int:
     try:
         await asyncio.gather(*(member.first for member in crew))
         for one in shares[0]:
-            print(f"miner: serving {backend} at {shown(one)} with {count} workers", file=sys.stderr, flush=True)  # noqa: T201
+            announce(f"miner: serving {backend} at {shown(one)} with {count} workers")
         await stop.wait()
     finally:
         stop.set()
