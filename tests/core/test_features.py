@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from miner.core.llms import get_backend
 from miner.core.llms.features import CAPABILITIES, refuse_unsupported
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.options import build_request
 from miner.core.wire import OPTIONS
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from tests.core.services import ENGINES, MESSAGES, WEATHER, read, settings, speaking_to
+from tests.core.test_failures import Faulty
+from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 
 GIVEN: dict[str, Any] = {
@@ -119,6 +122,59 @@ async def test_a_format_that_an_engine_lacks_is_named(form: dict[str, Any], kind
         response = await service.chat_completion(MESSAGES, response_format=form, unsupported="ignore")
         assert response.ignored == ["response_format"]
         assert "format" not in server.bodies[-1]
+
+
+NAMED = [
+    {"role": "system", "content": "be brief", "name": "rules"},
+    {"role": "user", "content": "hi"},
+    {"role": "user", "content": "hi", "name": "alice"},
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_turns_name_is_refused_or_listed_since_no_engine_shows_it_to_the_model(engine: str):
+    async with StubServer() as server, speaking_to(engine, server) as service:
+        for place in (0, 2):
+            with pytest.raises(UnsupportedFeatureError, match=f"does not support messages.{place}.\\.name") as caught:
+                await service.chat_completion([*NAMED[1:2] * place, NAMED[place]])
+            assert caught.value.param == f"messages[{place}].name"
+            assert 'unsupported="ignore"' in (caught.value.hint or "")
+        with pytest.raises(UnsupportedFeatureError, match="name"):
+            await read(service.stream(messages=NAMED))
+        assert server.bodies == []
+        response = await service.chat_completion(NAMED, unsupported="ignore")
+        assert response.ignored == ["messages[0].name", "messages[2].name"]
+        stream = service.stream(messages=NAMED, unsupported="ignore")
+        await read(stream)
+        assert stream.response.ignored == response.ignored
+        assert not any("name" in message for body in server.bodies for message in body["messages"])
+        assert NAMED[2]["name"] == "alice"  # the caller's own are left as they are
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_name_on_a_tools_turn_is_sent(engine: str):
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    turns = [
+        *MESSAGES,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "name": "weather", "content": "rain"},
+    ]
+    async with StubServer() as server, speaking_to(engine, server) as service:
+        assert (await service.chat_completion(turns)).ignored == []
+        sent = server.bodies[0]["messages"][2]
+        assert sent["tool_name" if engine == "ollama" else "name"] == "weather"
+
+
+async def test_the_backend_that_answers_in_anothers_place_lists_the_names_too():
+    async with Faulty(faults.status(503), everywhere=False) as first, StubServer() as second:
+        config = settings(
+            llm_backend="vllm", llm_fallbacks="ollama", vllm_api_base=first.v1, ollama_base_url=second.url,
+            default_model="smollm2",
+        )  # fmt: skip
+        second.models.append("smollm2")
+        async with get_backend(None, config) as service:
+            response = await service.chat_completion(NAMED, unsupported="ignore")
+    assert (response.backend, response.ignored) == ("ollama", ["messages[0].name", "messages[2].name"])
 
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from miner.core.wire import OPTIONS, ChatRequest
+from msgspec.structs import replace
+
+from miner.core.wire import OPTIONS, ChatRequest, Message
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
 __all__ = ["CAPABILITIES", "IGNORABLE", "forget", "refuse_unsupported"]
@@ -21,6 +23,7 @@ IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
 _ALWAYS = frozenset({"timeout", "response_format"})
 """Kept by the base class itself, or told apart by the kind of format."""
 
+_WAY_OUT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
 _UNSET = {"stop": [], "progress": False, "raw": False}
 
 
@@ -61,11 +64,9 @@ def refuse_unsupported(
             forget(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"
-        raise UnsupportedFeatureError(
-            f"{where} does not support {wanted}.",
-            param=param,
-            hint='Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.',
-        )
+        raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=_WAY_OUT)
+    if request.messages is not None and any(map(_named, request.messages)):
+        _refuse_names(request, where, ignore=ignore)
     for place, message in enumerate(request.messages or ()):
         for image in message.images():
             if "images" not in capabilities:
@@ -76,6 +77,22 @@ def refuse_unsupported(
                     param=f"messages[{place}].content",
                     hint="Send it as a data:image/...;base64,... URL.",
                 )
+
+
+def _named(message: Message) -> bool:
+    """Whether a turn says who speaks. On a tool's turn that is the function, which engines take."""
+    return message.name is not None and message.role != "tool"
+
+
+def _refuse_names(request: ChatRequest, where: str, *, ignore: bool) -> None:
+    """A speaker's name: Ollama drops it; vLLM and llama.cpp leave it to the chat template, and templates ignore it."""
+    turns = request.messages or []
+    params = [f"messages[{place}].name" for place, message in enumerate(turns) if _named(message)]
+    if not ignore:
+        raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=_WAY_OUT)
+    # Copies: a fallback is asked with the same turns, and has to list the names too.
+    request.messages = [replace(message, name=None) if _named(message) else message for message in turns]
+    request.ignored = [*request.ignored, *params]
 
 
 def forget(request: ChatRequest, param: str) -> None:

@@ -73,8 +73,6 @@ def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
     thoughts = turn.pop("reasoning", None)
     if thoughts is not None:
         turn[names.get("reasoning_text", "reasoning")] = thoughts
-    if message.role != "tool":
-        turn.pop("name", None)
     return turn
 
 
