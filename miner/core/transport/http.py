@@ -19,6 +19,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.transport.faults import Origin, faults
 from miner.core.transport.framing import FramingError
+from miner.core.transport.redirect import redirected
 
 __all__ = ["ByteStream", "HttpClient", "Reply"]
 
@@ -168,13 +169,19 @@ class HttpClient:
             session = await self._new_session()
         _reused.set(self._reuse)
         try:
-            return await session.request(method, url, data=body, timeout=timeout)
+            response = await session.request(method, url, data=body, timeout=timeout, allow_redirects=False)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # A kept-alive connection that the server has just closed: once more on a fresh one, since not a byte of
             # an answer has come. On a new connection it means something else: the request may have killed the engine.
             if not _reused.get():
                 raise
-            return await session.request(method, url, data=body, timeout=timeout, headers={"Connection": "close"})
+            response = await session.request(
+                method, url, data=body, timeout=timeout, allow_redirects=False, headers={"Connection": "close"}
+            )
+        if 300 <= response.status < 400:
+            response.close()
+            raise redirected(response.status, response.headers.get("Location"), self.origin)
+        return response
 
     async def _new_session(self) -> aiohttp.ClientSession:
         self.discard()
