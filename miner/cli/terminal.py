@@ -107,7 +107,9 @@ class Status:
 
 
 class Notices(logging.Handler):
-    """Shows the library's warnings as lines of ours. What is tried again is told only by the status line."""
+    """Shows the library's warnings as lines of ours. What is tried again is told only by the status line; that an
+    engine has died, by the error that the command ends with.
+    """
 
     def __init__(self, status: Status) -> None:
         super().__init__(logging.WARNING)
@@ -117,6 +119,7 @@ class Notices(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "miner.retry":
             self._status.show(record.getMessage())
+        if record.name in ("miner.retry", "miner.engine"):
             return
         self._status.erase()
         note(f"miner: {record.getMessage()}")

@@ -1,5 +1,6 @@
 """`miner generate` with the real engine and the demo model: no server, no setting."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -115,6 +116,35 @@ def test_a_reader_that_left_stops_the_engine(miner):
     assert process.wait(LONG) == 141
     assert process.stderr.read() == b""
     assert gone(family)
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def test_an_engine_that_dies_in_the_middle_is_told_once(miner):
+    process = miner.start("generate", "--max-tokens", "4000", STORY, **SMALL)
+    assert os.read(process.stdout.fileno(), 1000)
+    kill_all(descendants(process))
+    _, err = process.communicate(timeout=LONG)
+    assert process.returncode == 3
+    first, hint = err.decode().splitlines()
+    assert first.startswith("miner: The llama.cpp engine for demo died (killed by SIGKILL)")
+    assert hint.startswith("  ")
+
+
+def test_an_engine_that_dies_at_its_start_is_told_once(miner):
+    server = miner.folder / "llama-server"
+    options = "--model --alias --ctx-size --parallel --batch-size --ubatch-size --threads --threads-batch "
+    options += "--n-gpu-layers --flash-attn --cache-type-k --cache-type-v --host unix --port --api-key-file --jinja"
+    server.write_text(f'#!/bin/sh\n[ "$1" = --help ] && echo "{options}" && exit\nkill -9 $$\n')
+    server.chmod(0o755)
+    done = miner("generate", "hi", LLAMACPP_SERVER=str(server))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.count(b"miner: ") == done.stderr.count(b"SIGKILL") == 1
+    assert b"did not start" in done.stderr
 
 
 def test_a_cut_answer_and_a_full_context_are_told_apart(miner):
