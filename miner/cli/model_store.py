@@ -13,6 +13,7 @@ from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slot
 from miner.core.models.find import LocatedModel, default_models_dir, list_local, resolve
 from miner.core.models.folder import beside
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.models.hub import Hub
 from miner.core.models.memory import Memory, available_memory
 from miner.core.models.names import group, model_stem, parse_ref
 from miner.core.models.pull import PullProgress, pull
@@ -131,7 +132,9 @@ class LocalStore(Store):
 
     @override
     def pull(self, name: str, tell: Callable[[PullProgress], None]) -> str:
-        return pull(name, self.folder, on_progress=tell).alias
+        token = self.settings.hf_token
+        hub = Hub(self.settings.hf_endpoint, token.get_secret_value().strip() if token else None)
+        return pull(name, self.folder, hub=hub, on_progress=tell).alias
 
     @override
     def remove(self, name: str) -> str:

@@ -39,7 +39,8 @@ class PullBar:
         if self._terminal:
             self._drawn = True
             columns = shutil.get_terminal_size().columns - 1
-            self._put(f"\r\x1b[K{_line(progress, share, columns)}")
+            # The cursor goes back to the beginning, so that what the library says of its retries has a line of its own.
+            self._put(f"\x1b[K{_line(progress, share, columns)}\r")
             return
         key = (progress.file, progress.stage, share // _STEP)
         if key != self._shown and progress.total:

@@ -48,6 +48,10 @@ class MinerConfig(Settings):
     """llama.cpp: a .gguf file, or a model's name; then this is the only model."""
     models_dir: PathText | None = None
     """Folder of .gguf files; default: `miner/models` in the user's cache folder."""
+    hf_endpoint: HttpUrl = "https://huggingface.co"
+    """The hub that `miner models pull` asks."""
+    hf_token: SecretStr | None = None
+    """Token for that hub; default: the one that `hf auth login` has stored."""
 
     ollama_base_url: HttpUrl = "http://localhost:11434"
     ollama_timeout: Seconds = 300.0

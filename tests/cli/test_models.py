@@ -189,6 +189,33 @@ def test_pull_errors(miner, hub):
     assert "hf:owner/repo" in err
 
 
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "HF_TOKEN"])
+def test_pull_honours_dotenv(miner, hub, tmp_path, monkeypatch, name):
+    hub.token = "hf_right"
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_right"}
+    (tmp_path / ".env").write_text(f"{name}={settings.pop(name)}\n")
+    monkeypatch.delenv("HF_ENDPOINT")
+    for other, value in settings.items():
+        monkeypatch.setenv(other, value)
+    assert miner("pull", "hf:owner/model-GGUF")[:2] == (0, "owner/model-GGUF/m-Q4_K_M\n")
+
+
+def test_pull_never_shows_the_token(miner, hub, monkeypatch):
+    hub.token = "hf_right"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    status, out, err = miner("pull", "hf:owner/model-GGUF", "--json")
+    assert status == 1
+    assert "The one that is set was refused." in err
+    assert "hf_wrong" not in out + err
+
+
+def test_pull_without_its_library(miner, hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    status, out, err = miner("pull", "hf:owner/model-GGUF")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == '  Install it with: pip install "llm-service-backends[llamacpp]"'
+
+
 def test_remove_takes_all_parts_and_the_projector(miner, add, folder):
     for name in (
         "see/m-00001-of-00002",
@@ -294,13 +321,13 @@ def test_the_bar_on_a_terminal(monkeypatch):
         bar(PullProgress("waiting", "a/m.gguf", 0, 2, 0, 4 << 30))
         bar(PullProgress("downloading", "a/m.gguf", 1, 2, 1 << 30, 4 << 30, 1 << 20, 3723.0))
     assert terminal.getvalue().replace("\r\x1b[K", "|") == (
-        "|m.gguf: waiting for another download of the same file"
-        "|m.gguf (1 of 2)  [######..................]   25 %  1.00 GiB of 4.00 GiB  1.00 MiB/s  1:02:03 left\n"
+        "\x1b[Km.gguf: waiting for another download of the same file"
+        "|m.gguf (1 of 2)  [######..................]   25 %  1.00 GiB of 4.00 GiB  1.00 MiB/s  1:02:03 left\r\n"
     )
     monkeypatch.setenv("COLUMNS", "40")
     with PullBar() as bar:
         bar(PullProgress("downloading", "a/m.gguf", 1, 1, 1 << 30, 4 << 30, 1 << 20, 65.0))
-    assert len(terminal.getvalue().rpartition("\x1b[K")[2].rstrip("\n")) == 39
+    assert len(terminal.getvalue().rpartition("\x1b[K")[2].rstrip("\r\n")) == 39
 
 
 def test_lines_where_there_is_no_terminal(capsys):

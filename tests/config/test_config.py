@@ -30,6 +30,8 @@ CHANGED = {
     "allow_remote_images": ("yes", True),
     "model_path": ("/m.gguf", "/m.gguf"),
     "models_dir": ("/models", "/models"),
+    "hf_endpoint": ("https://mirror.example/", "https://mirror.example"),
+    "hf_token": ("hf_1234", SecretStr("hf_1234")),
     "ollama_base_url": ("http://h:1/", "http://h:1"),
     "ollama_timeout": ("2", 2.0),
     "ollama_num_ctx": ("2048", 2048),

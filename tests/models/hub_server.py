@@ -20,11 +20,14 @@ class FakeHub:
     wrong_hash: bool = False
     token: str | None = None
     gated: bool = False
+    """The list is open, the files are not."""
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)
     """Each download takes one off: bytes after which the connection is reset."""
     failures: list[int] = field(default_factory=list)
     """Each download takes one off: a status to answer instead."""
+    more: bytes = b""
+    """Comes behind each file."""
     pause: float = 0.0
     """Seconds between two pieces of 16 KiB."""
     silent: threading.Event | None = None
@@ -55,8 +58,12 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         if path.startswith("/cdn/"):
             return self.file(path)
-        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
-            return self.refuse(401, "GatedRepo" if self.hub.gated else "", "Access is restricted")
+        given = self.headers.get("Authorization")
+        listing = path.startswith("/api/models/")
+        if self.hub.token and given != f"Bearer {self.hub.token}" and not (listing and self.hub.gated):
+            if self.hub.gated:
+                return self.refuse(403 if given else 401, "GatedRepo", "Access is restricted")
+            return self.refuse(401, "", "Invalid credentials in Authorization header" if given else "Who are you?")
         if path == "/api/models":
             wanted = parse_qs(url.query)
             names = [
@@ -66,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
                 and name.startswith(wanted.get("author", [""])[0])
             ]
             return self.answer(json.dumps(names).encode())
-        if path.startswith("/api/models/"):
+        if listing:
             return self.listing(path.removeprefix("/api/models/"))
         return self.redirect(path)
 
@@ -81,7 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         for path, content in self.hub.repositories[name].items():
             item = {"rfilename": path}
             if self.hub.lists_hashes:
-                item |= {"size": len(content), "lfs": {"size": len(content), "sha256": self.digest(content)}}
+                lfs = {"size": len(content), "sha256": self.digest(content), "pointerSize": 134}
+                item |= {"size": len(content), "lfs": lfs}
             siblings.append(item)
         return self.answer(json.dumps({"id": name, "sha": REVISION, "siblings": siblings}).encode())
 
@@ -105,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.hub.failures:
             return self.refuse(self.hub.failures.pop(0), "", "as told", {"Retry-After": "7"})
         owner, repo, *rest = path.removeprefix("/cdn/").split("/")
-        content = self.hub.repositories[f"{owner}/{repo}"]["/".join(rest)]
+        content = self.hub.repositories[f"{owner}/{repo}"]["/".join(rest)] + self.hub.more
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")) if self.hub.ranges else 0
         self.send_response(206 if start else 200)
         if start:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import http.client
-import io
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from miner.core.models.hub import Hub, HubFile
 from miner.core.models.names import HubRef
-from miner.errors import BackendError, BackendProtocolError, BackendUnavailableError, MinerError
+from miner.errors import BackendError, BackendProtocolError, BackendUnavailableError
 
-__all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "locked"]
+__all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "lock"]
 
-BLOCK = 1 << 18
-RETRIES = 6
-"""How often in a row nothing may come before the download is given up."""
-PAUSE = 1.0
-"""Seconds before the first of these; each one waits twice as long as the one before."""
-STALL = 120.0
-"""Seconds that another process may hold the same download without a byte of progress."""
+RETRIES = 3
+"""How often in a row huggingface_hub, which tries again by itself, may give up without a byte of progress."""
+PAUSE = 2.0
+"""Seconds before it is asked again; each time twice as long."""
+STALL = 300.0
+"""Seconds that another process may hold the same download without progress."""
 LOOK = 0.25
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ class Speed:
 class Meter:
     """Counts bytes over all files and tells of them a few times a second."""
 
-    def __init__(self, total: int, files: int, tell: Callable[[PullProgress], None] | None) -> None:
+    def __init__(self, total: int, files: int, tell: Callable[[PullProgress], None]) -> None:
         self.total = total
         self.files = files
         self._tell = tell
@@ -98,11 +95,9 @@ class Meter:
         self._told = now
         speed = self._speed.at(done) if stage == "downloading" else None
         left = (self.total - self._before - done) / speed if speed else None
-        if self._tell is not None:
-            progress = PullProgress(
-                stage, self._file, self._number, self.files, self._before + done, self.total, speed, left
-            )
-            self._tell(progress)
+        self._tell(
+            PullProgress(stage, self._file, self._number, self.files, self._before + done, self.total, speed, left)
+        )
 
 
 def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> None:
@@ -110,14 +105,14 @@ def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, me
 
     Raises:
         BackendError: the hub refuses, fails, or sends something else.
-        MinerError: the disk is full.
+        OSError: the disk is full, or fails.
     """
     resumed = part.exists() and part.stat().st_size > 0
-    digest = _fill(hub, ref, revision, file, part, meter)
+    digest = _filled(hub, ref, revision, file, part, meter)
     if digest != (file.sha256 or digest) and resumed:
         # What was there may have been spoiled by a crash of the machine: once more from the start.
         part.unlink()
-        digest = _fill(hub, ref, revision, file, part, meter)
+        digest = _filled(hub, ref, revision, file, part, meter)
     if digest != (file.sha256 or digest):
         part.unlink()
         raise BackendProtocolError(
@@ -130,132 +125,108 @@ def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, me
 
 def digest_of(path: Path, report: Callable[[int], None]) -> str:
     """SHA-256 of a file; `report` gets the bytes read so far."""
-    hasher = hashlib.sha256()
+    hasher, done = hashlib.sha256(), 0
     with path.open("rb") as content:
-        _hash_rest(content, hasher, report)
+        while block := content.read(BLOCK):
+            hasher.update(block)
+            done += len(block)
+            report(done)
     return hasher.hexdigest()
 
 
-@contextmanager
-def locked(place: Path, part: Path, waiting: Callable[[int], None]) -> Iterator[None]:
-    """Hold the file `place` as a lock. It ends with the process, however that ends.
+def lock(held: ExitStack, place: Path, waiting: Callable[[], None]) -> None:
+    """Hold the file `place` as a lock until the stack ends, or the process, however it does. Its holder touches it.
 
     Raises:
-        BackendUnavailableError: another process holds it and has made no progress for two minutes.
+        BackendUnavailableError: another process holds it and has not touched it for some minutes.
     """
-    while True:
-        handle = os.open(place, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            _wait_for(handle, part, waiting)
-            try:
-                current = os.stat(place).st_ino
-            except FileNotFoundError:
-                current = -1
-            if os.fstat(handle).st_ino != current:
-                continue  # whoever had it has removed it in the meantime
-            try:
-                yield
-                return
-            finally:
-                place.unlink(missing_ok=True)
-        finally:
-            os.close(handle)
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # in its list of names, though
 
-
-def _wait_for(handle: int, part: Path, waiting: Callable[[int], None]) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows: two pulls of one file at a time are not kept apart there
     seen, since = -1, time.monotonic()
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(WeakFileLock(place, timeout=LOOK))
+        except TimeoutError:
+            changed, now = place.stat().st_mtime_ns, time.monotonic()
+            if changed != seen:
+                seen, since = changed, now
+            elif now - since > STALL:
+                raise BackendUnavailableError(
+                    f"Another process downloads the same file, and has made no progress for {STALL:.0f} s.",
+                    hint=f"End it, and pull again. It holds {place}.",
+                ) from None
+            waiting()
+        else:
             return
-        except BlockingIOError:
-            pass
-        size = part.stat().st_size if part.exists() else 0
-        now = time.monotonic()
-        if size != seen:
-            seen, since = size, now
-        elif now - since > STALL:
-            raise BackendUnavailableError(
-                f"Another process downloads the same file, and has made no progress for {STALL:.0f} s.",
-                hint=f"End it, and pull again. Its part is {part}.",
-            )
-        waiting(size)
-        time.sleep(LOOK)
 
 
-def _fill(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> str:
-    """Download what is missing; the SHA-256 of it all."""
+def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> str:
+    """Download what is missing; the SHA-256 of it all.
+
+    huggingface_hub's `hf_hub_download` throws away what it has when it ends early, so a killed pull would start anew;
+    and it compares no hash. Its `http_get` goes on from what a file holds.
+    """
     failures = 0
-    with part.open("r+b" if part.exists() else "w+b", buffering=0) as content:
-        if os.fstat(content.fileno()).st_size > file.size:
+    with part.open("ab") as content:
+        if content.tell() > file.size:
             content.truncate(0)
-        hasher = hashlib.sha256()
-        have = _hash_rest(content, hasher, lambda done: meter.at("checking", done))
-        while have < file.size:
-            before = have
-            cause: Exception | None = None
+        while (have := content.seek(0, os.SEEK_END)) < file.size:
             try:
-                with hub.reading(ref, revision, file, have) as (answer, begins):
-                    if begins not in (0, have):
-                        raise BackendProtocolError(f"{hub.endpoint} sent another part of {file.path} than asked for.")
-                    if not begins and have:  # it cannot begin in the middle
-                        content.seek(0)
-                        content.truncate(0)
-                        hasher, have, before = hashlib.sha256(), 0, 0
-                    while have < file.size and (block := answer.read1(BLOCK)):
-                        _write(content, block[: file.size - have], part)
-                        hasher.update(block[: file.size - have])
-                        have += min(len(block), file.size - have)
-                        meter.at("downloading", have)
-            except (OSError, http.client.HTTPException) as error:
-                cause = error
+                with hub.asking(ref):
+                    from huggingface_hub.file_download import http_get
+
+                    http_get(
+                        hub.url(ref, revision, file),
+                        content,
+                        resume_size=have,
+                        headers=hub.headers() | {"accept-encoding": "identity"},
+                        tqdm_class=_Bar.of(file, meter),
+                    )
             except BackendError as error:
+                now = content.seek(0, os.SEEK_END)
+                failures = 1 if now > have else failures + 1
                 if not error.retryable:
                     raise
-                cause = error
-            if have >= file.size:
-                break
-            failures = 1 if have > before else failures + 1
-            if failures > RETRIES:
-                raise _broken(hub, file, have, cause) from cause
-            time.sleep(PAUSE * 2 ** (failures - 1))
+                if failures > RETRIES:
+                    raise _broken(hub, file, now, error) from error
+                time.sleep(PAUSE * 2 ** (failures - 1))
+        content.flush()
         os.fsync(content.fileno())
-    return hasher.hexdigest()
+    return digest_of(part, lambda done: meter.at("checking", done))
 
 
-def _broken(hub: Hub, file: HubFile, have: int, cause: Exception | None) -> MinerError:
-    if isinstance(cause, MinerError):
+class _Bar:
+    """What `http_get` asks of a tqdm bar."""
+
+    file: HubFile
+    meter: Meter
+
+    @classmethod
+    def of(cls, file: HubFile, meter: Meter) -> type[Any]:
+        """A class, as `http_get` wants it, that tells the meter."""
+        return type("_BarOfFile", (cls,), {"file": file, "meter": meter})
+
+    def __init__(self, *, initial: int, **_: object) -> None:
+        self.done = initial
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, more: int) -> None:
+        self.done += more
+        if self.done > self.file.size:
+            raise BackendProtocolError(f"More of {self.file.path} comes than the {self.file.size} bytes announced.")
+        self.meter.at("downloading", self.done)
+
+
+def _broken(hub: Hub, file: HubFile, have: int, cause: BackendError) -> BackendError:
+    if cause.status is not None:
         return cause
     return BackendUnavailableError(
-        f"The download of {file.path} from {hub.endpoint} broke off at {have} of {file.size} bytes"
-        f"{f': {cause}' if cause else ''}.",
+        f"The download of {file.path} from {hub.endpoint} broke off at {have} of {file.size} bytes: {cause.message}",
         base_url=hub.endpoint,
         hint="Pull again: it goes on from there.",
     )
-
-
-def _hash_rest(content: io.FileIO | io.BufferedReader, hasher: hashlib._Hash, report: Callable[[int], None]) -> int:
-    done = 0
-    while block := content.read(4 * BLOCK):
-        hasher.update(block)
-        done += len(block)
-        report(done)
-    return done
-
-
-def _write(content: io.FileIO, block: bytes, part: Path) -> None:
-    view = memoryview(block)
-    try:
-        while view:
-            view = view[content.write(view) or 0 :]
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise MinerError(f"{part} cannot be written: {error.strerror}.") from error
-        raise MinerError(
-            f"The disk of {part.parent} is full.",
-            hint="Make room and pull again: it goes on from where it stopped. Or set MODELS_DIR to another disk.",
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,10 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.models.download import Meter, PullProgress, digest_of, download, locked
+from miner.core.models.download import Meter, PullProgress, digest_of, download, lock
 from miner.core.models.find import LocatedModel, resolve
 from miner.core.models.gguf import GGUFError, read_header
-from miner.core.models.hub import Hub, HubFile, Repository, hub_from_environment
+from miner.core.models.hub import Hub, HubFile, Repository
 from miner.core.models.names import FileGroup, HubRef, choose, group, parse_ref, projector_choice
 from miner.errors import BackendProtocolError, InvalidRequestError, MinerError, ModelNotFoundError
 
@@ -39,7 +40,7 @@ def pull(
     ref: str,
     models_dir: Path,
     *,
-    hub: Hub | None = None,
+    hub: Hub,
     on_progress: Callable[[PullProgress], None] | None = None,
 ) -> LocatedModel:
     """Download the model that `hf:owner/repo[:quant or file]` means, with all its parts and its projector.
@@ -50,13 +51,14 @@ def pull(
     Args:
         ref: What to get. Without a quantisation: the first of `names.PREFERRED` that is there.
         models_dir: Where to; the files land in `owner/repo/` in it.
-        hub: Where from; by default what HF_ENDPOINT and HF_TOKEN say.
+        hub: Where from.
         on_progress: gets how far it is, a few times a second.
 
     Raises:
         InvalidRequestError: `ref` is no reference.
         ModelNotFoundError: there is no such repository, or no such model in it, or several.
         BackendError: the hub refuses, fails, cannot be reached, or sends what it did not announce.
+        ConfigError: huggingface_hub is not installed.
         MinerError: the disk has no room or cannot be written.
     """
     wanted = parse_ref(ref)
@@ -66,7 +68,6 @@ def pull(
             param="model",
             hint="Write hf:owner/repo or hf:owner/repo:Q4_K_M.",
         )
-    hub = hub or hub_from_environment()
     repository = hub.repository(wanted)
     chosen = choose(group(file.path for file in repository.files), wanted, place=f"{hub.endpoint}/{wanted.repository}")
     if chosen.missing:
@@ -80,6 +81,11 @@ def pull(
         with ExitStack() as locks:
             _get(items, locks, hub=hub, ref=wanted, revision=repository.revision, tell=on_progress)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MinerError(
+                f"The disk of {folder} is full.",
+                hint="Make room and pull again: it goes on from where it stopped. Or set MODELS_DIR to another disk.",
+            ) from error
         raise MinerError(
             f"{error.filename or folder} cannot be written: {error.strerror or error}.",
             hint="Set MODELS_DIR to a folder that can.",
@@ -116,10 +122,19 @@ def _get(
     revision: str,
     tell: Callable[[PullProgress], None] | None,
 ) -> None:
-    meter = Meter(sum(item.file.size for item in items), len(items), tell)
+    held: list[Path] = []
+
+    def told(progress: PullProgress) -> None:
+        for place in held:
+            place.touch()  # whoever waits for it sees that this goes on
+        if tell is not None:
+            tell(progress)
+
+    meter = Meter(sum(item.file.size for item in items), len(items), told)
     for item in sorted(items, key=lambda item: item.lock):  # in one order, so that two pulls cannot block each other
         meter.name(item.file.path)
-        locks.enter_context(locked(item.lock, item.part, lambda done: meter.at("waiting", done)))
+        lock(locks, item.lock, lambda: meter.at("waiting", 0))
+        held.append(item.lock)
     missing = [item for item in items if not _is_there(item, meter)]
     _check_room(missing)
     for item in items:
