@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from miner.config.config import config_of
 from miner.core._typing import override
 from miner.errors import ConfigError, InvalidRequestError
+from miner.gateway.addresses import is_loopback
 from miner.gateway.catalog import find_model
 from miner.gateway.errors import RefusedError
-from miner.gateway.exchange import Exchange
+from miner.gateway.exchange import ANYBODY, STRANGER, Caller, Exchange
 from miner.gateway.keys import KeyCaller, KeyFile, Keyring, Limits, hash_of, key_path, read_keys
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
@@ -77,6 +78,7 @@ class Access(Stage):
         self._given = _given_keys(settings)
         self._path = key_path(settings.api_keys_file)
         self._needed = False
+        self._keyless = ANYBODY if is_loopback(settings.serve_host) else STRANGER
         self._ring = Keyring([])
         self._seen = _mark(self._path)
         self._watcher: asyncio.Task[None] | None = None
@@ -94,8 +96,16 @@ class Access(Stage):
 
     @override
     def check(self, exchange: Exchange) -> None:
-        if not self._needed or exchange.route.access == "open":
+        if exchange.route.access == "open":
             return
+        exchange.caller = caller = self._caller_of(exchange)
+        if exchange.route.access == "admin" and not caller.admin:
+            raise RefusedError(403, "admin_only", "This needs a key with the admin right.")
+
+    def _caller_of(self, exchange: Exchange) -> Caller:
+        """Who asks; one who needs a key and has none is refused."""
+        if not self._needed:
+            return self._keyless
         caller = None
         for key in _sent_keys(exchange):
             caller = caller or self._ring.find(key)
@@ -105,9 +115,7 @@ class Access(Stage):
                 hint="Send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
-        exchange.caller = caller
-        if exchange.route.access == "admin" and not caller.admin:
-            raise RefusedError(403, "admin_only", "This needs a key with the admin right.")
+        return caller
 
     @override
     async def enter(self, exchange: Exchange, call: Call) -> None:

@@ -9,9 +9,10 @@ from aiohttp import hdrs, web
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
 from miner.gateway.access_log import AccessLog, PromptLog
+from miner.gateway.admin import ADMIN
 from miner.gateway.admission import Admission, find_hooks
 from miner.gateway.dialects.anthropic_parts import anthropic_error
-from miner.gateway.dialects.anthropic_routes import ANTHROPIC
+from miner.gateway.dialects.anthropic_routes import ANTHROPIC, ID_HEADER
 from miner.gateway.dialects.ollama_parts import ollama_error
 from miner.gateway.dialects.ollama_routes import OLLAMA
 from miner.gateway.dialects.openai_chat import ChatBody, OpenAIChat
@@ -80,7 +81,7 @@ SERVER = [
     Route("GET", "/openapi.json", openapi, "key", error_body, "This list for programs"),
     Route("GET", "/docs", docs, "key", error_body, "This list for people", answers="text/html"),
 ]
-ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *SERVER]
+ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *SERVER, *ADMIN]
 """Every route there is. What is not here is answered with 404 or 405 after the same checks."""
 
 
@@ -109,11 +110,12 @@ def create_app(
     app[GATEWAY] = gateway
     for route in table:
         app.router.add_route(route.method, route.path, guarded(gateway, route))
-    for path, errors in _FALLBACKS:
+    for path, errors, id_header in _FALLBACKS:
         if settings.serve_cors_origins:
             # Browsers send no key with the question whether they may send one.
             app.router.add_route("OPTIONS", path, guarded(gateway, Route("OPTIONS", path, preflight, "open", errors)))
-        app.router.add_route("*", path, guarded(gateway, Route("*", path, _nowhere, "key", errors)))
+        nowhere = Route("*", path, _nowhere, "key", errors, id_header=id_header)
+        app.router.add_route("*", path, guarded(gateway, nowhere))
     app.cleanup_ctx.append(_lifetime)
     return app
 
@@ -158,8 +160,8 @@ async def _nowhere(exchange: Exchange) -> web.StreamResponse:
 
 
 _FALLBACKS = [
-    ("/api/{path:.*}", ollama_error),
-    ("/v1/messages{path:.*}", anthropic_error),
-    ("/{path:.*}", error_body),
+    ("/api/{path:.*}", ollama_error, None),
+    ("/v1/messages{path:.*}", anthropic_error, ID_HEADER),
+    ("/{path:.*}", error_body, None),
 ]
-"""What is below these paths and no route: in whose shape the 404 is. The longest prefix wins."""
+"""What is below these paths and no route: in whose shape the 404 is, and its id. The longest prefix wins."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError
 
-__all__ = ["Failure", "RefusedError", "failure_of"]
+__all__ = ["Failure", "RefusedError", "callers_hint", "failure_of", "public"]
 
 
 class RefusedError(MinerError):
@@ -43,29 +43,54 @@ class Failure:
     message: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    """For dialects that tell it in the body too."""
 
 
 _ADDRESS = re.compile(r"(?: at)? (?:https?|unix)://[^\s,;'\"]+")
 _PATH = re.compile(r"(?<![\w/.:-])/(?:[\w.@+-]+/)+[\w.@+-]+")
 
 
-def _public(text: str) -> str:
+def public(text: str) -> str:
     """The text without addresses and paths of the operator's network and machine."""
     return _PATH.sub("<path>", _ADDRESS.sub("", text))
 
 
-def failure_of(error: MinerError) -> Failure:
-    """What a client reads of an error. Hints for the operator stay in the log."""
+_OPERATORS = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|(?<![\w-])--[a-z]|\bpip install\b")
+"""Settings, options of commands, packages: what only whoever runs the server can use."""
+_CLAUSE = re.compile(r"(, or |; |\. )")
+
+
+def callers_hint(hint: str) -> str:
+    """What a caller can do of what a hint says: "Shorten the prompt, or raise LLAMACPP_CTX_SIZE." is half theirs."""
+    parts = _CLAUSE.split(hint.removesuffix("."))
+    kept = ""
+    for place in range(0, len(parts), 2):
+        if not _OPERATORS.search(parts[place]):
+            kept += (parts[place - 1] if kept else "") + parts[place]
+    return f"{kept[0].upper()}{kept[1:]}." if kept else ""
+
+
+def _told(error: MinerError) -> str:
+    """The message with what of its hint is the caller's."""
+    if error.hint is None or _OPERATORS.search(error.hint) is None:
+        return str(error)
+    return f"{error.message} {callers_hint(error.hint)}".rstrip()
+
+
+def failure_of(error: MinerError, request_id: str = "") -> Failure:
+    """What a client reads of an error. Hints for whoever runs the server stay in its log (`fault_log.py`)."""
     headers: dict[str, str] = {}
     if isinstance(error, RefusedError):
         if error.retry_after is not None:
             headers["Retry-After"] = str(max(1, round(error.retry_after)))
-        return Failure(error.status, error.refusal, str(error), error.param, {**headers, **error.headers})
+        return Failure(error.status, error.refusal, _told(error), error.param, {**headers, **error.headers}, request_id)
     if isinstance(error, BackendError):
         if error.http_status in (429, 503):
             headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
-        return Failure(error.http_status, error.code, _public(error.message), None, headers)
+        return Failure(error.http_status, error.code, public(error.message), None, headers, request_id)
     if isinstance(error, RequestError):
-        text = error.message if isinstance(error, ModelNotFoundError) else str(error)
-        return Failure(error.http_status, error.code, _public(text), error.param, headers)
-    return Failure(500, "internal_error", "The server is not set up rightly; its log says more.", None, headers)
+        text = error.message if isinstance(error, ModelNotFoundError) else _told(error)
+        return Failure(error.http_status, error.code, public(text), error.param, headers, request_id)
+    text = "The server is not set up rightly; its log says more."
+    return Failure(500, "internal_error", text, None, headers, request_id)

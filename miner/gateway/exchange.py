@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from miner.gateway.gateway import Gateway
     from miner.gateway.routes import Route
 
-__all__ = ["ANYBODY", "Caller", "Exchange", "new_id"]
+__all__ = ["ANYBODY", "STRANGER", "Caller", "Exchange", "new_id"]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -36,7 +36,9 @@ class Caller:
 
 
 ANYBODY = Caller("anybody", admin=True)
-"""The caller where there are no keys."""
+"""The caller where there are no keys and only this machine can call."""
+STRANGER = Caller("anybody")
+"""The caller where there are no keys and others can call."""
 
 
 def new_id() -> str:
@@ -102,6 +104,8 @@ class Exchange:
             "Content-Type": content_type, "X-Request-Id": self.id, "Server": "miner",
             "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **self.extra_headers,
         }  # fmt: skip
+        if self.route.id_header is not None:
+            headers[self.route.id_header] = self.id
         counters = self.gateway.counters
         if counters is not None:
             headers["X-Miner-Worker"] = str(counters.index)

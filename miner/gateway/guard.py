@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from miner.errors import BackendError, MinerError
+from miner.errors import MinerError
 from miner.gateway.errors import Failure, RefusedError, failure_of
 from miner.gateway.exchange import Exchange
+from miner.gateway.fault_log import log_fault
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import Interruptible
 from miner.gateway.routes import Route
@@ -63,9 +64,8 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
 def _refusal(exchange: Exchange, failure: Failure) -> web.Response:
     """The answer to a request that is not served."""
     exchange.status = failure.status
-    error = exchange.error
-    if isinstance(error, BackendError) or failure.status >= 500:
-        logger.warning("Request %s: %s", exchange.id, error if error is not None else failure.message)
+    failure.request_id = exchange.id
+    log_fault(exchange, failure, exchange.error)
     response = web.Response(
         status=failure.status,
         body=exchange.route.errors(failure),

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import Health
+from miner.gateway.errors import public
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
@@ -24,10 +25,12 @@ async def livez(exchange: Exchange) -> web.StreamResponse:
 
 
 async def readyz(exchange: Exchange) -> web.StreamResponse:
-    """Whether a request could be served now; the body says why not."""
-    reason = await not_ready_reason(exchange.gateway)
+    """Whether a request could be served now; the body says why not, and to who has the admin right what mends it."""
+    reason = await not_ready_reason(exchange.gateway, hints=exchange.caller.admin)
     if reason is None:
         return _answer(exchange, 200, b'{"status":"ready"}')
+    if not exchange.caller.admin:
+        reason = public(reason)
     return _answer(exchange, 503, msgspec.json.encode({"status": "not ready", "reason": reason}))
 
 
@@ -40,7 +43,7 @@ def _answer(exchange: Exchange, status: int, body: bytes) -> web.Response:
     return web.Response(status=status, body=body, headers=headers)
 
 
-async def not_ready_reason(gateway: Gateway) -> str | None:
+async def not_ready_reason(gateway: Gateway, *, hints: bool = True) -> str | None:
     """Why the gateway is not ready; None if it is."""
     if gateway.state == "draining":
         return "the server is shutting down"
@@ -54,7 +57,7 @@ async def not_ready_reason(gateway: Gateway) -> str | None:
     if health:
         return None
     told = health.reason or f"the backend is {health.state}"
-    return f"{told} {health.hint}" if health.hint else told
+    return f"{told} {health.hint}" if health.hint and hints else told
 
 
 class HealthCache:

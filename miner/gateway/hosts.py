@@ -13,15 +13,15 @@ from aiohttp import web
 
 from miner.core._typing import override
 from miner.errors import ConfigError
+from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
-from miner.gateway.listening import is_loopback
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 
 __all__ = ["Hosts", "preflight"]
 
-_EXPOSED = "Retry-After, X-Miner-Ignored-Params, X-Request-Id"
+_EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
 _PREFLIGHT_SECONDS = 600
 

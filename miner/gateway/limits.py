@@ -12,10 +12,11 @@ import math
 from typing import TYPE_CHECKING
 
 from miner.core._typing import override
+from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
 from miner.gateway.errors import RefusedError
-from miner.gateway.exchange import ANYBODY, Exchange
+from miner.gateway.exchange import ANYBODY, STRANGER, Exchange
 from miner.gateway.keys import KeyCaller, Limits
 from miner.gateway.rates import Account, Accounts, Bucket, subject_of, told_usage
 from miner.gateway.settings import GatewaySettings
@@ -52,10 +53,14 @@ class Limiter(Stage):
         self._usual_seconds = 1.0
         """How long a turn lasts, smoothed."""
         self._poller: asyncio.Task[None] | None = None
+        self._following: FallbackService | None = None
+        """Whoever answers now says how many turns there are."""
 
     @override
     async def start(self, gateway: Gateway) -> None:
         most = self._settings.serve_max_running or _turns_of(gateway.service)
+        if self._settings.serve_max_running is None and isinstance(gateway.service, FallbackService):
+            self._following = gateway.service
         counters = gateway.counters
         if counters is None:
             self.turns = Turns(most, self._settings.serve_max_queued)
@@ -88,7 +93,7 @@ class Limiter(Stage):
             return
         caller = exchange.caller
         limits = self._all
-        if caller is ANYBODY:
+        if caller is ANYBODY or caller is STRANGER:
             owner = subject_of(exchange.peer)
         else:
             owner = f"key {caller.name}"
@@ -114,6 +119,8 @@ class Limiter(Stage):
         if "turn" in notes:
             return
         loop, turns = asyncio.get_running_loop(), self.turns
+        if self._following is not None:
+            turns.most = _turns_of(self._following)
         owner, came = str(notes["owner"]), loop.time()
         seconds = self._settings.serve_queue_timeout
         try:
@@ -188,6 +195,8 @@ class Limiter(Stage):
 
 def _turns_of(service: LLMService) -> int:
     """How many requests the backend works on at once, if it says so."""
+    if isinstance(service, FallbackService):
+        service = service.next_asked
     silent = type(service).concurrency is LLMService.concurrency
     return _UNTOLD_TURNS if silent else max(1, service.concurrency)
 

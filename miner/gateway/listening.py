@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 from miner.errors import ConfigError
 from miner.gateway.access import has_keys
+from miner.gateway.addresses import is_loopback
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["BACKLOG", "is_loopback", "listen", "refuse_open_address", "shown"]
+__all__ = ["BACKLOG", "listen", "refuse_open_address", "shown"]
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def refuse_open_address(settings: GatewaySettings) -> None:

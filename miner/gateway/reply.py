@@ -7,7 +7,6 @@ with it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -15,19 +14,18 @@ from typing import Any
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.errors import BackendError, MinerError, OutputValidationError
+from miner.errors import MinerError, OutputValidationError
 from miner.gateway.body import read_body
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.errors import failure_of
 from miner.gateway.exchange import Exchange, new_id
+from miner.gateway.fault_log import log_fault
 from miner.gateway.interrupt import Interruptible
 from miner.gateway.merge import merged, total_usage
 from miner.gateway.open_stream import OpenStream
 from miner.gateway.routes import Handler
 
 __all__ = ["generation", "json_response", "reply"]
-
-logger = logging.getLogger("miner.gateway")
 
 
 def generation(dialect: Dialect) -> Handler:
@@ -136,9 +134,10 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
         except MinerError:
             if out.response is None:
                 raise
-            _log_broken(exchange, error)
+            exchange.error, failure = error, failure_of(error, exchange.id)
+            log_fault(exchange, failure, error, "broke off in the middle of its stream")
             writer = writer or _writer(exchange, dialect, call, responses)
-            return await out.end(writer.error(failure_of(error)))
+            return await out.end(writer.error(failure))
     finally:
         gateway.streams.discard(out)
     writer = writer or _writer(exchange, dialect, call, responses)
@@ -151,9 +150,3 @@ def _writer(exchange: Exchange, dialect: Dialect, call: Call, responses: list[LL
 
 def _head(exchange: Exchange, call: Call, responses: list[LLMResponse]) -> Head:
     return Head(new_id(), responses[0].model or call.model or exchange.gateway.service.name)
-
-
-def _log_broken(exchange: Exchange, error: MinerError) -> None:
-    exchange.error = error
-    if isinstance(error, BackendError):
-        logger.warning("Request %s broke off in the middle of its stream: %s", exchange.id, error)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Handler", "Route"]
 
 Access = Literal["open", "key", "admin"]
-"""open: anybody; key: who has a key, once there are keys; admin: a key with that right, or anybody without keys."""
+"""open: anybody; key: who has a key, once there are keys; admin: a key with that right, or, without keys, anybody on
+this machine while nobody else can call."""
 Handler = Callable[["Exchange"], Awaitable["web.StreamResponse"]]
 
 
@@ -38,3 +39,5 @@ class Route:
     """Content types of its answer."""
     always: bool = False
     """Answered also while the server shuts down."""
+    id_header: str | None = None
+    """Where this dialect's clients look for the id of a request, besides `X-Request-Id`."""

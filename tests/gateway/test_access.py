@@ -12,7 +12,10 @@ import pytest
 from miner.errors import ConfigError
 from miner.gateway.access import has_keys
 from miner.gateway.app import GATEWAY, ROUTES, create_app
+from miner.gateway.dialects.openai_parts import error_body
+from miner.gateway.health import livez
 from miner.gateway.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
+from miner.gateway.routes import Route
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving
 
@@ -189,3 +192,14 @@ async def test_who_called_is_known_by_name():
     assert access._ring.find(KEY).name == "API_KEYS-1"
     assert not access._ring.find(KEY).admin
     assert access._ring.find(KEY + "0") is None
+
+
+async def test_without_keys_the_admin_right_ends_where_others_can_call():
+    for host, status in (("127.0.0.1", 200), ("0.0.0.0", 403)):
+        routes = [Route("POST", "/admin", livez, "admin", error_body), Route("POST", "/any", livez, "key", error_body)]
+        settings = {"serve_host": host, "serve_allow_unauthenticated": True}
+        async with serving(Parrot(config()), routes=routes, **settings) as served:
+            async with post(served, {}, "/admin") as answer:
+                assert answer.status == status
+            async with post(served, {}, "/any") as answer:
+                assert answer.status == 200

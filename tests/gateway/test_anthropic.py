@@ -396,3 +396,27 @@ async def test_keys_and_paths():
     assert missing.value.type == "not_found_error"
     assert wrong.value.status_code == 405
     assert wrong.value.body["type"] == "error"
+
+
+async def test_the_id_of_a_request_is_where_anthropics_clients_look_for_it():
+    async with StubServer(reply=faults.reset(["Hel"])) as engine, serving(vllm(engine), api_keys=KEY) as served:
+        async with client(served) as api:
+            with pytest.raises(anthropic.NotFoundError) as caught:
+                await api.messages.create(model="none", max_tokens=5, messages=USER)
+        unknown = caught.value
+        async with post(served, {}, "/v1/messages/nowhere", headers={"x-request-id": "mine"}) as answer:
+            refused = await answer.json()
+            assert answer.headers["request-id"] == answer.headers["x-request-id"] == "mine"
+        body = {"model": "m", "max_tokens": 5, "messages": USER, "stream": True}
+        async with post(served, body, "/v1/messages", headers={"x-api-key": KEY}) as answer:
+            events = await answer.text()
+            named = answer.headers["request-id"]
+        async with post(served, {}, "/v1/chat/completions") as answer:
+            assert "request-id" not in answer.headers
+        engine.reply = "Hello."
+        async with client(served) as api:
+            message = await api.messages.create(model="m", max_tokens=5, messages=USER)
+    assert unknown.request_id == unknown.body["request_id"] == unknown.response.headers["x-request-id"]
+    assert refused["request_id"] == "mine"
+    assert json.loads(events.strip().rpartition("data: ")[2])["request_id"] == named
+    assert message._request_id

@@ -111,11 +111,12 @@ def test_a_histogram_counts_below_its_bounds():
     assert histogram.total == 13.0
 
 
-async def test_without_the_package_it_says_what_to_install(monkeypatch):
+async def test_without_the_package_the_log_says_what_to_install(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "miner.gateway.exposition", raising=False)
     async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
         async with session.get(f"{served.url}/metrics") as answer:
             assert answer.status == 501
-            assert "llm-service-backends[serve]" in await answer.text()
+            assert "cannot write metrics" in await answer.text()
+        assert "llm-service-backends[serve]" in caplog.text
         assert (await ask(served)).status == 200

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from miner.errors import BackendUnavailableError, ContextLengthError, EngineCrashedError, ModelNotFoundError
+from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError, failure_of
-from miner.gateway.listening import is_loopback
 from miner.gateway.preload import preload
 from miner.gateway.shared import SharedCounters
 from tests.gateway.serving import Parrot, config, serving

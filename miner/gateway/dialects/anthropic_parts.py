@@ -22,13 +22,13 @@ _REASONS: dict[FinishReason | None, str] = {
 
 
 def anthropic_error(failure: Failure) -> bytes:
-    """`{"type": "error", "error": {"type", "message", "details"}}`; the request's id is in the header."""
+    """`{"type": "error", "error": {"type", "message", "details"}, "request_id"}`."""
     kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "api_error")
     message = failure.message
     if failure.code == "context_length_exceeded":
         message = f"prompt is too long: {message}"  # what clients look for before they shorten it
     error = {"type": kind, "message": message, "details": {"error_code": failure.code}}
-    return msgspec.json.encode({"type": "error", "error": error})
+    return msgspec.json.encode({"type": "error", "error": error, "request_id": failure.request_id})
 
 
 def error_event(failure: Failure) -> bytes:

@@ -7,16 +7,19 @@ from miner.gateway.dialects.anthropic_messages import count_tokens, messages
 from miner.gateway.dialects.anthropic_parts import anthropic_error
 from miner.gateway.routes import Route
 
-__all__ = ["ANTHROPIC"]
+__all__ = ["ANTHROPIC", "ID_HEADER"]
+
+ID_HEADER = "Request-Id"
+"""Where Anthropic's clients look for the id of a request."""
 
 ANTHROPIC = [
     Route(
         "POST", "/v1/messages", messages, "key", anthropic_error,
         "The next turn of a conversation, whole or streamed", AnthropicMessagesBody,
-        ("application/json", "text/event-stream"),
+        ("application/json", "text/event-stream"), id_header=ID_HEADER,
     ),
     Route(
         "POST", "/v1/messages/count_tokens", count_tokens, "key", anthropic_error,
-        "Tokens that a conversation would take", AnthropicCountBody,
+        "Tokens that a conversation would take", AnthropicCountBody, id_header=ID_HEADER,
     ),
 ]  # fmt: skip

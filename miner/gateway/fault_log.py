@@ -1,0 +1,67 @@
+"""What the server's log says of a request that failed: all that its client is not told, and no prompt."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from miner.errors import BackendError, MinerError
+
+if TYPE_CHECKING:
+    from miner.gateway.errors import Failure
+    from miner.gateway.exchange import Exchange
+
+__all__ = ["log_fault"]
+
+logger = logging.getLogger("miner.gateway")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SHORTEST = 12
+"""Characters of a prompt by which it is known again."""
+
+
+def log_fault(exchange: Exchange, failure: Failure, error: MinerError | None, what: str = "failed") -> None:
+    """Log it where the fault, or what mends it, is on our side. One line; its id is the one that the client has."""
+    if error is None:
+        told, ours = failure.message, failure.status >= 500
+    else:
+        told = str(error)
+        withheld = error.hint is not None and error.hint not in failure.message
+        ours = isinstance(error, BackendError) or failure.status >= 500 or withheld
+    if not ours:
+        return
+    if not exchange.gateway.settings.serve_log_prompts:
+        for text in _texts(exchange):
+            told = _without(told, text)
+    logger.warning("Request %s %s: %s", exchange.id, what, _CONTROL.sub(" ", told))
+
+
+def _texts(exchange: Exchange) -> Iterator[str]:
+    """What the client wrote for the model: engines quote it in their errors."""
+    for arguments in exchange.call.arguments if exchange.call is not None else ():
+        yield from _strings(arguments.get("prompt"))
+        for message in arguments.get("messages") or ():
+            yield from _strings(message.get("content"))
+
+
+def _strings(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            yield from _strings(part.get("text") if isinstance(part, dict) else None)
+
+
+def _without(told: str, text: str) -> str:
+    """The line without what it quotes of the text, from the text's beginning, however long the quotation is."""
+    start = text[:_SHORTEST]
+    place = told.find(start) if len(start) == _SHORTEST else -1
+    while place >= 0:
+        end = place + _SHORTEST
+        while end < len(told) and end - place < len(text) and told[end] == text[end - place]:
+            end += 1
+        told = f"{told[:place]}<prompt>{told[end:]}"
+        place = told.find(start, place)
+    return told
