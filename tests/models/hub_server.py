@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -26,6 +28,8 @@ class FakeHub:
     """Each download takes one off: bytes after which the connection is reset."""
     failures: list[int] = field(default_factory=list)
     """Each download takes one off: a status to answer instead."""
+    resets: bool = False
+    """A cut is a reset, not an end."""
     more: bytes = b""
     """Comes behind each file."""
     pause: float = 0.0
@@ -132,6 +136,10 @@ class Handler(BaseHTTPRequestHandler):
             if self.hub.pause:
                 time.sleep(self.hub.pause)
         self.close_connection = start < len(content)
+        if self.close_connection and self.hub.resets:
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
         return None
 
     def digest(self, content):

@@ -177,6 +177,13 @@ def test_cuts_are_resumed(get, fake, model):
     ]
 
 
+def test_resets_are_resumed(get, fake, model):
+    fake.resets = True
+    fake.cuts = [100_000, 300_000, 0, 0, 50_000]
+    assert get("hf:owner/model-GGUF").path.read_bytes() == model()
+    assert fake.downloads()[-1]["range"] is not None
+
+
 def test_a_hub_that_knows_no_ranges(get, fake, model):
     fake.ranges = False
     fake.cuts = [100_000]
@@ -269,6 +276,7 @@ def test_a_token_is_missing_or_refused(fake, models, token, gated, status):
         pull("hf:owner/model-GGUF", models, hub=Hub(fake.endpoint, token))
     assert "owner/model-GGUF" in caught.value.hint
     assert caught.value.status == status
+    assert ("there is no such repository" in caught.value.hint) == (not gated and token is None)
     assert "hf_wrong" not in "".join(traceback.format_exception(caught.value)) + repr(Hub(fake.endpoint, token))
 
 
@@ -345,6 +353,27 @@ def test_an_answer_that_is_not_a_hubs(fake, models):
         pull("hf:owner/model-GGUF", models, hub=Hub(fake.endpoint))
     with pytest.raises(BackendProtocolError, match="Is HF_ENDPOINT"):
         pull("hf:owner/list", models, hub=Hub(f"{fake.endpoint}/api/models?search=none&x="))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "ftp://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used(get, monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    close_session()
+    with pytest.raises(ConfigError, match="The proxy that the environment names cannot be used"):
+        get("hf:owner/model-GGUF")
+
+
+@pytest.mark.parametrize("secret", ["hf_se\ncret", "hf_s\u00e9cret", ""])
+def test_what_is_no_token_is_not_shown(secret):
+    with pytest.raises(ConfigError, match="HF_TOKEN holds what no token has") as caught:
+        Hub("https://hub.example", secret)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_password_in_the_address_is_not_shown():
+    with pytest.raises(ConfigError, match="HF_ENDPOINT holds a user name or password") as caught:
+        Hub("https://user:secret@hub.example")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_hub_that_says_to_stay_offline(get, monkeypatch):

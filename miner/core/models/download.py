@@ -18,9 +18,9 @@ from miner.errors import BackendError, BackendProtocolError, BackendUnavailableE
 
 __all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "lock"]
 
-RETRIES = 3
+RETRIES = 5
 """How often in a row huggingface_hub, which tries again by itself, may give up without a byte of progress."""
-PAUSE = 2.0
+PAUSE = 1.0
 """Seconds before it is asked again; each time twice as long."""
 STALL = 300.0
 """Seconds that another process may hold the same download without progress."""

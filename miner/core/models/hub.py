@@ -65,6 +65,15 @@ class Hub:
     token: str | None = field(default=None, repr=False)
     """None: the one that `hf auth login` has stored, if there is one."""
 
+    def __post_init__(self) -> None:
+        # Both would stand in messages, the library's own among them.
+        if "@" in self.endpoint.partition("://")[2].partition("/")[0]:
+            raise ConfigError("HF_ENDPOINT holds a user name or password.", hint="Leave them out, and set HF_TOKEN.")
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise ConfigError(
+                "HF_TOKEN holds what no token has, such as a space or a line break.", hint="Copy it anew."
+            )
+
     def repository(self, ref: HubRef) -> Repository:
         """The GGUF files of a repository.
 
@@ -146,8 +155,8 @@ class Hub:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise self._nonsense(f"is not what a hub says ({type(error).__name__}: {error})") from error
 
-    def _near(self, ref: HubRef) -> list[str]:
-        """Repositories with a name like this one's; none where the hub does not say."""
+    def _near(self, ref: HubRef) -> tuple[list[str], list[str]]:
+        """Repositories with a name like this one's, none where the hub does not say; and hints that name them."""
         from huggingface_hub import constants, get_session
 
         found: list[str] = []
@@ -164,7 +173,8 @@ class Hub:
             except MinerError:
                 continue
         named = [name for name in dict.fromkeys(found) if re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
-        return difflib.get_close_matches(ref.repository, named, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(ref.repository, named, n=3, cutoff=0.4)
+        return near, [f"Did you mean {' or '.join(f'hf:{name}' for name in near)}?"] if near else []
 
     def _refusal(self, error: HfHubHTTPError, ref: HubRef) -> MinerError:
         answer = error.response
@@ -173,8 +183,7 @@ class Hub:
         with_token = "authorization" in answer.request.headers
         details: dict[str, Any] = {"base_url": self.endpoint, "status": status}
         if status == 404 or kind == "RepoNotFound":
-            near = self._near(ref)
-            hints = [f"Did you mean {' or '.join(f'hf:{name}' for name in near)}?"] if near else []
+            near, hints = self._near(ref)
             if kind != "EntryNotFound" and not with_token:
                 hints.append("If it is private, set HF_TOKEN.")
             return ModelNotFoundError(
@@ -184,11 +193,16 @@ class Hub:
                 hint=" ".join(hints) or "Check the name.",
             )
         if status in (401, 403):
-            now = "The one that is set was refused." if with_token else "None is set."
+            hints = [
+                "Set HF_TOKEN to a token that may read it after you have accepted its terms at "
+                f"{self.endpoint}/{ref.repository}.",
+                "The one that is set was refused." if with_token else "None is set.",
+            ]
+            if kind != "GatedRepo" and not with_token:  # the hub hides so what a stranger may not know
+                hints += ["Or there is no such repository.", *self._near(ref)[1]]
             return AuthenticationError(
                 f"The hub at {self.endpoint} refuses hf:{ref.repository} ({status}: {said}).",
-                hint="Set HF_TOKEN to a token that may read it after you have accepted its terms at "
-                f"{self.endpoint}/{ref.repository}. {now}",
+                hint=" ".join(hints),
                 **details,
             )
         if status == 429:
@@ -216,11 +230,11 @@ def _prepare() -> None:
     """Load huggingface_hub, and set what it has no arguments for.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not installed, or cannot use the proxies that the environment names.
     """
     try:
         import httpx2  # noqa: F401
-        from huggingface_hub import constants
+        from huggingface_hub import constants, get_session
     except ImportError as error:
         raise ConfigError(
             f"Models are pulled with huggingface_hub, which cannot be imported: {error}.",
@@ -230,6 +244,13 @@ def _prepare() -> None:
     constants.HF_HUB_DISABLE_TELEMETRY = True
     # Ten MiB at a time would be lost at each cut and each kill, and would make the bar stand still on a slow line.
     constants.DOWNLOAD_CHUNK_SIZE = BLOCK
+    try:
+        get_session()
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"The proxy that the environment names cannot be used: {error}",
+            hint='For SOCKS: pip install "httpx2[socks]". Others are http:// or https:// addresses.',
+        ) from error
 
 
 def _file(item: RepoSibling) -> HubFile:
