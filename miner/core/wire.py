@@ -27,6 +27,8 @@ __all__ = [
     "ModelInfo",
     "OutputFormat",
     "Progress",
+    "RerankResponse",
+    "RerankResult",
     "TextPart",
     "Timeout",
     "Timings",
@@ -261,6 +263,25 @@ class EmbeddingResponse(Struct, kw_only=True):
     def dimensions(self) -> int:
         """Length of each vector."""
         return len(self.data[0].embedding) if self.data else 0
+
+
+class RerankResult(Struct, omit_defaults=True, gc=False):
+    """How well one document answers a query."""
+
+    index: int
+    """Its place among the documents that were given."""
+    relevance_score: float
+    """The higher the better; scales differ from model to model."""
+    document: str | None = None
+    """Its text."""
+
+
+class RerankResponse(Struct, kw_only=True):
+    """Documents by how well they answer a query, the best first."""
+
+    results: list[RerankResult]
+    model: str | None = None
+    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
 
 
 class ModelInfo(Struct, kw_only=True, omit_defaults=True):

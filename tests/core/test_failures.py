@@ -39,7 +39,7 @@ class Faulty(FaultServer):
 
     @override
     async def handle(self, exchange: Exchange) -> None:
-        if exchange.request.method == "GET" and exchange.request.path.startswith(("/v1/chat", "/v1/emb")):
+        if exchange.request.method == "GET" and exchange.request.path.startswith(("/v1/chat", "/v1/emb", "/v1/rer")):
             chat = exchange.request.path.startswith("/v1/chat")
             await exchange.respond(405 if chat else 404, {"detail": "Method Not Allowed" if chat else "Not Found"})
             return

@@ -65,8 +65,13 @@ class EngineSpec:
 
     @property
     def embeds(self) -> bool:
-        """Whether the engine answers embeddings or reranking."""
-        return self.pooling is not None
+        """Whether the engine answers embeddings."""
+        return self.pooling not in (None, "rank")
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the engine answers reranking."""
+        return self.pooling == "rank"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from miner.core._typing import override
@@ -16,8 +16,11 @@ from miner.core.llms import smallest
 from miner.core.llms.batch import generate_many
 from miner.core.llms.driver import respond, stream_batches
 from miner.core.llms.features import CAPABILITIES, refuse_unsupported
+from miner.core.llms.loading import load
 from miner.core.llms.options import build_request
 from miner.core.llms.stream import Batches, LLMStream
+from miner.core.llms.texts import embed as checked_embed
+from miner.core.llms.texts import rerank as checked_rerank
 from miner.core.wire import (
     ChatRequest,
     EmbeddingResponse,
@@ -25,6 +28,7 @@ from miner.core.wire import (
     LLMChunk,
     LLMResponse,
     ModelInfo,
+    RerankResponse,
     TokenUsage,
 )
 from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
@@ -195,15 +199,20 @@ class LLMService:
         Raises:
             UnsupportedFeatureError: the model makes no embeddings.
         """
-        given = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Sequence) else None
-        if not given or not all(isinstance(text, str) and text for text in given):
-            raise InvalidRequestError("texts must be a text or a list of texts, none of them empty.", param="texts")
-        info = await self._usable_model(model)
-        able = self.capabilities if info is None or info.capabilities is None else info.capabilities
-        if "embeddings" not in able:
-            which = f"{self.name}'s model {info.id!r}" if info is not None else self.name
-            raise UnsupportedFeatureError(f"{which} does not support embeddings.", param="model")
-        return await self._embed(given, info.id if info is not None else model)
+        return await checked_embed(self, texts, model)
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, top_n: int | None = None
+    ) -> RerankResponse:
+        """The documents by how well they answer the query, the best first.
+
+        Args:
+            top_n: the best so many; None: all.
+
+        Raises:
+            UnsupportedFeatureError: the model compares no texts.
+        """
+        return await checked_rerank(self, query, documents, model, top_n)
 
     async def count_tokens(
         self, prompt: str | None = None, *, messages: Sequence[Any] | None = None, model: str | None = None,
@@ -224,6 +233,36 @@ class LLMService:
         """Models that can be asked for, the default first."""
         default = self._settings.default_model
         return [ModelInfo(id=default)] if default else []
+
+    async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
+        """Make a model ready to answer; no token is generated. Where a server keeps its models loaded while it runs, or
+        a backend knows no loading, this makes sure that the model is there.
+
+        Args:
+            keep_alive: how long it stays without a request: seconds, or such as "5m"; negative: for ever.
+        """
+        return await load(self, model, keep_alive)
+
+    async def unload_model(self, model: str) -> bool:
+        """Let a model go once its requests are done; whether it was loaded.
+
+        Raises:
+            UnsupportedFeatureError: the backend's models stay loaded.
+        """
+        raise UnsupportedFeatureError(f"{self.name} unloads no models: they stay loaded.", param="model")
+
+    def reset_model(self, model: str) -> None:
+        """Forget that a model's engine failed: the next request starts it again."""
+        raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
+
+    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        """Get a model: how far it is, in Ollama's words (`status`, `digest`, `total` and `completed` in bytes), until
+        the status is "success". Leaving early ends it; the next one goes on from there.
+
+        Args:
+            insecure: Ollama: speak with a registry that has no certificate.
+        """
+        raise UnsupportedFeatureError(f"{self.name} pulls no models.", param="pull")
 
     async def health_check(self) -> bool:
         """Whether a request could be served now, or after a load that nothing stands in the way of. Answers within a
@@ -303,6 +342,13 @@ class LLMService:
 
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
         raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
+
+    async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
+        """Scores in any order, with no more than the index; "rerank" is among the capabilities then."""
+        raise UnsupportedFeatureError(f"{self.name} does not rerank.", param="rerank")
+
+    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        return info
 
     async def _count_tokens(self, request: ChatRequest) -> int:
         raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")

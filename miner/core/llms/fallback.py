@@ -1,10 +1,14 @@
-"""FallbackService: while the chosen backend is unavailable, the next one answers; the response says who did."""
+"""FallbackService: while the chosen backend is unavailable, the next one answers; the response says who did.
+
+What only some backends can (load, unload, rerank, pull) is asked of the first that can and is available.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -13,7 +17,7 @@ from miner.core.llms.driver import respond, stream_batches
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.registry import load_backend
 from miner.core.llms.stream import Batches, LLMStream
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
 from miner.errors import (
     BackendError,
     BackendProtocolError,
@@ -21,6 +25,8 @@ from miner.errors import (
     MinerError,
     ModelNotFoundError,
     OutputValidationError,
+    RequestError,
+    UnsupportedFeatureError,
 )
 
 __all__ = ["FallbackService"]
@@ -63,12 +69,12 @@ class FallbackService(LLMService):
 
     def _awake(self) -> list[LLMService]:
         """The services in the order in which they are asked: those that rest come last, where nobody else answers."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         return sorted(self._all(), key=lambda service: self._resting.get(service.name, 0.0) > now)
 
     def _rest(self, service: LLMService, error: BackendError) -> None:
         pause = self._settings.fallback_cooldown
-        self._resting[service.name] = asyncio.get_running_loop().time() + pause
+        self._resting[service.name] = time.monotonic() + pause
         logger.warning("%s Left alone for %g s; the next backend answers.", error.message, pause)
 
     async def _first_able(self, call: Callable[[LLMService, bool], Awaitable[T]]) -> T:
@@ -90,11 +96,46 @@ class FallbackService(LLMService):
         copy = ChatRequest(**{name: getattr(request, name) for name in request.__struct_fields__})
         copy.ignored = list(request.ignored)
         if not first and copy.model is not None:
-            try:
-                await service._get_model(copy.model)
-            except ModelNotFoundError:
-                copy.model = await service._sole_model()
+            copy.model = await self._model_for(service, copy.model, first=first)
         return copy
+
+    async def _model_for(self, service: LLMService, model: str | None, *, first: bool) -> str | None:
+        """The model that is meant, on this backend."""
+        if first or model is None:
+            return model
+        try:
+            await service._get_model(model)
+        except ModelNotFoundError:
+            return await service._sole_model()
+        return model
+
+    async def _first_that_can(
+        self, call: Callable[[LLMService, bool], Awaitable[T]], *, unknown_here: bool = False
+    ) -> T:
+        """The answer of the first backend that can and is available.
+
+        Args:
+            unknown_here: a model that one backend does not know may be another one's.
+        """
+        services = self._awake()
+        failed: BackendError | None = None
+        refused: RequestError | None = None
+        for service in services:
+            try:
+                return await call(service, service is self._services[0])
+            except (UnsupportedFeatureError, ModelNotFoundError) as error:
+                if isinstance(error, ModelNotFoundError) and not unknown_here:
+                    raise
+                refused = refused or error
+            except BackendError as error:
+                if not _is_down(error):
+                    raise
+                failed = error
+                if service is not services[-1]:
+                    self._rest(service, error)
+        error_of_all = failed or refused  # one that is down might have been able to
+        assert error_of_all is not None
+        raise error_of_all
 
     @property
     @override
@@ -104,7 +145,15 @@ class FallbackService(LLMService):
     @property
     @override
     def concurrency(self) -> int:
-        return self._services[0].concurrency
+        """That of the backend that a request would go to now: the first one's, or while that rests, the next one's.
+        What has begun with another number is not called back: it waits in that backend's own queue.
+        """
+        return self.next_asked.concurrency
+
+    @property
+    def next_asked(self) -> LLMService:
+        """The backend that a request would go to now."""
+        return self._awake()[0]
 
     @override
     async def generate(
@@ -175,6 +224,46 @@ class FallbackService(LLMService):
     @override
     async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
         return await self._first_able(lambda service, _: service.embed(texts, model))
+
+    @override
+    async def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, top_n: int | None = None
+    ) -> RerankResponse:
+        async def call(service: LLMService, first: bool) -> RerankResponse:
+            return await service.rerank(query, documents, await self._model_for(service, model, first=first), top_n)
+
+        return await self._first_that_can(call)
+
+    @override
+    async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
+        async def call(service: LLMService, first: bool) -> ModelInfo:
+            name = await self._model_for(service, model, first=first)
+            return await service.load_model(name, keep_alive=keep_alive)
+
+        return await self._first_that_can(call)
+
+    @override
+    async def unload_model(self, model: str) -> bool:
+        return await self._first_that_can(lambda service, _: service.unload_model(model), unknown_here=True)
+
+    @override
+    def reset_model(self, model: str) -> None:
+        refused: RequestError | None = None
+        for service in self._all():
+            try:
+                service.reset_model(model)
+                return
+            except (UnsupportedFeatureError, ModelNotFoundError) as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    @override
+    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        for service in self._all():
+            if type(service).pull_model is not LLMService.pull_model:
+                return service.pull_model(model, insecure=insecure)
+        return super().pull_model(model, insecure=insecure)
 
     @override
     async def count_tokens(self, prompt: str | None = None, **arguments: Any) -> int:

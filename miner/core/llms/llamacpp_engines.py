@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from miner.core.engine.launchers import find_launcher
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
 __all__ = ["LocalEngines", "Running", "until_entered"]
+
+News = TypeVar("News")
 
 _BACKEND = "llamacpp"
 _DEATH_NOTICE_SECONDS = 1.0
@@ -154,6 +156,14 @@ class LocalEngines:
         """Forget that an engine failed."""
         self._pool.reset(alias)
 
+    def pin(self, alias: str) -> None:
+        """Keep an engine, whoever wants its room."""
+        self._pool.pin(alias)
+
+    def unpin(self, alias: str) -> None:
+        """Take a pin back."""
+        self._pool.unpin(alias)
+
     async def unload(self, alias: str) -> bool:
         """Stop an engine once its requests are done; whether there was one."""
         return await self._pool.unload(alias)
@@ -183,8 +193,8 @@ async def _explain(lease: Lease, error: BackendError) -> None:
     raise crash from error
 
 
-async def until_entered(entering: asyncio.Future[Any], news: asyncio.Queue[Progress]) -> AsyncGenerator[Progress, None]:
-    """What is told while a slot is waited for. Leaving early takes the request out of the queue."""
+async def until_entered(entering: asyncio.Future[Any], news: asyncio.Queue[News]) -> AsyncGenerator[News, None]:
+    """What is told while a slot (or anything else) is waited for. Leaving early takes the request out of the queue."""
     try:
         while True:
             telling = asyncio.ensure_future(news.get())

@@ -69,7 +69,7 @@ class Props(msgspec.Struct):
             modalities=Modalities(vision=sees),
         )
 
-    def capabilities(self, *, embeds: bool) -> frozenset[str]:
+    def capabilities(self, *, embeds: bool, ranks: bool) -> frozenset[str]:
         """What the model that it serves can do."""
         able = set(FEATURES)
         if not self.chat_template_caps.supports_tools:
@@ -79,6 +79,8 @@ class Props(msgspec.Struct):
             able.add("images")
         if embeds:
             able.add("embeddings")
+        if ranks:
+            able.add("rerank")
         if not self._thinks():
             able.discard("reasoning")
         return frozenset(able)
@@ -123,8 +125,9 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
         return BackendUnavailableError(f"{where} is not ready: {text}.", hint="Try again later.", **details)
     if status == 501 or "Pooling type" in text:
         return UnsupportedFeatureError(
-            f"{where} does not serve this: {text}", param="model", hint="Set LLAMACPP_POOLING for embeddings."
-        )
+            f"{where} does not serve this: {text}", param="model",
+            hint="Set LLAMACPP_POOLING for embeddings (rank: for rankings).",
+        )  # fmt: skip
     if "image input is not supported" in text or "multimodal" in text:
         return UnsupportedFeatureError(f"{where} does not support images: {text}", param="messages")
     if "Cannot use both" in text or "grammar" in text or "JSON schema" in text:

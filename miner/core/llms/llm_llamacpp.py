@@ -7,7 +7,7 @@ already, and starts nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from miner.core.llms.durations import seconds_of
 from miner.core.llms.features import refuse_unsupported
 from miner.core.llms.gate import Gate
 from miner.core.llms.join import join
-from miner.core.llms.llamacpp_engines import LocalEngines, until_entered
+from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info
+from miner.core.llms.llamacpp_pull import pull_events
 from miner.core.llms.llamacpp_tools import as_calls, is_forced
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.llms.openai_service import Endpoint, OpenAIService
@@ -29,7 +30,7 @@ from miner.core.llms.stream import Batches
 from miner.core.transport.faults import ErrorBody
 from miner.core.transport.http import HttpClient
 from miner.core.wire import ChatRequest, Health, LLMChunk, LLMResponse, ModelInfo, Progress, Timings
-from miner.errors import BackendProtocolError, MinerError
+from miner.errors import BackendProtocolError, MinerError, UnsupportedFeatureError
 
 __all__ = ["LlamaCppService"]
 
@@ -42,7 +43,7 @@ class LlamaCppService(OpenAIService):
     timeout_setting = "LLAMACPP_TIMEOUT"
     key_setting = "LLAMACPP_API_KEY"
     reuse_connections = False
-    features = llamacpp_wire.FEATURES | {"embeddings", "images"}
+    features = llamacpp_wire.FEATURES | {"embeddings", "images", "rerank"}
     field_names = llamacpp_wire.FIELD_NAMES
     neutral = llamacpp_wire.NEUTRAL
 
@@ -110,18 +111,23 @@ class LlamaCppService(OpenAIService):
         keep_alive = seconds_of(request.keep_alive) if request is not None else None
         async with self._engines.slot(name, keep_alive=keep_alive, on_progress=on_progress) as (running, lease):
             waited.queue, waited.load = lease.queue_seconds, lease.load_seconds
-            if running.props is None:
-                running.props = await self._ask_props(running.http)
+            props = await self._props_of(running)
             if request is not None:
                 # The running engine knows exactly what its template can do.
                 refuse_unsupported(
                     request,
-                    running.props.capabilities(embeds=running.spec.embeds),
+                    props.capabilities(embeds=running.spec.embeds, ranks=running.spec.ranks),
                     f"{self.name}'s model {running.spec.alias!r} (its chat template)",
                     ignore=request.ignore_unsupported,
                     remote_images=self._settings.allow_remote_images,
                 )
             yield running.http
+
+    async def _props_of(self, running: Running) -> Props:
+        """What an engine of ours says of itself, asked once for each start."""
+        if running.props is None:
+            running.props = await self._ask_props(running.http)
+        return running.props
 
     async def _ask_props(self, http: HttpClient) -> Props:
         """What a server says of itself."""
@@ -229,7 +235,7 @@ class LlamaCppService(OpenAIService):
         props = engines.known(spec) or Props.guess(
             template=spec.chat_template or model.header.chat_template, sees=spec.mmproj is not None
         )
-        able = props.capabilities(embeds=spec.embeds)
+        able = props.capabilities(embeds=spec.embeds, ranks=spec.ranks)
         return model_info(model, spec, loaded=engines.loaded(spec), capabilities=able)
 
     @override
@@ -241,7 +247,7 @@ class LlamaCppService(OpenAIService):
         if not self._external:
             return self._info(model_name)
         info = await super()._get_model(model_name)
-        info.capabilities = (await self._server_props()).capabilities(embeds=True)
+        info.capabilities = (await self._server_props()).capabilities(embeds=True, ranks=True)
         return info
 
     @override
@@ -266,14 +272,73 @@ class LlamaCppService(OpenAIService):
             return Health(state="failed", reason=failed.reason, models=[alias], engines=engines, hint=hint)
         return Health(state="ready", models=[alias], engines=engines)
 
-    def reset_model(self, name: str) -> None:
-        """Forget that a model's engine failed: the next request starts it again."""
-        if self._local is not None:
-            self._local.reset(find_model(name, self._settings).alias)
+    # Loading
 
-    async def unload_model(self, name: str) -> bool:
-        """Stop a model's engine once its requests are done; whether there was one."""
-        return self._local is not None and await self._local.unload(find_model(name, self._settings).alias)
+    @override
+    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        if self._external:
+            if keep_alive is not None:
+                raise self._not_ours("keep_alive")
+            return info
+        if keep_alive is not None or not info.loaded:
+            async with self._engines.slot(info.id, keep_alive=seconds_of(keep_alive)) as (running, _):
+                await self._props_of(running)
+        return self._info(info.id)
+
+    @override
+    async def unload_model(self, model: str) -> bool:
+        """Stop a model's engine once its requests are done; whether there was one.
+
+        Raises:
+            BackendTimeoutError: they were not within QUEUE_TIMEOUT; the engine goes on then.
+        """
+        alias = self._alias(model)
+        return self._local is not None and await self._local.unload(alias)
+
+    @override
+    def reset_model(self, model: str) -> None:
+        """Forget that a model's engine failed: the next request starts it again."""
+        alias = self._alias(model)
+        if self._local is not None:
+            self._local.reset(alias)
+
+    def pin_model(self, model: str) -> None:
+        """Never evict a model's engine for another one, nor unload it for idleness, until the service is closed. It
+        need not be loaded yet.
+        """
+        alias = self._alias(model)
+        self._engines.pin(alias)
+
+    def unpin_model(self, model: str) -> None:
+        """Take a pin back."""
+        alias = self._alias(model)
+        if self._local is not None:
+            self._local.unpin(alias)
+
+    @override
+    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        if self._external:
+            raise self._not_ours("pull")
+        if insecure:
+            raise UnsupportedFeatureError(
+                "llamacpp does not support insecure.", param="insecure", hint="HF_ENDPOINT names the hub, also by http."
+            )
+        return pull_events(model, self._settings)
+
+    def _alias(self, model: str) -> str:
+        """The name under which a model's engine runs, also where its file is gone by now."""
+        if self._external:
+            raise self._not_ours("model")
+        if self._local is not None and any(engine.model == model for engine in self._local.status()):
+            return model
+        return find_model(model, self._settings).alias
+
+    def _not_ours(self, param: str) -> UnsupportedFeatureError:
+        return UnsupportedFeatureError(
+            "The llama.cpp server at LLAMACPP_API_BASE is somebody else's: what it loads is not ours to say.",
+            param=param,
+            hint="Unset LLAMACPP_API_BASE, and engines are started here.",
+        )
 
     @override
     async def aclose(self) -> None:

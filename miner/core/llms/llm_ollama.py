@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from miner.core._typing import override
 from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama_errors import error_in_answer, ollama_error
+from miner.core.llms.ollama_loading import load_request, pull_events
 from miner.core.llms.ollama_wire import LineMapper, decode_line, request_body
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
@@ -152,6 +153,7 @@ class OllamaService(LLMService):
                 yield batch
             if not piece:
                 break
+        answer.over = mapper.finished
         self._check_end(mapper, origin)
 
     def _check_end(self, mapper: LineMapper, origin: Origin) -> None:
@@ -263,6 +265,38 @@ class OllamaService(LLMService):
             return Health(state="unavailable", reason="ollama has no model.", hint="Get one: `ollama pull NAME`.")
         return Health(state="ready", models=names)
 
+    # Loading
+
+    @override
+    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        path, body = load_request(
+            info.id,
+            writes="chat" in (info.capabilities or _FEATURES),
+            num_ctx=self._settings.ollama_num_ctx,
+            keep_alive=keep_alive,
+        )
+        http = self._http()
+        reply = await http.request("POST", path, msgspec.json.encode(body))
+        self._decoded(reply, http.origin, None, _decode_any, info.id)
+        return msgspec.structs.replace(info, loaded=True)
+
+    @override
+    async def unload_model(self, model: str) -> bool:
+        info = await self._usable_model(model)
+        name = info.id if info is not None else model
+        http = self._http()
+        running = self._decoded(await http.request("GET", "/api/ps"), http.origin, None, _decode_tags)
+        loaded = {name, f"{name}:latest"} & {tag.name for tag in running.models}
+        body = {"model": name, "keep_alive": 0, "stream": False}
+        reply = await http.request("POST", "/api/generate", msgspec.json.encode(body))
+        self._decoded(reply, http.origin, None, _decode_any, name)
+        return bool(loaded)
+
+    @override
+    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        self._shown.clear()  # it may become another model
+        return pull_events(self._http(), model, insecure=insecure)
+
     # Embeddings
 
     @override
@@ -323,6 +357,7 @@ class _Embeddings(msgspec.Struct):
 
 _decode_tags = msgspec.json.Decoder(_Tags).decode
 _decode_show = msgspec.json.Decoder(_Show).decode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 
 

@@ -27,6 +27,7 @@ from miner.errors import (
 __all__ = ["VLLMService"]
 
 _PROBE_SECONDS = 5.0
+_WITHOUT_TEXT = frozenset({"embeddings", "rerank", "timeout"})
 _TOOL_FLAGS = "Start the server with --enable-auto-tool-choice --tool-call-parser NAME."
 
 
@@ -42,7 +43,7 @@ class VLLMService(OpenAIService):
     key_setting = "VLLM_API_KEY"
     address_setting = "VLLM_API_BASE (with its /v1)"
     features = OpenAIService.features | frozenset(
-        """top_k min_p repeat_penalty regex grammar reasoning count_tokens""".split()
+        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank""".split()
     )
     field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
     neutral = {  # noqa: RUF012
@@ -122,19 +123,22 @@ class VLLMService(OpenAIService):
         return self._thinks.get(model, True)
 
     async def _probe(self, total: float | None) -> frozenset[str]:
-        """A vLLM server serves either text or embeddings. A route that it has refuses GET with 405, one that it has not
-        with 404; another server's answers that tell nothing leave everything possible.
+        """A vLLM server serves either text, or embeddings and scores, or (a model that compares pairs) scores alone. A
+        route that it has refuses GET with 405, one that it has not with 404; another server's answers that tell nothing
+        leave everything possible.
         """
         http = self._http()
         bound = _PROBE_SECONDS if total is None else total
         try:
             text = (await http.request("GET", "/chat/completions", total=bound)).status
             vectors = (await http.request("GET", "/embeddings", total=bound)).status
+            scores = (await http.request("GET", "/rerank", total=bound)).status
         except BackendError:
             return self.features
-        if (text, vectors) == (405, 404):
-            return self.features - {"embeddings"}
-        return frozenset({"embeddings", "timeout"}) if (text, vectors) == (404, 405) else self.features
+        if not {text, vectors, scores} <= {404, 405} or (text, vectors, scores) == (404, 404, 404):
+            return self.features
+        lacking = {word for word, status in (("embeddings", vectors), ("rerank", scores)) if status == 404}
+        return (self.features if text == 405 else _WITHOUT_TEXT) - lacking
 
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
@@ -185,10 +189,10 @@ class VLLMService(OpenAIService):
                 f"{where} has a full queue: {text}", hint="Try again later.", **origin.details(status)
             )
         if status == 404 and not body.fields.get("type"):
-            path = "embeddings" if request is None else "chat"
+            lacking = "embeddings or rankings" if request is None else "chat"
             return UnsupportedFeatureError(
-                f"This vllm server does not serve {path}.", param="model",
-                hint="One server serves either text (--runner generate) or embeddings (--runner pooling).",
+                f"This vllm server does not serve {lacking}.", param="model",
+                hint="One server serves either text (--runner generate) or embeddings and rankings (--runner pooling).",
             )  # fmt: skip
         if status != 400:
             return None

@@ -1,13 +1,13 @@
-"""What an OpenAI-compatible server says of its models, and the vectors that it sends."""
+"""What an OpenAI-compatible server says of its models, and the vectors and scores that it sends."""
 
 from __future__ import annotations
 
 import msgspec
 
-from miner.core.wire import Embedding, EmbeddingResponse, ModelInfo, TokenUsage
+from miner.core.wire import Embedding, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult, TokenUsage
 from miner.errors import BackendProtocolError
 
-__all__ = ["read_embeddings", "read_models"]
+__all__ = ["read_embeddings", "read_models", "read_scores"]
 
 
 class _Meta(msgspec.Struct):
@@ -36,6 +36,16 @@ class _ModelList(msgspec.Struct):
 
 class _Embeddings(msgspec.Struct):
     data: list[Embedding]
+    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+
+
+class _Score(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Scores(msgspec.Struct):
+    results: list[_Score]
     usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
 
 
@@ -80,3 +90,17 @@ def read_embeddings(raw: bytes, texts: list[str], model: str | None, backend: st
     if [item.index for item in vectors] != list(range(len(texts))):
         raise BackendProtocolError(f"{backend} sent {len(vectors)} vectors for {len(texts)} texts.", backend=backend)
     return EmbeddingResponse(data=vectors, model=model, usage=answer.usage)
+
+
+def read_scores(raw: bytes, model: str | None, backend: str) -> RerankResponse:
+    """The scores of a `/rerank` answer, in the form of Jina's API.
+
+    Raises:
+        BackendProtocolError: it holds none.
+    """
+    try:
+        answer = msgspec.json.decode(raw, type=_Scores)
+    except msgspec.DecodeError as error:
+        raise BackendProtocolError(f"{backend} sent no scores: {error}.", backend=backend) from error
+    results = [RerankResult(item.index, item.relevance_score) for item in answer.results]
+    return RerankResponse(results=results, model=model, usage=answer.usage)

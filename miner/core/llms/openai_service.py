@@ -16,7 +16,7 @@ from miner.core._typing import override
 from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai_end import check_end, interrupted
-from miner.core.llms.openai_models import read_embeddings, read_models
+from miner.core.llms.openai_models import read_embeddings, read_models, read_scores
 from miner.core.llms.openai_request import chat_body, completion_body
 from miner.core.llms.openai_wire import ChatMapper, Event, decode_event
 from miner.core.llms.stream import Batches
@@ -36,6 +36,7 @@ from miner.core.wire import (
     LLMChunk,
     LLMResponse,
     ModelInfo,
+    RerankResponse,
 )
 from miner.errors import (
     BackendError,
@@ -79,7 +80,7 @@ class OpenAIService(LLMService):
         """chat tools tool_choice json_object json_schema logprobs seed embeddings stop presence_penalty
         frequency_penalty logit_bias parallel_tool_calls response_format timeout raw extra""".split()
     )
-    """What the server can do at all; plain OpenAI by default."""
+    """What the server can do at all; plain OpenAI by default. "rerank": it has `/rerank`, in the form of Jina's API."""
     field_names: ClassVar[dict[str, str]] = {}
     """The server's own names of options that it calls otherwise."""
     neutral: ClassVar[dict[str, Any]] = {}
@@ -256,6 +257,7 @@ class OpenAIService(LLMService):
                 yield batch
             if not piece:
                 break
+        answer.over = done
         check_end(mapper, origin, ended=done)
 
     def _decoded(self, raw: bytes, request: ChatRequest, origin: Origin) -> Event:
@@ -363,13 +365,20 @@ class OpenAIService(LLMService):
             return Health(state="unavailable", reason=f"{self.name} serves no model.", hint="Start it with one.")
         return Health(state="ready", models=models)
 
-    # Embeddings
+    # Embeddings and rankings
 
     @override
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
         body = {"model": model, "input": texts, "encoding_format": "float"}
         raw = await self._post("/embeddings", body, model=model)
         return read_embeddings(raw, texts, model, self.name)
+
+    @override
+    async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
+        body: dict[str, Any] = {"model": model, "query": query, "documents": documents}
+        if top_n is not None:
+            body["top_n"] = top_n
+        return read_scores(await self._post("/rerank", body, model=model), model, self.name)
 
     @override
     async def aclose(self) -> None:

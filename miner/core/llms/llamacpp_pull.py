@@ -1,0 +1,94 @@
+"""Pulling a GGUF model from a hub while others are served: in a thread, told in the words of Ollama's pulls."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miner.core.llms.llamacpp_engines import until_entered
+from miner.core.llms.llamacpp_models import find_model
+from miner.core.models.find import default_models_dir
+from miner.core.models.hub import Hub
+from miner.core.models.names import parse_ref
+from miner.core.models.pull import PullProgress, pull
+from miner.errors import MinerError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["pull_events"]
+
+_HOSTS = ("hf.co/", "huggingface.co/")
+"""How Ollama's clients write that a model is on the hub."""
+
+
+class _StoppedError(MinerError):
+    """Nobody waits for this pull any more."""
+
+
+async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
+    """How far the pull of a model is. A name that is no hub's and is known here needs none.
+
+    Raises:
+        InvalidRequestError: `name` is neither.
+        MinerError: what `models.pull.pull` raises.
+    """
+    ref = _reference(name)
+    if parse_ref(ref) is None and _is_here(name, settings):
+        yield {"status": "success"}
+        return
+    folder = Path(settings.models_dir) if settings.models_dir else default_models_dir()
+    token = settings.hf_token
+    hub = Hub(settings.hf_endpoint, token.get_secret_value().strip() if token else None)
+    loop, news, left = asyncio.get_running_loop(), asyncio.Queue[PullProgress](), threading.Event()
+
+    def tell(progress: PullProgress) -> None:
+        if left.is_set():
+            raise _StoppedError(f"The pull of {name!r} was stopped.")
+        loop.call_soon_threadsafe(news.put_nowait, progress)
+
+    if parse_ref(ref) is not None:
+        yield {"status": "pulling manifest"}
+    work = asyncio.ensure_future(asyncio.to_thread(pull, ref, folder, hub=hub, on_progress=tell))
+    # One bar for all files of the model: clients tell bars apart by the digest.
+    digest = f"sha256:{hashlib.sha256(ref.encode()).hexdigest()}"
+    try:
+        async with aclosing(until_entered(work, news)) as reports:
+            async for progress in reports:
+                yield _event(progress, digest)
+    finally:
+        left.set()
+    await work
+    yield {"status": "success"}
+
+
+def _reference(name: str) -> str:
+    """The name in our own form: Ollama's clients put `:latest` behind any, and the hub's address in front."""
+    ref = name.removesuffix(":latest")
+    for host in _HOSTS:
+        if ref.startswith(host):
+            return f"hf:{ref.removeprefix(host)}"
+    return ref
+
+
+def _is_here(name: str, settings: MinerConfig) -> bool:
+    for known in (name, name.removesuffix(":latest")):
+        try:
+            find_model(known, settings)
+        except ModelNotFoundError:
+            continue
+        return True
+    return False
+
+
+def _event(progress: PullProgress, digest: str) -> dict[str, Any]:
+    if progress.stage == "waiting":
+        return {"status": "waiting for another download of the same file"}
+    file = progress.file.rpartition("/")[2]
+    status = f"verifying {file}" if progress.stage == "checking" else f"pulling {file}"
+    return {"status": status, "digest": digest, "total": progress.total, "completed": progress.done}
