@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from miner.core.llms.LLMService import LLMService
+from miner.core.wire import RerankResponse, RerankResult, TokenUsage
 from miner.gateway.app import ROUTES
 from miner.gateway.openapi import document
 from tests.gateway.serving import Parrot, config, post, serving
@@ -66,8 +67,13 @@ class Ranker(LLMService):
     async def generate(self, prompt, model=None, max_tokens=512, temperature=0.7, top_p=0.95):
         return ""
 
-    async def rerank(self, query, documents, model=None):
-        return [float(document.count(query)) for document in documents]
+    @property
+    def capabilities(self):
+        return super().capabilities | {"rerank"}
+
+    async def _rerank(self, query, documents, model, top_n):
+        scores = [RerankResult(place, float(document.count(query))) for place, document in enumerate(documents)]
+        return RerankResponse(results=scores, usage=TokenUsage(7, 0, 7))
 
 
 async def test_rerank_where_the_backend_can():
@@ -77,6 +83,19 @@ async def test_rerank_where_the_backend_can():
     assert answer.status == 200
     assert [(one["index"], one["relevance_score"]) for one in told["results"]] == [(1, 2.0), (2, 1.0)]
     assert told["results"][0]["document"] == {"text": "aa"}
+    assert told["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+
+
+async def test_rerank_without_the_documents_and_with_a_wrong_number_of_them():
+    body = {"query": "a", "documents": ["b", "a"], "return_documents": False}
+    async with serving(Ranker(config())) as served:
+        async with post(served, body, "/v1/rerank") as answer:
+            told = await answer.json()
+        async with post(served, {**body, "top_n": 0}, "/v1/rerank") as answer:
+            refused = await answer.json()
+    assert told["results"] == [{"index": 1, "relevance_score": 1.0}, {"index": 0, "relevance_score": 0.0}]
+    assert answer.status == 400
+    assert refused["error"]["param"] == "top_n"
 
 
 @pytest.mark.parametrize(("body", "status"), [({"query": "a", "documents": ["b"]}, 501), ({"query": "a"}, 400)])
@@ -85,3 +104,5 @@ async def test_rerank_where_it_cannot(body, status):
         told = await answer.json()
     assert answer.status == status
     assert told["error"]["code"] == ("unsupported_feature" if status == 501 else "invalid_request")
+    if status == 501:
+        assert "These backends can: llamacpp, vllm" in told["error"]["message"]

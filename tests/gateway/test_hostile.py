@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import LLMChunk
+from miner.core.wire import LLMChunk, ModelInfo, RerankResponse, RerankResult
 from tests.gateway.serving import Parrot, config, serving
 
 WAIT = 30
@@ -24,10 +24,22 @@ class Able(Parrot):
 
     @property
     def capabilities(self):
-        return super().capabilities | {"count_tokens"}
+        return super().capabilities | {"count_tokens", "rerank"}
 
-    async def rerank(self, query, documents, model=None):
-        return [1.0 for _ in documents]
+    async def _rerank(self, query, documents, model, top_n):
+        return RerankResponse(results=[RerankResult(place, 1.0) for place in range(len(documents))])
+
+    async def load_model(self, model=None, *, keep_alive=None):
+        return ModelInfo(id=model)
+
+    async def unload_model(self, model):
+        return False
+
+    def reset_model(self, model):
+        pass
+
+    async def pull_model(self, model, *, insecure=False):
+        yield {"status": "success"}
 
     async def _count_tokens(self, request):
         return 1
@@ -120,7 +132,7 @@ async def test_random_requests_by_our_own_document(tmp_path):
             [
                 sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--max-examples", "20",
                 "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
-                "--include-path-regex", "^/(v1|livez|readyz|docs|openapi)", "--seed", "1", "--no-color",
+                "--include-path-regex", "^/(v1|admin|livez|readyz|docs|openapi)", "--seed", "1", "--no-color",
             ],
             capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
         )  # fmt: skip

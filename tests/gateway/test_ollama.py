@@ -119,6 +119,14 @@ class Loader(LLMService):
         vectors = [Embedding(place, [1.0, 2.0, float(len(text))]) for place, text in enumerate(texts)]
         return EmbeddingResponse(data=vectors, model=model, usage=TokenUsage(5, 0, 5))
 
+    async def _load(self, info, keep_alive):
+        self.up = True
+        return await self._get_model(info.id)
+
+    async def unload_model(self, model):
+        was, self.up = self.up, False
+        return was
+
     async def _chat(self, request):
         self.requests.append(request)
         self.up = request.keep_alive not in (0, "0s")
@@ -493,8 +501,7 @@ async def test_run_as_the_command_line_does():
     assert again[2][0] == {
         **again[2][0], "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "unload",
     }  # fmt: skip
-    assert [request.keep_alive for request in service.requests] == [None, None, "0s"]
-    assert [request.max_tokens for request in service.requests] == [1, 512, 1]
+    assert [request.max_tokens for request in service.requests] == [512]  # loading asks for no token
 
 
 async def test_a_real_engine_is_loaded_asked_and_unloaded():

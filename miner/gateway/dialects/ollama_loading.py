@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from typing import Any
-
 import msgspec
 from aiohttp import web
 
-from miner.core.wire import ModelInfo
 from miner.errors import UnsupportedFeatureError
 from miner.gateway.catalog import known_models
 from miner.gateway.dialects.base import Call
@@ -52,24 +48,23 @@ async def complete(exchange: Exchange, call: Call, options: OllamaOptions | None
 
 
 async def load(exchange: Exchange, asked: Common, kind: Kind) -> web.StreamResponse:
-    """Answer an empty prompt: the model is loaded, or with `keep_alive` 0 let go.
-
-    A service has no verb for either: one token is asked for where the engine loads on demand.
-    """
+    """Answer an empty prompt: the model is loaded, or with `keep_alive` 0 let go."""
     service = exchange.gateway.service
     name = await full_name(exchange, asked.model)
     await exchange.enter(Call(arguments=[], model=name))
-    goes = unloads(asked.keep_alive)
-    on_demand = "keep_alive" in service.capabilities
-    if goes and not on_demand:
-        raise UnsupportedFeatureError(
-            f"{service.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
-        )
-    info = await service._usable_model(name)
-    if on_demand and not (goes and info is not None and info.loaded is False):
-        await _touch(exchange, name, info, asked.keep_alive)
-    elif asked.keep_alive is not None and not goes:
-        exchange.ignored.append("keep_alive")
+    goes, keep_alive = unloads(asked.keep_alive), asked.keep_alive
+    if "keep_alive" not in service.capabilities:
+        if goes:
+            raise UnsupportedFeatureError(
+                f"{service.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
+            )
+        if keep_alive is not None:
+            exchange.ignored.append("keep_alive")
+            keep_alive = None
+    if goes:
+        await service.unload_model(name)
+    else:
+        await service.load_model(name, keep_alive=keep_alive)
     body = {
         "model": asked.model,
         "created_at": now(),
@@ -78,15 +73,3 @@ async def load(exchange: Exchange, asked: Common, kind: Kind) -> web.StreamRespo
         "done_reason": "unload" if goes else "load",
     }
     return json_response(exchange, msgspec.json.encode(body))
-
-
-async def _touch(exchange: Exchange, name: str, info: ModelInfo | None, keep_alive: float | str | None) -> None:
-    service = exchange.gateway.service
-    able = info.capabilities if info is not None and info.capabilities is not None else service.capabilities
-    if "chat" not in able:
-        await service.embed("Hi", name)
-        return
-    extra: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
-    async with aclosing(service.stream("Hi", model=name, max_tokens=1, **extra).batches()) as batches:
-        async for batch in batches:
-            exchange.tokens(batch)

@@ -14,12 +14,11 @@ from miner.errors import ModelNotFoundError
 from miner.gateway.body import decode, read_body
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.dialects.ollama_loading import full_name
-from miner.gateway.dialects.ollama_parts import model_of
-from miner.gateway.errors import RefusedError
+from miner.gateway.dialects.ollama_parts import Named
 from miner.gateway.exchange import Exchange
 from miner.gateway.reply import json_response
 
-__all__ = ["ps", "pull", "root", "show", "tags", "version"]
+__all__ = ["OllamaShowBody", "ps", "root", "show", "tags", "version"]
 
 API_VERSION = "0.33.0"
 """The version of Ollama whose API this is: clients compare it before they use newer parts."""
@@ -35,17 +34,7 @@ _FAR = "2318-01-01T00:00:00Z"
 """Ollama's clients take a missing time for one that is over; nobody here tells when a model goes."""
 
 
-class _Named(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    model: str = ""
-    name: str = ""
-    """What `model` was called once."""
-
-    def named(self) -> str:
-        """The model's name."""
-        return model_of(self.model or self.name)
-
-
-class OllamaShowBody(_Named, kw_only=True, forbid_unknown_fields=True):
+class OllamaShowBody(Named, kw_only=True, forbid_unknown_fields=True):
     """The body of `/api/show`. Ollama's command line sends all of these, most of them empty."""
 
     verbose: bool = False
@@ -54,17 +43,7 @@ class OllamaShowBody(_Named, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, Any] | None = None
 
 
-class OllamaPullBody(_Named, kw_only=True, forbid_unknown_fields=True):
-    """The body of `/api/pull`."""
-
-    insecure: bool = False
-    stream: bool = True
-    username: str = ""
-    password: str = ""
-
-
 _SHOW = msgspec.json.Decoder(OllamaShowBody)
-_PULL = msgspec.json.Decoder(OllamaPullBody)
 
 
 async def root(exchange: Exchange) -> web.StreamResponse:
@@ -122,15 +101,6 @@ async def show(exchange: Exchange) -> web.StreamResponse:
     if model.created:
         body["modified_at"] = _time(model.created)
     return json_response(exchange, msgspec.json.encode(body))
-
-
-async def pull(exchange: Exchange) -> web.StreamResponse:
-    """Refused with an explanation: no backend fetches models for a client."""
-    name = decode(await read_body(exchange), _PULL).named()
-    raise RefusedError(
-        501, "not_implemented", f"{name!r} cannot be pulled through this server.",
-        hint="Its operator puts models where the backend finds them; GET /api/tags lists those that are there.",
-    )  # fmt: skip
 
 
 async def _described(exchange: Exchange, name: str) -> ModelInfo:

@@ -15,8 +15,8 @@ from miner.gateway.body import bounded
 from miner.gateway.errors import Failure
 
 __all__ = [
-    "STREAM_TYPE", "Common", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries", "model_of",
-    "now", "ollama_error", "sampling", "unloads",
+    "STREAM_TYPE", "Common", "Named", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries",
+    "model_of", "now", "ollama_error", "sampling", "unloads",
 ]  # fmt: skip
 
 STREAM_TYPE = "application/x-ndjson"
@@ -100,6 +100,18 @@ class Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     top_logprobs: int | None = None
     debug_render_only: bool = msgspec.field(name="_debug_render_only", default=False)
     """Ollama's command line always sends it, as false."""
+
+
+class Named(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A body that names a model."""
+
+    model: str = ""
+    name: str = ""
+    """What `model` was called once."""
+
+    def named(self) -> str:
+        """The model's name."""
+        return model_of(self.model or self.name)
 
 
 def model_of(name: str) -> str:

@@ -1,12 +1,13 @@
-"""Ollama's API as a table. Nothing in it changes the models of the server: no create, push, copy, delete, no blobs."""
+"""Ollama's API as a table. All that changes the server's models is pull: no create, push, copy, delete, no blobs."""
 
 from __future__ import annotations
 
 from miner.gateway.dialects.ollama_chat import OllamaChatBody, chat
 from miner.gateway.dialects.ollama_embed import OllamaEmbedBody, OllamaEmbeddingsBody, embed, embeddings
 from miner.gateway.dialects.ollama_generate import OllamaGenerateBody, generate
-from miner.gateway.dialects.ollama_models import OllamaPullBody, OllamaShowBody, ps, pull, root, show, tags, version
+from miner.gateway.dialects.ollama_models import OllamaShowBody, ps, root, show, tags, version
 from miner.gateway.dialects.ollama_parts import STREAM_TYPE, ollama_error
+from miner.gateway.dialects.ollama_pull import OllamaPullBody, pull
 from miner.gateway.routes import Route
 
 __all__ = ["OLLAMA"]
@@ -32,5 +33,5 @@ OLLAMA = [
     ),
     Route("POST", "/api/embed", embed, "key", ollama_error, "One vector for each text", OllamaEmbedBody),
     Route("POST", "/api/embeddings", embeddings, "key", ollama_error, "The vector of one text", OllamaEmbeddingsBody),
-    Route("POST", "/api/pull", pull, "admin", ollama_error, "Refused with an explanation", OllamaPullBody),
+    Route("POST", "/api/pull", pull, "admin", ollama_error, "Get a model", OllamaPullBody, _LINES),
 ]  # fmt: skip

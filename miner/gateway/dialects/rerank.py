@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from miner.core.llms.LLMService import LLMService
+from miner.core.llms.openai_service import OpenAIService
 from miner.core.llms.registry import find_backends
-from miner.errors import InvalidRequestError
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import decode, read_body
 from miner.gateway.dialects.base import Call
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.reply import json_response
 
-__all__ = ["RerankBody", "Reranker", "rerank"]
+__all__ = ["RerankBody", "rerank"]
 
 MAX_DOCUMENTS = 1024
 """Documents of one request at most."""
-
-
-@runtime_checkable
-class Reranker(Protocol):
-    """A service that can compare texts with a query."""
-
-    async def rerank(self, query: str, documents: list[str], model: str | None = None) -> list[float]:
-        """How well each document answers the query, the higher the better; in the documents' order."""
 
 
 class RerankBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -50,18 +44,28 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
     if not asked.query or not texts or len(texts) > MAX_DOCUMENTS:
         raise InvalidRequestError(f"query and 1 to {MAX_DOCUMENTS} documents are needed.", param="documents")
     service = exchange.gateway.service
-    if not isinstance(service, Reranker):
+    await exchange.enter(Call(arguments=[], model=asked.model))
+    try:
+        made = await service.rerank(asked.query, texts, asked.model, asked.top_n)
+    except UnsupportedFeatureError as error:
+        if error.param != "rerank":
+            raise
         able = [backend.name for backend in find_backends(service.config) if _can(backend.cls)]
         hint = f"These backends can: {', '.join(able)}." if able else "No installed backend can."
-        raise RefusedError(501, "unsupported_feature", f"{service.name} does not rerank.", hint=hint)
-    await exchange.enter(Call(arguments=[], model=asked.model))
-    scores = await service.rerank(asked.query, texts, asked.model)
-    order = sorted(range(len(texts)), key=lambda index: -scores[index])[: asked.top_n]
-    results: list[dict[str, Any]] = [{"index": index, "relevance_score": scores[index]} for index in order]
+        raise RefusedError(501, "unsupported_feature", error.message, hint=hint) from error
+    exchange.usage = made.usage
+    results: list[dict[str, Any]] = [
+        {"index": one.index, "relevance_score": one.relevance_score} for one in made.results
+    ]
     if asked.return_documents:
         for result in results:
             result["document"] = {"text": texts[result["index"]]}
-    body = {"id": f"rerank-{exchange.id}", "model": asked.model or service.name, "results": results}
+    body = {
+        "id": f"rerank-{exchange.id}",
+        "model": made.model or asked.model or service.name,
+        "results": results,
+        "usage": {"prompt_tokens": made.usage.prompt_tokens, "total_tokens": made.usage.total_tokens},
+    }
     return json_response(exchange, msgspec.json.encode(body))
 
 
@@ -72,5 +76,8 @@ def _text(document: str | dict[str, Any], place: int) -> str:
     return text
 
 
-def _can(cls: type | None) -> bool:
-    return cls is not None and issubclass(cls, Reranker)
+def _can(cls: type[LLMService] | None) -> bool:
+    """Whether this backend can rerank, as far as its class tells: it asks an engine, and its engine is one that can."""
+    if cls is None or cls._rerank is LLMService._rerank:
+        return False
+    return not issubclass(cls, OpenAIService) or "rerank" in cls.features
