@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from miner.cli.parser import number
+from miner.errors import ConfigError
 
 __all__ = ["add_parser", "run"]
 
@@ -53,7 +54,16 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from miner.gateway.plan import Plan
-    from miner.gateway.server import run as serve
+
+    try:
+        from miner.gateway.server import run as serve
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("miner"):
+            raise
+        raise ConfigError(
+            f"`miner serve` needs the package {error.name.partition('.')[0]}, which is not installed. "
+            'Install it with `pip install "llm-service-backends[serve]"`.'
+        ) from error
 
     given = {"serve_host": args.host, "serve_port": args.port, "serve_workers": args.workers, "serve_log": args.log}
     if args.allow_unauthenticated:

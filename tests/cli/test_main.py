@@ -170,3 +170,11 @@ def test_help_loads_no_engine_no_client_and_no_settings(tmp_path, arguments):
         capture_output=True, cwd=tmp_path, env=environment(tmp_path), timeout=LONG,
     )  # fmt: skip
     assert lines_of(done.stderr)[-1] == "[]"
+
+
+def test_serving_without_its_packages_exits_2_with_the_line_that_gets_them():
+    script = "import sys; sys.modules['aiohttp'] = None; from miner.cli.main import run; sys.exit(run(['serve']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert 'pip install "llm-service-backends[serve]"' in done.stderr
+    assert "Traceback" not in done.stderr

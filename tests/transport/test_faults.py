@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import aiohttp
 import pytest
 
+from miner.core.transport.address import BadAddressError, NotConnectedError
 from miner.core.transport.faults import (
     ErrorBody,
     Origin,
@@ -20,6 +20,7 @@ from miner.core.transport.faults import (
     status_error,
 )
 from miner.core.transport.framing import FramingError
+from miner.core.transport.http1 import BrokenOffError
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -143,21 +144,19 @@ def test_an_engine_without_a_key_is_not_said_to_refuse_one():
 
 
 class FakeTransportError(ConnectionResetError):
-    """Not of the HTTP library, but a connection's all the same."""
+    """Not of our own, but a connection's all the same."""
 
 
 @pytest.mark.parametrize("receiving", [False, True])
 @pytest.mark.parametrize(
     ("raised", "before", "during"),
     [
-        (aiohttp.ServerDisconnectedError(), BackendUnavailableError, StreamInterruptedError),
+        (BrokenOffError("the connection was closed"), BackendUnavailableError, StreamInterruptedError),
         (FakeTransportError("gone"), BackendUnavailableError, StreamInterruptedError),
-        (aiohttp.ClientPayloadError("short"), BackendUnavailableError, StreamInterruptedError),
-        (aiohttp.SocketTimeoutError(), BackendTimeoutError, BackendTimeoutError),
         (TimeoutError(), BackendTimeoutError, BackendTimeoutError),
-        (aiohttp.ConnectionTimeoutError(), BackendUnavailableError, BackendUnavailableError),
+        (NotConnectedError("timed out"), BackendUnavailableError, BackendUnavailableError),
         (FramingError("a page"), BackendProtocolError, BackendProtocolError),
-        (aiohttp.InvalidURL("x"), BackendUnavailableError, BackendUnavailableError),
+        (BadAddressError("x"), BackendUnavailableError, BackendUnavailableError),
     ],
 )
 def test_library_errors(raised: Exception, before: type[MinerError], during: type[MinerError], receiving: bool):
@@ -178,7 +177,7 @@ def test_programming_errors_cancellation_and_our_own_pass_untouched(raised: Base
 
 def test_silence_is_told_with_its_bound_and_its_setting():
     with pytest.raises(BackendTimeoutError, match=r"silent for more than 7\.5 s\. Raise VLLM_TIMEOUT"), faults(ORIGIN):
-        raise aiohttp.SocketTimeoutError
+        raise TimeoutError
     with pytest.raises(BackendTimeoutError, match=r"did not answer within 1\.5 s") as caught, faults(ORIGIN, total=1.5):
         raise TimeoutError
     assert "VLLM_TIMEOUT" not in str(caught.value)

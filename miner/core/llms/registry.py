@@ -21,7 +21,7 @@ logger = logging.getLogger("miner.backends")
 
 GROUP = "inference.backends"
 _BUILT_IN = ("llamacpp", "ollama", "vllm")
-_EXTRAS = {"xllamacpp": "llamacpp", "llama_cpp": "llama-cpp-python", "vllm": "vllm", "aiohttp": "all"}
+_EXTRAS = {"xllamacpp": "llamacpp", "llama_cpp": "llama-cpp-python", "vllm": "vllm"}
 
 
 @dataclass(frozen=True, slots=True)

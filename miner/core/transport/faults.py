@@ -1,9 +1,8 @@
-"""Where library errors and HTTP statuses become errors of miner, for calls and streams alike."""
+"""Where transport errors and HTTP statuses become errors of miner, for calls and streams alike."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -12,10 +11,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import aiohttp
 import msgspec
-from multidict import CIMultiDict, CIMultiDictProxy
 
+from miner.core.transport.address import BadAddressError, NotConnectedError
 from miner.core.transport.framing import FramingError
 from miner.errors import (
     AuthenticationError,
@@ -71,7 +69,7 @@ class Origin:
 
 
 class faults:
-    """Context manager: turns what the HTTP library raises into errors of miner.
+    """Context manager: turns what the transport raises into errors of miner.
 
     Programming errors and cancellation pass through untouched. `receiving` is set once an answer has begun: from then
     on a lost connection is a StreamInterruptedError. `total`: seconds for the whole exchange, where that is the bound.
@@ -91,34 +89,27 @@ class faults:
         if error is None or isinstance(error, (MinerError, asyncio.CancelledError)):
             return
         mapped = _map(error, self.origin, receiving=self.receiving, total=self.total)
-        if isinstance(error, aiohttp.ClientResponseError):
-            _forget_headers(error)
         if mapped is not None:
             raise mapped from error
 
 
 def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float | None) -> BackendError | None:
-    """The error of miner for one of the HTTP library, None where it is none of its errors."""
+    """The error of miner for one of the transport, None where it is none of its errors."""
     where = f"{origin.backend} at {origin.shown_url}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return BackendUnavailableError(
-            f"{where} does not accept the connection: timed out.", hint=origin.unreachable, **origin.details()
-        )
-    if isinstance(error, (aiohttp.ServerTimeoutError, TimeoutError)) and total is not None:
+    if isinstance(error, NotConnectedError):
+        told = "does not accept the connection" if str(error) == "timed out" else "cannot be reached"
+        return BackendUnavailableError(f"{where} {told}: {error}.", hint=origin.unreachable, **origin.details())
+    if isinstance(error, TimeoutError) and total is not None:
         return BackendTimeoutError(
             f"{where} did not answer within {total:g} s.",
             hint="It may be overloaded or hung: see its log.",
             **origin.details(),
         )
-    if isinstance(error, (aiohttp.ServerTimeoutError, TimeoutError)):
+    if isinstance(error, TimeoutError):
         return BackendTimeoutError(
             f"{where} was silent for more than {origin.silence:g} s.", hint=origin.slow(), **origin.details()
         )
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return BackendUnavailableError(
-            f"{where} cannot be reached: {_reason(error)}.", hint=origin.unreachable, **origin.details()
-        )
-    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, ConnectionError)):
+    if isinstance(error, ConnectionError):
         if receiving:
             return StreamInterruptedError(
                 f"{where} broke off in the middle of its answer: {_reason(error)}.",
@@ -130,14 +121,14 @@ def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float 
             hint="The engine may have died: see its log.",
             **origin.details(),
         )
-    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+    if isinstance(error, BadAddressError):
         return BackendUnavailableError(
-            f"{origin.shown_url!r} is not a usable address.",
+            f"{origin.shown_url!r} is not a usable address: {error}.",
             hint=origin.unreachable,
             retryable=False,
             **origin.details(),
         )
-    if isinstance(error, (aiohttp.ClientError, FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
+    if isinstance(error, (FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
         return BackendProtocolError(
             f"{where} sent something that is not its protocol: {_reason(error)}.",
             hint=origin.misplaced(),
@@ -146,26 +137,8 @@ def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float 
     return None
 
 
-def _forget_headers(error: aiohttp.ClientResponseError) -> None:
-    """The library keeps the request's headers in its error, and shows them in its repr: our key is among them."""
-    asked = error.request_info
-    error.request_info = aiohttp.RequestInfo(asked.url, asked.method, CIMultiDictProxy(CIMultiDict()), asked.real_url)
-    error.args = (error.message,)
-
-
 def _reason(error: BaseException) -> str:
     """The cause in a few words, without Python's decoration."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        os_error = error.os_error
-        if os_error.errno == errno.ECONNREFUSED or "Connect call failed" in str(os_error):
-            return "connection refused"
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return f"no such host {error.host!r}"
-        return os_error.strerror or str(os_error)
-    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
-        return "the connection was closed"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return error.message.splitlines()[0].rstrip(".:")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     text = str(error) or type(error).__name__
