@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-LONG = 180.0
-"""Seconds that a command may take on a busy machine."""
+LONG = 600.0
+"""Seconds after which something hangs. Not what a command may take: other work may leave it a tenth of a core."""
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
@@ -83,6 +84,14 @@ class Miner:
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
+
+
+def first_text(process: subprocess.Popen[bytes], most: int = 1000) -> bytes:
+    """What the process writes first, as soon as it does; b"" if it ends without a word."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], LONG)
+    assert ready, f"nothing was written within {LONG:g} s"
+    return os.read(process.stdout.fileno(), most)
 
 
 @pytest.fixture

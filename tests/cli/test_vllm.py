@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import LONG
+
 HEAD = "python -m vllm.entrypoints.openai.api_server"
 
 
@@ -95,7 +97,7 @@ def fake_vllm(tmp_path) -> str:
 def test_run_becomes_the_server_with_the_key_in_its_environment_alone(miner, fake_vllm):
     (miner.folder / ".env").write_text("VLLM_API_KEY=sesame-open-1234\n")
     process = miner.start("vllm", "--model", "m", "--run", PYTHONPATH=fake_vllm)
-    out, err = (text.decode() for text in process.communicate(timeout=180))
+    out, err = (text.decode() for text in process.communicate(timeout=LONG))
     assert process.returncode == 7  # the server's own
     command, started = out.splitlines()
     assert "sesame" not in command

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from miner.core.engine.process import EngineProcess
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.find import resolve
 from miner.errors import EngineCrashedError, EngineStartError
+from tests.engine.children import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,8 @@ def alive(pid):
     return True
 
 
-async def complete(lease, tokens=4):
-    """Ask the leased engine as the service does; returns the whole stream."""
+async def complete(lease, tokens=4, began=None):
+    """Ask the leased engine as the service does; returns the whole stream. `began` is set when its first bytes come."""
     body = {"prompt": "Once upon a time", "max_tokens": tokens, "stream": True, "ignore_eos": True}
     address = lease.address
     connector = aiohttp.UnixConnector(str(address.unix_socket)) if address.unix_socket else None
@@ -50,11 +52,14 @@ async def complete(lease, tokens=4):
         session.post(f"{address.base_url}/v1/completions", json=body) as response,
     ):
         assert response.status == 200
-        return await response.text()
+        first = await response.content.readany()
+        if began is not None:
+            began.set()
+        return (first + await response.read()).decode()
 
 
 async def test_models_take_turns_in_room_for_one(specs):
-    pool = EnginePool(make, limits=PoolLimits(max_loaded=1, fairness_wait=60.0))
+    pool = EnginePool(make, limits=PoolLimits(max_loaded=1, fairness_wait=PATIENCE))
     pick = random.Random(1)
     pids = set()
 
@@ -75,23 +80,27 @@ async def test_models_take_turns_in_room_for_one(specs):
 
 async def test_a_killed_engine_fails_what_is_in_flight_and_serves_the_queue_again(specs):
     pool = EnginePool(make, limits=PoolLimits())
-    streaming = asyncio.Event()
+    spec = replace(specs[0], ctx_size=2048)  # long enough that no victim is done before it is killed
+    streaming = [asyncio.Event() for _ in range(4)]
 
-    async def victim():
-        async with pool.lease(specs[0]) as lease:
-            streaming.set()
+    async def victim(began):
+        async with pool.lease(spec) as lease:
             with pytest.raises(aiohttp.ClientError):
-                await complete(lease, tokens=200)
+                await complete(lease, tokens=2000, began=began)
             raise await lease.engine.died(lease.address)
 
     async def queued():
-        async with pool.lease(specs[0]) as lease:
+        async with pool.lease(spec) as lease:
             return lease.engine.restarts, await complete(lease)
 
-    victims = [asyncio.ensure_future(victim()) for _ in range(4)]
-    await streaming.wait()
+    victims = [asyncio.ensure_future(victim(began)) for began in streaming]
+    async with asyncio.timeout(PATIENCE):
+        for began in streaming:
+            await began.wait()
     waiting = [asyncio.ensure_future(queued()) for _ in range(6)]
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(PATIENCE):
+        while pool.status()[0].queued < len(waiting):  # noqa: ASYNC110 (a queue's length is no event)
+            await asyncio.sleep(0.01)
     os.kill(pool.status()[0].pid, signal.SIGKILL)
     ends = await asyncio.gather(*victims, return_exceptions=True)
     assert [(type(end), end.exit_status) for end in ends] == [(EngineCrashedError, -signal.SIGKILL)] * 4
@@ -124,7 +133,7 @@ async def test_idle_unload_ends_the_process(specs):
     async with pool.lease(specs[0], keep_alive=0) as lease:
         pid = lease.engine.pid
         assert alive(pid)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while alive(pid):  # noqa: ASYNC110 (another process's end is no event of ours)
             await asyncio.sleep(0.05)
     assert pool.status()[0].state == "stopped"
