@@ -1,8 +1,8 @@
 """Limits: what each client may use a minute and at once, and turns at the backend for all of them together.
 
 Rates are looked at before the body is read. Tokens are paid for when they are known, so the last request before the
-limit may overdraw; the next one waits until the debt is gone. With several workers, turns and places to wait are
-counted over all of them; of a client's rates each worker gives out its equal part.
+limit may overdraw; the next one waits until the debt is gone. With several workers, all of it is counted over all of
+them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from miner.gateway.exchange import ANYBODY, STRANGER, Exchange
 from miner.gateway.keys import KeyCaller, Limits
 from miner.gateway.rates import Account, Accounts, Bucket, subject_of, told_usage
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.shared_accounts import SharedAccounts
 from miner.gateway.stages import Stage
 from miner.gateway.turns import QueueFullError, Turns
 
@@ -47,8 +48,7 @@ class Limiter(Stage):
             tokens=settings.rate_limit_tokens,
             concurrency=settings.rate_limit_concurrency,
         )
-        self._accounts = Accounts()
-        self._workers = 1
+        self._accounts: Accounts | SharedAccounts = Accounts()
         self.turns = Turns(settings.serve_max_running or _UNTOLD_TURNS, settings.serve_max_queued)
         self._usual_seconds = 1.0
         """How long a turn lasts, smoothed."""
@@ -65,7 +65,7 @@ class Limiter(Stage):
         if counters is None:
             self.turns = Turns(most, self._settings.serve_max_queued)
             return
-        self._workers = counters.workers
+        self._accounts = SharedAccounts(counters)
 
         def told(running: int, waiting: int) -> None:
             if running:
@@ -73,11 +73,17 @@ class Limiter(Stage):
             if waiting:
                 counters.add(QUEUED, waiting)
 
+        def starved(running: int) -> bool:
+            """Whether another worker has somebody waiting and fewer turns than this."""
+            found = zip(counters.values(QUEUED), counters.values(RUNNING), strict=True)
+            return any(w and r < running for index, (w, r) in enumerate(found) if index != counters.index)
+
+        places, workers = self._settings.serve_max_queued, counters.workers
         self.turns = turns = Turns(
-            most, self._settings.serve_max_queued,
+            most, places,
             elsewhere=lambda: counters.total(RUNNING) - turns.running,
             waiting_elsewhere=lambda: counters.total(QUEUED) - turns.waiting,
-            told=told,
+            told=told, starved=starved, reserved=(workers - 1) * (places // (4 * workers)),
         )  # fmt: skip
         self._poller = asyncio.create_task(self._poll(), name="gateway turns")
 
@@ -102,16 +108,16 @@ class Limiter(Stage):
         exchange.notes["owner"] = owner
         if limits.requests is None and limits.tokens is None and limits.concurrency is None:
             return
-        account = self._accounts.of(owner)
         now = asyncio.get_running_loop().time()
-        if limits.concurrency is not None and account.running >= self._part(limits.concurrency):
-            raise _refused(f"There are {account.running} requests at once already; no more are allowed.", 1)
-        if limits.tokens is not None and exchange.request.method == "POST":
-            self._check_tokens(account, self._part(limits.tokens), now)
-        if limits.requests is not None:
-            self._take_request(exchange, account, self._part(limits.requests), now)
-        account.running += 1
-        exchange.notes["account"] = account
+        with self._accounts.of(owner) as account:
+            if limits.concurrency is not None and account.running >= limits.concurrency:
+                raise _refused(f"There are {account.running} requests at once already; no more are allowed.", 1)
+            if limits.tokens is not None and exchange.request.method == "POST":
+                self._check_tokens(account, limits.tokens, now)
+            if limits.requests is not None:
+                self._take_request(exchange, account, limits.requests, now)
+            account.running += 1
+            exchange.notes["account"] = account
 
     @override
     async def enter(self, exchange: Exchange, call: Call) -> None:
@@ -143,9 +149,10 @@ class Limiter(Stage):
             self.turns.give_back(owner, weight)
         account = notes.pop("account", None)
         if isinstance(account, Account):
-            account.running -= 1
-            if account.tokens is not None:
-                account.tokens.use(_tokens_of(exchange))
+            with account:
+                account.running -= 1
+                if account.tokens is not None:
+                    account.tokens.use(_tokens_of(exchange))
 
     def _limits_of(self, caller: KeyCaller) -> Limits:
         """The key's own, else those of the file, else those of the settings."""
@@ -156,9 +163,6 @@ class Limiter(Stage):
             tokens=own.tokens or kept.tokens or all_.tokens,
             concurrency=own.concurrency or kept.concurrency or all_.concurrency,
         )
-
-    def _part(self, limit: int) -> int:
-        return limit if self._workers == 1 else max(1, limit // self._workers)
 
     def _check_tokens(self, account: Account, limit: int, now: float) -> None:
         bucket = account.tokens

@@ -1,8 +1,9 @@
-"""Metrics: what `/metrics` tells, counted as requests go by."""
+"""Metrics: what `/metrics` tells, counted as requests go by. With several workers: of all of them, whoever is asked."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,24 @@ from miner.core._typing import override
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.limits import Limiter
+from miner.gateway.metrics_page import add_page, page_of
 from miner.gateway.rates import told_usage
 from miner.gateway.series import Histogram, ModelNames, ModelSeries
 from miner.gateway.stages import Stage
 
 if TYPE_CHECKING:
     from miner.core.wire import EngineStatus, LLMChunk
+    from miner.gateway.gateway import Gateway
+    from miner.gateway.shared import SharedCounters
 
-__all__ = ["Metrics", "metrics"]
+__all__ = ["ACTIVE", "PID", "Metrics", "metrics"]
+
+ACTIVE, PID = 2, 3
+"""Places among the counters that workers share."""
 
 _MOST_MODELS = 100
 _HEALTH_SECONDS = 2.0
+_WRITE_SECONDS = 1.0
 
 
 class Metrics(Stage):
@@ -42,8 +50,47 @@ class Metrics(Stage):
         self.models: defaultdict[str, ModelSeries] = defaultdict(ModelSeries)
         self.loads: Counter[str] = Counter()
         """Engine processes seen, by model."""
-        self._names = ModelNames(_MOST_MODELS)
+        self.names = ModelNames(_MOST_MODELS)
         self._engines_seen: dict[str, tuple[int | None, int]] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    @override
+    async def start(self, gateway: Gateway) -> None:
+        counters = gateway.counters
+        if counters is None:
+            return
+        counters.put(PID, os.getpid())
+        add_page(self, counters.read_page(counters.index))  # of the worker whose place this one takes
+        self._writer = asyncio.create_task(self._keep_writing(gateway, counters), name="gateway metrics")
+
+    @override
+    async def stop(self, gateway: Gateway) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        if gateway.counters is not None:
+            self.write(gateway, gateway.counters)
+
+    def write(self, gateway: Gateway, counters: SharedCounters) -> None:
+        """Tell the other workers what this one has counted."""
+        counters.put(ACTIVE, len(gateway.running))
+        counters.write_page(page_of(self))
+
+    async def _keep_writing(self, gateway: Gateway, counters: SharedCounters) -> None:
+        while True:
+            self.write(gateway, counters)
+            await asyncio.sleep(_WRITE_SECONDS)
+
+    def of_all(self, gateway: Gateway) -> Metrics:
+        """What all workers have counted; of the others, what they had a second ago."""
+        counters = gateway.counters
+        if counters is None:
+            return self
+        self.write(gateway, counters)  # also for whoever is asked next: its sum must not be less than ours
+        whole = Metrics(self.limiter)
+        for index in range(counters.workers):
+            add_page(whole, counters.read_page(index))
+        return whole
 
     @override
     def batch(self, exchange: Exchange, batch: list[LLMChunk]) -> None:
@@ -51,7 +98,7 @@ class Metrics(Stage):
         assert now is not None
         note = exchange.notes.get("metrics")
         if type(note) is not list:
-            series = self.models[self._names.proved(_model_of(exchange))]
+            series = self.models[self.names.proved(_model_of(exchange))]
             series.first.observe(now - exchange.began)
             exchange.notes["metrics"] = [series, now]
             return
@@ -78,7 +125,7 @@ class Metrics(Stage):
         name = _model_of(exchange)
         usage = told_usage(exchange)
         answered = exchange.usage is not None or exchange.first_token_at is not None
-        series = self.models[self._names.proved(name) if answered else self._names.asked(name)]
+        series = self.models[self.names.proved(name) if answered else self.names.asked(name)]
         series.cancelled += exchange.hung_up
         if usage is not None:
             series.tokens_in += usage.prompt_tokens
@@ -126,6 +173,7 @@ async def metrics(exchange: Exchange) -> web.StreamResponse:
     except TimeoutError:
         up = False
     counted.see_engines(engines or [])
-    content_type, body = exposed(exchange.gateway, counted, engines or [], up, exchange.request.headers.get("Accept"))
+    gateway, accept = exchange.gateway, exchange.request.headers.get("Accept")
+    content_type, body = exposed(gateway, counted.of_all(gateway), engines or [], up, accept)
     exchange.status = 200
     return web.Response(body=body, headers=exchange.headers(content_type))
