@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from miner.core.llms.join import join
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.ollama_reply import read_lines
 from miner.core.llms.openai_service import OpenAIService
 from miner.core.transport.faults import Origin
 from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, ToolCall
@@ -82,7 +83,7 @@ async def joined(item: Capture, pieces: Iterable[bytes]) -> tuple[LLMResponse, s
     service = READERS[item.engine]
     origin = Origin(item.engine, "http://h:1")
     source: Any = Pieces(pieces)
-    reading = service._lines if isinstance(service, OllamaService) else service._events
+    reading = read_lines if isinstance(service, OllamaService) else service._events
     batches: list[list[LLMChunk]] = []
     try:
         async with aclosing(reading(source, request_of(item), origin)) as stream:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -19,17 +19,25 @@ from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama_errors import error_in_answer, ollama_error
 from miner.core.llms.ollama_loading import load_request, pull_events
+from miner.core.llms.ollama_models import (
+    FEATURES,
+    decode_any,
+    decode_embeddings,
+    decode_show,
+    decode_tags,
+    info_of_show,
+    info_of_tag,
+)
+from miner.core.llms.ollama_reply import check_end, decoded, read_lines
 from miner.core.llms.ollama_wire import LineMapper, decode_line, request_body
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
-from miner.core.transport.framing import FramingError, NDJSONDecoder
-from miner.core.transport.http import ByteStream, HttpClient, Reply
+from miner.core.transport.http import HttpClient
 from miner.core.wire import (
     ChatRequest,
     Embedding,
     EmbeddingResponse,
     Health,
-    LLMChunk,
     LLMResponse,
     ModelInfo,
     TokenUsage,
@@ -38,22 +46,13 @@ from miner.errors import (
     BackendProtocolError,
     MinerError,
     ModelNotFoundError,
-    StreamInterruptedError,
     UnsupportedFeatureError,
 )
 
 __all__ = ["OllamaService"]
 
-T = TypeVar("T")
-
 _SHOW_FRESH_SECONDS = 60.0
 _HEALTH_SECONDS = 1.5
-_FEATURES = frozenset(
-    """chat tools json_object json_schema reasoning logprobs seed embeddings images stop top_k min_p repeat_penalty
-    presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw extra""".split()
-)
-_OF_MODEL = {"tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings"}
-"""Ollama's word for a model's ability, and ours."""
 
 
 class OllamaService(LLMService):
@@ -70,7 +69,7 @@ class OllamaService(LLMService):
     @property
     @override
     def capabilities(self) -> frozenset[str]:
-        return _FEATURES
+        return FEATURES
 
     def _http(self) -> HttpClient:
         settings = self._settings
@@ -102,12 +101,12 @@ class OllamaService(LLMService):
         path, body = self._body(request, stream=False)
         http = self._http()
         reply = await http.request("POST", path, body)
-        line = self._decoded(reply, http.origin, request, decode_line)
+        line = decoded(reply, http.origin, decode_line, request.model)
         if line.error is not None:
             raise error_in_answer(parse_error_body(reply.body), http.origin, begun=False)
         mapper = LineMapper(request)
         chunk = mapper.chunk(line)
-        self._check_end(mapper, http.origin)
+        check_end(mapper, http.origin)
         response = join([[chunk] if chunk is not None else []])
         response.model = request.model
         return response
@@ -122,72 +121,9 @@ class OllamaService(LLMService):
                 raise ollama_error(
                     answer.status, parse_error_body(raw), http.origin, request.model, answer.headers.get("Retry-After")
                 )
-            async with aclosing(self._lines(answer, request, http.origin)) as batches:
+            async with aclosing(read_lines(answer, request, http.origin)) as batches:
                 async for batch in batches:
                     yield batch
-
-    async def _lines(self, answer: ByteStream, request: ChatRequest, origin: Origin) -> Batches:
-        """The chunks of the lines, in the batches in which they arrived."""
-        mapper = LineMapper(request)
-        frames = NDJSONDecoder()
-        while not mapper.finished:
-            piece = await answer.read_some()
-            batch: list[LLMChunk] = []
-            try:
-                for raw in frames.feed(piece) if piece else frames.flush():
-                    line = decode_line(raw)
-                    if line.error is not None:
-                        raise error_in_answer(parse_error_body(raw), origin, begun=mapper.delivered)
-                    chunk = mapper.chunk(line)
-                    if chunk is not None:
-                        batch.append(chunk)
-            except (MinerError, msgspec.DecodeError, RecursionError) as error:
-                if batch:
-                    yield batch  # what came before the fault is delivered before it
-                if not piece and isinstance(error, msgspec.DecodeError) and raw.startswith(b"{"):
-                    break  # a truncated tail is a broken stream, not a garbled one
-                if isinstance(error, RecursionError):
-                    raise FramingError("JSON that is nested without end") from error
-                raise
-            if batch:
-                yield batch
-            if not piece:
-                break
-        answer.over = mapper.finished
-        self._check_end(mapper, origin)
-
-    def _check_end(self, mapper: LineMapper, origin: Origin) -> None:
-        """Make sure that the reply that just ended is one."""
-        if mapper.finished and mapper.lost is None:
-            return
-        where = f"ollama at {origin.shown_url}"
-        if not mapper.finished:
-            raise StreamInterruptedError(
-                f"{where} ended its answer before it was done.",
-                hint="What had arrived is in the error's `partial`; Ollama's log says why it stopped.",
-                **origin.details(200),
-            )
-        if mapper.lost is not None:
-            raise BackendProtocolError(
-                f"{where} lost its reply: {mapper.lost}.", hint="Raise max_tokens, or leave tools out.",
-                **origin.details(200),
-            )  # fmt: skip
-
-    def _decoded(self, reply: Reply, origin: Origin, request: ChatRequest | None, decode: Callable[[bytes], T],
-                 model: str | None = None) -> T:  # fmt: skip
-        if reply.status != 200:
-            name = request.model if request is not None else model
-            raise ollama_error(
-                reply.status, parse_error_body(reply.body), origin, name, reply.headers.get("Retry-After")
-            )
-        try:
-            return decode(reply.body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise BackendProtocolError(
-                f"ollama at {origin.shown_url} answered with something that is not its API: {error}.",
-                hint=origin.misplaced(),
-                **origin.details(200),
-            ) from error
 
     # Models and health
 
@@ -207,8 +143,8 @@ class OllamaService(LLMService):
     async def _listed_models(self) -> list[ModelInfo]:
         """What /api/tags says, without models that run elsewhere."""
         http = self._http()
-        tags = self._decoded(await http.request("GET", "/api/tags"), http.origin, None, _decode_tags)
-        return [_listed(tag) for tag in tags.models if not tag.remote_host]
+        tags = decoded(await http.request("GET", "/api/tags"), http.origin, decode_tags)
+        return [info_of_tag(tag) for tag in tags.models if not tag.remote_host]
 
     @override
     async def _sole_model(self) -> str | None:
@@ -236,14 +172,14 @@ class OllamaService(LLMService):
                 available=names,
                 hint=f"Get it with `ollama pull {model_name}`, or use one of: {', '.join(names) or 'none'}.",
             )
-        shown = self._decoded(reply, http.origin, None, _decode_show, model_name)
+        shown = decoded(reply, http.origin, decode_show, model_name)
         if shown.remote_host or shown.remote_model:
             raise UnsupportedFeatureError(
                 f"{model_name!r} runs on {shown.remote_host or 'a remote host'}, not on this Ollama server.",
                 param="model",
                 hint="Use a model that is pulled here: prompts must not leave the machine.",
             )
-        info = _shown(model_name, shown)
+        info = info_of_show(model_name, shown)
         self._shown[model_name] = (time.monotonic(), info)
         return info
 
@@ -251,7 +187,7 @@ class OllamaService(LLMService):
     async def _health(self) -> Health:
         http = self._http()
         reply = await http.request("GET", "/api/tags", total=_HEALTH_SECONDS)
-        tags = self._decoded(reply, http.origin, None, _decode_tags).models
+        tags = decoded(reply, http.origin, decode_tags).models
         names = [tag.name for tag in tags if not tag.remote_host]
         default = self._settings.default_model
         if default and not {default, f"{default}:latest"} & set(names):
@@ -271,13 +207,13 @@ class OllamaService(LLMService):
     async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
         path, body = load_request(
             info.id,
-            writes="chat" in (info.capabilities or _FEATURES),
+            writes="chat" in (info.capabilities or FEATURES),
             num_ctx=self._settings.ollama_num_ctx,
             keep_alive=keep_alive,
         )
         http = self._http()
         reply = await http.request("POST", path, msgspec.json.encode(body))
-        self._decoded(reply, http.origin, None, _decode_any, info.id)
+        decoded(reply, http.origin, decode_any, info.id)
         return msgspec.structs.replace(info, loaded=True)
 
     @override
@@ -285,11 +221,11 @@ class OllamaService(LLMService):
         info = await self._usable_model(model)
         name = info.id if info is not None else model
         http = self._http()
-        running = self._decoded(await http.request("GET", "/api/ps"), http.origin, None, _decode_tags)
+        running = decoded(await http.request("GET", "/api/ps"), http.origin, decode_tags)
         loaded = {name, f"{name}:latest"} & {tag.name for tag in running.models}
         body = {"model": name, "keep_alive": 0, "stream": False}
         reply = await http.request("POST", "/api/generate", msgspec.json.encode(body))
-        self._decoded(reply, http.origin, None, _decode_any, name)
+        decoded(reply, http.origin, decode_any, name)
         return bool(loaded)
 
     @override
@@ -304,7 +240,7 @@ class OllamaService(LLMService):
         http = self._http()
         body = {"model": model, "input": texts, "truncate": False}
         reply = await http.request("POST", "/api/embed", msgspec.json.encode(body))
-        answer = self._decoded(reply, http.origin, None, _decode_embeddings, model)
+        answer = decoded(reply, http.origin, decode_embeddings, model)
         if len(answer.embeddings) != len(texts):
             raise BackendProtocolError(
                 f"ollama sent {len(answer.embeddings)} vectors for {len(texts)} texts.", **http.origin.details(200)
@@ -321,70 +257,3 @@ class OllamaService(LLMService):
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-
-
-class _Details(msgspec.Struct):
-    family: str | None = None
-    parameter_size: str | None = None
-    quantization_level: str | None = None
-    context_length: int | None = None
-
-
-class _Tag(msgspec.Struct):
-    name: str
-    size: int | None = None
-    digest: str | None = None
-    details: _Details = msgspec.field(default_factory=_Details)
-    remote_host: str | None = None
-
-
-class _Tags(msgspec.Struct):
-    models: list[_Tag] = []
-
-
-class _Show(msgspec.Struct):
-    details: _Details = msgspec.field(default_factory=_Details)
-    model_info: dict[str, Any] = {}
-    capabilities: list[str] = []
-    remote_model: str | None = None
-    remote_host: str | None = None
-
-
-class _Embeddings(msgspec.Struct):
-    embeddings: list[list[float]] = []
-    prompt_eval_count: int = 0
-
-
-_decode_tags = msgspec.json.Decoder(_Tags).decode
-_decode_show = msgspec.json.Decoder(_Show).decode
-_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-
-
-def _listed(tag: _Tag) -> ModelInfo:
-    return ModelInfo(
-        id=tag.name,
-        aliases=[tag.name.removesuffix(":latest")] if tag.name.endswith(":latest") else [],
-        context_length=tag.details.context_length,
-        size=tag.size,
-        quantization=tag.details.quantization_level,
-        architecture=tag.details.family,
-        digest=tag.digest,
-    )
-
-
-def _shown(name: str, shown: _Show) -> ModelInfo:
-    architecture = shown.model_info.get("general.architecture")
-    abilities = {_OF_MODEL[word] for word in shown.capabilities if word in _OF_MODEL}
-    able = (_FEATURES - set(_OF_MODEL.values())) | abilities
-    if "completion" not in shown.capabilities and shown.capabilities:
-        able = frozenset(abilities | {"timeout", "keep_alive", "extra"})
-    return ModelInfo(
-        id=name,
-        context_length=shown.model_info.get(f"{architecture}.context_length"),
-        dimensions=shown.model_info.get(f"{architecture}.embedding_length"),
-        parameters=shown.model_info.get("general.parameter_count"),
-        quantization=shown.details.quantization_level,
-        architecture=architecture,
-        capabilities=frozenset(able),
-    )
