@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["pull_events"]
 
-_HOSTS = ("hf.co/", "huggingface.co/")
-"""How Ollama's clients write that a model is on the hub."""
-
 
 class _StoppedError(MinerError):
     """Nobody waits for this pull any more."""
@@ -38,8 +35,8 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
         InvalidRequestError: `name` is neither.
         MinerError: what `models.pull.pull` raises.
     """
-    ref = _reference(name)
-    if parse_ref(ref) is None and _is_here(name, settings):
+    ref = parse_ref(name)
+    if ref is None and _is_here(name, settings):
         yield {"status": "success"}
         return
     folder = Path(settings.models_dir) if settings.models_dir else default_models_dir()
@@ -52,11 +49,11 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
             raise _StoppedError(f"The pull of {name!r} was stopped.")
         loop.call_soon_threadsafe(news.put_nowait, progress)
 
-    if parse_ref(ref) is not None:
+    if ref is not None:
         yield {"status": "pulling manifest"}
-    work = asyncio.ensure_future(asyncio.to_thread(pull, ref, folder, hub=hub, on_progress=tell))
+    work = asyncio.ensure_future(asyncio.to_thread(pull, name, folder, hub=hub, on_progress=tell))
     # One bar for all files of the model: clients tell bars apart by the digest.
-    digest = f"sha256:{hashlib.sha256(ref.encode()).hexdigest()}"
+    digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     try:
         async with aclosing(until_entered(work, news)) as reports:
             async for progress in reports:
@@ -65,15 +62,6 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
         left.set()
     await work
     yield {"status": "success"}
-
-
-def _reference(name: str) -> str:
-    """The name in our own form: Ollama's clients put `:latest` behind any, and the hub's address in front."""
-    ref = name.removesuffix(":latest")
-    for host in _HOSTS:
-        if ref.startswith(host):
-            return f"hf:{ref.removeprefix(host)}"
-    return ref
 
 
 def _is_here(name: str, settings: MinerConfig) -> bool:

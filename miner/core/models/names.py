@@ -34,6 +34,7 @@ QUANTIZATION = re.compile(
     re.IGNORECASE,
 )
 REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?::(.{1,300}))?")
+PREFIXES = ("hf:", "hf.co/", "huggingface.co/")
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_XL", "IQ4_XS", "Q5_K_M", "Q8_0", "Q6_K", "F16", "BF16")
 """Which quantisation a reference without one means: the first of these that is there."""
 PROJECTORS = ("F16", "BF16", "Q8_0", "F32")
@@ -76,11 +77,14 @@ class HubRef:
 
 
 def parse_ref(text: str) -> HubRef | None:
-    """The reference in `[hf:]owner/repo[:quant or file]`; None where the text has another form."""
-    match = REFERENCE.fullmatch(text.removeprefix("hf:"))
+    """The reference in `[hf:]owner/repo[:quant or file]`, or as Ollama writes it: `hf.co/owner/repo[:quant or latest]`;
+    None where the text has another form.
+    """
+    prefix = next((prefix for prefix in PREFIXES if text.startswith(prefix)), "")
+    match = REFERENCE.fullmatch(text.removeprefix(prefix))
     if match is None or ".." in text:
         return None
-    return HubRef(match[1], match[2], match[3])
+    return HubRef(match[1], match[2], match[3] if match[3] != "latest" else None)
 
 
 def is_projector(name: str) -> bool:
