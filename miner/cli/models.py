@@ -1,4 +1,4 @@
-"""`miner models`: the models that are here; get one, look at one, delete one."""
+"""`miner models`: the models that are here; get one, look at one, delete one, give one that failed another chance."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ examples:
   miner models show demo
   miner models rm unsloth/Qwen3-4B-GGUF/Qwen3-4B-Q8_0
   miner models path demo
+  miner models reset demo --url http://127.0.0.1:8088 --key - < key.txt
 
 A model is named by a path, by a name in MODELS_DIR (the beginning will do),
 by hf:owner/repo[:quantisation or file], or demo. A pull that was broken off
@@ -51,6 +52,16 @@ def add_parser(subparsers: Any) -> None:
         commands.append(command)
     for command in commands:
         command.add_argument("--backend", metavar="NAME", help="llamacpp or ollama; default: LLM_BACKEND")
+    reset = actions.add_parser(
+        "reset",
+        help="have a gateway start the engine of a model again that failed",
+        description="Have a gateway that runs forget that the engine of a model failed, so that\n"
+        "the next request starts it again.",
+    )
+    reset.add_argument("name", metavar="NAME", help="the model")
+    reset.add_argument("--url", metavar="URL", help="the gateway; default: that of SERVE_HOST and SERVE_PORT")
+    reset.add_argument("--key", metavar="KEY", help="a key with the admin right; -: read it from standard input")
+    for command in (*commands, reset):
         command.add_argument("--json", action="store_true", help="print JSON in place of text")
 
 
@@ -59,12 +70,25 @@ def run(args: argparse.Namespace) -> int:
     from miner.cli.parser import UsageError
 
     if args.action is None:
-        raise UsageError("No action was given.", hint="Actions are: list, show, pull, rm, path.")
+        raise UsageError("No action was given.", hint="Actions are: list, show, pull, rm, path, reset.")
+    if args.action == "reset":
+        return _reset(args)
     from miner.cli.model_store import store_of
     from miner.config.config import MinerConfig
 
     store = store_of(MinerConfig(llm_backend=args.backend) if args.backend else MinerConfig())
     return _ACTIONS[args.action](store, args)
+
+
+def _reset(args: argparse.Namespace) -> int:
+    from miner.cli.gateway_admin import reset_model
+
+    name = reset_model(args.name, url=args.url, key=args.key)
+    if args.json:
+        _print_json({"reset": name})
+    else:
+        print(f"reset {name}: the next request starts its engine again")
+    return 0
 
 
 def _list(store: Store, args: argparse.Namespace) -> int:
