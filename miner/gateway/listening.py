@@ -49,6 +49,7 @@ def listen(settings: GatewaySettings, *, shares: int = 1) -> list[list[socket.so
             for share in made:
                 one = _bound(family, kind, proto, address, share=shares > 1)
                 share.append(one)
+                _bound_writes(one, settings.serve_write_timeout)
                 one.listen(BACKLOG)
                 one.setblocking(False)
     except OSError as error:
@@ -74,6 +75,15 @@ def _bound(family: int, kind: int, proto: int, address: tuple[object, ...], *, s
         one.close()
         raise
     return one
+
+
+def _bound_writes(one: socket.socket, seconds: float) -> None:
+    """Connections taken from this socket end when the other side takes nothing of what was sent for so long. The
+    system sees to it (Linux does): an answer in one piece is written when nobody of ours watches it any more.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        one.setsockopt(socket.IPPROTO_TCP, option, max(1, min(int(seconds * 1000), 2**31 - 1)))
 
 
 def shown(one: socket.socket) -> str:

@@ -32,6 +32,8 @@ logger = logging.getLogger("miner.gateway")
 
 _LAST_WORDS_SECONDS = 2.0
 """For typed errors to reach the clients of requests that the grace time did not suffice for."""
+_LINGERING_SECONDS = 2.0
+"""For which the rest of a body that nobody wants is read, so that its client can read the answer."""
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
@@ -47,6 +49,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
         logger=http_logger,
         access_log=None,  # the gateway writes its own, with what only it knows
         keepalive_timeout=settings.serve_keepalive,
+        lingering_time=_LINGERING_SECONDS,
         shutdown_timeout=_LAST_WORDS_SECONDS,  # the grace time is over by then
     )
 
