@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of each server at each number of connections")
     parser.add_argument("--seconds", type=int, default=3, help="of a round")
     parser.add_argument("--samples", type=int, default=60, help="of the time to the first byte")
+    parser.add_argument("--burst", type=int, default=1, help="pieces of a stream that the upstream writes at once")
     parser.add_argument("--workers", type=int, default=0, help="one process of miner serve beside N, nothing else")
     args = parser.parse_args()
     if args.install:
@@ -241,14 +242,14 @@ def main() -> None:
     if args.workers:
         makers = [targets.miner, lambda upstream: targets.miner(upstream, args.workers)]
     with ExitStack() as stack:
-        upstream = stack.enter_context(targets.replay(CHUNKS))
+        upstream = stack.enter_context(targets.replay(CHUNKS, args.burst))
         present = []
         for make in makers:
             try:
                 present.append(stack.enter_context(make(upstream)))
             except (RuntimeError, OSError) as error:
                 print(f"left out: {error}")
-        print(f"load average before: {load_average()}; {os.cpu_count()} cores; {args.seconds} s rounds")
+        print(f"load average before: {load_average()}; {args.seconds} s rounds; bursts of {args.burst}")
         first_bytes(present, args.samples)
         seen = measure(present, levels, args.rounds, args.seconds)
         tables(seen, present, levels)

@@ -20,8 +20,8 @@ from bench.targets import Target
 CONNECTIONS = 64
 _MOST_GROWTH = 0.05
 _ROUND_SECONDS = 3
-_CLOSING_SECONDS = 5.0
-"""For connections that wrk left to be noticed as closed."""
+_CLOSING_SECONDS = 15.0
+"""For connections that wrk left to be noticed as closed, and for those to the engine to have been idle for too long."""
 
 
 def settled_files(target: Target, expected: int) -> int:

@@ -27,10 +27,10 @@ class _Connection(Connection):
             super()._answer(path, body)
 
 
-async def serve(chunks: int) -> None:
+async def serve(chunks: int, burst: int) -> None:
     """Serve until standard input ends."""
     answers = {"vllm": vllm_answers(chunks), "ollama": {}}
-    engine = Engine(burst=1, pace=0.0)
+    engine = Engine(burst=burst, pace=0.0)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(engine, answers), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -41,7 +41,9 @@ async def serve(chunks: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=256, help="pieces of text in a streamed reply")
-    uvloop.run(serve(parser.parse_args().chunks))
+    parser.add_argument("--burst", type=int, default=1, help="pieces in one write")
+    args = parser.parse_args()
+    uvloop.run(serve(args.chunks, args.burst))
 
 
 if __name__ == "__main__":
