@@ -102,7 +102,8 @@ UP = "closed the connection without an answer"
 CUT = "in the middle of its answer: the connection was closed"
 CASES = [
     Case("reset before headers", faults.reset(), BackendUnavailableError, (UP, "log"), None, True),
-    Case("reset in mid-stream", faults.reset(["Hel", "lo"]), StreamInterruptedError, ("in the middle of its answer: ", "partial"), "Hello", False),
+    Case("reset in mid-stream", faults.reset(["Hel", "lo"]), StreamInterruptedError,
+         ("in the middle of its answer: ", "partial"), "Hello", False),
     Case("silent before headers", faults.silent(False), BackendTimeoutError,
          ("silent for more than 0.3 s", "Raise {silence}"), None, False),
     Case("silent after headers", faults.silent_after_headers(), BackendTimeoutError, ("0.3 s", "Raise {silence}")),
