@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ _OPERATIONS = {
     "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
 }  # fmt: skip
 """What is no chat."""
+_LAST_SPANS_SECONDS = 3.0
 _OPTIONS = {
     "max_tokens": "gen_ai.request.max_tokens", "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p", "top_k": "gen_ai.request.top_k", "seed": "gen_ai.request.seed",
@@ -93,8 +95,15 @@ class Tracing(Stage):
     @override
     async def stop(self, gateway: Gateway) -> None:
         shut = getattr(self._provider, "shutdown", None)
-        if self._owned and shut is not None:
-            await asyncio.to_thread(shut)  # it sends what is left, within its own bounds
+        if not self._owned or shut is None:
+            return
+        # It sends what is left, and tries for ten seconds and more where the collector does not answer. A daemon: what
+        # it cannot send must not keep the process.
+        sending = threading.Thread(target=shut, name="last traces", daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, _LAST_SPANS_SECONDS)
+        if sending.is_alive():
+            logger.warning("The last traces could not be sent within %g s.", _LAST_SPANS_SECONDS)
 
     @override
     def leave(self, exchange: Exchange) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -77,6 +79,23 @@ async def test_streams_and_hang_ups(traced):
     assert streamed.start_time <= streamed.events[0].timestamp <= streamed.end_time
     assert cancelled.attributes["error.type"] == "cancelled"
     assert cancelled.status.status_code is StatusCode.ERROR
+
+
+async def test_a_collector_that_does_not_answer_does_not_keep_the_server(caplog, monkeypatch):
+    monkeypatch.setattr("miner.gateway.tracing._LAST_SPANS_SECONDS", 0.1)
+    answered = threading.Event()
+
+    class Silent(TracerProvider):
+        def shutdown(self):
+            answered.wait(60)
+
+    try:
+        async with serving(Parrot(config()), stages=[Tracing(Silent(shutdown_on_exit=False), owned=True)]):
+            began = time.monotonic()
+        assert time.monotonic() - began < 30
+    finally:
+        answered.set()
+    assert "could not be sent" in caplog.text
 
 
 async def test_what_is_no_generation_has_no_span(traced):
