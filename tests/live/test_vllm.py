@@ -155,3 +155,29 @@ async def test_embeddings_come_from_a_server_for_them():
         assert reply.usage.prompt_tokens > 4
         with pytest.raises(UnsupportedFeatureError):
             await service.generate("Hi")
+
+
+async def test_a_server_that_embeds_ranks_too(service):
+    base = os.environ.get("MINER_VLLM_POOLING_BASE")
+    if base is None:
+        pytest.fail("MINER_VLLM_POOLING_BASE is not set: run scripts/vllm_cpu.py with --pooling")
+    documents = ["Bananas are yellow.", "Paris is the capital of France.", "Cats sleep all day."]
+    async with get_backend("vllm", MinerConfig(vllm_api_base=base)) as pooling:
+        [model] = await pooling.list_models()
+        assert model.capabilities >= {"rerank", "embeddings"}
+        ranked = await pooling.rerank("What is the capital of France?", documents)
+        assert ranked.results[0].index == 1
+        assert sorted(one.index for one in ranked.results) == [0, 1, 2]
+        assert ranked.usage.prompt_tokens > 10
+        best = await pooling.rerank("What is the capital of France?", documents, top_n=1)
+        assert [one.document for one in best.results] == [documents[1]]
+        with pytest.raises(ContextLengthError):
+            await pooling.rerank("hello", ["word " * 3000])
+    with pytest.raises(UnsupportedFeatureError, match="does not support rerank"):
+        await service.rerank("hello", documents)  # a server that generates
+
+
+async def test_a_model_is_loaded_while_its_server_runs(service):
+    assert (await service.load_model()).id == "smollm2"
+    with pytest.raises(UnsupportedFeatureError, match="stay loaded"):
+        await service.unload_model("smollm2")

@@ -69,8 +69,10 @@ class FallbackService(LLMService):
 
     def _awake(self) -> list[LLMService]:
         """The services in the order in which they are asked: those that rest come last, where nobody else answers."""
-        now = time.monotonic()
-        return sorted(self._all(), key=lambda service: self._resting.get(service.name, 0.0) > now)
+        return sorted(self._all(), key=self._rests)
+
+    def _rests(self, service: LLMService) -> bool:
+        return self._resting.get(service.name, 0.0) > time.monotonic()
 
     def _rest(self, service: LLMService, error: BackendError) -> None:
         pause = self._settings.fallback_cooldown
@@ -153,7 +155,8 @@ class FallbackService(LLMService):
     @property
     def next_asked(self) -> LLMService:
         """The backend that a request would go to now."""
-        return self._awake()[0]
+        first = self._services[0]
+        return self._awake()[0] if self._rests(first) else first  # the others are not made before they are needed
 
     @override
     async def generate(

@@ -83,6 +83,12 @@ class LlamaCppService(OpenAIService):
 
     @property
     @override
+    def capabilities(self) -> frozenset[str]:
+        # How long a model stays is not ours to say on somebody else's server.
+        return self.features - {"keep_alive"} if self._external else self.features
+
+    @property
+    @override
     def concurrency(self) -> int:
         return self._settings.llamacpp_parallel or DEFAULT_PARALLEL
 
@@ -247,7 +253,7 @@ class LlamaCppService(OpenAIService):
         if not self._external:
             return self._info(model_name)
         info = await super()._get_model(model_name)
-        info.capabilities = (await self._server_props()).capabilities(embeds=True, ranks=True)
+        info.capabilities = (await self._server_props()).capabilities(embeds=True, ranks=True) & self.capabilities
         return info
 
     @override
@@ -277,8 +283,6 @@ class LlamaCppService(OpenAIService):
     @override
     async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
         if self._external:
-            if keep_alive is not None:
-                raise self._not_ours("keep_alive")
             return info
         if keep_alive is not None or not info.loaded:
             async with self._engines.slot(info.id, keep_alive=seconds_of(keep_alive)) as (running, _):
