@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -113,15 +113,18 @@ def _printing_port(command: list[str]) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _listening(name: str, command: list[str], port: int, environ: dict[str, str] | None = None) -> Iterator[Target]:
-    """A server that is told its port, once it answers a chat request."""
+def _listening(
+    name: str, command: list[str], port: int, environ: dict[str, str] | None = None,
+    *, ready: Callable[[Target], bool] | None = None,
+) -> Iterator[Target]:  # fmt: skip
+    """A server that is told its port, once it is ready: by default, once it answers a chat request."""
     with _process([*command], environ=environ) as process:
         # Nobody reads what it prints: a pipe that is full would stop it.
         assert process.stdout is not None
         _drain(process.stdout.fileno())
         target = Target(name, f"http://127.0.0.1:{port}", process.pid)
         deadline = time.monotonic() + _START_SECONDS
-        while not answers(target):
+        while not (ready or answers)(target):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{name}: did not start (BENCH_LOGS=1 shows why)")
             time.sleep(0.2)
@@ -148,6 +151,15 @@ def answers(target: Target) -> bool:
         b'{"model":"%s","messages":[{"role":"user","content":"hi"}]}' % MODEL.encode(),
         {"content-type": "application/json", "authorization": f"Bearer {KEY}"},
     )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _is_ready(target: Target) -> bool:
+    request = urllib.request.Request(f"{target.url}/readyz", headers={"authorization": f"Bearer {KEY}"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return bool(answer.status == 200)
@@ -200,6 +212,15 @@ def miner(upstream: Target, workers: int = 1) -> Iterator[Target]:
     command = [sys.executable, "-m", "miner", "serve", "--port", str(port), "--workers", str(workers)]
     name = "miner serve" if workers == 1 else f"miner serve --workers {workers}"
     with _listening(name, command, port, environ) as target:
+        yield target
+
+
+@contextmanager
+def serving(environ: dict[str, str]) -> Iterator[Target]:
+    """`miner serve` with this environment, once it says that it is ready."""
+    port = _free_port()
+    command = [sys.executable, "-m", "miner", "serve", "--port", str(port)]
+    with _listening("miner serve", command, port, environ, ready=_is_ready) as target:
         yield target
 
 

@@ -1,0 +1,180 @@
+"""`miner serve` in front of the real engine: what is left of its tokens per second, and of the rhythm of its tokens.
+
+    python -m bench.gateway_engine
+
+Rate: 16 streams at once through the gateway with an engine of its own, beside a bare client at the engine's own server;
+rounds are interleaved. Rhythm: streams through the gateway from an engine behind a relay that notes when each piece
+came from it; told are the correlation of the gaps before and behind the gateway, and what a piece took in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from itertools import pairwise
+
+import aiohttp
+
+from bench import targets
+from bench.engine_load import Answer, Wave, bare_server, prompt, settings_of, spec_for, wave
+from bench.targets import KEY
+
+_ENDS = {"0": -100, "2": -100}
+"""The demo model's tokens that end a reply: every reply is to have the same length."""
+
+
+class Client:
+    """Asks for streams as any client of OpenAI does, and notes when each piece of text came."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), headers={"Authorization": f"Bearer {KEY}"}
+        )
+        self.times: list[float] = []
+        """Of the last stream, on time.perf_counter."""
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def ask(self, tokens: int) -> Answer:
+        """One generation."""
+        body = {
+            "messages": [{"role": "user", "content": prompt()}], "max_tokens": tokens, "logit_bias": _ENDS,
+            "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.7, "top_p": 0.95,
+        }  # fmt: skip
+        began, counted, times = time.perf_counter(), 0, []
+        async with self._session.post(f"{self._url}/v1/chat/completions", json=body) as response:
+            if response.status != 200:
+                raise SystemExit(await response.text())
+            async for line in response.content:
+                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                    continue
+                event = json.loads(line[6:])
+                if event.get("usage"):
+                    counted = event["usage"]["completion_tokens"]
+                if event["choices"] and event["choices"][0]["delta"].get("content"):
+                    times.append(time.perf_counter())
+        self.times = times
+        return Answer(times[0] - began, counted)
+
+
+class Recorder:
+    """Relays bytes to the engine and back, and notes when each piece with text came from it."""
+
+    def __init__(self, engine: str) -> None:
+        self._host, port = engine.removeprefix("http://").split(":")
+        self._port = int(port)
+        self.times: list[float] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Its address."""
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_engine = await asyncio.open_connection(self._host, self._port)
+
+        async def send() -> None:
+            while piece := await reader.read(65536):
+                to_engine.write(piece)
+            to_engine.close()
+
+        sending = asyncio.create_task(send())
+        try:
+            while piece := await there.read(65536):
+                now = time.perf_counter()
+                self.times += [now] * piece.count(b'"delta":{"content":"')
+                writer.write(piece)
+        finally:
+            sending.cancel()
+            to_engine.close()
+            writer.close()
+
+
+async def rate(rounds: int, tokens: int, at_once: int) -> None:
+    """Print tokens per second beside the engine's own server."""
+    settings = settings_of(llamacpp_parallel=at_once)
+    environ = {
+        "API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "LLAMACPP_CTX_SIZE": "1024", "LLAMACPP_PARALLEL": str(at_once),
+        "SERVE_LOG": "off",
+    }  # fmt: skip
+    async with AsyncExitStack() as stack:
+        gateway = stack.enter_context(targets.serving(environ))
+        address = await stack.enter_async_context(bare_server(spec_for(settings)))
+        mine = await stack.enter_async_context(Client(gateway.url))
+        bare = await stack.enter_async_context(Client(address))
+        sides = {"miner": mine.ask, "bare": bare.ask}
+        waves: dict[str, list[Wave]] = {name: [] for name in sides}
+        for number in range(-1, rounds):
+            for name in list(sides)[:: -1 if number % 2 else 1]:
+                one = await wave(sides[name], at_once, at_once, tokens if number >= 0 else 8)
+                if number >= 0:
+                    waves[name].append(one)
+    each = sorted(a.rate / b.rate for a, b in zip(waves["miner"], waves["bare"], strict=True))
+    told = {name: statistics.median(one.rate for one in waves[name]) for name in sides}
+    first = {name: statistics.median(one.first for one in waves[name]) for name in sides}
+    print(f"\n{at_once} streams of {tokens} tokens, {rounds} rounds (load {os.getloadavg()[0]:.1f})\n")
+    print("| | tokens/s | time to first token |\n| --- | ---: | ---: |")
+    print(f"| miner serve | {told['miner']:.0f} | {first['miner']:.2f} s |")
+    print(f"| the engine's own server | {told['bare']:.0f} | {first['bare']:.2f} s |")
+    print(f"\nratio: median {statistics.median(each):.3f}, {each[0]:.3f} to {each[-1]:.3f} (target: at least 0.97)")
+
+
+async def rhythm(streams: int, tokens: int) -> None:
+    """Print how the gaps between tokens before and behind the gateway go together."""
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(bare_server(spec_for(settings_of(llamacpp_parallel=1))))
+        recorder = Recorder(engine)
+        environ = {
+            "API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "SERVE_LOG": "off",
+            "LLAMACPP_API_BASE": await stack.enter_async_context(recorder.running()) + "/v1",
+        }  # fmt: skip
+        with ExitStack() as inner:
+            gateway = await asyncio.to_thread(inner.enter_context, targets.serving(environ))
+            client = await stack.enter_async_context(Client(gateway.url))
+            correlations, delays = [], []
+            for _ in range(streams):
+                recorder.times.clear()
+                await client.ask(tokens)
+                before, behind = recorder.times, client.times
+                if len(before) != len(behind):
+                    raise SystemExit(f"{len(before)} pieces came from the engine and {len(behind)} from the gateway")
+                gaps = [[b - a for a, b in pairwise(one)] for one in (before, behind)]
+                correlations.append(statistics.correlation(*gaps))
+                delays += [b - a for a, b in zip(before, behind, strict=True)]
+    ranks = statistics.quantiles(delays, n=100)
+    print(f"\nRhythm of {streams} streams of {tokens} tokens (load {os.getloadavg()[0]:.1f})\n")
+    print(f"correlation of the gaps: median {statistics.median(correlations):.3f}, least {min(correlations):.3f}")
+    print(f"from the engine to the client: median {ranks[49] * 1000:.2f} ms, 99th percentile {ranks[98] * 1000:.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=96, help="length of a generation")
+    parser.add_argument("--at-once", type=int, default=16)
+    args = parser.parse_args()
+
+    async def run() -> None:
+        await rate(args.rounds, args.tokens, args.at_once)
+        await rhythm(5, args.tokens)
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()
