@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,9 +18,7 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama_errors import ollama_error
 from miner.core.models.download import PullProgress, Speed
 from miner.core.transport.faults import Origin, parse_error_body
-from miner.core.transport.framing import FramingError, NDJSONDecoder
-from miner.core.transport.http import ByteStream, HttpClient
-from miner.errors import BackendUnavailableError, ModelNotFoundError, StreamInterruptedError
+from miner.core.transport.http import HttpClient
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -37,7 +35,6 @@ class _Event(msgspec.Struct):
     digest: str | None = None
     total: int = 0
     completed: int = 0
-    error: str | None = None
 
 
 @dataclass
@@ -110,38 +107,10 @@ class OllamaStore(Store):
             raise ollama_error(reply.status, parse_error_body(reply.body), self.origin, name)
 
     async def _pull(self, name: str, tell: Callable[[PullProgress], None]) -> None:
-        body = msgspec.json.encode({"model": name, "stream": True})
-        cause = None
-        try:
-            async with self._http() as http, http.stream("/api/pull", body) as answer:
-                if answer.status != 200:
-                    text = await answer.read_all()
-                    raise ollama_error(answer.status, parse_error_body(text), self.origin, name)
-                show = _Shown(name, tell)
-                async for event in _events(answer):
-                    if event.error is not None:
-                        raise self._refused(name, event.error)
-                    show(event)
-                    if event.status == "success":
-                        return
-        except StreamInterruptedError as error:
-            cause = error
-        raise StreamInterruptedError(
-            f"ollama at {self.origin.shown_url} broke off the pull of {name!r}.",
-            hint="Pull again: it goes on where it stopped.",
-            **self.origin.details(200),
-        ) from cause
-
-    def _refused(self, name: str, text: str) -> ModelNotFoundError | BackendUnavailableError:
-        if "file does not exist" in text:
-            return ModelNotFoundError(
-                f"Ollama's registry has no model {name!r}.", model=name, hint="See https://ollama.com/search for names."
-            )
-        return BackendUnavailableError(
-            f"ollama at {self.origin.shown_url} cannot pull {name!r}: {text}.",
-            hint="Its own way to the registry failed: see its log, and its proxy settings.",
-            **self.origin.details(200),
-        )
+        show = _Shown(name, tell)
+        async with OllamaService(self.settings) as service, aclosing(service.pull_model(name)) as events:
+            async for event in events:
+                show(msgspec.convert(event, _Event))
 
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[HttpClient]:
@@ -174,21 +143,6 @@ class _Shown:
         left = (total - done) / speed if speed else None
         verifying = event.status.startswith("verifying")
         self._tell(PullProgress("checking" if verifying else "downloading", self._name, 1, 1, done, total, speed, left))
-
-
-async def _events(answer: ByteStream) -> AsyncIterator[_Event]:
-    frames, decode = NDJSONDecoder(), msgspec.json.Decoder(_Event).decode
-    while True:
-        piece = await answer.read_some()
-        for line in frames.feed(piece) if piece else frames.flush():
-            try:
-                yield decode(line)
-            except msgspec.DecodeError as error:
-                if not piece:
-                    return  # cut in the middle of a line
-                raise FramingError(f"a line that is no event of a pull: {error}") from error
-        if not piece:
-            return
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from miner.core.llms.ollama_errors import ollama_error
 from miner.core.transport.faults import parse_error_body
 from miner.core.transport.framing import FramingError, NDJSONDecoder
-from miner.core.transport.http import HttpClient
+from miner.core.transport.http import ByteStream, HttpClient
 from miner.errors import BackendUnavailableError, ModelNotFoundError, StreamInterruptedError
 
 __all__ = ["load_request", "pull_events"]
@@ -38,6 +39,16 @@ def load_request(
     return "/api/generate" if writes else "/api/embed", body
 
 
+class _Line(msgspec.Struct):
+    """One line of a pull, as far as somebody relies on it."""
+
+    status: str = ""
+    digest: str | None = None
+    total: int = 0
+    completed: int = 0
+    error: str | None = None
+
+
 async def pull_events(http: HttpClient, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
     """Ollama's own events of a pull, to the last one, "success". Ollama stops pulling when this is left.
 
@@ -48,38 +59,42 @@ async def pull_events(http: HttpClient, model: str, *, insecure: bool) -> AsyncG
     """
     origin = http.origin
     body = {"model": model, "stream": True, **({"insecure": True} if insecure else {})}
-    frames = NDJSONDecoder()
-    async with http.stream("/api/pull", msgspec.json.encode(body)) as answer:
-        if answer.status != 200:
-            raise ollama_error(answer.status, parse_error_body(await answer.read_all()), origin, model)
-        while True:
-            piece = await answer.read_some()
-            for line in frames.feed(piece) if piece else frames.flush():
-                event = _decoded(line, cut=not piece)
-                if event is None:
-                    continue
-                if "error" in event:
-                    raise _refused(model, str(event["error"]), http)
-                yield event
-                if event.get("status") == "success":
-                    return
-            if not piece:
-                break
+    cause = None
+    try:
+        async with http.stream("/api/pull", msgspec.json.encode(body)) as answer:
+            if answer.status != 200:
+                raise ollama_error(answer.status, parse_error_body(await answer.read_all()), origin, model)
+            async with aclosing(_events(answer)) as events:
+                async for event in events:
+                    if event.get("error") is not None:
+                        raise _refused(model, event["error"], http)
+                    yield event
+                    if event.get("status") == "success":
+                        return
+    except StreamInterruptedError as error:
+        cause = error
     raise StreamInterruptedError(
         f"ollama at {origin.shown_url} broke off the pull of {model!r}.",
         hint="Pull again: it goes on where it stopped.",
         **origin.details(200),
-    )
+    ) from cause
 
 
-def _decoded(line: bytes, *, cut: bool) -> dict[str, Any] | None:
-    """One event; None for a last line that was cut off."""
-    try:
-        return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        if cut:
-            return None
-        raise FramingError(f"a line that is no event of a pull: {error}") from error
+async def _events(answer: ByteStream) -> AsyncGenerator[dict[str, Any], None]:
+    frames = NDJSONDecoder()
+    while True:
+        piece = await answer.read_some()
+        for line in frames.feed(piece) if piece else frames.flush():
+            try:
+                event = msgspec.json.decode(line, type=dict[str, Any])
+                msgspec.convert(event, _Line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                if not piece:
+                    return  # cut in the middle of a line
+                raise FramingError(f"a line that is no event of a pull: {error}") from error
+            yield event
+        if not piece:
+            return
 
 
 def _refused(model: str, text: str, http: HttpClient) -> ModelNotFoundError | BackendUnavailableError:
