@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from miner.config.config import config_of
 from miner.core._typing import override
 from miner.errors import ConfigError, InvalidRequestError
 from miner.gateway.addresses import is_loopback
-from miner.gateway.catalog import find_model
+from miner.gateway.catalog import find_model, known_models
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import ANYBODY, STRANGER, Caller, Exchange
 from miner.gateway.keys import KeyCaller, KeyFile, Keyring, Limits, hash_of, key_path, read_keys
@@ -29,6 +30,8 @@ logger = logging.getLogger("miner.gateway")
 
 _SHORTEST = 16
 _POLL_SECONDS = 0.5
+_FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf$", re.IGNORECASE)
+"""Names of models that could be paths or addresses."""
 
 
 def has_keys(settings: GatewaySettings) -> bool:
@@ -119,13 +122,15 @@ class Access(Stage):
 
     @override
     async def enter(self, exchange: Exchange, call: Call) -> None:
-        models = exchange.caller.models
-        if models is None or call.model in models:
-            return
-        name = call.model or config_of(exchange.gateway.service.config).default_model
-        if name is None:
-            raise InvalidRequestError("This key opens only some models: name one.", param="model")
-        await find_model(exchange, name)
+        models, name = exchange.caller.models, call.model
+        if name is not None and (_FILE.search(name) if models is None else name not in models):
+            await _must_be_listed(exchange, name)
+        elif name is None and models is not None:
+            default = config_of(exchange.gateway.service.config).default_model
+            if default is None:
+                raise InvalidRequestError("This key opens only some models: name one.", param="model")
+            if default not in models:
+                await find_model(exchange, default)
 
     def _take(self, kept: KeyFile) -> None:
         """From now on these keys open, and no others of the file."""
@@ -162,6 +167,16 @@ class Access(Stage):
                 continue
             self._take(kept)
             logger.warning("The keys have changed: %d are valid.", len(self._ring))
+
+
+async def _must_be_listed(exchange: Exchange, name: str) -> None:
+    """Backends may open a file of the name that they are given: a request cannot name one that is not offered."""
+    if exchange.caller.models is None:
+        default = config_of(exchange.gateway.service.config).default_model
+        listed = [alias for model in await known_models(exchange) for alias in (model.id, *model.aliases)]
+        if name == default or name in listed or name.removesuffix(".gguf") in listed:
+            return
+    await find_model(exchange, name)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

@@ -9,6 +9,9 @@ import aiohttp
 import msgspec
 import pytest
 
+from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.llm_vllm import VLLMService
+from miner.core.models.find import resolve
 from miner.errors import ConfigError
 from miner.gateway.access import has_keys
 from miner.gateway.app import GATEWAY, ROUTES, create_app
@@ -18,6 +21,7 @@ from miner.gateway.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
 from miner.gateway.routes import Route
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving
+from tests.servers.openai_stub import StubServer
 
 KEY = "0123456789abcdef"
 SOON = 10.0
@@ -203,3 +207,43 @@ async def test_without_keys_the_admin_right_ends_where_others_can_call():
                 assert answer.status == status
             async with post(served, {}, "/any") as answer:
                 assert answer.status == 200
+
+
+FILES = [
+    "{path}", "file://{path}", "../../../../../../../../../..{path}", "/etc/passwd", "~/.bashrc", "./here.gguf",
+    "here.gguf", "sub/here.GGUF", "C:/x.gguf", "\\\\host\\share", "http://127.0.0.1:9/x.gguf", ".", "..", "/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_request_cannot_name_a_file_of_the_server(name, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    for link in ("here.gguf", "sub/here.GGUF"):
+        (tmp_path / link).symlink_to(resolve("demo").path)
+    monkeypatch.chdir(tmp_path)
+    service = LlamaCppService(config(models_dir=tmp_path / "models", llamacpp_threads=1))
+    said = {"messages": CHAT["messages"]}
+    asked = {
+        "/v1/chat/completions": said, "/v1/completions": {"prompt": "x"}, "/v1/embeddings": {"input": "x"},
+        "/v1/responses": {"input": "x"}, "/v1/messages": {**said, "max_tokens": 1}, "/api/chat": said,
+        "/api/generate": {"prompt": "x"}, "/api/embed": {"input": "x"}, "/api/show": {},
+        "/v1/messages/count_tokens": said,
+    }  # fmt: skip
+    name = name.format(path=resolve("demo").path)
+    async with serving(service) as served:
+        for path, fields in asked.items():
+            async with post(served, {"model": name, **fields}, path) as answer:
+                text = await answer.text()
+                assert answer.status == 404, text
+        assert (await service.health()).engines == []
+    assert text.count("root") == name.count("root")
+    assert "There is: demo." in text
+
+
+async def test_a_model_whose_name_is_a_path_can_be_named_where_the_backend_lists_it():
+    async with StubServer(models=["/srv/models/a", "b"]) as engine:
+        service = VLLMService(config(vllm_api_base=engine.v1, default_model="b"))
+        async with serving(service) as served:
+            for name, status in (("/srv/models/a", 200), ("b", 200), ("/srv/models/c", 404)):
+                async with post(served, {**CHAT, "model": name}) as answer:
+                    assert answer.status == status
