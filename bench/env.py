@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "bench" / ".env"
 
 ENVIRONMENTS: dict[str, list[str]] = {
-    # The product as a user installs it; beside it the parser of the bare client, the loop of the replay server.
-    "miner": ["-e", ".", "orjson", "psutil", "uvloop"],
+    # The product as a user installs it; beside it the bare client with its parser, the loop of the replay server.
+    "miner": ["-e", ".", "aiohttp", "orjson", "psutil", "uvloop"],
     "openai": ["openai"],
     "ollama": ["ollama"],
     "litellm": ["litellm!=1.107.0"],
