@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from miner.gateway.access import Access
 from miner.gateway.body import decode, read_body
-from miner.gateway.catalog import find_model
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.openai_parts import error_body
 from miner.gateway.exchange import Exchange
@@ -64,11 +64,12 @@ async def engines(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _named(exchange: Exchange) -> str:
-    """The model of the path, if this key opens it. No turn is waited for: these are for when nothing goes on."""
+    """The model of the path, if this key may name it. No turn is waited for: these are for when nothing goes on."""
     decode(await read_body(exchange) or b"{}", _NOTHING)
     name = exchange.request.match_info["model"]
-    if exchange.caller.models is not None:
-        await find_model(exchange, name)
+    for stage in exchange.gateway.stages.all:
+        if isinstance(stage, Access):
+            await stage.enter(exchange, Call(arguments=[], model=name))
     return name
 
 

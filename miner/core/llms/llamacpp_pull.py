@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miner.core.llms.llamacpp_engines import until_entered
-from miner.core.llms.llamacpp_models import find_model
+from miner.core.llms.llamacpp_models import known_models
 from miner.core.models.find import default_models_dir
 from miner.core.models.hub import Hub
 from miner.core.models.names import parse_ref
 from miner.core.models.pull import PullProgress, pull
-from miner.errors import MinerError, ModelNotFoundError
+from miner.errors import MinerError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -65,13 +65,8 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
 
 
 def _is_here(name: str, settings: MinerConfig) -> bool:
-    for known in (name, name.removesuffix(":latest")):
-        try:
-            find_model(known, settings)
-        except ModelNotFoundError:
-            continue
-        return True
-    return False
+    # By the list and not by looking for it: the name may come from a client, who must not reach for files.
+    return bool({name, name.removesuffix(":latest")} & {files.alias for files in known_models(settings)})
 
 
 def _event(progress: PullProgress, digest: str) -> dict[str, Any]:
