@@ -28,8 +28,10 @@ RECORD_BYTES = 64
 _PAGE_BYTES = 1024 * 1024
 _SALT_BYTES = 16
 _CELL = struct.Struct("<q")
-_LENGTH = struct.Struct("<I")
+_HEAD = struct.Struct("<II")
+"""Of a page: which of its two sides holds, and how many bytes."""
 _ROW = (COUNTERS + PLACES) * _CELL.size
+_SIDE_BYTES = (_PAGE_BYTES - _HEAD.size) // 2
 _TRIES, _PAUSE_SECONDS = 40, 0.0005
 
 
@@ -100,20 +102,23 @@ class SharedCounters:
 
     def write_page(self, data: bytes) -> bool:
         """Replace this worker's page; whether there was room."""
-        if len(data) > _PAGE_BYTES - _LENGTH.size:
+        if len(data) > _SIDE_BYTES:
             return False
         at = self._page_at(self.index)
         with self.locked(at):
-            _LENGTH.pack_into(self.cells, at, len(data))
-            self.cells[at + _LENGTH.size : at + _LENGTH.size + len(data)] = data
+            side = 1 - _HEAD.unpack_from(self.cells, at)[0]
+            begin = at + _HEAD.size + side * _SIDE_BYTES
+            self.cells[begin : begin + len(data)] = data
+            _HEAD.pack_into(self.cells, at, side, len(data))  # who is killed before has written nothing
         return True
 
     def read_page(self, index: int) -> bytes:
         """What that worker, or the one before it in its place, wrote last; b"" before anything was."""
         at = self._page_at(index)
         with self.locked(at):
-            length = _LENGTH.unpack_from(self.cells, at)[0]
-            return self.cells[at + _LENGTH.size : at + _LENGTH.size + length]
+            side, length = _HEAD.unpack_from(self.cells, at)
+            begin = at + _HEAD.size + side * _SIDE_BYTES
+            return self.cells[begin : begin + length]
 
     def _page_at(self, index: int) -> int:
         return self.workers * _ROW + PLACES * RECORD_BYTES + index * _PAGE_BYTES
