@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -476,3 +477,26 @@ def test_specs_take_paths_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = EngineSpec(Path("m.gguf"), "m", 256, 1)
     assert json.loads(find_launcher().plan(spec, tmp_path).stdin)["values"]["model.path"] == str(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("CPU", False), ("GPU", True)])
+def test_only_where_there_is_a_gpu_llama_cpp_looks_for_what_fits_on_it(kind: str, fits: bool):
+    """It reads the model twice for that: a quarter of a cold start with processors only."""
+    import enum
+
+    from miner.core.engine import child
+
+    kinds = enum.IntEnum(
+        "ggml_backend_dev_type", {"GGML_BACKEND_DEVICE_TYPE_CPU": 0, "GGML_BACKEND_DEVICE_TYPE_GPU": 1}
+    )
+    device = {"type": kinds[f"GGML_BACKEND_DEVICE_TYPE_{kind}"]}
+    parameters = SimpleNamespace(fit_params=None, hostnames=None)
+    wheel = SimpleNamespace(get_device_info=lambda: [device], CommonParams=lambda: parameters, __version__="0")
+    assert child._parameters(wheel, {"values": {}, "constants": {}, "socket": "/s"}) is parameters
+    assert parameters.fit_params is fits
+
+
+def test_the_real_wheel_knows_its_processor_for_one():
+    import xllamacpp
+
+    assert all("CPU" in repr(device["type"]) for device in xllamacpp.get_device_info() if device["name"] == "CPU")

@@ -202,7 +202,7 @@ def _serve_xllamacpp(orders: Orders, say: Any) -> int:
 def _parameters(xllamacpp: Any, orders: Orders) -> Any:
     values = dict(orders["values"])
     # With processors only there is nothing to fit to, and fitting reads the model's header twice.
-    values["fit_params"] = any("CPU" not in str(device["type"]) for device in xllamacpp.get_device_info())
+    values["fit_params"] = any("CPU" not in repr(device["type"]) for device in xllamacpp.get_device_info())
     if orders["socket"]:
         values["hostnames"] = [orders["socket"]]
     else:
