@@ -4,7 +4,8 @@
 
 Rate: 16 streams at once through the gateway with an engine of its own, beside a bare client at the engine's own server;
 rounds are interleaved. Rhythm: streams through the gateway from an engine behind a relay that notes when each piece
-came from it; told are the correlation of the gaps before and behind the gateway, and what a piece took in between.
+came from it, while other requests come and go; told are the correlation of the gaps before and behind the gateway, and
+what a piece took in between.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from itertools import pairwise
+from typing import Any
 
 import aiohttp
 
 from bench import targets
 from bench.engine_load import Answer, Wave, bare_server, prompt, settings_of, spec_for, wave
 from bench.targets import KEY
+from miner.core.llms.llamacpp_wire import NEUTRAL
 
 _ENDS = {"0": -100, "2": -100}
 """The demo model's tokens that end a reply: every reply is to have the same length."""
@@ -32,8 +35,9 @@ _ENDS = {"0": -100, "2": -100}
 class Client:
     """Asks for streams as any client of OpenAI does, and notes when each piece of text came."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **more: Any) -> None:
         self._url = url
+        self._more = more
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True), headers={"Authorization": f"Bearer {KEY}"}
         )
@@ -50,7 +54,7 @@ class Client:
         """One generation."""
         body = {
             "messages": [{"role": "user", "content": prompt()}], "max_tokens": tokens, "logit_bias": _ENDS,
-            "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.7, "top_p": 0.95,
+            "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.7, "top_p": 0.95, **self._more,
         }  # fmt: skip
         began, counted, times = time.perf_counter(), 0, []
         async with self._session.post(f"{self._url}/v1/chat/completions", json=body) as response:
@@ -116,7 +120,8 @@ async def rate(rounds: int, tokens: int, at_once: int) -> None:
         gateway = stack.enter_context(targets.serving(environ))
         address = await stack.enter_async_context(bare_server(spec_for(settings)))
         mine = await stack.enter_async_context(Client(gateway.url))
-        bare = await stack.enter_async_context(Client(address))
+        # It samples as miner does: the engine's own defaults are cheaper, which would be measured instead.
+        bare = await stack.enter_async_context(Client(address, **NEUTRAL))
         sides = {"miner": mine.ask, "bare": bare.ask}
         waves: dict[str, list[Wave]] = {name: [] for name in sides}
         for number in range(-1, rounds):
@@ -137,7 +142,7 @@ async def rate(rounds: int, tokens: int, at_once: int) -> None:
 async def rhythm(streams: int, tokens: int) -> None:
     """Print how the gaps between tokens before and behind the gateway go together."""
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(bare_server(spec_for(settings_of(llamacpp_parallel=1))))
+        engine = await stack.enter_async_context(bare_server(spec_for(settings_of(llamacpp_parallel=4))))
         recorder = Recorder(engine)
         environ = {
             "API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "SERVE_LOG": "off",
@@ -146,6 +151,7 @@ async def rhythm(streams: int, tokens: int) -> None:
         with ExitStack() as inner:
             gateway = await asyncio.to_thread(inner.enter_context, targets.serving(environ))
             client = await stack.enter_async_context(Client(gateway.url))
+            others = [asyncio.create_task(_disturb(engine, tokens // 4)) for _ in range(3)]
             correlations, delays = [], []
             for _ in range(streams):
                 recorder.times.clear()
@@ -156,10 +162,21 @@ async def rhythm(streams: int, tokens: int) -> None:
                 gaps = [[b - a for a, b in pairwise(one)] for one in (before, behind)]
                 correlations.append(statistics.correlation(*gaps))
                 delays += [b - a for a, b in zip(before, behind, strict=True)]
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
     ranks = statistics.quantiles(delays, n=100)
     print(f"\nRhythm of {streams} streams of {tokens} tokens (load {os.getloadavg()[0]:.1f})\n")
     print(f"correlation of the gaps: median {statistics.median(correlations):.3f}, least {min(correlations):.3f}")
     print(f"from the engine to the client: median {ranks[49] * 1000:.2f} ms, 99th percentile {ranks[98] * 1000:.2f} ms")
+
+
+async def _disturb(engine: str, tokens: int) -> None:
+    """Short requests past the gateway: they make the engine's rhythm uneven, as that of a busy node is."""
+    async with Client(engine, **NEUTRAL) as client:
+        while True:
+            await client.ask(tokens)
+            await asyncio.sleep(0.1)
 
 
 def main() -> None:
