@@ -1,7 +1,7 @@
 """LLMService: the contract that every backend keeps and every caller relies on.
 
-Callers use the public verbs. A backend overrides either `generate` (the smallest form, see `smallest.py`) or the
-hooks below the line, which take a checked ChatRequest.
+Callers use the public verbs. A backend overrides either `generate` (the smallest form, see `smallest.py`) or the hooks
+of `hooks.py`, which take a checked ChatRequest.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
 from miner.core.llms import smallest
 from miner.core.llms.batch import generate_many
 from miner.core.llms.driver import respond, stream_batches
 from miner.core.llms.features import CAPABILITIES, refuse_unsupported
+from miner.core.llms.hooks import Hooks
 from miner.core.llms.loading import load
 from miner.core.llms.options import build_request
-from miner.core.llms.stream import Batches, LLMStream
+from miner.core.llms.stream import LLMStream
 from miner.core.llms.texts import embed as checked_embed
 from miner.core.llms.texts import rerank as checked_rerank
 from miner.core.wire import (
@@ -34,12 +35,12 @@ from miner.core.wire import (
 from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
-    from miner.config.config import MinerConfig
+    pass
 
 __all__ = ["CAPABILITIES", "LLMChunk", "LLMResponse", "LLMService", "TokenUsage"]
 
 
-class LLMService:
+class LLMService(Hooks):
     """One engine, or a pool of them, behind one interface.
 
     Close it with `await service.aclose()` or use it in `async with`. One service may be used by many tasks at once.
@@ -49,26 +50,6 @@ class LLMService:
             it is (`service.config`) and read when a setting is needed. Nothing is opened here.
     """
 
-    name: ClassVar[str] = ""
-    """The backend's name in errors and in `LLM_BACKEND`; by default made from the class's name."""
-
-    config: Any
-    models: dict[str, Any]
-    """Models that were found usable, by the name under which they were asked for."""
-    retries: int
-    """Requests that were sent again."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> LLMService:
-        # Here and not in __init__: the smallest backend may have an __init__ that does not call this one.
-        service = super().__new__(cls)
-        service.config = args[0] if args else kwargs.get("config")
-        service.models = {}
-        service.retries = 0
-        return service
-
-    def __init__(self, config: Any = None) -> None:
-        self.config = config
-
     @override
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -77,22 +58,6 @@ class LLMService:
             cls.name = getattr(cls.__mro__[1], "name", "") or words.lower()
         if "generate" in cls.__dict__ and cls._chat is LLMService._chat and cls._stream is LLMService._stream:
             cls.generate = smallest.filled_in(cls.__dict__["generate"])  # type: ignore[method-assign,assignment]
-
-    @classmethod
-    def unavailable_reason(cls, config: Any = None) -> str | None:
-        """Why this backend cannot be used on this machine at all, and what to install; None if it can. Cheap: asked
-        for each listing.
-        """
-        return None
-
-    @property
-    def _settings(self) -> MinerConfig:
-        """The settings, complete: those that the service was given, with the defaults for what they lack."""
-        from miner.config.config import config_of
-
-        if self.config is None:
-            self.config = config_of(None)
-        return config_of(self.config)
 
     # Verbs
 
@@ -300,64 +265,6 @@ class LLMService:
     def concurrency(self) -> int:
         """Requests that it is worth sending at once."""
         return 8
-
-    # Hooks
-
-    async def _get_model(self, model_name: str) -> Any:
-        """Make sure that the model can be used; built-in backends return its ModelInfo.
-
-        Raises:
-            ModelNotFoundError: no such model; the error lists what there is.
-        """
-        return ModelInfo(id=model_name)
-
-    async def _sole_model(self) -> str | None:
-        """The model that is meant when neither the request nor DEFAULT_MODEL names one; None: let the engine choose."""
-        return None
-
-    async def _chat(self, request: ChatRequest) -> LLMResponse:
-        """A whole reply."""
-        if type(self)._stream is not LLMService._stream:
-            from miner.core.llms.join import join
-
-            return join([batch async for batch in self._stream(request)])
-        return await smallest.chat(self, request)
-
-    async def _stream(self, request: ChatRequest) -> Batches:
-        """The reply in batches: what arrived in one read, together."""
-        response = await self._chat(request)
-        calls = [{**call, "index": index} for index, call in enumerate(response.tool_calls or ())]
-        yield [
-            LLMChunk(
-                content=response.content or None,
-                reasoning=response.reasoning,
-                tool_calls=calls or None,
-                finish_reason=response.finish_reason,
-                usage=response.usage,
-                logprobs=response.logprobs,
-                timings=response.timings,
-                context_exhausted=response.context_exhausted,
-            )
-        ]
-
-    async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
-        raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
-
-    async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
-        """Scores in any order, with no more than the index; "rerank" is among the capabilities then."""
-        raise UnsupportedFeatureError(f"{self.name} does not rerank.", param="rerank")
-
-    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
-        return info
-
-    async def _count_tokens(self, request: ChatRequest) -> int:
-        raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
-
-    async def _health(self) -> Health:
-        default = self._settings.default_model
-        if default:
-            await self._get_model(default)
-        return Health(state="ready", models=[default] if default else [])
 
     # Shared by the verbs
 

@@ -1,0 +1,113 @@
+"""What a backend is made of: what it is given, and the hooks that it overrides. `LLMService` adds the public verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from miner.core.llms import smallest
+from miner.core.llms.join import join
+from miner.core.llms.stream import Batches
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMChunk, LLMResponse, ModelInfo, RerankResponse
+from miner.errors import UnsupportedFeatureError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+    from miner.core.llms.LLMService import LLMService
+
+__all__ = ["Hooks"]
+
+
+class Hooks:
+    """The side of a service that its backend sees. Hooks take requests that are checked and complete; a backend
+    overrides those of what its engine can do, and the words of `capabilities`.
+    """
+
+    name: ClassVar[str] = ""
+    """The backend's name in errors and in `LLM_BACKEND`; by default made from the class's name."""
+
+    config: Any
+    models: dict[str, Any]
+    """Models that were found usable, by the name under which they were asked for."""
+    retries: int
+    """Requests that were sent again."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Here and not in __init__: the smallest backend may have an __init__ that does not call this one.
+        service = super().__new__(cls)
+        service.config = args[0] if args else kwargs.get("config")
+        service.models = {}
+        service.retries = 0
+        return service
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config
+
+    @classmethod
+    def unavailable_reason(cls, config: Any = None) -> str | None:
+        """Why this backend cannot be used on this machine at all, and what to install; None if it can. Cheap: asked
+        for each listing.
+        """
+        return None
+
+    @property
+    def _settings(self) -> MinerConfig:
+        """The settings, complete: those that the service was given, with the defaults for what they lack."""
+        from miner.config.config import config_of
+
+        if self.config is None:
+            self.config = config_of(None)
+        return config_of(self.config)
+
+    async def _get_model(self, model_name: str) -> Any:
+        """Make sure that the model can be used; built-in backends return its ModelInfo.
+
+        Raises:
+            ModelNotFoundError: no such model; the error lists what there is.
+        """
+        return ModelInfo(id=model_name)
+
+    async def _sole_model(self) -> str | None:
+        """The model that is meant when neither the request nor DEFAULT_MODEL names one; None: let the engine choose."""
+        return None
+
+    async def _chat(self, request: ChatRequest) -> LLMResponse:
+        """A whole reply."""
+        if type(self)._stream is not Hooks._stream:
+            return join([batch async for batch in self._stream(request)])
+        return await smallest.chat(cast("LLMService", self), request)
+
+    async def _stream(self, request: ChatRequest) -> Batches:
+        """The reply in batches: what arrived in one read, together."""
+        response = await self._chat(request)
+        calls = [{**call, "index": index} for index, call in enumerate(response.tool_calls or ())]
+        yield [
+            LLMChunk(
+                content=response.content or None,
+                reasoning=response.reasoning,
+                tool_calls=calls or None,
+                finish_reason=response.finish_reason,
+                usage=response.usage,
+                logprobs=response.logprobs,
+                timings=response.timings,
+                context_exhausted=response.context_exhausted,
+            )
+        ]
+
+    async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
+        raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
+
+    async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
+        """Scores in any order, with no more than the index; "rerank" is among the capabilities then."""
+        raise UnsupportedFeatureError(f"{self.name} does not rerank.", param="rerank")
+
+    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        return info
+
+    async def _count_tokens(self, request: ChatRequest) -> int:
+        raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
+
+    async def _health(self) -> Health:
+        default = self._settings.default_model
+        if default:
+            await self._get_model(default)
+        return Health(state="ready", models=[default] if default else [])
