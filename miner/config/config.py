@@ -85,8 +85,9 @@ class MinerConfig(Settings):
     llamacpp_flash_attn: Literal["on", "off", "auto"] = "auto"
     llamacpp_cache_type_k: KVType = "f16"
     llamacpp_cache_type_v: KVType = "f16"
-    llamacpp_batch_size: int = Field(512, ge=32, le=16384)
-    """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done."""
+    llamacpp_batch_size: int | None = Field(None, ge=32, le=16384)
+    """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done. Default:
+    128 on processors alone, 512 where a GPU may compute."""
     llamacpp_pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
     """How an embedding model makes one vector of many; set: embeddings are served (rank: reranking)."""
     llamacpp_chat_template: PathText | None = None

@@ -12,7 +12,7 @@ from miner.core.engine.settings import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.find import LocatedModel, list_local, resolve
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
-from miner.core.models.memory import Memory
+from miner.core.models.memory import Memory, gpu_is_likely
 from miner.core.models.verdict import Load
 from miner.core.wire import ModelInfo
 from miner.errors import ConfigError, EngineStartError
@@ -34,6 +34,8 @@ __all__ = [
 DEFAULT_CONTEXT = 4096
 """Tokens of a slot, where neither the settings nor a shorter trained length say otherwise."""
 DEFAULT_PARALLEL = 8
+_CPU_BATCH = 128
+_GPU_BATCH = 512
 _EMBEDDING_ARCHITECTURES = (
     "bert",
     "nomic-bert",
@@ -117,11 +119,16 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> Engin
         cache_type_k=settings.llamacpp_cache_type_k,
         cache_type_v=settings.llamacpp_cache_type_v,
         # A text that is embedded must fit into one batch.
-        batch_size=ctx_size if pooling is not None else settings.llamacpp_batch_size,
+        batch_size=ctx_size if pooling is not None else settings.llamacpp_batch_size or _batch_of(settings),
         pooling=pooling,
         mmproj=model.files.mmproj,
         chat_template=_template(settings.llamacpp_chat_template),
     )
+
+
+def _batch_of(settings: MinerConfig) -> int:
+    """Processors compute no faster with more, and who leaves while a prompt is read waits for the end of a batch."""
+    return _GPU_BATCH if settings.llamacpp_n_gpu_layers != 0 and gpu_is_likely() else _CPU_BATCH
 
 
 def _pooling_of(header: GGUFHeader) -> str | None:

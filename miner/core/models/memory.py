@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "available_memory"]
+__all__ = ["Memory", "available_memory", "gpu_is_likely"]
 
 GPU_QUERY = ("--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
 GPU_TIMEOUT = 5.0
@@ -44,6 +44,11 @@ def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
         free = left if free is None else min(free, left)
     found = _gpus() if gpus else []
     return Memory(free, whole, tuple(item[0] for item in found), tuple(item[1] for item in found))
+
+
+def gpu_is_likely() -> bool:
+    """Whether this machine seems to have a GPU that an engine could use. Costs nothing to ask; nobody is started."""
+    return sys.platform == "darwin" or shutil.which("nvidia-smi") is not None or Path("/dev/kfd").exists()
 
 
 def _machine(root: Path) -> tuple[int | None, int | None]:
