@@ -284,3 +284,42 @@ async def test_a_broken_answer_names_what_happened():
         with pytest.raises(StreamInterruptedError, match="in the middle of its answer: the connection was closed"):
             await http_client.request("POST", "/chat/completions", b"{}")
         await http_client.close()
+
+
+class LateEnd(RawServer):
+    """Ends the body of a stream a moment after the message in it, or never."""
+
+    delay: float | None = 0.05
+
+    async def handle(self, exchange: Exchange) -> None:
+        await exchange.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        await exchange.piece(b"data: [DONE]\n\n")
+        if self.delay is None:
+            await exchange.hold()
+        await asyncio.sleep(self.delay or 0)
+        await exchange.end()
+
+
+async def test_a_message_that_is_over_keeps_its_connection_though_the_body_ends_later():
+    """Engines write the end of a body by itself, after the end mark of the stream."""
+    async with LateEnd() as server:
+        http_client = client(server)
+        for _ in range(3):
+            async with http_client.stream("/chat/completions", CHAT) as answer:
+                assert await answer.read_some() == b"data: [DONE]\n\n"
+                answer.over = True
+            await asyncio.sleep(0.3)
+        assert server.connections == 1
+        await http_client.close()
+
+
+async def test_a_body_that_never_ends_loses_its_connection(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("miner.core.transport.pool._LINGER_SECONDS", 0.1)
+    async with LateEnd() as server:
+        server.delay = None
+        http_client = client(server)
+        async with http_client.stream("/chat/completions", CHAT) as answer:
+            await answer.read_some()
+            answer.over = True
+        await server.wait_for_disconnects()
+        await http_client.close()

@@ -7,25 +7,21 @@ client (bench/README.md). It does what an engine's API needs and no more: no red
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from miner.core.transport.address import Address, connect
+from miner.core.transport.address import Address
 from miner.core.transport.connection import Connection
 from miner.core.transport.faults import Origin, faults
 from miner.core.transport.framing import FramingError
 from miner.core.transport.http1 import BrokenOffError
+from miner.core.transport.pool import ConnectionPool
 from miner.core.transport.redirect import redirected
 
 __all__ = ["ByteStream", "HttpClient", "Reply"]
 
-_KEEPALIVE_SECONDS = 4.0
-"""vLLM and llama.cpp close an idle connection after 5 s: we let go of it before."""
-_LINGER_SECONDS = 1.0
-"""How long the mark of a body's end may come after the message's own."""
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 
 
@@ -82,15 +78,9 @@ class HttpClient:
     ) -> None:
         self.origin = origin
         self._api_key = api_key
-        self._unix_socket = unix_socket
         self._reuse = reuse and unix_socket is None
         self._address: Address | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = os.getpid()
-        self._idle: list[Connection] = []
-        self._open: set[Connection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._guard: AsyncGenerator[None, None] | None = None
+        self._pool = ConnectionPool(origin.silence, unix_socket, reuse=self._reuse)
 
     async def request(
         self, method: str, path: str, body: bytes | None = None, *, total: float | None = None, root: bool = False
@@ -113,7 +103,7 @@ class HttpClient:
             state.receiving = True
             return Reply(answer.status, answer.headers, await answer.read_all())
         finally:
-            self._release(connection)
+            self._pool.release(connection)
 
     def stream(self, path: str, body: bytes) -> _Streaming:
         """POST and read the answer as it comes, in an `async with` block that gives a ByteStream. Leaving the block
@@ -123,18 +113,15 @@ class HttpClient:
 
     async def _ask(self, method: str, path: str, body: bytes | None, root: bool) -> tuple[Connection, ByteStream]:
         """The answer, of which the head has come. The caller releases the connection."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._begin_on(loop)
         address = self._address
         if address is None:
             address = self._address = Address.of(self.origin.base_url, self._api_key, keep=self._reuse)
         request = address.request(method, path, body, root=root)
-        connection = self._take_idle(loop.time()) if self._idle else None
+        connection = self._pool.kept()
         while True:
             fresh = connection is None
             if connection is None:
-                connection = await self._connect(loop, address)
+                connection = await self._pool.connect(address)
             try:
                 head = await connection.ask(request)
             except BrokenOffError:
@@ -153,108 +140,13 @@ class HttpClient:
                     raise redirected(head.status, head.headers.get("location"), self.origin)
                 return connection, ByteStream(connection, head.status, head.headers)
 
-    # Connections
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop, address: Address) -> Connection:
-        if self._guard is None:
-            self._guard = _closed_with_the_loop(self)
-            await anext(self._guard)
-        silence, ended = self.origin.silence, self._open.discard
-        connection = await connect(loop, address, self._unix_socket, lambda: Connection(loop, silence, ended))
-        self._open.add(connection)
-        return connection
-
-    def _take_idle(self, now: float) -> Connection | None:
-        """The connection that was used last, if it still serves."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable and now - connection.idle_since < _KEEPALIVE_SECONDS:
-                return connection
-            connection.abort()
-        return None
-
-    def _release(self, connection: Connection, *, message_over: bool = False) -> None:
-        """After an answer, or in the middle of one that nobody wants any more."""
-        try:
-            finished = connection.finished
-        except FramingError:
-            finished = False
-        if finished:
-            self._keep(connection)
-        elif message_over and connection.keeps and self._reuse and not connection.transport.is_closing():
-            connection.linger(self._keep)
-            assert self._loop is not None
-            self._loop.call_later(_LINGER_SECONDS, _stop_lingering, connection)
-        else:
-            connection.abort()
-
-    def _keep(self, connection: Connection) -> None:
-        loop = self._loop
-        if loop is None or not (self._reuse and connection.keeps and connection.usable and connection in self._open):
-            connection.abort()
-            return
-        connection.idle_since = loop.time()
-        self._idle.append(connection)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(_KEEPALIVE_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        """Let go of connections that nobody has used for a while."""
-        self._sweeper = None
-        loop = self._loop
-        if loop is None:
-            return
-        since = loop.time() - _KEEPALIVE_SECONDS
-        for connection in [one for one in self._idle if one.idle_since <= since]:
-            self._idle.remove(connection)
-            connection.abort()
-        if self._idle:
-            self._sweeper = loop.call_at(self._idle[0].idle_since + _KEEPALIVE_SECONDS, self._sweep)
-
-    # The end
-
     async def close(self) -> None:
         """Close all connections."""
-        guard, self._guard = self._guard, None
-        if guard is not None and self._loop is asyncio.get_running_loop():
-            await guard.aclose()
-        else:
-            self.discard()
+        await self._pool.close()
 
     def discard(self) -> None:
         """Let go of all connections without waiting: their event loop may be gone."""
-        loop, self._loop = self._loop, None
-        connections, self._open = self._open, set()
-        self._idle.clear()
-        sweeper, self._sweeper = self._sweeper, None
-        self._guard = None
-        if loop is None or loop.is_closed() or self._process != os.getpid():
-            return
-        if _runs_here(loop):
-            _end(connections, sweeper)
-        else:
-            try:
-                loop.call_soon_threadsafe(_end, connections, sweeper)
-            except RuntimeError:
-                pass  # closed a moment ago
-
-    def _begin_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.discard()
-        self._loop = loop
-        self._process = os.getpid()
-
-    async def _end_with_loop(self) -> None:
-        connections, sweeper = self._open, self._sweeper
-        self._open, self._sweeper, self._loop = set(), None, None
-        self._idle.clear()
-        _end(connections, sweeper)
-        if connections:
-            await asyncio.sleep(0)  # the loop closes the sockets in its next round
-
-    def __del__(self) -> None:
-        # A service that was never closed must not complain at exit: its sockets go with it.
-        if getattr(self, "_open", None):
-            self.discard()
+        self._pool.discard()
 
 
 class _Streaming:
@@ -275,35 +167,6 @@ class _Streaming:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client._release(self._connection, message_over=self._answer.over)
+        self._client._pool.release(self._connection, message_over=self._answer.over)
         if error is not None:
             self._faults.__exit__(kind, error, trace)
-
-
-def _stop_lingering(connection: Connection) -> None:
-    if connection.lingering:
-        connection.abort()
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
-
-
-def _end(connections: set[Connection], sweeper: asyncio.TimerHandle | None) -> None:
-    if sweeper is not None:
-        sweeper.cancel()
-    for connection in list(connections):
-        connection.close("the service was closed")
-
-
-async def _closed_with_the_loop(client: HttpClient) -> AsyncGenerator[None, None]:
-    """Keeps a client that nobody closes from being noisy: an event loop that ends closes its generators, and this one
-    closes the connections, while that can still be done in order.
-    """
-    try:
-        yield
-    finally:
-        await client._end_with_loop()
