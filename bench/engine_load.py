@@ -22,7 +22,7 @@ from miner.core.engine.launchers import clean_environment
 from miner.core.engine.settings import wheel_orders
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.llamacpp_models import find_model, spec_of
-from miner.core.llms.llamacpp_wire import NEUTRAL
+from miner.core.llms.llamacpp_wire import NEUTRAL, NUCLEUS_TOKENS
 from miner.core.llms.llm_llamacpp import LlamaCppService
 
 __all__ = ["Ask", "Bare", "Wave", "bare_server", "service_of", "settings_of", "spec_for", "wave"]
@@ -117,7 +117,7 @@ class Bare:
     def __init__(self, address: str, **more: Any) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._address = address
-        self._more = {"temperature": 0.7, "top_p": 0.95, **NEUTRAL, **more}
+        self._more = {"temperature": 0.7, "top_p": 0.95, **NEUTRAL, "top_k": NUCLEUS_TOKENS, **more}
 
     async def __aenter__(self) -> Bare:
         # As its server closes the connection after each stream, none is kept.

@@ -26,10 +26,13 @@ import aiohttp
 from bench import targets
 from bench.engine_load import Answer, Wave, bare_server, prompt, settings_of, spec_for, wave
 from bench.targets import KEY
-from miner.core.llms.llamacpp_wire import NEUTRAL
+from miner.core.llms.llamacpp_wire import NEUTRAL, NUCLEUS_TOKENS
 
 _ENDS = {"0": -100, "2": -100}
 """The demo model's tokens that end a reply: every reply is to have the same length."""
+
+
+_SAMPLING = {**NEUTRAL, "top_k": NUCLEUS_TOKENS}
 
 
 class Client:
@@ -121,7 +124,7 @@ async def rate(rounds: int, tokens: int, at_once: int) -> None:
         address = await stack.enter_async_context(bare_server(spec_for(settings)))
         mine = await stack.enter_async_context(Client(gateway.url))
         # It samples as miner does: the engine's own defaults are cheaper, which would be measured instead.
-        bare = await stack.enter_async_context(Client(address, **NEUTRAL))
+        bare = await stack.enter_async_context(Client(address, **_SAMPLING))
         sides = {"miner": mine.ask, "bare": bare.ask}
         waves: dict[str, list[Wave]] = {name: [] for name in sides}
         for number in range(-1, rounds):
@@ -173,7 +176,7 @@ async def rhythm(streams: int, tokens: int) -> None:
 
 async def _disturb(engine: str, tokens: int) -> None:
     """Short requests past the gateway: they make the engine's rhythm uneven, as that of a busy node is."""
-    async with Client(engine, **NEUTRAL) as client:
+    async with Client(engine, **_SAMPLING) as client:
         while True:
             await client.ask(tokens)
             await asyncio.sleep(0.1)

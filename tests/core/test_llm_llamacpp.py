@@ -367,3 +367,16 @@ async def test_a_service_that_is_dropped_takes_its_engine_with_it():
         return False
 
     await until(gone)
+
+
+async def test_the_likeliest_token_is_the_same_without_the_sorting():
+    async with llamacpp() as service:
+        whole = [
+            await service.chat_completion(
+                [{"role": "user", "content": LONG}], temperature=0, max_tokens=24, logprobs=3, **more
+            )
+            for more in ({}, {"top_k": 0})
+        ]
+        assert whole[0].content == whole[1].content
+        assert [len(token.alternatives) for token in whole[0].logprobs] == [3] * len(whole[0].logprobs)
+        assert [t.logprob for t in whole[0].logprobs] == pytest.approx([t.logprob for t in whole[1].logprobs], abs=1e-3)

@@ -83,7 +83,8 @@ class LLMService(Hooks):
             top_p: above 0, at most 1 (DEFAULT_TOP_P, 0.95).
             **options: stop, seed, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, logit_bias,
                 logprobs, response_format, reasoning, timeout, keep_alive, raw, unsupported, extra. What is not given
-                is neutral (no top_k, no min_p, no penalty), whatever the engine's or the model's own default.
+                is neutral (no top_k, no min_p, no penalty), whatever the engine's or the model's own default; on
+                llama.cpp top_p chooses among the 1000 likeliest tokens.
 
         Raises:
             RequestError: the request cannot be served: InvalidRequestError, UnsupportedFeatureError,
