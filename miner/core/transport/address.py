@@ -86,9 +86,10 @@ class Address:
 
 
 async def connect(
-    loop: asyncio.AbstractEventLoop, address: Address, unix_socket: Path | None, make: Callable[[], _P]
-) -> _P:
-    """A connection to the address, or to a socket in its place.
+    loop: asyncio.AbstractEventLoop, address: Address, unix_socket: Path | None, make: Callable[[], _P],
+    *, tls: ssl.SSLContext | None,
+) -> _P:  # fmt: skip
+    """A connection to the address, or to a socket in its place; with TLS if there is a context for it.
 
     Raises:
         NotConnectedError: there is none; BadAddressError: no such host can be.
@@ -97,7 +98,6 @@ async def connect(
         async with asyncio.timeout(_CONNECT_SECONDS):
             if unix_socket is not None:
                 return (await loop.create_unix_connection(make, str(unix_socket)))[1]
-            tls = ssl.create_default_context() if address.tls else None
             return (await loop.create_connection(make, address.host, address.port, ssl=tls))[1]
     except TimeoutError:
         raise NotConnectedError("timed out") from None

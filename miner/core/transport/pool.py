@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class ConnectionPool:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._tls: ssl.SSLContext | None = None
         self._guard: AsyncGenerator[None, None] | None = None
 
     async def connect(self, address: Address) -> Connection:
@@ -48,7 +50,11 @@ class ConnectionPool:
             self._guard = _closed_with_the_loop(self)
             await anext(self._guard)
         silence, ended = self._silence, self._open.discard
-        connection = await connect(loop, address, self._unix_socket, lambda: Connection(loop, silence, ended))
+        if address.tls and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)  # it reads many certificates
+        connection = await connect(
+            loop, address, self._unix_socket, lambda: Connection(loop, silence, ended), tls=self._tls
+        )
         self._open.add(connection)
         return connection
 
