@@ -22,8 +22,9 @@ from miner.core.engine.launchers import clean_environment
 from miner.core.engine.settings import wheel_orders
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.llamacpp_models import find_model, spec_of
-from miner.core.llms.llamacpp_wire import NEUTRAL, NUCLEUS_TOKENS
+from miner.core.llms.llamacpp_wire import NEUTRAL
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.nucleus import NUCLEUS_TOKENS
 
 __all__ = ["Ask", "Bare", "Wave", "bare_server", "service_of", "settings_of", "spec_for", "wave"]
 

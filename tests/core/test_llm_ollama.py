@@ -22,7 +22,7 @@ from tests.servers.openai_stub import StubServer
 from tests.servers.replay import ReplayServer
 
 SAMPLING = {
-    "num_predict": 512, "temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0,
+    "num_predict": 512, "temperature": 0.7, "top_p": 0.95, "top_k": 1000, "min_p": 0.0, "repeat_penalty": 1.0,
     "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
 """Pitfall 16: all of sampling is always sent, neutral where nothing was asked for."""
@@ -49,7 +49,8 @@ async def test_the_exact_body_of_each_verb():
 
 
 OPTIONS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    ({"max_tokens": 7, "temperature": 0, "top_p": 1}, {"num_predict": 7, "temperature": 0, "top_p": 1}, {}),
+    ({"max_tokens": 7, "temperature": 0, "top_p": 1}, {"num_predict": 7, "temperature": 0, "top_p": 1, "top_k": 1}, {}),
+    ({"top_p": 1}, {"top_p": 1, "top_k": 0}, {}),
     ({"stop": "END"}, {"stop": ["END"]}, {}),
     ({"stop": ["a", "b"]}, {"stop": ["a", "b"]}, {}),
     ({"seed": 0}, {"seed": 0}, {}),

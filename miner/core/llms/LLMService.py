@@ -84,7 +84,7 @@ class LLMService(Hooks):
             **options: stop, seed, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, logit_bias,
                 logprobs, response_format, reasoning, timeout, keep_alive, raw, unsupported, extra. What is not given
                 is neutral (no top_k, no min_p, no penalty), whatever the engine's or the model's own default; on
-                llama.cpp top_p chooses among the 1000 likeliest tokens.
+                llama.cpp and Ollama top_p chooses among the 1000 likeliest tokens.
 
         Raises:
             RequestError: the request cannot be served: InvalidRequestError, UnsupportedFeatureError,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from miner.core.llms.llamacpp_tools import force_call, is_forced
+from miner.core.llms.nucleus import top_k_of
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest
 from miner.errors import (
@@ -17,17 +18,7 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = [
-    "FEATURES",
-    "FIELD_NAMES",
-    "NEUTRAL",
-    "NUCLEUS_TOKENS",
-    "Modalities",
-    "Props",
-    "TemplateCaps",
-    "adjust",
-    "refine",
-]
+__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Modalities", "Props", "TemplateCaps", "adjust", "refine"]
 
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
@@ -40,9 +31,6 @@ NEUTRAL = {
     "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
 }  # fmt: skip
 """A model file's own metadata can change the server's sampling; these put it back."""
-NUCLEUS_TOKENS = 1000
-"""What top_p chooses from. Without a bound the server sorts the whole vocabulary for each token of each slot, on one
-thread (0.8 ms of 49,152 tokens, a sixth of the throughput of a small model; bench/README.md)."""
 
 
 class TemplateCaps(msgspec.Struct):
@@ -107,9 +95,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     """Make the body say on llama.cpp what it says elsewhere."""
     # Without progress its server does not notice a client that leaves during prefill.
     body["return_progress"] = True
-    if request.top_k is None and (request.temperature == 0 or request.top_p < 1):
-        # The likeliest token needs no sorting at all; beyond a thousand there is nothing that top_p would take.
-        body["top_k"] = 1 if request.temperature == 0 else NUCLEUS_TOKENS
+    if request.top_k is None:
+        body["top_k"] = top_k_of(request)
     if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again
         body["logprobs" if "prompt" in body else "top_logprobs"] = 1
     if is_forced(request):

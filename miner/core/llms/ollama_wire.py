@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.messages import image_data
+from miner.core.llms.nucleus import top_k_of
 from miner.core.wire import (
     ChatRequest,
     FinishReason,
@@ -56,7 +57,7 @@ decode_line: Final = msgspec.json.Decoder(Line).decode
 _NANOSECONDS = 1e-9
 _THINK_LEVELS = ("low", "medium", "high")
 _OPTION_NAMES = (
-    "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+    "seed", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
 
 
@@ -74,7 +75,8 @@ def request_body(
         "temperature": request.temperature,
         "top_p": request.top_p,
         # Always sent, since the defaults differ by engine and by model file; these switch each off.
-        "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+        "top_k": top_k_of(request), "min_p": 0.0, "repeat_penalty": 1.0,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0,
     }  # fmt: skip
     for name in _OPTION_NAMES:
         value = getattr(request, name)
