@@ -1,6 +1,6 @@
 """Routes for the one who runs the server: load a model, let it go, give a failed engine another chance, look at all.
 
-With several workers each has engines of its own, and a call reaches one of them: `x-miner-worker` says which.
+With several workers a call reaches one of them, and `x-miner-worker` says which: what a service remembers is its own.
 """
 
 from __future__ import annotations
