@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import RerankResponse, RerankResult, TokenUsage
+from miner.core.wire import ModelInfo, RerankResponse, RerankResult, TokenUsage
 from miner.gateway.app import ROUTES
 from miner.gateway.openapi import document
 from tests.gateway.serving import Parrot, config, post, serving
@@ -106,3 +106,22 @@ async def test_rerank_where_it_cannot(body, status):
     assert told["error"]["code"] == ("unsupported_feature" if status == 501 else "invalid_request")
     if status == 501:
         assert "These backends can: llamacpp, vllm" in told["error"]["message"]
+
+
+class Listener(Parrot):
+    """Its engine ranks, but not with this model."""
+
+    @property
+    def capabilities(self):
+        return super().capabilities | {"rerank"}
+
+    async def _get_model(self, model_name):
+        return ModelInfo(id=model_name, capabilities=frozenset({"chat"}))
+
+
+async def test_rerank_where_the_backend_could_and_its_model_cannot():
+    body = {"model": "m", "query": "a", "documents": ["b"]}
+    async with serving(Listener(config())) as served, post(served, body, "/v1/rerank") as answer:
+        told = await answer.json()
+    assert answer.status == 501
+    assert "model 'm' does not support rerank. These backends can: llamacpp, vllm" in told["error"]["message"]

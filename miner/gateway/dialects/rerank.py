@@ -48,7 +48,7 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
     try:
         made = await service.rerank(asked.query, texts, asked.model, asked.top_n)
     except UnsupportedFeatureError as error:
-        if error.param != "rerank":
+        if error.param not in ("rerank", "model"):
             raise
         able = [backend.name for backend in find_backends(service.config) if _can(backend.cls)]
         hint = f"These backends can: {', '.join(able)}." if able else "No installed backend can."
