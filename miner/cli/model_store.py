@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from miner.cli.parser import UsageError
 from miner.core._typing import override
-from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, load_of, spec_of
-from miner.core.models.find import LocatedModel, default_models_dir, list_local, resolve
+from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, load_of, models_folder, spec_of
+from miner.core.llms.llamacpp_pull import hub_of
+from miner.core.models.find import LocatedModel, list_local, resolve
 from miner.core.models.folder import beside
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
-from miner.core.models.hub import Hub
 from miner.core.models.memory import Memory, available_memory
 from miner.core.models.names import group, model_stem, parse_ref
 from miner.core.models.pull import PullProgress, pull
@@ -74,8 +74,7 @@ class LocalStore(Store):
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        stated = self.settings.models_dir
-        self.folder = Path(stated).expanduser() if stated else default_models_dir()
+        self.folder = models_folder(self.settings)
 
     @override
     def rows(self) -> list[Row]:
@@ -132,9 +131,7 @@ class LocalStore(Store):
 
     @override
     def pull(self, name: str, tell: Callable[[PullProgress], None]) -> str:
-        token = self.settings.hf_token
-        hub = Hub(self.settings.hf_endpoint, token.get_secret_value().strip() if token else None)
-        return pull(name, self.folder, hub=hub, on_progress=tell).alias
+        return pull(name, self.folder, hub=hub_of(self.settings), on_progress=tell).alias
 
     @override
     def remove(self, name: str) -> str:

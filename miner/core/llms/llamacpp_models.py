@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from miner.core.engine.settings import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
-from miner.core.models.find import LocatedModel, list_local, resolve
+from miner.core.models.find import LocatedModel, default_models_dir, list_local, resolve
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
 from miner.core.models.memory import Memory, gpu_is_likely
 from miner.core.models.verdict import Load
@@ -28,6 +28,7 @@ __all__ = [
     "known_models",
     "load_of",
     "model_info",
+    "models_folder",
     "spec_of",
 ]
 
@@ -71,7 +72,7 @@ def find_model(name: str | None, settings: MinerConfig) -> LocalModel:
     files = resolve(
         name,
         model_path=settings.model_path,
-        models_dir=_folder(settings),
+        models_dir=models_folder(settings),
         default_model=settings.default_model,
     )
     try:
@@ -94,11 +95,12 @@ def _header(stamps: tuple[tuple[Path, int, int], ...]) -> GGUFHeader:
 
 def known_models(settings: MinerConfig) -> Iterable[LocatedModel]:
     """All that can be named."""
-    return list_local(models_dir=_folder(settings), model_path=settings.model_path)
+    return list_local(models_dir=models_folder(settings), model_path=settings.model_path)
 
 
-def _folder(settings: MinerConfig) -> Path | None:
-    return Path(settings.models_dir) if settings.models_dir else None
+def models_folder(settings: MinerConfig) -> Path:
+    """Where models are looked for, and pulled to."""
+    return Path(settings.models_dir).expanduser() if settings.models_dir else default_models_dir()
 
 
 def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> EngineSpec:

@@ -7,12 +7,10 @@ import hashlib
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miner.core.llms.llamacpp_engines import until_entered
-from miner.core.llms.llamacpp_models import known_models
-from miner.core.models.find import default_models_dir
+from miner.core.llms.llamacpp_models import known_models, models_folder
 from miner.core.models.hub import Hub
 from miner.core.models.names import parse_ref
 from miner.core.models.pull import PullProgress, pull
@@ -21,11 +19,21 @@ from miner.errors import MinerError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["pull_events"]
+__all__ = ["hub_of", "pull_events"]
 
 
 class _StoppedError(MinerError):
     """Nobody waits for this pull any more."""
+
+
+def hub_of(settings: MinerConfig) -> Hub:
+    """The hub that the settings name, with their token.
+
+    Raises:
+        ConfigError: HF_ENDPOINT or HF_TOKEN cannot be used.
+    """
+    token = settings.hf_token
+    return Hub(settings.hf_endpoint, token.get_secret_value().strip() if token else None)
 
 
 async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
@@ -39,9 +47,7 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
     if ref is None and _is_here(name, settings):
         yield {"status": "success"}
         return
-    folder = Path(settings.models_dir) if settings.models_dir else default_models_dir()
-    token = settings.hf_token
-    hub = Hub(settings.hf_endpoint, token.get_secret_value().strip() if token else None)
+    folder, hub = models_folder(settings), hub_of(settings)
     loop, news, left = asyncio.get_running_loop(), asyncio.Queue[PullProgress](), threading.Event()
 
     def tell(progress: PullProgress) -> None:
