@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
                     self._begin_body(head, raw)
                     return head
                 # An interim answer: the real one follows.
-            if len(raw) > MAX_HEAD_BYTES or not (raw[:5] == b"HTTP/"[: len(raw)]):
+            if len(raw) > MAX_HEAD_BYTES or not b"HTTP/".startswith(raw[:5]):
                 raise FramingError(f"not an HTTP/1.1 answer: {raw[:80]!r}")
 
     def _begin_body(self, head: Head, raw: bytes) -> None:

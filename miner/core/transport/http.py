@@ -37,10 +37,9 @@ class Reply(NamedTuple):
 class ByteStream:
     """An answer that is read as it comes."""
 
-    __slots__ = ("_connection", "headers", "over", "read_some", "status")
+    __slots__ = ("headers", "over", "read_some", "status")
 
     def __init__(self, connection: Connection, status: int, headers: Mapping[str, str]) -> None:
-        self._connection = connection
         self.status = status
         self.headers = headers
         self.over = False
