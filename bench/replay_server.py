@@ -19,6 +19,7 @@ from bench.recorded import Answer, ollama_answers, vllm_answers
 
 Answers = dict[str, dict[str, Answer]]
 
+_HEALTHY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -120,6 +121,8 @@ class Connection(asyncio.Protocol):
                 self._whole(self._answers["ollama"]["whole"])
             case "/api/show" | "/api/tags":
                 self._whole(self._answers["ollama"][path[5:]])
+            case "/health":  # vllm-router waits for it
+                self.transport.write(_HEALTHY)
             case _:
                 self.transport.write(_NOT_FOUND)
 
@@ -137,7 +140,7 @@ async def serve(chunks: int, burst: int, pace: float) -> None:
     answers = {"vllm": vllm_answers(chunks), "ollama": ollama_answers(chunks)}
     engine = Engine(burst, pace)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(engine, answers), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Connection(engine, answers), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()

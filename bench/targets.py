@@ -176,7 +176,7 @@ def _free_port() -> int:
 @contextmanager
 def replay(chunks: int, burst: int = 1) -> Iterator[Target]:
     """The upstream of all: pre-built answers as fast as they can be written, `burst` chunks in one write."""
-    command = [sys.executable, "-m", "bench.upstream", "--chunks", str(chunks), "--burst", str(burst)]
+    command = [sys.executable, "-m", "bench.replay_server", "--chunks", str(chunks), "--burst", str(burst)]
     with _printing_port(command) as (url, pid):
         yield Target("replay", url, pid)
 
