@@ -117,8 +117,8 @@ async def rate(rounds: int, tokens: int, at_once: int) -> None:
     """Print tokens per second beside the engine's own server."""
     settings = settings_of(llamacpp_parallel=at_once)
     environ = {
-        "API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "LLAMACPP_CTX_SIZE": "1024", "LLAMACPP_PARALLEL": str(at_once),
-        "SERVE_LOG": "off",
+        "MINER_API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "LLAMACPP_CTX_SIZE": "1024",
+        "LLAMACPP_PARALLEL": str(at_once), "MINER_SERVE_LOG": "off",
     }  # fmt: skip
     async with AsyncExitStack() as stack:
         gateway = stack.enter_context(targets.serving(environ))
@@ -149,7 +149,7 @@ async def rhythm(streams: int, tokens: int) -> None:
         engine = await stack.enter_async_context(bare_server(spec_for(settings_of(llamacpp_parallel=4))))
         recorder = Recorder(engine)
         environ = {
-            "API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "SERVE_LOG": "off",
+            "MINER_API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "MINER_SERVE_LOG": "off",
             "LLAMACPP_API_BASE": await stack.enter_async_context(recorder.running()) + "/v1",
         }  # fmt: skip
         with ExitStack() as inner:

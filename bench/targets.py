@@ -199,14 +199,14 @@ def miner(upstream: Target, workers: int = 1) -> Iterator[Target]:
     """`miner serve` with a key, limits that are counted and never reached, and its metrics."""
     port = _free_port()
     environ = {
-        "API_KEYS": KEY,
+        "MINER_API_KEYS": KEY,
         "DEFAULT_MODEL": MODEL,
         "LLM_BACKEND": "vllm",
-        "RATE_LIMIT_CONCURRENCY": _MANY,
-        "RATE_LIMIT_REQUESTS": _MANY,
-        "RATE_LIMIT_TOKENS": _MANY,
-        "SERVE_LOG": "off",
-        "SERVE_MAX_RUNNING": "4096",
+        "MINER_RATE_LIMIT_CONCURRENCY": _MANY,
+        "MINER_RATE_LIMIT_REQUESTS": _MANY,
+        "MINER_RATE_LIMIT_TOKENS": _MANY,
+        "MINER_SERVE_LOG": "off",
+        "MINER_SERVE_MAX_RUNNING": "4096",
         "VLLM_API_BASE": upstream.url + "/v1",
     }
     command = [sys.executable, "-m", "miner", "serve", "--port", str(port), "--workers", str(workers)]

@@ -82,7 +82,7 @@ def _error(reply: Reply, model: str, origin: Origin) -> MinerError:
     if reply.status == 401:
         return UsageError(f"{where} wants a key with the admin right.", hint=_KEY_HINT)
     if reply.status == 403:
-        hint = f"Keys of API_KEYS never have that right. {_KEY_HINT}"
+        hint = f"Keys of MINER_API_KEYS never have that right. {_KEY_HINT}"
         return UsageError(f"{where} does not allow it: {body.message}", hint=hint)
     if reply.status == 404 and code == "model_not_found":
         return ModelNotFoundError(f"{where} says: {body.message}", model=model)

@@ -24,7 +24,7 @@ examples:
   miner keys revoke alice
 
 The key is printed once, on standard output; the file keeps only its hash. The
-file is API_KEYS_FILE, or miner/keys.json in the user's config folder.
+file is MINER_API_KEYS_FILE, or miner/keys.json in the user's config folder.
 
 {EXIT_STATUS}"""
 
@@ -43,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
     new = actions.add_parser("new", help="make a key and print it once", description="Make a key and print it once.")
     new.add_argument("name", metavar="NAME", help="of the key: for the list, the log and the metrics")
     for option, what in _LIMITS.items():
-        new.add_argument(f"--{option}", metavar="N", type=number, help=f"{what}; default: RATE_LIMIT_{option.upper()}")
+        new.add_argument(
+            f"--{option}", metavar="N", type=number, help=f"{what}; default: MINER_RATE_LIMIT_{option.upper()}"
+        )
     new.add_argument("--model", metavar="NAME", action="append", help="a model that it may use, again for more; all")
     new.add_argument("--admin", action="store_true", help="with the right to change the server's models")
     listed = actions.add_parser("list", help="list the keys", description="List the keys, which show no secret.")
@@ -51,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
     revoke = actions.add_parser("revoke", help="make a key worthless", description="Make a key worthless.")
     revoke.add_argument("name", metavar="NAME", help="of the key")
     for action in (new, listed, revoke):
-        action.add_argument("--file", metavar="PATH", help="the file of keys (API_KEYS_FILE)")
+        action.add_argument("--file", metavar="PATH", help="the file of keys (MINER_API_KEYS_FILE)")
 
 
 _LIMITS = {"requests": "requests a minute", "tokens": "tokens a minute, in and out", "concurrency": "requests at once"}

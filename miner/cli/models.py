@@ -59,7 +59,9 @@ def add_parser(subparsers: Any) -> None:
         "the next request starts it again.",
     )
     reset.add_argument("name", metavar="NAME", help="the model")
-    reset.add_argument("--url", metavar="URL", help="the gateway; default: that of SERVE_HOST and SERVE_PORT")
+    reset.add_argument(
+        "--url", metavar="URL", help="the gateway; default: that of MINER_SERVE_HOST and MINER_SERVE_PORT"
+    )
     reset.add_argument("--key", metavar="KEY", help="a key with the admin right; -: read it from standard input")
     for command in (*commands, reset):
         command.add_argument("--json", action="store_true", help="print JSON in place of text")

@@ -14,15 +14,15 @@ _EXAMPLES = """\
 examples:
   miner serve
   miner serve --backend vllm --port 9000
-  API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())') \\
+  MINER_API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())') \\
       miner serve --host 0.0.0.0
 
 Clients of OpenAI (base URL http://127.0.0.1:8088/v1), Ollama and Anthropic
 (http://127.0.0.1:8088) can use it as they are. GET /docs lists what there is.
 
-Anybody who can reach an address needs a key there: without API_KEYS it serves
-this machine alone. SIGTERM or Ctrl-C: running requests finish within the grace
-time (SERVE_GRACE, 30 s); a second one ends them at once.
+Anybody who can reach an address needs a key there: without MINER_API_KEYS it
+serves this machine alone. SIGTERM or Ctrl-C: running requests finish within the
+grace time (MINER_SERVE_GRACE, 30 s); a second one ends them at once.
 
 exit status:
   0    stopped as it was told
@@ -42,13 +42,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("--host", metavar="ADDRESS", help="address to listen on (SERVE_HOST, 127.0.0.1)")
-    add("--port", metavar="N", type=number, help="port to listen on; 0: any (SERVE_PORT, 8088)")
-    add("--workers", metavar="N", type=number, help="processes that share the port (SERVE_WORKERS, 1)")
+    add("--host", metavar="ADDRESS", help="address to listen on (MINER_SERVE_HOST, 127.0.0.1)")
+    add("--port", metavar="N", type=number, help="port to listen on; 0: any (MINER_SERVE_PORT, 8088)")
+    add("--workers", metavar="N", type=number, help="processes that share the port (MINER_SERVE_WORKERS, 1)")
     add("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
     add("--allow-unauthenticated", action="store_true", help="serve others than this machine without keys")
-    add("--log", metavar="FORM", help="access log: text, json or off (SERVE_LOG)")
+    add("--log", metavar="FORM", help="access log: text, json or off (MINER_SERVE_LOG)")
 
 
 def run(args: argparse.Namespace) -> int:

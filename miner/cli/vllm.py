@@ -45,13 +45,13 @@ def add_parser(subparsers: Any) -> None:
     add("--model", metavar="NAME", help="a model of the Hugging Face hub, or its folder (DEFAULT_MODEL)")
     add("--host", metavar="ADDRESS", help="where to listen (vLLM's own default: all addresses)")
     add("--port", metavar="N", help="where to listen (the port of VLLM_API_BASE, 8000)")
-    add("--tensor-parallel-size", metavar="N", help="GPUs that share the model (TENSOR_PARALLEL_SIZE, 1)")
+    add("--tensor-parallel-size", metavar="N", help="GPUs that share the model (MINER_TENSOR_PARALLEL_SIZE, 1)")
     add(
         "--gpu-memory-utilization",
         metavar="PART",
-        help="above 0, at most 1: part of the GPU's memory that vLLM may take (GPU_MEMORY_UTILIZATION, 0.9)",
+        help="above 0, at most 1: part of the GPU's memory that vLLM may take (MINER_GPU_MEMORY_UTILIZATION, 0.9)",
     )
-    add("--max-model-len", metavar="N", help="context length in tokens (MAX_MODEL_LEN, else the model's own)")
+    add("--max-model-len", metavar="N", help="context length in tokens (MINER_MAX_MODEL_LEN, else the model's own)")
     add("--run", action="store_true", dest="execute", help="run the command in place of this one")
     add("extra", nargs="*", metavar="VLLM_OPTION", help="after --: any other option of vLLM's server")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from miner.config.messages import config_error, unknown_argument, without_password
+from miner.config.sources import VariablesSource
 from miner.core._typing import override
 from miner.errors import ConfigError
 
@@ -28,14 +29,23 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
         extra="ignore",
-        case_sensitive=False,
         validate_assignment=True,
         protected_namespaces=(),
         hide_input_in_errors=True,
     )
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, VariablesSource(settings_cls, getattr(dotenv_settings, "env_file", None))
 
     @field_validator("*", mode="before")
     @classmethod

@@ -1,7 +1,8 @@
 """MinerConfig: the only settings class.
 
 A setting comes from, first to last: the arguments of `MinerConfig(...)`, the environment, `.env` in the working
-directory, the default. Names are the fields' names in upper case; case does not matter. Empty variables count as unset.
+directory, the default. A variable is a field's name in upper case, with `MINER_` before it where the name is not one of
+the published ones (`sources.variable_of`); case does not matter. Empty variables count as unset.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from miner.config.sources import dotenv_variables, variable_of
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,22 +42,15 @@ def config_error(error: ValidationError, given: Mapping[str, Any]) -> ConfigErro
     reason = first["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
     if any(word in name.split("_") for word in _SECRET):
-        return ConfigError(f"{name.upper()} is not valid: {reason}{more}.")
-    return ConfigError(f"{name.upper()}={_value(name, given)}: {reason}{more}.")
+        return ConfigError(f"{variable_of(name)} is not valid: {reason}{more}.")
+    return ConfigError(f"{variable_of(name)}={_value(name, given)}: {reason}{more}.")
 
 
 def _value(name: str, given: Mapping[str, Any]) -> str:
     """The wrong value as it was written. The error itself does not carry it: it might be a secret."""
-    for source in _sources(given):
+    arguments = {variable_of(key.lower()): value for key, value in given.items()}
+    for source in (arguments, os.environ, dotenv_variables(".env")):
         for key, value in source.items():
-            if key.lower() == name:
+            if key.upper() == variable_of(name):
                 return without_password(repr(value))
     return "?"
-
-
-def _sources(given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield given
-    yield os.environ
-    from dotenv import dotenv_values
-
-    yield dotenv_values(".env")

@@ -49,7 +49,7 @@ def _given_keys(settings: GatewaySettings) -> list[str]:
     for place, key in enumerate(keys):
         if len(key) < _SHORTEST:
             raise ConfigError(
-                f"API_KEYS: key {place + 1} has {len(key)} characters; {_SHORTEST} are needed.",
+                f"MINER_API_KEYS: key {place + 1} has {len(key)} characters; {_SHORTEST} are needed.",
                 hint='`python -c "import secrets; print(secrets.token_urlsafe())"` makes one.',
             )
     return keys
@@ -63,7 +63,7 @@ def _kept_keys(settings: GatewaySettings) -> KeyFile:
     except FileNotFoundError:
         if settings.api_keys_file:
             raise ConfigError(
-                f"API_KEYS_FILE={settings.api_keys_file}: there is no such file.",
+                f"MINER_API_KEYS_FILE={settings.api_keys_file}: there is no such file.",
                 hint="`miner keys new NAME` makes it.",
             ) from None
         return KeyFile()
@@ -140,7 +140,7 @@ class Access(Stage):
 
     def _callers(self, kept: KeyFile) -> Iterator[tuple[bytes, KeyCaller]]:
         for place, key in enumerate(self._given):
-            yield hash_of(key), KeyCaller(f"API_KEYS-{place + 1}")
+            yield hash_of(key), KeyCaller(f"MINER_API_KEYS-{place + 1}")
         for entry in kept.keys:
             models = frozenset(entry.models) if entry.models is not None else None
             yield bytes.fromhex(entry.sha256), KeyCaller(entry.name, entry.admin, models, entry.limits)

@@ -52,7 +52,7 @@ class Hosts(Stage):
         if name not in self._hosts and not is_loopback(name):
             raise RefusedError(
                 403, "host_not_allowed", "This server answers only to the names of its own machine.",
-                hint="Its operator can add others with SERVE_ALLOWED_HOSTS.",
+                hint="Its operator can add others with MINER_SERVE_ALLOWED_HOSTS.",
             )  # fmt: skip
         if len(self._seen) < 64:
             self._seen.add(host)
@@ -64,7 +64,7 @@ class Hosts(Stage):
         if not anybody and origin.lower() not in self._origins:
             raise RefusedError(
                 403, "origin_not_allowed", "Web pages of this origin may not call this server.",
-                hint="Its operator can allow them with SERVE_CORS_ORIGINS.",
+                hint="Its operator can allow them with MINER_SERVE_CORS_ORIGINS.",
             )  # fmt: skip
         told = {"Access-Control-Allow-Origin": "*" if anybody else origin, "Access-Control-Expose-Headers": _EXPOSED}
         if not anybody:
@@ -115,7 +115,7 @@ def _checked_origin(origin: str) -> str:
     parts = urlsplit(origin)
     if not parts.scheme or not parts.netloc or parts.path or parts.query:
         raise ConfigError(
-            f"SERVE_CORS_ORIGINS: {origin!r} is no origin.",
+            f"MINER_SERVE_CORS_ORIGINS: {origin!r} is no origin.",
             hint="Write scheme, name and port: https://app.example.org, http://localhost:3000.",
         )
     return origin.lower()

@@ -25,7 +25,7 @@ def refuse_open_address(settings: GatewaySettings) -> None:
         return
     raise ConfigError(
         f"{settings.serve_host} can be reached by others, and there are no keys.",
-        hint="Make one: export API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())')",
+        hint="Make one: export MINER_API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())')",
     )
 
 
@@ -57,7 +57,7 @@ def listen(settings: GatewaySettings, *, shares: int = 1) -> list[list[socket.so
             one.close()
         raise ConfigError(
             f"{host}:{port} cannot be listened on: {error.strerror or error}.",
-            hint="Choose another with --host and --port (SERVE_HOST, SERVE_PORT).",
+            hint="Choose another with --host and --port (MINER_SERVE_HOST, MINER_SERVE_PORT).",
         ) from None
     return made
 

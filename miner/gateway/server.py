@@ -109,7 +109,7 @@ def _refuse_an_engine_for_each(service: LLMService, workers: int) -> None:
     """Engines of ours belong to one process."""
     if service.name == "llamacpp" and not service._settings.llamacpp_api_base:
         raise ConfigError(
-            f"SERVE_WORKERS={workers}: each worker would load its own llama.cpp engine.",
+            f"MINER_SERVE_WORKERS={workers}: each worker would load its own llama.cpp engine.",
             hint="Use one worker, or start a llama.cpp server and set LLAMACPP_API_BASE.",
         )
 

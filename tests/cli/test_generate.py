@@ -246,7 +246,7 @@ FAILURES = [
 @pytest.mark.parametrize(("behaviour", "status", "said"), FAILURES, ids=lambda value: getattr(value, "name", None))
 def test_a_failing_engine_exits_1_or_3_and_what_came_is_kept(miner, backend, behaviour, status, said):
     with in_thread(FaultServer(behaviour)) as server:
-        done = miner("generate", "hi", **settings(backend, server, MAX_RETRIES="0"))
+        done = miner("generate", "hi", **settings(backend, server, MINER_MAX_RETRIES="0"))
     assert done.returncode == status, done.stderr
     text = done.stdout.decode()
     assert text.startswith("Hello") and text.endswith("\n") if status == 3 else text == ""

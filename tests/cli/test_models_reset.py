@@ -51,7 +51,7 @@ def miner(tmp_path, monkeypatch, capsys):
     """Run the command; gives exit status, standard output and standard error."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for name in ("SERVE_HOST", "SERVE_PORT", "API_KEYS", "API_KEYS_FILE"):
+    for name in ("MINER_SERVE_HOST", "MINER_SERVE_PORT", "MINER_API_KEYS", "MINER_API_KEYS_FILE"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments):
@@ -74,8 +74,8 @@ def keys(miner):
 def test_a_gateway_without_keys_at_the_address_of_the_settings(miner, monkeypatch):
     service = Failing(config())
     with in_thread(Gate(service)) as served:
-        monkeypatch.setenv("SERVE_HOST", "0.0.0.0")  # where it listens; asked is this machine
-        monkeypatch.setenv("SERVE_PORT", served.url.rpartition(":")[2])
+        monkeypatch.setenv("MINER_SERVE_HOST", "0.0.0.0")  # where it listens; asked is this machine
+        monkeypatch.setenv("MINER_SERVE_PORT", served.url.rpartition(":")[2])
         assert miner("demo") == (0, "reset demo: the next request starts its engine again\n", "")
         status, out, _ = miner("org/name:Q4", "--url", f"{served.url}/v1/", "--json")
     assert (status, json.loads(out)) == (0, {"reset": "org/name:Q4"})

@@ -23,14 +23,14 @@ def test_the_whole_command_with_its_defaults(miner):
 
 def test_environment_over_dotenv_over_default_and_arguments_over_all(miner):
     (miner.folder / ".env").write_text(
-        "TENSOR_PARALLEL_SIZE=2\ngpu_memory_utilization=0.5\nMAX_MODEL_LEN=1000\nDEFAULT_MODEL=from/dotenv\n"
+        "MINER_TENSOR_PARALLEL_SIZE=2\nminer_gpu_memory_utilization=0.5\nMINER_MAX_MODEL_LEN=1000\nDEFAULT_MODEL=from/dotenv\n"
     )
-    assert printed(miner("vllm", GPU_MEMORY_UTILIZATION="0.25")) == (
+    assert printed(miner("vllm", MINER_GPU_MEMORY_UTILIZATION="0.25")) == (
         f"{HEAD} --model from/dotenv --tensor-parallel-size 2 --gpu-memory-utilization 0.25 --max-model-len 1000"
         " --port 8000"
     )
     given = ["--tensor-parallel-size", "4", "--gpu-memory-utilization", "1", "--max-model-len", "77", "--port", "9"]
-    assert printed(miner("vllm", "--model", "m", *given, "--host", "127.0.0.1", TENSOR_PARALLEL_SIZE="3")) == (
+    assert printed(miner("vllm", "--model", "m", *given, "--host", "127.0.0.1", MINER_TENSOR_PARALLEL_SIZE="3")) == (
         f"{HEAD} --model m --tensor-parallel-size 4 --gpu-memory-utilization 1 --max-model-len 77"
         " --host 127.0.0.1 --port 9"
     )
@@ -56,10 +56,10 @@ def test_it_is_quoted_for_a_shell_and_other_options_go_on(miner):
         ([], {}, "No model is named.\n  Name one with --model, or set DEFAULT_MODEL.\n"),
         (["--model", "m", "--port", "9x"], {}, "--port must be a whole number from 1 to 65535, not '9x'.\n"),
         (["--model", "m", "--port", "0"], {}, "--port must be a whole number from 1 to 65535, not '0'.\n"),
-        (["--model", "m"], {"TENSOR_PARALLEL_SIZE": "0"}, "TENSOR_PARALLEL_SIZE='0': "),
-        (["--model", "m"], {"GPU_MEMORY_UTILIZATION": "1.5"}, "GPU_MEMORY_UTILIZATION='1.5': "),
-        (["--model", "m"], {"GPU_MEMORY_UTILIZATION": "nan"}, "GPU_MEMORY_UTILIZATION='nan': "),
-        (["--model", "m", "--max-model-len", "long"], {}, "MAX_MODEL_LEN='long': "),
+        (["--model", "m"], {"MINER_TENSOR_PARALLEL_SIZE": "0"}, "MINER_TENSOR_PARALLEL_SIZE='0': "),
+        (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "1.5"}, "MINER_GPU_MEMORY_UTILIZATION='1.5': "),
+        (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "nan"}, "MINER_GPU_MEMORY_UTILIZATION='nan': "),
+        (["--model", "m", "--max-model-len", "long"], {}, "MINER_MAX_MODEL_LEN='long': "),
         (["--model", "m", "oops"], {}, "'oops' is no option.\n  Name the model with --model"),
         (["--model", "m", "--enforce-eager"], {}, "There is no option --enforce-eager.\n"),
         (["--model", "m"], {"VLLM_API_BASE": "localhost:8000"}, "VLLM_API_BASE='localhost:8000': "),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from miner.config.config import MinerConfig
+from miner.config.sources import variable_of
 from miner.config.vllm_command import VLLMCommandConfig
 from miner.gateway.settings import GatewaySettings
 
@@ -15,9 +16,9 @@ ALL = (MinerConfig, VLLMCommandConfig, GatewaySettings)
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch) -> Path:
     """The working directory, without a .env and without variables of ours."""
-    known = {name for settings in ALL for name in settings.model_fields}
+    known = {variable_of(name) for settings in ALL for name in settings.model_fields}
     for name in list(os.environ):
-        if name.lower() in known:
+        if name.upper() in known:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from miner.config.config import MinerConfig, config_of
+from miner.config.sources import variable_of
 from miner.config.vllm_command import VLLMCommandConfig, default_port
 from miner.errors import ConfigError
 from miner.gateway.settings import GatewaySettings
@@ -84,10 +85,10 @@ def test_each_field_is_a_variable_a_line_of_dotenv_and_an_argument(name, monkeyp
     text, value = CHANGED[name]
     assert getattr(MinerConfig(), name) != value
     assert getattr(MinerConfig(**{name: text}), name) == value
-    (empty_folder / ".env").write_text(f"{name.upper()}={text}\n")
+    (empty_folder / ".env").write_text(f"{variable_of(name)}={text}\n")
     assert getattr(MinerConfig(), name) == value
     (empty_folder / ".env").unlink()
-    monkeypatch.setenv(name.upper(), text)
+    monkeypatch.setenv(variable_of(name), text)
     assert getattr(MinerConfig(), name) == value
 
 
@@ -124,9 +125,20 @@ def test_an_empty_variable_counts_as_unset(monkeypatch, empty_folder):
     assert MinerConfig().llamacpp_ctx_size is None
 
 
+@pytest.mark.parametrize("settings", ALL)
+def test_the_bare_names_of_what_is_not_published_belong_to_other_programs(settings, monkeypatch, empty_folder):
+    """`.env` of the working directory is often another program's, with names such as API_KEYS or MAX_RETRIES."""
+    defaults, bare = settings(), [name for name in settings.model_fields if variable_of(name) != name.upper()]
+    (empty_folder / ".env").write_text("".join(f"{name.upper()}=1\n{name}=1\n" for name in bare))
+    assert settings() == defaults
+    for name in bare:
+        monkeypatch.setenv(name.upper(), "not even valid")
+    assert settings() == defaults
+
+
 def test_foreign_names_are_ignored(monkeypatch, empty_folder):
     monkeypatch.setenv("LLM_SOMETHING", "x")
-    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", "2")
+    monkeypatch.setenv("MINER_TENSOR_PARALLEL_SIZE", "2")
     (empty_folder / ".env").write_text("DATABASE_URL=postgres://x\nGPU_MEMORY_UTILIZATION=0.5\nDEFAULT_MODEL=m\n")
     assert MinerConfig().default_model == "m"
 
@@ -178,8 +190,8 @@ WRONG = [
     ("LLAMACPP_CACHE_TYPE_K", "q3", "'q8_0'"),
     ("LLAMACPP_CTX_SIZE", "4k", "integer"),
     ("LLAMACPP_PARALLEL", "1000", "256"),
-    ("ALLOW_REMOTE_IMAGES", "perhaps", "boolean"),
-    ("MAX_QUEUE", "-1", "0"),
+    ("MINER_ALLOW_REMOTE_IMAGES", "perhaps", "boolean"),
+    ("MINER_MAX_QUEUE", "-1", "0"),
 ]
 
 
@@ -189,9 +201,9 @@ def test_a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed(
     variable, text, allowed, source, monkeypatch, empty_folder
 ):
     config = MinerConfig()
-    name = variable.lower()
+    name = variable.lower().removeprefix("miner_")
     if source == "environment":
-        monkeypatch.setenv(name, text)  # in lower case: the message has the name of the list all the same
+        monkeypatch.setenv(variable.lower(), text)  # in lower case: the message has the name of the list all the same
     if source == "dotenv":
         (empty_folder / ".env").write_text(f'{variable}="{text}"\n')
     arguments = {name: text} if source == "argument" else {}
@@ -212,7 +224,7 @@ NUMBERS = [name for name, (_, value) in CHANGED.items() if type(value) in (int, 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_truth_value_is_no_number(name, truth):
     for settle in (lambda: MinerConfig(**{name: truth}), lambda: setattr(MinerConfig(), name, truth)):
-        with pytest.raises(ConfigError, match=f"^{name.upper()}={truth}: must be a number, not True or False\\.$"):
+        with pytest.raises(ConfigError, match=f"^{variable_of(name)}={truth}: must be a number, not True or False\\.$"):
             settle()
 
 
@@ -222,7 +234,7 @@ def test_no_class_of_settings_takes_a_truth_value_for_anything_but_a_switch(sett
         if isinstance(field.default, bool):
             assert getattr(settings(**{name: not field.default}), name) is not field.default
         else:
-            with pytest.raises(ConfigError, match=f"^{name.upper()}"):
+            with pytest.raises(ConfigError, match=f"^{variable_of(name)}"):
                 settings(**{name: True})
     with pytest.raises(ConfigError, match="'on', 'off' or 'auto'"):
         MinerConfig(llamacpp_flash_attn=True)
@@ -371,13 +383,13 @@ def test_the_vllm_commands_settings(monkeypatch, empty_folder):
     assert VLLMCommandConfig().model_dump() == {
         "tensor_parallel_size": 1, "gpu_memory_utilization": 0.9, "max_model_len": None
     }  # fmt: skip
-    (empty_folder / ".env").write_text("Max_Model_Len=7\nTENSOR_PARALLEL_SIZE=2\nDEFAULT_MODEL=x\n")
-    monkeypatch.setenv("TENSOR_PARALLEL_SIZE", "3")
+    (empty_folder / ".env").write_text("Miner_Max_Model_Len=7\nMINER_TENSOR_PARALLEL_SIZE=2\nDEFAULT_MODEL=x\n")
+    monkeypatch.setenv("MINER_TENSOR_PARALLEL_SIZE", "3")
     assert VLLMCommandConfig(gpu_memory_utilization="0.5").model_dump() == {
         "tensor_parallel_size": 3, "gpu_memory_utilization": 0.5, "max_model_len": 7
     }  # fmt: skip
-    monkeypatch.setenv("GPU_MEMORY_UTILIZATION", "2")
-    with pytest.raises(ConfigError, match=r"^GPU_MEMORY_UTILIZATION='2': input should be less than or equal to 1\.$"):
+    monkeypatch.setenv("MINER_GPU_MEMORY_UTILIZATION", "2")
+    with pytest.raises(ConfigError, match=r"^MINER_GPU_MEMORY_UTILIZATION='2': input should be less than or equal"):
         VLLMCommandConfig()
 
 

@@ -7,6 +7,7 @@ import pytest
 from dotenv import dotenv_values
 
 from miner.config.config import MinerConfig
+from miner.config.sources import variable_of
 from tests.config.conftest import ALL
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -14,7 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
 def test_it_lists_each_setting_once_in_the_order_of_the_fields():
     listed = re.findall(r"^([^#\s=]+)=", EXAMPLE.read_text(), re.MULTILINE)
-    assert listed == [name.upper() for settings in ALL for name in settings.model_fields]
+    assert listed == [variable_of(name) for settings in ALL for name in settings.model_fields]
 
 
 def test_each_setting_has_one_comment_line_of_its_own():
@@ -28,11 +29,10 @@ def test_each_setting_has_one_comment_line_of_its_own():
 
 @pytest.mark.parametrize("settings", ALL)
 def test_its_values_are_the_defaults(settings):
-    for name, text in dotenv_values(EXAMPLE).items():
-        field = settings.model_fields.get(name.lower())
-        if field is not None:
-            shown = "" if field.default is None else str(field.default)
-            assert text.lower() == shown.lower(), name
+    listed = dotenv_values(EXAMPLE)
+    for name, field in settings.model_fields.items():
+        shown = "" if field.default is None else str(field.default)
+        assert listed[variable_of(name)].lower() == shown.lower(), name
 
 
 @pytest.mark.parametrize("settings", ALL)
@@ -46,7 +46,7 @@ def test_the_readmes_table_has_no_name_that_is_none():
     readme = (EXAMPLE.parent / "README.md").read_text()
     table = readme.partition("## Configuration")[2].partition("\n## ")[0]
     names = re.findall(r"`([A-Z][A-Z0-9_]{4,})`", table)
-    known = {name.upper() for settings in ALL for name in settings.model_fields}
+    known = {variable_of(name) for settings in ALL for name in settings.model_fields}
     assert len(names) > 10
     assert [name for name in names if name not in known] == []
     assert "LLM_BACKEND" in names

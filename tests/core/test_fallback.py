@@ -1,4 +1,4 @@
-"""LLM_FALLBACKS: who answers while the chosen backend is unavailable, and when it is asked again."""
+"""MINER_LLM_FALLBACKS: who answers while the chosen backend is unavailable, and when it is asked again."""
 
 from __future__ import annotations
 

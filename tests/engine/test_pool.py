@@ -138,7 +138,7 @@ def test_too_many_waiters_are_refused_at_once_with_a_time_to_come_back():
         tasks = [start(request(pool, a, 8.0)) for _ in range(5)]
         await asyncio.sleep(0.5)
         before = now()
-        with pytest.raises(BackendOverloadedError, match=r"3 requests wait already.*MAX_QUEUE") as caught:
+        with pytest.raises(BackendOverloadedError, match=r"3 requests wait already.*MINER_MAX_QUEUE") as caught:
             await request(pool, a)
         assert now() == before
         assert caught.value.retry_after == pytest.approx(16.0)  # 4 of them, two at a time, 8 s each
@@ -167,7 +167,7 @@ def test_a_wait_that_is_too_long_ends_in_an_error():
         running = start(request(pool, a, 60.0))
         await asyncio.sleep(2)
         before = now()
-        with pytest.raises(BackendOverloadedError, match=r"within 5 s.*QUEUE_TIMEOUT") as caught:
+        with pytest.raises(BackendOverloadedError, match=r"within 5 s.*MINER_QUEUE_TIMEOUT") as caught:
             await request(pool, a)
         assert now() - before == pytest.approx(5.0)
         assert caught.value.retry_after >= 1.0

@@ -193,7 +193,7 @@ async def test_who_called_is_known_by_name():
     app = create_app(Parrot(config()), GatewaySettings(_env_file=None, api_keys=KEY))
     [access] = [stage for stage in app[GATEWAY].stages.all if type(stage).__name__ == "Access"]
     assert access._ring.find("key-of-alice-0123456789").name == "alice"
-    assert access._ring.find(KEY).name == "API_KEYS-1"
+    assert access._ring.find(KEY).name == "MINER_API_KEYS-1"
     assert not access._ring.find(KEY).admin
     assert access._ring.find(KEY + "0") is None
 

@@ -50,8 +50,8 @@ async def test_json_tells_what_is_known_and_no_secret(file):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
     told = {name: first[name] for name in ("address", "key", "method", "route", "status", "model", "stream", "id")}
     assert told == {
-        "address": "127.0.0.1", "key": "API_KEYS-1", "method": "POST", "route": "/v1/chat/completions", "status": 200,
-        "model": "m", "stream": True, "id": "mine",
+        "address": "127.0.0.1", "key": "MINER_API_KEYS-1", "method": "POST", "route": "/v1/chat/completions",
+        "status": 200, "model": "m", "stream": True, "id": "mine",
     }  # fmt: skip
     assert 0 <= first["ttft"] <= first["seconds"]
     assert first["tokens_out"] >= 1

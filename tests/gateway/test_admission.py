@@ -86,7 +86,7 @@ async def test_a_hook_sees_the_head_and_the_name_of_the_key(installed):
             assert answer.status == 200
     [request] = seen
     assert (request.id, request.method, request.route, request.address, request.key, request.headers["x-tenant"]) == (
-        "mine", "POST", "/v1/chat/completions", "127.0.0.1", "API_KEYS-1", "b",
+        "mine", "POST", "/v1/chat/completions", "127.0.0.1", "MINER_API_KEYS-1", "b",
     )  # fmt: skip
 
 

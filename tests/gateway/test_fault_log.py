@@ -101,9 +101,9 @@ async def test_an_engine_that_is_down_is_named_in_the_log_alone(caplog):
 async def test_settings_that_a_refused_page_would_need_are_told_in_the_log(caplog):
     headers = {"Origin": "https://evil.example", **MINE}
     async with serving(Parrot(config())) as served, post(served, CHAT, headers=headers) as answer:
-        assert (answer.status, "SERVE_CORS_ORIGINS" in await answer.text()) == (403, False)
+        assert (answer.status, "MINER_SERVE_CORS_ORIGINS" in await answer.text()) == (403, False)
     assert "Request mine failed" in caplog.text
-    assert "SERVE_CORS_ORIGINS" in caplog.text
+    assert "MINER_SERVE_CORS_ORIGINS" in caplog.text
 
 
 async def test_what_is_only_the_callers_mistake_is_not_logged(caplog):

@@ -98,7 +98,7 @@ async def test_any_page():
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "null"])
 def test_an_origin_that_is_none(origin):
-    with pytest.raises(ConfigError, match="SERVE_CORS_ORIGINS"):
+    with pytest.raises(ConfigError, match="MINER_SERVE_CORS_ORIGINS"):
         Hosts(GatewaySettings(_env_file=None, serve_cors_origins=origin))
 
 

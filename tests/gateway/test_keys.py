@@ -92,7 +92,7 @@ def test_several_at_once_lose_nothing(keys, tmp_path):
         for n in range(5)
     ]
     assert [one.wait(LONG) for one in running] == [0] * 5
-    listed = json.loads(keys("list", "--json", API_KEYS_FILE=str(tmp_path / "k.json")).stdout)
+    listed = json.loads(keys("list", "--json", MINER_API_KEYS_FILE=str(tmp_path / "k.json")).stdout)
     assert sorted(one["name"] for one in listed) == [f"k{n}" for n in range(5)]
 
 

@@ -61,7 +61,7 @@ async def test_an_open_address_needs_keys(tmp_path):
     async with miner_serve("--host", "0.0.0.0", tmp_path=tmp_path) as server:
         assert await server.ended() == 2
     assert server.said.splitlines()[0] == "miner: 0.0.0.0 can be reached by others, and there are no keys."
-    assert "export API_KEYS=" in server.said.splitlines()[1]
+    assert "export MINER_API_KEYS=" in server.said.splitlines()[1]
     assert len(server.said.splitlines()) == 2
 
 
@@ -98,7 +98,7 @@ async def test_sigterm_lets_streams_finish_and_says_not_ready_at_once(tmp_path):
 async def test_the_grace_time_ends_and_a_second_signal_ends_it_sooner(signals, grace, status, tmp_path):
     engine = StubServer(reply=faults.silent_in_stream(["Hel"]))
     async with engine, miner_serve(
-        "--port", "0", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, SERVE_GRACE=grace, SERVE_PRELOAD="false"
+        "--port", "0", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, MINER_SERVE_GRACE=grace, MINER_SERVE_PRELOAD="false"
     ) as server:  # fmt: skip
         await server.until_serving()
         async with post(server, CHAT) as answer:

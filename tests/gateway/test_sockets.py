@@ -64,8 +64,8 @@ async def test_ten_thousand_idle_connections(tmp_path):
     async with (
         StubServer() as engine,
         miner_serve(
-            "--port", "0", "--log", "off", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, SERVE_KEEPALIVE="30",
-            SERVE_PRELOAD="false",
+            "--port", "0", "--log", "off", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, MINER_SERVE_KEEPALIVE="30",
+            MINER_SERVE_PRELOAD="false",
         ) as server,
     ):  # fmt: skip
         await server.until_serving()
@@ -185,7 +185,7 @@ async def whole(served):
 async def test_who_never_reads_its_answers_is_cut_off(tmp_path):
     """Answers in one piece too: pipelined until all buffers between are full."""
     async with miner_serve(
-        "--port", "0", "--log", "off", tmp_path=tmp_path, SERVE_PRELOAD="false", SERVE_WRITE_TIMEOUT="1"
+        "--port", "0", "--log", "off", tmp_path=tmp_path, MINER_SERVE_PRELOAD="false", MINER_SERVE_WRITE_TIMEOUT="1"
     ) as server:
         await server.until_serving()
         process = psutil.Process(server.process.pid)

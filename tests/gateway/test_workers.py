@@ -61,7 +61,7 @@ async def test_a_client_has_one_allowance_at_all_workers_and_it_is_full_again(tm
     async with (
         StubServer() as engine,
         miner_serve(
-            "--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, RATE_LIMIT_REQUESTS="20"
+            "--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, MINER_RATE_LIMIT_REQUESTS="20"
         ) as server,
     ):  # fmt: skip
         await server.until_serving()
@@ -78,8 +78,8 @@ async def test_requests_at_once_are_counted_over_all_workers(tmp_path):
     async with (
         StubServer(reply=faults.silent_in_stream(["Hel"])) as engine,
         miner_serve(
-            "--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, RATE_LIMIT_CONCURRENCY="3",
-            SERVE_PRELOAD="false", SERVE_GRACE="0",
+            "--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1,
+            MINER_RATE_LIMIT_CONCURRENCY="3", MINER_SERVE_PRELOAD="false", MINER_SERVE_GRACE="0",
         ) as server,
     ):  # fmt: skip
         await server.until_serving()
@@ -143,7 +143,7 @@ async def test_keys_and_their_limits_reach_all_workers_and_no_request_is_dropped
     async with (
         engine,
         miner_serve(
-            "--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, API_KEYS_FILE=str(path)
+            "--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, MINER_API_KEYS_FILE=str(path)
         ) as server,
     ):  # fmt: skip
         await server.until_serving()

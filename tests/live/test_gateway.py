@@ -71,7 +71,7 @@ async def test_streams_are_not_held_back_and_equal_the_whole_reply():
 
 
 async def test_sigterm_leaves_no_engine_behind(tmp_path):
-    environment = {"LLM_BACKEND": "llamacpp", "DEFAULT_MODEL": "demo", "SERVE_GRACE": "1"}
+    environment = {"LLM_BACKEND": "llamacpp", "DEFAULT_MODEL": "demo", "MINER_SERVE_GRACE": "1"}
     async with miner_serve("--port", "0", tmp_path=tmp_path, **environment) as server:
         await server.until_serving()
         async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT):

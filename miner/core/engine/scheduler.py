@@ -52,7 +52,7 @@ class Scheduler:
         """Take a request in; BackendOverloadedError if too many wait."""
         waiting = self._waiting()
         if waiting >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
-            raise self._overloaded(member, f"{waiting} requests wait already, the most that may", "MAX_QUEUE")
+            raise self._overloaded(member, f"{waiting} requests wait already, the most that may", "MINER_MAX_QUEUE")
         waiter = Waiter(self.loop.create_future(), self.loop.time(), keep_alive, on_progress)
         member.queue.push(waiter)
         self.schedule()
@@ -163,7 +163,7 @@ class Scheduler:
             if deadline > now:
                 return deadline
             why = f"no slot was free within {self.limits.queue_timeout:g} s"
-            head.future.set_exception(self._overloaded(member, why, "QUEUE_TIMEOUT"))
+            head.future.set_exception(self._overloaded(member, why, "MINER_QUEUE_TIMEOUT"))
             member.queue.discard(head)
         return math.inf
 

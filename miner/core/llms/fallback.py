@@ -39,8 +39,8 @@ T = TypeVar("T")
 class FallbackService(LLMService):
     """Several backends in order, behind one interface.
 
-    A backend that fails with a BackendError is left alone for FALLBACK_COOLDOWN seconds, then tried first again. A
-    wrong request is not passed on: it is wrong everywhere. A stream falls over only before its first chunk. On a
+    A backend that fails with a BackendError is left alone for MINER_FALLBACK_COOLDOWN seconds, then tried first again.
+    A wrong request is not passed on: it is wrong everywhere. A stream falls over only before its first chunk. On a
     fallback, a model that this backend does not know is answered by its own default.
     """
 

@@ -73,7 +73,7 @@ def refuse_unsupported(
                 raise UnsupportedFeatureError(f"{where} does not support images.", param=f"messages[{place}].content")
             if image.image_url.url.startswith(("http://", "https://")) and not remote_images:
                 raise InvalidRequestError(
-                    f"messages[{place}]: a remote image is not fetched unless ALLOW_REMOTE_IMAGES is set.",
+                    f"messages[{place}]: a remote image is not fetched unless MINER_ALLOW_REMOTE_IMAGES is set.",
                     param=f"messages[{place}].content",
                     hint="Send it as a data:image/...;base64,... URL.",
                 )

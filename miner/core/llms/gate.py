@@ -41,14 +41,14 @@ class Gate:
         loop = asyncio.get_running_loop()
         began = loop.time()
         if self._slots.locked() and self.waiting >= self._max_queue:
-            raise self._overloaded(f"{self.waiting} requests wait already", "MAX_QUEUE")
+            raise self._overloaded(f"{self.waiting} requests wait already", "MINER_MAX_QUEUE")
         self.waiting += 1
         timer = asyncio.timeout(self._timeout)
         try:
             async with timer:
                 await self._slots.acquire()
         except TimeoutError:
-            raise self._overloaded(f"no slot became free in {self._timeout:g} s", "QUEUE_TIMEOUT") from None
+            raise self._overloaded(f"no slot became free in {self._timeout:g} s", "MINER_QUEUE_TIMEOUT") from None
         finally:
             self.waiting -= 1
         try:

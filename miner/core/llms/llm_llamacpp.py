@@ -294,7 +294,7 @@ class LlamaCppService(OpenAIService):
         """Stop a model's engine once its requests are done; whether there was one.
 
         Raises:
-            BackendTimeoutError: they were not within QUEUE_TIMEOUT; the engine goes on then.
+            BackendTimeoutError: they were not within MINER_QUEUE_TIMEOUT; the engine goes on then.
         """
         alias = self._alias(model)
         return self._local is not None and await self._local.unload(alias)

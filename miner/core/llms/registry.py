@@ -117,7 +117,7 @@ def get_backends() -> dict[str, type[LLMService]]:
 
 
 def get_backend(name: str | None = None, config: Any = None) -> LLMService:
-    """A service of the named backend; with LLM_FALLBACKS set, one that falls back on the others.
+    """A service of the named backend; with MINER_LLM_FALLBACKS set, one that falls back on the others.
 
     An unknown or unusable name is answered with the first available backend and one warning that lists what there is.
 
