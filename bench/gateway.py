@@ -230,7 +230,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3, help="of a round")
     parser.add_argument("--samples", type=int, default=60, help="of the time to the first byte")
     parser.add_argument("--burst", type=int, default=1, help="pieces of a stream that the upstream writes at once")
-    parser.add_argument("--workers", type=int, default=0, help="one process of miner serve beside N, nothing else")
     args = parser.parse_args()
     if args.install:
         install()
@@ -239,8 +238,6 @@ def main() -> None:
         raise SystemExit("wrk is missing: apt-get install wrk")
     levels = [int(word) for word in args.connections.split(",")]
     makers = [MAKERS[name] for name in args.only.split(",")]
-    if args.workers:
-        makers = [targets.miner, lambda upstream: targets.miner(upstream, args.workers)]
     with ExitStack() as stack:
         upstream = stack.enter_context(targets.replay(CHUNKS, args.burst))
         present = []

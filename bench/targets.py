@@ -195,7 +195,7 @@ def relay(upstream: Target) -> Iterator[Target]:
 
 
 @contextmanager
-def miner(upstream: Target, workers: int = 1) -> Iterator[Target]:
+def miner(upstream: Target) -> Iterator[Target]:
     """`miner serve` with a key, limits that are counted and never reached, and its metrics."""
     port = _free_port()
     environ = {
@@ -209,9 +209,8 @@ def miner(upstream: Target, workers: int = 1) -> Iterator[Target]:
         "MINER_SERVE_MAX_RUNNING": "4096",
         "VLLM_API_BASE": upstream.url + "/v1",
     }
-    command = [sys.executable, "-m", "miner", "serve", "--port", str(port), "--workers", str(workers)]
-    name = "miner serve" if workers == 1 else f"miner serve --workers {workers}"
-    with _listening(name, command, port, environ) as target:
+    command = [sys.executable, "-m", "miner", "serve", "--port", str(port)]
+    with _listening("miner serve", command, port, environ) as target:
         yield target
 
 

@@ -44,7 +44,6 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("--host", metavar="ADDRESS", help="address to listen on (MINER_SERVE_HOST, 127.0.0.1)")
     add("--port", metavar="N", type=number, help="port to listen on; 0: any (MINER_SERVE_PORT, 8088)")
-    add("--workers", metavar="N", type=number, help="processes that share the port (MINER_SERVE_WORKERS, 1)")
     add("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
     add("--allow-unauthenticated", action="store_true", help="serve others than this machine without keys")
@@ -53,7 +52,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from miner.gateway.plan import Plan
+    from miner.config.config import MinerConfig
+    from miner.core.llms.registry import get_backend
+    from miner.gateway.settings import GatewaySettings
 
     try:
         from miner.gateway.server import run as serve
@@ -65,13 +66,9 @@ def run(args: argparse.Namespace) -> int:
             'Install it with `pip install "llm-service-backends[serve]"`.'
         ) from error
 
-    given = {"serve_host": args.host, "serve_port": args.port, "serve_workers": args.workers, "serve_log": args.log}
+    given = {"serve_host": args.host, "serve_port": args.port, "serve_log": args.log}
     if args.allow_unauthenticated:
         given["serve_allow_unauthenticated"] = True
-    return serve(
-        Plan(
-            settings={name: value for name, value in given.items() if value is not None},
-            config={"default_model": args.model} if args.model is not None else {},
-            backend=args.backend,
-        )
-    )
+    settings = GatewaySettings(**{name: value for name, value in given.items() if value is not None})
+    config = MinerConfig(**({"default_model": args.model} if args.model is not None else {}))
+    return serve(settings, lambda: get_backend(args.backend, config))

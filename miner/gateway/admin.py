@@ -1,7 +1,4 @@
-"""Routes for the one who runs the server: load a model, let it go, give a failed engine another chance, look at all.
-
-With several workers a call reaches one of them, and `x-miner-worker` says which: what a service remembers is its own.
-"""
+"""Routes for the one who runs the server: load a model, let it go, give a failed engine another chance, look at all."""
 
 from __future__ import annotations
 

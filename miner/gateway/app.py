@@ -35,7 +35,6 @@ from miner.gateway.openapi import docs, openapi
 from miner.gateway.reply import generation
 from miner.gateway.routes import Route
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.shared import SharedCounters
 from miner.gateway.stages import Stage
 from miner.gateway.tracing import make_tracing
 
@@ -91,7 +90,6 @@ def create_app(
     *,
     stages: Iterable[Stage] | None = None,
     routes: Iterable[Route] | None = None,
-    counters: SharedCounters | None = None,
 ) -> web.Application:
     """The gateway over a service, ready to be run. Nothing is opened before it is.
 
@@ -100,12 +98,11 @@ def create_app(
         settings: None for the environment's.
         stages: the checks that requests pass; None for those of the settings.
         routes: None for ROUTES.
-        counters: where several processes serve: what they count together.
     """
     settings = GatewaySettings() if settings is None else settings
     table = list(ROUTES if routes is None else routes)
     checks = default_stages(settings) if stages is None else stages
-    gateway = Gateway(service, settings, checks, table, counters=counters)
+    gateway = Gateway(service, settings, checks, table)
     app = web.Application(client_max_size=settings.serve_max_body)
     app[GATEWAY] = gateway
     for route in table:

@@ -106,9 +106,6 @@ class Exchange:
         }  # fmt: skip
         if self.route.id_header is not None:
             headers[self.route.id_header] = self.id
-        counters = self.gateway.counters
-        if counters is not None:
-            headers["X-Miner-Worker"] = str(counters.index)
         if self.ignored:
             headers["X-Miner-Ignored-Params"] = ", ".join(self.ignored)
         return headers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -12,8 +11,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from miner.core._typing import override
-from miner.gateway.limits import QUEUED
-from miner.gateway.metrics import ACTIVE, PID
 
 if TYPE_CHECKING:
     from miner.core.wire import EngineStatus
@@ -32,11 +29,7 @@ def exposed(
         _Collected([*_requests(gateway, counted), *_models(gateway, counted), *_engines(counted, engines)])
     )
     registry.register(_Collected([_gauge("miner_backend_up", "Whether the backend can serve.", float(up))]))
-    counters = gateway.counters
-    if counters is None:
-        ProcessCollector(registry=registry)
-    else:
-        registry.register(_Collected(_processes(counters.values(PID))))
+    ProcessCollector(registry=registry)
     encode, content_type = choose_encoder(accept or "")
     return content_type, encode(registry)
 
@@ -71,26 +64,10 @@ def _requests(gateway: Gateway, counted: Metrics) -> Iterator[Metric]:
     hung_up = CounterMetricFamily("miner_hangups", "Clients that left before their answer was out.")
     hung_up.add_metric([], counted.cancelled)
     yield hung_up
-    turns, counters = counted.limiter.turns if counted.limiter is not None else None, gateway.counters
-    running = len(gateway.running) if counters is None else counters.total(ACTIVE)
-    yield _gauge("miner_requests_running", "Requests that the backend works on.", running)
-    waiting = (turns.waiting if turns else 0) if counters is None else counters.total(QUEUED)
-    yield _gauge("miner_requests_queued", "Requests that wait for their turn.", waiting)
+    turns = counted.limiter.turns if counted.limiter is not None else None
+    yield _gauge("miner_requests_running", "Requests that the backend works on.", len(gateway.running))
+    yield _gauge("miner_requests_queued", "Requests that wait for their turn.", turns.waiting if turns else 0)
     yield _gauge("miner_turns", "Requests that the backend may work on at once.", turns.most if turns else 0)
-
-
-def _processes(pids: list[int]) -> list[Metric]:
-    """The process metrics of each worker: their sum would go back whenever one is started again."""
-    families: dict[str, Metric] = {}
-    for index, pid in enumerate(pids):
-        if not pid:
-            continue  # it is being started again
-        for found in ProcessCollector(pid=partial(int, pid), registry=CollectorRegistry()).collect():
-            kind = CounterMetricFamily if found.type == "counter" else GaugeMetricFamily
-            family = families.setdefault(found.name, kind(found.name, found.documentation, labels=["worker"]))
-            assert isinstance(family, kind)
-            family.add_metric([str(index)], found.samples[0].value)
-    return list(families.values())
 
 
 def _models(gateway: Gateway, counted: Metrics) -> Iterator[Metric]:

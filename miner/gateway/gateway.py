@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from miner.gateway.open_stream import OpenStream
     from miner.gateway.routes import Route
     from miner.gateway.settings import GatewaySettings
-    from miner.gateway.shared import SharedCounters
 
 __all__ = ["Gateway"]
 
@@ -33,15 +32,11 @@ class Gateway:
         settings: GatewaySettings,
         stages: Iterable[Stage],
         routes: Sequence[Route],
-        *,
-        counters: SharedCounters | None = None,
     ) -> None:
         self.service = service
         self.settings = settings
         self.stages = Stages(list(stages))
         self.routes = tuple(routes)
-        self.counters = counters
-        """Where several processes serve: what they count together."""
         self.state: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None
         """What the server waits for while it starts."""

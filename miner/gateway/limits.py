@@ -1,8 +1,7 @@
 """Limits: what each client may use a minute and at once, and turns at the backend for all of them together.
 
 Rates are looked at before the body is read. Tokens are paid for when they are known, so the last request before the
-limit may overdraw; the next one waits until the debt is gone. With several workers, all of it is counted over all of
-them.
+limit may overdraw; the next one waits until the debt is gone.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from miner.gateway.exchange import ANYBODY, STRANGER, Exchange
 from miner.gateway.keys import KeyCaller, Limits
 from miner.gateway.rates import Account, Accounts, Bucket, subject_of, told_usage
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.shared_accounts import SharedAccounts
 from miner.gateway.stages import Stage
 from miner.gateway.turns import QueueFullError, Turns
 
@@ -28,13 +26,10 @@ if TYPE_CHECKING:
     from miner.gateway.dialects.base import Call
     from miner.gateway.gateway import Gateway
 
-__all__ = ["QUEUED", "RUNNING", "Limiter"]
+__all__ = ["Limiter"]
 
-RUNNING, QUEUED = 0, 1
-"""Places among the counters that workers share."""
 _UNTOLD_TURNS = 256
 """Turns at a backend that says nothing of how many it can work on: as many as vLLM takes by itself."""
-_POLL_SECONDS = 0.01
 
 
 class Limiter(Stage):
@@ -48,11 +43,10 @@ class Limiter(Stage):
             tokens=settings.rate_limit_tokens,
             concurrency=settings.rate_limit_concurrency,
         )
-        self._accounts: Accounts | SharedAccounts = Accounts()
+        self._accounts = Accounts()
         self.turns = Turns(settings.serve_max_running or _UNTOLD_TURNS, settings.serve_max_queued)
         self._usual_seconds = 1.0
         """How long a turn lasts, smoothed."""
-        self._poller: asyncio.Task[None] | None = None
         self._following: FallbackService | None = None
         """Whoever answers now says how many turns there are."""
 
@@ -61,37 +55,7 @@ class Limiter(Stage):
         most = self._settings.serve_max_running or _turns_of(gateway.service)
         if self._settings.serve_max_running is None and isinstance(gateway.service, FallbackService):
             self._following = gateway.service
-        counters = gateway.counters
-        if counters is None:
-            self.turns = Turns(most, self._settings.serve_max_queued)
-            return
-        self._accounts = SharedAccounts(counters)
-
-        def told(running: int, waiting: int) -> None:
-            if running:
-                counters.add(RUNNING, running)
-            if waiting:
-                counters.add(QUEUED, waiting)
-
-        def starved(running: int) -> bool:
-            """Whether another worker has somebody waiting and fewer turns than this."""
-            found = zip(counters.values(QUEUED), counters.values(RUNNING), strict=True)
-            return any(w and r < running for index, (w, r) in enumerate(found) if index != counters.index)
-
-        places, workers = self._settings.serve_max_queued, counters.workers
-        self.turns = turns = Turns(
-            most, places,
-            elsewhere=lambda: counters.total(RUNNING) - turns.running,
-            waiting_elsewhere=lambda: counters.total(QUEUED) - turns.waiting,
-            told=told, starved=starved, reserved=(workers - 1) * (places // (4 * workers)),
-        )  # fmt: skip
-        self._poller = asyncio.create_task(self._poll(), name="gateway turns")
-
-    @override
-    async def stop(self, gateway: Gateway) -> None:
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
+        self.turns = Turns(most, self._settings.serve_max_queued)
 
     @override
     def check(self, exchange: Exchange) -> None:
@@ -109,15 +73,15 @@ class Limiter(Stage):
         if limits.requests is None and limits.tokens is None and limits.concurrency is None:
             return
         now = asyncio.get_running_loop().time()
-        with self._accounts.of(owner) as account:
-            if limits.concurrency is not None and account.running >= limits.concurrency:
-                raise _refused(f"There are {account.running} requests at once already; no more are allowed.", 1)
-            if limits.tokens is not None and exchange.request.method == "POST":
-                self._check_tokens(account, limits.tokens, now)
-            if limits.requests is not None:
-                self._take_request(exchange, account, limits.requests, now)
-            account.running += 1
-            exchange.notes["account"] = account
+        account = self._accounts.of(owner)
+        if limits.concurrency is not None and account.running >= limits.concurrency:
+            raise _refused(f"There are {account.running} requests at once already; no more are allowed.", 1)
+        if limits.tokens is not None and exchange.request.method == "POST":
+            self._check_tokens(account, limits.tokens, now)
+        if limits.requests is not None:
+            self._take_request(exchange, account, limits.requests, now)
+        account.running += 1
+        exchange.notes["account"] = account
 
     @override
     async def enter(self, exchange: Exchange, call: Call) -> None:
@@ -149,10 +113,9 @@ class Limiter(Stage):
             self.turns.give_back(owner, weight)
         account = notes.pop("account", None)
         if isinstance(account, Account):
-            with account:
-                account.running -= 1
-                if account.tokens is not None:
-                    account.tokens.use(_tokens_of(exchange))
+            account.running -= 1
+            if account.tokens is not None:
+                account.tokens.use(_tokens_of(exchange))
 
     def _limits_of(self, caller: KeyCaller) -> Limits:
         """The key's own, else those of the file, else those of the settings."""
@@ -188,13 +151,6 @@ class Limiter(Stage):
         turns = self.turns
         seconds = self._usual_seconds * (turns.waiting + 1) / turns.most
         return RefusedError(429, "overloaded", message, retry_after=math.ceil(min(max(seconds, 1), 60)))
-
-    async def _poll(self) -> None:
-        """Other workers do not tell when they give a turn back."""
-        while True:
-            await asyncio.sleep(_POLL_SECONDS)
-            if self.turns.waiting:
-                self.turns.serve()
 
 
 def _turns_of(service: LLMService) -> int:

@@ -29,31 +29,25 @@ def refuse_open_address(settings: GatewaySettings) -> None:
     )
 
 
-def listen(settings: GatewaySettings, *, shares: int = 1) -> list[list[socket.socket]]:
-    """Sockets on the address, listening: for each share one on each of the address's forms. The system spreads new
-    connections over the shares.
+def listen(settings: GatewaySettings) -> list[socket.socket]:
+    """Sockets on the address, listening: one on each of its forms.
 
     Raises:
         ConfigError: the address or the port cannot be had.
     """
     host, port = settings.serve_host, settings.serve_port
-    made: list[list[socket.socket]] = [[] for _ in range(shares)]
+    made: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # Several addresses cannot share a port that the system is to choose.
         for family, kind, proto, _, address in found[:1] if port == 0 else dict.fromkeys(found):
-            if shares > 1:
-                # Sharing must not mean sharing with a stranger who listens there already.
-                with _bound(family, kind, proto, address, share=False) as probe:
-                    address = (*address[:1], probe.getsockname()[1], *address[2:])
-            for share in made:
-                one = _bound(family, kind, proto, address, share=shares > 1)
-                share.append(one)
-                _bound_writes(one, settings.serve_write_timeout)
-                one.listen(BACKLOG)
-                one.setblocking(False)
+            one = _bound(family, kind, proto, address)
+            made.append(one)
+            _bound_writes(one, settings.serve_write_timeout)
+            one.listen(BACKLOG)
+            one.setblocking(False)
     except OSError as error:
-        for one in [one for share in made for one in share]:
+        for one in made:
             one.close()
         raise ConfigError(
             f"{host}:{port} cannot be listened on: {error.strerror or error}.",
@@ -62,12 +56,10 @@ def listen(settings: GatewaySettings, *, shares: int = 1) -> list[list[socket.so
     return made
 
 
-def _bound(family: int, kind: int, proto: int, address: tuple[object, ...], *, share: bool) -> socket.socket:
+def _bound(family: int, kind: int, proto: int, address: tuple[object, ...]) -> socket.socket:
     one = socket.socket(family, kind, proto)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)

@@ -1,9 +1,8 @@
-"""Metrics: what `/metrics` tells, counted as requests go by. With several workers: of all of them, whoever is asked."""
+"""Metrics: what `/metrics` tells, counted as requests go by."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -14,24 +13,17 @@ from miner.core._typing import override
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.limits import Limiter
-from miner.gateway.metrics_page import add_page, page_of
 from miner.gateway.rates import told_usage
 from miner.gateway.series import Histogram, ModelNames, ModelSeries
 from miner.gateway.stages import Stage
 
 if TYPE_CHECKING:
     from miner.core.wire import EngineStatus, LLMChunk
-    from miner.gateway.gateway import Gateway
-    from miner.gateway.shared import SharedCounters
 
-__all__ = ["ACTIVE", "PID", "Metrics", "metrics"]
-
-ACTIVE, PID = 2, 3
-"""Places among the counters that workers share."""
+__all__ = ["Metrics", "metrics"]
 
 _MOST_MODELS = 100
 _HEALTH_SECONDS = 2.0
-_WRITE_SECONDS = 1.0
 
 
 class Metrics(Stage):
@@ -52,45 +44,6 @@ class Metrics(Stage):
         """Engine processes seen, by model."""
         self.names = ModelNames(_MOST_MODELS)
         self._engines_seen: dict[str, tuple[int | None, int]] = {}
-        self._writer: asyncio.Task[None] | None = None
-
-    @override
-    async def start(self, gateway: Gateway) -> None:
-        counters = gateway.counters
-        if counters is None:
-            return
-        counters.put(PID, os.getpid())
-        add_page(self, counters.read_page(counters.index))  # of the worker whose place this one takes
-        self._writer = asyncio.create_task(self._keep_writing(gateway, counters), name="gateway metrics")
-
-    @override
-    async def stop(self, gateway: Gateway) -> None:
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-        if gateway.counters is not None:
-            self.write(gateway, gateway.counters)
-
-    def write(self, gateway: Gateway, counters: SharedCounters) -> None:
-        """Tell the other workers what this one has counted."""
-        counters.put(ACTIVE, len(gateway.running))
-        counters.write_page(page_of(self))
-
-    async def _keep_writing(self, gateway: Gateway, counters: SharedCounters) -> None:
-        while True:
-            self.write(gateway, counters)
-            await asyncio.sleep(_WRITE_SECONDS)
-
-    def of_all(self, gateway: Gateway) -> Metrics:
-        """What all workers have counted; of the others, what they had a second ago."""
-        counters = gateway.counters
-        if counters is None:
-            return self
-        self.write(gateway, counters)  # also for whoever is asked next: its sum must not be less than ours
-        whole = Metrics(self.limiter)
-        for index in range(counters.workers):
-            add_page(whole, counters.read_page(index))
-        return whole
 
     @override
     def batch(self, exchange: Exchange, batch: list[LLMChunk]) -> None:
@@ -174,6 +127,6 @@ async def metrics(exchange: Exchange) -> web.StreamResponse:
         up = False
     counted.see_engines(engines or [])
     gateway, accept = exchange.gateway, exchange.request.headers.get("Accept")
-    content_type, body = exposed(gateway, counted.of_all(gateway), engines or [], up, accept)
+    content_type, body = exposed(gateway, counted, engines or [], up, accept)
     exchange.status = 200
     return web.Response(body=body, headers=exchange.headers(content_type))

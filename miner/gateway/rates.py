@@ -31,23 +31,9 @@ class Bucket:
         if limit != self._limit:
             self._left += limit - self._limit
             self._limit = limit
-        self._left = min(limit, self._left + max(0.0, now - self._at) * limit / 60)
-        self._at = max(self._at, now)  # another worker's clock may be some milliseconds ahead
+        self._left = min(limit, self._left + (now - self._at) * limit / 60)
+        self._at = now
         return self._left
-
-    @property
-    def state(self) -> tuple[float, float, float]:
-        """What `restored` wants: what is left, the limit, and when that was."""
-        return self._left, self._limit, self._at
-
-    @classmethod
-    def restored(cls, left: float, limit: float, at: float) -> Bucket | None:
-        """The bucket of which this was the state; None if there was none."""
-        if not limit:
-            return None
-        bucket = cls(limit, at)
-        bucket._left = left
-        return bucket
 
     def use(self, amount: float) -> None:
         """Take from it."""
@@ -59,7 +45,7 @@ class Bucket:
 
 
 class Account:
-    """What one client uses; looked at and changed within a `with` block."""
+    """What one client uses."""
 
     __slots__ = ("requests", "running", "tokens")
 
@@ -67,12 +53,6 @@ class Account:
         self.running = 0
         self.requests: Bucket | None = None
         self.tokens: Bucket | None = None
-
-    def __enter__(self) -> Account:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class Accounts:

@@ -8,25 +8,21 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
 
 from miner.core.llms.LLMService import LLMService
-from miner.errors import ConfigError, MinerError
+from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
 from miner.gateway.console import announce, give_up_unwritten, open_missing
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import interrupt
 from miner.gateway.listening import BACKLOG, listen, refuse_open_address, shown
-from miner.gateway.plan import Plan
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.shared import SharedCounters
-from miner.gateway.workers import supervise
 
-__all__ = ["make_runner", "run", "run_worker", "serve"]
+__all__ = ["make_runner", "run", "serve"]
 
 logger = logging.getLogger("miner.gateway")
 
@@ -54,21 +50,17 @@ def make_runner(app: web.Application) -> web.AppRunner:
     )
 
 
-def run(plan: Plan) -> int:
-    """Serve until SIGTERM or Ctrl-C and return the exit status.
+def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> int:
+    """Serve what `make_service` makes until SIGTERM or Ctrl-C, close it and return the exit status.
 
     Raises:
         ConfigError: an address without keys, or one that cannot be had.
     """
     open_missing()
-    settings = plan.gateway_settings()
     refuse_open_address(settings)
     _allow_many_connections()
-    service = plan.make_service()
-    if settings.serve_workers > 1:
-        _refuse_an_engine_for_each(service, settings.serve_workers)
-        return asyncio.run(supervise(plan, service.name))
-    [sockets] = listen(settings)
+    service = make_service()
+    sockets = listen(settings)
 
     def told() -> None:
         for one in sockets:
@@ -76,18 +68,6 @@ def run(plan: Plan) -> int:
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(service, settings, sockets, told=told))
-
-
-def run_worker(plan: Plan, sockets: list[socket.socket], counters: SharedCounters) -> int:
-    """The same in a worker process."""
-
-    def told() -> None:
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        service, settings = plan.make_service(), plan.gateway_settings()
-        return runner.run(serve(service, settings, sockets, told=told, counters=counters))
 
 
 def _allow_many_connections() -> None:
@@ -105,15 +85,6 @@ def _allow_many_connections() -> None:
             logger.warning("At most %d connections: the limit of open files cannot be raised.", soft)
 
 
-def _refuse_an_engine_for_each(service: LLMService, workers: int) -> None:
-    """Engines of ours belong to one process."""
-    if service.name == "llamacpp" and not service._settings.llamacpp_api_base:
-        raise ConfigError(
-            f"MINER_SERVE_WORKERS={workers}: each worker would load its own llama.cpp engine.",
-            hint="Use one worker, or start a llama.cpp server and set LLAMACPP_API_BASE.",
-        )
-
-
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Of uvloop where it is installed: a request costs about a third less with it."""
     try:
@@ -129,21 +100,19 @@ async def serve(
     sockets: list[socket.socket],
     *,
     told: Callable[[], None] = lambda: None,
-    counters: SharedCounters | None = None,
 ) -> int:
     """Serve on these sockets until a signal comes; closes the service.
 
     Args:
         told: called when connections are taken.
-        counters: given in a worker: those that all workers share.
     """
-    app = create_app(service, settings, counters=counters)
+    app = create_app(service, settings)
     gateway = app[GATEWAY]
     runner = make_runner(app)
     signals = _Signals()
     try:
         await runner.setup()
-        with signals.handled(), _parent_watched(signals, counters is not None):
+        with signals.handled():
             for one in sockets:
                 await web.SockSite(runner, one, backlog=BACKLOG).start()
             told()
@@ -216,27 +185,6 @@ class _Signals:
             self.second.set()
         elif self.count > 2:
             os._exit(128 + number)
-
-
-@contextmanager
-def _parent_watched(signals: _Signals, worker: bool) -> Iterator[None]:
-    """A worker whose parent is gone stops as if it had been told to."""
-    if not worker:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    stdin = sys.stdin.fileno()
-
-    def ended() -> None:
-        if not os.read(stdin, 1024):
-            loop.remove_reader(stdin)
-            signals.first.set()
-
-    loop.add_reader(stdin, ended)
-    try:
-        yield
-    finally:
-        loop.remove_reader(stdin)
 
 
 def _spare_the_collector() -> None:

@@ -22,8 +22,6 @@ class GatewaySettings(Settings):
     serve_host: str = Field("127.0.0.1", min_length=1)
     serve_port: int = Field(8088, ge=0, le=65535)
     """0: any free port."""
-    serve_workers: int = Field(1, ge=1, le=64)
-    """Processes that share the port."""
 
     api_keys: SecretStr | None = None
     """Keys that clients must send, with commas between; each of 16 characters or more."""

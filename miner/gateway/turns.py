@@ -2,23 +2,15 @@
 
 The next turn goes to whoever has the fewest requests running and, among those, has waited longest since its last turn.
 So a client with a thousand requests in the queue delays another's first one by at most one turn.
-
-Several processes may share the turns. Each serves its own queue, and one that has more turns out than another where
-somebody waits lets that one go first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["QueueFullError", "Turns"]
-
-_STEP_BACK_SECONDS = 0.03
-"""For another process to notice that a turn is free: it looks every 10 ms while somebody waits there."""
 
 
 class QueueFullError(Exception):
@@ -39,35 +31,13 @@ class Turns:
     Args:
         most: turns that are out at once.
         places: how many may wait.
-        elsewhere: turns that other processes have out, of the same `most`.
-        waiting_elsewhere: how many wait there, for the same places.
-        told: called with the change of turns out and of waiting.
-        starved: whether somebody waits in another process that has fewer turns out than this number.
-        reserved: places that are kept for the others.
     """
 
-    def __init__(
-        self,
-        most: int,
-        places: int,
-        *,
-        elsewhere: Callable[[], int] = lambda: 0,
-        waiting_elsewhere: Callable[[], int] = lambda: 0,
-        told: Callable[[int, int], None] = lambda running, waiting: None,
-        starved: Callable[[int], bool] = lambda running: False,
-        reserved: int = 0,
-    ) -> None:
+    def __init__(self, most: int, places: int) -> None:
         self.most = most
         self.places = places
         self.running = 0
         self.waiting = 0
-        self._elsewhere = elsewhere
-        self._waiting_elsewhere = waiting_elsewhere
-        self._told = told
-        self._starved = starved
-        self._reserved = reserved
-        self._stands_back = 0.0
-        """Until when the turns that are free are left to others."""
         self._held: Counter[str] = Counter()
         self._queues: dict[str, deque[_Waiter]] = {}
         """Whoever waits; in the order of their last turns."""
@@ -84,13 +54,13 @@ class Turns:
             TimeoutError: it took too long.
         """
         weight = max(1, min(weight, self.most))
-        if not self.waiting and self._fits(weight) and not self._starved(self.running + weight):
+        if not self.waiting and self._fits(weight):
             self._grant(owner, weight)
             return weight
         self._make_place(owner)
         waiter = _Waiter(owner, weight, asyncio.get_running_loop().create_future())
         self._queues.setdefault(owner, deque()).append(waiter)
-        self._count(0, 1)
+        self.waiting += 1
         granted = False
         try:
             async with asyncio.timeout(seconds):
@@ -107,15 +77,11 @@ class Turns:
         self._held[owner] -= weight
         if self._held[owner] <= 0:
             del self._held[owner]
-        if self._starved(self.running):
-            self._stands_back = time.monotonic() + _STEP_BACK_SECONDS
-        self._count(-weight, 0)
+        self.running -= weight
         self.serve()
 
     def serve(self) -> None:
         """Give out the turns that are free."""
-        if self._stands_back and time.monotonic() < self._stands_back:
-            return
         while self._queues:
             owner = min(self._queues, key=lambda name: self._held[name])  # the first of equals: its last turn is oldest
             queue = self._queues[owner]
@@ -131,15 +97,15 @@ class Turns:
             waiter.turn.set_result(True)
 
     def _fits(self, weight: int) -> bool:
-        return self.running + self._elsewhere() + weight <= self.most
+        return self.running + weight <= self.most
 
     def _grant(self, owner: str, weight: int) -> None:
         self._held[owner] += weight
-        self._count(weight, 0)
+        self.running += weight
 
     def _make_place(self, owner: str) -> None:
         """Where all places are taken, whoever has the most loses the last of them, unless that is who asks."""
-        if self.waiting < self.places - self._reserved and self.waiting + self._waiting_elsewhere() < self.places:
+        if self.waiting < self.places:
             return
         greedy = max(self._queues, key=lambda name: len(self._queues[name]), default=None)
         if greedy is None or len(self._queues[greedy]) <= len(self._queues.get(owner, ())) + 1:
@@ -165,9 +131,4 @@ class Turns:
         queue.remove(waiter)
         if not queue:
             del self._queues[waiter.owner]
-        self._count(0, -1)
-
-    def _count(self, running: int, waiting: int) -> None:
-        self.running += running
-        self.waiting += waiting
-        self._told(running, waiting)
+        self.waiting -= 1

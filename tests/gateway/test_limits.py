@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 
@@ -14,11 +13,10 @@ from miner.core.wire import LLMResponse, TokenUsage
 from miner.gateway.access_log import AccessLog
 from miner.gateway.app import default_stages
 from miner.gateway.keys import KeyEntry, KeyFile, Limits, hash_of, key_path, write_keys
-from miner.gateway.limits import RUNNING, Limiter
+from miner.gateway.limits import Limiter
 from miner.gateway.rates import Accounts, Bucket, subject_of
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.shared import SharedCounters
-from miner.gateway.turns import QueueFullError, Turns
+from miner.gateway.turns import Turns
 from tests.gateway.serving import Parrot, config, post, serving
 
 LONG = 60.0
@@ -290,37 +288,6 @@ async def test_a_heavy_request_is_not_starved_by_light_ones():
     assert await asyncio.wait_for(heavy, LONG) == 4
     turns.give_back("b", 4)
     assert await asyncio.wait_for(light, LONG) == 1
-
-
-async def test_workers_share_the_turns():
-    shared = SharedCounters.create(2)
-    gateways = [SharedCounters.attach(shared.fd, 2, index) for index in range(2)]
-
-    class Worker:
-        def __init__(self, counters):
-            self.counters, self.service = counters, Parrot(config())
-
-    limiters = [Limiter(GatewaySettings(_env_file=None, serve_max_running=2, serve_max_queued=1)) for _ in range(2)]
-    for limiter, counters in zip(limiters, gateways, strict=True):
-        await limiter.start(Worker(counters))
-    one, other = (limiter.turns for limiter in limiters)
-    try:
-        await one.take("a", 2, LONG)
-        assert shared.total(RUNNING) == 2
-        waiting = asyncio.create_task(other.take("b", 1, LONG))
-        await until(lambda: other.waiting == 1)
-        with pytest.raises(QueueFullError):
-            await one.take("c", 1, LONG)
-        one.give_back("a", 2)
-        assert await asyncio.wait_for(waiting, LONG) == 1
-        assert shared.total(RUNNING) == 1
-    finally:
-        for limiter in limiters:
-            await limiter.stop(None)
-        for counters in gateways:
-            counters.cells.close()
-        with contextlib.suppress(OSError):
-            shared.close()
 
 
 def test_a_bucket_refills_evenly_and_follows_its_limit():

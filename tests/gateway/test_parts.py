@@ -8,24 +8,7 @@ from miner.errors import BackendUnavailableError, ContextLengthError, EngineCras
 from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError, failure_of
 from miner.gateway.preload import preload
-from miner.gateway.shared import SharedCounters
 from tests.gateway.serving import Parrot, config, serving
-
-
-def test_counters_are_summed_over_the_workers_and_a_dead_ones_are_forgotten():
-    parent = SharedCounters.create(2)
-    first, second = (SharedCounters.attach(parent.fd, 2, index) for index in range(2))
-    first.add(3, 2)
-    second.add(3, 5)
-    second.add(0, 1)
-    first.add(3, -1)
-    assert [one.total(3) for one in (parent, first, second)] == [6, 6, 6]
-    assert parent.total(0) == 1
-    parent.clear(1)
-    assert (parent.total(3), parent.total(0)) == (1, 0)
-    for one in (first, second):
-        one.cells.close()
-    parent.close()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`miner serve` as a process: addresses, signals, the grace time, workers."""
+"""`miner serve` as a process: addresses, signals, the grace time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 from contextlib import asynccontextmanager
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.gateway.serving import post
@@ -67,11 +66,9 @@ async def test_an_open_address_needs_keys(tmp_path):
 
 async def test_a_port_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        for workers in ("1", "2"):
-            port = str(taken.getsockname()[1])
-            async with miner_serve("--port", port, "--workers", workers, tmp_path=tmp_path) as server:
-                assert await server.ended() == 2
-            assert "cannot be listened on" in server.said
+        async with miner_serve("--port", str(taken.getsockname()[1]), tmp_path=tmp_path) as server:
+            assert await server.ended() == 2
+        assert "cannot be listened on" in server.said
 
 
 async def test_sigterm_lets_streams_finish_and_says_not_ready_at_once(tmp_path):
@@ -111,54 +108,6 @@ async def test_the_grace_time_ends_and_a_second_signal_ends_it_sooner(signals, g
         assert await server.ended() == status
     assert '"code":"shutting_down"' in text
     assert "[DONE]" not in text
-
-
-async def test_workers_share_the_port_are_restarted_and_leave_nobody_behind(tmp_path):
-    engine = StubServer()
-    async with (
-        engine,
-        miner_serve("--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1) as server,
-    ):
-        await server.until_serving()
-        parent = psutil.Process(server.process.pid)
-        first = {child.pid for child in parent.children()}
-        assert len(first) == 2
-        served = set()
-        for _ in range(60):
-            async with post(server, {**CHAT, "stream": False}) as answer:
-                assert answer.status == 200
-                served.add(answer.headers["X-Miner-Worker"])
-        assert served == {"0", "1"}
-        os.kill(min(first), signal.SIGKILL)
-        for _ in range(600):
-            now = {child.pid for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE}
-            if len(now) == 2 and now != first:
-                break
-            await asyncio.sleep(0.05)
-        assert len(now - first) == 1
-        server.process.send_signal(signal.SIGTERM)
-        assert await server.ended() == 0
-        assert not any(psutil.pid_exists(pid) for pid in now)
-
-
-async def test_workers_go_when_their_parent_is_killed(tmp_path):
-    engine = StubServer()
-    async with (
-        engine,
-        miner_serve("--port", "0", "--workers", "2", tmp_path=tmp_path, VLLM_API_BASE=engine.v1) as server,
-    ):
-        await server.until_serving()
-        workers = psutil.Process(server.process.pid).children()
-        server.process.kill()
-        gone, alive = await asyncio.to_thread(psutil.wait_procs, workers, timeout=WAIT)
-        assert len(gone) == 2
-        assert not alive
-
-
-async def test_workers_need_an_engine_that_runs_by_itself(tmp_path):
-    async with miner_serve("--workers", "2", tmp_path=tmp_path, LLM_BACKEND="llamacpp") as server:
-        assert await server.ended() == 2
-    assert "LLAMACPP_API_BASE" in server.said
 
 
 async def _until_ready(session, server):
