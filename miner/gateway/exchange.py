@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from miner.config.config import config_of
+from miner.core.llms.images import refuse_remote
 from miner.gateway.merge import added
 
 if TYPE_CHECKING:
@@ -113,6 +115,8 @@ class Exchange:
     async def enter(self, call: Call) -> None:
         """Pass the stages that come between the parsed body and the service."""
         self.call = call
+        if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
+            raise refuse_remote(call.remote_images[0])
         for enter in self.gateway.stages.enters:
             await enter(self, call)
         self.entered = asyncio.get_running_loop().time()

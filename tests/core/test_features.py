@@ -44,11 +44,11 @@ def test_what_is_lacking_is_refused_or_listed_even_when_it_is_zero(name: str):
 
     nothing: frozenset[str] = frozenset({"chat"})
     with pytest.raises(UnsupportedFeatureError, match=f"tiny does not support {name}") as caught:
-        refuse_unsupported(asked(), nothing, "tiny", ignore=False, remote_images=False)
+        refuse_unsupported(asked(), nothing, "tiny", ignore=False)
     assert caught.value.param == name
     assert 'unsupported="ignore"' in (caught.value.hint or "")
     request = asked()
-    refuse_unsupported(request, nothing, "tiny", ignore=True, remote_images=False)
+    refuse_unsupported(request, nothing, "tiny", ignore=True)
     assert request.ignored == [name]
     plain = build_request(prompt="x", max_tokens=1, temperature=0, top_p=1, options={})
     assert getattr(request, name) == getattr(plain, name)

@@ -17,6 +17,7 @@ from miner.core.llms.batch import generate_many
 from miner.core.llms.driver import respond, stream_batches
 from miner.core.llms.features import CAPABILITIES, refuse_unsupported
 from miner.core.llms.hooks import Hooks
+from miner.core.llms.images import check_images
 from miner.core.llms.loading import load
 from miner.core.llms.options import build_request
 from miner.core.llms.stream import LLMStream
@@ -300,7 +301,5 @@ class LLMService(Hooks):
             request.model = info.id
             if info.capabilities is not None:
                 able, where = info.capabilities, f"{self.name}'s model {info.id!r}"
-        refuse_unsupported(
-            request, able, where,
-            ignore=request.ignore_unsupported, remote_images=self._settings.allow_remote_images,
-        )  # fmt: skip
+        refuse_unsupported(request, able, where, ignore=request.ignore_unsupported)
+        check_images(request.messages or (), remote=self._settings.allow_remote_images)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from miner.core.wire import OPTIONS, ChatRequest, Message
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.errors import UnsupportedFeatureError
 
 __all__ = ["CAPABILITIES", "IGNORABLE", "forget", "refuse_unsupported"]
 
@@ -44,9 +44,7 @@ def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
         yield name, name
 
 
-def refuse_unsupported(
-    request: ChatRequest, capabilities: frozenset[str], where: str, *, ignore: bool, remote_images: bool
-) -> None:
+def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where: str, *, ignore: bool) -> None:
     """Make sure that everything asked for is honoured, or refuse it by name.
 
     Args:
@@ -67,16 +65,10 @@ def refuse_unsupported(
         raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=_WAY_OUT)
     if request.messages is not None and any(map(_named, request.messages)):
         _refuse_names(request, where, ignore=ignore)
-    for place, message in enumerate(request.messages or ()):
-        for image in message.images():
-            if "images" not in capabilities:
+    if "images" not in capabilities:
+        for place, message in enumerate(request.messages or ()):
+            if message.images():
                 raise UnsupportedFeatureError(f"{where} does not support images.", param=f"messages[{place}].content")
-            if image.image_url.url.startswith(("http://", "https://")) and not remote_images:
-                raise InvalidRequestError(
-                    f"messages[{place}]: a remote image is not fetched unless MINER_ALLOW_REMOTE_IMAGES is set.",
-                    param=f"messages[{place}].content",
-                    hint="Send it as a data:image/...;base64,... URL.",
-                )
 
 
 def _named(message: Message) -> bool:

@@ -125,7 +125,6 @@ class LlamaCppService(OpenAIService):
                     props.capabilities(embeds=running.spec.embeds, ranks=running.spec.ranks),
                     f"{self.name}'s model {running.spec.alias!r} (its chat template)",
                     ignore=request.ignore_unsupported,
-                    remote_images=self._settings.allow_remote_images,
                 )
             yield running.http
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from miner.core.wire import ImagePart, Message
+from miner.core.wire import Message
 from miner.errors import InvalidRequestError
 
-__all__ = ["as_prompt", "checked_messages", "image_data"]
+__all__ = ["as_prompt", "checked_messages"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -87,23 +86,3 @@ def as_prompt(messages: Sequence[Message]) -> str:
     if len(messages) == 1 and messages[0].role == "user":
         return messages[0].text()
     return "\n".join([*(f"{message.role}: {message.text()}" for message in messages), "assistant:"])
-
-
-def image_data(part: ImagePart, where: str) -> bytes | None:
-    """The bytes of a `data:` image; None for a remote address.
-
-    Raises:
-        InvalidRequestError: neither, or not base64.
-    """
-    url = part.image_url.url
-    if url.startswith(("http://", "https://")):
-        return None
-    head, comma, data = url.partition(",")
-    if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
-        raise InvalidRequestError(
-            f"{where}: an image must be a data:image/...;base64,... URL, not {url[:40]!r}.", param=where
-        )
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError as error:  # not base64, or not even ASCII
-        raise InvalidRequestError(f"{where}: the image is not base64: {error}.", param=where) from None

@@ -5,14 +5,13 @@ Facts are those of Ollama's source of 2026-08-21 and of answers recorded from it
 
 from __future__ import annotations
 
-import base64
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
+from miner.core.llms.images import base64_of
 from miner.core.llms.logprobs import EngineLogprob, token_logprob
-from miner.core.llms.messages import image_data
 from miner.core.llms.nucleus import top_k_of
 from miner.core.wire import (
     ChatRequest,
@@ -138,12 +137,12 @@ def _messages(messages: list[Message]) -> list[dict[str, Any]]:
         turn: dict[str, Any] = {"role": message.role, "content": message.text()}
         images = []
         for part in message.images():
-            data = image_data(part, f"messages[{place}]")
+            data = base64_of(part.image_url.url)
             if data is None:
                 raise UnsupportedFeatureError(
                     "ollama takes images as data: URLs only.", param=f"messages[{place}].content"
                 )
-            images.append(base64.b64encode(data).decode())
+            images.append(data)
         if images:
             turn["images"] = images
         if message.reasoning is not None:

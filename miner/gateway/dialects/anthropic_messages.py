@@ -55,12 +55,13 @@ class AnthropicMessages:
             arguments["top_k"] = asked.top_k
         if asked.stop_sequences:
             arguments["stop"] = asked.stop_sequences
-        arguments["messages"] = turns(asked, ignored)
+        remote: list[str] = []
+        arguments["messages"] = turns(asked, ignored, remote)
         arguments.update(tool_arguments(asked, ignored))
         if asked.output_config is not None and asked.output_config.format is not None:
             arguments["response_format"] = _format(asked.output_config.format)
         arguments.update(_thoughts(asked, ignored))
-        return Call([arguments], asked.model, asked.stream, ignored, asked)
+        return Call([arguments], asked.model, asked.stream, ignored, remote, asked)
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A message in one piece."""
@@ -175,9 +176,10 @@ async def count_tokens(exchange: Exchange) -> web.StreamResponse:
     """Tokens that a conversation would take."""
     asked = decode(await read_body(exchange), _COUNT)
     exchange.ignored += _without_effect(asked)
-    conversation = turns(asked, exchange.ignored)
+    remote: list[str] = []
+    conversation = turns(asked, exchange.ignored, remote)
     tools = tool_arguments(asked, exchange.ignored).get("tools")
-    await exchange.enter(Call(arguments=[], model=asked.model))
+    await exchange.enter(Call(arguments=[], model=asked.model, remote_images=remote))
     service = exchange.gateway.service
     try:
         count = await service.count_tokens(messages=conversation, model=asked.model, tools=tools)

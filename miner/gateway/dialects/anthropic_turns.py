@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from miner.gateway.dialects.anthropic_body import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from miner.gateway.dialects.images import image_part
 
 __all__ = ["tool_arguments", "turns"]
 
@@ -32,7 +32,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 Part = dict[str, Any]
 
 
-def turns(asked: AnthropicCountBody, ignored: list[str]) -> list[dict[str, Any]]:
+def turns(asked: AnthropicCountBody, ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
     """The turns, the system's first. Turns of one role that follow each other become one, as at Anthropic: templates
     often take nothing but user and assistant in turns.
     """
@@ -43,7 +43,7 @@ def turns(asked: AnthropicCountBody, ignored: list[str]) -> list[dict[str, Any]]
         system = "\n".join(block.text for block in system)
     made: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for place, message in enumerate(asked.messages):
-        for turn in _turns(message, f"messages[{place}].content", ignored):
+        for turn in _turns(message, f"messages[{place}].content", ignored, remote):
             last = made[-1] if made else None
             if last is not None and last["role"] == turn["role"] == "user":
                 last["content"] = _joined([*_parts_of(last["content"]), *_parts_of(turn["content"])])
@@ -52,7 +52,7 @@ def turns(asked: AnthropicCountBody, ignored: list[str]) -> list[dict[str, Any]]
     return made
 
 
-def _turns(message: AnthropicMessage, where: str, ignored: list[str]) -> list[dict[str, Any]]:
+def _turns(message: AnthropicMessage, where: str, ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     if message.role == "assistant":
@@ -65,9 +65,9 @@ def _turns(message: AnthropicMessage, where: str, ignored: list[str]) -> list[di
             if parts:
                 made.append({"role": "user", "content": _joined(parts)})
                 parts = []
-            made.append(_result(block, at))
+            made.append(_result(block, at, remote))
         elif isinstance(block, TextBlock | ImageBlock | DocumentBlock):
-            parts.append(_part(block, at))
+            parts.append(_part(block, at, remote))
         else:
             raise _misplaced(block, message.role, at)
     if parts or not made:
@@ -105,17 +105,17 @@ def _misplaced(block: Block, role: str, where: str) -> InvalidRequestError:
     return InvalidRequestError(f"{where}: a block of type {kind!r} is not taken in a turn of role {role}.", param=where)
 
 
-def _result(block: ToolResultBlock, where: str) -> dict[str, Any]:
+def _result(block: ToolResultBlock, where: str, remote: list[str]) -> dict[str, Any]:
     parts = [{"type": "text", "text": block.content}] if isinstance(block.content, str) else []
     if isinstance(block.content, list):
-        parts = [_part(part, f"{where}.content[{place}]") for place, part in enumerate(block.content)]
+        parts = [_part(part, f"{where}.content[{place}]", remote) for place, part in enumerate(block.content)]
     if block.is_error:
         # No engine's form has a mark for it: the model reads it as text.
         parts.insert(0, {"type": "text", "text": "The tool failed:"})
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(parts)}
 
 
-def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str) -> Part:
+def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str, remote: list[str]) -> Part:
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
     if isinstance(block, DocumentBlock):
@@ -131,16 +131,10 @@ def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str) -> Part:
         if source.media_type not in _IMAGES:
             raise InvalidRequestError(
                 f"{where}.source.media_type must be one of {', '.join(_IMAGES)}, not {source.media_type!r}.",
-                param=where,
+                param=f"{where}.source.media_type",
             )
-        try:
-            base64.b64decode(source.data, validate=True)
-        except ValueError:  # binascii's own, or the plain one for a character that is not ASCII
-            raise InvalidRequestError(f"{where}.source.data is not base64.", param=where) from None
-        url = f"data:{source.media_type};base64,{source.data}"
-    else:
-        url = source.url
-    return {"type": "image_url", "image_url": {"url": url}}
+        return image_part(f"data:{source.media_type};base64,{source.data}", f"{where}.source.data", remote)
+    return image_part(source.url, f"{where}.source.url", remote)
 
 
 def _parts_of(content: str | list[Part]) -> list[Part]:

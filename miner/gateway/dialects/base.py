@@ -24,6 +24,8 @@ class Call:
     stream: bool = False
     ignored: list[str] = field(default_factory=list)
     """Fields that clients always send and that change nothing here: told in `x-miner-ignored-params`."""
+    remote_images: list[str] = field(default_factory=list)
+    """Fields, as the client wrote them, whose images would have to be fetched."""
     options: Any = None
     """What the dialect itself wants to remember of the body until it writes the reply."""
 

@@ -56,7 +56,7 @@ class OllamaChat:
         arguments["messages"] = turns(asked.messages or [])
         if asked.tools:
             arguments["tools"] = bounded(asked.tools, "tools")
-        return Call([arguments], asked.model, asked.stream is not False, ignored, asked.model)
+        return Call([arguments], asked.model, asked.stream is not False, ignored, options=asked.model)
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""

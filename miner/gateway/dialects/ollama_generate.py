@@ -70,7 +70,7 @@ class OllamaGenerate:
         arguments.update(_prompt(asked))
         if asked.raw and arguments.pop("reasoning", None):
             ignored.append("think")  # it is the chat template that makes a model think
-        return Call([arguments], asked.model, asked.stream is not False, ignored, asked.model)
+        return Call([arguments], asked.model, asked.stream is not False, ignored, options=asked.model)
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""
@@ -99,7 +99,7 @@ def _prompt(asked: OllamaGenerateBody) -> dict[str, Any]:
     if not asked.system and not asked.images:
         return {"prompt": prompt}
     turns = [{"role": "system", "content": asked.system}] if asked.system else []
-    return {"messages": [*turns, {"role": "user", "content": content_of(prompt, asked.images, "")}]}
+    return {"messages": [*turns, {"role": "user", "content": content_of(prompt, asked.images, "images")}]}
 
 
 _DIALECT = OllamaGenerate()

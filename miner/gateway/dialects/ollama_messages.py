@@ -73,7 +73,7 @@ def turns(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
 def _turn(message: OllamaMessage, where: str, calls: _Calls) -> dict[str, Any]:
     turn: dict[str, Any] = {
         "role": message.role,
-        "content": content_of(message.content or "", message.images, where),
+        "content": content_of(message.content or "", message.images, f"{where}.images"),
     }
     if message.thinking:
         turn["reasoning"] = message.thinking
@@ -106,7 +106,7 @@ def content_of(text: str, images: list[str] | None, where: str) -> str | list[di
         return text
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
     for place, image in enumerate(images):
-        parts.append({"type": "image_url", "image_url": {"url": image_url(image, f"{where}.images[{place}]")}})
+        parts.append({"type": "image_url", "image_url": {"url": image_url(image, f"{where}[{place}]")}})
     return parts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.images import is_base64
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import bounded
@@ -205,10 +206,9 @@ def unloads(keep_alive: float | str | None) -> bool:
 
 def image_url(data: str, where: str) -> str:
     """A `data:` URL of a bare base64 image, whose kind its first bytes tell."""
-    try:
-        head = base64.b64decode(data, validate=True)[:16]
-    except ValueError:  # binascii's own, or the plain one for a character that is not ASCII
-        raise InvalidRequestError(f"{where} is not base64.", param=where) from None
+    if not is_base64(data):
+        raise InvalidRequestError(f"{where} is not base64.", param=where)
+    head = base64.b64decode(data[:32])
     for sign, kind in _IMAGES:
         if head.startswith(sign):
             return f"data:image/{kind};base64,{data}"

@@ -10,6 +10,7 @@ from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import bounded, decode
 from miner.gateway.dialects.base import Call, Head
+from miner.gateway.dialects.images import check_parts
 from miner.gateway.dialects.openai_chat_stream import ChatStream
 from miner.gateway.dialects.openai_parts import (
     STREAM_TYPE,
@@ -78,7 +79,8 @@ class OpenAIChat:
         asked = decode(body, _DECODER)
         ignored = _without_effect(asked)
         arguments = sampling(asked)
-        arguments["messages"] = chat_messages(asked.messages, ignored)
+        remote: list[str] = []
+        arguments["messages"] = chat_messages(asked.messages, ignored, remote)
         if asked.max_completion_tokens is not None:
             arguments["max_tokens"] = asked.max_completion_tokens
         _tools(asked, arguments)
@@ -96,6 +98,7 @@ class OpenAIChat:
             model=asked.model,
             stream=bool(asked.stream),
             ignored=ignored,
+            remote_images=remote,
             options=bool(asked.stream_options is not None and asked.stream_options.include_usage),
         )
 
@@ -166,7 +169,7 @@ _LACKING = {
 }
 
 
-def chat_messages(messages: list[dict[str, Any]], ignored: list[str]) -> list[dict[str, Any]]:
+def chat_messages(messages: list[dict[str, Any]], ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
     """The turns as the service takes them.
 
     What OpenAI's own replies hold besides (annotations, refusal, audio) may come back and says nothing to a model.
@@ -192,6 +195,7 @@ def chat_messages(messages: list[dict[str, Any]], ignored: list[str]) -> list[di
                 ignored.append("messages.name")
         if message.get("tool_calls") == []:
             del message["tool_calls"]
+        check_parts(message, f"messages[{place}]", remote)
     return messages
 
 

@@ -30,8 +30,9 @@ class OpenAIResponses:
         """Read a body."""
         asked = decode(body, _DECODER)
         ignored = without_effect(asked)
-        arguments = service_arguments(asked, ignored)
-        return Call(arguments=[arguments], model=asked.model, stream=bool(asked.stream), ignored=ignored, options=asked)
+        remote: list[str] = []
+        arguments = service_arguments(asked, ignored, remote)
+        return Call([arguments], asked.model, bool(asked.stream), ignored, remote, asked)
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `response`."""

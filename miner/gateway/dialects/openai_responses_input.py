@@ -8,6 +8,7 @@ import msgspec
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import bounded
+from miner.gateway.dialects.images import image_part
 from miner.gateway.dialects.openai_parts import StreamOptions
 
 __all__ = ["ResponseBody", "conversation", "service_arguments", "without_effect"]
@@ -138,7 +139,7 @@ def without_effect(asked: ResponseBody) -> list[str]:
     return ignored
 
 
-def service_arguments(asked: ResponseBody, ignored: list[str]) -> dict[str, Any]:
+def service_arguments(asked: ResponseBody, ignored: list[str], remote: list[str]) -> dict[str, Any]:
     """The arguments of the service."""
     arguments: dict[str, Any] = {}
     for name in _PLAIN:
@@ -166,7 +167,7 @@ def service_arguments(asked: ResponseBody, ignored: list[str]) -> dict[str, Any]
             arguments["tool_choice"] = bounded(asked.tool_choice, "tool_choice")
         if asked.parallel_tool_calls is not None:
             arguments["parallel_tool_calls"] = asked.parallel_tool_calls
-    arguments["messages"] = conversation(asked, ignored)
+    arguments["messages"] = conversation(asked, ignored, remote)
     return arguments
 
 
@@ -188,7 +189,7 @@ def _tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
     return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
 
 
-def conversation(asked: ResponseBody, ignored: list[str]) -> list[dict[str, Any]]:
+def conversation(asked: ResponseBody, ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
     """The items of the input as turns: calls and thoughts go with the assistant's turn that they belong to."""
     turns: list[dict[str, Any]] = []
     if asked.instructions:
@@ -200,11 +201,15 @@ def conversation(asked: ResponseBody, ignored: list[str]) -> list[dict[str, Any]
         where = f"input[{place}]"
         kind = item.get("type", "message")
         if kind == "message":
-            turn = _message(item, where)
+            turn = _message(item, where, remote)
         elif kind == "function_call":
             turn = {"role": "assistant", "content": None, "tool_calls": [_call(item)]}
         elif kind == "function_call_output":
-            turn = {"role": "tool", "tool_call_id": item.get("call_id"), "content": _output(item.get("output"), where)}
+            turn = {
+                "role": "tool",
+                "tool_call_id": item.get("call_id"),
+                "content": _output(item.get("output"), where, remote),
+            }
         elif kind == "reasoning":
             thoughts = _thoughts(item, ignored)
             continue
@@ -222,24 +227,24 @@ def conversation(asked: ResponseBody, ignored: list[str]) -> list[dict[str, Any]
     return turns
 
 
-def _message(item: dict[str, Any], where: str) -> dict[str, Any]:
+def _message(item: dict[str, Any], where: str, remote: list[str]) -> dict[str, Any]:
     role = item.get("role")
     content = item.get("content")
     if isinstance(content, list):
-        parts = [_part(part, f"{where}.content[{number}]") for number, part in enumerate(content)]
+        parts = [_part(part, f"{where}.content[{number}]", remote) for number, part in enumerate(content)]
         texts_only = all(part["type"] == "text" for part in parts)
         content = "".join(part["text"] for part in parts) if texts_only else parts
     return {"role": "system" if role == "developer" else role, "content": content}
 
 
-def _part(part: Any, where: str) -> dict[str, Any]:
+def _part(part: Any, where: str, remote: list[str]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("input_text", "output_text", "text"):
         return {"type": "text", "text": part.get("text", "")}
     if kind == "refusal":
         return {"type": "text", "text": part.get("refusal", "")}
     if kind == "input_image" and isinstance(part.get("image_url"), str):
-        return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+        return image_part(part["image_url"], f"{where}.image_url", remote)
     raise UnsupportedFeatureError(
         f"{where}.type {kind!r} is not supported.", param=f"{where}.type",
         hint="input_text is, and input_image with image_url.",
@@ -251,10 +256,10 @@ def _call(item: dict[str, Any]) -> dict[str, Any]:
     return {"id": item.get("call_id"), "type": "function", "function": function}
 
 
-def _output(output: Any, where: str) -> Any:
+def _output(output: Any, where: str, remote: list[str]) -> Any:
     if not isinstance(output, list):
         return output
-    parts = [_part(part, f"{where}.output[{number}]") for number, part in enumerate(output)]
+    parts = [_part(part, f"{where}.output[{number}]", remote) for number, part in enumerate(output)]
     if any(part["type"] != "text" for part in parts):
         raise UnsupportedFeatureError(f"{where}.output must be text.", param=f"{where}.output")
     return "".join(part["text"] for part in parts)
