@@ -15,8 +15,10 @@ from miner.errors import ConfigError, InvalidRequestError
 from miner.gateway.addresses import is_loopback
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.errors import RefusedError
-from miner.gateway.exchange import ANYBODY, STRANGER, Caller, Exchange
+from miner.gateway.exchange import ANYBODY, OPERATOR, Caller, Exchange
+from miner.gateway.hosts import is_own_name
 from miner.gateway.keys import KeyCaller, KeyFile, Keyring, Limits, hash_of, key_path, read_keys
+from miner.gateway.proxies import came_through_a_proxy
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 
@@ -81,7 +83,7 @@ class Access(Stage):
         self._given = _given_keys(settings)
         self._path = key_path(settings.api_keys_file)
         self._needed = False
-        self._keyless = ANYBODY if is_loopback(settings.serve_host) else STRANGER
+        self._local = is_loopback(settings.serve_host)
         self._ring = Keyring([])
         self._seen = _mark(self._path)
         self._watcher: asyncio.Task[None] | None = None
@@ -101,14 +103,12 @@ class Access(Stage):
     def check(self, exchange: Exchange) -> None:
         if exchange.route.access == "open":
             return
-        exchange.caller = caller = self._caller_of(exchange)
-        if exchange.route.access == "admin" and not caller.admin:
-            raise RefusedError(403, "admin_only", "This needs a key with the admin right.")
+        exchange.caller = self._caller_of(exchange)
 
     def _caller_of(self, exchange: Exchange) -> Caller:
         """Who asks; one who needs a key and has none is refused."""
         if not self._needed:
-            return self._keyless
+            return OPERATOR if self._local and _sits_here(exchange) else ANYBODY
         caller = None
         for key in _sent_keys(exchange):
             caller = caller or self._ring.find(key)
@@ -167,6 +167,24 @@ class Access(Stage):
                 continue
             self._take(kept)
             logger.warning("The keys have changed: %d are valid.", len(self._ring))
+
+
+def _sits_here(exchange: Exchange) -> bool:
+    """Whether somebody at this machine called directly: no proxy or tunnel has passed the request on, it asks for this
+    machine by a name of its own, and no web page of elsewhere has sent it.
+    """
+    request = exchange.request
+    headers = request.headers
+    if exchange.route.access != "admin" and not exchange.route.always:
+        return False  # nobody asks for the right there, and looking costs
+    if not is_loopback(request.remote or "") or came_through_a_proxy(headers):
+        return False
+    host, origin = headers.get("Host"), headers.get("Origin")
+    if host is not None and not is_own_name(host):
+        return False
+    if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+        return False
+    return headers.get("Sec-Fetch-Site") in (None, "same-origin", "none")
 
 
 async def _must_be_listed(exchange: Exchange, name: str) -> None:

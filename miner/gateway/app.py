@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 
 from aiohttp import hdrs, web
 
@@ -71,7 +72,7 @@ SERVER = [
         "GET",
         "/metrics",
         metrics,
-        "key",
+        "admin",
         error_body,
         "What was counted, for Prometheus",
         answers="text/plain",
@@ -100,7 +101,10 @@ def create_app(
         routes: None for ROUTES.
     """
     settings = GatewaySettings() if settings is None else settings
-    table = list(ROUTES if routes is None else routes)
+    table = [
+        replace(route, access=settings.serve_metrics) if route.handler is metrics else route
+        for route in (ROUTES if routes is None else routes)
+    ]
     checks = default_stages(settings) if stages is None else stages
     gateway = Gateway(service, settings, checks, table)
     app = web.Application(client_max_size=settings.serve_max_body)

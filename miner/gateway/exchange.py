@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from miner.gateway.gateway import Gateway
     from miner.gateway.routes import Route
 
-__all__ = ["ANYBODY", "STRANGER", "Caller", "Exchange", "new_id"]
+__all__ = ["ANYBODY", "NOBODY", "OPERATOR", "Caller", "Exchange", "new_id"]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -37,10 +37,12 @@ class Caller:
     """Models that it may use; None: all."""
 
 
-ANYBODY = Caller("anybody", admin=True)
-"""The caller where there are no keys and only this machine can call."""
-STRANGER = Caller("anybody")
-"""The caller where there are no keys and others can call."""
+NOBODY = Caller("nobody", models=frozenset())
+"""Who calls before a stage has said who it is: it has no right at all."""
+ANYBODY = Caller("anybody")
+"""The caller where there are no keys."""
+OPERATOR = Caller("anybody", admin=True)
+"""The same, who sits at this machine while nobody else can call."""
 
 
 def new_id() -> str:
@@ -53,8 +55,8 @@ class Exchange:
 
     __slots__ = (
         "began", "call", "caller", "chunks", "entered", "error", "extra_headers", "first_token_at", "gateway",
-        "hung_up", "id", "ignored", "interrupted", "last_token_at", "left", "notes", "request", "route", "status",
-        "streamed", "task", "usage",
+        "hung_up", "id", "ignored", "interrupted", "last_token_at", "left", "notes", "peer", "request",
+        "route", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
@@ -64,8 +66,10 @@ class Exchange:
         given = request.headers.get("X-Request-Id")
         self.id = given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
         """The client's `x-request-id` if it is a sane one, else ours."""
+        self.peer = gateway.proxies.client(request.remote or "unix", request.headers)
+        """Address of the client: of the connection, or behind a trusted proxy the one that it tells."""
         self.began = asyncio.get_running_loop().time()
-        self.caller: Caller = ANYBODY
+        self.caller: Caller = NOBODY
         """Set by the stage that reads keys."""
         self.call: Call | None = None
         """What the body asks for; None before it is parsed, and on routes without a generation."""
@@ -93,12 +97,6 @@ class Exchange:
         """What stages add to the headers of the answer."""
         self.notes: dict[str, object] = {}
         """Whatever a stage wants to remember between its moments."""
-
-    @property
-    def peer(self) -> str:
-        """Address of the client."""
-        peer = self.request.remote
-        return peer if peer is not None else "unix"
 
     def headers(self, content_type: str = "application/json") -> dict[str, str]:
         """What every answer carries."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from miner.gateway.health import HealthCache
 from miner.gateway.preload import preload
+from miner.gateway.proxies import TrustedProxies
 from miner.gateway.stages import Stage, Stages
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Gateway:
         self.settings = settings
         self.stages = Stages(list(stages))
         self.routes = tuple(routes)
+        self.proxies = TrustedProxies(settings.serve_trusted_proxies)
         self.state: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None
         """What the server waits for while it starts."""

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from miner.errors import MinerError
 from miner.gateway.errors import Failure, RefusedError, failure_of
-from miner.gateway.exchange import Exchange
+from miner.gateway.exchange import NOBODY, Exchange
 from miner.gateway.fault_log import log_fault
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import Interruptible
@@ -36,6 +36,7 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
                     check(exchange)
                 for admit in stages.admits:
                     await admit(exchange)
+                _check_right(exchange)
                 response = await handler(exchange)
         except MinerError as error:
             exchange.error = error
@@ -59,6 +60,20 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
         return response
 
     return serve
+
+
+def _check_right(exchange: Exchange) -> None:
+    """Deny by default: a stage must have said who calls, and what that caller may."""
+    access, caller = exchange.route.access, exchange.caller
+    if access == "open":
+        return
+    if caller is NOBODY:
+        raise RefusedError(401, "invalid_api_key", "Invalid or missing API key.")
+    if access == "admin" and not caller.admin:
+        raise RefusedError(
+            403, "admin_only", "This needs the admin right.",
+            hint="A key that `miner keys new NAME --admin` made has it.",
+        )  # fmt: skip
 
 
 def _refusal(exchange: Exchange, failure: Failure) -> web.Response:

@@ -1,8 +1,9 @@
 """Hosts: web pages that a user happens to visit cannot use a gateway on that user's machine.
 
-A page elsewhere can make the browser call any address. Three things stop it: on loopback the Host header must name this
-machine (a page whose own name was rebound to 127.0.0.1 sends that name), an Origin that was not asked for is refused
-(a plain form needs no permission to send), and no page may read an answer unless its origin is in the settings.
+A page elsewhere can make the browser call any address. Three things stop it: on loopback, and wherever the operator has
+listed names, the Host header must be one of them (a page whose own name was rebound to 127.0.0.1 sends that name), an
+Origin that was not asked for is refused (a plain form needs no permission to send), and no page may read an answer
+unless its origin is in the settings.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from miner.gateway.exchange import Exchange
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 
-__all__ = ["Hosts", "preflight"]
+__all__ = ["Hosts", "is_own_name", "preflight"]
 
 _EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
@@ -32,7 +33,8 @@ class Hosts(Stage):
     def __init__(self, settings: GatewaySettings) -> None:
         self._local = is_loopback(settings.serve_host)
         names = _listed(settings.serve_allowed_hosts)
-        self._hosts = {"localhost"} | {name.lower().rstrip(".") for name in names}
+        self._checked = self._local or bool(names)
+        self._hosts = {name.lower().rstrip(".") for name in names}
         self._origins = {_checked_origin(origin) for origin in _listed(settings.serve_cors_origins)}
         self._seen: set[str] = set()
         """Host headers found good, so that almost none is taken apart twice; at most 64."""
@@ -41,20 +43,23 @@ class Hosts(Stage):
     def check(self, exchange: Exchange) -> None:
         headers = exchange.request.headers
         host = headers.get("Host")
-        if self._local and host is not None and host not in self._seen:
-            self._check_host(host)
+        if self._checked and host not in self._seen:
+            self._check_host(host, alone=len(headers.getall("Host", ())) < 2)
         origin = headers.get("Origin")
         if origin is not None:
             self._check_origin(exchange, origin, host)
 
-    def _check_host(self, host: str) -> None:
-        name = _name_of(host)
-        if name not in self._hosts and not is_loopback(name):
+    def _check_host(self, host: str | None, *, alone: bool) -> None:
+        if host is None and not self._hosts:
+            return  # HTTP/1.0: no browser sends such a thing
+        known = host is not None and alone and (is_own_name(host) or _name_of(host) in self._hosts)
+        if not known:
+            names = "the names of its own machine" if not self._hosts else "names that are on its list"
             raise RefusedError(
-                403, "host_not_allowed", "This server answers only to the names of its own machine.",
+                403, "host_not_allowed", f"This server answers only to {names}.",
                 hint="Its operator can add others with MINER_SERVE_ALLOWED_HOSTS.",
             )  # fmt: skip
-        if len(self._seen) < 64:
+        if host is not None and len(self._seen) < 64:
             self._seen.add(host)
 
     def _check_origin(self, exchange: Exchange, origin: str, host: str | None) -> None:
@@ -93,6 +98,11 @@ async def preflight(exchange: Exchange) -> web.StreamResponse:
 
 def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def is_own_name(host: str) -> bool:
+    """Whether a Host header names this machine, as only this machine can."""
+    return is_loopback(_name_of(host))
 
 
 def _name_of(host: str) -> str:

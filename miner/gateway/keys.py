@@ -29,6 +29,8 @@ __all__ = [
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_TAKEN = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
+"""How the keys of the environment are called, and who has none."""
 _PREFIX = "mk-"
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -106,6 +108,10 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot name a key.", hint="Use up to 64 letters, digits and any of `. _ @ -`.")
+    if _TAKEN.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a key: logs and limits know others by such names.", hint="Choose another name."
+        )
     return name
 
 

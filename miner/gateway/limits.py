@@ -15,7 +15,7 @@ from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
 from miner.gateway.errors import RefusedError
-from miner.gateway.exchange import ANYBODY, STRANGER, Exchange
+from miner.gateway.exchange import ANYBODY, NOBODY, OPERATOR, Exchange
 from miner.gateway.keys import KeyCaller, Limits
 from miner.gateway.rates import Account, Accounts, Bucket, subject_of, told_usage
 from miner.gateway.settings import GatewaySettings
@@ -63,7 +63,7 @@ class Limiter(Stage):
             return
         caller = exchange.caller
         limits = self._all
-        if caller is ANYBODY or caller is STRANGER:
+        if caller is ANYBODY or caller is OPERATOR or caller is NOBODY:
             owner = subject_of(exchange.peer)
         else:
             owner = f"key {caller.name}"

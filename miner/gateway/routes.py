@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Handler", "Route"]
 
 Access = Literal["open", "key", "admin"]
-"""open: anybody; key: who has a key, once there are keys; admin: a key with that right, or, without keys, anybody on
-this machine while nobody else can call."""
+"""open: anybody; key: who has a key, once there are keys; admin: a key with that right, or, without keys, whoever sits
+at this machine while nobody else can call."""
 Handler = Callable[["Exchange"], Awaitable["web.StreamResponse"]]
 
 

@@ -30,7 +30,10 @@ class GatewaySettings(Settings):
     serve_allow_unauthenticated: bool = False
     """Serve a non-loopback address without keys."""
     serve_allowed_hosts: str = ""
-    """Host names that a client may ask for on loopback besides localhost, with commas between."""
+    """Host names that a client may ask for besides this machine's own (localhost), with commas between; on an address
+    that others can reach, empty: any."""
+    serve_trusted_proxies: str = ""
+    """Proxies whose X-Forwarded-For or Forwarded tells the client's address: addresses and networks, with commas."""
     serve_cors_origins: str = ""
     """Origins of web pages that may call, with commas between; `*`: any."""
 
@@ -68,6 +71,8 @@ class GatewaySettings(Settings):
     serve_preload: bool = True
     """Load the default model at start."""
 
+    serve_metrics: Literal["admin", "key", "open"] = "admin"
+    """Who may read /metrics: who has the admin right, whoever has a key, or anybody."""
     serve_log: Literal["text", "json", "off"] = "text"
     """Form of the access log."""
     serve_log_prompts: bool = False

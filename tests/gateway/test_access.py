@@ -209,6 +209,25 @@ async def test_without_keys_the_admin_right_ends_where_others_can_call():
                 assert answer.status == 200
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"), [({}, (401, 403, 200)), ({"serve_metrics": "key"}, (401, 200, 200)),
+                              ({"serve_metrics": "open"}, (200, 200, 200))],
+)  # fmt: skip
+async def test_who_may_read_the_metrics(setting, expected):
+    write_keys(key_path(None), KeyFile(keys=[entry("some"), entry("boss", admin=True)]))
+    async with serving(Parrot(config()), **setting) as served, aiohttp.ClientSession() as session:
+        for headers, status in zip([{}, header("some"), header("boss")], expected, strict=True):
+            assert await status_of(session, served, "/metrics", **headers) == status
+
+
+@pytest.mark.parametrize("name", ["MINER_API_KEYS-1", "miner_api_keys-2", "API_KEYS-1", "anybody", "Nobody"])
+def test_no_key_of_the_file_is_named_like_another(name, tmp_path):
+    path = tmp_path / "keys.json"
+    path.write_bytes(msgspec.json.encode(KeyFile(keys=[entry(name)])))
+    with pytest.raises(ConfigError, match="cannot name a key"):
+        has_keys(GatewaySettings(_env_file=None, api_keys_file=str(path)))
+
+
 FILES = [
     "{path}", "file://{path}", "../../../../../../../../../..{path}", "/etc/passwd", "~/.bashrc", "./here.gguf",
     "here.gguf", "sub/here.GGUF", "C:/x.gguf", "\\\\host\\share", "http://127.0.0.1:9/x.gguf", ".", "..", "/",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -49,6 +51,33 @@ async def test_the_host_is_checked_before_the_key_and_for_every_route():
 async def test_elsewhere_any_host_will_do():
     async with serving(Parrot(config()), serve_host="0.0.0.0", api_keys=KEY) as served:
         assert (await get(served, Host="llm.example", x_api_key=KEY)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("llm.example", 200), ("LLM.example.:8088", 200), ("localhost", 200), ("127.0.0.1:8088", 200),
+        ("evil.example", 403), ("llm.example.evil.example", 403), ("10.0.0.1", 403), ("", 403),
+        ("evil@llm.example", 403),
+    ],
+)  # fmt: skip
+async def test_a_list_of_names_holds_everywhere(host, status):
+    settings = {"serve_host": "0.0.0.0", "api_keys": KEY, "serve_allowed_hosts": "llm.example"}
+    async with serving(Parrot(config()), **settings) as served:
+        for _ in range(2):
+            assert (await get(served, Host=host, x_api_key=KEY)).status == status
+            assert (await get(served, "/livez", Host=host)).status == status
+
+
+@pytest.mark.parametrize("heads", [b"", b"Host: llm.example\r\nHost: evil.example\r\n"])
+async def test_where_there_is_a_list_one_name_must_be_sent(heads):
+    async with serving(
+        Parrot(config()), serve_host="0.0.0.0", api_keys=KEY, serve_allowed_hosts="llm.example"
+    ) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(served.url.rpartition(":")[2]))
+        writer.write(b"GET /livez HTTP/1.0\r\n" + heads + b"\r\n")
+        assert (await asyncio.wait_for(reader.read(), 30)).partition(b" ")[2].startswith((b"403", b"400"))
+        writer.close()
 
 
 async def test_a_page_that_was_not_asked_for_cannot_even_send():

@@ -58,6 +58,7 @@ def test_new_list_revoke(keys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (("new", "MINER_API_KEYS-1"), "cannot name a key"),
         ([], "No action was given"),
         (["new"], "NAME"),
         (["new", "a b"], "'a b' cannot name a key"),
