@@ -31,7 +31,6 @@ async def asked(**options: Any) -> dict[str, Any]:
         ({"top_p": 1.0, "temperature": 0}, 1),
         ({"top_k": 0}, 0),
         ({"top_k": 40, "temperature": 0}, 40),
-        ({"extra": {"top_k": 7}}, 7),
     ],
 )
 async def test_no_more_of_the_vocabulary_is_sorted_than_is_needed(options: dict[str, Any], top_k: int):

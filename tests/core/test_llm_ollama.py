@@ -68,8 +68,8 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"keep_alive": 60}, {}, {"keep_alive": 60}),
     ({"keep_alive": "10m"}, {}, {"keep_alive": "10m"}),
     ({"keep_alive": 0}, {}, {"keep_alive": 0}),
-    ({"extra": {"options": {"num_ctx": 1024, "top_k": 3}, "keep_alive": -1}}, {"num_ctx": 1024, "top_k": 3},
-     {"keep_alive": -1}),
+    ({"extra": {"options": {"num_ctx": 1024}, "template": "{{ .Prompt }}"}}, {"num_ctx": 1024},
+     {"template": "{{ .Prompt }}"}),
     ({"timeout": 30}, {}, {}),
 ]  # fmt: skip
 

@@ -74,7 +74,8 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"tools": [WEATHER], "tool_choice": "get_weather"}, {"tools": STRICT, "tool_choice": NAMED}),
     ({"tools": [WEATHER], "parallel_tool_calls": False},
      {"tools": STRICT, "tool_choice": "auto", "parallel_tool_calls": False}),
-    ({"extra": {"chat_template_kwargs": {"x": 1}, "top_k": 3}}, {"chat_template_kwargs": {"x": 1}, "top_k": 3}),
+    ({"extra": {"chat_template_kwargs": {"x": 1}, "min_tokens": 3}},
+     {"chat_template_kwargs": {"x": 1}, "min_tokens": 3}),
     ({"timeout": 30}, {}),
 ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from miner.errors import BackendUnavailableError, ContextLengthError, EngineCras
 from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError, failure_of
 from miner.gateway.preload import preload
-from tests.gateway.serving import Parrot, config, serving
+from tests.gateway.serving import Parrot, config, post, serving
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,23 @@ async def test_preloading_a_small_backend_ends(kind, caplog):
         await preload(served.gateway)
         assert served.gateway.state == "serving"
     assert not caplog.records
+
+
+@pytest.mark.parametrize("field", ["extra", "extra_body", "Model", "options.extra", "n_predict"])
+async def test_no_field_is_passed_on_unread(field):
+    said = {"messages": [{"role": "user", "content": "Hi"}]}
+    bodies = {
+        "/v1/chat/completions": said, "/v1/completions": {"prompt": "x"}, "/v1/embeddings": {"input": "x"},
+        "/v1/responses": {"input": "x"}, "/v1/messages": {**said, "max_tokens": 1}, "/api/chat": said,
+        "/api/generate": {"prompt": "x"}, "/api/embed": {"input": "x"},
+        "/v1/rerank": {"query": "x", "documents": ["y"]},
+    }  # fmt: skip
+    service = Parrot(config())
+    outer, _, inner = field.partition(".")
+    more = {outer: {inner: {"model": "big:cloud"}} if inner else {"model": "big:cloud"}}
+    async with serving(service) as served:
+        for path, body in bodies.items():
+            async with post(served, {"model": "m", **body, **more}, path) as answer:
+                assert answer.status == 400, path
+                assert outer in await answer.text()
+    assert not hasattr(service, "asked")

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from miner.core.llms.extra import merge_extra
 from miner.core.llms.images import base64_of
 from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.nucleus import top_k_of
@@ -116,10 +117,7 @@ def request_body(
         if request.tools is not None and request.tool_choice != "none":
             body["tools"] = request.tools
         path = "/api/chat"
-    if request.extra:
-        extra = dict(request.extra)
-        options.update(extra.pop("options", {}))
-        body.update(extra)
+    merge_extra(body, request.extra)
     return path, body
 
 

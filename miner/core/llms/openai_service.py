@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from miner.core._typing import override
+from miner.core.llms.extra import merge_extra
 from miner.core.llms.join import join
 from miner.core.llms.openai_end import check_end, interrupted
 from miner.core.llms.openai_models import read_embeddings, read_scores
@@ -82,8 +83,7 @@ class OpenAIService(OpenAIServer):
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         self.adjust(body, request)
-        if request.extra:
-            body.update(request.extra)
+        merge_extra(body, request.extra)
         return path, body
 
     @override

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from miner.core.llms.extra import checked_extra
 from miner.core.llms.messages import checked_messages
 from miner.core.llms.output import output_format
 from miner.core.llms.tools import checked_tool_choice, checked_tools
@@ -92,7 +93,7 @@ def build_request(
         progress=_flag(given, "progress"),
         timeout=_timeout(given.get("timeout")),
         keep_alive=_keep_alive(given.get("keep_alive")),
-        extra=_extra(given.get("extra")),
+        extra=checked_extra(given.get("extra")),
     )
 
 
@@ -199,11 +200,3 @@ def _keep_alive(value: Any) -> float | str | None:
             raise _wrong("keep_alive", value, "seconds, or a text such as 10m or 1h30m")
         return value
     return checked_number("keep_alive", value, low=-1e9, high=1e9)
-
-
-def _extra(value: Any) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise _wrong("extra", value, "a mapping of the engine's field names to values")
-    return dict(value)

@@ -1,0 +1,86 @@
+"""`extra`: fields of an engine's own. What has a parameter of its own, or steers the request itself, is none of them.
+
+The body of a request has been checked: its model may be used here, its prompt is counted, its limits hold. A field that
+is laid over it must not change that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from miner.errors import InvalidRequestError
+
+__all__ = ["checked_extra", "merge_extra"]
+
+_NAMES = {
+    "model": "model",
+    "messages": "messages input inputs system images image_data multi_modal_data multimodal_data prompt_embeds context",
+    "prompt": "prompt prompts",
+    "max_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens n_predict num_predict",
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "seed": "seed",
+    "stop": "stop stop_sequences",
+    "repeat_penalty": "repeat_penalty repetition_penalty",
+    "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty", "logit_bias": "logit_bias",
+    "logprobs": "logprobs top_logprobs n_probs",
+    "tools": "tools functions", "tool_choice": "tool_choice function_call",
+    "parallel_tool_calls": "parallel_tool_calls",
+    "response_format": "response_format json_schema grammar format structured_outputs guided_json guided_regex "
+    "guided_choice guided_grammar",
+    "reasoning": "reasoning reasoning_effort think thinking enable_thinking",
+    "keep_alive": "keep_alive", "timeout": "timeout", "raw": "raw", "progress": "return_progress",
+    "stream()": "stream stream_options",
+}  # fmt: skip
+_OWN = {name: parameter for parameter, names in _NAMES.items() for name in names.split()}
+_CUTS = ("truncate", "shift", "truncate_prompt_tokens")
+"""They let an engine cut the prompt without telling."""
+_WRAPPERS = ("extra_body", "extra_query", "extra_headers", "extra")
+_NESTED = ("options", "chat_template_kwargs")
+"""Objects of an engine's own whose fields are held against the same list."""
+
+
+def checked_extra(value: Any) -> dict[str, Any] | None:
+    """The fields, if none of them overrides what was checked.
+
+    Raises:
+        InvalidRequestError: names the field (`extra.model`, `extra.options.num_predict`).
+    """
+    if value is None:
+        return None
+    fields = _checked_names(value, "extra")
+    for name in _NESTED:
+        nested = next((fields[given] for given in fields if given.casefold() == name), None)
+        if nested is not None:
+            _checked_names(nested, f"extra.{name}")
+    return fields
+
+
+def _checked_names(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        raise InvalidRequestError(
+            f"{where} must be a mapping of the engine's field names to values, not {shown}.", param=where
+        )
+    for given in value:
+        name, field = given.casefold(), f"{where}.{given}"  # as Go compares the names of fields, and with it Ollama
+        if name in _OWN:
+            own = _OWN[name]
+            hint = "Use stream() for a stream." if own == "stream()" else f"Use the parameter {own}."
+            raise InvalidRequestError(f"{field} would override the request.", param=field, hint=hint)
+        if name in _CUTS:
+            hint = "Shorten the prompt."
+            raise InvalidRequestError(f"{field} lets the engine cut the prompt.", param=field, hint=hint)
+        if name in _WRAPPERS:
+            hint = "Put its fields into extra."
+            raise InvalidRequestError(f"{field} is no field of an engine.", param=field, hint=hint)
+        if name in _NESTED and given != name:
+            raise InvalidRequestError(f"{field} must be spelled {name}.", param=field)
+    return dict(value)
+
+
+def merge_extra(body: dict[str, Any], extra: Mapping[str, Any] | None) -> None:
+    """Put checked fields into the body of a request; an object goes into the one that is there."""
+    for name, value in (extra or {}).items():
+        there = body.get(name)
+        body[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, Mapping) else value
