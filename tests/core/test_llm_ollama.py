@@ -68,8 +68,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"keep_alive": 60}, {}, {"keep_alive": 60}),
     ({"keep_alive": "10m"}, {}, {"keep_alive": "10m"}),
     ({"keep_alive": 0}, {}, {"keep_alive": 0}),
-    ({"extra": {"options": {"num_ctx": 1024}, "template": "{{ .Prompt }}"}}, {"num_ctx": 1024},
-     {"template": "{{ .Prompt }}"}),
+    ({"extra": {"options": {"num_ctx": 1024, "num_thread": 2}}}, {"num_ctx": 1024, "num_thread": 2}, {}),
     ({"timeout": 30}, {}, {}),
 ]  # fmt: skip
 
