@@ -120,10 +120,11 @@ def test_llama_cpp_python_is_last_and_does_less(no_packages, monkeypatch, tmp_pa
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: origin if name == "llama_cpp" else None)
     found = find_launcher()
     assert found.name == "llama-cpp-python"
-    assert "slots" not in found.features
-    with pytest.raises(EngineStartError, match="parallel=2"):
+    assert found.slots == 1
+    assert "tools" in found.lacks
+    with pytest.raises(EngineStartError, match="LLAMACPP_PARALLEL=2"):
         found.plan(demo_spec(), tmp_path)
-    with pytest.raises(EngineStartError, match="pooling='mean'"):
+    with pytest.raises(EngineStartError, match="LLAMACPP_POOLING=mean"):
         found.plan(demo_spec(parallel=1, pooling="mean"), tmp_path)
     orders = json.loads(found.plan(demo_spec(parallel=1, cache_type_k="q8_0"), tmp_path).stdin)
     assert orders["values"]["n_ctx"] == 512
@@ -330,31 +331,6 @@ async def test_a_binary_that_is_something_else(tmp_path):
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     with pytest.raises(EngineStartError, match="--help does not answer"):
         await run(find_launcher(str(script)))
-
-
-@pytest.fixture
-def llama_cpp_python(tmp_path):
-    """A folder with the package and its server's needs: LLAMA_CPP_PYTHON_AT, or installed now, which takes minutes."""
-    if given := os.environ.get("LLAMA_CPP_PYTHON_AT"):
-        return Path(given)
-    place = tmp_path / "packages"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place)]
-    subprocess.run([*command, "llama-cpp-python[server]>=0.3.16"], check=True)
-    return place
-
-
-@pytest.mark.slow_install
-async def test_llama_cpp_python(llama_cpp_python, tmp_path):
-    launcher = launchers.LlamaCppPythonLauncher(llama_cpp_python / "llama_cpp")
-    engine, address, text = await run(launcher, demo_spec(parallel=1))
-    assert "Paris" in text
-    assert address.unix_socket
-    assert not address.unix_socket.parent.exists()
-    assert "llama-cpp-python" in (engine.info.build or "")
-    model = tmp_path / "model.gguf"
-    model.write_bytes(demo_spec().model_path.read_bytes()[:1_000_000])
-    with pytest.raises(EngineStartError, match="truncated or damaged"):
-        await run(launcher, demo_spec(parallel=1, model_path=model))
 
 
 # Orphans.

@@ -303,9 +303,9 @@ def _write(orders: Orders, name: str, text: str) -> str:
 def _serve_llama_cpp(orders: Orders, say: Any) -> int:
     _die_with_parent(True)
     import llama_cpp
-    from llama_cpp.server.app import create_app
-    from llama_cpp.server.settings import ModelSettings, ServerSettings
 
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    server_of = importlib.import_module("bindings_server").BindingsServer
     uvicorn: Any = importlib.import_module("uvicorn")
     values = dict(orders["values"])
     for path, name in orders["constants"].items():
@@ -314,14 +314,14 @@ def _serve_llama_cpp(orders: Orders, say: Any) -> int:
             _fail(f"llama-cpp-python {llama_cpp.__version__} has no {name}: choose another {path}")
     at_socket, key = orders["socket"], orders["api_key"]
     try:
-        app = create_app(
-            # Otherwise a second request ends the first one.
-            server_settings=ServerSettings(interrupt_requests=False, api_key=None if at_socket else key),
-            model_settings=[ModelSettings(**values)],
-        )
+        llama = llama_cpp.Llama(**values)
     except (RuntimeError, ValueError, AssertionError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    llama.verbose = False  # it was needed for the reason of a load that fails; now it would print for each request
+    app = server_of(
+        llama_cpp, llama, alias=orders["alias"], template=orders["chat_template"], key=None if at_socket else key
+    )
     listening = socket.socket(socket.AF_UNIX if at_socket else socket.AF_INET)
     listening.bind(at_socket or ("127.0.0.1", 0))
     listening.listen(128)
@@ -330,9 +330,10 @@ def _serve_llama_cpp(orders: Orders, say: Any) -> int:
     _die_with_parent(False)
     # It takes connections from here on and answers them as soon as its loop runs, so it is not asked first.
     build = f"llama-cpp-python {llama_cpp.__version__}"
-    line = {"ready": True, "address": address, "build": build, "n_ctx": values["n_ctx"], "slots": 1}
+    line = {"ready": True, "address": address, "build": build, "n_ctx": llama.n_ctx(), "slots": 1}
     print(json.dumps(line), file=say, flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 

@@ -26,10 +26,6 @@ __all__ = [
     "find_launcher", "launcher_available",
 ]  # fmt: skip
 
-_SERVER_FEATURES = frozenset({
-    "slots", "progress", "props", "tokenize", "metrics", "tools", "schema", "grammar", "logprobs", "reasoning",
-    "embeddings", "embeddings_with_text", "rerank", "vision", "prompt_cache", "cancel",
-})  # fmt: skip
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
 _SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
 
@@ -67,10 +63,12 @@ class Launcher(Protocol):
         """What to call it in messages and tables."""
 
     @property
-    def features(self) -> frozenset[str]:
-        """What the server can do: of `slots, progress, props, tokenize, metrics, tools, schema, grammar, logprobs,
-        reasoning, embeddings, embeddings_with_text, rerank, vision, prompt_cache, cancel`.
-        """
+    def lacks(self) -> frozenset[str]:
+        """Words of `capabilities` for what its server cannot do, whatever the model."""
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that its server computes at once at most; None: any number."""
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         """How to start `spec` with its socket in `folder`, which is private and exists; nothing is started here."""
@@ -83,7 +81,8 @@ class XllamacppLauncher:
     package: Path
     """The folder that holds the package."""
     name: str = "xllamacpp"
-    features: frozenset[str] = _SERVER_FEATURES
+    lacks: frozenset[str] = frozenset()
+    slots: int | None = None
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         # -S: the wheel needs nothing but its own folder, and a start without site-packages is quicker.
@@ -96,7 +95,8 @@ class BinaryLauncher:
 
     binary: Path
     name: str = "llama-server"
-    features: frozenset[str] = _SERVER_FEATURES
+    lacks: frozenset[str] = frozenset()
+    slots: int | None = None
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         return _child_plan("binary", ["-I", "-S"], [], {"binary": str(self.binary), **binary_orders(spec)}, folder)
@@ -104,26 +104,30 @@ class BinaryLauncher:
 
 @dataclass(frozen=True, slots=True)
 class LlamaCppPythonLauncher:
-    """The server of llama-cpp-python: one request at a time, and fewer features."""
+    """The bindings of llama-cpp-python under a small server of ours: one request at a time, and fewer features."""
 
     package: Path
     name: str = "llama-cpp-python"
-    features: frozenset[str] = frozenset({"grammar", "schema"})
+    # Its bindings parse no calls and no reasoning, count log probabilities only at the price of all logits of the
+    # context in memory, and give a vector for each token, however the model pools.
+    lacks: frozenset[str] = frozenset(
+        """tools tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank images""".split()
+    )
+    slots: int | None = 1
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         refused = {
-            "parallel": spec.parallel > 1,
-            "mmproj": spec.mmproj is not None,
-            "chat_template": spec.chat_template is not None,
-            "pooling": spec.embeds,  # its server gives a vector for each token, however the model pools
-            "cache_ram_mib": spec.cache_ram_mib > 0,
+            "LLAMACPP_PARALLEL": spec.parallel if spec.parallel > 1 else None,
+            "LLAMACPP_POOLING": spec.pooling,
+            "cache_ram_mib": spec.cache_ram_mib or None,
         }
-        for name, asked in refused.items():
-            if asked:
+        for name, value in refused.items():
+            if value is not None:
                 raise EngineStartError(
-                    f"llama-cpp-python's server has no {name}={getattr(spec, name)!r}.",
+                    f"{name}={value}: llama-cpp-python computes one text at a time, and no embeddings.",
                     backend="llamacpp",
-                    hint=f"Install the full engine: {_INSTALL}",
+                    retryable=False,
+                    hint=f"Leave it out, or install the full engine: {_INSTALL}",
                 )
         # Its dependencies are many and may come from anywhere that our own path reaches.
         paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]

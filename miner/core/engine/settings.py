@@ -103,23 +103,23 @@ def binary_orders(spec: EngineSpec) -> dict[str, Any]:
 
 
 def bindings_orders(spec: EngineSpec) -> dict[str, Any]:
-    """`ModelSettings` of llama-cpp-python's server."""
+    """Arguments of `llama_cpp.Llama`, and what our server over it needs."""
     threads = spec.threads or physical_cores()
     values: dict[str, Any] = {
-        "model": str(spec.model_path.absolute()),
-        "model_alias": spec.alias,
+        "model_path": str(spec.model_path.absolute()),
         "n_ctx": spec.ctx_size,
         "n_batch": spec.batch_size,
+        "n_ubatch": spec.batch_size,
         "n_threads": threads,
         "n_threads_batch": threads,
-        "n_gpu_layers": spec.n_gpu_layers or 0,
         "flash_attn": spec.flash_attn == "on",
-        "logits_all": False,
         "verbose": True,  # why a load fails is told nowhere else
     }
+    if spec.n_gpu_layers is not None:
+        values["n_gpu_layers"] = spec.n_gpu_layers  # -1 is all of them there too
     constants = {
         name: f"GGML_TYPE_{kind.upper()}"
         for name, kind in (("type_k", spec.cache_type_k), ("type_v", spec.cache_type_v))
         if kind
     }
-    return {"values": values, "constants": constants}
+    return {"values": values, "constants": constants, "alias": spec.alias, "chat_template": spec.chat_template}

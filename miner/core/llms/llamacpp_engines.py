@@ -59,11 +59,12 @@ class LocalEngines:
         self._running: dict[EngineSpec, Running] = {}
         self._headers: dict[EngineSpec, GGUFHeader] = {}
         self._slots: dict[Path, int] = {}
+        self.launcher = find_launcher(settings.llamacpp_server)
         self._pool = self._new_pool()
 
     def _new_pool(self) -> EnginePool:
         settings = self._settings
-        launcher = find_launcher(settings.llamacpp_server)
+        launcher = self.launcher
         start_timeout = settings.llamacpp_start_timeout
         budget = self._budget()
         headers = self._headers  # the pool must not hold its owner: it outlives it, to stop the engines
@@ -96,7 +97,7 @@ class LocalEngines:
         slots = self._slots.get(model.files.path)
         if slots is None:
             # Once for each model: the same settings must give the same engine, however much memory is free later.
-            slots = fitting_slots(model, self._settings, available_memory(gpus=False))
+            slots = fitting_slots(model, self._settings, available_memory(gpus=False), most=self.launcher.slots)
             self._slots[model.files.path] = slots
         return model, spec_of(model, self._settings, parallel=slots)
 

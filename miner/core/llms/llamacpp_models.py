@@ -165,10 +165,14 @@ def load_of(spec: EngineSpec) -> Load:
     )
 
 
-def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory) -> int:
-    """Slots by default: as many as measure best, fewer where their memory is more than half of what is free."""
+def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> int:
+    """Slots by default: as many as measure best, fewer where their memory is more than half of what is free.
+
+    Args:
+        most: what the engine can do at all; None: any number.
+    """
     free = memory.available
-    slots = DEFAULT_PARALLEL
+    slots = min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL)
     while slots > 1 and free is not None:
         if load_of(spec_of(model, settings, parallel=slots)).estimate(model.header).ram <= free // 2:
             break

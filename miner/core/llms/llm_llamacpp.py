@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from miner.core._typing import override
-from miner.core.engine.launchers import launcher_available
+from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.llms import llamacpp_wire
 from miner.core.llms.durations import seconds_of
 from miner.core.llms.features import refuse_unsupported
@@ -30,7 +30,7 @@ from miner.core.llms.stream import Batches
 from miner.core.transport.faults import ErrorBody
 from miner.core.transport.http import HttpClient
 from miner.core.wire import ChatRequest, Health, LLMChunk, LLMResponse, ModelInfo, Progress, Timings
-from miner.errors import BackendProtocolError, MinerError, UnsupportedFeatureError
+from miner.errors import BackendProtocolError, EngineStartError, MinerError, UnsupportedFeatureError
 
 __all__ = ["LlamaCppService"]
 
@@ -85,12 +85,25 @@ class LlamaCppService(OpenAIService):
     @override
     def capabilities(self) -> frozenset[str]:
         # How long a model stays is not ours to say on somebody else's server.
-        return self.features - {"keep_alive"} if self._external else self.features
+        if self._external:
+            return self.features - {"keep_alive"}
+        launcher = self._launcher
+        return self.features if launcher is None else self.features - launcher.lacks
+
+    @property
+    def _launcher(self) -> Launcher | None:
+        """How engines are started here; None where none is installed, which the first request tells."""
+        try:
+            return self._engines.launcher
+        except EngineStartError:
+            return None
 
     @property
     @override
     def concurrency(self) -> int:
-        return self._settings.llamacpp_parallel or DEFAULT_PARALLEL
+        wanted = self._settings.llamacpp_parallel or DEFAULT_PARALLEL
+        launcher = None if self._external else self._launcher
+        return wanted if launcher is None or launcher.slots is None else min(wanted, launcher.slots)
 
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
@@ -120,9 +133,10 @@ class LlamaCppService(OpenAIService):
             props = await self._props_of(running)
             if request is not None:
                 # The running engine knows exactly what its template can do.
+                able = props.capabilities(embeds=running.spec.embeds, ranks=running.spec.ranks)
                 refuse_unsupported(
                     request,
-                    props.capabilities(embeds=running.spec.embeds, ranks=running.spec.ranks),
+                    able - self._engines.launcher.lacks,
                     f"{self.name}'s model {running.spec.alias!r} (its chat template)",
                     ignore=request.ignore_unsupported,
                 )
@@ -240,7 +254,7 @@ class LlamaCppService(OpenAIService):
         props = engines.known(spec) or Props.guess(
             template=spec.chat_template or model.header.chat_template, sees=spec.mmproj is not None
         )
-        able = props.capabilities(embeds=spec.embeds, ranks=spec.ranks)
+        able = props.capabilities(embeds=spec.embeds, ranks=spec.ranks) - engines.launcher.lacks
         return model_info(model, spec, loaded=engines.loaded(spec), capabilities=able)
 
     @override
