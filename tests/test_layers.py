@@ -123,7 +123,8 @@ def test_the_engine_side_imports_the_standard_library_and_what_its_child_runs_on
     for module, tree in modules().items():
         if within(module, "miner.core.engine"):
             outside = {name.partition(".")[0] for name in imports(tree)} - set(sys.stdlib_module_names)
-            assert outside <= {"miner", "msgspec", *ENGINES}, module
+            # jinja2 comes with llama-cpp-python, which renders chat templates with it.
+            assert outside <= {"miner", "msgspec", "jinja2", *ENGINES}, module
 
 
 def test_no_engine_package_is_imported_with_a_module():
