@@ -15,7 +15,7 @@
         BackendOverloadedError        429  the queue is full; carries retry_after in seconds
         AuthenticationError           502  the engine refused our key (not the caller's key)
         BackendProtocolError          502  the answer makes no sense
-          OutputValidationError       502  the answer breaks the format that was asked for; carries the response
+          OutputValidationError       422  the answer breaks the format that was asked for; carries the response
         StreamInterruptedError        502  the stream broke off; `partial` has what had arrived
         EngineStartError              503  an engine of ours did not start
         EngineCrashedError            503  an engine of ours died; carries exit status and last log lines
@@ -208,8 +208,11 @@ class BackendProtocolError(BackendError):
 
 
 class OutputValidationError(BackendProtocolError):
-    """The reply is complete but not in the format that was asked for, or was cut before it could be."""
+    """The reply is complete but not in the format that was asked for, or was cut before it could be. It is the model's
+    doing, so the status is one that clients do not send again: the same request would cost the same tokens again.
+    """
 
+    http_status = 422
     code = "invalid_output"
 
     def __init__(self, message: str, *, response: Any = None, hint: str | None = None, **details: Any) -> None:

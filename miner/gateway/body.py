@@ -23,6 +23,15 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 """Values in the free parts of a body."""
 
+_INTEGRAL = "got `float`"
+
+
+def _whole(text: str) -> float:
+    number = float(text)
+    return int(number) if abs(number) < 2**63 and number == int(number) else number
+
+
+_WITH_INTEGERS = msgspec.json.Decoder(float_hook=_whole)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*?)`)?$")
 _PLACE = re.compile(r"^(.*?)(?: - at `\$?\.?(.*?)`)?$", re.DOTALL)
 
@@ -65,6 +74,12 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        if _INTEGRAL in str(error):
+            # 4.0 is a whole number to JSON, and to what many clients are written in.
+            try:
+                return msgspec.convert(_WITH_INTEGERS.decode(body), decoder.type)
+            except msgspec.ValidationError as other:
+                error = other
         raise _wrong_field(str(error), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The body is not JSON: {error}.") from None

@@ -92,7 +92,8 @@ async def test_a_stream_delivers_its_text_before_it_is_found_wrong():
 
         async def gather() -> None:
             async for chunk in service.stream("hi", response_format=SCHEMA):
-                pieces.append(chunk.content or "")  # noqa: PERF401
+                pieces.append(chunk.content or "")
+                assert chunk.finish_reason is None, "no reply that breaks its format ends well"
 
         with pytest.raises(OutputValidationError):
             await gather()

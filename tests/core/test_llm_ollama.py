@@ -119,15 +119,16 @@ async def test_a_model_that_thinks_is_told_whether_to(reasoning: Any, think: Any
         assert server.bodies[0]["think"] == think
 
 
-async def test_a_level_of_thinking_that_ollama_lacks_is_refused_or_listed():
+@pytest.mark.parametrize(("level", "think"), [("minimal", "low"), ("xhigh", "high"), ("max", "high")])
+async def test_a_level_of_thinking_that_ollama_lacks_is_the_nearest_and_is_listed(level: str, think: str):
     async with StubServer(capabilities=["completion", "thinking"]) as server, ollama(server) as service:
-        for mode in MODES:
-            with pytest.raises(UnsupportedFeatureError, match="it has low, medium, high") as caught:
-                await ask(service, mode, reasoning="minimal")
-            assert caught.value.param == "reasoning"
-        response = await service.chat_completion(MESSAGES, reasoning="minimal", unsupported="ignore")
+        response = await service.chat_completion(MESSAGES, reasoning=level)
         assert response.ignored == ["reasoning"]
-        assert [body["think"] for body in server.bodies] == [True]
+        stream = service.stream("hi", reasoning=level)
+        await read(stream)
+        assert stream.response.ignored == ["reasoning"]
+        assert [body["think"] for body in server.bodies] == [think, think]
+        assert (await service.chat_completion(MESSAGES, reasoning="low")).ignored == []
 
 
 async def test_on_a_model_that_does_not_think_nothing_is_said_of_it():

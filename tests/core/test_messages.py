@@ -43,8 +43,9 @@ WRONG: list[tuple[Any, str, str]] = [
     ([{**USER, "tool_calls": [CALL]}], "messages[0].tool_calls belongs to an assistant's turn",
      "messages[0].tool_calls"),
     ([call(arguments="{}")], "messages[0].tool_calls[0].function.name is missing", "messages[0].tool_calls[0]"),
-    ([call(name="f")], "messages[0].tool_calls[0].function.arguments must be JSON text", "messages[0].tool_calls[0]"),
-    ([call(name="f", arguments={"a": 1})], "function.arguments must be JSON text", "messages[0].tool_calls[0]"),
+    ([call(name="f", arguments=[1])], "function.arguments must be JSON text", "messages[0].tool_calls[0]"),
+    ([{"role": "assistant", "tool_calls": [{"type": "custom", "custom": {"name": "f"}}]}],
+     'messages[0].tool_calls[0] must be {"type": "function"', "messages[0].tool_calls[0]"),
     ([call(name="f", arguments="{a")], "function.arguments is not JSON", "messages[0].tool_calls[0]"),
     ([call(name="f", arguments='{"a":' * 100_000)], "function.arguments is not JSON", "messages[0].tool_calls[0]"),
     ([call(name="f", arguments="[1]")], "function.arguments must be a JSON object", "messages[0].tool_calls[0]"),
@@ -92,6 +93,52 @@ def test_what_a_client_sends_back_of_a_reply_is_taken():
     assert [message.reasoning for message in taken] == [None, None, "hm", None, "x", None]
     assert taken[2].tool_calls == [CALL]
     assert len(taken[5].images()) == 1
+
+
+OPENAI_REPLY = {
+    "role": "assistant", "content": "Hi.", "refusal": None, "annotations": [], "audio": None, "function_call": None,
+    "tool_calls": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [
+        (OPENAI_REPLY, Message(role="assistant", content="Hi.")),
+        ({**OPENAI_REPLY, "tool_calls": []}, Message(role="assistant", content="Hi.")),
+        ({**OPENAI_REPLY, "content": None}, Message(role="assistant", content="")),
+        ({**OPENAI_REPLY, "content": None, "refusal": "No."}, Message(role="assistant", content="No.")),
+        ({"role": "assistant", "content": []}, Message(role="assistant", content="")),
+        ({"role": "developer", "content": "Be brief."}, Message(role="system", content="Be brief.")),
+        ({"role": "tool", "tool_call_id": "c1", "content": None}, Message(role="tool", content="", tool_call_id="c1")),
+        ({"role": "assistant", "content": [{"type": "text", "text": ""}, {"type": "refusal", "refusal": "No."}]},
+         Message(role="assistant", content=[TextPart(""), TextPart("No.")])),
+        ({"role": "user", "content": "x", "provider_specific_fields": {}}, Message(role="user", content="x")),
+    ],
+)  # fmt: skip
+def test_what_clients_really_write_is_taken(sent: dict[str, Any], taken: Message):
+    assert checked_messages([sent]) == [taken]
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [
+        ({"id": "c1", "function": {"name": "f", "arguments": "{}"}}, "{}"),
+        ({"id": "c1", "type": None, "function": {"name": "f", "arguments": ""}}, "{}"),
+        ({"id": "c1", "type": "function", "function": {"name": "f"}}, "{}"),
+        ({"id": "c1", "type": "function", "function": {"name": "f", "arguments": None}}, "{}"),
+        ({"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": [1]}}}, '{"a":[1]}'),
+        ({"id": "c1", "index": 0, "function": {"name": "f", "arguments": "{}", "parsed": None}}, "{}"),
+    ],
+)
+def test_a_call_of_the_history_as_clients_really_write_it(sent: dict[str, Any], taken: str):
+    (message,) = checked_messages([{"role": "assistant", "content": "", "tool_calls": [sent]}])
+    assert message.tool_calls == [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": taken}}]
+
+
+def test_a_call_without_an_id_gets_one():
+    messages = checked_messages([USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}] * 2}])
+    assert [one["id"] for one in messages[1].tool_calls or ()] == ["call_1_0", "call_1_1"]
 
 
 def test_the_callers_messages_are_left_as_they_are():

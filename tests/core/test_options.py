@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miner.core.llms.durations import seconds_of
 from miner.core.llms.options import build_request
 from miner.core.wire import OPTIONS, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
@@ -43,9 +44,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_tokens", 10**5000, "max_tokens must be a whole number from 1 to 2147483647, not a number of 16610 bits"),
 ]
 WRONG_OPTIONS: list[tuple[str, Any, str]] = [
-    ("seed", -1, "seed must be a whole number of at least 0, not -1"),
-    ("seed", 1.5, "seed must be a whole number"),
-    ("seed", 10**400, "seed must be a whole number from 0 to 4294967294, not 1000"),
+    ("seed", 1.5, "seed must be a whole number of 64 bits, or -1 for a random one, not 1.5"),
+    ("seed", True, "seed must be a whole number"),
+    ("seed", 2**63, "seed must be a whole number of 64 bits"),
+    ("seed", -(2**63) - 1, "seed must be a whole number of 64 bits"),
+    ("seed", math.inf, "seed must be a whole number"),
+    ("seed", math.nan, "seed must be a whole number"),
+    ("seed", 10**400, "seed must be a whole number of 64 bits, or -1 for a random one, not 1000"),
     ("top_k", -1, "top_k must be a whole number of at least 0, not -1"),
     ("top_k", True, "top_k must be a whole number"),
     ("min_p", 1.1, "min_p must be a number from 0 to 1, not 1.1"),
@@ -62,7 +67,7 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("logit_bias", {"cat": 1}, "logit_bias must be a mapping whose keys are token ids, not 'cat'"),
     ("logit_bias", {5: 101}, "logit_bias[5] must be a number from -100 to 100, not 101"),
     ("response_format", "xml", "response_format must be a JSON Schema"),
-    ("reasoning", "hard", "reasoning must be True, False or one of minimal, low, medium, high, not 'hard'"),
+    ("reasoning", "hard", "reasoning must be True, False or one of minimal, low, medium, high, xhigh, max, not 'hard'"),
     ("reasoning", 1, "reasoning must be True, False or one of"),
     ("reasoning", [], "reasoning must be True, False or one of"),
     ("timeout", 0, "timeout must be a number above 0"),
@@ -171,6 +176,33 @@ def test_there_is_no_option_that_build_request_forgets():
         assert getattr(request, name) != getattr(plain, name), name
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [(0, 0), (7, 7), (4.0, 4), (2**32 - 2, 2**32 - 2), (2**32 - 1, 0), (-1, None),
+     (2**63 - 1, (2**63 - 1) % (2**32 - 1)), (-(2**63), -(2**63) % (2**32 - 1)), (-2, 2**32 - 3), (None, None)],
+)  # fmt: skip
+def test_any_seed_of_64_bits_is_one_of_the_engines(given: float | None, taken: int | None):
+    assert build_request(**GOOD | {"options": {"seed": given}}).seed == taken
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("-0", 0), ("10m", 600), ("1h30m", 5400), ("-1m", -60), ("+5s", 5), ("500ms", 0.5), ("1.5h", 5400),
+     (".5s", 0.5), ("5.s", 5), ("3us", 3e-6), ("3µs", 3e-6), ("3μs", 3e-6), ("9ns", 9e-9), (300, 300), (-1, -1)],
+)  # fmt: skip
+def test_a_duration_as_go_reads_it(text: float | str, seconds: float):
+    assert seconds_of(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "300", "-1", "5", "m", "5 m", "1h 30m", "5M", "1d", "--5m", "5m-", "٣m", ".s", "1e3s", "soon",
+             "99999999999h", True, None],
+)  # fmt: skip
+def test_what_go_refuses_is_no_duration(text: Any):
+    with pytest.raises(InvalidRequestError, match="keep_alive must be seconds, or a text such as 10m or 1h30m, not"):
+        seconds_of(text)
+
+
 @pytest.mark.parametrize("value", [0, 60, -1, 12.5, "10m", "1h30m", "-1m", "0", "500ms", "1.5h"])
 def test_keep_alive_as_ollama_takes_it(value: float | str):
     assert build_request(**GOOD | {"options": {"keep_alive": value}}).keep_alive == value
@@ -203,7 +235,7 @@ CASES = [
     ({"temperature": "hot"}, "temperature"), ({"max_tokens": 0}, "max_tokens"), ({"top_p": 2}, "top_p"),
     ({"top_p": math.nan}, "top_p"), ({"temperature": True}, "temperature"), ({"stop": ""}, "stop"),
     ({"temprature": 1}, "temprature"), ({"unsupported": "drop"}, "unsupported"), ({"model": ""}, "model"),
-    ({"response_format": 5}, "response_format"), ({"seed": -1}, "seed"),
+    ({"response_format": 5}, "response_format"), ({"seed": 0.5}, "seed"),
 ]  # fmt: skip
 
 

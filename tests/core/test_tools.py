@@ -17,10 +17,9 @@ def tool(**function: Any) -> dict[str, Any]:
 
 
 WRONG: list[tuple[Any, str]] = [
-    ([], "tools must be a list of at least one tool"),
-    ("get_weather", "tools must be a list of at least one tool"),
-    (WEATHER, "tools must be a list of at least one tool"),
-    (5, "tools must be a list of at least one tool"),
+    ("get_weather", "tools must be a list of tools"),
+    (WEATHER, "tools must be a list of tools"),
+    (5, "tools must be a list of tools"),
     ([WEATHER, "x"], 'tools[1] must be {"type": "function"'),
     ([{"type": "retrieval", "function": {"name": "f"}}], "tools[0] must be"),
     ([{"type": "function"}], "tools[0] must be"),
@@ -44,7 +43,7 @@ def test_a_wrong_tool_is_refused_by_its_place(tools: Any, words: str):
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_all_backends_check_tools_before_they_send_anything(engine: str):
     async with service_at(engine, "http://127.0.0.1:9") as service:
-        for given in ({"tools": []}, {"tools": [WEATHER], "tool_choice": "get_wether"}, {"tool_choice": "auto"}):
+        for given in ({"tools": [5]}, {"tools": [WEATHER], "tool_choice": "get_wether"}, {"tool_choice": "required"}):
             with pytest.raises(InvalidRequestError):
                 await service.chat_completion(MESSAGES, **given)
             with pytest.raises(InvalidRequestError):
@@ -56,6 +55,15 @@ def test_a_tools_type_may_be_left_out_and_the_callers_list_stays_as_it_is():
     assert checked_tools(given) == [tool(name="f", strict=False)]
     assert given == [{"function": {"name": "f", "strict": False}}]
     assert checked_tools(None) is None
+
+
+def test_no_tools_and_nulls_in_a_tool_say_nothing():
+    assert checked_tools([]) is None
+    bare = tool(name="f", description=None, parameters=None, strict=None)
+    assert checked_tools([{**bare, "type": None}]) == [tool(name="f")]
+    for choice in ("auto", "none", None, {"type": "auto"}, {"type": "none"}):
+        assert checked_tool_choice(choice, None) is None
+    assert checked_tool_choice({"type": "required"}, [WEATHER]) == "required"
 
 
 def test_tool_choice_in_every_form():

@@ -118,7 +118,7 @@ async def test_what_the_client_asks_reaches_the_engine():
     ]
     assert (sent["max_tokens"], sent["temperature"], sent["top_p"], sent["top_k"]) == (7, 0.25, 0.5, 3)
     assert sent["stop"] == ["\n"]
-    assert sent["reasoning_effort"] == "high"
+    assert sent["reasoning_effort"] == "xhigh"
 
 
 async def test_events_come_in_anthropics_order():

@@ -203,7 +203,7 @@ async def test_what_the_client_asks_reaches_the_engine():
             },
         )  # fmt: skip
         sent = engine.bodies[-1]
-    assert status == 502, line  # "Hello there." is no JSON object
+    assert status == 422, line  # "Hello there." is no JSON object
     assert sent["model"] == "m"
     assert [turn["role"] for turn in sent["messages"]] == ["system", "user"]
     assert sent["max_tokens"] == 7
@@ -212,7 +212,7 @@ async def test_what_the_client_asks_reaches_the_engine():
     }  # fmt: skip
     assert (sent["repetition_penalty"], sent["presence_penalty"], sent["frequency_penalty"]) == (1.1, 0.5, 0.25)
     assert sent["response_format"]["json_schema"]["schema"] == {"type": "object"}
-    assert sent["reasoning_effort"] == "high"
+    assert sent["reasoning_effort"] == "max"
     assert sent["top_logprobs"] == 2
 
 

@@ -247,12 +247,13 @@ async def test_structured_output_with_parse():
 
 async def test_output_that_breaks_the_schema_is_an_error_and_cut_output_says_length():
     async with StubServer(reply='{"name": 3}') as engine, serving(vllm(engine)) as served, client(served) as api:
-        with pytest.raises(openai.InternalServerError) as caught:
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
             await api.chat.completions.parse(model="m", messages=USER, response_format=Person)
+        assert len(engine.bodies) == 1, "the client has sent it again"
         engine.reply = openai_reply('{"name": "A', "m", "length")
         with pytest.raises(openai.LengthFinishReasonError):
             await api.chat.completions.parse(model="m", messages=USER, response_format=Person)
-    assert caught.value.status_code == 502
+    assert caught.value.status_code == 422
     assert caught.value.code == "invalid_output"
 
 

@@ -71,6 +71,9 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
     began = loop.time()
     first: float | None = None
     arrived: list[list[LLMChunk]] = []
+    checked = request.response_format is not None or request.tools is not None
+    held: list[list[LLMChunk]] = []
+    """The end of a reply that has to be checked: "stop" is said of none that breaks its format."""
     batches = _attempts(service, request, began)
     if request.timeout is not None:
         batches = _bounded(batches, request.timeout, service)
@@ -88,14 +91,24 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
                     last.timings = last.timings or Timings()
                     last.timings.time_to_first_token = first
                     last.timings.total = loop.time() - began
-                yield batch
+                if checked and (held or any(chunk.finish_reason is not None for chunk in batch)):
+                    held.append(batch)
+                else:
+                    yield batch
+        _describe(service, request, response)
+        if checked:
+            _complete(service, request, join(arrived, response))
     except BackendError as error:
         if error.partial is None and first is not None:
             error.partial = join(arrived, LLMResponse(model=request.model, backend=service.name))
+        cut = isinstance(error, OutputValidationError) and response.finish_reason == "length"  # which says it all
+        for batch in held:
+            for chunk in batch:
+                chunk.finish_reason = chunk.finish_reason if cut else None
+            yield batch
         raise
-    _describe(service, request, response)
-    if request.response_format is not None or request.tools is not None:
-        _complete(service, request, join(arrived, response))
+    for batch in held:
+        yield batch
 
 
 async def _attempts(service: LLMService, request: ChatRequest, began: float) -> _Batches:

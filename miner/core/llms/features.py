@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from miner.core.llms.options import REASONING_LEVELS
 from miner.core.wire import OPTIONS, ChatRequest, Message
 from miner.errors import UnsupportedFeatureError
 
-__all__ = ["CAPABILITIES", "IGNORABLE", "forget", "refuse_unsupported"]
+__all__ = ["CAPABILITIES", "IGNORABLE", "forget", "nearest_level", "note_ignored", "refuse_unsupported"]
 
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
@@ -93,5 +94,22 @@ def forget(request: ChatRequest, param: str) -> None:
     if param == "tools":
         request.tool_choice = None
         request.parallel_tool_calls = None
+    note_ignored(request, param)
+
+
+def note_ignored(request: ChatRequest, param: str) -> None:
+    """List a parameter, or a part of one, as not honoured as it was asked for."""
     if param not in request.ignored:
         request.ignored = [*request.ignored, param]
+
+
+def nearest_level(request: ChatRequest, levels: Sequence[str]) -> bool | str | None:
+    """What `reasoning` means to an engine that has these levels, in rising order: a level that it lacks is the nearest
+    one, and is listed.
+    """
+    wanted = request.reasoning
+    if not isinstance(wanted, str) or wanted in levels:
+        return wanted
+    note_ignored(request, "reasoning")
+    place = REASONING_LEVELS.index(wanted)
+    return min(levels, key=lambda level: abs(REASONING_LEVELS.index(level) - place))

@@ -7,6 +7,7 @@ prompt as ever, and is made into a call here.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -47,7 +48,9 @@ def _form(function: dict[str, Any]) -> dict[str, Any]:
 
 
 async def as_calls(batches: AsyncIterator[list[LLMChunk]]) -> Batches:
-    """The same reply with its JSON text as one call, which comes whole at the end; text that is no call stays text."""
+    """The same reply with its JSON text as one call, which comes whole at the end; text that is no call stays text. A
+    call that max_tokens cut has the arguments as far as they came, and the finish reason "length", as at OpenAI.
+    """
     written: list[str] = []
     async for batch in batches:
         kept = []
@@ -58,11 +61,14 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]]) -> Batches:
             if chunk.finish_reason is not None:
                 text = "".join(written)
                 call = _call(text)
-                if call is None:
-                    chunk.content = text
-                else:
+                if call is not None:
                     chunk.tool_calls = [call]
                     chunk.finish_reason = "tool_calls"
+                elif chunk.finish_reason == "length" and text.lstrip()[:1] in ("", "{"):
+                    call = _begun_call(text)
+                    chunk.tool_calls = None if call is None else [call]
+                else:
+                    chunk.content = text or None
             if chunk != LLMChunk():
                 kept.append(chunk)
         if kept:
@@ -72,12 +78,30 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]]) -> Batches:
 def _call(text: str) -> ToolCall | None:
     try:
         value = msgspec.json.decode(text)
-        arguments = msgspec.json.encode(value["arguments"]).decode()
-        return {
-            "index": 0,
-            "id": f"call_{secrets.token_hex(8)}",
-            "type": "function",
-            "function": {"name": value["name"], "arguments": arguments},
-        }
+        return _made(value["name"], msgspec.json.encode(value["arguments"]).decode())
     except (msgspec.DecodeError, KeyError, TypeError):
         return None
+
+
+_BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(?:,\s*(?:"arguments"\s*:\s*(.*))?)?', re.DOTALL)
+"""The grammar writes the name first."""
+
+
+def _begun_call(text: str) -> ToolCall | None:
+    """The call at which a text stops, from its name on; its arguments are no JSON."""
+    found = _BEGUN.match(text)
+    if found is None:
+        return None
+    try:
+        return _made(msgspec.json.decode(found.group(1)), found.group(2) or "")
+    except msgspec.DecodeError:
+        return None
+
+
+def _made(name: str, arguments: str) -> ToolCall:
+    return {
+        "index": 0,
+        "id": f"call_{secrets.token_hex(8)}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.features import nearest_level
 from miner.core.llms.llamacpp_tools import force_call, is_forced
 from miner.core.llms.nucleus import top_k_of
 from miner.core.transport.faults import ErrorBody
@@ -31,6 +32,8 @@ NEUTRAL = {
     "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
 }  # fmt: skip
 """A model file's own metadata can change the server's sampling; these put it back."""
+_EFFORTS = ("low", "medium", "high")
+"""What the templates know that know levels at all."""
 
 
 class TemplateCaps(msgspec.Struct):
@@ -99,6 +102,9 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
         body["top_k"] = top_k_of(request)
     if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again
         body["logprobs" if "prompt" in body else "top_logprobs"] = 1
+    if "tools" in body and body.pop("logprobs", False):
+        # Its chat route refuses both together in a stream; the field that it makes of it passes.
+        body["n_probs"] = body.pop("top_logprobs", 1)
     if is_forced(request):
         force_call(body, request)
     if "messages" not in body and (wanted := body.pop("response_format", None)) is not None:
@@ -106,9 +112,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     if request.reasoning is not None:
         on = request.reasoning is not False
         body["chat_template_kwargs"] = {"enable_thinking": on}
-        body["reasoning_effort"] = (
-            request.reasoning if isinstance(request.reasoning, str) else "medium" if on else "none"
-        )
+        level = nearest_level(request, _EFFORTS)
+        body["reasoning_effort"] = level if isinstance(level, str) else "medium" if on else "none"
 
 
 def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:

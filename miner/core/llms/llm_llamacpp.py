@@ -127,7 +127,8 @@ class LlamaCppService(OpenAIService):
                 yield self._http()
             return
         name = request.model if request is not None else model
-        keep_alive = seconds_of(request.keep_alive) if request is not None else None
+        wanted = request.keep_alive if request is not None else None
+        keep_alive = None if wanted is None else seconds_of(wanted)
         async with self._engines.slot(name, keep_alive=keep_alive, on_progress=on_progress) as (running, lease):
             waited.queue, waited.load = lease.queue_seconds, lease.load_seconds
             props = await self._props_of(running)
@@ -298,7 +299,8 @@ class LlamaCppService(OpenAIService):
         if self._external:
             return info
         if keep_alive is not None or not info.loaded:
-            async with self._engines.slot(info.id, keep_alive=seconds_of(keep_alive)) as (running, _):
+            seconds = None if keep_alive is None else seconds_of(keep_alive)
+            async with self._engines.slot(info.id, keep_alive=seconds) as (running, _):
                 await self._props_of(running)
         return self._info(info.id)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from miner.core.wire import Message
+from miner.core.wire import Message, ToolCall
 from miner.errors import InvalidRequestError
 
 __all__ = ["as_prompt", "checked_messages"]
@@ -36,19 +36,20 @@ def _checked_message(message: Any, place: int) -> Message:
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"{where} must be a mapping with role and content.", param="messages")
     role = message.get("role")
+    if role == "developer":
+        role = "system"  # OpenAI's newer name of it
     if role not in ROLES:
         raise InvalidRequestError(
             f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}.", param=f"{where}.role"
         )
-    # Absent and None are the same; clients that send a reply back include its null fields.
-    given = {name: value for name, value in message.items() if value is not None}
-    if "reasoning_content" in given:
-        given.setdefault("reasoning", given["reasoning_content"])
-        del given["reasoning_content"]
+    given = _as_sent(message, where)
+    given["role"] = role
     try:
         checked = msgspec.convert(given, Message)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"{where} is not valid: {error}.", param=where) from None
+    if checked.content is None and "content" in message and role in ("assistant", "tool") and not checked.tool_calls:
+        checked.content = ""  # null is how clients write an empty reply, and a tool's result of nothing
     if checked.content is None and not (role == "assistant" and (checked.tool_calls or checked.reasoning)):
         raise InvalidRequestError(f"{where}.content is missing.", param=f"{where}.content")
     if role == "tool" and not checked.tool_call_id:
@@ -56,27 +57,80 @@ def _checked_message(message: Any, place: int) -> Message:
             f"{where}.tool_call_id is missing: a tool's turn names the call that it answers.",
             param=f"{where}.tool_call_id",
         )
-    if checked.tool_calls is not None and role != "assistant":
+    if checked.tool_calls and role != "assistant":
         raise InvalidRequestError(f"{where}.tool_calls belongs to an assistant's turn.", param=f"{where}.tool_calls")
-    for number, call in enumerate(checked.tool_calls or ()):
-        _check_call(call, f"{where}.tool_calls[{number}]")
+    checked.tool_calls = [
+        _checked_call(call, f"{where}.tool_calls[{number}]", f"call_{place}_{number}")
+        for number, call in enumerate(checked.tool_calls or ())
+    ] or None
     return checked
 
 
-def _check_call(call: Mapping[str, Any], where: str) -> None:
-    """A call that is sent back must be whole: engines' templates read its arguments as JSON."""
+def _as_sent(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields that say something. Clients send a reply back as they got it, with all of its empty fields (OpenAI's
+    have `refusal: null`, `annotations: []`, `audio: null`, `function_call: null`).
+    """
+    given = {name: value for name, value in message.items() if value is not None and value != [] and value != {}}
+    if "content" not in given and message.get("content") == []:
+        given["content"] = ""
+    if "reasoning_content" in given:
+        given.setdefault("reasoning", given["reasoning_content"])
+        del given["reasoning_content"]
+    refusal = given.pop("refusal", None)
+    if isinstance(refusal, str):
+        given.setdefault("content", refusal)
+    elif refusal is not None:
+        raise InvalidRequestError(f"{where}.refusal must be a text.", param=f"{where}.refusal")
+    if isinstance(given.get("content"), (list, tuple)):
+        given["content"] = [_part(part) for part in given["content"]]
+    return given
+
+
+def _part(part: Any) -> Any:
+    """A part of the content; a refusal is what the model said."""
+    if isinstance(part, Mapping) and part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
+        return {"type": "text", "text": part["refusal"]}
+    return part
+
+
+def _checked_call(call: Any, where: str, call_id: str) -> ToolCall:
+    """A call that is sent back, whole: engines' templates read its arguments as JSON.
+
+    Args:
+        call_id: for a call that has no id.
+    """
+    if not isinstance(call, Mapping) or call.get("type", "function") not in ("function", None):
+        raise InvalidRequestError(f'{where} must be {{"type": "function", "function": {{...}}}}.', param=where)
     function = call.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise InvalidRequestError(f"{where}.function.name is missing.", param=where)
-    arguments = function.get("arguments")
+    given_id = call.get("id")
+    if given_id is not None and not isinstance(given_id, str):
+        raise InvalidRequestError(f"{where}.id must be a text.", param=f"{where}.id")
+    arguments = _checked_arguments(function.get("arguments"), where)
+    return {
+        "id": given_id or call_id, "type": "function", "function": {"name": function["name"], "arguments": arguments},
+    }  # fmt: skip
+
+
+def _checked_arguments(arguments: Any, where: str) -> str:
+    """JSON text of an object: as it was given, or of the object itself. No arguments are none: `{}`."""
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return "{}"
+    if isinstance(arguments, Mapping):
+        try:
+            return msgspec.json.encode(arguments).decode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"{where}.function.arguments is not JSON: {error}.", param=where) from None
     if not isinstance(arguments, str):
-        raise InvalidRequestError(f"{where}.function.arguments must be JSON text.", param=where)
+        raise InvalidRequestError(f"{where}.function.arguments must be JSON text or an object.", param=where)
     try:
         value = msgspec.json.decode(arguments)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequestError(f"{where}.function.arguments is not JSON: {error}.", param=where) from None
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{where}.function.arguments must be a JSON object.", param=where)
+    return arguments
 
 
 def as_prompt(messages: Sequence[Message]) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from miner.core.llms.extra import merge_extra
+from miner.core.llms.features import nearest_level
 from miner.core.llms.images import base64_of
 from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.nucleus import top_k_of
@@ -95,12 +96,8 @@ def request_body(
         "shift": False,
     }
     if thinks:
-        body["think"] = request.reasoning if request.reasoning is not None else True
-        if isinstance(request.reasoning, str) and request.reasoning not in _THINK_LEVELS:
-            raise UnsupportedFeatureError(
-                f"ollama does not know the level reasoning={request.reasoning!r}: it has {', '.join(_THINK_LEVELS)}.",
-                param="reasoning",
-            )
+        level = nearest_level(request, _THINK_LEVELS)
+        body["think"] = True if level is None else level
     if request.logprobs is not None:
         body["logprobs"] = True
         body["top_logprobs"] = max(1, request.logprobs)  # without alternatives nothing comes; they are left out again

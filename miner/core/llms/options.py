@@ -7,10 +7,10 @@ without a word) never shows.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from miner.core.llms.durations import LONGEST, seconds_of
 from miner.core.llms.extra import checked_extra
 from miner.core.llms.messages import checked_messages
 from miner.core.llms.output import output_format
@@ -18,11 +18,12 @@ from miner.core.llms.tools import checked_tool_choice, checked_tools
 from miner.core.wire import OPTIONS, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
 
-__all__ = ["REASONING_LEVELS", "build_request", "checked_number"]
+__all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed"]
 
-REASONING_LEVELS = ("minimal", "low", "medium", "high")
-_DURATION = re.compile(r"0|-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
-"""As Go reads it, and with it Ollama."""
+REASONING_LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""Those of any API. A backend takes the nearest that its engine has, and lists `reasoning` where that is another."""
+SEEDS = 2**32 - 1
+"""So many seeds all engines tell apart; llama.cpp keeps the next number for a random one."""
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
 
 
@@ -77,7 +78,7 @@ def build_request(
         top_p=checked_number("top_p", top_p, low=0, high=1, low_open=True),
         raw=raw,
         stop=_stop(given.get("stop")),
-        seed=_whole(given, "seed", 0, 2**32 - 2),
+        seed=folded_seed(given.get("seed")),
         top_k=_whole(given, "top_k", 0, 2**31 - 1),
         min_p=_number(given, "min_p", 0, 1),
         repeat_penalty=_number(given, "repeat_penalty", 0, 10, low_open=True),
@@ -133,6 +134,20 @@ def _number(given: Mapping[str, Any], name: str, low: float, high: float, *, low
 
 def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
     return int(checked_number(name, given[name], low=low, high=high, whole=True)) if name in given else None
+
+
+def folded_seed(value: Any) -> int | None:
+    """A seed of any 64 bits as one that every engine takes; equal ones stay equal. -1 is a random one: None.
+
+    Raises:
+        InvalidRequestError: it is no whole number of 64 bits.
+    """
+    if value is None:
+        return None
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not whole or not -(2**63) <= value < 2**63 or value != int(value):
+        raise _wrong("seed", value, "a whole number of 64 bits, or -1 for a random one")
+    return None if value == -1 else int(value) % SEEDS
 
 
 def _flag(given: Mapping[str, Any], name: str) -> bool:
@@ -196,7 +211,6 @@ def _keep_alive(value: Any) -> float | str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        if _DURATION.fullmatch(value) is None:
-            raise _wrong("keep_alive", value, "seconds, or a text such as 10m or 1h30m")
+        seconds_of(value)
         return value
-    return checked_number("keep_alive", value, low=-1e9, high=1e9)
+    return checked_number("keep_alive", value, low=-LONGEST, high=LONGEST)

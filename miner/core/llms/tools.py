@@ -14,15 +14,16 @@ __all__ = ["arguments_parse", "checked_tool_choice", "checked_tools", "chosen_to
 
 
 def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Tools in OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`.
+    """Tools in OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`; None where
+    there are none.
 
     Raises:
         InvalidRequestError: names the tool at fault by its place.
     """
     if tools is None:
         return None
-    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence) or not tools:
-        raise InvalidRequestError("tools must be a list of at least one tool, or None.", param="tools")
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise InvalidRequestError("tools must be a list of tools, or None.", param="tools")
     checked: list[dict[str, Any]] = []
     seen: set[str] = set()
     for place, tool in enumerate(tools):
@@ -30,7 +31,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if (
             not isinstance(tool, Mapping)
-            or tool.get("type", "function") != "function"
+            or tool.get("type", "function") not in ("function", None)
             or not isinstance(function, Mapping)
         ):
             raise InvalidRequestError(f'{where} must be {{"type": "function", "function": {{...}}}}.', param=where)
@@ -43,16 +44,19 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise InvalidRequestError(f"{where}.function.parameters must be a JSON Schema.", param=where)
-        checked.append({"type": "function", "function": dict(function)})
-    return checked
+        # A null says nothing, and engines' own checks stumble over it.
+        checked.append({"type": "function", "function": {n: v for n, v in function.items() if v is not None}})
+    return checked or None
 
 
 def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> ToolChoice | None:
     """auto, none, required, or one tool by name (bare, or OpenAI's form), as OpenAI's form."""
     if choice is None:
         return None
+    if isinstance(choice, Mapping) and choice.get("type") in ("auto", "none", "required"):
+        choice = choice["type"]
     if tools is None:
-        if choice == "none":
+        if choice in ("none", "auto"):
             return None
         raise InvalidRequestError("tool_choice needs tools.", param="tool_choice")
     if choice in ("auto", "none", "required"):

@@ -31,8 +31,6 @@ _LACKING = {
     "inference_geo": "The model runs where this server's operator runs it.",
     "mcp_servers": "Give the model tools, and call the servers yourself.",
 }
-_EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-"""Anthropic's levels, and the nearest that there are."""
 
 
 class AnthropicMessages:
@@ -152,7 +150,7 @@ def _thoughts(asked: AnthropicMessagesBody, ignored: list[str]) -> dict[str, Any
                 ignored.append("output_config.effort")
             return {"reasoning": False}
     if effort is not None:
-        return {"reasoning": _EFFORTS[effort]}
+        return {"reasoning": effort}
     return {"reasoning": True} if thinking is not None and thinking.type == "enabled" else {}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
 from typing import Any
 
 import msgspec
 
+from miner.core.llms.durations import seconds_of
 from miner.core.llms.images import is_base64
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
@@ -35,7 +35,6 @@ _OFF = {
     "seed": (-1,), "min_p": (0,), "repeat_penalty": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
 }  # fmt: skip
 """Values that ask for nothing."""
-_ZERO = re.compile(r"0|-?(0+(\.0*)?(ns|us|µs|ms|s|m|h))+")
 _IMAGES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
 
 
@@ -196,12 +195,12 @@ def _thoughts(value: bool | str) -> bool | str:
         raise InvalidRequestError(
             f'think must be true, false, "low", "medium", "high" or "max", not {value!r}.', param="think"
         )
-    return "high" if value == "max" else value
+    return value
 
 
 def unloads(keep_alive: float | str | None) -> bool:
     """Whether a model is to go at once: 0, "0", "0s"."""
-    return keep_alive == 0 if not isinstance(keep_alive, str) else _ZERO.fullmatch(keep_alive) is not None
+    return keep_alive is not None and seconds_of(keep_alive) == 0
 
 
 def image_url(data: str, where: str) -> str:

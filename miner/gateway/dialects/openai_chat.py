@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.options import REASONING_LEVELS
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import bounded, decode
@@ -25,7 +26,7 @@ from miner.gateway.dialects.openai_parts import (
 
 __all__ = ["ChatBody", "OpenAIChat", "chat_messages"]
 
-_EFFORTS = ("none", "minimal", "low", "medium", "high")
+_EFFORTS = ("none", *REASONING_LEVELS)
 _NO_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Accepted without a word: they steer OpenAI's own books, not the reply."""
 
@@ -170,31 +171,26 @@ _LACKING = {
 
 
 def chat_messages(messages: list[dict[str, Any]], ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
-    """The turns as the service takes them.
-
-    What OpenAI's own replies hold besides (annotations, refusal, audio) may come back and says nothing to a model.
+    """The turns as the service takes them, which is as OpenAI has them: what says nothing to a model is told as
+    ignored, what is gone from OpenAI's API too is refused.
     """
     for place, message in enumerate(messages):
         role = message.get("role")
-        if role == "developer":
-            message["role"] = "system"
-        elif role == "function":
+        if role == "function":
             raise UnsupportedFeatureError(
                 f"messages[{place}].role function is not supported.", param=f"messages[{place}].role",
                 hint="Use role tool with tool_call_id, which replaced it.",
             )  # fmt: skip
-        for name in ("refusal", "annotations", "audio", "function_call"):
-            if name in message and message.pop(name):
+        for name in ("audio", "function_call"):
+            if message.pop(name, None):
                 raise UnsupportedFeatureError(
                     f"messages[{place}].{name} is not supported.", param=f"messages[{place}].{name}",
                     hint="Put what it says into content.",
                 )  # fmt: skip
-        if "name" in message and role != "tool":
-            del message["name"]  # no engine's template shows it to the model
-            if "messages.name" not in ignored:
-                ignored.append("messages.name")
-        if message.get("tool_calls") == []:
-            del message["tool_calls"]
+        told = [name for name in ("annotations",) if message.pop(name, None)]
+        if role != "tool" and message.pop("name", None) is not None:
+            told.append("name")  # no engine's template shows it to the model
+        ignored += [f"messages.{name}" for name in told if f"messages.{name}" not in ignored]
         check_parts(message, f"messages[{place}]", remote)
     return messages
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.options import folded_seed
 from miner.core.wire import LLMResponse, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import bounded
@@ -126,7 +127,8 @@ def replies(n: int | None, seed: int | None, arguments: dict[str, Any]) -> list[
         raise InvalidRequestError(f"n must be from 1 to {MAX_REPLIES}, not {n}.", param="n")
     if seed is None:
         return [dict(arguments) for _ in range(n)]
-    return [{**arguments, "seed": seed + place} for place in range(n)]
+    first = folded_seed(seed)
+    return [{**arguments, "seed": -1 if first is None else first + place} for place in range(n)]
 
 
 def usage_object(usage: TokenUsage) -> dict[str, Any]:
