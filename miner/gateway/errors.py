@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError
 
-__all__ = ["Failure", "RefusedError", "callers_hint", "failure_of", "public"]
+__all__ = [
+    "ClientGoneError", "Failure", "InternalServerError", "RefusedError", "callers_hint", "failure_of", "public",
+]  # fmt: skip
 
 
 class RefusedError(MinerError):
@@ -34,6 +36,17 @@ class RefusedError(MinerError):
         self.headers = dict(headers or {})
 
 
+class InternalServerError(RefusedError):
+    """Something raised an exception that nobody foresaw: its cause, which the log has and the client does not."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "internal_error", "Internal server error.")
+
+
+class ClientGoneError(ConnectionResetError):
+    """Nobody is there to write to, or nobody reads."""
+
+
 @dataclass(slots=True)
 class Failure:
     """An error as a client gets it; each dialect gives it its own shape."""
@@ -45,6 +58,10 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
     """For dialects that tell it in the body too."""
+
+    def __post_init__(self) -> None:
+        # A file's name or a backend's words may hold what is no text; JSON cannot.
+        self.message = self.message.encode(errors="replace").decode()
 
 
 _ADDRESS = re.compile(r"(?: at)? (?:https?|unix)://[^\s,;'\"]+")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from dataclasses import dataclass
@@ -10,18 +11,20 @@ from typing import TYPE_CHECKING
 
 from miner.config.config import config_of
 from miner.core.llms.images import refuse_remote
+from miner.errors import MinerError
 from miner.gateway.merge import added
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from miner.core.wire import LLMChunk, TokenUsage
-    from miner.errors import MinerError
     from miner.gateway.dialects.base import Call
     from miner.gateway.gateway import Gateway
     from miner.gateway.routes import Route
 
 __all__ = ["ANYBODY", "NOBODY", "OPERATOR", "Caller", "Exchange", "new_id"]
+
+logger = logging.getLogger("miner.gateway")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -54,9 +57,9 @@ class Exchange:
     """One request and its answer. Times are those of the loop's clock, in seconds."""
 
     __slots__ = (
-        "began", "call", "caller", "chunks", "entered", "error", "extra_headers", "first_token_at", "gateway",
-        "hung_up", "id", "ignored", "interrupted", "last_token_at", "left", "notes", "peer", "request",
-        "route", "status", "streamed", "task", "usage",
+        "began", "broken", "call", "caller", "chunks", "entered", "error", "extra_headers", "first_token_at",
+        "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted", "last_token_at", "left", "notes", "peer",
+        "request", "route", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
@@ -85,10 +88,14 @@ class Exchange:
         self.status = 0
         """HTTP status of the answer; 499: the client hung up before it."""
         self.streamed = False
+        self.head_sent = False
+        """The head of a streamed response is on its way: there cannot be another one."""
         self.hung_up = False
         """The client left before the answer was out."""
         self.error: MinerError | None = None
         """What went wrong, also when it did so in the middle of a stream."""
+        self.broken: tuple[object, ...] = ()
+        """Methods of stages that failed while they watched the stream."""
         self.left = False
         self.task: asyncio.Task[object] | None = None
         """What `interrupt` cancels."""
@@ -132,7 +139,14 @@ class Exchange:
             several = self.call is not None and len(self.call.arguments) > 1
             self.usage = added(self.usage, usage) if several else usage
         for told in self.gateway.stages.batches:
-            told(self, batch)
+            try:
+                told(self, batch)
+            except MinerError:
+                raise  # it refuses to go on
+            except BaseException:  # whoever only watches breaks no stream
+                if told not in self.broken:
+                    self.broken = (*self.broken, told)
+                    logger.exception("Request %s: %s failed; the stream goes on.", self.id, told.__qualname__)
 
     def leave(self) -> None:
         """The end, however it came. Idempotent."""
@@ -141,4 +155,7 @@ class Exchange:
         self.left = True
         self.gateway.ended(self)
         for leave in self.gateway.stages.leaves:
-            leave(self)
+            try:
+                leave(self)
+            except BaseException:  # the others have to give back what they hold
+                logger.exception("Request %s: %s failed.", self.id, leave.__qualname__)

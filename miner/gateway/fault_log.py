@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from miner.errors import BackendError, MinerError
+from miner.gateway.errors import InternalServerError
 
 if TYPE_CHECKING:
     from miner.gateway.errors import Failure
@@ -22,20 +24,32 @@ _SHORTEST = 12
 """Characters of a prompt by which it is known again."""
 
 
-def log_fault(exchange: Exchange, failure: Failure, error: MinerError | None, what: str = "failed") -> None:
-    """Log it where the fault, or what mends it, is on our side. One line; its id is the one that the client has."""
-    if error is None:
-        told, ours = failure.message, failure.status >= 500
-    else:
-        told = str(error)
-        withheld = error.hint is not None and error.hint not in failure.message
-        ours = isinstance(error, BackendError) or failure.status >= 500 or withheld
-    if not ours:
+def log_fault(exchange: Exchange, failure: Failure, error: MinerError, what: str = "failed") -> None:
+    """Log it where the fault, or what mends it, is on our side: one line under the id that the client has, and the
+    traceback of what nobody foresaw.
+    """
+    told = str(error)
+    withheld = error.hint is not None and error.hint not in failure.message
+    if not (isinstance(error, BackendError) or failure.status >= 500 or withheld):
         return
+    cause = error.__cause__ if isinstance(error, InternalServerError) else None
+    if cause is None:
+        logger.warning("Request %s %s: %s", exchange.id, what, _CONTROL.sub(" ", _unquoted(exchange, told)))
+        return
+    route = exchange.route
+    told = f"Request {exchange.id} to {route.method} {route.path} {what}: {type(cause).__name__}"
+    info = (type(cause), cause, cause.__traceback__)
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, told, (), info, "log_fault")
+    # As a formatter would make it, but without the prompt that the exception may quote.
+    record.exc_text = _unquoted(exchange, "".join(traceback.format_exception(cause))).rstrip()
+    logger.handle(record)
+
+
+def _unquoted(exchange: Exchange, told: str) -> str:
     if not exchange.gateway.settings.serve_log_prompts:
         for text in _texts(exchange):
             told = _without(told, text)
-    logger.warning("Request %s %s: %s", exchange.id, what, _CONTROL.sub(" ", told))
+    return told
 
 
 def _texts(exchange: Exchange) -> Iterator[str]:

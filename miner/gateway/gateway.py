@@ -115,4 +115,10 @@ class Gateway:
             await asyncio.sleep(pause)
             due = loop.time() - self.settings.serve_heartbeat
             for stream in [stream for stream in self.streams if stream.written_at <= due]:
-                await stream.beat()
+                if stream not in self.streams:
+                    continue  # it has ended while another one was written to
+                try:
+                    await stream.beat()
+                except Exception:  # one broken stream must not keep the others from theirs
+                    self.streams.discard(stream)
+                    logger.exception("Request %s: its heartbeat failed.", stream.exchange.id)

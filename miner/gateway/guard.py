@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from miner.errors import MinerError
-from miner.gateway.errors import Failure, RefusedError, failure_of
+from miner.gateway.contained import Contained
+from miner.gateway.errors import ClientGoneError, RefusedError, failure_of
 from miner.gateway.exchange import NOBODY, Exchange
 from miner.gateway.fault_log import log_fault
 from miner.gateway.gateway import Gateway
@@ -17,8 +17,6 @@ from miner.gateway.interrupt import Interruptible
 from miner.gateway.routes import Route
 
 __all__ = ["guarded"]
-
-logger = logging.getLogger("miner.gateway")
 
 
 def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -29,7 +27,8 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
         exchange = Exchange(gateway, route, request)
         gateway.present.add(exchange)
         try:
-            with Interruptible(exchange):
+            # The last line: no client sees a traceback, and no other request suffers.
+            with Contained(), Interruptible(exchange):
                 if gateway.state == "draining" and not route.always:
                     raise RefusedError(503, "shutting_down", "The server is shutting down.", retry_after=5)
                 for check in stages.checks:
@@ -37,27 +36,20 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
                 for admit in stages.admits:
                     await admit(exchange)
                 _check_right(exchange)
-                response = await handler(exchange)
+                return await handler(exchange)
         except MinerError as error:
+            if isinstance(error.__cause__, ConnectionError) and _has_gone(request):
+                exchange.hung_up, exchange.status = True, exchange.status or 499
+                raise ClientGoneError("The client has left.") from error
             exchange.error = error
-            response = _refusal(exchange, failure_of(error))
-        except web.HTTPException as error:
-            response = _refusal(exchange, Failure(error.status, "invalid_request", error.text or error.reason))
-        except asyncio.CancelledError:
+            return _refusal(exchange, error)
+        except (asyncio.CancelledError, ClientGoneError):
+            # Nobody is left to write to.
             exchange.hung_up, exchange.status = True, exchange.status or 499
             raise
-        except ConnectionError:
-            # The client went away while we wrote: nobody is left to answer.
-            exchange.hung_up, exchange.status = True, exchange.status or 499
-            raise
-        except Exception:  # the last line: no client sees a traceback, and no other request suffers
-            logger.exception("Request %s to %s failed by a bug.", exchange.id, route.path)
-            exchange.error = RefusedError(500, "internal_error", "The server failed.")
-            response = _refusal(exchange, Failure(500, "internal_error", f"The server failed (request {exchange.id})."))
         finally:
             exchange.leave()
             gateway.left(exchange)
-        return response
 
     return serve
 
@@ -76,11 +68,25 @@ def _check_right(exchange: Exchange) -> None:
         )  # fmt: skip
 
 
-def _refusal(exchange: Exchange, failure: Failure) -> web.Response:
-    """The answer to a request that is not served."""
+def _has_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _refusal(exchange: Exchange, error: MinerError) -> web.Response:
+    """The answer to a request that is not served.
+
+    Raises:
+        ClientGoneError: a response had begun and its own end could not be written. A second head would look like a part
+            of the body; so the connection breaks off, and the client sees that something is missing.
+    """
+    failure = failure_of(error, exchange.id)
+    log_fault(exchange, failure, error)
+    if exchange.head_sent:
+        transport = exchange.request.transport
+        if transport is not None:
+            transport.abort()
+        raise ClientGoneError("The response broke off.") from error
     exchange.status = failure.status
-    failure.request_id = exchange.id
-    log_fault(exchange, failure, exchange.error)
     response = web.Response(
         status=failure.status,
         body=exchange.route.errors(failure),

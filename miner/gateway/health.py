@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from miner.core.wire import Health
-from miner.gateway.errors import public
+from miner.errors import MinerError
+from miner.gateway.contained import Contained
+from miner.gateway.errors import InternalServerError, public
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from miner.gateway.gateway import Gateway
 
 __all__ = ["HealthCache", "livez", "not_ready_reason", "readyz"]
+
+logger = logging.getLogger("miner.gateway")
 
 
 async def livez(exchange: Exchange) -> web.StreamResponse:
@@ -71,12 +76,26 @@ class HealthCache:
         self._lock = asyncio.Lock()
         self._health: Health | None = None
         self._at = 0.0
+        self._logged = ""
+        """The failure of a health check that the log has already: probes come every few seconds."""
 
     async def current(self) -> Health:
         """The health, not older than a second."""
         async with self._lock:
             now = asyncio.get_running_loop().time()
             if self._health is None or now - self._at > self.fresh:
-                self._health = await self._service.health()
+                self._health = await self._ask()
                 self._at = asyncio.get_running_loop().time()
             return self._health
+
+    async def _ask(self) -> Health:
+        try:
+            with Contained():
+                return await self._service.health()
+        except MinerError as error:
+            cause = error.__cause__ if isinstance(error, InternalServerError) else error
+            told = f"{type(cause).__name__}: {cause}"
+            if told != self._logged:
+                logger.error("The health check of the backend failed.", exc_info=cause)
+            self._logged = told
+            return Health(state="failed", reason="the backend's health check failed; the server's log says why")

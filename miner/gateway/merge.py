@@ -9,19 +9,21 @@ from contextlib import aclosing
 from miner.core.llms.stream import LLMStream
 from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import MinerError
+from miner.gateway.contained import Contained
 
 __all__ = ["added", "merged", "total_usage"]
 
 
 async def merged(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list[LLMChunk]], None]:
-    """Pairs of a stream's place and a batch of it. The first failure ends them all."""
+    """Pairs of a stream's place and a batch of it. The first failure ends them all, whatever it is."""
     arrived: asyncio.Queue[tuple[int, list[LLMChunk] | MinerError | None]] = asyncio.Queue(len(streams))
 
     async def read(index: int, stream: LLMStream) -> None:
         try:
-            async with aclosing(stream.batches()) as batches:
-                async for batch in batches:
-                    await arrived.put((index, batch))
+            with Contained():
+                async with aclosing(stream.batches()) as batches:
+                    async for batch in batches:
+                        await arrived.put((index, batch))
         except MinerError as error:
             await arrived.put((index, error))
         else:

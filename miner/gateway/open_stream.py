@@ -6,6 +6,7 @@ import asyncio
 
 from aiohttp import web
 
+from miner.gateway.errors import ClientGoneError
 from miner.gateway.exchange import Exchange
 
 __all__ = ["OpenStream"]
@@ -25,8 +26,9 @@ class OpenStream:
     def __init__(self, exchange: Exchange, content_type: str, heartbeat: bytes) -> None:
         self.response: web.StreamResponse | None = None
         """None until the headers are out."""
-        self._exchange = exchange
+        self.exchange = exchange
         self._content_type = content_type
+        self.has_heartbeat = heartbeat != b""
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
         self._transport = exchange.request.transport
@@ -37,31 +39,45 @@ class OpenStream:
         """Write.
 
         Raises:
-            ConnectionError: nobody is there, or nobody reads.
+            ClientGoneError: nobody is there, or nobody reads.
         """
         response = self.response
         if response is None:
             response = await self._begin()
-        self.written_at = self._exchange.last_token_at or self._loop.time()
+        self.written_at = self.exchange.last_token_at or self._loop.time()
         transport = self._transport
         if transport is None:
-            raise ConnectionResetError("The client has left.")
+            raise ClientGoneError("The client has left.")
         if transport.get_write_buffer_size() + len(data) <= _HIGH_WATER:
-            await response.write(data)
+            try:
+                await response.write(data)
+            except ConnectionError as error:
+                raise ClientGoneError("The client has left.") from error
             return
         try:
-            async with asyncio.timeout(self._exchange.gateway.settings.serve_write_timeout):
+            async with asyncio.timeout(self.exchange.gateway.settings.serve_write_timeout):
                 await response.write(data)
         except TimeoutError:
             transport.abort()
-            raise ConnectionResetError("The client does not read its answer.") from None
+            raise ClientGoneError("The client does not read its answer.") from None
+        except ConnectionError as error:
+            raise ClientGoneError("The client has left.") from error
 
-    async def end(self, data: bytes) -> web.StreamResponse:
-        """Write the last bytes and the end of the body."""
+    async def end(self, data: bytes, *, broken: bool = False) -> web.StreamResponse:
+        """Write the last bytes and the end of the body.
+
+        Args:
+            broken: the connection is closed then: whoever takes the error for an end must not go on with it.
+        """
         if data:
             await self.send(data)
         response = self.response if self.response is not None else await self._begin()
-        await response.write_eof()
+        if broken:
+            response.force_close()
+        try:
+            await response.write_eof()
+        except ConnectionError as error:
+            raise ClientGoneError("The client has left.") from error
         return response
 
     async def beat(self) -> None:
@@ -77,11 +93,14 @@ class OpenStream:
             pass  # the handler of the stream learns it too
 
     async def _begin(self) -> web.StreamResponse:
-        exchange = self._exchange
-        exchange.status = 200
+        exchange = self.exchange
+        exchange.status, exchange.head_sent = 200, True
         headers = exchange.headers(self._content_type)
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # nginx, too, is to hold nothing back
         self.response = response = _Response(headers=headers)
-        await response.prepare(exchange.request)
+        try:
+            await response.prepare(exchange.request)
+        except ConnectionError as error:
+            raise ClientGoneError("The client has left.") from error
         return response

@@ -14,16 +14,15 @@ from typing import Any
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.errors import MinerError, OutputValidationError
+from miner.errors import OutputValidationError
 from miner.gateway.body import read_body
+from miner.gateway.contained import Contained
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
-from miner.gateway.errors import failure_of
 from miner.gateway.exchange import Exchange, new_id
-from miner.gateway.fault_log import log_fault
-from miner.gateway.interrupt import Interruptible
 from miner.gateway.merge import merged, total_usage
 from miner.gateway.open_stream import OpenStream
 from miner.gateway.routes import Handler
+from miner.gateway.streamed import streamed
 
 __all__ = ["generation", "json_response", "reply"]
 
@@ -67,9 +66,10 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Respon
 async def _respond(exchange: Exchange, arguments: dict[str, Any]) -> LLMResponse:
     service = exchange.gateway.service
     try:
-        if "messages" in arguments:
-            return await service.chat_completion(**arguments)
-        return await service.stream(**arguments).collect()  # `generate` gives the text alone
+        with Contained():  # here, because each of several has a task of its own
+            if "messages" in arguments:
+                return await service.chat_completion(**arguments)
+            return await service.stream(**arguments).collect()  # `generate` gives the text alone
     except OutputValidationError as error:
         return _cut_short(error)
 
@@ -102,19 +102,23 @@ def _note_ignored(exchange: Exchange, responses: list[LLMResponse]) -> None:
 
 async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
     """The first batch is fetched before the headers go out, so that what fails early has a status of its own."""
-    gateway = exchange.gateway
     exchange.streamed = True
-    streams = [gateway.service.stream(**arguments) for arguments in call.arguments]
+    streams = [exchange.gateway.service.stream(**arguments) for arguments in call.arguments]
     responses = [stream.response for stream in streams]
     out = OpenStream(exchange, dialect.stream_type, dialect.heartbeat)
     writer: StreamWriter | None = None
-    if dialect.heartbeat:
-        gateway.streams.add(out)
-    try:
-        with Interruptible(exchange):
-            several = len(streams) > 1
-            source: AsyncGenerator[Any, None] = merged(streams) if several else streams[0].batches()
-            index = 0
+
+    def writing() -> StreamWriter:
+        nonlocal writer
+        if writer is None:
+            writer = dialect.stream(call, _head(exchange, call, responses))
+        return writer
+
+    async def write() -> bytes:
+        several = len(streams) > 1
+        source: AsyncGenerator[Any, None] = merged(streams) if several else streams[0].batches()
+        index = 0
+        try:
             async with aclosing(source) as batches:
                 async for batch in batches:
                     if several:
@@ -122,30 +126,14 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
                     exchange.tokens(batch)
                     if writer is None:
                         _note_ignored(exchange, responses)
-                        writer = _writer(exchange, dialect, call, responses)
-                    data = writer.batch(batch, index)
+                    data = (writer or writing()).batch(batch, index)
                     if data:
                         await out.send(data)
-    except MinerError as error:
-        try:
-            if not isinstance(error, OutputValidationError):
-                raise error
+        except OutputValidationError as error:
             _cut_short(error)
-        except MinerError:
-            if out.response is None:
-                raise
-            exchange.error, failure = error, failure_of(error, exchange.id)
-            log_fault(exchange, failure, error, "broke off in the middle of its stream")
-            writer = writer or _writer(exchange, dialect, call, responses)
-            return await out.end(writer.error(failure))
-    finally:
-        gateway.streams.discard(out)
-    writer = writer or _writer(exchange, dialect, call, responses)
-    return await out.end(writer.end(responses))
+        return writing().end(responses)
 
-
-def _writer(exchange: Exchange, dialect: Dialect, call: Call, responses: list[LLMResponse]) -> StreamWriter:
-    return dialect.stream(call, _head(exchange, call, responses))
+    return await streamed(out, write, lambda failure: writing().error(failure))
 
 
 def _head(exchange: Exchange, call: Call, responses: list[LLMResponse]) -> Head:

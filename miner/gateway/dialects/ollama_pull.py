@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from miner.errors import BackendError, MinerError, UnsupportedFeatureError
+from miner.errors import UnsupportedFeatureError
 from miner.gateway.body import decode, read_body
 from miner.gateway.dialects.ollama_parts import STREAM_TYPE, Named, ollama_error
-from miner.gateway.errors import RefusedError, failure_of
+from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
-from miner.gateway.interrupt import Interruptible
 from miner.gateway.open_stream import OpenStream
 from miner.gateway.reply import json_response
+from miner.gateway.streamed import streamed
 
 __all__ = ["OllamaPullBody", "pull"]
-
-logger = logging.getLogger("miner.gateway")
 
 
 class OllamaPullBody(Named, kw_only=True, forbid_unknown_fields=True):
@@ -70,16 +67,11 @@ async def _streamed(exchange: Exchange, events: AsyncGenerator[dict[str, Any], N
     """A line for each event; what fails before the first one has a status of its own."""
     exchange.streamed = True
     out = OpenStream(exchange, STREAM_TYPE, b"")
-    try:
-        with Interruptible(exchange):
-            async with aclosing(events):
-                async for event in events:
-                    await out.send(msgspec.json.encode(event) + b"\n")
-    except MinerError as error:
-        if out.response is None:
-            raise
-        exchange.error = error
-        if isinstance(error, BackendError):
-            logger.warning("Request %s: the pull broke off: %s", exchange.id, error)
-        return await out.end(ollama_error(failure_of(error)) + b"\n")
-    return await out.end(b"")
+
+    async def write() -> bytes:
+        async with aclosing(events):
+            async for event in events:
+                await out.send(msgspec.json.encode(event) + b"\n")
+        return b""
+
+    return await streamed(out, write, lambda failure: ollama_error(failure) + b"\n")

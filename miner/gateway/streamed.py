@@ -1,0 +1,44 @@
+"""The frame of every streamed response: what fails early has a status of its own, what fails late an error event."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from miner.errors import MinerError
+from miner.gateway.contained import Contained
+from miner.gateway.errors import Failure, failure_of
+from miner.gateway.fault_log import log_fault
+from miner.gateway.interrupt import Interruptible
+from miner.gateway.open_stream import OpenStream
+
+__all__ = ["streamed"]
+
+
+async def streamed(
+    out: OpenStream, write: Callable[[], Awaitable[bytes]], error_event: Callable[[Failure], bytes]
+) -> web.StreamResponse:
+    """Let `write` send the stream and return its last bytes.
+
+    Whatever it raises once the head is out ends the body with an error event, and the connection is closed.
+
+    Raises:
+        MinerError: it failed before, so there can be a status.
+    """
+    exchange = out.exchange
+    if out.has_heartbeat:
+        exchange.gateway.streams.add(out)
+    try:
+        with Contained(), Interruptible(exchange):
+            last = await write()
+    except MinerError as error:
+        exchange.gateway.streams.discard(out)
+        if out.response is None:
+            raise
+        exchange.error, failure = error, failure_of(error, exchange.id)
+        log_fault(exchange, failure, error, "broke off in the middle of its stream")
+        return await out.end(error_event(failure), broken=True)
+    finally:
+        exchange.gateway.streams.discard(out)
+    return await out.end(last)
