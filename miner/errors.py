@@ -11,6 +11,7 @@
         ContextLengthError            400  the prompt does not fit; carries both numbers
       BackendError                    the engine's side
         BackendUnavailableError       503  nobody answers, or not now
+          ServiceClosedError          503  the service was closed while the call ran; nothing is sent again
         BackendTimeoutError           504  silent for longer than allowed
         BackendOverloadedError        429  the queue is full; carries retry_after in seconds
         AuthenticationError           502  the engine refused our key (not the caller's key)
@@ -45,6 +46,7 @@ __all__ = [
     "ModelNotFoundError",
     "OutputValidationError",
     "RequestError",
+    "ServiceClosedError",
     "StreamInterruptedError",
     "UnsupportedFeatureError",
 ]
@@ -157,6 +159,7 @@ class BackendError(MinerError):
         status: int | None = None,
         retryable: bool | None = None,
         retry_after: float | None = None,
+        engine_died: bool = False,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
@@ -168,6 +171,8 @@ class BackendError(MinerError):
         """Whether the same request may succeed later."""
         self.retry_after = retry_after
         """Seconds after which it may, where somebody said so."""
+        self.engine_died = engine_died
+        """Whether an engine may have died of the request: it is sent again once at most then."""
         self.partial: Any = None
         """What had arrived of the reply when it failed, as an LLMResponse; None if nothing had."""
 
@@ -178,6 +183,13 @@ class BackendUnavailableError(BackendError):
     http_status = 503
     code = "backend_unavailable"
     retryable_by_default = True
+
+
+class ServiceClosedError(BackendUnavailableError):
+    """The service was closed (`aclose`) while the call ran. Nothing of the call is sent any more."""
+
+    code = "service_closed"
+    retryable_by_default = False
 
 
 class BackendTimeoutError(BackendError):
@@ -255,7 +267,7 @@ class EngineCrashedError(BackendError):
         hint: str | None = None,
         **details: Any,
     ) -> None:
-        super().__init__(message, hint=hint, **details)
+        super().__init__(message, hint=hint, **{"engine_died": True, **details})
         self.exit_status = exit_status
         """The process's exit status; negative: the signal that killed it."""
         self.log_tail = list(log_tail)

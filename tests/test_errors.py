@@ -24,6 +24,7 @@ from miner.errors import (
     ModelNotFoundError,
     OutputValidationError,
     RequestError,
+    ServiceClosedError,
     StreamInterruptedError,
     UnsupportedFeatureError,
 )
@@ -40,6 +41,7 @@ EXAMPLES = [
     ContextLengthError("Too long.", prompt_tokens=9, context_length=8, hint="Shorten it."),
     BackendError("Broken.", hint="See its log.", **PLACE),
     BackendUnavailableError("Away.", **PLACE),
+    ServiceClosedError("Closed.", **PLACE),
     BackendTimeoutError("Slow.", **PLACE),
     BackendOverloadedError("Full.", **PLACE),
     AuthenticationError("Refused.", **PLACE),
@@ -119,6 +121,7 @@ def test_the_statuses_are_those_of_the_design():
         ModelNotFoundError: 404, ContextLengthError: 400, BackendError: 502, BackendUnavailableError: 503,
         BackendTimeoutError: 504, BackendOverloadedError: 429, AuthenticationError: 502, BackendProtocolError: 502,
         OutputValidationError: 422, StreamInterruptedError: 502, EngineStartError: 503, EngineCrashedError: 503,
+        ServiceClosedError: 503,
     }  # fmt: skip
 
 

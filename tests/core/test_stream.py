@@ -192,7 +192,7 @@ async def test_a_cancelled_request_hangs_up_before_anything_has_come(engine: str
             "stream before the first chunk": lambda: read(service.stream("hi")),
         }
         task = asyncio.create_task(calls[verb]())
-        await server.wait_for_requests(2)
+        await server.wait_for_generations()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -234,19 +234,129 @@ async def test_a_stream_that_was_never_read_costs_nothing_and_can_be_closed():
     await nothing_left()
 
 
-async def test_batches_read_by_another_task_are_that_tasks_to_stop():
+async def in_a_loop(stream: LLMStream, arrived: list[Any]) -> None:
+    async for chunk in stream:
+        arrived.append(chunk)  # noqa: PERF401
+
+
+async def by_anext(stream: LLMStream, arrived: list[Any]) -> None:
+    while True:
+        try:
+            arrived.append(await anext(stream))
+        except StopAsyncIteration:
+            return
+
+
+async def by_anext_in_tasks_of_their_own(stream: LLMStream, arrived: list[Any]) -> None:
+    iterator: Any = aiter(stream)
+    while True:
+        try:
+            arrived.append(await asyncio.create_task(anext(iterator)))
+        except StopAsyncIteration:
+            return
+
+
+async def in_batches(stream: LLMStream, arrived: list[Any]) -> None:
+    async for batch in stream.batches():
+        arrived += batch
+
+
+async def by_collecting(stream: LLMStream, arrived: list[Any]) -> None:
+    arrived.append(await stream.collect())
+
+
+async def through_a_block(stream: LLMStream, arrived: list[Any]) -> None:
+    async with stream:
+        await in_a_loop(stream, arrived)
+
+
+READERS = [in_a_loop, by_anext, by_anext_in_tasks_of_their_own, in_batches, by_collecting, through_a_block]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("texts", [TEXTS, ()], ids=["in the middle", "before the first chunk"])
+@pytest.mark.parametrize("read_it", READERS, ids=lambda reader: reader.__name__)
+async def test_whoever_reads_in_another_task_is_told_that_it_was_cancelled(
+    engine: str, texts: tuple[str, ...], read_it: Callable[[LLMStream, list[Any]], Awaitable[None]]
+):
+    async with (
+        Faulty(faults.silent_in_stream(texts)) as server,
+        speaking_to(engine, server, default_model="smollm2") as service,
+    ):
+        stream, arrived = service.stream("hi"), []
+        task = asyncio.create_task(read_it(stream, arrived))
+        await server.wait_for_generations()
+        await asyncio.sleep(0.1)
+        await asyncio.gather(stream.aclose(), stream.aclose())
+        await server.wait_for_disconnects()
+        async with asyncio.timeout(30):
+            await task
+        assert "".join(str(chunk.content or "") for chunk in arrived) == "".join(texts)
+        assert [chunk.finish_reason for chunk in arrived if chunk.finish_reason] == ["cancelled"]
+        assert task.cancelling() == 0
+        await stream.aclose()
+        await nothing_left()
+
+
+@pytest.mark.parametrize("reads", ["the stream", "its iterator", "its batches"])
+async def test_a_reader_that_is_busy_with_a_chunk_is_told_when_it_comes_back(reads: str):
+    """The slot is free at once, whatever the reader does meanwhile."""
     async with (
         Faulty(faults.silent_in_stream(TEXTS)) as server,
-        speaking_to("ollama", server, default_model="smollm2") as service,
+        speaking_to("vllm", server, default_model="smollm2") as service,
     ):
-        stream = service.stream("hi")
-        task = asyncio.create_task(stream.collect())
-        await server.wait_for_requests(2)
-        await asyncio.sleep(0.05)
-        with pytest.raises(RuntimeError, match="cancel that task"):
-            await stream.aclose()
-        task.cancel()
+        stream, arrived, started, goes_on = service.stream("hi"), [], asyncio.Event(), asyncio.Event()
+
+        async def read_slowly() -> None:
+            sources: dict[str, Callable[[], Any]] = {
+                "the stream": lambda: stream, "its iterator": lambda: aiter(stream), "its batches": stream.batches
+            }  # fmt: skip
+            source = sources[reads]()
+            while True:
+                try:
+                    got = await anext(source)
+                except StopAsyncIteration:
+                    return
+                arrived.extend(got if isinstance(got, list) else [got])
+                started.set()
+                await goes_on.wait()
+
+        task = asyncio.create_task(read_slowly())
+        await server.wait_for_generations()
+        await started.wait()
+        await stream.aclose()
         await server.wait_for_disconnects()
+        goes_on.set()
+        async with asyncio.timeout(30):
+            await task
+        assert [chunk.finish_reason for chunk in arrived if chunk.finish_reason] == ["cancelled"]
+        assert "".join(chunk.content or "" for chunk in arrived) in ("a", "ab", "abc")
+        await nothing_left()
+
+
+async def test_a_reply_that_had_ended_was_not_cancelled():
+    async with Faulty(faults.ok()) as server, speaking_to("ollama", server, default_model="smollm2") as service:
+        stream, arrived = service.stream("hi"), []
+        await asyncio.create_task(in_a_loop(stream, arrived))
+        await stream.aclose()
+        assert [chunk.finish_reason for chunk in arrived if chunk.finish_reason] == ["stop"]
+
+
+async def test_a_stream_that_waits_to_be_sent_again_is_cancelled_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("miner.core.llms.retry._FIRST_PAUSE", 20.0)
+    async with (
+        Faulty(faults.status(503)) as server,
+        speaking_to("ollama", server, default_model="smollm2", max_retries=2) as service,
+    ):
+        stream, arrived = service.stream("hi"), []
+        task = asyncio.create_task(in_a_loop(stream, arrived))
+        await server.wait_for_generations()
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            await stream.aclose()
+            await task
+        assert [chunk.finish_reason for chunk in arrived] == ["cancelled"]
+        assert len(server.generations) == 1
 
 
 async def test_a_task_that_is_cancelled_while_it_is_closed_is_cancelled():
@@ -256,7 +366,7 @@ async def test_a_task_that_is_cancelled_while_it_is_closed_is_cancelled():
     ):
         stream = service.stream("hi")
         task = asyncio.create_task(read(stream))
-        await server.wait_for_requests(2)
+        await server.wait_for_generations()
         await asyncio.sleep(0.05)
         task.cancel()
         await stream.aclose()

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers.http import Exchange, RawServer, Request
+from tests.servers.http import WAIT, Exchange, RawServer, Request
 from tests.servers.payloads import DONE, answer, frame, frames, is_ollama, side_routes
 
 __all__ = [
@@ -75,6 +75,10 @@ class FaultServer(RawServer):
         self.context = context
         self.generations: list[Request] = []
         """The requests that were not about models or health."""
+
+    async def wait_for_generations(self, count: int = 1) -> None:
+        """Wait until so many requests have come that were not about models or health."""
+        await self._wait(lambda: len(self.generations) >= count, f"{count} generations", WAIT)
 
     async def handle(self, exchange: Exchange) -> None:
         side = side_routes(exchange.request, self.models, self.context)

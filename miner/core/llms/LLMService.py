@@ -6,9 +6,10 @@ of `hooks.py`, which take a checked ChatRequest.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
@@ -21,6 +22,7 @@ from miner.core.llms.images import check_images
 from miner.core.llms.loading import load
 from miner.core.llms.options import build_request
 from miner.core.llms.stream import LLMStream
+from miner.core.llms.texts import count_tokens as checked_count
 from miner.core.llms.texts import embed as checked_embed
 from miner.core.llms.texts import rerank as checked_rerank
 from miner.core.wire import (
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     pass
 
 __all__ = ["CAPABILITIES", "LLMChunk", "LLMResponse", "LLMService", "TokenUsage"]
+
+_Close = Callable[["LLMService"], Coroutine[Any, Any, None]]
 
 
 class LLMService(Hooks):
@@ -59,6 +63,8 @@ class LLMService(Hooks):
             cls.name = getattr(cls.__mro__[1], "name", "") or words.lower()
         if "generate" in cls.__dict__ and cls._chat is LLMService._chat and cls._stream is LLMService._stream:
             cls.generate = smallest.filled_in(cls.__dict__["generate"])  # type: ignore[method-assign,assignment]
+        if "aclose" in cls.__dict__:
+            cls.aclose = _ending_calls(cls.__dict__["aclose"])  # type: ignore[method-assign,assignment]
 
     # Verbs
 
@@ -146,7 +152,7 @@ class LLMService(Hooks):
             top_p=top_p, tools=tools, tool_choice=tool_choice,
         )  # fmt: skip
         response = LLMResponse()
-        return LLMStream(lambda: stream_batches(self, request, response), response)
+        return LLMStream(lambda: stream_batches(self, request, response), response, self._in_flight)
 
     def generate_many(
         self, prompts: Iterable[Any], *, concurrency: int | None = None, **arguments: Any
@@ -191,10 +197,7 @@ class LLMService(Hooks):
             UnsupportedFeatureError: the engine cannot count.
         """
         request = self._request({"raw": raw}, prompt=prompt, messages=messages, model=model, tools=tools)
-        await self._resolve(request)
-        if "count_tokens" not in self.capabilities:
-            raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
-        return await self._count_tokens(request)
+        return await checked_count(self, request)
 
     async def list_models(self) -> list[ModelInfo]:
         """Models that can be asked for, the default first."""
@@ -250,7 +253,11 @@ class LLMService(Hooks):
         return health
 
     async def aclose(self) -> None:
-        """Release what is open: connections, engines. Idempotent; a service that is used again opens anew."""
+        """Release what is open: connections, engines. Idempotent; a service that is used again opens anew.
+
+        Calls in flight, wherever they wait, end with a ServiceClosedError, and nothing of them is sent again.
+        """
+        await self._in_flight.end()
 
     async def __aenter__(self) -> LLMService:
         return self
@@ -303,3 +310,14 @@ class LLMService(Hooks):
                 able, where = info.capabilities, f"{self.name}'s model {info.id!r}"
         refuse_unsupported(request, able, where, ignore=request.ignore_unsupported)
         check_images(request.messages or (), remote=self._settings.allow_remote_images)
+
+
+def _ending_calls(aclose: _Close) -> _Close:
+    """A backend's `aclose` that ends the calls in flight before it takes away what they wait for."""
+
+    @functools.wraps(aclose)
+    async def closing(self: LLMService) -> None:
+        await self._in_flight.end()
+        await aclose(self)
+
+    return closing

@@ -20,7 +20,8 @@ async def generate_many(
     """Pairs of index and text (or exception), in order of completion.
 
     A prompt is taken and sent only when a place is free, and a place is free only when its result has been taken: a
-    slow reader slows the sending down. Leaving early cancels what runs.
+    slow reader slows the sending down. Leaving early cancels what runs. Closing the service ends it: each prompt that
+    was sent gives a ServiceClosedError, and one is raised where others are left.
     """
     if concurrency is None:
         concurrency = service.concurrency
@@ -32,11 +33,22 @@ async def generate_many(
         raise InvalidRequestError("prompts must be several texts, not one.", param="prompts")
     waiting = iter(enumerate(prompts))
     running: dict[asyncio.Task[str], int] = {}
+    call = service._in_flight.call()
+    call.enter()
+    call.leave()
+
+    async def generate(prompt: Any) -> str:
+        if call.stopped:  # in the moment between its task and its first step
+            raise service._in_flight.closed()
+        return await service.generate(prompt, **arguments)
+
     try:
         while True:
-            while len(running) < concurrency and (item := next(waiting, None)) is not None:
-                running[asyncio.create_task(service.generate(item[1], **arguments))] = item[0]
+            while not call.stopped and len(running) < concurrency and (item := next(waiting, None)) is not None:
+                running[asyncio.create_task(generate(item[1]))] = item[0]
             if not running:
+                if call.stopped and next(waiting, None) is not None:
+                    raise service._in_flight.closed()
                 return
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=running.__getitem__):
@@ -46,6 +58,7 @@ async def generate_many(
                     raise error
                 yield index, task.result() if error is None else error
     finally:
+        call.finish()
         for task in running:
             task.cancel()
         if running:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from miner.core.llms.features import IGNORABLE, forget
 from miner.core.llms.join import join
 from miner.core.llms.output import check_output
-from miner.core.llms.retry import Retries
+from miner.core.llms.retry import Retries, retried
 from miner.core.llms.tools import arguments_parse, tool_names
+from miner.core.transport.deliveries import counted
 from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
 from miner.errors import BackendError, BackendTimeoutError, OutputValidationError, UnsupportedFeatureError
 
@@ -28,6 +29,11 @@ _Batches = AsyncGenerator[list[LLMChunk], None]
 
 async def respond(service: LLMService, request: ChatRequest) -> LLMResponse:
     """A whole reply."""
+    with service._in_flight.call():
+        return await _respond(service, request)
+
+
+async def _respond(service: LLMService, request: ChatRequest) -> LLMResponse:
     limits = request.timeout
     if limits is not None and (limits.first is not None or limits.between is not None):
         # Only a stream shows when a token came.
@@ -47,20 +53,21 @@ async def respond(service: LLMService, request: ChatRequest) -> LLMResponse:
 
 
 async def _ask(service: LLMService, request: ChatRequest, deadline: float | None) -> LLMResponse:
-    retries: Retries | None = None
-    resolved = False
+    retries = Retries(service._settings.max_retries, deadline)
+    await _resolve(service, request, retries)
     while True:
         try:
-            if not resolved:
-                await service._resolve(request)
-                resolved = True
-            return await service._chat(request)
+            return await retried(service, lambda: service._chat(request), retries)
         except UnsupportedFeatureError as error:
             _ignore_or_raise(request, error)
-        except BackendError as error:
-            retries = retries or Retries(service._settings.max_retries, deadline)
-            await retries.pause_or_raise(error)
-            service.retries += 1
+
+
+async def _resolve(service: LLMService, request: ChatRequest, retries: Retries) -> None:
+    while True:
+        try:
+            return await retried(service, lambda: service._resolve(request), retries)
+        except UnsupportedFeatureError as error:
+            _ignore_or_raise(request, error)
 
 
 async def stream_batches(service: LLMService, request: ChatRequest, response: LLMResponse) -> _Batches:
@@ -115,18 +122,19 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
     """The batches of the first attempt that delivers any."""
     limits = request.timeout
     deadline = began + limits.total if limits is not None and limits.total is not None else None
-    retries: Retries | None = None
-    resolved = False
+    retries = Retries(service._settings.max_retries, deadline)
+    await _resolve(service, request, retries)
     while True:
         delivered = False
         try:
-            if not resolved:
-                await service._resolve(request)
-                resolved = True
             async with aclosing(service._stream(request)) as batches:
+                with counted(retries.deliveries):  # not over a yield: who reads has a context of its own
+                    first = await _first(batches)
+                if first is not None:
+                    delivered = True
+                    yield first
                 async for batch in batches:
                     if batch:
-                        delivered = True
                         yield batch
             return
         except UnsupportedFeatureError as error:
@@ -136,9 +144,16 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
         except BackendError as error:
             if delivered:
                 raise
-            retries = retries or Retries(service._settings.max_retries, deadline)
             await retries.pause_or_raise(error)
             service.retries += 1
+
+
+async def _first(batches: _Batches) -> list[LLMChunk] | None:
+    """The first batch that holds anything."""
+    async for batch in batches:
+        if batch:
+            return batch
+    return None
 
 
 def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> None:

@@ -17,15 +17,19 @@ from miner.core.llms.driver import respond, stream_batches
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.registry import load_backend
 from miner.core.llms.stream import Batches, LLMStream
+from miner.core.transport.deliveries import counted, deliveries
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
 from miner.errors import (
     BackendError,
     BackendProtocolError,
     ConfigError,
+    EngineCrashedError,
     MinerError,
     ModelNotFoundError,
     OutputValidationError,
     RequestError,
+    ServiceClosedError,
+    StreamInterruptedError,
     UnsupportedFeatureError,
 )
 
@@ -82,15 +86,16 @@ class FallbackService(LLMService):
     async def _first_able(self, call: Callable[[LLMService, bool], Awaitable[T]]) -> T:
         """The answer of the first backend that gives one."""
         services = self._awake()
-        for service in services:
-            try:
-                return await call(service, service is self._services[0])
-            except BackendError as error:
-                if service is services[-1] or not _is_down(error):
-                    raise
-                self._rest(service, error)
-            finally:
-                self.retries = sum(each.retries for each in self._services)
+        with self._in_flight.call(), counted(deliveries()):  # what one sent again, no other does
+            for service in services:
+                try:
+                    return await call(service, service is self._services[0])
+                except BackendError as error:
+                    if service is services[-1] or not _is_down(error):
+                        raise
+                    self._rest(service, error)
+                finally:
+                    self.retries = sum(each.retries for each in self._services)
         raise AssertionError("there is always a first backend")
 
     async def _prepared(self, service: LLMService, request: ChatRequest, *, first: bool) -> ChatRequest:
@@ -122,19 +127,20 @@ class FallbackService(LLMService):
         services = self._awake()
         failed: BackendError | None = None
         refused: RequestError | None = None
-        for service in services:
-            try:
-                return await call(service, service is self._services[0])
-            except (UnsupportedFeatureError, ModelNotFoundError) as error:
-                if isinstance(error, ModelNotFoundError) and not unknown_here:
-                    raise
-                refused = refused or error
-            except BackendError as error:
-                if not _is_down(error):
-                    raise
-                failed = error
-                if service is not services[-1]:
-                    self._rest(service, error)
+        with self._in_flight.call(), counted(deliveries()):  # what one sent again, no other does
+            for service in services:
+                try:
+                    return await call(service, service is self._services[0])
+                except (UnsupportedFeatureError, ModelNotFoundError) as error:
+                    if isinstance(error, ModelNotFoundError) and not unknown_here:
+                        raise
+                    refused = refused or error
+                except BackendError as error:
+                    if not _is_down(error):
+                        raise
+                    failed = error
+                    if service is not services[-1]:
+                        self._rest(service, error)
         error_of_all = failed or refused  # one that is down might have been able to
         assert error_of_all is not None
         raise error_of_all
@@ -204,17 +210,22 @@ class FallbackService(LLMService):
         given = {name: arguments.pop(name) for name in names if name in arguments}
         request = self._request(arguments, prompt=prompt, **given)
         response = LLMResponse()
-        return LLMStream(lambda: self._fallen_over(request, response), response)
+        return LLMStream(lambda: self._fallen_over(request, response), response, self._in_flight)
 
     async def _fallen_over(self, request: ChatRequest, response: LLMResponse) -> Batches:
         services = self._awake()
+        count = deliveries()
         for service in services:
             delivered = False
             try:
                 prepared = await self._prepared(service, request, first=service is self._services[0])
                 async with aclosing(stream_batches(service, prepared, response)) as batches:
-                    async for batch in batches:
+                    with counted(count):  # not over a yield: who reads has a context of its own
+                        first = await anext(batches, None)
+                    if first is not None:
                         delivered = True
+                        yield first
+                    async for batch in batches:
                         yield batch
                 return
             except BackendError as error:
@@ -310,5 +321,11 @@ class FallbackService(LLMService):
 
 
 def _is_down(error: BackendError) -> bool:
-    """Whether another backend may do better: not where the engine answered and the answer was bad."""
-    return not isinstance(error, (BackendProtocolError, OutputValidationError))
+    """Whether another backend may do better: not where the engine answered and the answer was bad or broke off, nor
+    where the service was closed.
+    """
+    if isinstance(error, EngineCrashedError) and isinstance(error.__cause__, StreamInterruptedError):
+        return False
+    return not isinstance(
+        error, (BackendProtocolError, OutputValidationError, ServiceClosedError, StreamInterruptedError)
+    )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from miner.core.llms import smallest
 from miner.core.llms.join import join
 from miner.core.llms.stream import Batches
+from miner.core.transport.in_flight import InFlight
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMChunk, LLMResponse, ModelInfo, RerankResponse
-from miner.errors import UnsupportedFeatureError
+from miner.errors import ServiceClosedError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -30,6 +31,7 @@ class Hooks:
     """Models that were found usable, by the name under which they were asked for."""
     retries: int
     """Requests that were sent again."""
+    _in_flight: InFlight
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__: the smallest backend may have an __init__ that does not call this one.
@@ -37,6 +39,7 @@ class Hooks:
         service.config = args[0] if args else kwargs.get("config")
         service.models = {}
         service.retries = 0
+        service._in_flight = InFlight(lambda: _closed(cls))
         return service
 
     def __init__(self, config: Any = None) -> None:
@@ -111,3 +114,11 @@ class Hooks:
         if default:
             await self._get_model(default)
         return Health(state="ready", models=[default] if default else [])
+
+
+def _closed(cls: type[Hooks]) -> ServiceClosedError:
+    return ServiceClosedError(
+        f"The {cls.name} service was closed while it worked on the request.",
+        backend=cls.name,
+        hint="Send it again through a service that is open, if it is still wanted.",
+    )

@@ -76,7 +76,7 @@ class OllamaService(LLMService):
         made_for = (settings.ollama_base_url, settings.ollama_timeout)
         if self._client is None or made_for != self._client_made_for:
             if self._client is not None:
-                self._client.discard()
+                self._client.retire()
             origin = Origin(
                 backend=self.name,
                 base_url=settings.ollama_base_url.rstrip("/"),

@@ -182,8 +182,9 @@ class VLLMService(OpenAIService):
         where = f"vllm at {origin.shown_url}"
         if "EngineCore" in text:
             return BackendUnavailableError(
-                f"{where}: its engine has died: {text}", hint="Restart the server.", **origin.details(status)
-            )
+                f"{where}: its engine has died: {text}", hint="Restart the server.", engine_died=True,
+                **origin.details(status),
+            )  # fmt: skip
         if status == 503 and body.type == "Service Unavailable":
             return BackendOverloadedError(
                 f"{where} has a full queue: {text}", hint="Try again later.", **origin.details(status)

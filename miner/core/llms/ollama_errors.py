@@ -56,6 +56,7 @@ def ollama_error(
         return BackendUnavailableError(
             f"ollama at {origin.shown_url} lost the model's runner: {text}.",
             hint="Ollama loads the model anew on the next request; its log says why the runner died.",
+            engine_died=True,
             **details,
         )
     if status == 500 and any(sign in text for sign in _FATAL_TEXTS):
@@ -76,7 +77,7 @@ def error_in_answer(body: ErrorBody, origin: Origin, *, begun: bool) -> MinerErr
         return ollama_error(400, body, origin, None)
     said = f"ollama at {origin.shown_url} broke off its answer: {body.message}"
     if not begun:
-        return BackendUnavailableError(said, hint="Ollama's log says more.", **origin.details(200))
+        return BackendUnavailableError(said, hint="Ollama's log says more.", engine_died=True, **origin.details(200))
     return StreamInterruptedError(
         f"{said}.",
         hint="What had arrived is in the error's `partial`; Ollama loads the model anew on the next request.",

@@ -19,7 +19,7 @@ def check_end(mapper: ChatMapper, origin: Origin, *, ended: bool, whole: LLMResp
         said = f"{where} aborted the request: it is shutting down"
         if whole is None and mapper.delivered:
             raise interrupted(said, origin)
-        error = BackendUnavailableError(f"{said}.", hint="Try again later.", **origin.details(200))
+        error = BackendUnavailableError(f"{said}.", hint="Try again later.", engine_died=True, **origin.details(200))
         error.partial = whole
         raise error
     if not ended or mapper.finished is None:

@@ -69,7 +69,7 @@ class OpenAIServer(LLMService):
         endpoint = self.endpoint()
         if self._client is None or endpoint != self._client_endpoint:
             if self._client is not None:
-                self._client.discard()
+                self._client.retire()
             self._client = HttpClient(self._origin(endpoint), api_key=endpoint.api_key, reuse=self.reuse_connections)
             self._client_endpoint = endpoint
         return self._client

@@ -188,7 +188,7 @@ class OpenAIService(OpenAIServer):
         if begun and isinstance(error, BackendError):
             return interrupted(error.message.rstrip("."), origin, status)
         if type(error) is BackendError:
-            return BackendUnavailableError(error.message, hint=error.hint, **origin.details(status))
+            return BackendUnavailableError(error.message, hint=error.hint, engine_died=True, **origin.details(status))
         return error
 
     # Embeddings and rankings

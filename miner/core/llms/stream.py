@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from miner.core._typing import override
 from miner.core.llms.join import join
+from miner.core.transport.in_flight import InFlight
 from miner.core.wire import LLMChunk, LLMResponse
 
 __all__ = ["Batches", "LLMStream"]
@@ -31,40 +32,51 @@ class LLMStream(AsyncIterator[LLMChunk]):
     task) stops the engine; so do `aclose` and the end of an `async with` block. A stream is read once.
     """
 
-    def __init__(self, start: Callable[[], Batches], response: LLMResponse) -> None:
+    def __init__(self, start: Callable[[], Batches], response: LLMResponse, in_flight: InFlight | None = None) -> None:
+        """
+        Args:
+            start: gives the batches; called once, when the first is asked for.
+            in_flight: the calls of the service, whose end is this stream's too.
+        """
         self._start = start
         self._response = response
         self._began = False
         self._closed = False
+        self._quiet = False
+        """Closed by the task that reads: it knows, and is not told."""
+        self._call = (in_flight or InFlight(lambda: RuntimeError("The stream was closed."))).call()
+        self._ended = asyncio.Event()
+        """Nothing of the request is left: the engine's slot is free."""
         # A loop that is left drops its iterator, and asyncio closes what is dropped. So only the loop may hold it.
-        self._running: weakref.ref[AsyncGenerator[Any, None]] | None = None
+        self._running: weakref.ref[AsyncGeneratorType[Any, None]] | None = None
         self._own: AsyncGenerator[LLMChunk, None] | None = None
-        self._reader: asyncio.Task[Any] | None = None
-        self._stopped = asyncio.Event()
 
     @override
     def __aiter__(self) -> AsyncIterator[LLMChunk]:
         if self._own is not None:
             return self._own
         chunks = self._flattened(self.batches())
-        self._running = weakref.ref(chunks)
+        self._running = weakref.ref(cast("AsyncGeneratorType[Any, None]", chunks))
         return chunks
 
     @override
     async def __anext__(self) -> LLMChunk:
         if self._own is None:
             self._own = self._flattened(self.batches())
+            self._running = weakref.ref(cast("AsyncGeneratorType[Any, None]", self._own))
         return await anext(self._own)
 
     def batches(self) -> Batches:
         """The chunks in the lists in which they arrived: for who writes them on together."""
-        if self._closed:
+        if self._closed and not self._began:
             raise RuntimeError("The stream is closed; ask the service for a new one.")
         if self._began:
             raise RuntimeError("A stream can be read once; ask the service for a new one.")
         self._began = True
-        batches = self._start()
-        self._running = weakref.ref(batches)
+        source = self._start()
+        self._call.watch(source)
+        batches = self._watched(source)
+        self._running = weakref.ref(cast("AsyncGeneratorType[Any, None]", batches))
         return batches
 
     @property
@@ -81,23 +93,28 @@ class LLMStream(AsyncIterator[LLMChunk]):
         return join(arrived, self._response)
 
     async def aclose(self) -> None:
-        """Stop the engine and release the connection. Idempotent. The loop of another task that reads ends with a chunk
-        whose finish_reason is "cancelled".
+        """Stop the engine and release the connection. Idempotent. Whatever another task reads the stream with (a loop,
+        `anext`, `batches`, `collect`) ends with a chunk whose finish_reason is "cancelled", unless the reply had ended.
         """
-        self._closed = True
-        running = self._own
-        if running is None and self._running is not None:
-            running = self._running()
-        self._own = None
-        if running is None:
+        closed, self._closed = self._closed, True
+        if not self._began or self._ended.is_set():
             return
-        if not cast(AsyncGeneratorType[Any, None], running).ag_running:
-            await running.aclose()
-        elif self._reader is None:
-            raise RuntimeError("Another task reads the batches of this stream: cancel that task.")
-        else:
-            self._reader.cancel()
-            await self._stopped.wait()
+        call, here = self._call, asyncio.current_task()
+        if call.task is None and call.reader is here and not closed:
+            self._quiet = True
+            running = self._running() if self._running is not None else None
+            call.stop()
+            if running is None:
+                await call.end()
+            elif running.ag_running:  # it was dropped, and asyncio closes it
+                await self._ended.wait()
+            else:
+                await running.aclose()
+            return
+        waits = call.task is not None and call.task is not here
+        await call.end()
+        if waits:
+            await self._ended.wait()
 
     async def __aenter__(self) -> LLMStream:
         return self
@@ -107,21 +124,39 @@ class LLMStream(AsyncIterator[LLMChunk]):
     ) -> None:
         await self.aclose()
 
-    async def _flattened(self, batches: Batches) -> AsyncGenerator[LLMChunk, None]:
+    async def _watched(self, source: Batches) -> Batches:
+        """The batches of the source, until somebody ends them from outside."""
+        call = self._call
+        whole = False
         try:
-            async with aclosing(batches):
-                while True:
-                    self._reader = asyncio.current_task()
-                    try:
-                        batch = await anext(batches)
-                    except StopAsyncIteration:
-                        return
-                    for chunk in batch:
-                        yield chunk
+            if call.enter():
+                async for batch in source:
+                    call.leave()
+                    yield batch
+                    if not call.enter():
+                        break
+                else:
+                    whole = True
         except asyncio.CancelledError:
-            # From `aclose` in another task: the loop here ends, its task goes on.
-            if not self._closed or self._reader is None or self._reader.uncancel() > 0:
+            if not call.leave():
                 raise
         finally:
-            self._stopped.set()
-        yield LLMChunk(finish_reason="cancelled")
+            call.leave()
+            if not call.finish():
+                await source.aclose()
+            self._ended.set()
+        if whole or not call.stopped:
+            return
+        if not self._closed:
+            raise self._call.closed()
+        if not self._quiet:
+            yield [LLMChunk(finish_reason="cancelled")]
+
+    async def _flattened(self, batches: Batches) -> AsyncGenerator[LLMChunk, None]:
+        call = self._call
+        async with aclosing(batches):
+            async for batch in batches:
+                for chunk in batch:
+                    yield chunk
+                    if call.stopped:
+                        break

@@ -1,17 +1,21 @@
-"""The verbs over texts that generate nothing: vectors, and rankings. Arguments and answers are checked here."""
+"""The verbs over texts that generate nothing: vectors, rankings, counts. Arguments and answers are checked here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from miner.core.wire import EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
+from miner.core.llms.retry import Retries, retried
+from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
 from miner.errors import BackendProtocolError, InvalidRequestError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
 
-__all__ = ["embed", "rerank"]
+__all__ = ["count_tokens", "embed", "rerank"]
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 async def embed(service: LLMService, texts: str | Sequence[str], model: str | None) -> EmbeddingResponse:
@@ -19,8 +23,11 @@ async def embed(service: LLMService, texts: str | Sequence[str], model: str | No
     given = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Sequence) else None
     if not given or not all(isinstance(text, str) and text for text in given):
         raise InvalidRequestError("texts must be a text or a list of texts, none of them empty.", param="texts")
-    info = await _able_model(service, model, "embeddings")
-    return await service._embed(given, info.id if info is not None else model)
+    return await _asked(
+        service,
+        lambda: _able_model(service, model, "embeddings"),
+        lambda info: service._embed(given, info.id if info is not None else model),
+    )
 
 
 async def rerank(
@@ -36,8 +43,11 @@ async def rerank(
         raise InvalidRequestError(f"top_n must be a whole number of at least 1, not {top_n!r}.", param="top_n")
     if "rerank" not in service.capabilities:
         raise UnsupportedFeatureError(f"{service.name} does not rerank.", param="rerank")
-    info = await _able_model(service, model, "rerank")
-    answer = await service._rerank(query, given, info.id if info is not None else model, top_n)
+    answer = await _asked(
+        service,
+        lambda: _able_model(service, model, "rerank"),
+        lambda info: service._rerank(query, given, info.id if info is not None else model, top_n),
+    )
     wanted = min(top_n or len(given), len(given))
     found = {result.index: result.relevance_score for result in answer.results}
     if len(found) < max(wanted, len(answer.results)) or not all(0 <= index < len(given) for index in found):
@@ -47,6 +57,25 @@ async def rerank(
     best = sorted(found, key=lambda index: (-found[index], index))[:wanted]
     answer.results = [RerankResult(index, found[index], given[index]) for index in best]
     return answer
+
+
+async def count_tokens(service: LLMService, request: ChatRequest) -> int:
+    """Tokens of the prompt as the model gets it."""
+
+    async def resolve() -> None:
+        await service._resolve(request)
+        if "count_tokens" not in service.capabilities:
+            raise UnsupportedFeatureError(f"{service.name} cannot count tokens.", param="count_tokens")
+
+    return await _asked(service, resolve, lambda _: service._count_tokens(request))
+
+
+async def _asked(service: LLMService, find: Callable[[], Awaitable[A]], ask: Callable[[A], Awaitable[T]]) -> T:
+    """What the engine answers once the model is found; each is asked again as a generation would be."""
+    with service._in_flight.call():
+        retries = Retries(service._settings.max_retries)
+        found = await retried(service, find, retries)
+        return await retried(service, lambda: ask(found), retries)
 
 
 async def _able_model(service: LLMService, model: str | None, ability: str) -> ModelInfo | None:

@@ -10,10 +10,14 @@ from miner.core._typing import override
 from miner.core.transport.framing import FramingError
 from miner.core.transport.http1 import MAX_HEAD_BYTES, Body, BrokenOffError, Head, Sized, body_of, parse_head
 
-__all__ = ["Connection"]
+__all__ = ["ClosedHereError", "Connection"]
 
 _HIGH_WATER = 1024 * 1024
 """Bytes that may wait to be read before the engine is asked to wait."""
+
+
+class ClosedHereError(Exception):
+    """The connection was closed on this side, by whoever owns it."""
 
 
 class Connection(asyncio.Protocol):
@@ -36,6 +40,7 @@ class Connection(asyncio.Protocol):
         self._over = False
         """No more bytes will come."""
         self._why = "the connection was closed"
+        self._closed_here = False
         self._waiter: asyncio.Future[None] | None = None
         self._waits_since = 0.0
         self._unsent = 0
@@ -100,17 +105,18 @@ class Connection(asyncio.Protocol):
         Raises:
             TimeoutError: silence.
             BrokenOffError: the connection ended before.
+            ClosedHereError: it was closed on this side.
             FramingError: the answer is no HTTP.
         """
         self.answered = False
         if self._over or self.transport.is_closing():
-            raise BrokenOffError(self._why)
+            raise self._broken()
         self.transport.write(request)
         raw = b""
         while True:
             while not self._arrived:
                 if self._over:
-                    raise BrokenOffError(self._why)
+                    raise self._broken()
                 await self._wait()
             self.answered = True
             raw += self._take()
@@ -139,6 +145,7 @@ class Connection(asyncio.Protocol):
         Raises:
             TimeoutError: silence.
             BrokenOffError: the connection ended before the body did.
+            ClosedHereError: it was closed on this side before that.
             FramingError: the body is not in its form.
         """
         body = self._body
@@ -157,7 +164,12 @@ class Connection(asyncio.Protocol):
         try:
             self._body.end()
         except BrokenOffError as error:
-            raise BrokenOffError(self._why) from error
+            raise self._broken() from error
+        if self._closed_here:  # a body that ends with its connection has not ended so
+            raise self._broken()
+
+    def _broken(self) -> Exception:
+        return ClosedHereError() if self._closed_here else BrokenOffError(self._why)
 
     @property
     def finished(self) -> bool:
@@ -199,9 +211,9 @@ class Connection(asyncio.Protocol):
         self._over = True
         self.transport.abort()
 
-    def close(self, why: str) -> None:
-        """End it; whoever waits for its answer is told why."""
-        self._why = why
+    def close(self) -> None:
+        """End it; whoever waits for its answer gets ClosedHereError."""
+        self._closed_here = True
         self.abort()
         self._wake()
 

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from miner.core.transport.address import BadAddressError, NotConnectedError
+from miner.core.transport.connection import ClosedHereError
 from miner.core.transport.framing import FramingError
+from miner.core.transport.http1 import BrokenOffError
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -24,6 +26,7 @@ from miner.errors import (
     BackendUnavailableError,
     InvalidRequestError,
     MinerError,
+    ServiceClosedError,
     StreamInterruptedError,
 )
 
@@ -59,6 +62,12 @@ class Origin:
         """The fields that every BackendError carries."""
         return {"backend": self.backend, "base_url": self.shown_url, "status": status}
 
+    def closed(self) -> ServiceClosedError:
+        """For what was in flight when its client was closed."""
+        return ServiceClosedError(
+            f"The service was closed while {self.backend} at {self.shown_url} worked on the request.", **self.details()
+        )
+
     def slow(self) -> str:
         """What to do when the engine is silent for too long."""
         return f"Raise {self.timeout_setting} if it needs longer, or ask for less."
@@ -73,14 +82,18 @@ class faults:
 
     Programming errors and cancellation pass through untouched. `receiving` is set once an answer has begun: from then
     on a lost connection is a StreamInterruptedError. `total`: seconds for the whole exchange, where that is the bound.
+    `harmless`: the request asks for facts alone; an engine that is lost without a response has not died of it.
     """
 
-    __slots__ = ("origin", "receiving", "total")
+    __slots__ = ("harmless", "origin", "receiving", "total")
 
-    def __init__(self, origin: Origin, *, receiving: bool = False, total: float | None = None) -> None:
+    def __init__(
+        self, origin: Origin, *, receiving: bool = False, total: float | None = None, harmless: bool = False
+    ) -> None:
         self.origin = origin
         self.receiving = receiving
         self.total = total
+        self.harmless = harmless
 
     def __enter__(self) -> faults:
         return self
@@ -90,12 +103,15 @@ class faults:
             return
         mapped = _map(error, self.origin, receiving=self.receiving, total=self.total)
         if mapped is not None:
+            mapped.engine_died = type(error) is BrokenOffError and not self.harmless
             raise mapped from error
 
 
 def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float | None) -> BackendError | None:
     """The error of miner for one of the transport, None where it is none of its errors."""
     where = f"{origin.backend} at {origin.shown_url}"
+    if isinstance(error, ClosedHereError):
+        return origin.closed()
     if isinstance(error, NotConnectedError):
         told = "does not accept the connection" if str(error) == "timed out" else "cannot be reached"
         return BackendUnavailableError(f"{where} {told}: {error}.", hint=origin.unreachable, **origin.details())

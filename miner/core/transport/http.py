@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 from miner.core.transport.address import Address
 from miner.core.transport.connection import Connection
+from miner.core.transport.deliveries import deliveries
 from miner.core.transport.faults import Origin, faults
 from miner.core.transport.framing import FramingError
 from miner.core.transport.http1 import BrokenOffError
+from miner.core.transport.in_flight import InFlight
 from miner.core.transport.pool import ConnectionPool
 from miner.core.transport.redirect import redirected
 
@@ -63,7 +65,7 @@ class ByteStream:
 
 
 class HttpClient:
-    """Speaks to one engine. Connects on first use and again on another event loop; `close` is idempotent.
+    """Speaks to one engine. Connects on first use, on another event loop and after `close`, which is idempotent.
 
     Args:
         origin: names backend and address in errors; `origin.silence` bounds each wait for bytes, in seconds.
@@ -81,6 +83,7 @@ class HttpClient:
         self._reuse = reuse and unix_socket is None
         self._address: Address | None = None
         self._pool = ConnectionPool(origin.silence, unix_socket, reuse=self._reuse)
+        self._in_flight = InFlight(origin.closed)
 
     async def request(
         self, method: str, path: str, body: bytes | None = None, *, total: float | None = None, root: bool = False
@@ -91,16 +94,15 @@ class HttpClient:
             total: seconds for the whole exchange, where it must be short.
             root: the path begins at the server's root, before the `/v1` of the address.
         """
-        with faults(self.origin, total=total) as state:
+        with self._in_flight.call(), faults(self.origin, total=total, harmless=body is None) as state:
             if total is None:
                 return await self._whole(state, method, path, body, root)
             async with asyncio.timeout(total):
                 return await self._whole(state, method, path, body, root)
 
     async def _whole(self, state: faults, method: str, path: str, body: bytes | None, root: bool) -> Reply:
-        connection, answer = await self._ask(method, path, body, root)
+        connection, answer = await self._ask(state, method, path, body, root)
         try:
-            state.receiving = True
             return Reply(answer.status, answer.headers, await answer.read_all())
         finally:
             self._pool.release(connection)
@@ -111,7 +113,9 @@ class HttpClient:
         """
         return _Streaming(self, path, body)
 
-    async def _ask(self, method: str, path: str, body: bytes | None, root: bool) -> tuple[Connection, ByteStream]:
+    async def _ask(
+        self, state: faults, method: str, path: str, body: bytes | None, root: bool
+    ) -> tuple[Connection, ByteStream]:
         """The answer, of which the head has come. The caller releases the connection."""
         address = self._address
         if address is None:
@@ -126,23 +130,32 @@ class HttpClient:
                 head = await connection.ask(request)
             except BrokenOffError:
                 connection.abort()
+                state.receiving = connection.answered
                 # A kept connection that the server has just closed: once more on a fresh one, since not a byte of an
                 # answer has come. On a new connection it means something else: the request may have killed the engine.
-                if fresh or connection.answered:
+                count = deliveries()
+                if fresh or connection.answered or count.deaths:
                     raise
+                count.deaths += body is not None
                 connection = None
             except BaseException:
                 connection.abort()
                 raise
             else:
+                state.receiving = True
                 if 300 <= head.status < 400:
                     connection.abort()
                     raise redirected(head.status, head.headers.get("location"), self.origin)
                 return connection, ByteStream(connection, head.status, head.headers)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections. What is in flight ends with a ServiceClosedError, and is not sent again."""
+        self._in_flight.stop()
         await self._pool.close()
+
+    def retire(self) -> None:
+        """Keep nothing for later requests, since there will be none; what is in flight goes on."""
+        self._pool.retire()
 
     def discard(self) -> None:
         """Let go of all connections without waiting: their event loop may be gone."""
@@ -159,9 +172,10 @@ class _Streaming:
         self._faults = faults(client.origin)
 
     async def __aenter__(self) -> ByteStream:
-        with self._faults:
-            self._connection, self._answer = await self._client._ask("POST", self._path, self._body, False)
-        self._faults.receiving = True
+        with self._client._in_flight.call(), self._faults:
+            self._connection, self._answer = await self._client._ask(
+                self._faults, "POST", self._path, self._body, False
+            )
         return self._answer
 
     async def __aexit__(

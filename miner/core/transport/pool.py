@@ -118,6 +118,14 @@ class ConnectionPool:
 
     # The end
 
+    def retire(self) -> None:
+        """Keep no connection from now on: those in use go when their requests are done."""
+        self._reuse = False
+        idle, self._idle = self._idle, []
+        if self._loop is not None and _runs_here(self._loop):
+            for connection in idle:
+                connection.abort()
+
     async def close(self) -> None:
         """Close all connections."""
         guard, self._guard = self._guard, None
@@ -178,7 +186,7 @@ def _end(connections: set[Connection], sweeper: asyncio.TimerHandle | None) -> N
     if sweeper is not None:
         sweeper.cancel()
     for connection in list(connections):
-        connection.close("the service was closed")
+        connection.close()
 
 
 async def _closed_with_the_loop(pool: ConnectionPool) -> AsyncGenerator[None, None]:

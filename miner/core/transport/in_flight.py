@@ -1,0 +1,138 @@
+"""Calls in flight, which closing their owner ends wherever they wait: in a queue, a connect, a pause, for a byte."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Call", "InFlight"]
+
+
+class InFlight:
+    """The calls of one client or service.
+
+    Args:
+        closed: the error that a call gets which is ended here.
+    """
+
+    def __init__(self, closed: Callable[[], Exception]) -> None:
+        self.closed = closed
+        self.calls: set[Call] = set()
+
+    def call(self) -> Call:
+        """A new call: a `with` block around all that it waits for."""
+        return Call(self)
+
+    def stop(self) -> None:
+        """End what waits now. What is suspended (a stream between two reads) learns it when it goes on."""
+        for call in list(self.calls):
+            call.stop()
+
+    async def end(self) -> None:
+        """The same, and what is suspended is closed too: its engine need not wait for a reader that may never come."""
+        await asyncio.gather(*(call.end() for call in list(self.calls)), return_exceptions=True)
+
+
+class Call:
+    """One call. As a context manager it raises the owner's error in place of the cancellation that ended it; a stream
+    uses `enter`, `leave` and `finish` around each of its reads instead.
+    """
+
+    __slots__ = ("__weakref__", "_base", "_cancelled", "_closing", "_generator", "_owner", "reader", "stopped", "task")
+
+    def __init__(self, owner: InFlight) -> None:
+        self._owner = owner
+        self.task: asyncio.Task[Any] | None = None
+        """The task that waits inside it now."""
+        self.reader: asyncio.Task[Any] | None = None
+        """The task that waited last."""
+        self.stopped = False
+        self._base = 0
+        self._cancelled = False
+        self._closing = False
+        self._generator: weakref.ref[AsyncGenerator[Any, None]] | None = None
+
+    def closed(self) -> Exception:
+        """What it raises when its owner was closed."""
+        return self._owner.closed()
+
+    def watch(self, generator: AsyncGenerator[Any, None]) -> None:
+        """What `end` closes while nobody waits for it. Held weakly: whoever drops it ends it."""
+        self._generator = weakref.ref(generator)
+
+    def enter(self) -> bool:
+        """The running task waits inside from now on. False: it has been stopped, and there is nothing to wait for."""
+        self.task = self.reader = task = asyncio.current_task()
+        self._base = task.cancelling() if task is not None else 0
+        self._owner.calls.add(self)
+        return not self.stopped
+
+    def leave(self) -> bool:
+        """It waits no more. Whether a cancellation that it got was this call's end and nothing else."""
+        task, self.task = self.task, None
+        if not self._cancelled:
+            return False
+        self._cancelled = False
+        return task is not None and task.uncancel() <= self._base
+
+    def finish(self) -> bool:
+        """It is over. Whether somebody else closes what it watched."""
+        self._owner.calls.discard(self)
+        self._generator = None
+        return self._closing
+
+    def stop(self) -> None:
+        """End it: whoever waits inside is woken by a cancellation, which `leave` takes back. Idempotent."""
+        if self.stopped:
+            return
+        self.stopped = True
+        task = self.task
+        if task is None or task.done():
+            return
+        loop = task.get_loop()
+        if loop is _running_loop():
+            if task is not asyncio.current_task():  # else it closes its own owner
+                self._cancel()
+        elif not loop.is_closed():
+            try:
+                loop.call_soon_threadsafe(self._cancel)
+            except RuntimeError:
+                pass  # closed a moment ago
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self._cancelled = True
+            self.task.cancel()
+
+    async def end(self) -> None:
+        """Stop it, and close what it watches if nobody waits for that."""
+        self.stop()
+        generator = self._generator() if self._generator is not None else None
+        if generator is not None and self.task is None and not self._closing and self._is_here():
+            self._closing = True
+            await generator.aclose()
+
+    def _is_here(self) -> bool:
+        return self.reader is None or self.reader.get_loop() is _running_loop()
+
+    def __enter__(self) -> Call:
+        self.enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ours = self.leave()
+        self.finish()
+        if ours and isinstance(error, asyncio.CancelledError):
+            raise self._owner.closed() from None
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
