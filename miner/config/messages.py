@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["config_error", "unknown_argument", "without_password"]
 
 _SECRET = ("key", "token", "secret", "password")
+_ADDRESSES = ("_url", "_base", "_endpoint")
 _BEFORE_HOST = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)
 """Up to the last @: a password may hold what ends it in a well-formed address."""
 
@@ -25,6 +26,18 @@ _BEFORE_HOST = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)
 def without_password(text: str) -> str:
     """An address, or what was meant as one, without what may be a user's name and password."""
     return _BEFORE_HOST.sub(r"\1***@", text)
+
+
+def _without_secrets(text: str) -> str:
+    """The same for an address as it was written, whose query may hold a key; quotes around it stay."""
+    address, *behind = re.split(r"([?#])", text, maxsplit=1)
+    if not behind or not behind[1].strip("'\""):
+        return without_password(text)
+    mark, query = behind
+    if "@" in query:  # a password may hold the mark: nobody can tell where the host begins
+        return f"{text[: text.find('://') + 3]}***" if "://" in address else "***"
+    closing = text[-1] if text[-1] in ("'", '"') else ""
+    return f"{without_password(address)}{mark}***{closing}"
 
 
 def unknown_argument(name: str, cls: type[BaseSettings]) -> ConfigError:
@@ -52,5 +65,6 @@ def _value(name: str, given: Mapping[str, Any]) -> str:
     for source in (arguments, os.environ, dotenv_variables(".env")):
         for key, value in source.items():
             if key.upper() == variable_of(name):
-                return without_password(repr(value))
+                hide = _without_secrets if name.endswith(_ADDRESSES) else without_password
+                return hide(repr(value))
     return "?"

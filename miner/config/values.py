@@ -12,7 +12,7 @@ __all__ = ["HttpUrl", "PathText", "Seconds", "path_as_text"]
 
 
 def _http_url(value: str) -> str:
-    """An http(s) address without a trailing slash."""
+    """An http(s) address without a trailing slash, to which the path of a request can be added."""
     if not value.startswith(("http://", "https://")):
         raise ValueError(_HTTP)
     try:
@@ -27,9 +27,12 @@ def _http_url(value: str) -> str:
         port = 0
     if port == 0:
         raise ValueError("its port must be a number from 1 to 65535, such as 8000 in http://localhost:8000/v1")
+    if "?" in value or "#" in value:
+        raise ValueError(_NO_QUERY)
     return value.rstrip("/")
 
 
+_NO_QUERY = "must have no query and no fragment (? or #), which would not be sent; a key has a setting of its own"
 _HTTP = "must start with http:// or https:// and name a host, such as http://localhost:8000/v1"
 
 

@@ -183,6 +183,8 @@ WRONG = [
     ("OLLAMA_BASE_URL", "http://localhost:0", "port must be a number from 1 to 65535"),
     ("VLLM_API_BASE", "http://localhost:http/v1", "port must be a number from 1 to 65535"),
     ("LLAMACPP_API_BASE", "https://h:-1", "port must be a number from 1 to 65535"),
+    ("HF_ENDPOINT", "http://hub?", "no query and no fragment"),
+    ("OLLAMA_BASE_URL", "https://h:8#", "no query and no fragment"),
     ("OLLAMA_TIMEOUT", "-1", "greater than 0"),
     ("OLLAMA_TIMEOUT", "inf", "finite"),
     ("VLLM_API_BASE", "ftp://h/v1", "http://"),
@@ -296,7 +298,7 @@ def test_secrets_never_show_in_errors(name, monkeypatch):
     assert "sesame" not in str(caught.value)
 
 
-URLS = [name for name in CHANGED if name.endswith(("_base", "_url"))]
+URLS = [name for name in CHANGED if name.endswith(("_base", "_url", "_endpoint"))]
 WITH_PASSWORD = [
     "http://user:se/sesame@h:1",
     "http://:sesame@",
@@ -307,11 +309,20 @@ WITH_PASSWORD = [
     ["http://user:sesame@h"],
     b"ftp://user:sesame@h",
     {"url": "http://user:sesame@h"},
+    "http://h/v1?api-version=1&key=sesame",
+    "http://h/v1/?sesame",
+    "http://h:8/v1#sesame",
+    "https://h/v1?key=open@sesame",
+    "https://user:open?sesame@h/v1",
+    "https://user:sesame@h/v1?key=sesame",
+    "h/v1?key=sesame",
+    "http://h:99999/v1?key=sesame",
+    "?key=sesame",
 ]
 
 
 def test_every_address_is_tried_below():
-    assert len(URLS) == 3
+    assert len(URLS) == 4
 
 
 @pytest.mark.parametrize("name", URLS)
@@ -323,6 +334,17 @@ def test_a_password_in_an_address_is_kept_and_never_shown(name, caplog):
     shown = f"{config} {config!r} {[config]} {pprint.pformat(config)} {caplog.text}"
     assert "sesame" not in shown
     assert f"{name}='http://***@h:1'" in repr(config)
+
+
+@pytest.mark.parametrize("name", URLS)
+@pytest.mark.parametrize("extra", ["?key=sesame", "/?key=sesame", "#sesame", "?a=1&b=open@sesame", "/x?y#sesame"])
+def test_a_query_or_a_fragment_is_refused_by_name_and_not_shown(name, extra):
+    """It would be lost on the way: a request's path comes behind it."""
+    with pytest.raises(ConfigError) as caught:
+        MinerConfig(**{name: f"http://h:1/v1{extra}"})
+    assert str(caught.value).startswith(f"{name.upper()}='http://")
+    assert "no query and no fragment" in str(caught.value)
+    assert "sesame" not in f"{caught.value} {vars(caught.value)}"
 
 
 @pytest.mark.parametrize("value", WITH_PASSWORD, ids=repr)

@@ -228,6 +228,17 @@ async def test_a_host_that_does_not_exist():
     await http_client.close()
 
 
+@pytest.mark.parametrize("base", ["http://h/v1?key=s3cret", "http://h/v1#s3cret", "http://u:pa?s3cret@h/v1"])
+async def test_an_address_with_a_query_is_refused_and_not_shown(base: str):
+    """Settings that are not ours (a config object of somebody else's) come here unchecked."""
+    http_client = client(base)
+    with pytest.raises(BackendUnavailableError, match="is not a usable address") as caught:
+        await http_client.request("GET", "/models")
+    assert "s3cret" not in said(caught.value)
+    assert not caught.value.retryable
+    await http_client.close()
+
+
 def said(error: BaseException | None) -> str:
     """All that a log could show of an error and of what caused it."""
     text = ""

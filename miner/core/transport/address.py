@@ -57,6 +57,8 @@ class Address:
             raise BadAddressError(str(error)) from None
         if parts.scheme not in ("http", "https") or not host or port == 0:
             raise BadAddressError("not http://host:port")
+        if "?" in url or "#" in url:
+            raise BadAddressError("a query or a fragment is not sent: it must end with its path")
         tls = parts.scheme == "https"
         lines = [
             f"Host: {parts.netloc.rpartition('@')[2]}", "Content-Type: application/json", "Accept: */*",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
@@ -51,12 +52,15 @@ class Origin:
 
     @property
     def shown_url(self) -> str:
-        """The address without user name and password."""
+        """The address without user name and password, and without a query, which may hold a key."""
+        address, query = re.match(r"([^?#]*)(.*)", self.base_url, re.DOTALL).groups()  # type: ignore[union-attr]
+        if "@" in query:  # a password that holds the mark: nobody can tell where the host begins
+            return "***"
         try:
-            parts = urlsplit(self.base_url)
+            parts = urlsplit(address)
         except ValueError:  # no address at all: shown from behind where a password could be
-            return self.base_url.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+            return str(address.rpartition("@")[2])
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     def details(self, status: int | None = None) -> dict[str, Any]:
         """The fields that every BackendError carries."""
