@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["exposed"]
 
 
-def exposed(
+async def exposed(
     gateway: Gateway, counted: Metrics, engines: list[EngineStatus], up: bool, accept: str | None
 ) -> tuple[str, bytes]:
     """Content type and body of an answer to a scraper that accepts this."""
+    # Counters change on the event loop, so they are read there; what the system knows of the process are files.
+    families = [
+        *_requests(gateway, counted), *_models(gateway, counted), *_engines(counted, engines),
+        _gauge("miner_backend_up", "Whether the backend can serve.", float(up)),
+    ]  # fmt: skip
+    return await asyncio.to_thread(_written, families, accept)
+
+
+def _written(families: list[Metric], accept: str | None) -> tuple[str, bytes]:
     registry = CollectorRegistry()
-    registry.register(
-        _Collected([*_requests(gateway, counted), *_models(gateway, counted), *_engines(counted, engines)])
-    )
-    registry.register(_Collected([_gauge("miner_backend_up", "Whether the backend can serve.", float(up))]))
+    registry.register(_Collected(families))
     ProcessCollector(registry=registry)
     encode, content_type = choose_encoder(accept or "")
     return content_type, encode(registry)

@@ -7,6 +7,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from miner.errors import MinerError
+from miner.gateway.background import Background
+from miner.gateway.contained import Contained
+from miner.gateway.errors import InternalServerError
 from miner.gateway.health import HealthCache
 from miner.gateway.preload import preload
 from miner.gateway.proxies import TrustedProxies
@@ -51,28 +55,30 @@ class Gateway:
         """Streams that may need a heartbeat."""
         self.sign_at = 0.0
         """When the backend last gave a sign of life, on the loop's clock."""
+        self.background = Background()
         self._quiet: asyncio.Event | None = None
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the stages, the heartbeat and the loading of the default model."""
         self.sign_at = asyncio.get_running_loop().time()
         for stage in self.stages.all:
             await stage.start(self)
-        self._tasks.append(asyncio.create_task(self._beat(), name="gateway heartbeat"))
+        self.background.start("heartbeat of streams", self._beat)
         if self.settings.serve_preload:
-            self._tasks.append(asyncio.create_task(preload(self), name="gateway preload"))
+            self.background.start("loading of the default model", lambda: preload(self), ends=True)
         else:
             self.state = "serving"
 
     async def stop(self) -> None:
         """Stop what `start` started."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.background.stop()
         for stage in reversed(self.stages.all):
-            await stage.stop(self)
+            try:
+                with Contained():
+                    await stage.stop(self)
+            except MinerError as error:  # the others have to stop too
+                cause = error.__cause__ if isinstance(error, InternalServerError) else error
+                logger.error("%s did not stop cleanly.", type(stage).__name__, exc_info=cause)
 
     def began(self, exchange: Exchange) -> None:
         """The service is being asked."""

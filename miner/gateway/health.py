@@ -52,6 +52,12 @@ async def not_ready_reason(gateway: Gateway, *, hints: bool = True) -> str | Non
     """Why the gateway is not ready; None if it is."""
     if gateway.state == "draining":
         return "the server is shutting down"
+    for name, problem in gateway.background.problems.items():
+        return f"the {name} has stopped and is started again" + (f": {problem}" if hints else "")
+    for stage in gateway.stages.all:
+        wrong = stage.problem()
+        if wrong is not None:
+            return wrong
     if gateway.state == "starting":
         return gateway.loading or "the server is starting"
     if gateway.running:

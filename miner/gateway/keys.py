@@ -78,6 +78,8 @@ class KeyCaller(Caller):
     """A caller with a key, and what that key may use."""
 
     limits: Limits = NO_LIMITS
+    kept: bool = False
+    """The key stands in the file, which can revoke it."""
 
 
 def key_path(stated: str | None) -> Path:

@@ -120,7 +120,7 @@ class Limiter(Stage):
     def _limits_of(self, caller: KeyCaller) -> Limits:
         """The key's own, else those of the file, else those of the settings."""
         own, all_ = caller.limits, self._all
-        kept = self._access.defaults if self._access is not None else own
+        kept = self._access.keys.defaults if self._access is not None else own
         return Limits(
             requests=own.requests or kept.requests or all_.requests,
             tokens=own.tokens or kept.tokens or all_.tokens,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 
 from miner.errors import ConfigError
-from miner.gateway.access import has_keys
 from miner.gateway.addresses import is_loopback
+from miner.gateway.key_store import has_keys
 from miner.gateway.settings import GatewaySettings
 
 __all__ = ["BACKLOG", "listen", "refuse_open_address", "shown"]

@@ -127,6 +127,6 @@ async def metrics(exchange: Exchange) -> web.StreamResponse:
         up = False
     counted.see_engines(engines or [])
     gateway, accept = exchange.gateway, exchange.request.headers.get("Accept")
-    content_type, body = exposed(gateway, counted, engines or [], up, accept)
+    content_type, body = await exposed(gateway, counted, engines or [], up, accept)
     exchange.status = 200
     return web.Response(body=body, headers=exchange.headers(content_type))

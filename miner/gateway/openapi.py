@@ -12,6 +12,7 @@ from aiohttp import web
 
 from miner import __version__
 from miner.gateway.exchange import Exchange
+from miner.gateway.keys import KeyCaller
 from miner.gateway.routes import Route
 
 __all__ = ["docs", "document", "openapi"]
@@ -85,10 +86,7 @@ def _answer(route: Route) -> dict[str, Any]:
 
 
 def _of(exchange: Exchange) -> dict[str, Any]:
-    from miner.gateway.access import has_keys
-
-    gateway = exchange.gateway
-    return document(gateway.routes, keys=has_keys(gateway.settings))
+    return document(exchange.gateway.routes, keys=isinstance(exchange.caller, KeyCaller))
 
 
 async def openapi(exchange: Exchange) -> web.StreamResponse:

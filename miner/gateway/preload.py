@@ -27,25 +27,23 @@ async def preload(gateway: Gateway) -> None:
     the backend from then on.
     """
     pause = 0.5
-    try:
-        while True:
-            try:
-                gateway.loading = "the default model is being loaded"
-                await _one_token(gateway.service)
-            except BackendError as error:
-                gateway.loading = f"the default model could not be loaded yet: {error.message}"
-                logger.warning("The default model could not be loaded: %s Trying again in %.1f s.", error, pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            except MinerError as error:
-                logger.warning("No model was loaded at start: %s", error)
-                break
-            else:
-                break
-    finally:
-        gateway.loading = None
-        if gateway.state == "starting":
-            gateway.state = "serving"
+    while True:
+        try:
+            gateway.loading = "the default model is being loaded"
+            await _one_token(gateway.service)
+        except BackendError as error:
+            gateway.loading = f"the default model could not be loaded yet: {error.message}"
+            logger.warning("The default model could not be loaded: %s Trying again in %.1f s.", error, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        except MinerError as error:
+            logger.warning("No model was loaded at start: %s", error)
+            break
+        else:
+            break
+    gateway.loading = None
+    if gateway.state == "starting":
+        gateway.state = "serving"
 
 
 async def _one_token(service: LLMService) -> None:

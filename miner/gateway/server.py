@@ -60,6 +60,7 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
     refuse_open_address(settings)
     _allow_many_connections()
     service = make_service()
+    app = create_app(service, settings)
     sockets = listen(settings)
 
     def told() -> None:
@@ -67,7 +68,7 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
             announce(f"miner: serving {service.name} at {shown(one)}")
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(service, settings, sockets, told=told))
+        return runner.run(serve(app, sockets, told=told))
 
 
 def _allow_many_connections() -> None:
@@ -95,8 +96,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def serve(
-    service: LLMService,
-    settings: GatewaySettings,
+    app: web.Application,
     sockets: list[socket.socket],
     *,
     told: Callable[[], None] = lambda: None,
@@ -104,9 +104,9 @@ async def serve(
     """Serve on these sockets until a signal comes; closes the service.
 
     Args:
+        app: of `create_app`, made before: it looks for packages on the disk.
         told: called when connections are taken.
     """
-    app = create_app(service, settings)
     gateway = app[GATEWAY]
     runner = make_runner(app)
     signals = _Signals()
@@ -121,10 +121,10 @@ async def serve(
             gateway.state = "draining"
             await _drain(gateway, signals)
             await runner.cleanup()
-            await _close(service)
+            await _close(gateway.service)
     finally:
         await runner.cleanup()
-        await _close(service)
+        await _close(gateway.service)
         give_up_unwritten()
     return 0 if signals.count < 2 else 128 + signals.received
 

@@ -28,6 +28,10 @@ class Stage:
     async def stop(self, gateway: Gateway) -> None:
         """The server stops."""
 
+    def problem(self) -> str | None:
+        """Why requests cannot be served at the moment, for `/readyz`; None: they can."""
+        return None
+
     def check(self, exchange: Exchange) -> None:
         """The head of the request is here and its route is known. Cheap things only."""
 

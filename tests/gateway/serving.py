@@ -49,7 +49,9 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """The gateway over this service while the block lasts; the service is closed after it."""
     settings.setdefault("serve_preload", False)
-    app = create_app(service, GatewaySettings(_env_file=None, **settings), stages=stages, routes=routes)
+    known = GatewaySettings(_env_file=None, **settings)
+    # As `miner serve` does it before its loop runs: it looks for packages on the disk.
+    app = await asyncio.to_thread(create_app, service, known, stages=stages, routes=routes)
     runner = make_runner(app)
     await runner.setup()
     try:

@@ -13,10 +13,10 @@ from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.models.find import resolve
 from miner.errors import ConfigError
-from miner.gateway.access import has_keys
 from miner.gateway.app import GATEWAY, ROUTES, create_app
 from miner.gateway.dialects.openai_parts import error_body
 from miner.gateway.health import livez
+from miner.gateway.key_store import has_keys
 from miner.gateway.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
 from miner.gateway.routes import Route
 from miner.gateway.settings import GatewaySettings
@@ -192,10 +192,11 @@ async def test_who_called_is_known_by_name():
     write_keys(key_path(None), KeyFile(keys=[entry("alice")]))
     app = create_app(Parrot(config()), GatewaySettings(_env_file=None, api_keys=KEY))
     [access] = [stage for stage in app[GATEWAY].stages.all if type(stage).__name__ == "Access"]
-    assert access._ring.find("key-of-alice-0123456789").name == "alice"
-    assert access._ring.find(KEY).name == "MINER_API_KEYS-1"
-    assert not access._ring.find(KEY).admin
-    assert access._ring.find(KEY + "0") is None
+    await access.keys.load()
+    assert access.keys.find("key-of-alice-0123456789").name == "alice"
+    assert access.keys.find(KEY).name == "MINER_API_KEYS-1"
+    assert not access.keys.find(KEY).admin
+    assert access.keys.find(KEY + "0") is None
 
 
 async def test_without_keys_the_admin_right_ends_where_others_can_call():
