@@ -33,8 +33,9 @@ The answer alone goes to standard output. Notices, such as that it was cut at
 first word, if standard error is a terminal. Ctrl-C stops the engine at once.
 
 With --json standard output holds one object: content, reasoning, finish_reason,
-usage, timings (seconds), model, backend, context_exhausted; after a failure
-error (type, code, message, hint, exit_code) and content, what had arrived.
+stop_sequence, usage (null where the engine sends none), timings (seconds), model,
+backend, context_exhausted; after a failure error (type, code, message, hint,
+exit_code) and content, what had arrived.
 
 {EXIT_STATUS}"""
 _CONTEXT_HINTS = {
@@ -216,7 +217,8 @@ def _as_json(response: LLMResponse) -> str:
             "content": response.content,
             "reasoning": response.reasoning,
             "finish_reason": response.finish_reason,
-            "usage": asdict(response.usage),
+            "stop_sequence": response.stop_sequence,
+            "usage": None if response.usage is None else asdict(response.usage),
             "timings": asdict(response.timings),
             "model": response.model,
             "backend": response.backend,
@@ -234,6 +236,10 @@ def _tell_how_it_ended(response: LLMResponse, max_tokens: int) -> None:
         note(f"miner: The context is full: the answer was cut before max_tokens={max_tokens}.\n  {hint}")
     elif response.finish_reason == "length":
         note(f"miner: The answer was cut at max_tokens={max_tokens}.\n  Raise it with --max-tokens.")
+    elif response.finish_reason == "repetition":
+        note("miner: The engine ended the answer: the model wrote the same token over and over.")
+    elif response.finish_reason == "unknown":
+        note("miner: The engine ended the answer for a reason that is not known here; the log has its word.")
     elif response.finish_reason == "content_filter":
         note("miner: The engine's content filter ended the answer.")
     elif not response.content:

@@ -8,11 +8,16 @@ from typing import Any, TypeVar
 
 from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import LLMChunk, LLMResponse, ModelInfo
+from miner.core.wire import LLMChunk, LLMResponse, ModelInfo, TokenUsage
 
-__all__ = ["Contract"]
+__all__ = ["Contract", "usage_of"]
 
 T = TypeVar("T")
+
+
+def usage_of(response: LLMResponse) -> TokenUsage:
+    """What a response says of its tokens; zeros where its backend counts none."""
+    return response.usage if response.usage is not None else TokenUsage()
 
 
 class Contract:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from miner.conformance.contract import Contract
+from miner.conformance.contract import Contract, usage_of
 from miner.conformance.refusals import supported_or_refused
 from miner.core.wire import OPTIONS
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
@@ -132,14 +132,14 @@ def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRe
 def test_narrow_top_p_is_greedy(contract: Contract) -> None:
     """top_p near 0 leaves only the likeliest token; checked where the backend counts tokens as an engine does."""
     greedy = contract.ask(PROMPT, max_tokens=8)
-    if greedy.usage.total_tokens:
+    if usage_of(greedy).total_tokens:
         assert contract.ask(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
 
 
 @pytest.mark.capability("temperature")
 def test_temperature_is_applied(contract: Contract) -> None:
     """Hot replies differ among themselves, where the backend counts tokens as an engine does."""
-    if contract.ask(PROMPT, max_tokens=2).usage.total_tokens:
+    if usage_of(contract.ask(PROMPT, max_tokens=2)).total_tokens:
         texts = {contract.ask("Tell me a story.", temperature=2.0, max_tokens=8).content for _ in range(5)}
         assert len(texts) > 1
 
@@ -163,7 +163,7 @@ def test_timeouts_are_kept(contract: Contract) -> None:
 
     assert contract.ask("Hello.", max_tokens=2, timeout=100).finish_reason
     assert contract.ask("Hello.", max_tokens=2, timeout={"first": 100, "between": 100, "total": 100}).finish_reason
-    if contract.ask("Hello.", max_tokens=2).usage.total_tokens:
+    if usage_of(contract.ask("Hello.", max_tokens=2)).total_tokens:
         for ask in (contract.ask, contract.streamed):
             with pytest.raises(BackendTimeoutError):
                 ask("Tell me a very long story.", max_tokens=2000, timeout=0.05)

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from miner.conformance.contract import Contract
+from miner.conformance.contract import Contract, usage_of
 from miner.core.wire import LLMChunk
 
 PROMPT = "What is the capital of France? Answer in one sentence."
@@ -22,8 +22,8 @@ def test_stream_joins_to_the_whole(contract: Contract) -> None:
     joined = contract.join(contract.streamed(PROMPT, max_tokens=24))
     assert joined.content == whole.content
     assert joined.finish_reason == whole.finish_reason
-    assert joined.usage.completion_tokens == whole.usage.completion_tokens
-    assert joined.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert usage_of(joined).completion_tokens == usage_of(whole).completion_tokens
+    assert usage_of(joined).prompt_tokens == usage_of(whole).prompt_tokens
 
 
 def test_stream_that_is_cut_joins_too(contract: Contract) -> None:

@@ -41,7 +41,11 @@ __all__ = [
 ToolCall = dict[str, Any]
 """`{"id": ..., "type": "function", "function": {"name": ..., "arguments": "<JSON text>"}}`; in chunks also `index`."""
 ToolChoice = Literal["auto", "none", "required"] | dict[str, Any]
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "repetition", "cancelled", "unknown"]
+"""Why a reply ended, in OpenAI's words and three more. `repetition`: the engine gave up on a model that wrote the same
+token over and over (vLLM, Ollama). `cancelled`: the caller stopped it. `unknown`: the engine gave a reason that is none
+of these; the log has its word. Only `stop` and `tool_calls` are ends that the model meant.
+"""
 
 
 class TextPart(Struct, tag_field="type", tag="text", gc=False):
@@ -214,6 +218,8 @@ class LLMChunk(Struct, omit_defaults=True, gc=False):
     progress: Progress | None = None
     timings: Timings | None = None
     context_exhausted: bool = False
+    stop_sequence: str | None = None
+    """With finish_reason `stop`: the one of the request's stop strings that ended the reply."""
 
 
 class LLMResponse(Struct, kw_only=True, omit_defaults=True):
@@ -223,7 +229,10 @@ class LLMResponse(Struct, kw_only=True, omit_defaults=True):
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     finish_reason: FinishReason | None = None
-    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+    stop_sequence: str | None = None
+    """The one of the request's stop strings that ended the reply; None: it ended otherwise."""
+    usage: TokenUsage | None = None
+    """None where the engine sent none."""
     model: str | None = None
     logprobs: list[TokenLogprob] | None = None
     parsed: Any = None
@@ -252,7 +261,8 @@ class EmbeddingResponse(Struct, kw_only=True):
 
     data: list[Embedding]
     model: str | None = None
-    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+    usage: TokenUsage | None = None
+    """None where the engine sent none."""
 
     @property
     def embeddings(self) -> list[list[float]]:
@@ -281,7 +291,8 @@ class RerankResponse(Struct, kw_only=True):
 
     results: list[RerankResult]
     model: str | None = None
-    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+    usage: TokenUsage | None = None
+    """None where the engine sent none."""
 
 
 class ModelInfo(Struct, kw_only=True, omit_defaults=True):

@@ -63,9 +63,10 @@ def _both(one: int | None, other: int | None) -> int | None:
     return None if one is None and other is None else (one or 0) + (other or 0)
 
 
-def total_usage(usages: Iterable[TokenUsage]) -> TokenUsage:
-    """All of them together: what the engine worked."""
+def total_usage(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:
+    """All that are known together: what the engine worked; None where none is."""
     total: TokenUsage | None = None
     for usage in usages:
-        total = added(total, usage)
-    return total if total is not None else TokenUsage()
+        if usage is not None:
+            total = added(total, usage)
+    return total

@@ -77,7 +77,7 @@ class Metrics(Stage):
     def _count_model(self, exchange: Exchange) -> None:
         name = _model_of(exchange)
         usage = told_usage(exchange)
-        answered = exchange.usage is not None or exchange.first_token_at is not None
+        answered = exchange.first_token_at is not None or exchange.status == 200
         series = self.models[self.names.proved(name) if answered else self.names.asked(name)]
         series.cancelled += exchange.hung_up
         if usage is not None:

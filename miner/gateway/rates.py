@@ -99,6 +99,6 @@ def subject_of(address: str) -> str:
 
 
 def told_usage(exchange: Exchange) -> TokenUsage | None:
-    """What the backend told of the request's tokens; None: nothing, or only noughts, as a backend of text alone."""
+    """What the backend said of the request's tokens; None: nothing, or only zeros, as a backend of text alone may."""
     usage = exchange.usage
     return usage if usage is not None and (usage.prompt_tokens or usage.completion_tokens) else None

@@ -75,8 +75,9 @@ async def _respond(exchange: Exchange, arguments: dict[str, Any]) -> LLMResponse
 
 
 def _cut_short(error: OutputValidationError) -> LLMResponse:
-    """The reply, where the finish reason "length" already tells why it breaks the format: every dialect says so."""
-    if isinstance(error.response, LLMResponse) and error.response.finish_reason == "length":
+    """The reply, where the finish reason already tells why it breaks the format: every dialect says so."""
+    cut = ("length", "repetition", "unknown")
+    if isinstance(error.response, LLMResponse) and error.response.finish_reason in cut:
         return error.response
     raise error
 

@@ -48,20 +48,19 @@ class Faulty(FaultServer):
 
 @dataclass(frozen=True)
 class Case:
-    """One fault and what it must become; a pair is (call, stream), a dict is by engine."""
+    """One fault and what it must become, in calls and streams alike (a call drains a stream); a dict is by engine."""
 
     name: str
     behaviour: Behaviour
     kind: Any
     words: tuple[str, ...] = ()
     partial: str | None = None
-    """What had arrived of a stream."""
+    """What had arrived."""
     retryable: bool | None = None
 
 
-def of(value: Any, engine: str, mode: str) -> Any:
-    value = value[engine] if isinstance(value, dict) else value
-    return value[MODES.index(mode)] if isinstance(value, list) else value
+def of(value: Any, engine: str) -> Any:
+    return value[engine] if isinstance(value, dict) else value
 
 
 def openai_error(status: int, text: str, kind: str = "BadRequestError", param: str | None = None) -> dict[str, Any]:
@@ -73,10 +72,6 @@ def aborted(texts: tuple[str, ...]) -> Behaviour:
 
     async def run(exchange: Exchange) -> None:
         request = exchange.request
-        if not request.streams:
-            said = {"message": {"role": "assistant", "content": "".join(texts)}, "finish_reason": "abort", "index": 0}
-            await exchange.respond(200, {"choices": [said], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
-            return
         await exchange.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         for piece in frames(request, texts, end=False):
             await exchange.piece(piece)
@@ -111,7 +106,7 @@ CASES = [
     Case("truncated", faults.truncated(), StreamInterruptedError, (CUT,), ALL, False),
     Case("truncated in an event", faults.truncated(cut_last=9), StreamInterruptedError, (CUT,), "Hello there"),
     Case("too short", faults.too_short(), StreamInterruptedError, (CUT,)),
-    Case("no end mark", faults.no_end(), [BackendProtocolError, StreamInterruptedError], (), ALL, False),
+    Case("no end mark", faults.no_end(), StreamInterruptedError, (), ALL, False),
     Case("garbage line", faults.garbage_in_stream(), BackendProtocolError, ("JSON is malformed",), ALL, False),
     Case("nested without end", faults.garbage_in_stream(b'{"x":' * 100_000), BackendProtocolError, (), ALL),
     Case("no HTTP", faults.garbage_http(), BackendProtocolError, ("not its protocol", "Is {address}")),
@@ -120,7 +115,7 @@ CASES = [
     Case("a page", faults.html_page(200), BackendProtocolError, ("Is {address}",)),
     Case("a page that looks like events", garbage_before_text(b"<html>\n\n</html>\n\n"), BackendProtocolError),
     Case("some other JSON", garbage_before_text(b'{"hello": "world"}'),
-         {"vllm": BackendProtocolError, "ollama": [StreamInterruptedError, StreamInterruptedError]}),
+         {"vllm": BackendProtocolError, "ollama": StreamInterruptedError}),
     Case("JSON of another kind", garbage_before_text(b"[1, 2]"), BackendProtocolError),
     Case("a page with 502", faults.html_page(502), BackendUnavailableError, ("HTTP 502", "Bad Gateway"), None, True),
     Case("400", faults.status(400), InvalidRequestError, ("refused the request: status 400",)),
@@ -139,12 +134,10 @@ CASES = [
     Case("503", faults.status(503, retry_after="7"), {"vllm": BackendUnavailableError,
          "ollama": BackendOverloadedError}, ("status 503",), None, True),
     Case("504", faults.status(504), BackendTimeoutError, ("HTTP 504", "{silence}")),
-    Case("error inside a stream", faults.error_in_stream(), [BackendProtocolError, StreamInterruptedError],
-         (), ALL, False),
-    Case("error inside a stream, and no end mark", faults.error_in_stream(done=False),
-         [BackendProtocolError, StreamInterruptedError], (), ALL, False),
-    Case("error before any text", error_first(), {"vllm": [BackendProtocolError, BackendUnavailableError],
-         "ollama": BackendUnavailableError}, (), None, None),
+    Case("error inside a stream", faults.error_in_stream(), StreamInterruptedError, (), ALL, False),
+    Case("error inside a stream, and no end mark", faults.error_in_stream(done=False), StreamInterruptedError, (),
+         ALL, False),
+    Case("error before any text", error_first(), BackendUnavailableError, (), None, None),
 ]  # fmt: skip
 
 
@@ -162,8 +155,8 @@ async def test_faults_on_the_wire(case: Case, engine: str, mode: str, monkeypatc
         with pytest.raises(MinerError) as caught:
             await ask(service, mode)
         error = caught.value
-        assert type(error) is of(case.kind, engine, mode), repr(error)
-        for word in of(case.words, engine, mode):
+        assert type(error) is of(case.kind, engine), repr(error)
+        for word in of(case.words, engine):
             assert word.format(silence=SILENCE[engine], address=ADDRESS[engine]) in str(error)
         assert SECRET not in f"{error} {error!r} {vars(error)}"
         if isinstance(error, BackendError):
@@ -172,7 +165,7 @@ async def test_faults_on_the_wire(case: Case, engine: str, mode: str, monkeypatc
             assert (error.backend, bool(error.hint)) == (engine, True)
             assert case.retryable is None or error.retryable is case.retryable
             arrived = error.partial.content if error.partial is not None else None
-            assert arrived == (case.partial if mode == "stream" else None)
+            assert arrived == case.partial
             if error.partial is not None:
                 assert (error.partial.backend, error.partial.finish_reason) == (engine, None)
             assert error.retry_after == (
@@ -270,9 +263,8 @@ async def test_an_abort_of_vllm_is_no_success(texts: tuple[str, ...], mode: str)
     async with Faulty(aborted(texts)) as server, speaking_to("vllm", server) as service:
         with pytest.raises(BackendError, match="aborted the request: it is shutting down") as caught:
             await ask(service, mode)
-        mid_stream = mode == "stream" and texts
-        assert type(caught.value) is (StreamInterruptedError if mid_stream else BackendUnavailableError)
-        assert caught.value.retryable is not bool(mid_stream)
+        assert type(caught.value) is (StreamInterruptedError if texts else BackendUnavailableError)
+        assert caught.value.retryable is not bool(texts)
         if texts:
             assert caught.value.partial.content == "Hello"
 

@@ -58,10 +58,10 @@ async def test_options_reach_whoever_answers(mode: str):
     async with StubServer() as server:
         for up in ((server, None), (None, server)):
             async with chained(*up) as service:
-                await ask(service, mode, seed=7, stop="x", max_tokens=3)
+                await ask(service, mode, seed=7, min_p=0.5, max_tokens=3)
                 body = server.bodies[-1]
                 told = body.get("options") or body
-                assert (told["seed"], told["stop"]) == (7, ["x"])
+                assert (told["seed"], told["min_p"]) == (7, 0.5)
                 assert told.get("num_predict", told.get("max_tokens")) == 3
 
 

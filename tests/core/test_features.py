@@ -69,6 +69,8 @@ async def test_every_option_on_every_backend_is_sent_or_refused_before_anything_
             await read(stream)
             assert stream.response.ignored == [name]
             return
+        if (engine, name) == ("ollama", "stop"):
+            return  # watched for on our side: test_stop.py
         if engine == "vllm":
             service._thinks["m"] = True  # the server has a parser of thoughts: test_llm_vllm.py has that question
         await service.generate("hi", **given)

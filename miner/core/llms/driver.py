@@ -60,6 +60,10 @@ async def _ask(service: LLMService, request: ChatRequest, deadline: float | None
             return await retried(service, lambda: service._chat(request), retries)
         except UnsupportedFeatureError as error:
             _ignore_or_raise(request, error)
+        except BackendError as error:
+            if error.partial is not None:
+                _describe(service, request, error.partial)
+            raise
 
 
 async def _resolve(service: LLMService, request: ChatRequest, retries: Retries) -> None:
@@ -94,7 +98,7 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
                     first = loop.time() - began
                     _describe(service, request, response)
                 last = batch[-1]
-                if last.usage is not None:
+                if last.usage is not None or last.finish_reason is not None:
                     last.timings = last.timings or Timings()
                     last.timings.time_to_first_token = first
                     last.timings.total = loop.time() - began

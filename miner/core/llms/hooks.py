@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from miner.core.llms import smallest
-from miner.core.llms.join import join
+from miner.core.llms.join import drain
 from miner.core.llms.stream import Batches
 from miner.core.transport.in_flight import InFlight
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMChunk, LLMResponse, ModelInfo, RerankResponse
@@ -76,7 +76,7 @@ class Hooks:
     async def _chat(self, request: ChatRequest) -> LLMResponse:
         """A whole reply."""
         if type(self)._stream is not Hooks._stream:
-            return join([batch async for batch in self._stream(request)])
+            return await drain(self._stream(request))
         return await smallest.chat(cast("LLMService", self), request)
 
     async def _stream(self, request: ChatRequest) -> Batches:
@@ -89,6 +89,7 @@ class Hooks:
                 reasoning=response.reasoning,
                 tool_calls=calls or None,
                 finish_reason=response.finish_reason,
+                stop_sequence=response.stop_sequence,
                 usage=response.usage,
                 logprobs=response.logprobs,
                 timings=response.timings,

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, ToolCall
+from miner.errors import BackendError
 
-__all__ = ["join", "merge_tool_deltas"]
+__all__ = ["drain", "join", "merge_tool_deltas"]
+
+
+async def drain(batches: AsyncGenerator[list[LLMChunk], None]) -> LLMResponse:
+    """The whole reply of a stream: so its length is bounded by nothing but the call's own timeout.
+
+    Raises:
+        BackendError: the stream's, with what had arrived as its `partial`.
+    """
+    loop = asyncio.get_running_loop()
+    began, first = loop.time(), None
+    arrived: list[list[LLMChunk]] = []
+    try:
+        async with aclosing(batches):
+            async for batch in batches:
+                if first is None and batch and batch[0].progress is None:
+                    first = loop.time() - began
+                arrived.append(batch)
+    except BackendError as error:
+        if error.partial is None and first is not None:
+            error.partial = join(arrived)
+        raise
+    response = join(arrived)
+    response.timings.time_to_first_token = first
+    return response
 
 
 def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = None) -> LLMResponse:
@@ -29,6 +56,8 @@ def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = N
                 logprobs += chunk.logprobs
             if chunk.finish_reason is not None:
                 response.finish_reason = chunk.finish_reason
+            if chunk.stop_sequence is not None:
+                response.stop_sequence = chunk.stop_sequence
             if chunk.usage is not None:
                 response.usage = chunk.usage
             if chunk.timings is not None:

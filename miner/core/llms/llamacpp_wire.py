@@ -98,6 +98,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     """Make the body say on llama.cpp what it says elsewhere."""
     # Without progress its server does not notice a client that leaves during prefill.
     body["return_progress"] = True
+    if body.pop("stop", None):  # watched for on our side (stop.py); where that leaves the stream, each piece has counts
+        body["timings_per_token"] = True
     if request.top_k is None:
         body["top_k"] = top_k_of(request)
     if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again

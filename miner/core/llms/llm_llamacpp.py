@@ -19,7 +19,6 @@ from miner.core.llms import llamacpp_wire
 from miner.core.llms.durations import seconds_of
 from miner.core.llms.features import refuse_unsupported
 from miner.core.llms.gate import Gate
-from miner.core.llms.join import join
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info
 from miner.core.llms.llamacpp_pull import pull_events
@@ -29,7 +28,7 @@ from miner.core.llms.openai_service import Endpoint, OpenAIService
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import ErrorBody
 from miner.core.transport.http import HttpClient
-from miner.core.wire import ChatRequest, Health, LLMChunk, LLMResponse, ModelInfo, Progress, Timings
+from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, EngineStartError, MinerError, UnsupportedFeatureError
 
 __all__ = ["LlamaCppService"]
@@ -178,21 +177,11 @@ class LlamaCppService(OpenAIService):
             self._gate = loop, gate
         return self._gate[1]
 
-    # Generation: always a stream, since its server notices a lost client reliably only there
+    # Generation
 
     @override
-    async def _chat(self, request: ChatRequest) -> LLMResponse:
-        loop = asyncio.get_running_loop()
-        began, first, arrived = loop.time(), None, []
-        async with aclosing(self._stream(request)) as batches:
-            async for batch in batches:
-                if first is None and batch[0].progress is None:
-                    first = loop.time() - began
-                arrived.append(batch)
-        response = join(arrived)
-        response.model = request.model
-        response.timings.time_to_first_token = first
-        return response
+    def _watched(self, request: ChatRequest) -> list[str]:
+        return [] if is_forced(request) else request.stop  # a forced call is JSON on its way to be a call, no text
 
     @override
     async def _stream(self, request: ChatRequest) -> Batches:

@@ -15,9 +15,8 @@ from typing import Any
 import msgspec
 
 from miner.core._typing import override
-from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.ollama_errors import error_in_answer, ollama_error
+from miner.core.llms.ollama_errors import ollama_error
 from miner.core.llms.ollama_loading import load_request, pull_events
 from miner.core.llms.ollama_models import (
     FEATURES,
@@ -28,8 +27,8 @@ from miner.core.llms.ollama_models import (
     info_of_show,
     info_of_tag,
 )
-from miner.core.llms.ollama_reply import check_end, decoded, read_lines
-from miner.core.llms.ollama_wire import LineMapper, decode_line, request_body
+from miner.core.llms.ollama_reply import decoded, read_lines
+from miner.core.llms.ollama_wire import request_body
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
 from miner.core.transport.http import HttpClient
@@ -38,7 +37,6 @@ from miner.core.wire import (
     Embedding,
     EmbeddingResponse,
     Health,
-    LLMResponse,
     ModelInfo,
     TokenUsage,
 )
@@ -90,30 +88,15 @@ class OllamaService(LLMService):
 
     # Generation
 
-    def _body(self, request: ChatRequest, *, stream: bool) -> tuple[str, bytes]:
+    def _body(self, request: ChatRequest) -> tuple[str, bytes]:
         known = self._shown.get(request.model or "")
         thinks = known is not None and "reasoning" in (known[1].capabilities or ())
-        path, body = request_body(request, num_ctx=self._settings.ollama_num_ctx, thinks=thinks, stream=stream)
+        path, body = request_body(request, num_ctx=self._settings.ollama_num_ctx, thinks=thinks)
         return path, msgspec.json.encode(body)
 
     @override
-    async def _chat(self, request: ChatRequest) -> LLMResponse:
-        path, body = self._body(request, stream=False)
-        http = self._http()
-        reply = await http.request("POST", path, body)
-        line = decoded(reply, http.origin, decode_line, request.model)
-        if line.error is not None:
-            raise error_in_answer(parse_error_body(reply.body), http.origin, begun=False)
-        mapper = LineMapper(request)
-        chunk = mapper.chunk(line)
-        check_end(mapper, http.origin)
-        response = join([[chunk] if chunk is not None else []])
-        response.model = request.model
-        return response
-
-    @override
     async def _stream(self, request: ChatRequest) -> Batches:
-        path, body = self._body(request, stream=True)
+        path, body = self._body(request)
         http = self._http()
         async with http.stream(path, body) as answer:
             if answer.status != 200:
@@ -249,7 +232,7 @@ class OllamaService(LLMService):
         return EmbeddingResponse(
             data=[Embedding(index, vector) for index, vector in enumerate(answer.embeddings)],
             model=model,
-            usage=TokenUsage(prompt_tokens=count, total_tokens=count),
+            usage=TokenUsage(prompt_tokens=count, total_tokens=count) if count else None,
         )
 
     @override

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from miner.core._typing import override
-from miner.core.llms.join import join
 from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
 from miner.core.llms.openai_wire import decode_event
 from miner.core.transport.faults import ErrorBody
-from miner.core.wire import ChatRequest, LLMResponse, ModelInfo
+from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import (
     BackendError,
     BackendOverloadedError,
@@ -59,16 +57,6 @@ class VLLMService(OpenAIService):
     def endpoint(self) -> Endpoint:
         settings = self._settings
         return Endpoint(settings.vllm_api_base.rstrip("/"), _plain(settings.vllm_api_key), settings.vllm_timeout)
-
-    @override
-    async def _chat(self, request: ChatRequest) -> LLMResponse:
-        if request.tools is None:
-            return await super()._chat(request)
-        # The whole answer has the arguments written anew, the stream as the model wrote them: take one of them always.
-        async with aclosing(self._stream(request)) as batches:
-            response = join([batch async for batch in batches])
-        response.model = request.model
-        return response
 
     @override
     async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:

@@ -25,6 +25,7 @@ async def read_lines(answer: ByteStream, request: ChatRequest, origin: Origin) -
     """The chunks of the lines, in the batches in which they arrived."""
     mapper = LineMapper(request)
     frames = NDJSONDecoder()
+    stopped = False
     while not mapper.finished:
         piece = await answer.read_some()
         batch: list[LLMChunk] = []
@@ -33,10 +34,10 @@ async def read_lines(answer: ByteStream, request: ChatRequest, origin: Origin) -
                 line = decode_line(raw)
                 if line.error is not None:
                     raise error_in_answer(parse_error_body(raw), origin, begun=mapper.delivered)
-                chunk = mapper.chunk(line)
-                if chunk is not None:
-                    batch.append(chunk)
+                if stopped := mapper.feed(line, batch):
+                    break
         except (MinerError, msgspec.DecodeError, RecursionError) as error:
+            mapper.flush(batch)
             if batch:
                 yield batch  # what came before the fault is delivered before it
             if not piece and isinstance(error, msgspec.DecodeError) and raw.startswith(b"{"):
@@ -44,11 +45,16 @@ async def read_lines(answer: ByteStream, request: ChatRequest, origin: Origin) -
             if isinstance(error, RecursionError):
                 raise FramingError("JSON that is nested without end") from error
             raise
+        if not piece:
+            mapper.flush(batch)
+            if not mapper.finished and mapper.given_up():
+                mapper.finished = True
+                batch.append(LLMChunk(finish_reason="repetition"))
         if batch:
             yield batch
         if not piece:
             break
-    answer.over = mapper.finished
+    answer.over = mapper.finished and not stopped
     check_end(mapper, origin)
 
 

@@ -5,6 +5,8 @@ Facts are those of Ollama's source of 2026-08-21 and of answers recorded from it
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +17,8 @@ from miner.core.llms.features import nearest_level
 from miner.core.llms.images import base64_of
 from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.nucleus import top_k_of
+from miner.core.llms.ollama_runs import RUN, is_run
+from miner.core.llms.stop import StopWatcher
 from miner.core.wire import (
     ChatRequest,
     FinishReason,
@@ -27,6 +31,8 @@ from miner.core.wire import (
 from miner.errors import UnsupportedFeatureError
 
 __all__ = ["Line", "LineMapper", "decode_line", "request_body"]
+
+logger = logging.getLogger("miner.reply")
 
 
 class _Message(Struct, gc=False):
@@ -57,14 +63,13 @@ decode_line: Final = msgspec.json.Decoder(Line).decode
 
 _NANOSECONDS = 1e-9
 _THINK_LEVELS = ("low", "medium", "high")
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "load": "stop", "unload": "stop"}
 _OPTION_NAMES = (
     "seed", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
 
 
-def request_body(
-    request: ChatRequest, *, num_ctx: int | None, thinks: bool, stream: bool
-) -> tuple[str, dict[str, Any]]:
+def request_body(request: ChatRequest, *, num_ctx: int | None, thinks: bool) -> tuple[str, dict[str, Any]]:
     """Path and JSON body.
 
     Args:
@@ -83,13 +88,12 @@ def request_body(
         value = getattr(request, name)
         if value is not None:
             options[name] = value
-    if request.stop:
-        options["stop"] = request.stop
+    # Stop strings are not sent: they are watched for on our side (stop.py).
     if num_ctx is not None:
         options["num_ctx"] = num_ctx
     body: dict[str, Any] = {
         "model": request.model,
-        "stream": stream,
+        "stream": True,
         "options": options,
         # Without these two Ollama cuts the prompt, and forgets its beginning, without a word.
         "truncate": False,
@@ -172,16 +176,38 @@ class LineMapper:
         lost: a problem with the finished reply, in words; None if there is none.
     """
 
-    __slots__ = ("_alternatives", "_calls", "_max_tokens", "_stops", "delivered", "finished", "lost")
+    __slots__ = ("_alternatives", "_calls", "_max_tokens", "_said", "_watch", "delivered", "finished", "lost")
 
     def __init__(self, request: ChatRequest) -> None:
         self._max_tokens = request.max_tokens
         self._alternatives = request.logprobs or 0
-        self._stops = bool(request.stop)
+        self._watch = StopWatcher(request.stop) if request.stop else None
         self._calls = 0
+        self._said: deque[str] = deque(maxlen=RUN)
         self.delivered = False
         self.finished = False
         self.lost: str | None = None
+
+    def feed(self, line: Line, out: list[LLMChunk]) -> bool:
+        """Put the chunks that come of a line; whether a stop string ended the reply."""
+        chunk = self.chunk(line)
+        if chunk is None:
+            return False
+        watch = self._watch
+        if watch is None:
+            out.append(chunk)
+            return False
+        if not watch.feed(chunk, out):
+            return False
+        # Ollama gives its counts on its own last line alone, which does not come now.
+        out.append(LLMChunk(finish_reason="tool_calls" if self._calls else "stop", stop_sequence=watch.matched))
+        self.finished = True
+        return True
+
+    def flush(self, out: list[LLMChunk]) -> None:
+        """Put the text that was held back: no more comes."""
+        if self._watch is not None:
+            self._watch.flush(out)
 
     def chunk(self, line: Line) -> LLMChunk | None:
         """The chunk for a line; None where it says nothing. A last line may carry text and calls too."""
@@ -190,6 +216,8 @@ class LineMapper:
             content, thinking, calls = message.content, message.thinking, message.tool_calls
         else:
             content, thinking, calls = line.response or "", line.thinking, None
+        if not line.done:
+            self._said.append(content or thinking)
         if not line.done and not calls and line.logprobs is None:
             # The way of nearly every line: a piece of text and nothing else.
             if not content and not thinking:
@@ -207,6 +235,10 @@ class LineMapper:
             self._finish(line, chunk)
         return chunk
 
+    def given_up(self) -> bool:
+        """Whether a reply that ended without its last line did so because the model repeated itself."""
+        return is_run(self._said)
+
     def _call(self, call: dict[str, Any]) -> ToolCall:
         """Calls come whole, one a line or several in one list; the arguments are an object."""
         function = call.get("function") or {}
@@ -221,19 +253,22 @@ class LineMapper:
 
     def _finish(self, line: Line, chunk: LLMChunk) -> None:
         self.finished = True
-        reason: FinishReason = "length" if line.done_reason == "length" else "stop"
+        reason = _FINISH.get(line.done_reason or "stop", "unknown")
+        if reason == "unknown":
+            logger.warning("Ollama ended a reply with a done_reason that is not known here: %.80r.", line.done_reason)
         if self._calls and reason == "stop":
             reason = "tool_calls"
         chunk.finish_reason = reason
         counted = line.eval_count
-        chunk.usage = TokenUsage(line.prompt_eval_count, counted, line.prompt_eval_count + counted)
-        chunk.context_exhausted = reason == "length" and counted < self._max_tokens
+        if line.prompt_eval_count or counted:
+            chunk.usage = TokenUsage(line.prompt_eval_count, counted, line.prompt_eval_count + counted)
+            chunk.context_exhausted = reason == "length" and counted < self._max_tokens
         chunk.timings = Timings(
             load=line.load_duration * _NANOSECONDS,
             prefill=line.prompt_eval_duration * _NANOSECONDS,
             decode=line.eval_duration * _NANOSECONDS,
         )
-        if not self.delivered and counted > 8 and not self._stops:
+        if not self.delivered and counted > 8:
             self.lost = (
                 f"it counted {counted} tokens and delivered none of them "
                 f"(done_reason {line.done_reason!r}): its tool parser swallowed a call that was cut short, "

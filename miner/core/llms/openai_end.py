@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from miner.core.llms.openai_wire import ChatMapper
 from miner.core.transport.faults import Origin
-from miner.core.wire import LLMResponse
 from miner.errors import BackendProtocolError, BackendUnavailableError, StreamInterruptedError
 
 __all__ = ["check_end", "interrupted"]
 
 
-def check_end(mapper: ChatMapper, origin: Origin, *, ended: bool, whole: LLMResponse | None = None) -> None:
+def check_end(mapper: ChatMapper, origin: Origin, *, ended: bool) -> None:
     """Make sure that the reply that just ended is one."""
     if ended and mapper.finished is not None and mapper.lost is None and not mapper.aborted:
         return
     where = f"{origin.backend} at {origin.shown_url}"
     if mapper.aborted:
         said = f"{where} aborted the request: it is shutting down"
-        if whole is None and mapper.delivered:
+        if mapper.delivered:
             raise interrupted(said, origin)
-        error = BackendUnavailableError(f"{said}.", hint="Try again later.", engine_died=True, **origin.details(200))
-        error.partial = whole
-        raise error
+        raise BackendUnavailableError(f"{said}.", hint="Try again later.", engine_died=True, **origin.details(200))
     if not ended or mapper.finished is None:
         raise interrupted(f"{where} ended its answer without the end mark", origin)
     if mapper.lost is not None:

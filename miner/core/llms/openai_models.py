@@ -36,7 +36,7 @@ class _ModelList(msgspec.Struct):
 
 class _Embeddings(msgspec.Struct):
     data: list[Embedding]
-    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+    usage: TokenUsage | None = None
 
 
 class _Score(msgspec.Struct):
@@ -46,7 +46,7 @@ class _Score(msgspec.Struct):
 
 class _Scores(msgspec.Struct):
     results: list[_Score]
-    usage: TokenUsage = msgspec.field(default_factory=TokenUsage)
+    usage: TokenUsage | None = None
 
 
 def read_models(raw: bytes) -> tuple[list[ModelInfo], bool]:

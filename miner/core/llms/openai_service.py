@@ -13,17 +13,16 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.llms.extra import merge_extra
-from miner.core.llms.join import join
 from miner.core.llms.openai_end import check_end, interrupted
 from miner.core.llms.openai_models import read_embeddings, read_scores
 from miner.core.llms.openai_request import chat_body, completion_body
 from miner.core.llms.openai_server import Endpoint, OpenAIServer
-from miner.core.llms.openai_wire import ChatMapper, Event, decode_event
+from miner.core.llms.openai_wire import ChatMapper, decode_event
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
 from miner.core.transport.framing import FramingError, SSEDecoder
 from miner.core.transport.http import ByteStream
-from miner.core.wire import ChatRequest, EmbeddingResponse, LLMChunk, LLMResponse, RerankResponse
+from miner.core.wire import ChatRequest, EmbeddingResponse, LLMChunk, RerankResponse
 from miner.errors import (
     BackendError,
     BackendProtocolError,
@@ -70,6 +69,10 @@ class OpenAIService(OpenAIServer):
         """Whether this goes past the chat template: because the caller wants it, or because the model has none."""
         return request.raw or (request.prompt is not None and request.model in self._no_template)
 
+    def _watched(self, request: ChatRequest) -> list[str]:
+        """The stop strings that are watched for here, because the engine is not told of them (see stop.py)."""
+        return []
+
     def _body(self, request: ChatRequest, *, stream: bool) -> tuple[str, dict[str, Any]]:
         if request.tools is not None and self._verbatim(request):
             raise UnsupportedFeatureError(
@@ -87,31 +90,13 @@ class OpenAIService(OpenAIServer):
         return path, body
 
     @override
-    async def _chat(self, request: ChatRequest) -> LLMResponse:
-        while True:
-            path, body = self._body(request, stream=False)
-            async with self._connection(request) as http:
-                reply = await http.request("POST", path, msgspec.json.encode(body))
-                if reply.status == 200:
-                    return self._whole(reply.body, request, http.origin)
-                error = self._error(reply.status, reply.body, request, http.origin, reply.headers.get("Retry-After"))
-                if not isinstance(error, _NoTemplateError):
-                    raise error
-
-    def _whole(self, raw: bytes, request: ChatRequest, origin: Origin) -> LLMResponse:
-        """The reply in an answer that is not streamed."""
-        mapper = ChatMapper(request)
-        chunk = mapper.chunk(self._decoded(raw, request, origin))
-        response = join([[chunk] if chunk is not None else []])
-        response.model = request.model
-        check_end(mapper, origin, ended=mapper.finished is not None, whole=response)
-        return response
-
-    @override
     async def _stream(self, request: ChatRequest) -> Batches:
         while True:
             path, body = self._body(request, stream=True)
             async with self._connection(request) as http, http.stream(path, msgspec.json.encode(body)) as answer:
+                if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
+                    yield self._whole(await answer.read_all(), request, http.origin)
+                    return
                 if answer.status == 200:
                     async with aclosing(self._events(answer, request, http.origin)) as batches:
                         async for batch in batches:
@@ -124,10 +109,10 @@ class OpenAIService(OpenAIServer):
 
     async def _events(self, answer: ByteStream, request: ChatRequest, origin: Origin) -> Batches:
         """The chunks of an event stream, in the batches in which they arrived."""
-        mapper = ChatMapper(request)
+        mapper = ChatMapper(request, self._watched(request))
         frames = SSEDecoder()
-        done = False
-        while not done:
+        done = stopped = False
+        while not done and not stopped:
             piece = await answer.read_some()
             batch: list[LLMChunk] = []
             try:
@@ -138,10 +123,11 @@ class OpenAIService(OpenAIServer):
                     event = decode_event(payload)
                     if event.error is not None:
                         raise self._error_in_stream(payload, request, origin, begun=mapper.delivered)
-                    chunk = mapper.chunk(event)
-                    if chunk is not None:
-                        batch.append(chunk)
+                    if mapper.feed(event, batch):
+                        stopped = True
+                        break
             except (MinerError, msgspec.DecodeError, RecursionError) as error:
+                mapper.flush(batch)
                 if batch:
                     yield batch  # what came before the fault is delivered before it
                 if not piece and isinstance(error, msgspec.DecodeError):
@@ -149,14 +135,21 @@ class OpenAIService(OpenAIServer):
                 if isinstance(error, RecursionError):
                     raise FramingError("JSON that is nested without end") from error
                 raise
+            if done or not piece:
+                mapper.flush(batch)
+            if done or stopped:
+                mapper.close(batch)
             if batch:
                 yield batch
             if not piece:
                 break
         answer.over = done
-        check_end(mapper, origin, ended=done)
+        check_end(mapper, origin, ended=done or stopped)
 
-    def _decoded(self, raw: bytes, request: ChatRequest, origin: Origin) -> Event:
+    def _whole(self, raw: bytes, request: ChatRequest, origin: Origin) -> list[LLMChunk]:
+        """The chunks of a reply in one piece, from a server that does not stream."""
+        mapper = ChatMapper(request, self._watched(request))
+        batch: list[LLMChunk] = []
         try:
             event = decode_event(raw)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -173,7 +166,11 @@ class OpenAIService(OpenAIServer):
                 hint=origin.misplaced(),
                 **origin.details(200),
             )
-        return event
+        mapper.feed(event, batch)
+        mapper.flush(batch)
+        mapper.close(batch)
+        check_end(mapper, origin, ended=mapper.finished is not None)
+        return batch
 
     def _error_in_stream(
         self, payload: bytes, request: ChatRequest, origin: Origin, *, begun: bool = False

@@ -148,11 +148,14 @@ def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[st
     if response.tool_calls:
         return  # the model answered with calls: the format speaks of the text
     where = origin.get("backend") or "the engine"
-    if response.finish_reason == "length":
+    if response.finish_reason in ("length", "repetition"):
         cause = "the context was full" if response.context_exhausted else "max_tokens was reached"
+        if response.finish_reason == "repetition":
+            cause = "the model repeated itself"
+        if response.usage is not None:
+            cause += f" ({response.usage.completion_tokens} tokens)"
         raise OutputValidationError(
-            f"The reply was cut short because {cause} ({response.usage.completion_tokens} tokens) before the "
-            f"{wanted.kind.replace('_', ' ')} was complete.",
+            f"The reply was cut short because {cause} before the {wanted.kind.replace('_', ' ')} was complete.",
             response=response,
             hint="Raise max_tokens, or ask for less.",
             **origin,

@@ -64,7 +64,7 @@ def filled_in(generate: _Generate) -> _Generate:
 
 
 async def chat(service: LLMService, request: ChatRequest) -> LLMResponse:
-    """A whole reply from such a backend. It counts no tokens, so `usage` stays at zero."""
+    """A whole reply from such a backend. It counts no tokens, so `usage` stays None."""
     original = getattr(type(service).generate, "_miner_original", None)
     generate = service.generate if original is None else functools.partial(original, service)
     messages = request.messages or [Message(role="user", content=request.prompt)]

@@ -71,8 +71,10 @@ class AnthropicMessages:
                 "role": "assistant",
                 "model": head.model,
                 "content": _blocks(response),
-                "stop_reason": stop_reason(response.finish_reason, exhausted=response.context_exhausted),
-                "stop_sequence": None,
+                "stop_reason": stop_reason(
+                    response.finish_reason, exhausted=response.context_exhausted, sequence=response.stop_sequence
+                ),
+                "stop_sequence": response.stop_sequence,
                 "usage": usage_object(response.usage),
             }
         )

@@ -18,6 +18,8 @@ _TYPES = {
 }  # fmt: skip
 _REASONS: dict[FinishReason | None, str] = {
     "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal",
+    # Anthropic has no word for these two. They are no end that the model meant, and "max_tokens" alone says that.
+    "repetition": "max_tokens", "unknown": "max_tokens",
 }  # fmt: skip
 
 
@@ -36,15 +38,21 @@ def error_event(failure: Failure) -> bytes:
     return b"event: error\ndata: " + anthropic_error(failure) + b"\n\n"
 
 
-def stop_reason(reason: FinishReason | None, *, exhausted: bool) -> str:
-    """Why a reply ended. Which stop sequence did it is not known: that reads "end_turn" as any other end."""
+def stop_reason(reason: FinishReason | None, *, exhausted: bool, sequence: str | None) -> str:
+    """Why a reply ended."""
+    if sequence is not None:
+        return "stop_sequence"
     if reason == "length" and exhausted:
         return "model_context_window_exceeded"
     return _REASONS.get(reason, "end_turn")
 
 
-def usage_object(usage: TokenUsage) -> dict[str, Any]:
-    """Anthropic's usage, where tokens from the cache are not among `input_tokens`."""
+def usage_object(usage: TokenUsage | None) -> dict[str, Any]:
+    """Anthropic's usage, where tokens from the cache are not among `input_tokens`. Its clients read the object without
+    looking: where the engine sent no usage, the counts in it are null.
+    """
+    if usage is None:
+        return {"input_tokens": None, "output_tokens": None}
     cached = usage.cached_tokens
     told: dict[str, Any] = {
         "input_tokens": usage.prompt_tokens - (cached or 0),

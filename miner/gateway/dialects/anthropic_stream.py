@@ -38,7 +38,8 @@ class MessageStream:
         """The head of a piece of text or thought for the block that is open."""
         self._reason: FinishReason | None = None
         self._exhausted = False
-        self._usage = TokenUsage()
+        self._sequence: str | None = None
+        self._usage: TokenUsage | None = None
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
@@ -60,7 +61,9 @@ class MessageStream:
                 self._call(call, out)
             if chunk.finish_reason is not None:
                 self._reason = chunk.finish_reason
-                self._exhausted = chunk.context_exhausted
+                self._sequence = chunk.stop_sequence
+            if chunk.context_exhausted:
+                self._exhausted = True
             if chunk.usage is not None:
                 self._usage = chunk.usage
         return b"".join(out)
@@ -109,7 +112,8 @@ class MessageStream:
         if not self._began:
             self._start(out)
         self._close_block(out)
-        delta = {"stop_reason": stop_reason(self._reason, exhausted=self._exhausted), "stop_sequence": None}
+        reason = stop_reason(self._reason, exhausted=self._exhausted, sequence=self._sequence)
+        delta = {"stop_reason": reason, "stop_sequence": self._sequence}
         out.append(_event("message_delta", delta=delta, usage=usage_object(self._usage)))
         out.append(_event("message_stop"))
         return b"".join(out)

@@ -65,7 +65,7 @@ async def embed(exchange: Exchange) -> web.StreamResponse:
     body: dict[str, Any] = {"model": asked.model, "embeddings": made.embeddings}
     if made.data:
         body["total_duration"] = round((asyncio.get_running_loop().time() - began) * 1e9)
-        if made.usage.prompt_tokens:
+        if made.usage is not None and made.usage.prompt_tokens:
             body["prompt_eval_count"] = made.usage.prompt_tokens
     return json_response(exchange, msgspec.json.encode(body))
 

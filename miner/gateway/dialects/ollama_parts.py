@@ -223,16 +223,16 @@ def now() -> str:
 
 
 def done_reason(reason: FinishReason | None) -> str:
-    """Ollama's word; with calls it says "stop" too."""
-    return "length" if reason == "length" else "stop"
+    """Ollama's word; with calls it says "stop" too. Ends that it has no word for are given in ours."""
+    return reason if reason in ("length", "content_filter", "repetition", "unknown") else "stop"
 
 
-def counts(usage: TokenUsage, timings: Timings | None) -> dict[str, int]:
+def counts(usage: TokenUsage | None, timings: Timings | None) -> dict[str, int]:
     """Counts and durations (nanoseconds) of the last line; what is zero or unknown is left out, as by Ollama.
 
     Where the engine does not tell, reading the prompt lasted until the first token, and the rest was writing.
     """
-    timings = timings or Timings()
+    usage, timings = usage or TokenUsage(), timings or Timings()
     first = timings.time_to_first_token
     prefill, decode = timings.prefill, timings.decode
     if prefill is None and first is not None:

@@ -29,7 +29,7 @@ def said(kind: Kind, content: str, thinking: str | None, calls: list[dict[str, A
     return {"message": message}
 
 
-def finished(reason: FinishReason | None, usage: TokenUsage, timings: Timings | None) -> dict[str, Any]:
+def finished(reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None) -> dict[str, Any]:
     """The end of a reply."""
     return {"done": True, "done_reason": done_reason(reason), **counts(usage, timings)}
 
@@ -48,7 +48,7 @@ class LineStream:
         self._calls: dict[int, ToolCall] = {}
         self._sent = 0
         self._reason: FinishReason | None = None
-        self._usage = TokenUsage()
+        self._usage: TokenUsage | None = None
         self._timings: Timings | None = None
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:

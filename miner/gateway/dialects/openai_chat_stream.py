@@ -83,8 +83,10 @@ class ChatStream:
         if not self._include_usage:
             return DONE
         told = [self._responses.get(index, LLMResponse()) for index in range(len(responses))]
-        usage = _encode(usage_object(usage_of_choices(told, 1)))
-        return self._before + b'],"usage":' + usage + b"}\n\n" + DONE
+        usage = usage_object(usage_of_choices(told, 1))
+        if usage is None:  # the engine sent none: no event is better than one of zeros
+            return DONE
+        return self._before + b'],"usage":' + _encode(usage) + b"}\n\n" + DONE
 
     def error(self, failure: Failure) -> bytes:
         """An error event; no end mark follows."""

@@ -167,8 +167,10 @@ class CompletionStream:
         if not self._options.include_usage:
             return DONE
         told = [self._usage.get(index, LLMResponse()) for index in range(len(responses))]
-        usage = _encode(usage_object(usage_of_choices(told, self._options.prompts)))
-        return self._before + b'],"usage":' + usage + b"}\n\n" + DONE
+        usage = usage_object(usage_of_choices(told, self._options.prompts))
+        if usage is None:  # the engine sent none: no event is better than one of zeros
+            return DONE
+        return self._before + b'],"usage":' + _encode(usage) + b"}\n\n" + DONE
 
     def error(self, failure: Failure) -> bytes:
         """An error event; no end mark follows."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import decode, read_body
 from miner.gateway.dialects.base import Call
+from miner.gateway.dialects.openai_parts import read_usage
 from miner.gateway.exchange import Exchange
 from miner.gateway.reply import json_response
 
@@ -71,7 +72,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
         "object": "list",
         "data": data,
         "model": made.model or asked.model or exchange.gateway.service.name,
-        "usage": {"prompt_tokens": made.usage.prompt_tokens, "total_tokens": made.usage.total_tokens},
+        "usage": read_usage(made.usage),
     }
     return json_response(exchange, msgspec.json.encode(body))
 

@@ -13,8 +13,8 @@ from miner.gateway.body import bounded
 from miner.gateway.errors import Failure
 
 __all__ = [
-    "DONE", "STREAM_TYPE", "Sampling", "StreamOptions", "error_body", "error_event", "logprob_entry", "sampling",
-    "usage_object",
+    "DONE", "STREAM_TYPE", "Sampling", "StreamOptions", "error_body", "error_event", "logprob_entry", "read_usage",
+    "sampling", "usage_object",
 ]  # fmt: skip
 
 STREAM_TYPE = "text/event-stream; charset=utf-8"
@@ -131,8 +131,10 @@ def replies(n: int | None, seed: int | None, arguments: dict[str, Any]) -> list[
     return [{**arguments, "seed": -1 if first is None else first + place} for place in range(n)]
 
 
-def usage_object(usage: TokenUsage) -> dict[str, Any]:
-    """OpenAI's usage."""
+def usage_object(usage: TokenUsage | None) -> dict[str, Any] | None:
+    """OpenAI's usage; null where the engine sent none."""
+    if usage is None:
+        return None
     told: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -145,15 +147,25 @@ def usage_object(usage: TokenUsage) -> dict[str, Any]:
     return told
 
 
-def usage_of_choices(responses: list[LLMResponse], prompts: int) -> TokenUsage:
-    """Usage of several replies: a prompt that several replies answer counts once, as OpenAI counts it."""
+def read_usage(usage: TokenUsage | None) -> dict[str, int] | None:
+    """Usage of a request that generates nothing; null where the engine sent none."""
+    return None if usage is None else {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
+
+
+def usage_of_choices(responses: list[LLMResponse], prompts: int) -> TokenUsage | None:
+    """Usage of several replies: a prompt that several replies answer counts once, as OpenAI counts it. None where that
+    of one is not known.
+    """
     if len(responses) == 1:
         return responses[0].usage
-    each = len(responses) // prompts
-    read = sum(response.usage.prompt_tokens for response in responses[::each])
-    written = sum(response.usage.completion_tokens for response in responses)
-    cached = [response.usage.cached_tokens for response in responses[::each]]
-    thoughts = [response.usage.reasoning_tokens for response in responses]
+    usages = [response.usage for response in responses if response.usage is not None]
+    if len(usages) < len(responses):
+        return None
+    prompts_usages = usages[:: len(usages) // prompts]
+    read = sum(usage.prompt_tokens for usage in prompts_usages)
+    written = sum(usage.completion_tokens for usage in usages)
+    cached = [usage.cached_tokens for usage in prompts_usages]
+    thoughts = [usage.reasoning_tokens for usage in usages]
     return TokenUsage(
         read,
         written,

@@ -11,7 +11,7 @@ from miner.gateway.body import decode
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.openai_parts import STREAM_TYPE, error_body
 from miner.gateway.dialects.openai_responses_input import ResponseBody, service_arguments, without_effect
-from miner.gateway.dialects.openai_responses_items import call_item, finished, message_item, reasoning_item
+from miner.gateway.dialects.openai_responses_items import call_item, cut_reason, finished, message_item, reasoning_item
 from miner.gateway.dialects.openai_responses_stream import ResponseStream
 
 __all__ = ["OpenAIResponses"]
@@ -41,7 +41,8 @@ class OpenAIResponses:
         if response.reasoning:
             output.append(reasoning_item(f"rs_{head.id}", response.reasoning))
         if response.content or not response.tool_calls:
-            output.append(message_item(f"msg_{head.id}", response.content, response.logprobs))
+            status = "completed" if cut_reason(response.finish_reason) is None else "incomplete"
+            output.append(message_item(f"msg_{head.id}", response.content, response.logprobs, status))
         for number, tool_call in enumerate(response.tool_calls or ()):
             output.append(call_item(f"fc_{number}_{head.id}", tool_call))
         return msgspec.json.encode(finished(call, head, output, response.finish_reason, response.usage))

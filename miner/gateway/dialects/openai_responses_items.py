@@ -9,7 +9,11 @@ from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.openai_parts import logprob_entry
 from miner.gateway.dialects.openai_responses_input import ResponseBody
 
-__all__ = ["call_item", "finished", "message_item", "reasoning_item", "response_object", "text_part"]
+__all__ = ["call_item", "cut_reason", "finished", "message_item", "reasoning_item", "response_object", "text_part"]
+
+_CUTS = {
+    "length": "max_output_tokens", "content_filter": "content_filter", "repetition": "repetition", "unknown": "unknown",
+}  # fmt: skip
 
 
 def response_object(call: Call, head: Head, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
@@ -43,21 +47,30 @@ def response_object(call: Call, head: Head, status: str, output: list[dict[str, 
     }
 
 
+def cut_reason(finish_reason: str | None) -> str | None:
+    """Why a response is incomplete, in OpenAI's two words or one of ours; None: it is complete."""
+    return _CUTS.get(finish_reason or "")
+
+
 def finished(
-    call: Call, head: Head, output: list[dict[str, Any]], finish_reason: str | None, usage: TokenUsage
+    call: Call, head: Head, output: list[dict[str, Any]], finish_reason: str | None, usage: TokenUsage | None
 ) -> dict[str, Any]:
     """A response that has ended, completed or cut."""
-    cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finish_reason or "")
+    cut = cut_reason(finish_reason)
     response = response_object(call, head, "completed" if cut is None else "incomplete", output)
     if cut is not None:
         response["incomplete_details"] = {"reason": cut}
-    response["usage"] = {
-        "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
-        "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-        "total_tokens": usage.total_tokens,
-    }
+    response["usage"] = (
+        None
+        if usage is None
+        else {
+            "input_tokens": usage.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+            "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+            "total_tokens": usage.total_tokens,
+        }
+    )
     return response
 
 

@@ -11,6 +11,7 @@ from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.openai_parts import logprob_entry
 from miner.gateway.dialects.openai_responses_items import (
     call_item,
+    cut_reason,
     finished,
     message_item,
     reasoning_item,
@@ -52,7 +53,7 @@ class ResponseStream:
         self._calls: dict[int, _Item] = {}
         self._delta_before = b""
         self._finish: FinishReason | None = None
-        self._usage = TokenUsage()
+        self._usage: TokenUsage | None = None
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
@@ -170,7 +171,7 @@ class ResponseStream:
         told = part["logprobs"]
         out.append(self._grown("response.output_text.done", item, content_index=0, text=part["text"], logprobs=told))
         out.append(self._grown("response.content_part.done", item, content_index=0, part=part))
-        status = "incomplete" if self._finish == "length" else "completed"
+        status = "completed" if cut_reason(self._finish) is None else "incomplete"
         self._done(item, message_item(item.id, part["text"], item.logprobs, status), out)
 
     # Calls

@@ -13,6 +13,7 @@ from miner.core.llms.registry import find_backends
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import decode, read_body
 from miner.gateway.dialects.base import Call
+from miner.gateway.dialects.openai_parts import read_usage
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.reply import json_response
@@ -64,7 +65,7 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
         "id": f"rerank-{exchange.id}",
         "model": made.model or asked.model or service.name,
         "results": results,
-        "usage": {"prompt_tokens": made.usage.prompt_tokens, "total_tokens": made.usage.total_tokens},
+        "usage": read_usage(made.usage),
     }
     return json_response(exchange, msgspec.json.encode(body))
 

@@ -1,0 +1,122 @@
+"""Stop strings, watched for on our side of the engine.
+
+llama.cpp (and Ollama, whose runner it is) holds back text that may become a stop string, and drops it when max_tokens
+ends the reply; and neither says which string ended one. So they are not told of stop strings: the text is watched here,
+and the engine is stopped by leaving its stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from miner.core.wire import LLMChunk, TokenLogprob
+
+__all__ = ["StopWatcher"]
+
+
+class StopWatcher:
+    """Ends one reply at the first stop string in its content. Reasoning and tool calls are not looked at.
+
+    What may still become a stop string is held back, with its log probabilities, and nothing else is. Of several
+    strings the one that is complete first counts, and of those the longest; so it does not matter how the text was cut
+    into pieces.
+
+    Attributes:
+        matched: the string that ended the reply; None as long as none did.
+    """
+
+    __slots__ = ("_held", "_pieces", "_stops", "matched")
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = sorted(set(stops), key=len, reverse=True)
+        self._held = ""
+        self._pieces: list[tuple[int, list[TokenLogprob] | None]] = []
+        """Length and log probabilities of each piece of the text that is held back."""
+        self.matched: str | None = None
+
+    def feed(self, chunk: LLMChunk, out: list[LLMChunk]) -> bool:
+        """Put what may go out of a chunk and of what was held back before it; whether a stop string ended the reply.
+
+        What a chunk brings besides content goes out in its place, after the text before it.
+        """
+        content = chunk.content
+        if content is None:
+            if chunk.reasoning is not None or chunk.tool_calls is not None or chunk.finish_reason is not None:
+                self.flush(out)  # the text does not go on behind it
+            elif self._held and chunk.logprobs is not None:
+                self._pieces.append((0, chunk.logprobs))
+                chunk.logprobs = None
+                if chunk == _EMPTY:
+                    return False
+            out.append(chunk)
+            return False
+        text = self._held + content
+        end = self._find(text)
+        if end is not None:
+            self._add(content, chunk)
+            self._release(text, end, out)
+            self._held, self._pieces = "", []
+            return True
+        keep = self._possible(text)
+        last = chunk.finish_reason is not None or chunk.tool_calls is not None
+        if not self._held and (not keep or last):  # nearly every piece
+            out.append(chunk)
+            return False
+        self._add(content, chunk)
+        self._held = text
+        self._release(text, len(text) if last else len(text) - keep, out)
+        chunk.content = None
+        if chunk != _EMPTY:
+            out.append(chunk)
+        return False
+
+    def flush(self, out: list[LLMChunk]) -> None:
+        """Put what is held back: the reply has ended, or something else than text came."""
+        if self._held:
+            self._release(self._held, len(self._held), out)
+
+    def _add(self, content: str, chunk: LLMChunk) -> None:
+        self._pieces.append((len(content), chunk.logprobs))
+        chunk.logprobs = None
+
+    def _find(self, text: str) -> int | None:
+        """Where the first stop string that is complete begins."""
+        first: int | None = None  # its end
+        for stop in self._stops:
+            place = text.find(stop)
+            if place >= 0 and (first is None or place + len(stop) < first):
+                first = place + len(stop)
+                self.matched = stop
+        return None if first is None or self.matched is None else first - len(self.matched)
+
+    def _possible(self, text: str) -> int:
+        """Length of the longest end of the text with which a stop string begins."""
+        longest = 0
+        for stop in self._stops:
+            place = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+            while place >= 0 and len(text) - place > longest:
+                if stop.startswith(text[place:]):
+                    longest = len(text) - place
+                    break
+                place = text.find(stop[0], place + 1)
+        return longest
+
+    def _release(self, text: str, upto: int, out: list[LLMChunk]) -> None:
+        """Put the text up to a place. A token's log probability goes with the token's first character."""
+        logprobs: list[TokenLogprob] = []
+        begins = 0
+        rest: list[tuple[int, list[TokenLogprob] | None]] = []
+        for length, entries in self._pieces:
+            if begins < upto or (begins == upto == len(text)):
+                logprobs += entries or ()
+                if begins + length > upto:
+                    rest.append((begins + length - upto, None))
+            else:
+                rest.append((length, entries))
+            begins += length
+        self._held, self._pieces = text[upto:], rest
+        if upto or logprobs:
+            out.append(LLMChunk(content=text[:upto] or None, logprobs=logprobs or None))
+
+
+_EMPTY = LLMChunk()
