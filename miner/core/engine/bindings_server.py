@@ -235,31 +235,36 @@ class BindingsServer:
             prompt, temp=body.get("temperature", 0.8), grammar=self._grammar(body), logits_processor=self._bias(body),
             **options,
         )  # fmt: skip
-        text, count, finish = _Text(body.get("stop")), 0, "length"
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # characters of several bytes come whole
+        count, finish = 0, "length"
         yield _event("", None, chat=chat)  # the request is taken: a stream may begin
         began = time.monotonic()
         first_at = None
         is_end, vocabulary = self._package.llama_vocab_is_eog, self._llama._model.vocab
+
+        def counts() -> dict[str, Any]:
+            read = (first_at or time.monotonic()) - began
+            return {
+                "prompt_n": len(prompt), "prompt_ms": read * 1000,
+                "predicted_n": count, "predicted_ms": (time.monotonic() - began - read) * 1000,
+            }  # fmt: skip
+
         for token in tokens:
             first_at = first_at or time.monotonic()
             count += 1  # the token that ends a reply counts, as in llama.cpp's own server
             if is_end(vocabulary, token):
                 finish = "stop"
                 break
-            piece = text.add(self._llama.detokenize([token], prev_tokens=prompt))
+            piece = decode(self._llama.detokenize([token], prev_tokens=prompt))
             if piece:
-                yield _event(piece, None, chat=chat)
-            if text.stopped:
-                finish = "stop"
-                break
+                event = _event(piece, None, chat=chat)
+                yield {**event, "timings": counts()} if body.get("timings_per_token") else event
             if count >= limit:
                 break
         tokens.close()
-        ended = time.monotonic()
-        yield _event(text.rest(), finish, chat=chat)
+        timings = counts()
+        yield _event(decode(b"", True), finish, chat=chat)
         usage = {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": len(prompt) + count}
-        read = (first_at or ended) - began
-        timings = {"prompt_ms": read * 1000, "predicted_ms": (ended - began - read) * 1000}
         yield {"object": "chunk", "model": self._alias, "choices": [], "usage": usage, "timings": timings}
 
     def _bias(self, body: dict[str, Any]) -> Any:
@@ -308,34 +313,6 @@ class BindingsServer:
         text = "".join(texts)
         said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         await _answer(send, 200, {**last, "choices": [{"index": 0, "finish_reason": finish, **said}]})
-
-
-class _Text:
-    """Bytes of tokens become text: characters of several bytes come whole, and nothing of a stop string comes."""
-
-    def __init__(self, stop: list[str] | str | None) -> None:
-        self._stops = [stop] if isinstance(stop, str) else list(stop or ())
-        self._kept = max((len(text) for text in self._stops), default=1) - 1
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._pending = ""
-        self.stopped = False
-        """A stop string has come."""
-
-    def add(self, data: bytes) -> str:
-        """The text that can be sent now."""
-        self._pending += self._decode(data)
-        found = [at for at in map(self._pending.find, self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            ready, self._pending = self._pending[: min(found)], ""
-            return ready
-        split = len(self._pending) - self._kept
-        ready, self._pending = (self._pending[:split], self._pending[split:]) if split > 0 else ("", self._pending)
-        return ready
-
-    def rest(self) -> str:
-        """What was held back."""
-        return "" if self.stopped else self._pending + self._decode(b"", True)
 
 
 def _event(text: str, finish: str | None, *, chat: bool) -> dict[str, Any]:
