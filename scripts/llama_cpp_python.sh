@@ -24,4 +24,4 @@ cd "$env"
 grep -q Paris answer.txt
 "$env/env/bin/python" -m pytest -q -c "$root/pyproject.toml" --rootdir "$root" -o addopts= --noconftest \
   --import-mode=importlib -m llama_cpp_python "$root/tests/live/test_llama_cpp_python.py"
-"$env/env/bin/python" -m pytest -q -p no:cacheprovider --pyargs miner.conformance --backend llamacpp
+"$env/env/bin/python" -m pytest -q -p no:cacheprovider --pyargs miner.conformance --miner-backend llamacpp

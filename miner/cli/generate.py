@@ -124,7 +124,7 @@ def _service(name: str | None, config: MinerConfig) -> LLMService:
             f"Backend {name!r} cannot be used: {' '.join((backend.reason or '').split()).rstrip('.')}.",
             hint="`miner backends` lists those that can.",
         )
-    return backend.cls(config)
+    return backend.service(config)
 
 
 async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, signals: StopSignals) -> int:

@@ -7,6 +7,7 @@ the published ones (`sources.variable_of`); case does not matter. Empty variable
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr
@@ -113,27 +114,31 @@ class MinerConfig(Settings):
 
 
 class _Completed:
-    """A foreign config object, with MinerConfig's defaults for what it lacks."""
+    """A foreign config object, with the environment's settings for what it lacks."""
 
     def __init__(self, given: Any) -> None:
         self._given = given
+        self._others: MinerConfig | None = None
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._given, name, None)
-        if value is not None:
-            return path_as_text(value)
-        field = MinerConfig.model_fields.get(name)
-        if field is None:
+        if name not in MinerConfig.model_fields:
             raise AttributeError(name)
-        return field.get_default(call_default_factory=True)
+        value = getattr(self._given, name, None)
+        # Some objects have every attribute that they are asked for (mocks, lazy proxies): what is no setting's value
+        # is none.
+        if isinstance(value, (str, int, float, os.PathLike, SecretStr)):
+            return path_as_text(value)
+        if self._others is None:
+            self._others = MinerConfig()
+        return getattr(self._others, name)
 
 
 def config_of(given: Any) -> MinerConfig:
     """The settings behind whatever a service was given: a MinerConfig as it is, None for the environment's, any
-    other object completed with the defaults (its attributes are read when they are needed).
+    other object completed from the environment and the defaults (its attributes are read when they are needed).
     """
     if given is None:
         return MinerConfig()
-    if isinstance(given, MinerConfig):
-        return given
+    if issubclass(type(given), MinerConfig):  # not isinstance: a mock with a spec says that it is one
+        return given  # type: ignore[no-any-return]
     return _Completed(given)  # type: ignore[return-value]

@@ -2,7 +2,7 @@
 
 ::
 
-    pytest --pyargs miner.conformance --backend NAME [--model MODEL]
+    pytest --pyargs miner.conformance --miner-backend NAME [--miner-model MODEL]
 
 They use the public verbs alone. A capability that the backend does not declare must be refused properly. At the end
 stands a matrix of capabilities: passes, refused as declared, fails.

@@ -16,7 +16,8 @@ def write_column(file: Path, name: str, verdicts: Mapping[str, str]) -> None:
     columns[name] = dict(verdicts)
     rows = sorted({capability for column in columns.values() for capability in column})
     lines = [
-        "What the conformance suite found; made by `pytest --pyargs miner.conformance --backend NAME --matrix FILE`.",
+        "What the conformance suite found; made by `pytest --pyargs miner.conformance --miner-backend NAME "
+        "--miner-matrix FILE`.",
         "",
         f"| {_HEADING} | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),

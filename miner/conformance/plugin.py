@@ -1,34 +1,34 @@
-"""The pytest side: which backend, the `contract` fixture, and the matrix at the end."""
+"""The pytest side: which backend, and the matrix at the end. Loaded in every project, so it changes nothing there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from miner.conformance.contract import Contract
-
-__all__ = ["contract"]
+__all__ = ["backend_under_test"]
 
 _HERE = Path(__file__).parent
 _OUTCOMES = pytest.StashKey[dict[str, list[tuple[bool, str]]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--backend`, `--model` and `--matrix`."""
+    """`--miner-backend` and its like: the plugin is loaded in every project of whoever has miner installed, and options
+    without a prefix would clash with theirs.
+    """
     group = parser.getgroup("miner", "miner: the conformance suite (pytest --pyargs miner.conformance)")
-    group.addoption("--backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
-    group.addoption("--model", metavar="MODEL", help="the model to ask for; default: the backend's own")
-    group.addoption("--patience", metavar="SECONDS", type=float, default=120.0, help="for any one step; default: 120")
-    group.addoption("--matrix", metavar="FILE", help="put the verdicts into the table of this Markdown file")
+    group.addoption("--miner-backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
+    group.addoption("--miner-model", metavar="MODEL", help="the model to ask for; default: the backend's own")
+    group.addoption(
+        "--miner-patience", metavar="SECONDS", type=float, default=120.0, help="for any one step; default: 120"
+    )
+    group.addoption("--miner-matrix", metavar="FILE", help="put the verdicts into the table of this Markdown file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker that ties a test to a capability."""
-    config.addinivalue_line("markers", "capability(name): the capability of the contract that this test is about")
+    config.addinivalue_line("markers", "miner_capability(name): the capability of the contract that this test is about")
     config.stash[_OUTCOMES] = {}
 
 
@@ -36,45 +36,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without a backend there is nothing to test; with a wrong one, that is said before anything runs."""
     ours = [item for item in items if item.path.is_relative_to(_HERE)]
     if ours:
-        _backend(config)
+        backend_under_test(config)
 
 
-def _backend(config: pytest.Config) -> Any:
+def backend_under_test(config: pytest.Config) -> Any:
     """The class of the backend under test; a usage error (exit 4) where it is missing or does not load."""
     from miner.core.llms.registry import load_backend
     from miner.errors import ConfigError
 
-    name = config.getoption("backend")
+    name = config.getoption("miner_backend")
     if not name:
         raise pytest.UsageError(
-            "--backend NAME is missing: which backend shall be tested? `miner backends` lists them."
+            "--miner-backend NAME is missing: which backend shall be tested? `miner backends` lists them."
         )
     try:
         backend = load_backend(name)
     except ConfigError as error:
-        raise pytest.UsageError(f"--backend {name}: {error}") from None
+        raise pytest.UsageError(f"--miner-backend {name}: {error}") from None
     if backend.cls is None:
-        raise pytest.UsageError(f"--backend {name} cannot be used: {backend.reason}")
+        raise pytest.UsageError(f"--miner-backend {name} cannot be used: {backend.reason}")
     return backend.cls
-
-
-@pytest.fixture(scope="session")
-def contract(request: pytest.FixtureRequest) -> Iterator[Contract]:
-    """The backend under test, opened once."""
-    from miner.config.config import MinerConfig
-    from miner.conformance.contract import Contract
-
-    options = request.config
-    under_test = Contract(_backend(options), MinerConfig(), options.getoption("model"), options.getoption("patience"))
-    yield under_test
-    under_test.close()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Note the outcome of each capability's tests."""
     report = yield
-    marker = item.get_closest_marker("capability")
+    marker = item.get_closest_marker("miner_capability")
     if marker is not None and item.path.is_relative_to(_HERE) and (call.when == "call" or report.failed):
         refused = dict(item.user_properties).get("refused", False)
         outcome = "fails" if report.failed else "refused as declared" if refused else "passes"
@@ -97,14 +85,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = _rows(config)
     if not rows:
         return
-    name = config.getoption("backend")
+    name = config.getoption("miner_backend")
     terminalreporter.section(f"what {name} does")
     for capability, verdict, count in rows:
         tests = "1 test" if count == 1 else f"{count} tests"
         terminalreporter.write_line(f"  {capability:<20} {verdict:<20} ({tests})")
-    file = config.getoption("matrix")
+    file = config.getoption("miner_matrix")
     if file:
         from miner.conformance.matrix import write_column
 
-        column = config.getoption("model") or ""
+        column = config.getoption("miner_model") or ""
         write_column(Path(file), f"{name} {column}".strip(), {capability: verdict for capability, verdict, _ in rows})

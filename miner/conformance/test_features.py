@@ -41,7 +41,7 @@ class City:
     capital: bool
 
 
-@pytest.mark.capability("tools")
+@pytest.mark.miner_capability("tools")
 def test_tools_are_offered_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
     """With tools offered the reply is text or calls that parse; the finish reason says which."""
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -60,7 +60,7 @@ def test_tools_are_offered_or_refused(contract: Contract, request: pytest.Fixtur
         assert "<tool_call>" not in response.content
 
 
-@pytest.mark.capability("tool_choice")
+@pytest.mark.miner_capability("tool_choice")
 @pytest.mark.parametrize("choice", ["required", "get_weather"])
 def test_required_tools_are_called(contract: Contract, request: pytest.FixtureRequest, choice: str) -> None:
     """A call comes, its arguments obey the schema, streamed it is the same, and its result can be sent back."""
@@ -101,7 +101,7 @@ def test_required_tools_are_called(contract: Contract, request: pytest.FixtureRe
     assert not second.tool_calls
 
 
-@pytest.mark.capability("chat")
+@pytest.mark.miner_capability("chat")
 def test_tool_choice_none_calls_nothing(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Tools may be there without being used; that needs no ability."""
     messages = [{"role": "user", "content": "Hello."}]
@@ -113,7 +113,7 @@ def test_tool_choice_none_calls_nothing(contract: Contract, request: pytest.Fixt
     assert response.tool_calls is None
 
 
-@pytest.mark.capability("json_object")
+@pytest.mark.miner_capability("json_object")
 def test_json_object(contract: Contract, request: pytest.FixtureRequest) -> None:
     """The reply is a JSON object, and `parsed` is it."""
 
@@ -134,7 +134,7 @@ def test_json_object(contract: Contract, request: pytest.FixtureRequest) -> None
         assert json.loads(response.content) == response.parsed
 
 
-@pytest.mark.capability("json_schema")
+@pytest.mark.miner_capability("json_schema")
 def test_json_schema(contract: Contract, request: pytest.FixtureRequest) -> None:
     """The reply obeys the schema, whole and streamed, from a schema, OpenAI's form and a type."""
 
@@ -155,7 +155,7 @@ def test_json_schema(contract: Contract, request: pytest.FixtureRequest) -> None
     assert isinstance(ask(bounded).parsed, dict)
 
 
-@pytest.mark.capability("json_schema")
+@pytest.mark.miner_capability("json_schema")
 def test_json_that_is_cut_is_an_error(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Half a JSON text is no success."""
     from miner.errors import OutputValidationError
@@ -169,7 +169,7 @@ def test_json_that_is_cut_is_an_error(contract: Contract, request: pytest.Fixtur
         assert "max_tokens" in str(caught.value)
 
 
-@pytest.mark.capability("regex")
+@pytest.mark.miner_capability("regex")
 def test_regex(contract: Contract, request: pytest.FixtureRequest) -> None:
     """The reply matches the whole pattern."""
     form = {"type": "regex", "regex": "(yes|no)"}
@@ -181,7 +181,7 @@ def test_regex(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert ask().content in ("yes", "no")
 
 
-@pytest.mark.capability("grammar")
+@pytest.mark.miner_capability("grammar")
 def test_grammar(contract: Contract, request: pytest.FixtureRequest) -> None:
     """The reply is a sentence of the grammar."""
     form = {"type": "grammar", "grammar": 'root ::= "yes" | "no"'}
@@ -193,7 +193,7 @@ def test_grammar(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert ask().content in ("yes", "no")
 
 
-@pytest.mark.capability("logprobs")
+@pytest.mark.miner_capability("logprobs")
 def test_logprobs(contract: Contract, request: pytest.FixtureRequest) -> None:
     """One entry for each token, whose texts join to the content; alternatives as many as asked; streamed likewise."""
 
@@ -218,7 +218,7 @@ def test_logprobs(contract: Contract, request: pytest.FixtureRequest) -> None:
     assert not any(entry.alternatives for entry in only_chosen)
 
 
-@pytest.mark.capability("reasoning")
+@pytest.mark.miner_capability("reasoning")
 def test_reasoning_stays_out_of_the_content(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Thoughts come in `reasoning`; without them the reply is plain."""
 
@@ -230,7 +230,7 @@ def test_reasoning_stays_out_of_the_content(contract: Contract, request: pytest.
     assert "<think>" not in ask(False).content
 
 
-@pytest.mark.capability("embeddings")
+@pytest.mark.miner_capability("embeddings")
 def test_embeddings(contract: Contract, request: pytest.FixtureRequest) -> None:
     """One vector for each text, of equal length; the same text gives the same vector; alike texts are nearer."""
     texts = ["The cat sits on the mat.", "A cat is sitting on a mat.", "Stock prices fell sharply."]
@@ -253,7 +253,7 @@ def test_embeddings(contract: Contract, request: pytest.FixtureRequest) -> None:
     assert cosine(vectors[0], vectors[1]) > cosine(vectors[0], vectors[2])
 
 
-@pytest.mark.capability("count_tokens")
+@pytest.mark.miner_capability("count_tokens")
 def test_token_counts(contract: Contract, request: pytest.FixtureRequest) -> None:
     """What is counted beforehand is what usage says afterwards."""
     prompt = "What is the capital of France?"
@@ -266,7 +266,7 @@ def test_token_counts(contract: Contract, request: pytest.FixtureRequest) -> Non
         assert count() == usage_of(contract.ask(prompt, max_tokens=2)).prompt_tokens
 
 
-@pytest.mark.capability("progress")
+@pytest.mark.miner_capability("progress")
 def test_progress(contract: Contract, request: pytest.FixtureRequest) -> None:
     """How far a long prompt is read comes in chunks of its own, and does no harm to the reply."""
     prompt = "The sea is wide. " * 100
@@ -280,7 +280,7 @@ def test_progress(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert all(0 <= step.done <= step.total for step in told)
 
 
-@pytest.mark.capability("images")
+@pytest.mark.miner_capability("images")
 def test_images_are_seen_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Content is never dropped."""
     pixel = (

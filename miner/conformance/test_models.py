@@ -14,7 +14,7 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 DOCUMENTS = ["Bananas are yellow.", "Paris is the capital of France.", "Cats sleep all day."]
 
 
-@pytest.mark.capability("service")
+@pytest.mark.miner_capability("service")
 def test_a_model_is_loaded(contract: Contract) -> None:
     """Before it is asked for anything, and again; where nothing is loaded, the name is checked."""
     for _ in range(2):
@@ -24,7 +24,7 @@ def test_a_model_is_loaded(contract: Contract) -> None:
         assert info.loaded is not False
 
 
-@pytest.mark.capability("keep_alive")
+@pytest.mark.miner_capability("keep_alive")
 def test_how_long_a_model_stays_is_kept_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
     """0 is for unload_model; a wrong duration is an error that names it."""
 
@@ -44,7 +44,7 @@ def test_how_long_a_model_stays_is_kept_or_refused(contract: Contract, request: 
     request.node.user_properties.append(("refused", True))
 
 
-@pytest.mark.capability("rerank")
+@pytest.mark.miner_capability("rerank")
 def test_documents_are_ranked_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Each document once, the best first; `top_n` gives the first of them."""
 

@@ -21,7 +21,7 @@ WRONG: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.capability("validation")
+@pytest.mark.miner_capability("validation")
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_wrong_values_are_refused(contract: Contract, name: str, value: object) -> None:
     """In calls and streams; the error names the parameter."""
@@ -31,7 +31,7 @@ def test_wrong_values_are_refused(contract: Contract, name: str, value: object) 
         assert name in str(caught.value)
 
 
-@pytest.mark.capability("validation")
+@pytest.mark.miner_capability("validation")
 @pytest.mark.parametrize("prompt", ["", "   ", None, 7])
 def test_wrong_prompts_are_refused(contract: Contract, prompt: object) -> None:
     """An empty prompt, or one that is no text."""
@@ -39,7 +39,7 @@ def test_wrong_prompts_are_refused(contract: Contract, prompt: object) -> None:
         contract.run(contract.service.generate(prompt, model=contract.model))  # type: ignore[arg-type]
 
 
-@pytest.mark.capability("validation")
+@pytest.mark.miner_capability("validation")
 @pytest.mark.parametrize(
     "messages", [[], "Hello", [{"role": "wizard", "content": "x"}], [{"content": "x"}], [{"role": "user"}]]
 )
@@ -49,7 +49,7 @@ def test_wrong_messages_are_refused(contract: Contract, messages: Any) -> None:
         contract.run(contract.service.chat_completion(messages, model=contract.model))
 
 
-@pytest.mark.capability("validation")
+@pytest.mark.miner_capability("validation")
 def test_unknown_options_are_refused(contract: Contract) -> None:
     """With the nearest name."""
     with pytest.raises(InvalidRequestError) as caught:
@@ -69,7 +69,7 @@ def test_each_option_is_accepted_or_refused_by_name(
     contract: Contract, request: pytest.FixtureRequest, name: str
 ) -> None:
     """What is declared works, in a call and in a stream; what is not is refused, and can be ignored on request."""
-    request.applymarker(pytest.mark.capability(name))
+    request.applymarker(pytest.mark.miner_capability(name))
     value = VALUES[name]
     if name == "extra":
         value = {"user": "conformance"} if "extra" not in contract.able() else {}
@@ -90,7 +90,7 @@ def test_each_option_is_accepted_or_refused_by_name(
         assert name in ignored.ignored
 
 
-@pytest.mark.capability("stop")
+@pytest.mark.miner_capability("stop")
 def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
     """The stop text ends the reply and is not in it; one text or several."""
     if not supported_or_refused(contract, request, "stop", lambda: contract.ask(PROMPT, stop="x")):
@@ -105,7 +105,7 @@ def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert contract.join(contract.streamed(PROMPT, max_tokens=24, stop=stop)).content == stopped.content
 
 
-@pytest.mark.capability("seed")
+@pytest.mark.miner_capability("seed")
 def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest) -> None:
     """With everything else equal; another seed may say something else."""
     hot = {"temperature": 1.5, "max_tokens": 12}
@@ -121,14 +121,14 @@ def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest)
 @pytest.mark.parametrize(("name", "value"), [("top_k", 1), ("min_p", 1.0)])
 def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRequest, name: str, value: float) -> None:
     """top_k=1 and min_p=1 leave only the likeliest token, however hot: an option that is swallowed shows here."""
-    request.applymarker(pytest.mark.capability(name))
+    request.applymarker(pytest.mark.miner_capability(name))
     options: dict[str, Any] = {name: value, "temperature": 2.0, "max_tokens": 8}
     if not supported_or_refused(contract, request, name, lambda: contract.ask(PROMPT, **options), param=name):
         return
     assert contract.ask(PROMPT, **options).content == contract.ask(PROMPT, max_tokens=8).content
 
 
-@pytest.mark.capability("top_p")
+@pytest.mark.miner_capability("top_p")
 def test_narrow_top_p_is_greedy(contract: Contract) -> None:
     """top_p near 0 leaves only the likeliest token; checked where the backend counts tokens as an engine does."""
     greedy = contract.ask(PROMPT, max_tokens=8)
@@ -136,7 +136,7 @@ def test_narrow_top_p_is_greedy(contract: Contract) -> None:
         assert contract.ask(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
 
 
-@pytest.mark.capability("temperature")
+@pytest.mark.miner_capability("temperature")
 def test_temperature_is_applied(contract: Contract) -> None:
     """Hot replies differ among themselves, where the backend counts tokens as an engine does."""
     if usage_of(contract.ask(PROMPT, max_tokens=2)).total_tokens:
@@ -144,7 +144,7 @@ def test_temperature_is_applied(contract: Contract) -> None:
         assert len(texts) > 1
 
 
-@pytest.mark.capability("logit_bias")
+@pytest.mark.miner_capability("logit_bias")
 def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) -> None:
     """A strong negative bias on every token that a greedy reply began with changes the reply. Tokens' ids cannot be
     seen from here, so a wide range of them is forbidden.
@@ -156,7 +156,7 @@ def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) 
         )
 
 
-@pytest.mark.capability("timeout")
+@pytest.mark.miner_capability("timeout")
 def test_timeouts_are_kept(contract: Contract) -> None:
     """A bound that cannot be kept is a BackendTimeoutError, in calls and streams; a wide one does no harm."""
     from miner.errors import BackendTimeoutError

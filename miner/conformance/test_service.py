@@ -12,7 +12,7 @@ from miner.core.llms.features import CAPABILITIES
 from miner.core.wire import Health
 from miner.errors import ContextLengthError, MinerError, RequestError
 
-pytestmark = pytest.mark.capability("service")
+pytestmark = pytest.mark.miner_capability("service")
 
 
 def test_health_check_is_true(contract: Contract) -> None:

@@ -13,7 +13,7 @@ from miner.core.wire import LLMChunk
 PROMPT = "What is the capital of France? Answer in one sentence."
 LONG = "Tell me a very long story about a lighthouse and the sea."
 
-pytestmark = pytest.mark.capability("chat")
+pytestmark = pytest.mark.miner_capability("chat")
 
 
 def test_stream_joins_to_the_whole(contract: Contract) -> None:

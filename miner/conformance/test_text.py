@@ -15,7 +15,7 @@ from miner.errors import ModelNotFoundError
 PROMPT = "What is the capital of France? Answer in one sentence."
 FINISH_REASONS = get_args(FinishReason)
 
-pytestmark = pytest.mark.capability("chat")
+pytestmark = pytest.mark.miner_capability("chat")
 
 
 def test_generate_gives_text(contract: Contract) -> None:

@@ -7,6 +7,7 @@ import pprint
 import traceback
 import types
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from pydantic import SecretStr
@@ -381,14 +382,14 @@ def test_config_of_a_miner_config_is_itself():
     assert config_of(config) is config
 
 
-def test_a_foreign_config_object_has_the_defaults_for_what_it_lacks(monkeypatch):
-    monkeypatch.setenv("DEFAULT_TOP_P", "0.5")  # of the environment it knows nothing
+def test_a_foreign_config_object_has_the_environments_settings_for_what_it_lacks(monkeypatch):
+    monkeypatch.setenv("DEFAULT_TOP_P", "0.5")
     given = types.SimpleNamespace(default_max_tokens=5, vllm_api_base="http://h/v1", default_model=None)
     config = config_of(given)
     assert (config.default_max_tokens, config.vllm_api_base) == (5, "http://h/v1")
-    assert (config.default_top_p, config.default_model, config.max_queue) == (0.95, None, 1024)
+    assert (config.default_top_p, config.default_model, config.max_queue) == (0.5, None, 1024)
     for name, field in MinerConfig.model_fields.items():
-        if name not in ("default_max_tokens", "vllm_api_base"):
+        if name not in ("default_max_tokens", "vllm_api_base", "default_top_p"):
             assert getattr(config, name) == field.default
     given.default_max_tokens = 6  # read when it is needed
     assert config.default_max_tokens == 6
@@ -399,6 +400,15 @@ def test_a_foreign_config_object_has_the_defaults_for_what_it_lacks(monkeypatch)
 def test_zero_and_false_of_a_foreign_config_object_are_values():
     config = config_of(types.SimpleNamespace(default_temperature=0, max_queue=0, allow_remote_images=False))
     assert (config.default_temperature, config.max_queue, config.allow_remote_images) == (0, 0, False)
+
+
+@pytest.mark.parametrize("given", [Mock(), Mock(spec=MinerConfig), MagicMock(spec=MinerConfig)])
+def test_a_mock_has_the_settings_that_it_was_given_and_the_environments_for_the_rest(given, monkeypatch):
+    monkeypatch.setenv("VLLM_TIMEOUT", "7")
+    given.default_max_tokens = 33
+    config = config_of(given)
+    assert config.default_max_tokens == 33
+    assert (config.vllm_timeout, config.default_model, config.llamacpp_flash_attn) == (7.0, None, "auto")
 
 
 def test_the_vllm_commands_settings(monkeypatch, empty_folder):

@@ -26,11 +26,11 @@ def register_small_engines(folder: Path) -> None:
 
 
 async def conformance(folder: Path, backend: str, *more: str, env: dict[str, str] | None = None, seconds: float = 600):
-    """Exit status and output of `pytest --pyargs miner.conformance --backend NAME`."""
+    """Exit status and output of `pytest --pyargs miner.conformance --miner-backend NAME`."""
     environment = {**os.environ, **(env or {})}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pytest", "--pyargs", "miner.conformance", "--backend", backend, "-q",
+        sys.executable, "-m", "pytest", "--pyargs", "miner.conformance", "--miner-backend", backend, "-q",
         "-p", "no:cacheprovider", *more,
         cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

@@ -39,7 +39,7 @@ async def test_ollama(tmp_path):
         env = {"OLLAMA_BASE_URL": front.url}
         runs = [("smollm2", ""), ("smollm2-tools", "tool"), ("smollm2-think", "reasoning"), ("smollm2-embed", "embed")]
         for model, words in runs:
-            status, output = await conformance(tmp_path, "ollama", "--model", model, "-k", words, env=env)
+            status, output = await conformance(tmp_path, "ollama", "--miner-model", model, "-k", words, env=env)
             assert status == 0, output[-4000:]
 
 

@@ -33,7 +33,7 @@ async def test_a_right_backend_passes(tmp_path):
 @pytest.mark.parametrize(("backend", "test"), CAUGHT)
 async def test_a_broken_backend_is_caught(tmp_path, backend, test):
     register_small_engines(tmp_path)
-    status, output = await conformance(tmp_path, backend, "-k", test, "-x", "--patience", "10", env=QUICK)
+    status, output = await conformance(tmp_path, backend, "-k", test, "-x", "--miner-patience", "10", env=QUICK)
     assert status == 1, output[-3000:]
     assert test in failed_tests(output)
 
@@ -43,7 +43,7 @@ async def test_a_backend_that_is_not_there_is_a_usage_error(tmp_path, name):
     """Exit 4, and never another backend in its place."""
     status, output = await conformance(tmp_path, name)
     assert status == 4, output
-    assert "--backend" in output
+    assert "--miner-backend" in output
 
 
 async def test_the_suite_has_enough_tests(tmp_path):
@@ -57,7 +57,7 @@ async def test_the_matrix_keeps_a_column_for_each_backend(tmp_path):
     register_small_engines(tmp_path)
     table = tmp_path / "matrix.md"
     for backend in ("right", "takes_anything", "right"):
-        await conformance(tmp_path, backend, "-k", "tools or json_object", "--matrix", str(table), env=QUICK)
+        await conformance(tmp_path, backend, "-k", "tools or json_object", "--miner-matrix", str(table), env=QUICK)
     rows = [line for line in table.read_text().splitlines() if line.startswith("|")]
     assert rows[0] == "| capability | right | takes_anything |"
     assert "| tools | refused as declared | refused as declared |" in rows

@@ -213,3 +213,14 @@ def test_importing_loads_no_backend_and_no_engine():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_entry_points_name_wins(install: Install, alone: None) -> None:
+    """The published example registers a class `NewService` as `newbackend`."""
+    source = GOOD.replace("class Service", "class NewService")
+    install("dist", source, entry="newbackend", target="module_of_dist:NewService")
+    service = get_backend("newbackend", settings())
+    assert service.name == "newbackend"
+    install("other", GOOD.replace("(LLMService):", "(LLMService):\n        name = 'their-own'"), entry="second")
+    assert get_backend("second", settings()).name == "second"
+    assert load_backend("second").service(settings()).name == "second"

@@ -11,7 +11,7 @@ from miner.core.llms import get_backend
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import ModelInfo
+from miner.core.wire import LLMResponse, ModelInfo
 from miner.errors import (
     BackendProtocolError,
     BackendTimeoutError,
@@ -371,3 +371,68 @@ async def test_health_never_raises():
     assert await service.health_check() is False
     health = await service.health()
     assert (health.state, health.reason) == ("failed", "KeyError: 'm'")
+
+
+class Nothing(LLMService):
+    """Overrides nothing at all."""
+
+
+class ChatOnly(LLMService):
+    """Overrides `chat_completion` alone, with what it declares."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config
+        self.calls: list[dict[str, Any]] = []
+
+    async def chat_completion(self, messages, model=None, max_tokens=9, tools=None, seed=None):  # type: ignore[no-untyped-def,override]
+        self.calls.append(
+            {"messages": messages, "model": model, "max_tokens": max_tokens, "tools": tools, "seed": seed}
+        )
+        return LLMResponse(content=messages[-1]["content"].upper(), finish_reason="stop")
+
+
+class Generates:
+    """Not a service itself."""
+
+    async def generate(self, prompt, model):  # type: ignore[no-untyped-def]
+        return f"{model}: {prompt}"
+
+
+class Mixed(Generates, LLMService):
+    """Has its `generate` from elsewhere."""
+
+
+async def test_a_class_that_overrides_nothing_is_told_so():
+    service = Nothing(settings())
+    for ask in (
+        lambda: service.generate("hi"),
+        lambda: service.chat_completion(MESSAGES),
+        lambda: read(service.stream("hi")),
+    ):
+        with pytest.raises(NotImplementedError, match="Nothing must override generate, chat_completion"):
+            await ask()
+    assert await service.health_check() is True
+
+
+async def test_a_class_with_chat_completion_alone_works_in_all_verbs():
+    service = ChatOnly(settings())
+    assert await service.generate("hi") == "HI"
+    assert (await service.chat_completion([{"role": "user", "content": "there"}], seed=3)).content == "THERE"
+    assert text_of(await read(service.stream("hi"))) == "HI"
+    assert text_of(await read(service.stream(messages=[{"role": "user", "content": "x"}], tools=[WEATHER]))) == "X"
+    results = {index: text async for index, text in service.generate_many(["a", "b"])}
+    assert results == {0: "A", 1: "B"}
+    assert [call["max_tokens"] for call in service.calls] == [512] * 6
+    assert [call["seed"] for call in service.calls] == [None, 3, None, None, None, None]
+    assert [bool(call["tools"]) for call in service.calls] == [False, False, False, True, False, False]
+    assert {"chat", "tools", "seed"} <= service.capabilities
+    for option, value in (("temperature", 0.1), ("top_k", 3), ("stop", ["x"])):
+        with pytest.raises(UnsupportedFeatureError) as caught:
+            await service.generate("hi", **{option: value})
+        assert caught.value.param == option
+
+
+async def test_a_verb_may_come_from_a_mixin():
+    service = Mixed(settings())
+    assert await service.generate("hi", model="m") == "m: hi"
+    assert (await service.chat_completion(MESSAGES, model="m")).content.startswith("m: ")

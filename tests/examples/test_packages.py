@@ -65,7 +65,7 @@ def test_the_smallest_backend_is_chosen_by_the_setting(environment):
 
 
 def test_the_smallest_backend_keeps_the_contract(environment):
-    status, out, _ = run(environment, "pytest", "--pyargs", "miner.conformance", "--backend", "echo", "-q")
+    status, out, _ = run(environment, "pytest", "--pyargs", "miner.conformance", "--miner-backend", "echo", "-q")
     assert status == 0, out[-3000:]
     assert "what echo does" in out
 
@@ -77,7 +77,7 @@ async def test_the_fuller_backend_keeps_the_contract(environment):
     runner = await LlamaRunner.start(RunnerConfig(path=str(demo_model()), num_ctx=2048, parallel=8))
     try:
         env = {"LMSTUDIO_API_BASE": f"{str(runner._session._base_url).rstrip('/')}/v1"}
-        command = ("pytest", "--pyargs", "miner.conformance", "--backend", "lmstudio", "-q")
+        command = ("pytest", "--pyargs", "miner.conformance", "--miner-backend", "lmstudio", "-q")
         status, out, _ = await asyncio.to_thread(run, environment, *command, env=env)
     finally:
         await runner.stop()

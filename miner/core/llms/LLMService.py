@@ -61,8 +61,8 @@ class LLMService(Hooks):
         if not cls.__dict__.get("name"):
             words = re.sub(r"(Service|Backend|LLM)+$", "", cls.__name__) or cls.__name__
             cls.name = getattr(cls.__mro__[1], "name", "") or words.lower()
-        if "generate" in cls.__dict__ and cls._chat is LLMService._chat and cls._stream is LLMService._stream:
-            cls.generate = smallest.filled_in(cls.__dict__["generate"])  # type: ignore[method-assign,assignment]
+        if cls._chat is LLMService._chat and cls._stream is LLMService._stream:
+            smallest.fill_in(cls)
         if "aclose" in cls.__dict__:
             cls.aclose = _ending_calls(cls.__dict__["aclose"])  # type: ignore[method-assign,assignment]
 
@@ -268,7 +268,7 @@ class LLMService(Hooks):
     @property
     def capabilities(self) -> frozenset[str]:
         """What this backend can do at all: words of CAPABILITIES. A model may be able to do less."""
-        return smallest.declared_capabilities(getattr(type(self).generate, "_miner_original", type(self).generate))
+        return smallest.declared_capabilities(type(self))
 
     @property
     def concurrency(self) -> int:

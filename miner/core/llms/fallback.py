@@ -68,7 +68,7 @@ class FallbackService(LLMService):
             if backend.cls is None:
                 logger.warning("Fallback %r is left out: %s", backend.name, backend.reason)
             else:
-                self._services.append(backend.cls(self.config))
+                self._services.append(backend.service(self.config))
         return self._services
 
     def _awake(self) -> list[LLMService]:

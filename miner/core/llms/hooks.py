@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from miner.core.llms import smallest
 from miner.core.llms.join import drain
@@ -23,14 +23,17 @@ class Hooks:
     overrides those of what its engine can do, and the words of `capabilities`.
     """
 
-    name: ClassVar[str] = ""
-    """The backend's name in errors and in `LLM_BACKEND`; by default made from the class's name."""
+    name: str = ""
+    """The backend's name in errors and in `LLM_BACKEND`: that of the entry point by which it was found, else the
+    class's attribute, else made from the class's name."""
 
     config: Any
     models: dict[str, Any]
     """Models that were found usable, by the name under which they were asked for."""
     retries: int
     """Requests that were sent again."""
+    _completed: tuple[Any, MinerConfig] | None
+    """A foreign config object with the settings that complete it: the environment is read once for it."""
     _in_flight: InFlight
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -38,6 +41,7 @@ class Hooks:
         service = super().__new__(cls)
         service.config = args[0] if args else kwargs.get("config")
         service.models = {}
+        service._completed = None
         service.retries = 0
         service._in_flight = InFlight(lambda: _closed(cls))
         return service
@@ -54,12 +58,14 @@ class Hooks:
 
     @property
     def _settings(self) -> MinerConfig:
-        """The settings, complete: those that the service was given, with the defaults for what they lack."""
+        """The settings, complete: those that the service was given, with the environment's for what they lack."""
         from miner.config.config import config_of
 
         if self.config is None:
             self.config = config_of(None)
-        return config_of(self.config)
+        if self._completed is None or self._completed[0] is not self.config:
+            self._completed = self.config, config_of(self.config)
+        return self._completed[1]
 
     async def _get_model(self, model_name: str) -> Any:
         """Make sure that the model can be used; built-in backends return its ModelInfo.

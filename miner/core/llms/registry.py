@@ -38,6 +38,14 @@ class Backend:
     reason: str | None = None
     """Why not, and what to do."""
 
+    def service(self, config: Any) -> LLMService:
+        """A new service of it, which bears the name of the entry point, whatever its class says."""
+        if self.cls is None:
+            raise ConfigError(f"Backend {self.name!r} cannot be used: {self.reason}")
+        service = self.cls(config)
+        service.name = self.name
+        return service
+
 
 def _registered() -> dict[str, EntryPoint]:
     """Entry points by name: the built-ins first, then in the order of their names. One name twice: the first found
@@ -134,8 +142,8 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
     if config is None:
         config = settings
     wanted = settings.llm_backend if name is None else name
-    cls, reason = _usable(wanted, config)
-    if cls is None:
+    backend, reason = _usable_backend(wanted, config)
+    if backend is None:
         available = {b.name: b for b in find_backends(config) if b.cls is not None}
         if not available:
             raise ValueError(
@@ -145,9 +153,8 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
         logger.warning(
             "Backend %r %s; using %r. Available backends: %s", wanted, reason, first.name, ", ".join(available)
         )
-        wanted, cls = first.name, first.cls
-    assert cls is not None
-    service = cls(config)
+        wanted, backend = first.name, first
+    service = backend.service(config)
     fallbacks = [other.strip() for other in settings.llm_fallbacks.split(",") if other.strip() not in ("", wanted)]
     if not fallbacks:
         return service
@@ -156,9 +163,9 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
     return FallbackService(config, service, fallbacks)
 
 
-def _usable(name: str, config: Any) -> tuple[type[LLMService] | None, str]:
+def _usable_backend(name: str, config: Any) -> tuple[Backend | None, str]:
     point = _registered().get(name)
     if point is None:
         return None, "is unknown"
     backend = _load(point, config)
-    return backend.cls, f"cannot be used ({backend.reason})"
+    return backend if backend.cls is not None else None, f"cannot be used ({backend.reason})"

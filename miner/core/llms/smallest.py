@@ -1,45 +1,70 @@
-"""The smallest backend: a class that overrides `generate` and nothing else, and gets everything else from here.
+"""The smallest backend: a class that overrides `generate`, or `chat_completion`, and gets everything else from here.
 
-Its `generate` is called with the parameters that it declares, no others; what it cannot be told is refused by name.
+Its verb is called with the parameters that it declares, no others; what it cannot be told is refused by name.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from miner.core.llms.driver import respond
 from miner.core.llms.messages import as_prompt
-from miner.core.wire import OPTIONS, ChatRequest, LLMResponse, Message
+from miner.core.wire import OPTIONS, ChatRequest, LLMResponse
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
 
-__all__ = ["chat", "declared_capabilities", "filled_in"]
+__all__ = ["chat", "declared_capabilities", "fill_in"]
 
-_Generate = Callable[..., Awaitable[Any]]
+_Verb = Callable[..., Awaitable[Any]]
 _SETTINGS = ("max_tokens", "temperature", "top_p")
 
 
-def _parameters(generate: _Generate) -> tuple[frozenset[str], bool]:
-    """Names that a `generate` declares, and whether it takes any others too."""
-    parameters = inspect.signature(generate).parameters.values()
+def _parameters(verb: _Verb) -> tuple[frozenset[str], bool]:
+    """Names that a verb declares, and whether it takes any others too."""
+    parameters = inspect.signature(verb).parameters.values()
     named = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def declared_capabilities(generate: _Generate) -> frozenset[str]:
-    """What can be told to such a backend: chat, and the options that its `generate` declares."""
-    named, _ = _parameters(generate)
-    return frozenset({"chat", "timeout", *(named & set(OPTIONS))})
+def declared_capabilities(cls: type[LLMService]) -> frozenset[str]:
+    """What can be told to such a backend: chat, and the options that its own verbs declare."""
+    able = {"chat", "timeout"}
+    for verb, options in ((cls.generate, set(OPTIONS)), (cls.chat_completion, {*OPTIONS, "tools", "tool_choice"})):
+        original = _original(verb)
+        if original is not None:
+            named, _ = _parameters(original)
+            able |= named & options
+    return frozenset(able)
 
 
-def filled_in(generate: _Generate) -> _Generate:
-    """The backend author's `generate`, callable as the contract says: arguments checked, defaults filled in."""
+def fill_in(cls: type[LLMService]) -> None:
+    """Make the verbs of a backend's class callable as the contract says: arguments checked, defaults filled in."""
+    if not _is_base(cls.generate) and not hasattr(cls.generate, "_miner_original"):
+        cls.generate = _filled_in_generate(cls.generate)  # type: ignore[method-assign]
+    if not _is_base(cls.chat_completion) and not hasattr(cls.chat_completion, "_miner_original"):
+        cls.chat_completion = _filled_in_chat(cls.chat_completion)  # type: ignore[method-assign]
 
+
+def _is_base(verb: Callable[..., Any]) -> bool:
+    """Whether nobody has overridden it."""
+    return getattr(verb, "__qualname__", "").startswith("LLMService.")
+
+
+def _original(verb: Callable[..., Any]) -> _Verb | None:
+    """What the backend's author wrote; None where the base class's is in force."""
+    if _is_base(verb):
+        return None
+    return getattr(verb, "_miner_original", verb)
+
+
+def _filled_in_generate(generate: _Verb) -> Any:
     @functools.wraps(generate)
     async def checked(
         self: LLMService,
@@ -53,27 +78,88 @@ def filled_in(generate: _Generate) -> _Generate:
         request = self._request(
             options, prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
         )
-        if getattr(type(self).generate, "_miner_original", None) is generate:
+        if _original(type(self).generate) is generate:
             return (await respond(self, request)).content
         # Called by super() from a subclass: bounds and retries are those of the call around it.
         await self._resolve(request)
-        return await _call(functools.partial(generate, self), self, request, request.prompt or "")
+        return await _generated(functools.partial(generate, self), self, request, request.prompt or "")
 
     checked._miner_original = generate  # type: ignore[attr-defined]
     return checked
 
 
+def _filled_in_chat(chat_completion: _Verb) -> Any:
+    @functools.wraps(chat_completion)
+    async def checked(
+        self: LLMService,
+        messages: Sequence[Any],
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Any,
+    ) -> LLMResponse:
+        request = self._request(
+            options, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
+            tools=tools, tool_choice=tool_choice,
+        )  # fmt: skip
+        if _original(type(self).chat_completion) is chat_completion:
+            return await respond(self, request)
+        await self._resolve(request)
+        return await _completed(functools.partial(chat_completion, self), self, request)
+
+    checked._miner_original = chat_completion  # type: ignore[attr-defined]
+    return checked
+
+
 async def chat(service: LLMService, request: ChatRequest) -> LLMResponse:
-    """A whole reply from such a backend. It counts no tokens, so `usage` stays None."""
-    original = getattr(type(service).generate, "_miner_original", None)
-    generate = service.generate if original is None else functools.partial(original, service)
-    messages = request.messages or [Message(role="user", content=request.prompt)]
-    content = await _call(generate, service, request, as_prompt(messages))
+    """A whole reply from such a backend. Where it makes text alone it counts no tokens, so `usage` stays None.
+
+    Raises:
+        NotImplementedError: its class overrides nothing that makes one.
+    """
+    cls = type(service)
+    generate, chat_completion = _original(cls.generate), _original(cls.chat_completion)
+    if chat_completion is not None and (generate is None or request.messages is not None):
+        return await _completed(functools.partial(chat_completion, service), service, request)
+    if generate is None:
+        raise NotImplementedError(f"{cls.__name__} must override generate, chat_completion, _chat or _stream.")
+    content = await _generated(functools.partial(generate, service), service, request, as_prompt(request.as_messages()))
     return LLMResponse(content=content, finish_reason="stop", model=request.model)
 
 
-async def _call(generate: _Generate, service: LLMService, request: ChatRequest, prompt: str) -> str:
-    named, any_other = _parameters(generate)
+async def _generated(generate: _Verb, service: LLMService, request: ChatRequest, prompt: str) -> str:
+    text = await generate(prompt, **_arguments(generate, service, request))  # by its place, whatever its name
+    if not isinstance(text, str):
+        raise BackendProtocolError(
+            f"{type(service).__name__}.generate returned {type(text).__name__}, not text.", backend=service.name
+        )
+    return text
+
+
+async def _completed(chat_completion: _Verb, service: LLMService, request: ChatRequest) -> LLMResponse:
+    arguments = _arguments(chat_completion, service, request)
+    named, any_other = _parameters(chat_completion)
+    for name in ("tools", "tool_choice"):
+        if getattr(request, name) is not None and (name in named or any_other):
+            arguments[name] = getattr(request, name)
+    messages = [msgspec.to_builtins(message) for message in request.as_messages()]
+    response = await chat_completion(messages, **arguments)
+    if isinstance(response, str):
+        return LLMResponse(content=response, finish_reason="stop", model=request.model)
+    if not isinstance(response, LLMResponse):
+        raise BackendProtocolError(
+            f"{type(service).__name__}.chat_completion returned {type(response).__name__}, not an LLMResponse or text.",
+            backend=service.name,
+        )
+    return response
+
+
+def _arguments(verb: _Verb, service: LLMService, request: ChatRequest) -> dict[str, Any]:
+    """What of a request a verb declares; what is set and cannot be told to it is refused by name."""
+    named, any_other = _parameters(verb)
     arguments: dict[str, Any] = {"model": request.model}
     for name in _SETTINGS:
         value = getattr(request, name)
@@ -84,11 +170,4 @@ async def _call(generate: _Generate, service: LLMService, request: ChatRequest, 
     for name in OPTIONS:
         if name in named and getattr(request, name) not in (None, []):
             arguments[name] = getattr(request, name)
-    if not any_other:
-        arguments = {name: value for name, value in arguments.items() if name in named}
-    text = await generate(prompt, **arguments)  # by its place, whatever the author calls it
-    if not isinstance(text, str):
-        raise BackendProtocolError(
-            f"{type(service).__name__}.generate returned {type(text).__name__}, not text.", backend=service.name
-        )
-    return text
+    return arguments if any_other else {name: value for name, value in arguments.items() if name in named}

@@ -31,7 +31,7 @@ def test_all_built_in_backends_can_be_used():
     assert set(BUILT_IN) <= set(BACKENDS)
 
 
-@pytest.mark.parametrize("extra", ["vllm", "ollama", "llamacpp", "llama-cpp-python", "serve", "all"])
+@pytest.mark.parametrize("extra", ["vllm", "ollama", "llamacpp", "llama-cpp-python", "serve", "test", "all"])
 def test_extra_exists(extra):
     assert extra in metadata(DISTRIBUTION).get_all("Provides-Extra")
 

