@@ -109,16 +109,22 @@ async def test_a_long_prompt_is_refused_with_both_numbers():
             assert "LLAMACPP_CTX_SIZE" in str(caught.value)
 
 
-async def test_a_template_without_tools_refuses_them():
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+async def test_tools_are_emulated_where_the_template_knows_none():
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "weather", "description": "Of a city", "parameters": parameters}}
+    question = [{"role": "user", "content": "What is the weather in Rome?"}]
     async with llamacpp() as service:
-        with pytest.raises(UnsupportedFeatureError) as caught:
-            await service.chat_completion([{"role": "user", "content": "Hi"}], tools=[tool])
-        assert caught.value.param == "tools"
-        reply = await service.chat_completion(
-            [{"role": "user", "content": "Hi"}], tools=[tool], unsupported="ignore", max_tokens=4
-        )
-        assert reply.ignored == ["tools"]
+        assert {"tools", "emulated"} <= (await service.load_model()).capabilities
+        plain = await service.count_tokens(messages=question)
+        assert await service.count_tokens(messages=question, tools=[tool]) > plain + 40  # the model is told of them
+        reply = await service.chat_completion(question, tools=[tool], tool_choice="required", temperature=0)
+        (call,) = reply.tool_calls
+        assert call["function"]["name"] == "weather"
+        assert reply.finish_reason == "tool_calls"
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "Rain, 9 degrees."}
+        history = [*question, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
+        whole = await service.chat_completion(history, tools=[tool], temperature=0, max_tokens=8)
+        assert whole.content or whole.tool_calls
 
 
 async def test_embeddings_do_not_depend_on_their_neighbours():

@@ -14,9 +14,11 @@ __all__ = ["CAPABILITIES", "IGNORABLE", "forget", "nearest_level", "note_ignored
 
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
-    images progress rerank""".split()
+    images progress rerank emulated""".split()
 ) | frozenset(OPTIONS)
-"""All words that `capabilities` may hold: features, and the name of each option."""
+"""All words that `capabilities` may hold: features, and the name of each option. "emulated": the model's chat template
+knows no tools; they are told in the prompt's text, and calls are read out of the model's.
+"""
 
 IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
 """Parameters that may be dropped when the caller allows it."""

@@ -77,8 +77,7 @@ class Props(msgspec.Struct):
         """What the model that it serves can do."""
         able = set(FEATURES)
         if not self.chat_template_caps.supports_tools:
-            # Such a template drops tools, and even a required choice, without a word.
-            able -= {"tools", "tool_choice", "parallel_tool_calls"}
+            able.add("emulated")
         if self.modalities.vision:
             able.add("images")
         if embeds:
@@ -141,5 +140,6 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
     if "image input is not supported" in text or "multimodal" in text:
         return UnsupportedFeatureError(f"{where} does not support images: {text}", param="messages")
     if "Cannot use both" in text or "grammar" in text or "JSON schema" in text:
-        return InvalidRequestError(f"{where} refused the output format: {text}", param="response_format")
+        said = text.rpartition("Automatic parser generation failed: ")[2]
+        return InvalidRequestError(f"{where} refused the output format: {said}", param="response_format")
     return None

