@@ -111,7 +111,8 @@ class LlamaCppPythonLauncher:
     # Its bindings parse no calls and no reasoning, count log probabilities only at the price of all logits of the
     # context in memory, and give a vector for each token, however the model pools.
     lacks: frozenset[str] = frozenset(
-        """tools tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank images""".split()
+        """tools emulated tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank
+        images""".split()
     )
     slots: int | None = 1
 
