@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.gateway.access import Access
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode, parse_body
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.openai_parts import error_body
 from miner.gateway.exchange import Exchange
@@ -35,7 +35,7 @@ _NOTHING = msgspec.json.Decoder(NoFields)
 
 async def load(exchange: Exchange) -> web.StreamResponse:
     """Make a model ready to answer."""
-    asked = decode(await read_body(exchange) or b"{}", _LOAD)
+    asked = await parse_body(exchange, lambda raw: decode(raw or b"{}", _LOAD))
     name = exchange.request.match_info["model"]
     await exchange.enter(Call(arguments=[], model=name))
     info = await exchange.gateway.service.load_model(name, keep_alive=asked.keep_alive)
@@ -62,7 +62,7 @@ async def engines(exchange: Exchange) -> web.StreamResponse:
 
 async def _named(exchange: Exchange) -> str:
     """The model of the path, if this key may name it. No turn is waited for: these are for when nothing goes on."""
-    decode(await read_body(exchange) or b"{}", _NOTHING)
+    await parse_body(exchange, lambda raw: decode(raw or b"{}", _NOTHING))
     name = exchange.request.match_info["model"]
     for stage in exchange.gateway.stages.all:
         if isinstance(stage, Access):

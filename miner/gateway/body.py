@@ -5,23 +5,34 @@ from __future__ import annotations
 import asyncio
 import difflib
 import re
+from collections.abc import Callable, Sized
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import web
 
 from miner.errors import InvalidRequestError
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
+from miner.gateway.structure import check_structure
 
-__all__ = ["MAX_DEPTH", "bounded", "decode", "read_body"]
+__all__ = ["MAX_DEPTH", "bounded", "decode", "decode_body", "limited", "off_loop", "parse_body", "read_body"]
 
 T = TypeVar("T")
+P = TypeVar("P")
+
+_BIG = 64 * 1024
+"""Bytes from which a body is decoded in a thread."""
+_thread = ThreadPoolExecutor(1, thread_name_prefix="miner body")
+"""One: several that decode would hold the interpreter's lock in turn, and the event loop would wait for them all."""
 
 MAX_DEPTH = 64
 """Levels of nesting in the free parts of a body: schemas, tools, metadata."""
-MAX_NODES = 100_000
-"""Values in the free parts of a body."""
+MAX_NODES = 20_000
+"""Values in a free part of a body."""
+MAX_MESSAGES = 10_000
+_LONGEST = 400
+"""Characters of a decoder's complaint: it quotes names that the client has made up."""
 
 _INTEGRAL = "got `float`"
 
@@ -37,26 +48,68 @@ _PLACE = re.compile(r"^(.*?)(?: - at `\$?\.?(.*?)`)?$", re.DOTALL)
 
 
 async def read_body(exchange: Exchange) -> bytes:
-    """The whole body.
+    """The whole body, counted against the budget of all bodies until the request ends.
 
     Raises:
-        RefusedError: 413 if it is too big, 408 if it does not come in time.
+        RefusedError: 413 if it is too big, 408 if it does not come in time, 415 if it is compressed, 503 if there is no
+            room for it.
     """
     request, settings = exchange.request, exchange.gateway.settings
-    length = request.content_length
-    if length is not None and length > settings.serve_max_body:
-        raise _too_big(settings.serve_max_body)
+    most, length = settings.serve_max_body, request.content_length
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        # A kilobyte of it can hold a megabyte.
+        raise RefusedError(
+            415, "unsupported_encoding", f"Content-Encoding {coding[:40]!r} is not supported.",
+            hint="Send the body uncompressed.", headers={"Accept-Encoding": "identity"},
+        )  # fmt: skip
+    if length is not None and length > most:
+        raise _too_big(most)
     try:
         if request.content.is_eof():
-            return await request.read()
+            return await _read_all(exchange)
         async with asyncio.timeout(settings.serve_body_timeout):
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_big(settings.serve_max_body) from None
+            return await _read_all(exchange)
     except TimeoutError:
         raise RefusedError(
             408, "body_timeout", f"The body of the request did not come within {settings.serve_body_timeout:g} s."
         ) from None
+
+
+async def _read_all(exchange: Exchange) -> bytes:
+    content, budget, most = exchange.request.content, exchange.gateway.bodies, exchange.gateway.settings.serve_max_body
+    parts: list[bytes] = []
+    while not content.at_eof():
+        part = await content.readany()
+        exchange.body_size += len(part)
+        if exchange.body_size > most:
+            raise _too_big(most)
+        exchange.body_held = budget.grow(exchange.body_held, exchange.body_size)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def parse_body(exchange: Exchange, parse: Callable[[bytes], P]) -> P:
+    """The body as `parse` reads it: a big one in a thread, one at a time, so that the event loop goes on meanwhile."""
+    raw = await read_body(exchange)
+    return await off_loop(exchange, _parsed, raw, parse)
+
+
+async def decode_body(exchange: Exchange, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as its struct. Errors are those of `read_body` and `decode`."""
+    return await parse_body(exchange, lambda raw: decode(raw, decoder))
+
+
+async def off_loop(exchange: Exchange, work: Callable[..., P], *arguments: Any) -> P:
+    """Do something with what came in a body: in the thread for big ones, if it was a big one."""
+    if exchange.body_size <= _BIG:
+        return work(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(_thread, work, *arguments)
+
+
+def _parsed(raw: bytes, parse: Callable[[bytes], P]) -> P:
+    check_structure(raw)
+    return parse(raw)
 
 
 def _too_big(limit: int) -> RefusedError:
@@ -89,6 +142,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 def _wrong_field(text: str, kind: Any) -> InvalidRequestError:
     """The decoder's complaint, with the field in front."""
+    if len(text) > 2 * _LONGEST:
+        text = f"{text[:_LONGEST]}...{text[-_LONGEST:]}"
     unknown = _UNKNOWN.match(text)
     if unknown is not None:
         name, place = unknown.group(1), (unknown.group(2) or "").removeprefix("$").removeprefix(".")
@@ -105,6 +160,16 @@ def _wrong_field(text: str, kind: Any) -> InvalidRequestError:
         return InvalidRequestError(f"{name} is missing.", param=name)
     reason = reason[:1].lower() + reason[1:]
     return InvalidRequestError(f"{place or 'The body'} is not valid: {reason}.", param=place or None)
+
+
+def limited(items: Sized | None, name: str, most: int = MAX_MESSAGES) -> None:
+    """Refuse a list that is longer than anybody needs.
+
+    Raises:
+        InvalidRequestError: names it, with both numbers.
+    """
+    if items is not None and len(items) > most:
+        raise InvalidRequestError(f"{name} holds {len(items)} items; {most} at most.", param=name)
 
 
 def bounded(value: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestEr
 
 __all__ = [
     "ClientGoneError", "Failure", "InternalServerError", "RefusedError", "callers_hint", "failure_of", "public",
+    "shortened",
 ]  # fmt: skip
 
 
@@ -68,8 +69,19 @@ _ADDRESS = re.compile(r"(?: at)? (?:https?|unix)://[^\s,;'\"]+")
 _PATH = re.compile(r"(?<![\w/.:-])/(?:[\w.@+-]+/)+[\w.@+-]+")
 
 
+_LONGEST = 4096
+"""Characters of a message: some quote what the client sent."""
+
+
+def shortened(text: str) -> str:
+    """The text, or its two ends."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"
+
+
 def public(text: str) -> str:
     """The text without addresses and paths of the operator's network and machine."""
+    text = shortened(text)
     return _PATH.sub("<path>", _ADDRESS.sub("", text))
 
 
@@ -91,7 +103,7 @@ def callers_hint(hint: str) -> str:
 def _told(error: MinerError) -> str:
     """The message with what of its hint is the caller's."""
     if error.hint is None or _OPERATORS.search(error.hint) is None:
-        return str(error)
+        return shortened(str(error))
     return f"{error.message} {callers_hint(error.hint)}".rstrip()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from miner.config.config import config_of
 from miner.core.llms.images import refuse_remote
-from miner.errors import MinerError
+from miner.errors import InvalidRequestError, MinerError
 from miner.gateway.merge import added
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = ["ANYBODY", "NOBODY", "OPERATOR", "Caller", "Exchange", "new_id"]
 
 logger = logging.getLogger("miner.gateway")
 
+_LONGEST_NAME = 512
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -57,9 +58,9 @@ class Exchange:
     """One request and its answer. Times are those of the loop's clock, in seconds."""
 
     __slots__ = (
-        "began", "broken", "call", "caller", "chunks", "entered", "error", "extra_headers", "first_token_at",
-        "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted", "last_token_at", "left", "notes", "peer",
-        "request", "route", "status", "streamed", "task", "usage",
+        "began", "body_held", "body_size", "broken", "call", "caller", "chunks", "entered", "error", "extra_headers",
+        "first_token_at", "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted", "last_token_at", "left",
+        "notes", "peer", "request", "route", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
@@ -72,6 +73,10 @@ class Exchange:
         self.peer = gateway.proxies.client(request.remote or "unix", request.headers)
         """Address of the client: of the connection, or behind a trusted proxy the one that it tells."""
         self.began = asyncio.get_running_loop().time()
+        self.body_size = 0
+        """Bytes of the body that were read."""
+        self.body_held = 0
+        """Of those, bytes of the budget of all bodies."""
         self.caller: Caller = NOBODY
         """Set by the stage that reads keys."""
         self.call: Call | None = None
@@ -120,6 +125,8 @@ class Exchange:
     async def enter(self, call: Call) -> None:
         """Pass the stages that come between the parsed body and the service."""
         self.call = call
+        if call.model is not None and len(call.model) > _LONGEST_NAME:
+            raise InvalidRequestError(f"model is longer than {_LONGEST_NAME} characters.", param="model")
         if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
             raise refuse_remote(call.remote_images[0])
         for enter in self.gateway.stages.enters:
@@ -153,6 +160,7 @@ class Exchange:
         if self.left:
             return
         self.left = True
+        self.gateway.bodies.release(self.body_held)
         self.gateway.ended(self)
         for leave in self.gateway.stages.leaves:
             try:

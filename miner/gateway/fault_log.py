@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from miner.errors import BackendError, MinerError
-from miner.gateway.errors import InternalServerError
+from miner.gateway.errors import InternalServerError, shortened
 
 if TYPE_CHECKING:
     from miner.gateway.errors import Failure
@@ -28,7 +28,7 @@ def log_fault(exchange: Exchange, failure: Failure, error: MinerError, what: str
     """Log it where the fault, or what mends it, is on our side: one line under the id that the client has, and the
     traceback of what nobody foresaw.
     """
-    told = str(error)
+    told = shortened(str(error))
     withheld = error.hint is not None and error.hint not in failure.message
     if not (isinstance(error, BackendError) or failure.status >= 500 or withheld):
         return

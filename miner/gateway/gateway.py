@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from miner.errors import MinerError
 from miner.gateway.background import Background
+from miner.gateway.budget import BodyBudget
 from miner.gateway.contained import Contained
 from miner.gateway.errors import InternalServerError
 from miner.gateway.health import HealthCache
@@ -42,6 +43,7 @@ class Gateway:
         self.settings = settings
         self.stages = Stages(list(stages))
         self.routes = tuple(routes)
+        self.bodies = BodyBudget(max(settings.serve_body_budget, settings.serve_max_body))
         self.proxies = TrustedProxies(settings.serve_trusted_proxies)
         self.state: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None

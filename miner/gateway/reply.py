@@ -15,7 +15,7 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import OutputValidationError
-from miner.gateway.body import read_body
+from miner.gateway.body import parse_body
 from miner.gateway.contained import Contained
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.exchange import Exchange, new_id
@@ -31,7 +31,7 @@ def generation(dialect: Dialect) -> Handler:
     """The handler of a route that generates."""
 
     async def handle(exchange: Exchange) -> web.StreamResponse:
-        return await reply(exchange, dialect, dialect.parse(await read_body(exchange)))
+        return await reply(exchange, dialect, await parse_body(exchange, dialect.parse))
 
     return handle
 

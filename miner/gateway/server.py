@@ -43,6 +43,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
         app,
         handler_cancellation=True,
         logger=http_logger,
+        auto_decompress=False,  # a compressed body is refused, and not unpacked first
         access_log=None,  # the gateway writes its own, with what only it knows
         keepalive_timeout=settings.serve_keepalive,
         lingering_time=_LINGERING_SECONDS,

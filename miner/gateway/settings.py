@@ -39,6 +39,8 @@ class GatewaySettings(Settings):
 
     serve_max_body: int = Field(32 * 1024 * 1024, ge=1024)
     """Bytes of a request's body at most."""
+    serve_body_budget: int = Field(128 * 1024 * 1024, ge=1024)
+    """Bytes that the bodies of all running requests hold at most, not counted 64 KiB of each; beyond it: 503."""
     serve_body_timeout: Seconds = 30.0
     """Seconds within which a request's body must have come."""
     serve_write_timeout: Seconds = 60.0

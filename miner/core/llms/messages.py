@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def _checked_message(message: Any, place: int) -> Message:
         role = "system"  # OpenAI's newer name of it
     if role not in ROLES:
         raise InvalidRequestError(
-            f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}.", param=f"{where}.role"
+            f"{where}.role must be one of {', '.join(ROLES)}, not {reprlib.repr(role)}.", param=f"{where}.role"
         )
     given = _as_sent(message, where)
     given["role"] = role

@@ -7,6 +7,7 @@ without a word) never shows.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from miner.errors import InvalidRequestError
 
 __all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed"]
 
+MAX_STOPS = 256
+"""Stop strings of a request: each is looked for at each token."""
+MAX_BIASES = 10_000
 REASONING_LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
 """Those of any API. A backend takes the nearest that its engine has, and lists `reasoning` where that is another."""
 SEEDS = 2**32 - 1
@@ -106,7 +110,7 @@ def _unknown_option(name: str) -> InvalidRequestError:
 
 def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
     try:
-        shown = repr(value)
+        shown = reprlib.repr(value) if isinstance(value, str) and len(value) > 80 else repr(value)
     except ValueError:  # Python refuses to write out a whole number of thousands of digits
         shown = f"a number of {value.bit_length()} bits"
     if len(shown) > 80:
@@ -163,6 +167,8 @@ def _stop(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
         raise _wrong("stop", value, "a text or a list of texts, none of them empty")
+    if len(texts) > MAX_STOPS:
+        raise InvalidRequestError(f"stop holds {len(texts)} texts; {MAX_STOPS} at most.", param="stop")
     return list(texts)
 
 
@@ -179,6 +185,8 @@ def _logit_bias(value: Any) -> dict[str, float] | None:
         return None
     if not isinstance(value, Mapping):
         raise _wrong("logit_bias", value, "a mapping of token ids to numbers from -100 to 100")
+    if len(value) > MAX_BIASES:
+        raise InvalidRequestError(f"logit_bias holds {len(value)} tokens; {MAX_BIASES} at most.", param="logit_bias")
     checked = {}
     for token, bias in value.items():
         if isinstance(token, bool) or not str(token).isdecimal():

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded, decode, read_body
+from miner.gateway.body import bounded, decode, decode_body, off_loop, parse_body
 from miner.gateway.dialects.anthropic_body import (
     AnthropicCountBody,
     AnthropicMessagesBody,
@@ -161,7 +161,7 @@ _DIALECT = AnthropicMessages()
 
 async def messages(exchange: Exchange) -> web.StreamResponse:
     """The next turn of a conversation."""
-    call = _DIALECT.parse(await read_body(exchange))
+    call = await parse_body(exchange, _DIALECT.parse)
     asked: AnthropicMessagesBody = call.options
     able = "reasoning" in exchange.gateway.service.capabilities
     wants = asked.thinking is not None and asked.thinking.type == "enabled"
@@ -174,11 +174,11 @@ async def messages(exchange: Exchange) -> web.StreamResponse:
 
 async def count_tokens(exchange: Exchange) -> web.StreamResponse:
     """Tokens that a conversation would take."""
-    asked = decode(await read_body(exchange), _COUNT)
+    asked = await decode_body(exchange, _COUNT)
     exchange.ignored += _without_effect(asked)
     remote: list[str] = []
-    conversation = turns(asked, exchange.ignored, remote)
-    tools = tool_arguments(asked, exchange.ignored).get("tools")
+    conversation = await off_loop(exchange, turns, asked, exchange.ignored, remote)
+    tools = (await off_loop(exchange, tool_arguments, asked, exchange.ignored)).get("tools")
     await exchange.enter(Call(arguments=[], model=asked.model, remote_images=remote))
     service = exchange.gateway.service
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded
+from miner.gateway.body import bounded, limited
 from miner.gateway.dialects.anthropic_body import (
     AnthropicCountBody,
     AnthropicMessage,
@@ -38,6 +38,7 @@ def turns(asked: AnthropicCountBody, ignored: list[str], remote: list[str]) -> l
     """
     if not asked.messages:
         raise InvalidRequestError("messages: at least one message is needed.", param="messages")
+    limited(asked.messages, "messages")
     system = asked.system
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)

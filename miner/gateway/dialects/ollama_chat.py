@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.gateway.body import bounded, decode, read_body
+from miner.gateway.body import bounded, decode, decode_body, off_loop
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.ollama_loading import complete, load
 from miner.gateway.dialects.ollama_messages import OllamaMessage, call_object, turns
@@ -92,10 +92,10 @@ _DIALECT = OllamaChat()
 
 async def chat(exchange: Exchange) -> web.StreamResponse:
     """A turn of a conversation; without messages, loading or unloading a model."""
-    asked = decode(await read_body(exchange), _DECODER)
+    asked = await decode_body(exchange, _DECODER)
     model_of(asked.model)
     if not asked.messages:
         return await load(exchange, asked, "chat")
-    call = _DIALECT.call(asked)
+    call = await off_loop(exchange, _DIALECT.call, asked)
     await complete(exchange, call, asked.options)
     return await reply(exchange, _DIALECT, call)

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from miner.core.wire import EmbeddingResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode_body
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.ollama_loading import full_name
 from miner.gateway.dialects.ollama_parts import OllamaOptions, model_of
@@ -50,7 +50,7 @@ _EMBEDDINGS = msgspec.json.Decoder(OllamaEmbeddingsBody)
 async def embed(exchange: Exchange) -> web.StreamResponse:
     """One vector for each text; none for no text, as at Ollama."""
     began = asyncio.get_running_loop().time()
-    asked = decode(await read_body(exchange), _EMBED)
+    asked = await decode_body(exchange, _EMBED)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if len(texts) > MAX_TEXTS:
         raise InvalidRequestError(f"input holds {len(texts)} texts; {MAX_TEXTS} at most.", param="input")
@@ -72,7 +72,7 @@ async def embed(exchange: Exchange) -> web.StreamResponse:
 
 async def embeddings(exchange: Exchange) -> web.StreamResponse:
     """The vector of one text."""
-    asked = decode(await read_body(exchange), _EMBEDDINGS)
+    asked = await decode_body(exchange, _EMBEDDINGS)
     made = await _vectors(exchange, asked, [asked.prompt] if asked.prompt else [])
     return json_response(exchange, msgspec.json.encode({"embedding": made.embeddings[0] if made.data else []}))
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode, decode_body, off_loop
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.ollama_loading import complete, load
 from miner.gateway.dialects.ollama_messages import content_of
@@ -107,11 +107,11 @@ _DIALECT = OllamaGenerate()
 
 async def generate(exchange: Exchange) -> web.StreamResponse:
     """The text after a prompt; without a prompt, loading or unloading a model."""
-    asked = decode(await read_body(exchange), _DECODER)
+    asked = await decode_body(exchange, _DECODER)
     model_of(asked.model)
     if not asked.prompt:
         return await load(exchange, asked, "generate")
-    call = _DIALECT.call(asked)
+    call = await off_loop(exchange, _DIALECT.call, asked)
     if asked.raw and "raw" not in exchange.gateway.service.capabilities:
         # A backend that takes prompts as they are and knows no template, such as one of the smallest form.
         call.ignored.append("raw")

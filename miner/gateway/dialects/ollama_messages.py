@@ -8,7 +8,7 @@ import msgspec
 
 from miner.core.wire import ToolCall
 from miner.errors import InvalidRequestError
-from miner.gateway.body import bounded
+from miner.gateway.body import bounded, limited
 from miner.gateway.dialects.ollama_parts import image_url
 
 __all__ = ["OllamaMessage", "call_object", "content_of", "turns"]
@@ -66,6 +66,7 @@ class _Calls:
 
 def turns(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
     """The turns as the service takes them."""
+    limited(messages, "messages")
     calls = _Calls()
     return [_turn(message, f"messages[{place}]", calls) for place, message in enumerate(messages)]
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode_body
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.dialects.ollama_loading import full_name
 from miner.gateway.dialects.ollama_parts import Named
@@ -83,7 +83,7 @@ async def ps(exchange: Exchange) -> web.StreamResponse:
 
 async def show(exchange: Exchange) -> web.StreamResponse:
     """One model."""
-    asked = decode(await read_body(exchange), _SHOW)
+    asked = await decode_body(exchange, _SHOW)
     exchange.ignored += [name for name in ("verbose", "system", "template", "options") if getattr(asked, name)]
     model = await _described(exchange, await full_name(exchange, asked.named()))
     architecture = model.architecture or "unknown"

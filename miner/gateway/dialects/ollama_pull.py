@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import UnsupportedFeatureError
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode_body
 from miner.gateway.dialects.ollama_parts import STREAM_TYPE, Named, ollama_error
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
@@ -39,7 +39,7 @@ async def pull(exchange: Exchange) -> web.StreamResponse:
     Raises:
         RefusedError: 501 where the backend gets no models.
     """
-    asked = decode(await read_body(exchange), _DECODER)
+    asked = await decode_body(exchange, _DECODER)
     exchange.ignored += [name for name in ("username", "password") if getattr(asked, name)]
     events = _events(exchange, asked.named(), insecure=asked.insecure)
     if asked.stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from miner.core.llms.options import REASONING_LEVELS
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded, decode
+from miner.gateway.body import bounded, decode, limited
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.images import check_parts
 from miner.gateway.dialects.openai_chat_stream import ChatStream
@@ -23,6 +24,7 @@ from miner.gateway.dialects.openai_parts import (
     usage_object,
     usage_of_choices,
 )
+from miner.gateway.structure import check_arguments
 
 __all__ = ["ChatBody", "OpenAIChat", "chat_messages"]
 
@@ -174,6 +176,8 @@ def chat_messages(messages: list[dict[str, Any]], ignored: list[str], remote: li
     """The turns as the service takes them, which is as OpenAI has them: what says nothing to a model is told as
     ignored, what is gone from OpenAI's API too is refused.
     """
+    limited(messages, "messages")
+    check_arguments(_arguments(messages), "messages")
     for place, message in enumerate(messages):
         role = message.get("role")
         if role == "function":
@@ -193,6 +197,16 @@ def chat_messages(messages: list[dict[str, Any]], ignored: list[str], remote: li
         ignored += [f"messages.{name}" for name in told if f"messages.{name}" not in ignored]
         check_parts(message, f"messages[{place}]", remote)
     return messages
+
+
+def _arguments(messages: list[dict[str, Any]]) -> Iterator[str]:
+    for message in messages:
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            text = function.get("arguments") if isinstance(function, dict) else None
+            if isinstance(text, str):
+                yield text
 
 
 def _tools(asked: ChatBody, arguments: dict[str, Any]) -> None:

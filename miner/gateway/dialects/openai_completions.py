@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded, decode, read_body
+from miner.gateway.body import bounded, decode, parse_body
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.openai_parts import (
     DONE,
@@ -117,7 +117,7 @@ class OpenAICompletions:
 async def completions(exchange: Exchange) -> web.StreamResponse:
     """Answer a completion."""
     dialect = OpenAICompletions()
-    call = dialect.parse(await read_body(exchange))
+    call = await parse_body(exchange, dialect.parse)
     if "raw" not in exchange.gateway.service.capabilities:
         # A backend that takes prompts as they are and knows no template, such as one of the smallest form.
         call.ignored.append("raw")

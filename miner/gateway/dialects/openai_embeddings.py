@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode_body
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.openai_parts import read_usage
 from miner.gateway.exchange import Exchange
@@ -39,7 +39,7 @@ _DECODER = msgspec.json.Decoder(EmbeddingBody)
 
 async def embeddings(exchange: Exchange) -> web.StreamResponse:
     """One vector for each text."""
-    asked = decode(await read_body(exchange), _DECODER)
+    asked = await decode_body(exchange, _DECODER)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidRequestError(

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded
+from miner.gateway.body import bounded, limited
 from miner.gateway.dialects.images import image_part
 from miner.gateway.dialects.openai_parts import StreamOptions
+from miner.gateway.structure import check_arguments
 
 __all__ = ["ResponseBody", "conversation", "service_arguments", "without_effect"]
 
@@ -196,6 +197,9 @@ def conversation(asked: ResponseBody, ignored: list[str], remote: list[str]) -> 
         turns.append({"role": "system", "content": asked.instructions})
     if isinstance(asked.input, str):
         return [*turns, {"role": "user", "content": asked.input}]
+    limited(asked.input, "input")
+    calls = (item.get("arguments") for item in asked.input)
+    check_arguments((text for text in calls if isinstance(text, str)), "input")
     thoughts: str | None = None
     for place, item in enumerate(asked.input):
         where = f"input[{place}]"

@@ -11,7 +11,7 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai_service import OpenAIService
 from miner.core.llms.registry import find_backends
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import decode, read_body
+from miner.gateway.body import decode_body
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.openai_parts import read_usage
 from miner.gateway.errors import RefusedError
@@ -40,7 +40,7 @@ _DECODER = msgspec.json.Decoder(RerankBody)
 
 async def rerank(exchange: Exchange) -> web.StreamResponse:
     """The documents in the order of their scores."""
-    asked = decode(await read_body(exchange), _DECODER)
+    asked = await decode_body(exchange, _DECODER)
     texts = [_text(one, place) for place, one in enumerate(asked.documents)]
     if not asked.query or not texts or len(texts) > MAX_DOCUMENTS:
         raise InvalidRequestError(f"query and 1 to {MAX_DOCUMENTS} documents are needed.", param="documents")
