@@ -184,11 +184,67 @@ async def test_a_model_that_only_the_first_knows_is_answered_by_the_others_own()
 async def test_the_other_verbs_fall_over_too():
     async with StubServer(capabilities=["embedding"]) as server, chained(None, server) as service:
         assert [model.id for model in await service.list_models()] == ["m:latest"]
-        assert (await service.embed("hello")).dimensions == 3
     async with StubServer() as server, chained(server, None) as service:
         assert await service.count_tokens("one two", raw=True) == 2
         pairs = [pair async for pair in service.generate_many(["a", "b"])]
         assert sorted(pairs) == [(0, "Hello there."), (1, "Hello there.")]
+
+
+VECTORS: Any = {"/v1/embeddings": {"data": [{"index": 0, "embedding": [1.0, 0.0]}], "usage": {"prompt_tokens": 2}}}
+SCORES: Any = {"/v1/rerank": {"results": [{"index": 0, "relevance_score": 0.5}]}}
+
+
+async def test_vectors_come_of_one_model_whoever_is_up():
+    """Those of two models cannot be compared; nor are they of one length."""
+    async with StubServer(capabilities=["embedding"]) as second:
+        async with chained(None, second) as service:
+            for options in ({}, {"model": "other"}):
+                with pytest.raises(BackendUnavailableError, match="vllm"):
+                    await service.embed("hello", **options)
+            assert second.bodies == []
+            # The very same name is the same model.
+            made = await service.embed("hello", model="m")
+            assert (made.model, made.dimensions) == ("m", 3)
+        async with chained(None, second, default_model="m") as service:
+            assert (await service.embed("hello")).dimensions == 3
+        async with chained(None, second, default_model="another") as service:
+            with pytest.raises(BackendUnavailableError, match="vllm"):
+                await service.embed("hello")
+
+
+async def test_what_made_the_vectors_before_makes_them_again():
+    async with StubServer(capabilities=["embedding"]) as second:
+        for name, other in (("m", False), ("bge", True)):
+            async with StubServer([name], side=VECTORS) as first:
+                service = chained(first, second)
+                assert (await service.embed("hello")).dimensions == 2
+            async with service:
+                if other:
+                    with pytest.raises(BackendUnavailableError, match="vllm"):
+                        await service.embed("hello")
+                else:
+                    assert (await service.embed("hello")).model == "m"
+
+
+async def test_scores_come_of_one_model_whoever_is_up():
+    async with StubServer(["bge"], side=SCORES) as server:
+        config = settings(llm_fallbacks="vllm", llm_backend="ollama", vllm_api_base=server.v1,
+                          ollama_base_url=f"http://127.0.0.1:{closed_port()}")  # fmt: skip
+        async with get_backend(None, config) as service:  # Ollama never can: whether it is up changes nothing
+            assert (await service.rerank("q", ["a"])).results[0].relevance_score == 0.5
+    nobody = f"http://127.0.0.1:{closed_port()}"
+    async with StubServer(["bge"], side=SCORES) as server:
+
+        class Second(VLLMService):
+            name = "second"
+
+        first = VLLMService(settings(vllm_api_base=f"{nobody}/v1"))
+        both = FallbackService(settings(), first, [])
+        both._services.append(Second(settings(vllm_api_base=server.v1)))
+        async with both:
+            with pytest.raises(BackendUnavailableError, match="vllm"):
+                await both.rerank("q", ["a"])
+            assert (await both.rerank("q", ["a"], model="bge")).model == "bge"
 
 
 async def test_health_is_ready_when_any_is_and_tells_of_the_others():

@@ -38,6 +38,7 @@ __all__ = ["FallbackService"]
 logger = logging.getLogger("miner.fallback")
 
 T = TypeVar("T")
+M = TypeVar("M", EmbeddingResponse, RerankResponse)
 
 
 class FallbackService(LLMService):
@@ -45,7 +46,8 @@ class FallbackService(LLMService):
 
     A backend that fails with a BackendError is left alone for MINER_FALLBACK_COOLDOWN seconds, then tried first again.
     A wrong request is not passed on: it is wrong everywhere. A stream falls over only before its first chunk. On a
-    fallback, a model that this backend does not know is answered by its own default.
+    fallback, a model that this backend does not know is answered by its own default. Vectors and scores come from
+    another backend only where it has the very same model.
     """
 
     name = "fallback"
@@ -55,6 +57,8 @@ class FallbackService(LLMService):
         self._services: list[LLMService] = [first]
         self._others = list(others)
         self._resting: dict[str, float] = {}
+        self._answered: dict[str, str] = {}
+        """The model that made vectors, or scores, where nobody named one."""
         self.models = first.models
 
     def _all(self) -> list[LLMService]:
@@ -235,18 +239,51 @@ class FallbackService(LLMService):
             finally:
                 self.retries = sum(each.retries for each in self._services)
 
+    async def _same_model(
+        self, verb: str, model: str | None, call: Callable[[LLMService, str | None], Awaitable[M]]
+    ) -> M:
+        """The response of the first backend that can, or, while it is down, of one that has the very same model.
+
+        Vectors and scores of two models cannot be compared.
+        """
+        name = model or self._settings.default_model or self._answered.get(verb)
+        failed: BackendError | None = None
+        refused: UnsupportedFeatureError | None = None
+        with self._in_flight.call(), counted(deliveries()):  # what one sent again, no other does
+            for service in self._all() if name is None else self._awake():
+                other = service is not self._services[0] and (failed is not None or name is not None)
+                try:
+                    if other and (name is None or not await _has(service, name)):
+                        continue
+                    response = await call(service, name if other else model)
+                except UnsupportedFeatureError as error:
+                    refused = refused or error
+                except BackendError as error:
+                    if not _is_down(error):
+                        raise
+                    failed = failed or error
+                    self._rest(service, error)
+                else:
+                    if model is None and response.model is not None:
+                        self._answered[verb] = response.model
+                    return response
+                finally:
+                    self.retries = sum(each.retries for each in self._services)
+        error_of_all = failed or refused  # one that is down might have been able to
+        assert error_of_all is not None
+        raise error_of_all
+
     @override
     async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
-        return await self._first_able(lambda service, _: service.embed(texts, model))
+        return await self._same_model("embed", model, lambda service, name: service.embed(texts, name))
 
     @override
     async def rerank(
         self, query: str, documents: Sequence[str], model: str | None = None, top_n: int | None = None
     ) -> RerankResponse:
-        async def call(service: LLMService, first: bool) -> RerankResponse:
-            return await service.rerank(query, documents, await self._model_for(service, model, first=first), top_n)
-
-        return await self._first_that_can(call)
+        return await self._same_model(
+            "rerank", model, lambda service, name: service.rerank(query, documents, name, top_n)
+        )
 
     @override
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
@@ -329,3 +366,14 @@ def _is_down(error: BackendError) -> bool:
     return not isinstance(
         error, (BackendProtocolError, OutputValidationError, ServiceClosedError, StreamInterruptedError)
     )
+
+
+async def _has(service: LLMService, name: str) -> bool:
+    """Whether a backend has a model of exactly this name. One that takes any name says nothing with that."""
+    if type(service)._get_model is LLMService._get_model:
+        return False
+    try:
+        info = await service._get_model(name)
+    except RequestError:
+        return False
+    return isinstance(info, ModelInfo) and (name == info.id or name in info.aliases)
