@@ -333,6 +333,9 @@ class EngineStatus(Struct, kw_only=True, omit_defaults=True):
     queued: int = 0
     restarts: int = 0
     reason: str | None = None
+    """Why it is not ready, where something went wrong."""
+    retry_after: float | None = None
+    """Seconds until one that failed too often is tried again, with the next request."""
 
 
 class Health(Struct, kw_only=True, omit_defaults=True):
@@ -345,6 +348,8 @@ class Health(Struct, kw_only=True, omit_defaults=True):
     latency: float | None = None
     """Seconds that the check took."""
     engines: list[EngineStatus] = []
+    retry_after: float | None = None
+    """Seconds after which it may be ready, where that is known."""
 
     def __bool__(self) -> bool:
         return self.state == "ready"

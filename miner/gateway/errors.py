@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestEr
 
 __all__ = [
     "ClientGoneError", "Failure", "InternalServerError", "RefusedError", "callers_hint", "failure_of", "public",
-    "shortened",
+    "retry_after_header", "shortened",
 ]  # fmt: skip
 
 
@@ -107,16 +108,21 @@ def _told(error: MinerError) -> str:
     return f"{error.message} {callers_hint(error.hint)}".rstrip()
 
 
+def retry_after_header(seconds: float) -> str:
+    """The header's value: whole seconds, never fewer than it takes."""
+    return str(max(1, math.ceil(seconds)))
+
+
 def failure_of(error: MinerError, request_id: str = "") -> Failure:
     """What a client reads of an error. Hints for whoever runs the server stay in its log (`fault_log.py`)."""
     headers: dict[str, str] = {}
     if isinstance(error, RefusedError):
         if error.retry_after is not None:
-            headers["Retry-After"] = str(max(1, round(error.retry_after)))
+            headers["Retry-After"] = retry_after_header(error.retry_after)
         return Failure(error.status, error.refusal, _told(error), error.param, {**headers, **error.headers}, request_id)
     if isinstance(error, BackendError):
         if error.http_status in (429, 503):
-            headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+            headers["Retry-After"] = retry_after_header(error.retry_after or 1.0)
         return Failure(error.http_status, error.code, public(error.message), None, headers, request_id)
     if isinstance(error, RequestError):
         text = error.message if isinstance(error, ModelNotFoundError) else _told(error)

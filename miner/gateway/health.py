@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,63 +14,76 @@ from aiohttp import web
 from miner.core.wire import Health
 from miner.errors import MinerError
 from miner.gateway.contained import Contained
-from miner.gateway.errors import InternalServerError, public
+from miner.gateway.errors import InternalServerError, public, retry_after_header
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
     from miner.gateway.exchange import Exchange
     from miner.gateway.gateway import Gateway
 
-__all__ = ["HealthCache", "livez", "not_ready_reason", "readyz"]
+__all__ = ["HealthCache", "NotReady", "livez", "not_ready", "readyz"]
+
+_RETRY_SECONDS = 2.0
 
 logger = logging.getLogger("miner.gateway")
 
 
 async def livez(exchange: Exchange) -> web.StreamResponse:
     """The process is alive."""
-    return _answer(exchange, 200, b'{"status":"ok"}')
+    return _respond(exchange, 200, b'{"status":"ok"}')
 
 
 async def readyz(exchange: Exchange) -> web.StreamResponse:
-    """Whether a request could be served now; the body says why not, and to who has the admin right what mends it."""
-    reason = await not_ready_reason(exchange.gateway, hints=exchange.caller.admin)
-    if reason is None:
-        return _answer(exchange, 200, b'{"status":"ready"}')
-    if not exchange.caller.admin:
-        reason = public(reason)
-    return _answer(exchange, 503, msgspec.json.encode({"status": "not ready", "reason": reason}))
+    """Whether a request could be served now; the body says why not, and to who has the admin right what to do."""
+    problem = await not_ready(exchange.gateway)
+    if problem is None:
+        return _respond(exchange, 200, b'{"status":"ready"}')
+    reason = public(problem.reason)
+    if exchange.caller.admin:
+        reason = f"{problem.reason} {problem.hint}" if problem.hint else problem.reason
+    body = msgspec.json.encode({"status": "not ready", "reason": reason})
+    return _respond(exchange, 503, body, {"Retry-After": retry_after_header(problem.retry_after or _RETRY_SECONDS)})
 
 
-def _answer(exchange: Exchange, status: int, body: bytes) -> web.Response:
+def _respond(exchange: Exchange, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
     exchange.status = status
-    headers = exchange.headers()
-    headers["Cache-Control"] = "no-store"
-    if status == 503:
-        headers["Retry-After"] = "2"
-    return web.Response(status=status, body=body, headers=headers)
+    sent = exchange.headers()
+    sent["Cache-Control"] = "no-store"
+    sent.update(headers or {})
+    return web.Response(status=status, body=body, headers=sent)
 
 
-async def not_ready_reason(gateway: Gateway, *, hints: bool = True) -> str | None:
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """Why the gateway is not ready."""
+
+    reason: str
+    hint: str | None = None
+    """What only whoever runs it can use."""
+    retry_after: float | None = None
+    """Seconds after which it may be, where that is known."""
+
+
+async def not_ready(gateway: Gateway) -> NotReady | None:
     """Why the gateway is not ready; None if it is."""
     if gateway.state == "draining":
-        return "the server is shutting down"
+        return NotReady("the server is shutting down")
     for name, problem in gateway.background.problems.items():
-        return f"the {name} has stopped and is started again" + (f": {problem}" if hints else "")
+        return NotReady(f"the {name} has stopped and is started again", f"Its error: {problem}")
     for stage in gateway.stages.all:
         wrong = stage.problem()
         if wrong is not None:
-            return wrong
+            return NotReady(wrong)
     if gateway.state == "starting":
-        return gateway.loading or "the server is starting"
+        return NotReady(gateway.loading or "the server is starting")
     if gateway.running:
         silence = asyncio.get_running_loop().time() - gateway.sign_at
         if silence > gateway.settings.serve_stall:
-            return f"{len(gateway.running)} requests run and nothing has come for {silence:.0f} s"
+            return NotReady(f"{len(gateway.running)} requests run and nothing has come for {silence:.0f} s")
     health = await gateway.health.current()
     if health:
         return None
-    told = health.reason or f"the backend is {health.state}"
-    return f"{told} {health.hint}" if health.hint and hints else told
+    return NotReady(health.reason or f"the backend is {health.state}", health.hint, health.retry_after)
 
 
 class HealthCache:

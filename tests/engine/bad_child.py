@@ -47,6 +47,11 @@ def hangs():
     forever()
 
 
+def hangs_and_ignores_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hangs()
+
+
 def hangs_busily():
     """Compute for ever: looks like progress."""
     while True:

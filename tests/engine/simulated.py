@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
 from miner.core.engine.spec import Address, EngineSpec
-from miner.errors import EngineCrashedError, MinerError
+from miner.errors import EngineCrashedError, EngineStartError, MinerError
 
 
 class _Jump(selectors.SelectSelector):
@@ -105,6 +105,7 @@ class SimulatedEngine:
         self.life = 0
         self.killed = 0
         self.resets = 0
+        self.refused: EngineStartError | None = None
         self._crash: EngineCrashedError | None = None
         self._died: asyncio.Event | None = None
 
@@ -145,6 +146,15 @@ class SimulatedEngine:
     def kill(self) -> None:
         self.killed += 1
         self.state = "stopped"
+
+    def fail(self, why: str, hint: str | None = None) -> None:
+        self.crash()
+
+    def refusal(self) -> EngineStartError | None:
+        return self.refused
+
+    async def look_at_file(self) -> None:
+        pass
 
     def reset(self) -> None:
         self.resets += 1

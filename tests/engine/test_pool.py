@@ -614,6 +614,37 @@ def test_a_failed_start_fails_all_who_wait_for_it_and_nobody_else():
     simulate(main())
 
 
+def test_an_engine_that_failed_too_often_costs_nobody_anything():
+    """It is refused at once, those who wait for it too, and nothing makes room for it."""
+
+    async def main():
+        machine = Machine(load=1.0)
+        pool = machine.pool(max_loaded=1)
+        a, b = spec_of("a"), spec_of("b")
+        await request(pool, a)
+        busy = start(request(pool, b, 30.0))
+        await asyncio.sleep(5)
+        waiting = start(request(pool, a))
+        await asyncio.sleep(1)
+        engine = machine.named("a")
+        engine.state = "failed"
+        engine.refused = EngineStartError("failed 3 times", retry_after=30.0)
+        before = now()
+        with pytest.raises(EngineStartError, match="failed 3 times"):
+            await request(pool, a)
+        assert now() == before
+        machine.events.clear()
+        with pytest.raises(EngineStartError, match="failed 3 times"):
+            await waiting
+        await busy
+        assert machine.events == [], "nothing was stopped for it"
+        assert status_of(pool, "a").retry_after == 30.0
+        assert status_of(pool, "a").reason == "failed 3 times"
+        await pool.aclose()
+
+    simulate(main())
+
+
 def test_a_start_that_raises_what_nobody_expects_is_an_error_and_no_hang():
     async def main():
         machine = Machine()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from miner.core.engine.breaker import CircuitBreaker
 from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.engine.process import EngineProcess
 from miner.errors import EngineCrashedError, EngineStartError
@@ -348,6 +349,55 @@ async def test_an_engine_that_keeps_crashing_is_given_up(engines):
     await engine.ensure_ready()
 
 
+async def test_after_a_cooldown_there_is_one_try(engines):
+    """Each that fails makes the next cooldown twice as long, up to the longest; meanwhile everybody is refused."""
+    engine = engines("dies_at_once", crash_limit=2, backoff=(0.01, 0.01), cooldown=(1.0, 2.0))
+    for _ in range(2):
+        with pytest.raises(EngineStartError, match="moon"):
+            await engine.ensure_ready()
+    for failures, cooldown in ((2, 1.0), (3, 2.0), (4, 2.0)):
+        assert engine.state == "failed"
+        starts = engine.restarts
+        errors = await asyncio.gather(*(engine.ensure_ready() for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(error, EngineStartError) and error.retryable for error in errors)
+        assert all(f"failed {failures} times" in error.message for error in errors)
+        assert all(cooldown / 4 < error.retry_after <= cooldown for error in errors)
+        assert engine.restarts == starts
+        await asyncio.sleep(errors[0].retry_after)
+        assert engine.state == "stopped"
+        errors = await asyncio.gather(*(engine.ensure_ready() for _ in range(5)), return_exceptions=True)
+        assert all("exit status 7" in error.message for error in errors)
+        assert engine.restarts == starts + 1
+
+
+async def test_a_try_that_succeeds_closes_the_circuit(engines):
+    engine = engines("ready_then_dies", crash_limit=2, backoff=(0.01, 0.01), cooldown=(0.5, 10.0))
+    for cooldown in (0.5, 1.0):  # it has not run for long: the cooldown still grows
+        for _ in range(2):
+            await engine.ensure_ready()
+            await engine.died()
+        with pytest.raises(EngineStartError, match="failed 2 times") as caught:
+            await engine.ensure_ready()
+        assert cooldown / 4 < caught.value.retry_after <= cooldown
+        await asyncio.sleep(caught.value.retry_after)
+        await engine.ensure_ready()
+        assert engine.state == "ready"
+        await engine.stop()
+
+
+def test_a_cooldown_is_short_again_after_the_engine_ran_for_long():
+    breaker = CircuitBreaker(backoff=(0.0, 0.0), limit=1, window=60.0, cooldown=(30.0, 600.0))
+    cooldowns = []
+    for ran in (0.0, 1.0, 59.0, 0.0, 0.0, 0.0, 60.0, 0.0):
+        assert breaker.failed(ran)
+        cooldowns.append(round(breaker.open_for))
+    assert cooldowns == [30, 60, 120, 240, 480, 600, 30, 60]
+    breaker.reset()
+    assert not breaker.open_for
+    assert breaker.failed()
+    assert round(breaker.open_for) == 30
+
+
 async def test_failed_starts_count_until_the_model_file_changes(engines, tmp_path):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF" + bytes(100))
@@ -356,7 +406,7 @@ async def test_failed_starts_count_until_the_model_file_changes(engines, tmp_pat
         with pytest.raises(EngineStartError, match="moon"):
             await engine.ensure_ready()
     assert engine.state == "failed"
-    with pytest.raises(EngineStartError, match="not started any more"):
+    with pytest.raises(EngineStartError, match="tried again in"):
         await engine.ensure_ready()
     assert engine.restarts == 1
     model.write_bytes(b"GGUF" + bytes(200))

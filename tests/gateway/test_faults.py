@@ -119,12 +119,14 @@ def llamacpp(**settings):
 
 
 async def engine_of(service):
-    [engine] = (await service.health()).engines
-    return psutil.Process(engine.pid)
+    async with asyncio.timeout(WAIT):
+        while not (engines := (await service.health()).engines) or engines[0].pid is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return psutil.Process(engines[0].pid)
 
 
 def engines_here():
-    return [child for child in psutil.Process().children(recursive=True) if "llama" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children(recursive=True) if "child.py" in " ".join(child.cmdline())]
 
 
 async def test_the_engine_is_killed():
@@ -147,20 +149,58 @@ async def test_the_engine_is_killed():
     assert engines_here() == []
 
 
-async def test_the_engine_is_stopped():
-    service = llamacpp(llamacpp_timeout=2)
+@pytest.mark.parametrize("phase", ["serving", "starting"])
+async def test_the_engine_is_stopped(phase):
+    service = llamacpp()
     async with serving(service) as served:
-        assert await ask(served.url) is None
+        if phase == "serving":
+            assert await ask(served.url) is None
         async with streams(served.url, lambda number: 900 if number < 4 else 3) as running:
-            await running.until_begun(SLOTS)
+            if phase == "serving":
+                await running.until_begun(SLOTS)
             stopped = await engine_of(service)
             stopped.suspend()
             ends = await running.ends()
         assert set(ends) - {None}
         assert await ask(served.url) is None
-        assert (await engine_of(service)).pid != stopped.pid  # one that hangs is replaced
+        assert (await engine_of(service)).pid != stopped.pid  # one that is stopped is replaced
         assert not served.gateway.present
     assert engines_here() == []
+
+
+async def test_the_engine_keeps_on_dying():
+    service = llamacpp()
+    async with serving(service) as served, aiohttp.ClientSession() as session:
+        for _ in range(3):
+            assert await ask(served.url) is None
+            killed = await engine_of(service)
+            killed.kill()
+            async with asyncio.timeout(WAIT):
+                while (await service.health()).engines[0].pid is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        for path in PATHS:
+            async with session.post(served.url + path, json=body_of(path, 3)) as response:
+                assert response.status == 503
+                left = int(response.headers["Retry-After"])
+                assert 10 < left <= 30
+                assert "failed 3 times" in await response.text()
+        async with asyncio.timeout(WAIT):
+            while (ready := await get(session, f"{served.url}/readyz"))[0] == 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        status, headers, text = ready
+        assert status == 503
+        assert 5 < int(headers["Retry-After"]) <= left
+        assert "tried again in" in text
+        service.reset_model("demo")
+        assert await ask(served.url) is None
+        async with asyncio.timeout(WAIT):
+            while (await get(session, f"{served.url}/readyz"))[0] != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+
+async def get(session, url):
+    async with session.get(url) as response:
+        return response.status, response.headers, await response.text()
 
 
 async def test_the_network_breaks():

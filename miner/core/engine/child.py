@@ -4,8 +4,9 @@ Takes its orders as one line of JSON on standard input, starts a llama.cpp serve
 standard output when it answers, and lives until it is told to stop (SIGTERM) or its parent is gone. Everything
 else that is printed goes to standard error.
 
-The parent is watched in two ways: standard input ends when it dies, unless a forked copy of it holds the pipe open;
-so the parent's process id is looked at twice a second too.
+When the parent dies, the kernel kills this process and what it has started (Linux). That leaves the private directory,
+and the systems and programs in between that know no such signal: for them a fork of this process watches, in the same
+group. Stopped (SIGSTOP), it is woken by the death of this process. It has nothing else to do, so it never hangs.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ def main() -> int:
     os.dup2(2, 1)  # ggml and user-made templates print to standard output: it would garble the ready line
     orders = _read_orders()
     sys.path[:0] = [entry for entry in orders["path"] if entry not in sys.path]
+    _on_parent_death(signal.SIGKILL)
     if os.getppid() != orders["parent"]:
         return 1
     _limit_harm()
+    _start_watcher(orders, say)
     try:
         return _SERVERS[orders["mode"]](orders, say)
     except ImportError as error:
@@ -111,31 +114,70 @@ def _memory_of_machine() -> int | None:
         return total
 
 
-def _die_with_parent(wanted: bool) -> None:
-    """Let the kernel end us when the thread that started us ends (Linux).
+def _on_parent_death(number: int) -> None:
+    """Let the kernel send this signal when the thread that started us ends (Linux).
 
-    Only while nothing of ours can watch: the wheel holds Python's lock while it loads a model. The parent starts us
-    from the thread that supervises us and lives as long as we do.
+    It is safe: the parent starts us from the thread that supervises us and lives as long as we do.
     """
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL) if wanted else 0, 0, 0, 0)
+        ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0)
 
 
-def _watch_parent(orders: Orders) -> None:
-    """From now on, end this whole process group as soon as the parent is gone."""
+def _die_with_us() -> None:
+    """Between fork and exec of somebody else's program. Its parent is our main thread, which lives as long as we do."""
+    _on_parent_death(signal.SIGKILL)
 
-    def watch() -> None:
-        poller = select.poll()
-        poller.register(0, select.POLLIN | select.POLLHUP)
-        while os.getppid() == orders["parent"]:
-            if poller.poll(_LOOK_EVERY * 1000) and not os.read(0, 4096):
-                break
-        _clean(orders)
-        os.killpg(0, signal.SIGKILL)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _start_watcher(orders: Orders, say: Any) -> None:
+    """Fork a process that ends this whole process group, and removes its directory, as soon as the parent is gone."""
+    leader = os.getpid()
+    if os.fork():
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # they are for the server; we go with the group
+            signal.signal(number, signal.SIG_IGN)
+        for pipe in (1, 2, say.fileno()):
+            os.close(pipe)
+        _on_parent_death(signal.SIGCONT)
+        if _outlived(orders["parent"], leader):
+            _clean(orders)
+            os.killpg(leader, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def _outlived(parent: int, leader: int) -> bool:
+    """Wait for the end of the parent or of the server; True: the parent's."""
+    poller = select.poll()
+    poller.register(0, select.POLLIN | select.POLLHUP)
+    handle = None
+    try:
+        handle = os.pidfd_open(parent)
+        poller.register(handle, select.POLLIN)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # not Linux, or an old kernel
+        pass
+    while os.getppid() == leader:
+        for descriptor, _ in poller.poll(_LOOK_EVERY * 1000):
+            if descriptor == handle or not os.read(0, 4096):
+                return True
+        if handle is None and not _exists(parent):
+            return True
+    # The server was quicker. It may have been killed because of the parent's death, which is not over then.
+    return any(descriptor == handle for descriptor, _ in poller.poll(1000)) if handle else not _exists(parent)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _ask(address: str, path: str, key: str) -> tuple[int, Any] | None:
@@ -180,7 +222,6 @@ def _free_port() -> int:
 
 
 def _serve_xllamacpp(orders: Orders, say: Any) -> int:
-    _die_with_parent(True)
     import xllamacpp
 
     parameters = _parameters(xllamacpp, orders)
@@ -191,8 +232,6 @@ def _serve_xllamacpp(orders: Orders, say: Any) -> int:
         return 1
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    _watch_parent(orders)
-    _die_with_parent(False)
     _report(say, server.listening_address, orders["api_key"], f"xllamacpp {xllamacpp.__version__}")
     stop.wait()
     del server
@@ -228,8 +267,7 @@ def _parameters(xllamacpp: Any, orders: Orders) -> Any:
 
 def _serve_binary(orders: Orders, say: Any) -> int:
     address, command = _command(orders)
-    # Its parent is this thread, the main one, which lives as long as this process: so the kernel's way is safe here.
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=lambda: _die_with_parent(True))
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_us)
     stop = threading.Event()
 
     def end(*_: Any) -> None:
@@ -237,7 +275,6 @@ def _serve_binary(orders: Orders, say: Any) -> int:
         server.terminate()
 
     signal.signal(signal.SIGTERM, end)
-    _watch_parent(orders)
     if _await_health(address, orders, server):
         _report(say, address, orders["api_key"], "")
     status = server.wait()
@@ -267,8 +304,9 @@ def _command(orders: Orders) -> tuple[str, list[str]]:
     binary = orders["binary"]
     try:
         told = subprocess.run(
-            [binary, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_HELP_TIMEOUT, check=False
-        )
+            [binary, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_HELP_TIMEOUT, check=False,
+            preexec_fn=_die_with_us,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         _fail(f"{binary} --help does not answer: {error}")
     help_text = (told.stdout + told.stderr).decode("utf-8", "replace")
@@ -301,7 +339,6 @@ def _write(orders: Orders, name: str, text: str) -> str:
 
 
 def _serve_llama_cpp(orders: Orders, say: Any) -> int:
-    _die_with_parent(True)
     import llama_cpp
 
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -326,8 +363,6 @@ def _serve_llama_cpp(orders: Orders, say: Any) -> int:
     listening.bind(at_socket or ("127.0.0.1", 0))
     listening.listen(128)
     address = f"unix://{at_socket}" if at_socket else f"http://127.0.0.1:{listening.getsockname()[1]}"
-    _watch_parent(orders)
-    _die_with_parent(False)
     # It takes connections from here on and answers them as soon as its loop runs, so it is not asked first.
     build = f"llama-cpp-python {llama_cpp.__version__}"
     line = {"ready": True, "address": address, "build": build, "n_ctx": llama.n_ctx(), "slots": 1}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from miner.core.engine.queueing import ServiceTimes, SlotQueue
 from miner.core.wire import EngineStatus
-from miner.errors import EngineCrashedError
+from miner.errors import EngineCrashedError, EngineStartError
 
 if TYPE_CHECKING:
     from miner.core.engine.spec import Address, EngineSpec
@@ -41,8 +41,17 @@ class Engine(Protocol):
     async def stop(self) -> None:
         """End the process; returns when its memory is free."""
 
+    def fail(self, why: str, hint: str | None = None) -> None:
+        """End a process that does not work, as a crash for that reason; returns at once."""
+
     def kill(self) -> None:
-        """End the process at once, without a loop."""
+        """End the process at once, with or without a loop, on which it does not wait."""
+
+    def refusal(self) -> EngineStartError | None:
+        """Why it is not started now, although asked for, and for how long; given while it is `failed`."""
+
+    async def look_at_file(self) -> None:
+        """Forget past failures if they were those of another model file."""
 
     def reset(self) -> None:
         """Forget past failures."""
@@ -103,7 +112,7 @@ class Member:
         """Idle seconds after which it goes; None: it stays."""
         self.address: Address | None = None
         self.failure: str | None = None
-        """Why the last start failed."""
+        """Why the last start failed, or the engine died; None once it is ready again."""
         self.task: asyncio.Task[None] | None = None
         """Loads, watches or stops the engine."""
         self.load_began = 0.0
@@ -158,6 +167,10 @@ class Member:
         """Requests beyond the slots that the engine has, or will have once it is loaded."""
         return max(0, self.active + len(self.queue) - self.parallel)
 
+    def refusal(self) -> EngineStartError | None:
+        """Why no request is taken now; None unless the engine has failed too often just now."""
+        return self.engine.refusal() if self.engine.state == "failed" else None
+
     def is_called(self, target: EngineSpec | str) -> bool:
         """Whether `target`, an alias or a spec, means this member."""
         return target in (self.spec.alias, self.spec)
@@ -193,6 +206,7 @@ class Member:
     def status(self) -> EngineStatus:
         """As `health()` shows it."""
         crash = self.engine.crashed()
+        refusal = self.refusal()
         return EngineStatus(
             model=self.spec.alias,
             state=self.engine.state,
@@ -202,5 +216,6 @@ class Member:
             slots_busy=self.active,
             queued=len(self.queue),
             restarts=self.engine.restarts,
-            reason=self.failure or (crash.message if crash else None),
+            reason=refusal.message if refusal else self.failure or (crash.message if crash else None),
+            retry_after=refusal.retry_after if refusal else None,
         )

@@ -76,10 +76,13 @@ class EnginePool:
         Raises:
             BackendOverloadedError: the queue is full, or the wait was longer than `queue_timeout` (see `retry_after`);
                 or there is no room beside pinned engines.
-            EngineStartError: the engine does not start, or never fits into the memory budget.
+            EngineStartError: the engine does not start, has failed too often just now (see `retry_after`), or never
+                fits into the memory budget.
         """
         scheduler = self.bind_loop()
         member = scheduler.members.get(spec) or self._add(scheduler, spec)
+        if member.refusal() is not None:
+            await member.engine.look_at_file()
         waiter = scheduler.enqueue(member, keep_alive, on_progress)
         try:
             yield await waiter.future

@@ -1,14 +1,16 @@
-"""One engine over all its lives: started when it is needed, restarted when it has crashed, given up when it keeps on.
+"""One engine over all its runs: started when it is needed, restarted when it has crashed, left alone when it keeps on.
 
 `ensure_ready` is the only call that a user needs. It decides under one lock, so nobody reads the state first and races.
-`supervisor.py` has the life of one child; here is what connects them: one start for all who ask, the pause before the
-next one, the crashes counted.
+`supervisor.py` has the run of one child; here is what connects them: one start for all who ask, and the crashes, which
+`breaker.py` counts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
+import math
 import os
 import threading
 import time
@@ -16,9 +18,9 @@ import weakref
 from collections import deque
 from typing import Literal, TypeVar
 
+from miner.core.engine.breaker import CircuitBreaker
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.procstat import usage
-from miner.core.engine.reasons import describe_exit, explain
+from miner.core.engine.reasons import Reason, describe_exit, explain
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
 from miner.core.engine.supervisor import Ended, Limits, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
@@ -36,9 +38,11 @@ _REMEMBERED = 8  # crashes that requests in flight may still ask about
 class EngineProcess:
     """A llama.cpp server of ours. Usable from any thread and any event loop; nothing is started before it is asked for.
 
-    A child that dies by itself is a crash, also while it starts. The next `ensure_ready` starts another one after a
-    pause that doubles with each crash. After `crash_limit` crashes within `crash_window` seconds the engine is
-    `failed` until `reset`, or until its model file has changed.
+    A child that dies by itself is a crash, also while it starts, and one that had to be killed because it was stopped
+    or hung. The next `ensure_ready` starts another one after a pause that doubles with each crash. After `crash_limit`
+    crashes within `crash_window` seconds the engine is `failed`: nothing is started for the length of a cooldown, after
+    which the next `ensure_ready` is one try. The cooldown doubles each time; `reset` ends it, and so does another model
+    file in the place of the old one.
 
     Args:
         spec: what to run.
@@ -47,8 +51,9 @@ class EngineProcess:
             whole start. Progress is: it prints, computes, or its memory changes.
         stop_grace: from SIGTERM to SIGKILL.
         backoff: first and longest pause before a restart.
-        crash_limit: crashes after which it is not started any more.
+        crash_limit: crashes after which it is left alone.
         crash_window: seconds within which they count.
+        cooldown: first and longest time for which it is left alone.
     """
 
     def __init__(
@@ -57,58 +62,60 @@ class EngineProcess:
         launcher: Launcher,
         *,
         start_timeout: float = 120.0,
-        stop_grace: float = 5.0,
+        stop_grace: float = 3.0,
         backoff: tuple[float, float] = (0.5, 15.0),
         crash_limit: int = 3,
         crash_window: float = 60.0,
+        cooldown: tuple[float, float] = (30.0, 600.0),
     ) -> None:
         self.spec = spec
         self.launcher = launcher
         self._limits = Limits(start_timeout, stop_grace)
-        self._backoff = backoff
-        self._crash_limit = crash_limit
-        self._crash_window = crash_window
+        self._breaker = CircuitBreaker(backoff=backoff, limit=crash_limit, window=crash_window, cooldown=cooldown)
         self._forget_everything()
 
     def _forget_everything(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self._life: Supervisor | None = None
+        self._run: Supervisor | None = None
         self._finalizer: weakref.finalize[..., EngineProcess] | None = None
         self._starts = 0
-        self._crashes: deque[float] = deque()
+        self._breaker.reset()
         self._crashed: EngineCrashedError | None = None
         self._remembered: deque[tuple[Address, EngineCrashedError]] = deque(maxlen=_REMEMBERED)
-        self._failed: EngineStartError | None = None
+        self._failure: EngineStartError | EngineCrashedError | None = None
+        """The last one."""
         self._failed_file: tuple[float, int] | None = None
 
     @property
     def state(self) -> EngineState:
         """What it is doing now."""
-        life = self._life
-        if life is None or life.ended.done:
-            return "failed" if self._failed is not None else "stopped"
-        if life.stopping:
+        run = self._run
+        if run is None or run.ended.done:
+            return "failed" if self._breaker.open_for else "stopped"
+        if run.stopping:
             return "stopping"
-        return "ready" if life.ready.done else "starting"
+        return "ready" if run.ready.done else "starting"
 
     @property
     def address(self) -> Address | None:
         """Where it answers, None unless it is ready."""
-        life = self._life
-        where = life.ready.value if life is not None and self.state == "ready" else None
+        run = self._run
+        where = run.ready.value if run is not None and self.state == "ready" else None
         return where if isinstance(where, Address) else None
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, which leads a process group of its own; None when there is none."""
-        life = self._life
-        return life.pid if life is not None and not life.ended.done else None
+        run = self._run
+        return run.pid if run is not None and not run.ended.done else None
 
     @property
     def memory(self) -> int | None:
-        """Resident bytes of the child and all that it has started; None when there is none, or nobody can tell."""
-        used = usage(self.pid) if self.pid is not None else None
+        """Resident bytes of the child and all that it has started, as of a moment ago; None when there is none, or
+        nobody can tell.
+        """
+        used = self._run.used if self._run is not None and self.pid is not None else None
         return used.resident if used else None
 
     @property
@@ -119,17 +126,17 @@ class EngineProcess:
     @property
     def log_tail(self) -> list[str]:
         """The last lines of the child that runs, or ran last."""
-        return self._life.tail.lines() if self._life is not None else []
+        return self._run.tail.lines() if self._run is not None else []
 
     @property
     def ready_since(self) -> float | None:
         """Seconds since 1970 when it became ready; None unless it is."""
-        return self._life.ready_since if self._life is not None and self.state == "ready" else None
+        return self._run.ready_since if self._run is not None and self.state == "ready" else None
 
     @property
     def info(self) -> EngineInfo:
         """What the child said of itself when it became ready."""
-        return self._life.info if self._life is not None else EngineInfo()
+        return self._run.info if self._run is not None else EngineInfo()
 
     async def ensure_ready(self) -> Address:
         """The address of the running engine, which is started if need be: once, however many ask.
@@ -138,22 +145,46 @@ class EngineProcess:
         Whoever does not want that calls `stop`.
 
         Raises:
-            EngineStartError: it did not become ready, or has crashed too often; has llama.cpp's own last lines.
+            EngineStartError: it did not become ready, or has crashed too often (see `retry_after`); has llama.cpp's own
+                last lines.
         """
         while True:
+            await self.look_at_file()
             with self._lock_of_this_process():
-                life = self._life
-                if life is None or life.ended.done:
-                    self._refuse_if_failed()
-                    life = self._start()
-                stopping = life.stopping
+                run = self._run
+                if run is None or run.ended.done:
+                    refusal = self.refusal()
+                    if refusal is not None:
+                        raise refusal
+                    run = self._start()
+                stopping = run.stopping
             if stopping:
-                await life.ended.wait()
+                await run.ended.wait()
                 continue
-            outcome = await life.ready.wait()
+            outcome = await run.ready.wait()
             if isinstance(outcome, Address):
                 return outcome
             raise _own_copy(outcome)
+
+    def refusal(self) -> EngineStartError | None:
+        """Why nothing is started now, with `retry_after`; None unless it has crashed too often just now."""
+        seconds, failure = self._breaker.open_for, self._failure
+        if not seconds or failure is None:
+            return None
+        return EngineStartError(
+            f"The llama.cpp engine for {self.spec.alias} has failed {self._breaker.in_a_row} times; it is tried again "
+            f"in {math.ceil(seconds)} s. The last time: {failure.message}",
+            backend="llamacpp",
+            retryable=True,
+            retry_after=seconds,
+            log_tail=failure.log_tail,
+            hint=f"{failure.hint or 'See the log lines.'} To try again at once, reset the model.",
+        )
+
+    async def look_at_file(self) -> None:
+        """Forget the crashes of another model file than the one that is there now."""
+        if self.state == "failed" and await asyncio.to_thread(self._model_file) != self._failed_file:
+            self.reset()
 
     def crashed(self, address: Address | None = None) -> EngineCrashedError | None:
         """Why the child is gone, if it went by itself: None while another one runs, and after `stop` or `reset`.
@@ -170,35 +201,46 @@ class EngineProcess:
 
         A child that was told to stop gives an error that says so.
         """
-        life = self._life
+        run = self._run
         text = f"The llama.cpp engine for {self.spec.alias} was stopped."
-        if life is not None and (address is None or life.ready.value == address):
-            end = await life.ended.wait()
+        if run is not None and (address is None or run.ready.value == address):
+            end = await run.ended.wait()
             text = end.error.message if end.error is not None else text
         return self.crashed(address) or EngineCrashedError(text, backend="llamacpp", log_tail=self.log_tail)
 
     async def stop(self) -> None:
         """End the child and all that it has started; returns when it is gone and its socket's folder removed.
 
-        SIGTERM to its group, after `stop_grace` SIGKILL. Idempotent; a start that is under way ends too.
+        SIGTERM to its group, after `stop_grace` SIGKILL; at once SIGKILL if it is not ready, or stopped (SIGSTOP).
+        Idempotent; a start that is under way ends too. A process that even SIGKILL does not end is left to the kernel.
         """
-        life = self._life
-        if life is not None and self._owner == os.getpid():
-            life.stop()
-            await life.ended.wait()
+        run = self._run
+        if run is not None and self._owner == os.getpid():
+            run.stop()
+            try:
+                async with asyncio.timeout(self._limits.whole_stop):
+                    await run.ended.wait()
+            except TimeoutError:
+                _log.warning("The llama.cpp engine for %s has not stopped; it is left alone.", self.spec.alias)
             self._crashed = None
 
+    def fail(self, why: str, hint: str | None = None) -> None:
+        """End a child that does not work, as a crash for that reason ("it ..."). Returns at once."""
+        if self._run is not None and self._owner == os.getpid():
+            self._run.fail(Reason(why, hint))
+
     def kill(self) -> None:
-        """End the child at once, without a loop: at exit, or when the loop is gone. In a forked copy: does nothing."""
-        if self._life is not None and self._owner == os.getpid():
-            self._life.kill()
+        """End the child at once, from any thread, also at exit and when the loop is gone. Waits until it is gone, for a
+        second at most; on a running event loop it does not wait. In a forked copy: does nothing.
+        """
+        if self._run is not None and self._owner == os.getpid():
+            self._run.kill()
 
     def reset(self) -> None:
         """Forget all crashes: `failed` becomes `stopped`, and the next start is not delayed."""
         with self._lock_of_this_process():
-            self._crashes.clear()
+            self._breaker.reset()
             self._crashed = None
-            self._failed = None
 
     # Under the lock.
 
@@ -207,45 +249,28 @@ class EngineProcess:
             self._forget_everything()
         return self._lock
 
-    def _refuse_if_failed(self) -> None:
-        if self._failed is None:
-            return
-        if self._failed_file != self._model_file():
-            self._crashes.clear()
-            self._failed = None
-            return
-        raise _own_copy(self._failed)
-
     def _start(self) -> Supervisor:
         self._starts += 1
-        # The thread of that life must not keep an engine alive that everybody else has dropped.
-        ended = weakref.WeakMethod(self._on_end)
+        # The thread of that run must not keep an engine alive that everybody else has dropped.
+        ready, ended = weakref.WeakMethod(self._on_ready), weakref.WeakMethod(self._on_end)
+
+        def on_ready() -> None:
+            if method := ready():
+                method()
 
         def on_end(end: Ended) -> None:
-            method = ended()
-            if method is not None:
-                method(life, end)
+            if method := ended():
+                method(run, end)
 
-        life = Supervisor(self.spec, self.launcher, self._limits, delay=self._pause(), on_end=on_end)
-        self._life = life
+        run = Supervisor(
+            self.spec, self.launcher, self._limits, delay=self._breaker.begin(), on_ready=on_ready, on_end=on_end
+        )
+        self._run = run
         if self._finalizer is not None:
             self._finalizer.detach()
-        self._finalizer = weakref.finalize(self, life.kill)  # when nobody holds the engine any more, and at exit
-        life.start()
-        return life
-
-    def _pause(self) -> float:
-        """Seconds until the next start may be."""
-        self._drop_old_crashes()
-        if not self._crashes:
-            return 0.0
-        first, longest = self._backoff
-        pause = min(longest, first * 2.0 ** (len(self._crashes) - 1))
-        return max(0.0, self._crashes[-1] + pause - time.monotonic())
-
-    def _drop_old_crashes(self) -> None:
-        while self._crashes and self._crashes[0] < time.monotonic() - self._crash_window:
-            self._crashes.popleft()
+        self._finalizer = weakref.finalize(self, run.kill)  # when nobody holds the engine any more, and at exit
+        run.start()
+        return run
 
     def _model_file(self) -> tuple[float, int] | None:
         try:
@@ -254,43 +279,39 @@ class EngineProcess:
             return None
         return found.st_mtime, found.st_size
 
-    # In the thread of a life, before anybody who waits for its end hears of it.
+    # In the thread of a run, before anybody who waits for its end hears of it.
 
-    def _on_end(self, life: Supervisor, end: Ended) -> None:
+    def _on_ready(self) -> None:
+        with self._lock:
+            self._breaker.ready()
+
+    def _on_end(self, run: Supervisor, end: Ended) -> None:
         if end.by_us or not end.counts:
             return
+        where, file = run.ready.value, self._model_file()
+        failure = self._crash(run, end) if end.error is None else end.error
         with self._lock:
-            self._crashes.append(time.monotonic())
-            self._drop_old_crashes()
-            where = life.ready.value
-            if isinstance(where, Address):
-                self._crashed = self._crash(life, end)
-                self._remembered.append((where, self._crashed))
-                _log.warning("%s", self._crashed.message)
-            if len(self._crashes) >= self._crash_limit:
-                self._failed = self._give_up(life, end)
-                self._failed_file = self._model_file()
-                _log.error("%s", self._failed.message)
+            if isinstance(failure, EngineCrashedError) and isinstance(where, Address):
+                self._crashed = failure
+                self._remembered.append((where, failure))
+            self._failure, self._failed_file = failure, file
+            ran = time.time() - run.ready_since if run.ready_since is not None else 0.0
+            opened = self._breaker.failed(ran)
+        if end.error is None:  # what did not start is told to those who wait for it
+            _log.warning("%s", failure.message)
+        refusal = self.refusal() if opened else None
+        if refusal is not None:
+            _log.error("%s", refusal)
 
-    def _crash(self, life: Supervisor, end: Ended) -> EngineCrashedError:
-        lines = life.tail.lines()
-        reason = explain(lines, end.status)
+    def _crash(self, run: Supervisor, end: Ended) -> EngineCrashedError:
+        lines = run.tail.lines()
+        reason = end.reason or explain(lines, end.status)
         return EngineCrashedError(
             f"The llama.cpp engine for {self.spec.alias} died ({describe_exit(end.status)}): {reason.text}.",
             backend="llamacpp",
             exit_status=end.status,
             log_tail=lines,
             hint=reason.hint,
-        )
-
-    def _give_up(self, life: Supervisor, end: Ended) -> EngineStartError:
-        last = end.error or self._crashed
-        return EngineStartError(
-            f"The llama.cpp engine for {self.spec.alias} has failed {len(self._crashes)} times within "
-            f"{self._crash_window:g} s and is not started any more. The last time: {last.message if last else ''}",
-            backend="llamacpp",
-            log_tail=life.tail.lines(),
-            hint=last.hint if last and last.hint else "Reset the model to try again.",
         )
 
 

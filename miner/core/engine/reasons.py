@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Reason", "check_model_file", "describe_exit", "explain"]
+__all__ = ["STOPPED", "Reason", "check_model_file", "describe_exit", "explain"]
 
 _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ [A-Z] +")
 _AGAIN = "Get the file again: it is not what it was made as."
@@ -21,6 +21,12 @@ class Reason(NamedTuple):
 
     text: str
     hint: str | None = None
+
+
+STOPPED = Reason(
+    "it was stopped from outside (SIGSTOP, or a debugger) and has been killed",
+    "Look for what stops processes here; the next request starts another one.",
+)
 
 
 def check_model_file(path: Path) -> Reason | None:

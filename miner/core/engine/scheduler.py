@@ -49,7 +49,11 @@ class Scheduler:
     def enqueue(
         self, member: Member, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
     ) -> Waiter:
-        """Take a request in; BackendOverloadedError if too many wait."""
+        """Take a request in; BackendOverloadedError if too many wait, EngineStartError after too many failures."""
+        if self._closed:
+            raise closed()
+        if (refusal := member.refusal()) is not None:
+            raise refusal
         waiting = self._waiting()
         if waiting >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
             raise self._overloaded(member, f"{waiting} requests wait already, the most that may", "MINER_MAX_QUEUE")
@@ -112,6 +116,9 @@ class Scheduler:
         leaving: Sequence[Member] = ()
         wanting = [member for member in self.members.values() if member.queue and member.state is State.OUT]
         for wanted in sorted(wanting, key=lambda member: member.waiting_since):
+            if (refused := wanted.refusal()) is not None:  # nobody makes room for it
+                self.fail(wanted, refused)
+                continue
             plan = make_room(wanted, self.members.values(), self.limits)
             if plan.refusal is not None:
                 self.fail(wanted, plan.refusal)
@@ -208,6 +215,8 @@ class Scheduler:
             self._serve(member, member.ready_at)  # before turns are looked at: however short, a turn serves somebody
             self.schedule()
             await member.engine.died(member.address)
+            crash = member.engine.crashed()  # None if it was reset meanwhile
+            member.failure = crash.message if crash else None
         except asyncio.CancelledError:
             if member.state is not State.STOPPING:  # the loop goes down and nobody closed the pool
                 member.engine.kill()

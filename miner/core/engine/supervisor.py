@@ -1,12 +1,16 @@
-"""One life of one child process, owned by one thread from its start to its burial.
+"""One run of one child process, owned by one thread from its start to its end.
 
 A thread and not the event loop: the child's output is read and its death is seen while the loop is busy, closed or
 another one, and nothing depends on asyncio's child watchers. It is also what makes PDEATHSIG safe for the child, which
 fires when the thread that started it ends.
+
+A child that is stopped (SIGSTOP, a debugger) is seen within a second, whatever it does, and killed: it would keep all
+who wait for it, and no other signal reaches it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import selectors
@@ -22,9 +26,10 @@ from miner.core.engine.folder import PrivateFolder
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.oneshot import OneShot
-from miner.core.engine.reasons import check_model_file, describe_exit, explain
+from miner.core.engine.procstat import Usage, usage
+from miner.core.engine.reasons import STOPPED, Reason, check_model_file, describe_exit, explain
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
-from miner.core.engine.watch import UNKILLABLE, Progress, Watch, signal_group
+from miner.core.engine.watch import UNKILLABLE, Halt, Progress, Watch, signal_group
 from miner.errors import EngineStartError
 
 __all__ = ["Ended", "Limits", "Supervisor"]
@@ -44,10 +49,15 @@ class Limits:
         """Longest time for a start, whatever its progress."""
         return 10 * self.start_timeout
 
+    @property
+    def whole_stop(self) -> float:
+        """Longest time for a stop, whatever hangs."""
+        return self.stop_grace + UNKILLABLE + 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a life ended."""
+    """How a run ended."""
 
     status: int | None
     """Exit status; negative: the signal. None: it never ran."""
@@ -55,12 +65,14 @@ class Ended:
     """Because it was told to, not by itself."""
     error: EngineStartError | None
     """Why it never became ready, if it did not."""
+    reason: Reason | None = None
+    """Why we ended it, where we did because it failed."""
     counts: bool = True
     """Whether this was a failure of the process, and not of what it was asked to run."""
 
 
 class Supervisor:
-    """Starts a child as a launcher plans it, sees it become ready, and buries it. Each instance has one life."""
+    """Starts a child as a launcher plans it, sees it become ready, and reaps it. Each instance is for one run."""
 
     def __init__(
         self,
@@ -69,31 +81,38 @@ class Supervisor:
         limits: Limits,
         *,
         delay: float,
+        on_ready: Callable[[], None],
         on_end: Callable[[Ended], None],
     ) -> None:
-        """`on_end` is called once, from the thread of this life, before anybody who waits hears of the end."""
+        """`on_ready` and `on_end` are called once at most, from the thread of this run, before anybody who waits hears
+        of it.
+        """
         self.tail = LogTail(spec.alias)
         self.ready: OneShot[Address | EngineStartError] = OneShot()
         self.ended: OneShot[Ended] = OneShot()
         self.info = EngineInfo()
         self.pid: int | None = None
         self.ready_since: float | None = None
+        self.used: Usage | None = None
+        """What the child and all that it has started use, as of a moment ago."""
         self._spec = spec
         self._launcher = launcher
         self._limits = limits
         self._delay = delay
+        self._on_ready = on_ready
         self._on_end = on_end
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._stopping = False
         self._killed = False
         self._folder: PrivateFolder | None = None
-        self._failure: EngineStartError | None = None
+        self._failure: Reason | None = None
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
         self._thread = threading.Thread(target=self._live, name=f"miner-engine-{spec.alias}", daemon=True)
 
     def start(self) -> None:
-        """Begin. The life goes on in a thread of its own."""
+        """Begin. The run goes on in a thread of its own."""
         self._thread.start()
 
     @property
@@ -108,25 +127,35 @@ class Supervisor:
             if not told and not self.ended.done:
                 os.write(self._wake_write, b"x")
 
+    def fail(self, reason: Reason) -> None:
+        """End it by force because it does not work: a failure of its own, for that reason. Returns at once."""
+        if not self._stopping:
+            self._failure = self._failure or reason
+        self._kill()
+
     def kill(self, wait: float = 1.0) -> None:
-        """End it now: SIGKILL to the group, from any thread, with or without a loop. Waits `wait` seconds at most."""
+        """End it now: SIGKILL to the group, from any thread. Waits `wait` seconds at most; on an event loop, not."""
         if os.getpid() != self._owner:
             return
+        self._kill()
+        if not _on_a_loop():
+            self.ended.wait_blocking(wait)
+            if self._folder is not None:
+                self._folder.remove()
+
+    def _kill(self) -> None:
         self._killed = True
         self.stop()
         with self._lock:
             if self.pid is not None and not self.ended.done:
                 signal_group(self.pid, signal.SIGKILL)
-        self.ended.wait_blocking(wait)
-        if self._folder is not None:
-            self._folder.remove()
 
-    # What follows runs in the thread of this life.
+    # What follows runs in the thread of this run.
 
     def _live(self) -> None:
         end = Ended(None, by_us=False, error=self._start_error("a fault in its supervision, see the traceback", None))
         try:
-            end = self._whole_life()
+            end = self._whole_run()
         finally:
             if self._folder is not None:
                 self._folder.remove()
@@ -135,10 +164,10 @@ class Supervisor:
                 self.ended.set(end)
                 os.close(self._wake_read)
                 os.close(self._wake_write)
-            # Last: who waits for this and asks again must find that this life is over.
+            # Last: who waits for this and asks again must find that this run is over.
             self.ready.set(end.error or self._start_error("it was stopped while it started", None))
 
-    def _whole_life(self) -> Ended:
+    def _whole_run(self) -> Ended:
         fault = check_model_file(self._spec.model_path)
         if fault is not None:
             return Ended(None, by_us=False, error=self._start_error(fault.text, fault.hint), counts=False)
@@ -147,19 +176,19 @@ class Supervisor:
         try:
             self._folder = PrivateFolder()
             plan = self._launcher.plan(self._spec, self._folder.path)
+            if self._stopping:
+                return Ended(None, by_us=True, error=None)
+            process = subprocess.Popen(  # not under the lock, for which event loops wait
+                plan.argv,
+                env=plan.env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,
+            )
             with self._lock:
-                if self._stopping:
-                    return Ended(None, by_us=True, error=None)
-                process = subprocess.Popen(
-                    plan.argv,
-                    env=plan.env,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    cwd="/",
-                    bufsize=0,
-                    start_new_session=True,
-                )
                 self.pid = process.pid
         except EngineStartError as error:
             return Ended(None, by_us=False, error=error, counts=False)
@@ -170,7 +199,7 @@ class Supervisor:
         try:
             self._accompany(watch)
         finally:
-            status = watch.bury()
+            status = watch.reap()
         return self._judge(status)
 
     def _said(self, line: bytes, address: Callable[[str], Address]) -> None:
@@ -185,56 +214,60 @@ class Supervisor:
             self.tail.feed(line + b"\n", "stdout")
             return
         self.ready_since = time.time()
+        if self.pid is not None:
+            self.used = usage(self.pid)
+        self._on_ready()
         self.ready.set(where)
 
     def _accompany(self, watch: Watch) -> None:
         """From the start to the death of the child: look at its signs of life, end it in order, end it by force."""
-        began = time.monotonic()
-        progress = Progress(watch.process.pid, self._limits.start_timeout)
-        told: float | None = None
+        pid, began, told = watch.process.pid, time.monotonic(), None
+        progress, halt = Progress(self._limits.start_timeout), Halt()
         while True:
             now = time.monotonic()
+            self.used = usage(pid)
             if self._stopping and told is None:
                 told = now
-                signal_group(watch.process.pid, signal.SIGKILL if self._killed else signal.SIGTERM)
+                # Before it is ready it has nothing to finish.
+                signal_group(pid, signal.SIGTERM if self.ready.done and not self._killed else signal.SIGKILL)
+            halted = halt.look(now, self.used)
             if told is not None:
-                if now >= told + self._limits.stop_grace + UNKILLABLE:
-                    self.tail.feed(b"miner: the process does not end, not even by SIGKILL\n")
-                    return
-                if now >= told + self._limits.stop_grace:
-                    signal_group(watch.process.pid, signal.SIGKILL)
-                pause = 0.5 if now >= told + self._limits.stop_grace else told + self._limits.stop_grace - now
+                if halted or now >= told + self._limits.stop_grace:
+                    return  # what is left is killed
+                pause = min(halt.pause, told + self._limits.stop_grace - now)
+            elif halted:
+                self._give_up(STOPPED)
+                continue
             elif self.ready.done:
-                pause = None
+                pause = halt.pause
             else:
-                progress.look(now, watch.bytes_read)
-                stalled = now - progress.last >= self._limits.start_timeout
-                if stalled or now - began >= self._limits.whole_start:
-                    self._give_up(progress, now - began, stalled)
+                progress.look(now, self.used, watch.bytes_read)
+                if now - progress.last >= self._limits.start_timeout:
+                    self._give_up(_stalled(f"it has shown no sign of progress for {self._limits.start_timeout:g} s"))
                     continue
-                pause = progress.pause
+                if now - began >= self._limits.whole_start:
+                    self._give_up(_stalled(f"it was not ready after {now - began:.0f} s"))
+                    continue
+                pause = min(progress.pause, halt.pause)
             if watch.wait(pause):
                 return
 
-    def _give_up(self, progress: Progress, seconds: float, stalled: bool) -> None:
-        if stalled:
-            text = f"it has shown no sign of progress for {self._limits.start_timeout:g} s"
-        else:
-            text = f"it was not ready after {seconds:.0f} s"
-        self._failure = self._start_error(text, "See the log lines; a slow disk needs a longer start time-out.")
+    def _give_up(self, reason: Reason) -> None:
+        if not self._stopping:  # else it is no failure any more
+            self._failure = reason
         self._killed = self._stopping = True
 
     def _judge(self, status: int | None) -> Ended:
-        if self._failure is not None:
-            self._failure.log_tail = self.tail.lines()
-            return Ended(status, by_us=False, error=self._failure)
-        if self._stopping:
+        served = isinstance(self.ready.value, Address)
+        reason = self._failure
+        if reason is None and self._stopping:
             return Ended(status, by_us=True, error=None)
-        if isinstance(self.ready.value, Address):
-            return Ended(status, by_us=False, error=None)
-        reason = explain(self.tail.lines(), status)
-        error = self._start_error(f"{reason.text} ({describe_exit(status)})", reason.hint)
-        return Ended(status, by_us=False, error=error)
+        if served:
+            return Ended(status, by_us=False, error=None, reason=reason)
+        if reason is None:
+            found = explain(self.tail.lines(), status)
+            reason = Reason(f"{found.text} ({describe_exit(status)})", found.hint)
+        return Ended(status, by_us=False, error=self._start_error(reason.text, reason.hint), reason=reason)
 
     def _start_error(self, reason: str, hint: str | None) -> EngineStartError:
         return EngineStartError(
@@ -249,3 +282,15 @@ def _readable(pipe: int, seconds: float) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         return bool(selector.select(seconds))
+
+
+def _stalled(text: str) -> Reason:
+    return Reason(text, "See the log lines; a slow disk needs a longer LLAMACPP_START_TIMEOUT.")
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 
 from miner.core.engine.logtail import LogTail
-from miner.core.engine.procstat import Usage, usage
+from miner.core.engine.procstat import LOOK_SECONDS, Usage
 
-__all__ = ["UNKILLABLE", "Progress", "Watch", "signal_group"]
+__all__ = ["UNKILLABLE", "Halt", "Progress", "Watch", "signal_group"]
 
-UNKILLABLE = 10.0
+UNKILLABLE = 5.0
 """Seconds after SIGKILL: a process that hangs in a device driver is then left to the kernel."""
-_DRAIN = 1.0  # seconds for the last words, which a grandchild with the pipe in its hands could hold back for ever
+_DRAIN = 1.0  # seconds for the final output, which a grandchild that holds the pipe could delay for ever
 _POLL = 0.2  # seconds between two looks at the child where the system has no pidfd
 _STEP = 1 << 20  # bytes of memory that count as a step of a load
 
@@ -27,21 +27,44 @@ class Progress:
     A little computing does not count, because a child that hangs may still look after its parent twice a second.
     """
 
-    def __init__(self, pid: int, patience: float) -> None:
-        self._pid = pid
+    def __init__(self, patience: float) -> None:
         self._cpu_step = patience / 100
         self.pause = min(1.0, patience / 10)
         self.last = time.monotonic()
         self._mark = (Usage(0.0, 0), 0)
 
-    def look(self, now: float, bytes_read: int) -> None:
+    def look(self, now: float, used: Usage | None, bytes_read: int) -> None:
         """Move `last` to now if something has happened since."""
-        used = usage(self._pid) or self._mark[0]
         before, printed = self._mark
+        used = used or before
         moved = abs(used.resident - before.resident) >= _STEP or used.cpu - before.cpu >= self._cpu_step
         if moved or bytes_read != printed:
             self.last = now
             self._mark = (used, bytes_read)
+
+
+class Halt:
+    """Whether a child is stopped (SIGSTOP, a debugger) and stays so. A tracer that samples it stops it for a moment."""
+
+    _LONG = min(0.4, LOOK_SECONDS)
+    _PAUSE = 0.1
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def look(self, now: float, used: Usage | None) -> bool:
+        """Take a look in; True once each of them has been so for long enough."""
+        if used is None or not used.stopped:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        return now - self._since >= self._LONG
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        return LOOK_SECONDS if self._since is None else min(self._PAUSE, LOOK_SECONDS)
 
 
 class Watch:
@@ -79,10 +102,10 @@ class Watch:
         if self._pidfd is not None:
             self._selector.register(self._pidfd, selectors.EVENT_READ)
 
-    def wait(self, pause: float | None) -> bool:
-        """Read and write what there is, for `pause` seconds at most (None: until something happens). True: it died."""
+    def wait(self, pause: float) -> bool:
+        """Read and write what there is, for `pause` seconds at most. True: it died."""
         if self._pidfd is None:
-            pause = _POLL if pause is None else min(pause, _POLL)
+            pause = min(pause, _POLL)
         dead = False
         for key, _ in self._selector.select(pause):
             if key.fd in self._pipes:
@@ -95,13 +118,14 @@ class Watch:
                 dead = True
         return dead if self._pidfd is not None else self.process.poll() is not None
 
-    def bury(self) -> int | None:
-        """End what is left of the group, read the last words, and take the exit status."""
+    def reap(self) -> int | None:
+        """End what is left of the group, read the final output, and take the exit status."""
         signal_group(self.process.pid, signal.SIGKILL)  # before the wait: until then nobody else can have this id
         try:
             status = self.process.wait(UNKILLABLE)
         except subprocess.TimeoutExpired:
             status = None
+            self._tail.feed(b"miner: the process does not end, not even by SIGKILL\n")
         deadline = time.monotonic() + _DRAIN
         if self._pidfd is not None:
             self._selector.unregister(self._pidfd)
@@ -109,6 +133,7 @@ class Watch:
             self._pidfd = None
         while self._pipes and (left := deadline - time.monotonic()) > 0:
             self.wait(left)
+        _reap_group(self.process.pid)
         self._selector.close()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
@@ -155,6 +180,17 @@ def signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):  # gone; macOS says EPERM for a zombie
+        pass
+
+
+def _reap_group(pid: int) -> None:
+    """Take the exit status of what the child had started where orphans become ours, in a container's first process."""
+    deadline = time.monotonic() + _DRAIN
+    try:
+        while time.monotonic() < deadline:
+            if os.waitpid(-pid, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+    except ChildProcessError:
         pass
 
 

@@ -181,7 +181,10 @@ async def _explain(lease: Lease, error: BackendError) -> None:
     """Raise the engine's death in place of what it looked like from outside, or end an engine that hangs."""
     if isinstance(error, BackendTimeoutError):
         # Each batch of prefill and each token says something: this engine hangs. Its process must go.
-        lease.engine.kill()
+        lease.engine.fail(
+            "it did not respond in time (LLAMACPP_TIMEOUT) and has been killed",
+            "Raise LLAMACPP_TIMEOUT if it only needs longer.",
+        )
         return
     if error.status is not None and error.status != 200:
         return

@@ -39,6 +39,8 @@ from miner.errors import BackendProtocolError, EngineStartError, MinerError, Uns
 
 __all__ = ["LlamaCppService"]
 
+_PROPS_SECONDS = 30.0
+
 
 class _Prepared(NamedTuple):
     """A request as it is sent."""
@@ -166,7 +168,8 @@ class LlamaCppService(OpenAIService):
 
     async def _ask_props(self, http: HttpClient) -> Props:
         """What a server says of itself."""
-        reply = await http.request("GET", "/props", total=30.0, root=True)
+        total = min(_PROPS_SECONDS, self._settings.llamacpp_timeout)
+        reply = await http.request("GET", "/props", total=total, root=True)
         if reply.status != 200:
             raise self._error(reply.status, reply.body, None, http.origin)
         try:
@@ -360,10 +363,16 @@ class LlamaCppService(OpenAIService):
         if reason is not None:
             return Health(state="unavailable", reason=reason, engines=engines)
         alias = find_model(None, self._settings).alias
-        failed = next((engine for engine in engines if engine.model == alias and engine.state == "failed"), None)
-        if failed is not None:
-            hint = "Mend the cause, then reset the model."
-            return Health(state="failed", reason=failed.reason, models=[alias], engines=engines, hint=hint)
+        ours = next((engine for engine in engines if engine.model == alias), None)
+        if ours is not None and ours.state == "failed":
+            hint = "Fix the cause; to try again at once, reset the model."
+            return Health(
+                state="failed", reason=ours.reason, models=[alias], engines=engines, hint=hint,
+                retry_after=ours.retry_after,
+            )  # fmt: skip
+        if ours is not None and ours.state == "starting" and ours.reason is not None:
+            reason = f"{alias} is being started again. {ours.reason}"
+            return Health(state="loading", reason=reason, models=[alias], engines=engines)
         return Health(state="ready", models=[alias], engines=engines)
 
     # Loading

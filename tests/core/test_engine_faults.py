@@ -1,0 +1,176 @@
+"""LlamaCppService over engines that are stopped, hang or keep on failing: typed errors soon, and a bounded close."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from miner.config.config import MinerConfig
+from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.errors import BackendError, BackendTimeoutError, EngineCrashedError, EngineStartError, MinerError
+from tests.engine.children import PATIENCE, alive, eventually
+from tests.engine.test_launchers import make_binary
+from tests.servers.llama_runner import demo_model
+
+SOON = 30.0
+"""Seconds: far more than it takes, far less than the bounds that would end the wait otherwise."""
+SILENT = Path(__file__).parents[1] / "engine" / "silent_llama_server.py"
+
+
+@asynccontextmanager
+async def llamacpp(**settings):
+    config = MinerConfig(
+        _env_file=None,
+        **{"model_path": str(demo_model()), "llamacpp_threads": 1, "llamacpp_parallel": 2, "llamacpp_ctx_size": 512,
+           "llamacpp_start_timeout": 1000.0, "llamacpp_timeout": 1000.0, "max_retries": 0, **settings},
+    )  # fmt: skip
+    service = LlamaCppService(config)
+    try:
+        yield service
+    finally:
+        await asyncio.wait_for(service.aclose(), SOON)
+
+
+async def pid_of(service):
+    async with asyncio.timeout(PATIENCE):
+        while not (pid := [engine.pid for engine in (await service.health()).engines if engine.pid]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return pid[0]
+
+
+def ask(service, tokens=1):
+    return asyncio.create_task(service.generate("Hi", max_tokens=tokens))
+
+
+def drained(stream):
+    async def call(*args, **options):
+        return [chunk async for chunk in stream(*args, **options)]
+
+    return call
+
+
+async def errors_of(tasks):
+    async with asyncio.timeout(SOON):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def silent(tmp_path, monkeypatch):
+    """The path of a binary that hangs at some point."""
+
+    def at(point):
+        monkeypatch.setenv("GGML_TEST_HANGS_AT", point)
+        return str(make_binary(tmp_path / "silent-llama-server", SILENT))
+
+    return at
+
+
+async def test_stopped_while_it_starts(silent):
+    async with llamacpp(llamacpp_server=silent("health")) as service:
+        tasks = [ask(service) for _ in range(5)]
+        os.kill(await pid_of(service), signal.SIGSTOP)
+        errors = await errors_of(tasks)
+    assert all(isinstance(error, EngineStartError) and "it was stopped" in error.message for error in errors), errors
+
+
+@pytest.mark.parametrize("method", ["generate", "stream"])
+async def test_stopped_while_it_serves(method):
+    async with llamacpp() as service:
+        await service.generate("Hi", max_tokens=1)
+        pid = await pid_of(service)
+        os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(SOON):
+            call = service.generate if method == "generate" else drained(service.stream)
+            with pytest.raises(EngineCrashedError, match="it was stopped"):
+                await call("Hi", max_tokens=400)
+        async with asyncio.timeout(120):
+            await service.generate("Hi", max_tokens=1)
+        assert await pid_of(service) != pid
+
+
+async def test_it_hangs_while_it_starts(silent):
+    async with llamacpp(llamacpp_server=silent("health"), llamacpp_start_timeout=2.0) as service:
+        errors = await errors_of([ask(service) for _ in range(5)])
+        assert all(isinstance(error, EngineStartError) and "no sign of progress" in error.message for error in errors)
+
+
+@pytest.mark.parametrize("point", ["props", "slots"])
+async def test_it_hangs_once_it_is_ready(silent, point):
+    async with llamacpp(llamacpp_server=silent(point), llamacpp_timeout=1.0) as service:
+        task = ask(service)
+        pid = await pid_of(service)
+        [error] = await errors_of([task])
+        assert isinstance(error, BackendTimeoutError)
+        assert "1 s" in error.message
+        await asyncio.to_thread(eventually, lambda: not alive(pid), "it has been killed", SOON)
+        [engine] = (await service.health()).engines
+        assert engine.reason
+        assert "did not respond in time" in engine.reason
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("point", ["health", "props", "slots"])
+async def test_closing_does_not_wait_for_what_hangs(silent, point, stopped):
+    async with llamacpp(llamacpp_server=silent(point)) as service:
+        tasks = [ask(service) for _ in range(5)]
+        pid = await pid_of(service)
+        if point != "health":
+            await asyncio.to_thread(eventually, lambda: service._engines.status()[0].slots_busy, "it is ready")
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.wait_for(service.aclose(), SOON)
+        assert not alive(pid)
+        errors = await errors_of(tasks)
+        assert all(isinstance(error, BackendError) for error in errors), errors
+
+
+async def test_a_model_that_keeps_on_dying_is_left_alone_for_a_while():
+    async with llamacpp() as service:
+        for _ in range(3):
+            await service.generate("Hi", max_tokens=1)
+            os.kill(await pid_of(service), signal.SIGKILL)
+            await asyncio.to_thread(eventually, lambda: service._engines.status()[0].pid is None, "it is dead")
+        async with asyncio.timeout(SOON / 3):
+            with pytest.raises(EngineStartError, match=r"failed 3 times; it is tried again in \d+ s") as caught:
+                await service.generate("Hi", max_tokens=1)
+        assert 0 < caught.value.retry_after <= 30
+        health = await service.health()
+        assert health.state == "failed"
+        assert 0 < health.retry_after <= caught.value.retry_after
+        assert "tried again in" in health.reason
+        assert not await service.health_check()
+        service.reset_model(health.models[0])
+        assert (await service.health()).state == "ready"
+        await service.generate("Hi", max_tokens=1)
+        assert (await service.health()).state == "ready"
+
+
+async def test_while_it_is_started_again_it_is_not_ready():
+    async with llamacpp() as service:
+        await service.generate("Hi", max_tokens=1)
+        for _ in range(2):  # the second time there is a pause before the start
+            os.kill(await pid_of(service), signal.SIGKILL)
+            await asyncio.to_thread(eventually, lambda: service._engines.status()[0].pid is None, "it is dead")
+            task = ask(service)
+            states = set()
+            while not task.done():
+                health = await service.health()
+                states.add((health.state, bool(health.reason)))
+                await asyncio.sleep(0.02)
+            await task
+        assert ("loading", True) in states
+        assert (await service.health()).state == "ready"
+
+
+async def test_waits_are_bounded_too_when_everything_hangs_at_once(silent):
+    """Requests, a close and a second close at the same time."""
+    async with llamacpp(llamacpp_server=silent("slots"), llamacpp_timeout=3.0) as service:
+        tasks = [ask(service) for _ in range(8)]
+        await pid_of(service)
+        errors = await errors_of([*tasks, asyncio.create_task(service.aclose()), asyncio.create_task(service.aclose())])
+    assert [error for error in errors if error is not None and not isinstance(error, MinerError)] == []
