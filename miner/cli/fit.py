@@ -10,7 +10,7 @@ __all__ = ["add_parser", "run"]
 _EXAMPLES = """\
 examples:
   miner fit demo
-  miner fit llama-3.2 --ctx 16384 --parallel 4
+  miner fit Llama-3.2-3B-Q4_K_M --ctx 16384 --parallel 4
   miner fit hf:unsloth/Qwen3-4B-GGUF --kv-type q8_0
 
 The numbers come from the model's header; nothing is loaded. They are those
@@ -32,7 +32,9 @@ def add_parser(subparsers: Any) -> None:
         usage="miner fit [NAME] [options]",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the model; default: MODEL_PATH, DEFAULT_MODEL or demo")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="the model; default: the one that requests without a name get"
+    )
     parser.add_argument("--ctx", type=number, metavar="N", help="tokens of each slot; default: LLAMACPP_CTX_SIZE")
     parser.add_argument("--parallel", type=number, metavar="P", help="slots; default: LLAMACPP_PARALLEL")
     parser.add_argument("--kv-type", metavar="T", help="type of the KV cache, such as f16 or q8_0")

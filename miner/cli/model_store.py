@@ -11,11 +11,12 @@ from miner.cli.parser import UsageError
 from miner.core._typing import override
 from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, load_of, models_folder, spec_of
 from miner.core.llms.llamacpp_pull import hub_of
-from miner.core.models.find import LocatedModel, list_local, resolve
+from miner.core.models.catalogue import Facts
+from miner.core.models.find import LocatedModel, Models, list_local, resolve
 from miner.core.models.folder import beside
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
 from miner.core.models.memory import Memory, available_memory
-from miner.core.models.names import group, model_stem, parse_ref
+from miner.core.models.names import group, model_stem, parse_ref, without_tag
 from miner.core.models.pull import PullProgress, pull
 from miner.core.models.verdict import Verdict, judge
 from miner.errors import MinerError
@@ -50,6 +51,9 @@ class Row:
 class Store(Protocol):
     """What the command asks of a place with models. Everything that fails is a MinerError."""
 
+    left_out: tuple[str, ...]
+    """What the last `rows` did not take for models although it looks like some, with the reasons."""
+
     def rows(self) -> list[Row]:
         """The models that are there."""
 
@@ -72,6 +76,7 @@ class LocalStore(Store):
 
     settings: MinerConfig
     folder: Path = field(init=False)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.folder = models_folder(self.settings)
@@ -79,9 +84,11 @@ class LocalStore(Store):
     @override
     def rows(self) -> list[Row]:
         memory = available_memory()
-        found = list_local(models_dir=self.folder)
+        models = Models.read(self.folder)
+        self.left_out = models.skipped
+        found = list_local(models=models)
         if self.settings.model_path:
-            own = resolve(None, model_path=self.settings.model_path, models_dir=self.folder)
+            own = resolve(None, model_path=self.settings.model_path, models=models)
             found = [own, *(item for item in found if item.path != own.path)]
         return [self._row(item, memory) for item in found]
 
@@ -90,7 +97,7 @@ class LocalStore(Store):
             header = read_model(files.parts)
         except GGUFError as error:
             return Row(files.alias, files.size, fits=False, source=files.source, problem=error.reason)
-        verdict = verdict_on(LocalModel(files, header), self.settings, memory)
+        verdict = verdict_on(LocalModel(files, header, Facts.of(header)), self.settings, memory)
         return Row(
             files.alias,
             files.size,
@@ -141,10 +148,10 @@ class LocalStore(Store):
         if model.source != "folder":
             raise UsageError(f"{name!r} is not in the models folder {self.folder}.", hint="Delete the file yourself.")
         ref = parse_ref(name)
-        exact = model_stem(name).lower() in {model.alias.lower(), model.alias.lower().rpartition("/")[2]}
-        if not exact and not (ref and ref.selector):
+        exact = model_stem(without_tag(name)).lower() in {model.alias.lower(), model.alias.lower().rpartition("/")[2]}
+        if ref is not None and ref.selector is None and not exact:
             raise UsageError(
-                f"{name!r} is only a part of the name {model.alias!r}.", hint=f"miner models rm {model.alias}"
+                f"{name!r} names a repository, not one of its models.", hint=f"miner models rm {model.alias}"
             )
         gone = list(model.parts)
         others = [item for item in group(beside(model.path)) if model.path.name not in item.files]

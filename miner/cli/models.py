@@ -94,14 +94,16 @@ def _reset(args: argparse.Namespace) -> int:
 
 
 def _list(store: Store, args: argparse.Namespace) -> int:
+    from miner.cli.report import note
+
     rows = store.rows()
+    for line in store.left_out:
+        note(f"miner: Left out: {line}")
     if args.json:
         _print_json({"models": [row.as_dict() for row in rows]})
     elif rows:
         print(_table(rows))
     else:
-        from miner.cli.report import note
-
         note("There are no models here. Get one with `miner models pull NAME`.")
     return 0
 

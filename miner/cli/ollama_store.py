@@ -41,6 +41,7 @@ class _Event(msgspec.Struct):
 class OllamaStore(Store):
     """An Ollama server at OLLAMA_BASE_URL."""
 
+    left_out = ()
     settings: MinerConfig
     origin: Origin = field(init=False)
 

@@ -48,6 +48,9 @@ class MinerConfig(Settings):
 
     model_path: PathText | None = None
     """llama.cpp: a .gguf file, or a model's name; then this is the only model."""
+    any_model_name: bool = True
+    """With MODEL_PATH: requests for a model of any other name get that one, with a warning in the log; false: they are
+    refused. `miner serve` refuses them unless MINER_SERVE_ANY_MODEL_NAME says otherwise."""
     models_dir: PathText | None = None
     """Folder of .gguf files; default: `miner/models` in the user's cache folder."""
     hf_endpoint: HttpUrl = "https://huggingface.co"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from miner.config.config import config_of
 from miner.core._typing import override
 from miner.errors import InvalidRequestError
 from miner.gateway.addresses import is_loopback
-from miner.gateway.catalog import find_model, known_models
+from miner.gateway.catalog import could_be_a_file, find_model
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import ANYBODY, OPERATOR, Caller, Exchange
 from miner.gateway.hosts import is_own_name
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from miner.gateway.gateway import Gateway
 
 __all__ = ["Access"]
-
-_FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf$", re.IGNORECASE)
-"""Names of models that could be paths or addresses."""
 
 
 class Access(Stage):
@@ -84,7 +80,7 @@ class Access(Stage):
     @override
     async def enter(self, exchange: Exchange, call: Call) -> None:
         models, name = exchange.caller.models, call.model
-        if name is not None and (_FILE.search(name) if models is None else name not in models):
+        if name is not None and (could_be_a_file(name) if models is None else name not in models):
             await _must_be_listed(exchange, name)
         elif name is None and models is not None:
             default = config_of(exchange.gateway.service.config).default_model
@@ -114,11 +110,8 @@ def _sits_here(exchange: Exchange) -> bool:
 
 async def _must_be_listed(exchange: Exchange, name: str) -> None:
     """Backends may open a file of the name that they are given: a request cannot name one that is not offered."""
-    if exchange.caller.models is None:
-        default = config_of(exchange.gateway.service.config).default_model
-        listed = [alias for model in await known_models(exchange) for alias in (model.id, *model.aliases)]
-        if name == default or name in listed or name.removesuffix(".gguf") in listed:
-            return
+    if exchange.caller.models is None and name == config_of(exchange.gateway.service.config).default_model:
+        return
     await find_model(exchange, name)
 
 

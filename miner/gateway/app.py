@@ -101,6 +101,7 @@ def create_app(
         routes: None for ROUTES.
     """
     settings = GatewaySettings() if settings is None else settings
+    service.any_model_name = settings.serve_any_model_name
     table = [
         replace(route, access=settings.serve_metrics) if route.handler is metrics else route
         for route in (ROUTES if routes is None else routes)

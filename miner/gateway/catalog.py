@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+
 from miner.config.config import config_of
+from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
 from miner.gateway.exchange import Caller, Exchange
 
-__all__ = ["find_model", "known_models"]
+__all__ = ["could_be_a_file", "find_model", "known_models"]
+
+_FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf(:latest)?$", re.IGNORECASE)
 
 
 async def known_models(exchange: Exchange) -> list[ModelInfo]:
@@ -24,16 +30,31 @@ def may_use(caller: Caller, model: ModelInfo) -> bool:
 
 
 async def find_model(exchange: Exchange, name: str) -> ModelInfo:
-    """The model behind a name.
+    """The model behind a name: one of the list's, or one that the backend means by it and that is in the list.
 
     Raises:
         ModelNotFoundError: there is none, or not for this caller.
     """
     models = await known_models(exchange)
+    wanted = {same.lower() for same in (name, without_tag(name), model_stem(without_tag(name)))}
     for model in models:
         if name == model.id or name in model.aliases:
             return model
+    for model in models:
+        if not wanted.isdisjoint(known.lower() for known in (model.id, *model.aliases)):
+            return model
+    if not could_be_a_file(name):
+        with suppress(ModelNotFoundError):
+            meant = await exchange.gateway.service._usable_model(name)
+            for model in models:
+                if meant is not None and meant.id == model.id:
+                    return model
     names = [model.id for model in models]
     raise ModelNotFoundError(
         f"There is no model {name!r}. There is: {', '.join(names) or 'none'}.", model=name, available=names
     )
+
+
+def could_be_a_file(name: str) -> bool:
+    """Whether this could be a path or an address, which some backends would open."""
+    return _FILE.search(name) is not None

@@ -37,6 +37,9 @@ class GatewaySettings(Settings):
     serve_cors_origins: str = ""
     """Origins of web pages that may call, with commas between; `*`: any."""
 
+    serve_any_model_name: bool = False
+    """With MODEL_PATH: answer requests for a model of any other name with that one; otherwise they get a 404."""
+
     serve_max_body: int = Field(32 * 1024 * 1024, ge=1024)
     """Bytes of a request's body at most."""
     serve_body_budget: int = Field(128 * 1024 * 1024, ge=1024)

@@ -79,12 +79,20 @@ def test_list(miner, add, folder):
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].split() == ["NAME", "SIZE", "QUANT", "PARAMS", "CONTEXT", "FITS", "NOW", "SOURCE"]
-    assert lines[1].split() == ["demo", "93.8", "MiB", "Q4_1", "135", "M", "8192", "yes", "demo"]
-    assert lines[2].split() == ["broken", "2", "B", "?", "?", "?", "no", "folder"]
-    assert lines[3] == "  the file is too short for a GGUF: 2 bytes"
-    assert lines[4].split()[0] == "chat/Small-Q8_0"
-    assert lines[4].split()[-5:] == ["Q8_0", "32", "2048", "yes", "folder"]
-    assert lines[0].index("QUANT") == lines[1].index("Q4_1") == lines[4].rindex("Q8_0")
+    assert lines[1].split() == ["broken", "2", "B", "?", "?", "?", "no", "folder"]
+    assert lines[2] == "  the file is too short for a GGUF: 2 bytes"
+    assert lines[3].split()[0] == "chat/Small-Q8_0"
+    assert lines[3].split()[-5:] == ["Q8_0", "32", "2048", "yes", "folder"]
+    assert lines[4].split() == ["demo", "93.8", "MiB", "Q4_1", "135", "M", "8192", "yes", "demo"]
+    assert lines[0].index("QUANT") == lines[4].index("Q4_1") == lines[3].rindex("Q8_0")
+
+
+def test_list_says_which_links_are_left_out(miner, add, folder, tmp_path):
+    add("m")
+    (folder / "gone.gguf").symlink_to(tmp_path / "nowhere.gguf")
+    status, out, err = miner("list", "--json")
+    assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "demo"])
+    assert err == f"miner: Left out: {folder}/gone.gguf is a link that leads nowhere.\n"
 
 
 def test_list_as_json(miner, add):
@@ -109,7 +117,7 @@ def test_list_with_a_model_path(miner, add, tmp_path, monkeypatch):
     add("m")
     monkeypatch.setenv("MODEL_PATH", str(tmp_path / "own.gguf"))
     (tmp_path / "own.gguf").write_bytes(make_gguf())
-    assert [line.split()[0] for line in miner("list")[1].splitlines()[1:]] == ["own", "demo", "m"]
+    assert [line.split()[0] for line in miner("list")[1].splitlines()[1:]] == ["own", "m", "demo"]
 
 
 def test_show(miner):
@@ -157,8 +165,8 @@ def test_unknown(miner, add):
 
 def test_path(miner, add):
     path = add("chat/llama")
-    assert miner("path", "lla") == (0, f"{path}\n", "")
-    assert json.loads(miner("path", "lla", "--json")[1]) == {"path": str(path)}
+    assert miner("path", "LLAMA") == (0, f"{path}\n", "")
+    assert json.loads(miner("path", "LLAMA", "--json")[1]) == {"path": str(path)}
 
 
 def test_pull_and_remove(miner, hub, folder):
@@ -166,9 +174,10 @@ def test_pull_and_remove(miner, hub, folder):
     assert (status, out) == (0, "owner/model-GGUF/m-Q4_K_M\n")
     assert err.splitlines()[-1].startswith("m-Q4_K_M.gguf  100 %")
     assert "owner/model-GGUF/m-Q4_K_M" in miner("list")[1]
-    status, out, err = miner("rm", "owner/model")
+    assert miner("rm", "owner/model")[0] == 2
+    status, out, err = miner("rm", "owner/model-GGUF")
     assert status == 2
-    assert "only a part of the name" in err
+    assert "names a repository" in err
     assert "miner models rm owner/model-GGUF/m-Q4_K_M" in err
     assert miner("rm", "owner/model-GGUF/m-Q4_K_M") == (0, "removed owner/model-GGUF/m-Q4_K_M\n", "")
     assert not (folder / "owner").exists()
@@ -225,7 +234,7 @@ def test_remove_takes_all_parts_and_the_projector(miner, add, folder):
         "other/mmproj-f16",
         "other/m3",
     ):
-        add(name)
+        add(name, {"general.architecture": "clip"} if "mmproj" in name else None)
     assert miner("rm", "SEE/M.gguf")[0] == 0
     assert not (folder / "see").exists()
     # The projector of a folder stays as long as another model may need it.

@@ -31,6 +31,7 @@ CHANGED = {
     "default_top_p": ("1", 1.0),
     "allow_remote_images": ("yes", True),
     "model_path": ("/m.gguf", "/m.gguf"),
+    "any_model_name": ("no", False),
     "models_dir": ("/models", "/models"),
     "hf_endpoint": ("https://mirror.example/", "https://mirror.example"),
     "hf_token": ("hf_1234", SecretStr("hf_1234")),

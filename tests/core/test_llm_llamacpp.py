@@ -259,9 +259,29 @@ async def test_names_of_the_one_model(tmp_path):
             info = await service._usable_model(name)
             assert isinstance(info, ModelInfo)
             assert info.context_length == 1024
+
+
+async def test_other_names_than_that_of_the_one_model(tmp_path, caplog):
+    """The published example's name on a node whose owner has said which file serves: served, and said once."""
+    file = tmp_path / "My-Model.gguf"
+    file.symlink_to(demo_model())
+    async with llamacpp(model_path=str(file)) as service:
+        caplog.clear()
+        for name in ("mistralai/Mistral-7B-v0.1", "gpt-4"):
+            reply = await service.chat_completion([{"role": "user", "content": "Hi"}], model=name, max_tokens=1)
+            assert reply.model == "My-Model"
+        [warning] = [record.getMessage() for record in caplog.records if record.name == "miner.llamacpp"]
+        assert "'mistralai/Mistral-7B-v0.1'" in warning
+        assert "MINER_ANY_MODEL_NAME" in warning
+    async with llamacpp(model_path=str(file), any_model_name=False) as service:
         with pytest.raises(ModelNotFoundError) as caught:
-            await service.generate("Hi", model="other")
+            await service.generate("Hi", model="mistralai/Mistral-7B-v0.1")
         assert "My-Model" in str(caught.value)
+    async with llamacpp(models_dir=str(tmp_path)) as service:
+        # One file that happens to lie in the folder is no such word of the owner's.
+        with pytest.raises(ModelNotFoundError):
+            await service.generate("Hi", model="mistralai/Mistral-7B-v0.1")
+        assert (await service._usable_model(None)).id == "My-Model"
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"\x00" * 4096, "GGUF"), (None, "")])

@@ -17,6 +17,7 @@ from miner.core.wire import ModelInfo
 from miner.errors import (
     BackendOverloadedError,
     BackendUnavailableError,
+    ConfigError,
     ContextLengthError,
     EngineStartError,
     InvalidRequestError,
@@ -24,6 +25,7 @@ from miner.errors import (
     StreamInterruptedError,
     UnsupportedFeatureError,
 )
+from tests.blocking import blocking_calls_fail
 from tests.core.services import settings, speaking_to
 from tests.models.conftest import make_gguf
 from tests.models.hub_server import FakeHub, start
@@ -118,6 +120,133 @@ async def test_a_model_that_is_busy_goes_when_its_requests_are_done():
         assert await service.unload_model("demo")
         assert asking.done()
         assert await asking
+
+
+async def pid_of(service):
+    """Of the one engine that is ready."""
+    [pid] = [engine.pid for engine in (await service.health()).engines if engine.state == "ready"]
+    return pid
+
+
+def replace(target, content):
+    """Put another file in its place at once, as a careful copy does."""
+    draft = target.with_suffix(".draft")
+    draft.write_bytes(content)
+    os.replace(draft, target)
+
+
+async def test_a_model_file_that_was_replaced_is_loaded_again(tmp_path):
+    file = tmp_path / "mine.gguf"
+    shutil.copy(demo_model(), file)
+    async with llamacpp(models_dir=str(tmp_path), llamacpp_parallel=2) as service:
+        await service.load_model("mine")
+        service.pin_model("mine")
+        digest, old = (await service._usable_model("mine")).digest, await pid_of(service)
+        running = service.stream("Tell me a long story.", model="mine", max_tokens=60, temperature=0)
+        first = await anext(running)
+        replace(file, demo_model().read_bytes())
+        assert not (await service._usable_model("mine")).loaded
+        # The next request is served by the new file's engine, the one that runs ends on its own.
+        await service.generate("Hi", model="mine", max_tokens=1)
+        assert (await service._usable_model("mine")).digest != digest
+        rest = [chunk async for chunk in running]
+        assert rest[-1].usage.completion_tokens == 60
+        assert first is not None
+
+        async def old_is_gone():
+            return len((await service.health()).engines) == 1
+
+        await until(old_is_gone)
+        assert await pid_of(service) != old
+        with pytest.raises(ProcessLookupError):
+            os.kill(old, 0)
+        new = await pid_of(service)
+        await service.generate("Hi", model="MINE:latest", max_tokens=1)
+        assert await pid_of(service) == new  # no other change, no other engine
+
+
+async def test_a_bad_file_in_its_place_is_an_error_that_names_it(tmp_path):
+    file = tmp_path / "mine.gguf"
+    shutil.copy(demo_model(), file)
+    kept = tmp_path / "kept"
+    async with llamacpp(models_dir=str(tmp_path)) as service:
+        await service.load_model("mine")
+        pid = await pid_of(service)
+        os.rename(file, kept)
+        file.write_bytes(demo_model().read_bytes()[:10_000_000])
+        for _ in range(2):
+            with pytest.raises(EngineStartError) as caught:
+                await service.generate("Hi", model="mine", max_tokens=1)
+            assert "mine.gguf" in str(caught.value)
+            assert "truncated" in str(caught.value)
+        os.replace(kept, file)  # as it was: so is its engine
+        await service.generate("Hi", model="mine", max_tokens=1)
+        assert await pid_of(service) == pid
+        file.unlink()
+        with pytest.raises(ModelNotFoundError):
+            await service.generate("Hi", model="mine", max_tokens=1)
+
+        async def gone():
+            return not (await service.health()).engines
+
+        await until(gone)  # nobody can ask for it any more
+
+
+async def test_a_chat_template_that_changed_counts_from_the_next_request(tmp_path):
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0].content }}")
+    async with llamacpp(llamacpp_chat_template=str(template)) as service:
+        short = await service.count_tokens("Hi there")
+        template.write_text("One two three four five six seven. {{ messages[0].content }}")
+        assert await service.count_tokens("Hi there") > short + 5
+        template.unlink()
+        with pytest.raises(ConfigError, match="LLAMACPP_CHAT_TEMPLATE"):
+            await service.count_tokens("Hi there")
+
+
+async def test_a_projector_that_llama_cpp_cannot_load_never_stops_the_text(tmp_path, caplog):
+    shutil.copy(demo_model(), tmp_path / "mine.gguf")
+    clip = {"general.architecture": "clip", "clip.has_vision_encoder": True}
+    (tmp_path / "mmproj-F16.gguf").write_bytes(make_gguf(clip))
+    (tmp_path / "mmproj-F32.gguf").write_bytes(make_gguf(clip))
+    async with llamacpp(models_dir=str(tmp_path)) as service:
+        assert "images" in (await service._usable_model("mine")).capabilities
+        assert await service.generate("Hi", model="mine", max_tokens=2) is not None
+        assert "images" not in (await service._usable_model("mine")).capabilities
+        told = [record.getMessage() for record in caplog.records if "projector" in record.getMessage()]
+        assert [("F16" in line, "F32" in line) for line in told] == [(True, False), (False, True)]
+
+
+async def test_no_file_is_touched_on_the_event_loop(two_models):
+    async with llamacpp(models_dir=two_models) as service:
+        await service.load_model("one")
+        with blocking_calls_fail():
+            for _ in range(2):
+                await service.generate("Hi", model="one", max_tokens=1)
+                assert len(await service.list_models()) == 3
+                assert await service.count_tokens("Hi", model="ONE:latest") > 0
+                with pytest.raises(ModelNotFoundError, match="several"):
+                    await service.generate("Hi", max_tokens=1)
+
+
+@pytest.mark.parametrize("name", ["on", "one.", "tw", "o", "one/two", "demo2", "one:q4"])
+async def test_what_is_no_name_is_answered_by_nobody(two_models, name):
+    async with llamacpp(models_dir=two_models) as service:
+        calls = [
+            service.generate("Hi", model=name, max_tokens=1),
+            service.stream("Hi", model=name, max_tokens=1).collect(),
+            service.chat_completion([{"role": "user", "content": "Hi"}], model=name, max_tokens=1),
+            service.count_tokens("Hi", model=name),
+            service.embed("Hi", name),
+            service.rerank("Hi", ["Ho"], name),
+            service.load_model(name),
+        ]
+        for call in calls:
+            with pytest.raises(ModelNotFoundError) as caught:
+                await call
+            assert caught.value.http_status == 404
+            assert set(caught.value.available) == {"one", "two", "demo"}
+        assert (await service.health()).engines == []
 
 
 async def test_a_pinned_model_is_not_evicted_for_another_one(two_models):

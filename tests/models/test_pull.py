@@ -95,7 +95,7 @@ def test_what_is_pulled_is_found(get, fake, models, model):
     assert found.path.read_bytes() == model()
     assert found.alias == "owner/model-GGUF/m-Q4_K_M"
     assert resolve("owner/model-GGUF:q4_k_m", models_dir=models) == found
-    assert [item.alias for item in list_local(models_dir=models)] == ["demo", "owner/model-GGUF/m-Q4_K_M"]
+    assert [item.alias for item in list_local(models_dir=models)] == ["owner/model-GGUF/m-Q4_K_M", "demo"]
     assert left(models) == []
     last = told[-1]
     assert (last.stage, last.file, last.number, last.files) == ("done", "m-Q4_K_M.gguf", 1, 1)
@@ -467,7 +467,7 @@ def test_one_download_of_a_file_at_a_time(in_process, fake, models, model):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert fake.sent == len(model())
-    assert resolve("owner/model", models_dir=models).path.read_bytes() == model()
+    assert resolve("owner/model-GGUF", models_dir=models).path.read_bytes() == model()
     assert left(models) == []
 
 

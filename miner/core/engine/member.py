@@ -106,6 +106,8 @@ class Member:
         self.pinned = False
         self.unloading = False
         """Somebody asked for its end: no new request until it has been out."""
+        self.retired = False
+        """Its model is another one by now: it goes, pinned or not, once those who came before are served."""
         self.gone = asyncio.Event()
         """Set while the member is out."""
         self.keep_alive: float | None = None
@@ -143,6 +145,8 @@ class Member:
     @property
     def expires_at(self) -> float | None:
         """When it goes for want of requests; None if it does not."""
+        if self.retired:
+            return self.idle_since
         if self.pinned or self.keep_alive is None or self.idle_since is None:
             return None
         return self.idle_since + self.keep_alive

@@ -81,6 +81,7 @@ class EnginePool:
         """
         scheduler = self.bind_loop()
         member = scheduler.members.get(spec) or self._add(scheduler, spec)
+        member.retired = False
         if member.refusal() is not None:
             await member.engine.look_at_file()
         waiter = scheduler.enqueue(member, keep_alive, on_progress)
@@ -124,6 +125,21 @@ class EnginePool:
                 member.unloading = False
             scheduler.schedule()
         return bool(members)
+
+    def retire(self, spec: EngineSpec) -> None:
+        """The model of this spec is another one now: its engine serves those who came before, then it is stopped and
+        forgotten, pinned or not.
+        """
+        scheduler = self._scheduler
+        member = scheduler.members.get(spec) if scheduler is not None else None
+        if scheduler is not None and member is not None:
+            member.retired = True
+            if scheduler.loop.is_running():
+                scheduler.schedule()
+
+    def loaded(self) -> set[EngineSpec]:
+        """Those whose engines are ready. Asks no system for anything, which `status` does."""
+        return {member.spec for member in self._members() if member.engine.state == "ready"}
 
     def reset(self, target: EngineSpec | str) -> None:
         """Forget the failures of an engine: the next request starts it again."""

@@ -95,6 +95,8 @@ class Scheduler:
         if self._closed:
             return
         now = self.loop.time()
+        for member in [m for m in self.members.values() if m.retired and m.state is State.OUT and not m.queue]:
+            del self.members[member.spec]
         look_again = [self._take_turns(now)]
         for member in self.members.values():
             if member.state is State.READY:

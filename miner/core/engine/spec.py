@@ -46,6 +46,9 @@ class EngineSpec:
     """The vision projector that belongs to the model."""
     chat_template: str | None = None
     """Jinja text that replaces the model's own template."""
+    files: tuple[tuple[str, int, int, int], ...] = ()
+    """Path, bytes, modification time and inode of the model's files and its projector's: a file that was replaced is
+    another engine."""
     cache_ram_mib: int = 0
     """MiB of host memory that may keep prompts which lost their slot, beside the cache that each slot has."""
 
@@ -62,6 +65,14 @@ class EngineSpec:
         _one_of("cache_type_k", "LLAMACPP_CACHE_TYPE_K", self.cache_type_k, CACHE_TYPES)
         _one_of("cache_type_v", "LLAMACPP_CACHE_TYPE_V", self.cache_type_v, CACHE_TYPES)
         _one_of("pooling", None, self.pooling, POOLING)
+
+    @property
+    def mmproj_bytes(self) -> int:
+        """Size of the projector's file."""
+        if self.mmproj is None:
+            return 0
+        known = next((size for path, size, *_ in self.files if path == str(self.mmproj)), None)
+        return self.mmproj.stat().st_size if known is None else known
 
     @property
     def embeds(self) -> bool:

@@ -98,13 +98,13 @@ def make_room(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> 
         return _ROOM_IS_COMING
     victims: list[Member] = []
     for member in sorted(staying, key=_precedence):
-        if member.state is State.READY and not member.pinned:
+        if member.state is State.READY and (member.retired or not member.pinned):
             victims.append(member)
             staying.remove(member)
             if fits(wanted, staying, limits):
                 break
     else:
-        pinned = [member for member in staying if member.pinned]
+        pinned = [member for member in staying if member.pinned and not member.retired]
         return _LATER if fits(wanted, pinned, limits) else Plan(refusal=pinned_out(wanted, pinned, limits))
     for member in victims[:-1]:  # a later, larger one may have made an earlier one needless
         if fits(wanted, [*staying, member], limits):
@@ -122,10 +122,14 @@ def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
 
 
 def _precedence(member: Member) -> tuple[bool, float]:
+    if member.retired:
+        return False, -math.inf
     return (True, member.turn_began or 0.0) if member.busy else (False, member.last_used)
 
 
 def _yields_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
+    if victim.retired and not victim.queue:
+        return 0.0  # it only finishes what it has in flight
     began, least = victim.turn_began or 0.0, max(limits.fairness_wait, 2 * victim.load_seconds)
     turn_over = max(wanted.waiting_since + limits.fairness_wait, began + least)
     if victim.idle_since is None:

@@ -25,6 +25,7 @@ from miner.core.llms.stream import LLMStream
 from miner.core.llms.texts import count_tokens as checked_count
 from miner.core.llms.texts import embed as checked_embed
 from miner.core.llms.texts import rerank as checked_rerank
+from miner.core.models.names import check_name, without_tag
 from miner.core.wire import (
     ChatRequest,
     EmbeddingResponse,
@@ -35,7 +36,7 @@ from miner.core.wire import (
     RerankResponse,
     TokenUsage,
 )
-from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError, MinerError, ModelNotFoundError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     pass
@@ -292,10 +293,25 @@ class LLMService(Hooks):
 
     async def _usable_model(self, name: str | None) -> ModelInfo | None:
         """The model behind a name, or behind none."""
+        if name is not None:
+            check_name(name)
         wanted = name or self._settings.default_model or await self._sole_model()
         if wanted is None:
             return None
-        found = await self._get_model(wanted)
+        try:
+            found = await self._get_model(wanted)
+        except ModelNotFoundError:
+            # Ollama's clients put `:latest` behind any name.
+            short = without_tag(wanted)
+            if short in ("", wanted):
+                raise
+            try:
+                found = await self._get_model(short)
+            except ModelNotFoundError:
+                found = None
+            if found is None:
+                raise
+            wanted = short
         info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
         self.models[wanted] = found if found is not None else info
         return info

@@ -73,6 +73,8 @@ class FallbackService(LLMService):
                 logger.warning("Fallback %r is left out: %s", backend.name, backend.reason)
             else:
                 self._services.append(backend.service(self.config))
+        for service in self._services:
+            service.any_model_name = self.any_model_name
         return self._services
 
     def _awake(self) -> list[LLMService]:

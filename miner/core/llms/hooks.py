@@ -32,6 +32,8 @@ class Hooks:
     """Models that were found usable, by the name under which they were asked for."""
     retries: int
     """Requests that were sent again."""
+    any_model_name: bool | None
+    """Whether unknown names mean the model that MODEL_PATH names; None: as the settings say. A gateway sets it."""
     _completed: tuple[Any, MinerConfig] | None
     """A foreign config object with the settings that complete it: the environment is read once for it."""
     _in_flight: InFlight
@@ -44,6 +46,7 @@ class Hooks:
         service._completed = None
         service.retries = 0
         service._in_flight = InFlight(lambda: _closed(cls))
+        service.any_model_name = None
         return service
 
     def __init__(self, config: Any = None) -> None:

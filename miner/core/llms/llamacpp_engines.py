@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from miner.core.engine.launchers import find_launcher
+from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
+from miner.core.engine.refusals import closed
 from miner.core.engine.spec import Address, EngineSpec
+from miner.core.llms.llamacpp_catalogue import LocalModels
 from miner.core.llms.llamacpp_fit import FittedProcess, memory_within
-from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, spec_of
+from miner.core.llms.llamacpp_models import LocalModel
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.models.gguf import GGUFHeader
 from miner.core.models.memory import available_memory
+from miner.core.models.projector import refuse_projector
 from miner.core.transport.faults import Origin
 from miner.core.transport.http import HttpClient
-from miner.core.wire import EngineStatus, Progress
+from miner.core.wire import EngineStatus, ModelInfo, Progress
 from miner.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
+    EngineStartError,
+    ModelNotFoundError,
     StreamInterruptedError,
 )
 
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
 __all__ = ["LocalEngines", "Running", "until_entered"]
+
+logger = logging.getLogger("miner.llamacpp")
 
 News = TypeVar("News")
 
@@ -58,9 +66,49 @@ class LocalEngines:
         self._settings = settings
         self._running: dict[EngineSpec, Running] = {}
         self._headers: dict[EngineSpec, GGUFHeader] = {}
-        self._slots: dict[Path, int] = {}
-        self.launcher = find_launcher(settings.llamacpp_server)
-        self._pool = self._new_pool()
+        self._launcher: Launcher | None = None
+        self.models = LocalModels(settings, lambda: self.launcher)
+        self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
+        """What each alias meant when it was asked for last."""
+        self._pool: EnginePool | None = None
+        self._preparing: asyncio.Task[EnginePool] | None = None
+        self._making = threading.Lock()
+        self._closed = False
+
+    @property
+    def launcher(self) -> Launcher:
+        """How engines are started here.
+
+        Raises:
+            EngineStartError: in no way: none is installed.
+        """
+        if self._launcher is None:
+            self._launcher = find_launcher(self._settings.llamacpp_server)
+        return self._launcher
+
+    def _made_pool(self) -> EnginePool:
+        """The pool, made on first use: that looks at the memory and for an engine to start."""
+        with self._making:
+            if self._closed:
+                raise closed()
+            if self._pool is None:
+                self._pool = self._new_pool()
+            return self._pool
+
+    async def _pool_made_in_thread(self) -> EnginePool:
+        """The same off the event loop. Those who come meanwhile wait for it too: none may get ahead of the first."""
+        loop = asyncio.get_running_loop()
+        if self._preparing is None or self._preparing.get_loop() is not loop or self._preparing.done():
+            self._preparing = loop.create_task(self._prepare())
+        return await asyncio.shield(self._preparing)
+
+    async def _prepare(self) -> EnginePool:
+        pool = await asyncio.to_thread(self._new_pool)
+        with self._making:
+            if self._closed:
+                raise closed()
+            self._pool = self._pool or pool
+        return self._pool
 
     def _new_pool(self) -> EnginePool:
         settings = self._settings
@@ -91,15 +139,55 @@ class LocalEngines:
         free = available_memory(gpus=False).available
         return None if free is None else int(free * _SHARE_OF_FREE_MEMORY)
 
-    def local(self, name: str | None) -> tuple[LocalModel, EngineSpec]:
-        """The model behind a name, and how it is run."""
-        model = find_model(name, self._settings)
-        slots = self._slots.get(model.files.path)
-        if slots is None:
-            # Once for each model: the same settings must give the same engine, however much memory is free later.
-            slots = fitting_slots(model, self._settings, available_memory(gpus=False), most=self.launcher.slots)
-            self._slots[model.files.path] = slots
-        return model, spec_of(model, self._settings, parallel=slots)
+    async def find(self, name: str | None, *, any_name: bool = False) -> tuple[LocalModel, EngineSpec]:
+        """The model behind a name, and how it is run, as `LocalModels.find` has it. Where a file was replaced, the
+        engine of the old one serves those who came before, and goes.
+        """
+        try:
+            model, spec = found = await self.models.find(name, any_name=any_name)
+        except ModelNotFoundError:
+            gone = self._found.pop(name or "", None)
+            if gone is not None:
+                self._retire(gone[1])
+            raise
+        before = self._found.get(spec.alias)
+        if before is None or before[1] != spec:
+            if before is not None:
+                self._retire(before[1])
+            self._found[spec.alias] = found
+            self._headers[spec] = model.header
+        return found
+
+    def _retire(self, spec: EngineSpec) -> None:
+        self._headers.pop(spec, None)
+        self._running.pop(spec, None)
+        if self._pool is not None:
+            self._pool.retire(spec)
+
+    async def infos(self) -> list[ModelInfo]:
+        """All that can be named, as `LocalModels.infos` has it."""
+        infos = await self.models.infos({spec.alias for spec in self._loaded()})
+        for info in infos:
+            if info.loaded and (found := self._found.get(info.id)) is not None:
+                self._exactly(info, found[1])
+        return infos
+
+    async def info(self, name: str | None, *, any_name: bool = False) -> ModelInfo:
+        """What a caller sees of the model behind a name. Raises what `find` raises."""
+        model, spec = await self.find(name, any_name=any_name)
+        return self._exactly(
+            self.models.info(model.files, model.facts, spec.chat_template, spec in self._loaded()), spec
+        )
+
+    def _exactly(self, info: ModelInfo, spec: EngineSpec) -> ModelInfo:
+        """A running engine knows more exactly than its files tell what the model can do."""
+        props = self.known(spec)
+        if props is not None:
+            info.capabilities = props.capabilities(embeds=spec.embeds, ranks=spec.ranks) - self.launcher.lacks
+        return info
+
+    def _loaded(self) -> set[EngineSpec]:
+        return self._pool.loaded() if self._pool is not None else set()
 
     def known(self, spec: EngineSpec) -> Props | None:
         """What an engine of this kind has said of itself."""
@@ -116,13 +204,29 @@ class LocalEngines:
     ) -> AsyncIterator[tuple[Running, Lease]]:
         """One slot of a ready engine for this model, for the length of the block.
 
+        Args:
+            name: the alias, as `find` gave it for this request: it is not looked up again.
+
         Raises:
             EngineStartError: it does not fit, or does not start.
             EngineCrashedError: it died while the block ran; in place of the broken connection that was seen of it.
         """
-        model, spec = self.local(name)
-        self._headers[spec] = model.header
-        async with self._pool.lease(spec, keep_alive=keep_alive, on_progress=on_progress) as lease:
+        async with AsyncExitStack() as stack:
+            while True:
+                pool = self._pool or await self._pool_made_in_thread()
+                _, spec = self._found.get(name or "") or await self.find(name)
+                waiting = pool.lease(spec, keep_alive=keep_alive, on_progress=on_progress)
+                try:
+                    lease = await stack.enter_async_context(waiting)
+                except EngineStartError as error:
+                    if spec.mmproj is None or not _blames_projector(error):
+                        raise
+                    # It only adds images: the model's text must not stop for it.
+                    await asyncio.to_thread(refuse_projector, spec.mmproj, f"llama.cpp cannot load it ({error})")
+                    self.models.catalogue.forget()
+                    await self.find(name)
+                else:
+                    break
             try:
                 yield self._client_of(spec, lease.address), lease
             except (StreamInterruptedError, BackendUnavailableError, BackendTimeoutError) as error:
@@ -147,34 +251,41 @@ class LocalEngines:
 
     def status(self) -> list[EngineStatus]:
         """Every engine that was asked for."""
-        return self._pool.status()
-
-    def loaded(self, spec: EngineSpec) -> bool:
-        """Whether an engine for this model is ready."""
-        return any(engine.model == spec.alias and engine.state == "ready" for engine in self.status())
+        return self._pool.status() if self._pool is not None else []
 
     def reset(self, alias: str) -> None:
         """Forget that an engine failed."""
-        self._pool.reset(alias)
+        if self._pool is not None:
+            self._pool.reset(alias)
 
     def pin(self, alias: str) -> None:
         """Keep an engine, whoever wants its room."""
-        self._pool.pin(alias)
+        self._made_pool().pin(alias)
 
     def unpin(self, alias: str) -> None:
         """Take a pin back."""
-        self._pool.unpin(alias)
+        if self._pool is not None:
+            self._pool.unpin(alias)
 
     async def unload(self, alias: str) -> bool:
         """Stop an engine once its requests are done; whether there was one."""
-        return await self._pool.unload(alias)
+        return self._pool is not None and await self._pool.unload(alias)
 
     async def aclose(self) -> None:
         """Stop all engines and close all connections."""
+        with self._making:
+            self._closed = True
         running, self._running = self._running, {}
         for engine in running.values():
             await engine.http.close()
-        await self._pool.aclose()
+        if self._pool is not None:
+            await self._pool.aclose()
+
+
+def _blames_projector(error: EngineStartError) -> bool:
+    """Whether llama.cpp's last lines speak of the projector."""
+    text = " ".join((error.message, *(error.log_tail or ()))).lower()
+    return any(word in text for word in ("mmproj", "multimodal", "mtmd", "clip"))
 
 
 async def _explain(lease: Lease, error: BackendError) -> None:

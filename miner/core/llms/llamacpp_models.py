@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from miner.core.engine.settings import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
-from miner.core.models.find import LocatedModel, default_models_dir, list_local, resolve
-from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.models.catalogue import Catalogue, Facts
+from miner.core.models.find import LocatedModel, default_models_dir
+from miner.core.models.folder import Stamp, stamp_of
+from miner.core.models.gguf import GGUFError, GGUFHeader
 from miner.core.models.memory import Memory, gpu_is_likely
 from miner.core.models.verdict import Load
 from miner.core.wire import ModelInfo
@@ -23,13 +27,15 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_CONTEXT",
     "LocalModel",
+    "context_of",
     "find_model",
     "fitting_slots",
-    "known_models",
     "load_of",
     "model_info",
     "models_folder",
+    "pooling_of",
     "spec_of",
+    "template_text",
 ]
 
 DEFAULT_CONTEXT = 4096
@@ -55,6 +61,7 @@ class LocalModel:
 
     files: LocatedModel
     header: GGUFHeader
+    facts: Facts
 
     @property
     def alias(self) -> str:
@@ -62,40 +69,29 @@ class LocalModel:
         return self.files.alias
 
 
-def find_model(name: str | None, settings: MinerConfig) -> LocalModel:
-    """The model that a name means, None being the default, with its header read.
+def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | None = None) -> LocalModel:
+    """The model that a name means, None being the default, with its header read. Not for an event loop.
 
     Raises:
         ModelNotFoundError: there is none, or several.
         EngineStartError: the file is there and is no usable model.
     """
-    files = resolve(
-        name,
-        model_path=settings.model_path,
-        models_dir=models_folder(settings),
-        default_model=settings.default_model,
-    )
+    catalogue = catalogue or Catalogue(models_folder(settings))
     try:
-        stamps = tuple((part, part.stat().st_mtime_ns, part.stat().st_size) for part in files.parts)
-        return LocalModel(files, _header(stamps))
-    except (GGUFError, OSError) as error:
+        files = catalogue.find(name, model_path=settings.model_path, default_model=settings.default_model)
+    except OSError as error:
         raise EngineStartError(
-            f"{files.path} is no usable model: {error}.",
+            f"{error.filename} cannot be read: {error.strerror}.", backend="llamacpp", hint="Is it being replaced?"
+        ) from error
+    try:
+        return LocalModel(files, catalogue.header(files), catalogue.facts(files))
+    except GGUFError as error:
+        raise EngineStartError(
+            f"{error.path} is no usable model: {error.reason}.",
             backend="llamacpp",
             retryable=False,
             hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
         ) from error
-
-
-@lru_cache(maxsize=64)
-def _header(stamps: tuple[tuple[Path, int, int], ...]) -> GGUFHeader:
-    """The header of a model's files as they were at that time; reading one takes tens of milliseconds."""
-    return read_model([path for path, _, _ in stamps])
-
-
-def known_models(settings: MinerConfig) -> Iterable[LocatedModel]:
-    """All that can be named."""
-    return list_local(models_dir=models_folder(settings), model_path=settings.model_path)
 
 
 def models_folder(settings: MinerConfig) -> Path:
@@ -104,12 +100,13 @@ def models_folder(settings: MinerConfig) -> Path:
 
 
 def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> EngineSpec:
-    """How the settings want this model to be run, with so many slots where they do not say."""
-    trained = model.header.context_length
-    ctx_size = settings.llamacpp_ctx_size or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
-    if trained is not None:
-        ctx_size = min(ctx_size, trained)
-    pooling = settings.llamacpp_pooling or _pooling_of(model.header)
+    """How the settings want this model to be run, with so many slots where they do not say. Not for an event loop.
+
+    Raises:
+        ConfigError: the chat template cannot be read.
+    """
+    ctx_size = context_of(model.header, settings)
+    pooling = pooling_of(model.header, settings)
     return EngineSpec(
         model_path=model.files.path,
         alias=model.alias,
@@ -124,8 +121,26 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> Engin
         batch_size=ctx_size if pooling is not None else settings.llamacpp_batch_size or _batch_of(settings),
         pooling=pooling,
         mmproj=model.files.mmproj,
-        chat_template=_template(settings.llamacpp_chat_template),
+        chat_template=template_text(settings),
+        files=model.files.stamps,
     )
+
+
+def context_of(model: GGUFHeader | Facts, settings: MinerConfig) -> int:
+    """Tokens of a slot."""
+    trained = model.context_length
+    ctx_size = settings.llamacpp_ctx_size or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
+    return ctx_size if trained is None else min(ctx_size, trained)
+
+
+def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
+    """How one vector is made of many; embedding models say so themselves."""
+    if settings.llamacpp_pooling:
+        return settings.llamacpp_pooling
+    kind = model.pooling_type
+    if kind is not None and 0 < kind < len(_POOLING):
+        return _POOLING[kind]
+    return "mean" if model.architecture in _EMBEDDING_ARCHITECTURES else None
 
 
 def _batch_of(settings: MinerConfig) -> int:
@@ -133,21 +148,28 @@ def _batch_of(settings: MinerConfig) -> int:
     return _GPU_BATCH if settings.llamacpp_n_gpu_layers != 0 and gpu_is_likely() else _CPU_BATCH
 
 
-def _pooling_of(header: GGUFHeader) -> str | None:
-    """Embedding models say how their vectors are made."""
-    kind = header.pooling_type
-    if kind is not None and 0 < kind < len(_POOLING):
-        return _POOLING[kind]
-    return "mean" if header.architecture in _EMBEDDING_ARCHITECTURES else None
+def template_text(settings: MinerConfig) -> str | None:
+    """The text of LLAMACPP_CHAT_TEMPLATE, read again where the file has changed.
 
-
-def _template(file: str | None) -> str | None:
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    file = settings.llamacpp_chat_template
     if file is None:
         return None
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
+        return _text_at(stamp_of(Path(file).expanduser()))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"LLAMACPP_CHAT_TEMPLATE={file!r}: cannot be read: {error}.") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError(
+            f"LLAMACPP_CHAT_TEMPLATE={file!r} cannot be read: {reason}.",
+            hint="Name a file with a Jinja template, or unset it: the model's own is used then.",
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _text_at(stamp: Stamp) -> str:
+    return Path(stamp[0]).read_text(encoding="utf-8")
 
 
 def load_of(spec: EngineSpec) -> Load:
@@ -158,7 +180,7 @@ def load_of(spec: EngineSpec) -> Load:
         cache_type_k=spec.cache_type_k or "f16",
         cache_type_v=spec.cache_type_v or "f16",
         batch_size=spec.batch_size,
-        mmproj_bytes=spec.mmproj.stat().st_size if spec.mmproj else 0,
+        mmproj_bytes=spec.mmproj_bytes,
         n_gpu_layers=spec.n_gpu_layers,
         flash_attn=spec.flash_attn != "off",
         checkpoints=CONTEXT_CHECKPOINTS,
@@ -180,20 +202,29 @@ def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, m
     return slots
 
 
-def model_info(model: LocalModel, spec: EngineSpec, *, loaded: bool, capabilities: frozenset[str] | None) -> ModelInfo:
-    """What a caller sees of it."""
-    header = model.header
-    # Not the path: clients of a gateway see this.
-    aliases = {header.name, model.files.path.stem, model.files.path.name} - {None, model.alias}
+def model_info(
+    files: LocatedModel,
+    facts: Facts,
+    settings: MinerConfig,
+    *,
+    aliases: Iterable[str],
+    loaded: bool,
+    capabilities: frozenset[str],
+) -> ModelInfo:
+    """What a caller sees of a model. Not its path: clients of a gateway see this."""
+    # Another file of the same name and size is another model, also for clients that compare digests.
+    marks = [(os.path.basename(path), *rest) for path, *rest in files.stamps]
     return ModelInfo(
-        id=model.alias,
-        aliases=sorted(alias for alias in aliases if alias),
-        context_length=spec.ctx_size,
+        id=files.alias,
+        aliases=sorted(aliases),
+        context_length=context_of(facts, settings),
         capabilities=capabilities,
         loaded=loaded,
-        size=model.files.size,
-        parameters=header.parameters,
-        quantization=header.quantization,
-        architecture=header.architecture,
-        dimensions=header.embedding_length,
+        size=files.size,
+        parameters=facts.parameters,
+        quantization=facts.quantization,
+        architecture=facts.architecture,
+        dimensions=facts.embedding_length,
+        created=files.modified,
+        digest=hashlib.sha256(repr(marks).encode()).hexdigest(),
     )

@@ -10,11 +10,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from miner.core.llms.llamacpp_engines import until_entered
-from miner.core.llms.llamacpp_models import known_models, models_folder
+from miner.core.llms.llamacpp_models import models_folder
+from miner.core.models.find import resolve
 from miner.core.models.hub import Hub
 from miner.core.models.names import parse_ref
 from miner.core.models.pull import PullProgress, pull
-from miner.errors import MinerError
+from miner.errors import MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -44,7 +45,7 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
         MinerError: what `models.pull.pull` raises.
     """
     ref = parse_ref(name)
-    if ref is None and _is_here(name, settings):
+    if ref is None and await asyncio.to_thread(_is_here, name, settings):
         yield {"status": "success"}
         return
     folder, hub = models_folder(settings), hub_of(settings)
@@ -71,8 +72,12 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
 
 
 def _is_here(name: str, settings: MinerConfig) -> bool:
-    # By the list and not by looking for it: the name may come from a client, who must not reach for files.
-    return bool({name, name.removesuffix(":latest")} & {files.alias for files in known_models(settings)})
+    # The name may come from a client, who must not reach for files.
+    try:
+        resolve(name, model_path=settings.model_path, models_dir=models_folder(settings), allow_paths=False)
+    except ModelNotFoundError:
+        return False
+    return True
 
 
 def _event(progress: PullProgress, digest: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from miner.core.llms.features import refuse_unsupported
 from miner.core.llms.gate import Gate
 from miner.core.llms.llamacpp_emulated import calls_in_text
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
-from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model, known_models, model_info
+from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model
 from miner.core.llms.llamacpp_pull import pull_events
 from miner.core.llms.llamacpp_template import Fitted, Template, template_refusal
 from miner.core.llms.llamacpp_tools import as_calls, is_forced
@@ -35,7 +35,13 @@ from miner.core.llms.tools import tool_names
 from miner.core.transport.faults import ErrorBody, parse_error_body
 from miner.core.transport.http import HttpClient
 from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
-from miner.errors import BackendProtocolError, EngineStartError, MinerError, UnsupportedFeatureError
+from miner.errors import (
+    BackendProtocolError,
+    EngineStartError,
+    MinerError,
+    ModelNotFoundError,
+    UnsupportedFeatureError,
+)
 
 __all__ = ["LlamaCppService"]
 
@@ -315,65 +321,61 @@ class LlamaCppService(OpenAIService):
     async def list_models(self) -> list[ModelInfo]:
         if self._external:
             return await super().list_models()
-        names: list[str | None] = [None, *(files.alias for files in known_models(self._settings))]
-        found: dict[str, ModelInfo] = {}
-        for name in names:
-            try:
-                info = self._info(name)
-            except MinerError:
-                continue  # a default that is not there, a broken file: `miner models list` tells of it
-            found.setdefault(info.id, info)
-        return list(found.values())
+        return await self._engines.infos()
 
-    def _info(self, name: str | None) -> ModelInfo:
-        engines = self._engines
-        model, spec = engines.local(name)
-        # A running engine knows exactly; before that, the template's text tells.
-        props = engines.known(spec) or Props.guess(
-            template=spec.chat_template or model.header.chat_template, sees=spec.mmproj is not None
-        )
-        able = props.capabilities(embeds=spec.embeds, ranks=spec.ranks) - engines.launcher.lacks
-        return model_info(model, spec, loaded=engines.loaded(spec), capabilities=able)
+    @property
+    def _takes_any_name(self) -> bool:
+        given = self.any_model_name
+        return self._settings.any_model_name if given is None else given
 
     @override
     async def _sole_model(self) -> str | None:
-        return await super()._sole_model() if self._external else find_model(None, self._settings).alias
+        return await super()._sole_model() if self._external else (await self._engines.find(None))[0].alias
 
     @override
-    async def _get_model(self, model_name: str) -> ModelInfo:
+    async def _get_model(self, model_name: str | None) -> ModelInfo:
         if not self._external:
-            return self._info(model_name)
+            return await self._engines.info(model_name, any_name=self._takes_any_name)
+        assert model_name is not None
         info = await super()._get_model(model_name)
         info.capabilities = (await self._server_props()).capabilities(embeds=True, ranks=True) & self.capabilities
         return info
 
     @override
     async def _usable_model(self, name: str | None) -> ModelInfo | None:
-        # MODEL_PATH goes before DEFAULT_MODEL here.
-        if name is None and not self._external and self._settings.model_path:
-            name = await self._sole_model()
-        return await super()._usable_model(name)
+        if self._external:
+            return await super()._usable_model(name)
+        # MODEL_PATH goes before DEFAULT_MODEL here, and both before the one model of the folder: found in one go.
+        info = await self._get_model(name)
+        self.models[info.id] = info
+        return info
 
     @override
     async def _health(self) -> Health:
         if self._external:
             return await super()._health()
         engines = self._local.status() if self._local else []
-        reason = launcher_available(self._settings.llamacpp_server)
+        reason = await asyncio.to_thread(launcher_available, self._settings.llamacpp_server)
         if reason is not None:
             return Health(state="unavailable", reason=reason, engines=engines)
-        alias = find_model(None, self._settings).alias
-        ours = next((engine for engine in engines if engine.model == alias), None)
+        settings = self._settings
+        try:
+            models = [(await self._engines.find(None))[0].alias]
+        except ModelNotFoundError as error:
+            if settings.model_path or settings.default_model or not error.available:
+                raise
+            models = error.available  # several, of which a request names one
+        ours = next((engine for engine in engines if [engine.model] == models), None)
         if ours is not None and ours.state == "failed":
             hint = "Fix the cause; to try again at once, reset the model."
             return Health(
-                state="failed", reason=ours.reason, models=[alias], engines=engines, hint=hint,
+                state="failed", reason=ours.reason, models=models, engines=engines, hint=hint,
                 retry_after=ours.retry_after,
             )  # fmt: skip
         if ours is not None and ours.state == "starting" and ours.reason is not None:
-            reason = f"{alias} is being started again. {ours.reason}"
-            return Health(state="loading", reason=reason, models=[alias], engines=engines)
-        return Health(state="ready", models=[alias], engines=engines)
+            reason = f"{ours.model} is being started again. {ours.reason}"
+            return Health(state="loading", reason=reason, models=models, engines=engines)
+        return Health(state="ready", models=models, engines=engines)
 
     # Loading
 
@@ -385,7 +387,7 @@ class LlamaCppService(OpenAIService):
             seconds = None if keep_alive is None else seconds_of(keep_alive)
             async with self._engines.slot(info.id, keep_alive=seconds) as (running, _):
                 await self._props_of(running)
-        return self._info(info.id)
+        return await self._engines.info(info.id)
 
     @override
     async def unload_model(self, model: str) -> bool:
@@ -394,7 +396,7 @@ class LlamaCppService(OpenAIService):
         Raises:
             BackendTimeoutError: they were not within MINER_QUEUE_TIMEOUT; the engine goes on then.
         """
-        alias = self._alias(model)
+        alias = await asyncio.to_thread(self._alias, model)
         return self._local is not None and await self._local.unload(alias)
 
     @override
@@ -433,7 +435,7 @@ class LlamaCppService(OpenAIService):
             raise self._not_ours("model")
         if self._local is not None and any(engine.model == model for engine in self._local.status()):
             return model
-        return find_model(model, self._settings).alias
+        return find_model(model, self._settings, self._engines.models.catalogue).alias
 
     def _not_ours(self, param: str) -> UnsupportedFeatureError:
         return UnsupportedFeatureError(

