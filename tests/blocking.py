@@ -1,18 +1,19 @@
 """Blocking calls of the library on an event loop, found by BlockBuster: the fixture `no_blocking_calls` fails on them.
 
-BlockBuster raises where the call is made. What swallows exceptions on the way (`health()` never raises) would hide
-that, so each call is noted too, and the test fails at its end.
+BlockBuster raises where the call is made, and what swallows exceptions on the way (`health()` never raises) hides that.
+So here the call is noted and made, and the test fails at its end.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import blockbuster.blockbuster
 from blockbuster import BlockBuster
-from blockbuster.blockbuster import BlockBusterFunction
+from blockbuster.blockbuster import BlockBusterFunction, BlockingError
 
 __all__ = ["blocking_calls_fail"]
 
@@ -28,29 +29,37 @@ _SOURCE_LINES = ("linecache.py", {"updatecache", "checkcache"})  # a traceback t
 
 
 @contextmanager
-def blocking_calls_fail() -> Iterator[list[str]]:
-    """Fail on blocking calls that code of miner makes where an event loop runs; gives where they were, so far.
+def blocking_calls_fail(*, besides: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Fail at the end if code of miner made blocking calls where an event loop runs; gives where they were, so far.
 
-    Imports are let through: a package is imported once.
+    Imports are let through: a package is imported once. `besides`: parts of paths of modules that may block.
     """
     found: list[str] = []
 
-    class Noted(Exception):
-        def __init__(self, function: str) -> None:
-            super().__init__(f"blocking call of {function} on the event loop")
-            found.append(f"{function}\n" + "".join(traceback.format_stack(limit=12)[:-2]))
+    def noting(modules: Any, excluded: Any, function: Callable[..., Any], name: str, *more: Any) -> Callable[..., Any]:
+        check = wrap(modules, excluded, lambda *args, **kwargs: None, name, *more)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            try:
+                check(*args, **kwargs)
+            except BlockingError:
+                stack = traceback.extract_stack()[:-1]
+                if not any(part in frame.filename for frame in stack for part in besides):
+                    found.append(f"{name}\n" + "".join(traceback.format_list(stack[-15:])))
+            return function(*args, **kwargs)
+
+        return wrapper
 
     watch = BlockBuster(_SCANNED, excluded_modules=_NOT_SCANNED)
     for name in _MORE:
         watch.functions[name] = BlockBusterFunction(None, name, scanned_modules=_SCANNED, excluded_modules=_NOT_SCANNED)
     for function in watch.functions.values():
         function.can_block_in(*_IMPORTS).can_block_in(*_SOURCE_LINES)
-    raised = blockbuster.blockbuster.BlockingError
-    blockbuster.blockbuster.BlockingError = Noted  # type: ignore[misc, assignment]
-    watch.activate()
+    wrap, blockbuster.blockbuster._wrap_blocking = blockbuster.blockbuster._wrap_blocking, noting
     try:
+        watch.activate()
         yield found
     finally:
+        blockbuster.blockbuster._wrap_blocking = wrap
         watch.deactivate()
-        blockbuster.blockbuster.BlockingError = raised  # type: ignore[misc]
     assert not found, f"{len(found)} blocking calls on the event loop:\n\n" + "\n\n".join(found)

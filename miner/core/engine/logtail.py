@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 __all__ = ["LogTail"]
 
@@ -36,13 +37,16 @@ class LogTail:
                 self._add(line)
             if rest:
                 self._open[source] = rest[-self._max_bytes :]
+        self._log(whole)
 
     def close(self) -> None:
         """End the unfinished lines: nothing more will come."""
         with self._lock:
-            for rest in self._open.values():
+            rests = list(self._open.values())
+            for rest in rests:
                 self._add(rest)
             self._open.clear()
+        self._log(rests)
 
     def lines(self) -> list[str]:
         """The last lines, oldest first, as text."""
@@ -50,12 +54,17 @@ class LogTail:
             kept = [*self._lines, *self._open.values()]
         return [line.decode("utf-8", "replace") for line in kept]
 
+    def _log(self, lines: Iterable[bytes]) -> None:
+        # Not under the lock: whoever wants the lines must not wait for a log file.
+        if _log.isEnabledFor(logging.DEBUG):
+            for line in lines:
+                if line.strip():
+                    _log.debug("%s: %s", self._name, line[-self._max_bytes :].rstrip().decode("utf-8", "replace"))
+
     def _add(self, line: bytes) -> None:
         line = line.rstrip()[-self._max_bytes :]
         if not line:
             return
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s: %s", self._name, line.decode("utf-8", "replace"))
         if len(self._lines) == self._max_lines:
             self._size -= len(self._lines[0])
         self._lines.append(line)
