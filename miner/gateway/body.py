@@ -16,7 +16,7 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.structure import check_structure
 
-__all__ = ["MAX_DEPTH", "bounded", "decode", "decode_body", "limited", "off_loop", "parse_body", "read_body"]
+__all__ = ["MAX_DEPTH", "bounded", "decode", "decode_body", "limited", "off_loop", "parse_body"]
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -47,13 +47,8 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*?)`)?$
 _PLACE = re.compile(r"^(.*?)(?: - at `\$?\.?(.*?)`)?$", re.DOTALL)
 
 
-async def read_body(exchange: Exchange) -> bytes:
-    """The whole body, counted against the budget of all bodies until the request ends.
-
-    Raises:
-        RefusedError: 413 if it is too big, 408 if it does not come in time, 415 if it is compressed, 503 if there is no
-            room for it.
-    """
+async def _read(exchange: Exchange) -> list[bytes]:
+    """The whole body in pieces, counted against the budget of all bodies until the request ends."""
     request, settings = exchange.request, exchange.gateway.settings
     most, length = settings.serve_max_body, request.content_length
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -76,7 +71,7 @@ async def read_body(exchange: Exchange) -> bytes:
         ) from None
 
 
-async def _read_all(exchange: Exchange) -> bytes:
+async def _read_all(exchange: Exchange) -> list[bytes]:
     content, budget, most = exchange.request.content, exchange.gateway.bodies, exchange.gateway.settings.serve_max_body
     parts: list[bytes] = []
     while not content.at_eof():
@@ -86,17 +81,22 @@ async def _read_all(exchange: Exchange) -> bytes:
             raise _too_big(most)
         exchange.body_held = budget.grow(exchange.body_held, exchange.body_size)
         parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return parts
 
 
 async def parse_body(exchange: Exchange, parse: Callable[[bytes], P]) -> P:
-    """The body as `parse` reads it: a big one in a thread, one at a time, so that the event loop goes on meanwhile."""
-    raw = await read_body(exchange)
-    return await off_loop(exchange, _parsed, raw, parse)
+    """The body as `parse` reads it: a big one in a thread, one at a time, so that the event loop goes on meanwhile.
+
+    Raises:
+        RefusedError: 413 if it is too big, 408 if it does not come in time, 415 if it is compressed, 503 if there is no
+            room for it.
+        InvalidRequestError: it holds more than is ever needed, or what `parse` raises.
+    """
+    return await off_loop(exchange, _parsed, await _read(exchange), parse)
 
 
 async def decode_body(exchange: Exchange, decoder: msgspec.json.Decoder[T]) -> T:
-    """The body as its struct. Errors are those of `read_body` and `decode`."""
+    """The body as its struct. Errors are those of `parse_body` and `decode`."""
     return await parse_body(exchange, lambda raw: decode(raw, decoder))
 
 
@@ -107,7 +107,9 @@ async def off_loop(exchange: Exchange, work: Callable[..., P], *arguments: Any) 
     return await asyncio.get_running_loop().run_in_executor(_thread, work, *arguments)
 
 
-def _parsed(raw: bytes, parse: Callable[[bytes], P]) -> P:
+def _parsed(parts: list[bytes], parse: Callable[[bytes], P]) -> P:
+    raw = b"".join(parts)
+    parts.clear()
     check_structure(raw)
     return parse(raw)
 

@@ -60,7 +60,7 @@ class Exchange:
     __slots__ = (
         "began", "body_held", "body_size", "broken", "call", "caller", "chunks", "entered", "error", "extra_headers",
         "first_token_at", "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted", "last_token_at", "left",
-        "notes", "peer", "request", "route", "status", "streamed", "task", "usage",
+        "letters", "notes", "peer", "request", "route", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
@@ -87,6 +87,8 @@ class Exchange:
         self.last_token_at: float | None = None
         self.chunks = 0
         """Pieces of the stream so far."""
+        self.letters = 0
+        """Characters that were generated."""
         self.usage: TokenUsage | None = None
         self.ignored: list[str] = []
         """Parameters that change nothing here; told in `x-miner-ignored-params`."""
@@ -141,6 +143,11 @@ class Exchange:
             self.first_token_at = now
         self.last_token_at = self.gateway.sign_at = now
         self.chunks += len(batch)
+        for chunk in batch:
+            if chunk.content is not None:
+                self.letters += len(chunk.content)
+            elif chunk.reasoning is not None:
+                self.letters += len(chunk.reasoning)
         usage = batch[-1].usage
         if usage is not None:
             several = self.call is not None and len(self.call.arguments) > 1

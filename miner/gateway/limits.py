@@ -1,23 +1,26 @@
 """Limits: what each client may use a minute and at once, and turns at the backend for all of them together.
 
-Rates are looked at before the body is read. Tokens are paid for when they are known, so the last request before the
-limit may overdraw; the next one waits until the debt is gone.
+Rates are looked at before the body is read. What a request may use in tokens is reserved before the backend is asked,
+and settled when it is known what it did use: only the last request before the limit may overdraw, however many come at
+once, and the next one waits until the debt is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from miner.core._typing import override
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
+from miner.gateway.charges import Charge, expected, used, weight_of
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import ANYBODY, NOBODY, OPERATOR, Exchange
 from miner.gateway.keys import KeyCaller, Limits
-from miner.gateway.rates import Account, Accounts, Bucket, subject_of, told_usage
+from miner.gateway.rates import Account, Accounts, Bucket, subject_of
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 from miner.gateway.turns import QueueFullError, Turns
@@ -30,6 +33,19 @@ __all__ = ["Limiter"]
 
 _UNTOLD_TURNS = 256
 """Turns at a backend that says nothing of how many it can work on: as many as vLLM takes by itself."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a request has taken of its client's account."""
+
+    account: Account
+    limits: Limits
+    slots: int = 1
+    charge: Charge | None = None
+    """Tokens that it is expected to use; None until its body is read."""
+    reserved: int = 0
+    """Of those, no more than the whole limit."""
 
 
 class Limiter(Stage):
@@ -75,26 +91,29 @@ class Limiter(Stage):
         now = asyncio.get_running_loop().time()
         account = self._accounts.of(owner)
         if limits.concurrency is not None and account.running >= limits.concurrency:
-            raise _refused(f"There are {account.running} requests at once already; no more are allowed.", 1)
+            raise _refused(f"Rate limit exceeded: {limits.concurrency} requests at once.", 1)
         if limits.tokens is not None and exchange.request.method == "POST":
             self._check_tokens(account, limits.tokens, now)
         if limits.requests is not None:
             self._take_request(exchange, account, limits.requests, now)
         account.running += 1
-        exchange.notes["account"] = account
+        exchange.notes["account"] = _Held(account, limits)
 
     @override
     async def enter(self, exchange: Exchange, call: Call) -> None:
         notes = exchange.notes
         if "turn" in notes:
             return
+        held = notes.get("account")
+        if isinstance(held, _Held):
+            self._reserve(held, exchange, call)
         loop, turns = asyncio.get_running_loop(), self.turns
         if self._following is not None:
             turns.most = _turns_of(self._following)
         owner, came = str(notes["owner"]), loop.time()
         seconds = self._settings.serve_queue_timeout
         try:
-            weight = await turns.take(owner, len(call.arguments), seconds)
+            weight = await turns.take(owner, weight_of(call), seconds)
         except QueueFullError:
             raise self._overloaded("There are too many requests.") from None
         except TimeoutError:
@@ -111,11 +130,11 @@ class Limiter(Stage):
             owner, weight, since = turn
             self._usual_seconds += 0.1 * (asyncio.get_running_loop().time() - since - self._usual_seconds)
             self.turns.give_back(owner, weight)
-        account = notes.pop("account", None)
-        if isinstance(account, Account):
-            account.running -= 1
-            if account.tokens is not None:
-                account.tokens.use(_tokens_of(exchange))
+        held = notes.pop("account", None)
+        if isinstance(held, _Held):
+            held.account.running -= held.slots
+            if held.account.tokens is not None and held.charge is not None:
+                held.account.tokens.use(used(exchange, held.charge) - held.reserved)
 
     def _limits_of(self, caller: KeyCaller) -> Limits:
         """The key's own, else those of the file, else those of the settings."""
@@ -132,7 +151,23 @@ class Limiter(Stage):
         if bucket is None:
             bucket = account.tokens = Bucket(limit, now)
         if bucket.left(limit, now) <= 0:
-            raise _refused(f"More than {limit} tokens a minute were used.", bucket.seconds_until(1))
+            raise _refused(f"Rate limit exceeded: {limit} tokens per minute.", bucket.seconds_until(1))
+
+    def _reserve(self, held: _Held, exchange: Exchange, call: Call) -> None:
+        """Take what the body asks for beyond one request without tokens, which was looked at before it was read."""
+        account, limits = held.account, held.limits
+        if limits.concurrency is not None:
+            slots = min(weight_of(call), limits.concurrency)
+            if account.running - held.slots + slots > limits.concurrency:
+                raise _refused(f"Rate limit exceeded: {limits.concurrency} requests at once, each reply counted.", 1)
+            account.running += slots - held.slots
+            held.slots = slots
+        if limits.tokens is not None:
+            self._check_tokens(account, limits.tokens, asyncio.get_running_loop().time())
+            assert account.tokens is not None
+            held.charge = expected(exchange, call)
+            held.reserved = min(held.charge.total, limits.tokens)
+            account.tokens.use(held.reserved)
 
     def _take_request(self, exchange: Exchange, account: Account, limit: int, now: float) -> None:
         bucket = account.requests
@@ -144,7 +179,7 @@ class Limiter(Stage):
         headers["X-Ratelimit-Remaining-Requests"] = str(max(0, int(left) - 1))
         headers["X-Ratelimit-Reset-Requests"] = f"{bucket.seconds_until(limit):.0f}s"
         if left < 1:
-            raise _refused(f"More than {limit} requests a minute came.", bucket.seconds_until(1))
+            raise _refused(f"Rate limit exceeded: {limit} requests per minute.", bucket.seconds_until(1))
         bucket.use(1)
 
     def _overloaded(self, message: str) -> RefusedError:
@@ -159,16 +194,6 @@ def _turns_of(service: LLMService) -> int:
         service = service.next_asked
     silent = type(service).concurrency is LLMService.concurrency
     return _UNTOLD_TURNS if silent else max(1, service.concurrency)
-
-
-def _tokens_of(exchange: Exchange) -> int:
-    """What the request used. Where nobody told: what was sent, and four bytes a token."""
-    usage = told_usage(exchange)
-    if usage is not None:
-        return usage.prompt_tokens + usage.completion_tokens
-    if exchange.entered is None:
-        return 0
-    return (exchange.request.content_length or 0) // 4 + exchange.chunks
 
 
 def _refused(message: str, seconds: float) -> RefusedError:

@@ -59,6 +59,7 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Respon
     else:
         responses = await _respond_all(exchange, call)
         exchange.usage = total_usage(response.usage for response in responses)
+    exchange.letters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
     _note_ignored(exchange, responses)
     return json_response(exchange, dialect.whole(call, _head(exchange, call, responses), responses))
 

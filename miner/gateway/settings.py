@@ -62,9 +62,9 @@ class GatewaySettings(Settings):
     rate_limit_requests: int | None = Field(None, ge=1)
     """Requests a minute, for each key or (without keys) address; default: any number."""
     rate_limit_tokens: int | None = Field(None, ge=1)
-    """Tokens a minute, in and out together, for each key or address."""
+    """Tokens a minute, in and out together, for each key or address; max_tokens of what runs counts until it ends."""
     rate_limit_concurrency: int | None = Field(None, ge=1)
-    """Requests at once, for each key or address."""
+    """Requests at once, for each key or address; each reply (n) and each text to embed counts."""
 
     serve_admission_timeout: Seconds = 2.0
     """Seconds that each hook of `miner.admission` has to decide about a request."""

@@ -59,7 +59,7 @@ class AnthropicMessages:
         if asked.output_config is not None and asked.output_config.format is not None:
             arguments["response_format"] = _format(asked.output_config.format)
         arguments.update(_thoughts(asked, ignored))
-        return Call([arguments], asked.model, asked.stream, ignored, remote, asked)
+        return Call([arguments], asked.model, asked.stream, ignored, remote_images=remote, options=asked)
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A message in one piece."""

@@ -24,6 +24,8 @@ class Call:
     stream: bool = False
     ignored: list[str] = field(default_factory=list)
     """Fields that clients always send and that change nothing here: told in `x-miner-ignored-params`."""
+    items: int = 0
+    """Texts or documents, where it is not a generation."""
     remote_images: list[str] = field(default_factory=list)
     """Fields, as the client wrote them, whose images would have to be fetched."""
     options: Any = None

@@ -84,7 +84,7 @@ async def _vectors(exchange: Exchange, asked: _Body, texts: list[str]) -> Embedd
     if asked.options is not None:
         given = msgspec.structs.asdict(asked.options)
         exchange.ignored += [f"options.{name}" for name, value in given.items() if value is not None]
-    await exchange.enter(Call(arguments=[], model=model))
+    await exchange.enter(Call(arguments=[], model=model, items=len(texts)))
     if not texts:
         await exchange.gateway.service._usable_model(model)
         return EmbeddingResponse(data=[])

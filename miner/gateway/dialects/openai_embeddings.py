@@ -51,7 +51,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
         raise InvalidRequestError(
             f"encoding_format must be float or base64, not {asked.encoding_format!r}.", param="encoding_format"
         )
-    await exchange.enter(Call(arguments=[], model=asked.model))
+    await exchange.enter(Call(arguments=[], model=asked.model, items=len(texts)))
     made = await exchange.gateway.service.embed(texts, asked.model)
     if asked.dimensions not in (None, made.dimensions):
         raise UnsupportedFeatureError(

@@ -32,7 +32,7 @@ class OpenAIResponses:
         ignored = without_effect(asked)
         remote: list[str] = []
         arguments = service_arguments(asked, ignored, remote)
-        return Call([arguments], asked.model, bool(asked.stream), ignored, remote, asked)
+        return Call([arguments], asked.model, bool(asked.stream), ignored, remote_images=remote, options=asked)
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `response`."""

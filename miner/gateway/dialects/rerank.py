@@ -45,7 +45,7 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
     if not asked.query or not texts or len(texts) > MAX_DOCUMENTS:
         raise InvalidRequestError(f"query and 1 to {MAX_DOCUMENTS} documents are needed.", param="documents")
     service = exchange.gateway.service
-    await exchange.enter(Call(arguments=[], model=asked.model))
+    await exchange.enter(Call(arguments=[], model=asked.model, items=len(texts)))
     try:
         made = await service.rerank(asked.query, texts, asked.model, asked.top_n)
     except UnsupportedFeatureError as error:
