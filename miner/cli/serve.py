@@ -47,7 +47,8 @@ def add_parser(subparsers: Any) -> None:
     add("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
     add("--allow-unauthenticated", action="store_true", help="serve others than this machine without keys")
-    add("--log", metavar="FORM", help="access log: text, json or off (MINER_SERVE_LOG)")
+    add("--log", metavar="FORM", help="log as text or json; off: no lines of requests (MINER_SERVE_LOG, text)")
+    add("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical (MINER_LOG_LEVEL, info)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
             'Install it with `pip install "llm-service-backends[serve]"`.'
         ) from error
 
-    given = {"serve_host": args.host, "serve_port": args.port, "serve_log": args.log}
+    given = {"serve_host": args.host, "serve_port": args.port, "serve_log": args.log, "log_level": args.log_level}
+    if getattr(args, "debug", False) and args.log_level is None:
+        given["log_level"] = "debug"
     if args.allow_unauthenticated:
         given["serve_allow_unauthenticated"] = True
     settings = GatewaySettings(**{name: value for name, value in given.items() if value is not None})

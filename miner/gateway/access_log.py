@@ -1,59 +1,61 @@
-"""Access log: one line for each request, on standard error, as text or JSON. Keys never, prompts only when asked."""
+"""Access log: one line for each request. Keys never, prompts only when asked."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+import logging
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from miner.core._typing import override
 from miner.gateway.errors import failure_of
 from miner.gateway.exchange import Exchange
-from miner.gateway.log_writer import LogWriter
+from miner.gateway.log_format import word
 from miner.gateway.rates import told_usage
 from miner.gateway.stages import Stage
 
 if TYPE_CHECKING:
     from miner.core.wire import LLMChunk
-    from miner.gateway.gateway import Gateway
 
 __all__ = ["AccessLog", "PromptLog"]
+
+logger = logging.getLogger("miner.access")
 
 _LONGEST_NAME = 200
 _LONGEST_TEXT = 64 * 1024
 """Characters of a prompt or a reply in the log."""
-_PLAIN = re.compile(r"[\w.:/@{}+*,\[\]-]+", re.ASCII)
 
 
 class AccessLog(Stage):
-    """Writes the lines; a log that cannot be written breaks no request."""
+    """Logs the lines, as infos of the logger `miner.access`.
 
-    def __init__(self, form: Literal["text", "json"], *, prompts: bool = False, fd: int = 2) -> None:
-        self._render = _as_json if form == "json" else _as_text
+    Args:
+        prompts: with the prompts.
+    """
+
+    def __init__(self, *, prompts: bool = False) -> None:
         self._prompts = prompts
-        self._writer = LogWriter(fd)
-
-    @override
-    async def stop(self, gateway: Gateway) -> None:
-        await self._writer.close()
 
     @override
     def leave(self, exchange: Exchange) -> None:
-        told = _facts(exchange)
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        head, fields = _facts(exchange)
         if self._prompts:
-            told.update(_texts(exchange))
-        self._writer.write(self._render(told))
+            fields.update(_texts(exchange))
+        message = " ".join(word(value) for value in head.values())
+        # Not `logger.info`: that looks for the line of code that called it, for each request.
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
+        record.head, record.fields = head, fields
+        logger.handle(record)
 
 
 class PromptLog(AccessLog):
     """The same with prompts and replies. Of its own, so that others pay nothing for each batch."""
 
-    def __init__(self, form: Literal["text", "json"], *, fd: int = 2) -> None:
-        super().__init__(form, prompts=True, fd=fd)
+    def __init__(self) -> None:
+        super().__init__(prompts=True)
 
     @override
     def batch(self, exchange: Exchange, batch: list[LLMChunk]) -> None:
@@ -62,20 +64,21 @@ class PromptLog(AccessLog):
             kept.extend(chunk.content for chunk in batch if chunk.content)
 
 
-def _facts(exchange: Exchange) -> dict[str, Any]:
-    """What is known of a request, in the order of the line. None stands for what there is not."""
+def _facts(exchange: Exchange) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is known of a request: what every line has, then the rest. None stands for what there is not."""
     now = asyncio.get_running_loop().time()
     usage, call, began = told_usage(exchange), exchange.call, exchange.began
     route = exchange.route
     unmatched = route.method == "*"
     first, waited = exchange.first_token_at, exchange.notes.get("waited")
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    head = {
         "address": exchange.peer,
         "key": exchange.caller.name,
         "method": exchange.request.method[:20] if unmatched else route.method,
         "route": exchange.request.path[:_LONGEST_NAME] if unmatched else route.path,
         "status": exchange.status or 200,
+    }
+    fields = {
         "model": call.model[:_LONGEST_NAME] if call is not None and call.model else None,
         "stream": exchange.streamed or None,
         "tokens_in": usage.prompt_tokens if usage is not None else None,
@@ -87,6 +90,7 @@ def _facts(exchange: Exchange) -> dict[str, Any]:
         "error": failure_of(exchange.error).code if exchange.error is not None else None,
         "id": exchange.id,
     }
+    return head, fields
 
 
 def _rounded(seconds: float) -> float:
@@ -105,23 +109,3 @@ def _texts(exchange: Exchange) -> dict[str, Any]:
     if isinstance(kept, list):
         told["reply"] = "".join(kept)[:_LONGEST_TEXT]
     return told
-
-
-def _as_json(told: dict[str, Any]) -> bytes:
-    return json.dumps({name: value for name, value in told.items() if value is not None}).encode() + b"\n"
-
-
-def _as_text(told: dict[str, Any]) -> bytes:
-    """`time address key method route status`, then `name=value`. What is no plain word is quoted as in JSON."""
-    words = [_word(told[name]) for name in ("time", "address", "key", "method", "route", "status")]
-    words += [
-        name if value is True else f"{name}={_word(value)}"
-        for name, value in list(told.items())[6:]
-        if value is not None
-    ]
-    return " ".join(words).encode() + b"\n"
-
-
-def _word(value: Any) -> str:
-    text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -129,7 +129,7 @@ def default_stages(settings: GatewaySettings) -> list[Stage]:
     # `leave` goes the other way: turns are given back first, and whoever watches sees it all.
     stages: list[Stage] = [Metrics(limiter), Hosts(settings), access, limiter]
     if settings.serve_log != "off":
-        stages.insert(0, (PromptLog if settings.serve_log_prompts else AccessLog)(settings.serve_log))
+        stages.insert(0, PromptLog() if settings.serve_log_prompts else AccessLog())
     tracing = make_tracing()
     if tracing is not None:
         stages.insert(0, tracing)

@@ -7,17 +7,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["announce", "give_up_unwritten", "open_missing"]
-
-
-def announce(text: str) -> None:
-    """Say a line, if somebody can hear it."""
-    if sys.stderr is None:
-        return
-    try:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:
-        pass  # full disk, closed pipe
+__all__ = ["give_up_unwritten", "open_missing"]
 
 
 def open_missing() -> None:

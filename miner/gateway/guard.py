@@ -14,6 +14,7 @@ from miner.gateway.exchange import NOBODY, Exchange
 from miner.gateway.fault_log import log_fault
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import Interruptible
+from miner.gateway.log_format import current_request
 from miner.gateway.routes import Route
 
 __all__ = ["guarded"]
@@ -26,6 +27,7 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
     async def serve(request: web.Request) -> web.StreamResponse:
         exchange = Exchange(gateway, route, request)
         gateway.present.add(exchange)
+        current_request.set(exchange)  # of this task, which is the request's own
         try:
             # The last line: no client sees a traceback, and no other request suffers.
             with Contained(), Interruptible(exchange):

@@ -16,10 +16,11 @@ from aiohttp import web
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
-from miner.gateway.console import announce, give_up_unwritten, open_missing
+from miner.gateway.console import give_up_unwritten, open_missing
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import interrupt
 from miner.gateway.listening import BACKLOG, listen, refuse_open_address, shown
+from miner.gateway.server_log import server_log
 from miner.gateway.settings import GatewaySettings
 
 __all__ = ["make_runner", "run", "serve"]
@@ -58,18 +59,19 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
         ConfigError: an address without keys, or one that cannot be had.
     """
     open_missing()
-    refuse_open_address(settings)
-    _allow_many_connections()
-    service = make_service()
-    app = create_app(service, settings)
-    sockets = listen(settings)
+    with server_log("json" if settings.serve_log == "json" else "text", settings.log_level):
+        refuse_open_address(settings)
+        _allow_many_connections()
+        service = make_service()
+        app = create_app(service, settings)
+        sockets = listen(settings)
 
-    def told() -> None:
-        for one in sockets:
-            announce(f"miner: serving {service.name} at {shown(one)}")
+        def told() -> None:
+            for one in sockets:
+                logger.info("Serving at %s with %s.", shown(one), service.name)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(app, sockets, told=told))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(serve(app, sockets, told=told))
 
 
 def _allow_many_connections() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 
 from miner.config.base import Settings
 from miner.config.values import PathText, Seconds
 
-__all__ = ["GatewaySettings"]
+__all__ = ["GatewaySettings", "LogLevel"]
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error", "critical"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
 
 
 class GatewaySettings(Settings):
@@ -79,7 +84,9 @@ class GatewaySettings(Settings):
     serve_metrics: Literal["admin", "key", "open"] = "admin"
     """Who may read /metrics: who has the admin right, whoever has a key, or anybody."""
     serve_log: Literal["text", "json", "off"] = "text"
-    """Form of the access log."""
+    """Form of all lines of the server's log; off: text, and no line for each request."""
+    log_level: LogLevel = "info"
+    """The least that the server logs: debug, info, warning, error or critical. A request's line is an info."""
     serve_log_prompts: bool = False
     """Write prompts and replies to the log."""
 

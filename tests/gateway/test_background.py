@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 
 import aiohttp
 import pytest
@@ -16,6 +16,7 @@ from miner.gateway.gateway import Gateway
 from miner.gateway.key_store import KeyStore
 from miner.gateway.keys import KeyFile, key_path, write_keys
 from miner.gateway.open_stream import OpenStream
+from miner.gateway.server_log import server_log
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.gateway.test_access import entry, header, status_of, until
 from tests.gateway.test_reply import CHAT, Scripted, never
@@ -202,12 +203,21 @@ async def _first_bytes(served, body):
         return await answer.content.readany()
 
 
-async def test_nothing_blocks_the_event_loop(no_blocking_calls, monkeypatch):
-    # The handlers of pytest itself write to a file.
-    monkeypatch.setattr(logging.getLogger("miner.gateway"), "handlers", [logging.NullHandler()])
-    monkeypatch.setattr(logging.getLogger("miner.gateway"), "propagate", False)
+async def test_nothing_blocks_the_event_loop(no_blocking_calls, tmp_path):
     path = key_path(None)
+    fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     await asyncio.to_thread(write_keys, path, KeyFile(keys=[entry("a", admin=True)]))
+    log = server_log("text", "debug", fd=fd)
+    await asyncio.to_thread(log.__enter__)  # before the loop and after it, where the server runs
+    try:
+        await _use_everything(path)
+    finally:
+        await asyncio.to_thread(log.__exit__, None, None, None)
+    os.close(fd)
+    assert "The keys have changed" in (tmp_path / "log").read_text()
+
+
+async def _use_everything(path):
     async with StubServer(models=["m"]) as engine:
         service = VLLMService(config(default_model="m", vllm_api_base=engine.v1))
         async with serving(service, serve_preload=True) as served, aiohttp.ClientSession() as session:

@@ -13,6 +13,7 @@ from miner.errors import ConfigError
 from miner.gateway.access_log import AccessLog
 from miner.gateway.app import create_app, default_stages
 from miner.gateway.proxies import TrustedProxies
+from miner.gateway.server_log import server_log
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.gateway.test_limits import ask
@@ -98,9 +99,11 @@ async def test_whose_address_is_counted(trusted, headers, address, tmp_path):
     fd = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     settings = {"serve_trusted_proxies": trusted, "rate_limit_requests": 2}
     rest = default_stages(GatewaySettings(_env_file=None, serve_log="off", **settings))
-    async with serving(Parrot(config()), stages=[AccessLog("json", fd=fd), *rest], **settings) as served:
-        assert [(await ask(served, headers)).status for _ in range(3)] == [200, 200, 429]
-    told = [json.loads(line)["address"] for line in (tmp_path / "log").read_text().splitlines()]
+    with server_log("json", "info", fd=fd):
+        async with serving(Parrot(config()), stages=[AccessLog(), *rest], **settings) as served:
+            assert [(await ask(served, headers)).status for _ in range(3)] == [200, 200, 429]
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = [line["address"] for line in lines if line["logger"] == "miner.access"]
     os.close(fd)
     assert told[:3] == [address] * 3
 

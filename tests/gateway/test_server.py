@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -69,6 +70,39 @@ async def test_a_port_that_is_taken(tmp_path):
         async with miner_serve("--port", str(taken.getsockname()[1]), tmp_path=tmp_path) as server:
             assert await server.ended() == 2
         assert "cannot be listened on" in server.said
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+async def test_every_line_of_the_log_has_one_form(form, tmp_path):
+    engine = StubServer(reply=faults.reset(["Hel"]))
+    async with (
+        engine,
+        miner_serve(
+            "--port", "0", "--log", form, "--log-level", "DEBUG", tmp_path=tmp_path, VLLM_API_BASE=engine.v1,
+            MINER_MAX_RETRIES="0", MINER_SERVE_PRELOAD="false", MINER_LLM_FALLBACKS="nosuch",
+        ) as server,
+    ):  # fmt: skip
+        await server.until_serving()
+        async with post(server, {**CHAT, "stream": False}, headers={"x-request-id": "mine"}) as answer:
+            assert answer.status >= 500
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+    lines = server.said.splitlines()
+    if form == "json":
+        told = [json.loads(line) for line in lines]
+        assert all({"time", "level", "logger", "message"} <= set(one) for one in told)
+        assert {one["level"] for one in told} >= {"info", "warning"}
+        assert sum(one["logger"] == "miner.gateway" and one.get("id") == "mine" for one in told) == 1
+    else:
+        assert all(re.match(r"\S+Z (DEBUG|INFO|WARNING) [\w.]+ ", line) for line in lines)
+        assert sum(" WARNING miner.gateway " in line and "id=mine" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("level", ["loud", "WARN"])
+async def test_a_level_that_there_is_not(level, tmp_path):
+    async with miner_serve("--log-level", level, tmp_path=tmp_path) as server:
+        assert await server.ended() == 2
+    assert "'debug', 'info', 'warning', 'error' or 'critical'" in server.said
 
 
 async def test_sigterm_lets_streams_finish_and_says_not_ready_at_once(tmp_path):
