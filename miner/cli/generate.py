@@ -33,9 +33,9 @@ The answer alone goes to standard output. Notices, such as that it was cut at
 first word, if standard error is a terminal. Ctrl-C stops the engine at once.
 
 With --json standard output holds one object: content, reasoning, finish_reason,
-stop_sequence, usage (null where the engine sends none), timings (seconds), model,
-backend, context_exhausted; after a failure error (type, code, message, hint,
-exit_code) and content, what had arrived.
+stop_sequence, usage (null where the engine sends none), timings (seconds),
+model, backend, context_exhausted; after a failure error (type, code, message,
+hint, exit_code) and content, what had arrived.
 
 {EXIT_STATUS}"""
 _CONTEXT_HINTS = {
