@@ -156,13 +156,14 @@ HEAVY = {
     "jsonschema_rs",
     "yaml",
     "httpx",
+    "httptools",
     "openai",
     *ENGINES,
 }
 
 
 def test_the_packages_that_must_not_be_loaded_are_here_to_be_loaded():
-    for name in ("pydantic_settings", "jsonschema_rs", "xllamacpp", "aiohttp"):
+    for name in ("pydantic_settings", "jsonschema_rs", "xllamacpp", "aiohttp", "httptools"):
         assert find_spec(name) is not None
 
 

@@ -99,4 +99,6 @@ async def nothing_left() -> None:
 def _of_server(task: asyncio.Task[Any]) -> bool:
     """Whether a task belongs to a test server and not to the product."""
     code = getattr(task.get_coro(), "cr_code", None)
-    return (code is not None and "/tests/servers/" in code.co_filename) or "StreamReaderProtocol" in repr(task)
+    return (code is not None and "/tests/servers/" in code.co_filename) or any(
+        word in repr(task) for word in ("StreamReaderProtocol", "StreamWriter")
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import cast
 
 from miner.core._typing import override
 from miner.core.transport.framing import FramingError
-from miner.core.transport.http1 import MAX_HEAD_BYTES, Body, BrokenOffError, Head, Sized, body_of, parse_head
+from miner.core.transport.http1 import BrokenOffError, Head, Response
 
 __all__ = ["ClosedHereError", "Connection"]
 
@@ -45,7 +45,9 @@ class Connection(asyncio.Protocol):
         self._waits_since = 0.0
         self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._body: Body = Sized(0)
+        self._response: Response | None = None
+        self._content = b""
+        """What came with the head."""
         self._lingers: Callable[[Connection], None] | None = None
         self.keeps = False
         """Whether the server takes another request after this answer."""
@@ -83,6 +85,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self._wake()
         self._on_end(self)
+        if self._response is not None and not self._arrived:
+            self._response.drop()
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -112,32 +116,16 @@ class Connection(asyncio.Protocol):
         if self._over or self.transport.is_closing():
             raise self._broken()
         self.transport.write(request)
-        raw = b""
-        while True:
+        self._response = response = Response()
+        while response.head is None:
             while not self._arrived:
                 if self._over:
                     raise self._broken()
                 await self._wait()
             self.answered = True
-            raw += self._take()
-            while (end := raw.find(b"\r\n\r\n")) >= 0:
-                head = parse_head(raw[:end])
-                raw = raw[end + 4 :]
-                if head.status == 101:
-                    raise FramingError("an answer that changes the protocol")
-                if head.status >= 200:
-                    self._begin_body(head, raw)
-                    return head
-                # An interim answer: the real one follows.
-            if len(raw) > MAX_HEAD_BYTES or not b"HTTP/".startswith(raw[:5]):
-                raise FramingError(f"not an HTTP/1.1 answer: {raw[:80]!r}")
-
-    def _begin_body(self, head: Head, raw: bytes) -> None:
-        self._body = body_of(head)
-        self.keeps = head.keeps
-        if raw:
-            self._arrived.insert(0, raw)
-            self._size += len(raw)
+            self._content = response.feed(self._take())
+        self.keeps = response.head.keeps
+        return response.head
 
     async def read(self) -> bytes:
         """What has arrived of the body, at least one byte; b"" at its end.
@@ -148,21 +136,27 @@ class Connection(asyncio.Protocol):
             ClosedHereError: it was closed on this side before that.
             FramingError: the body is not in its form.
         """
-        body = self._body
-        while not body.done:
+        response = self._response
+        assert response is not None
+        if self._content:
+            content, self._content = self._content, b""
+            return content
+        while not response.done:
             if self._arrived:
-                content = body.feed(self._take())
+                content = response.feed(self._take())
                 if content:
                     return content
+            elif response.fault is not None:
+                raise response.fault
             elif self._over:
-                self._end_body()
+                self._end_body(response)
             else:
                 await self._wait()
         return b""
 
-    def _end_body(self) -> None:
+    def _end_body(self, response: Response) -> None:
         try:
-            self._body.end()
+            response.end()
         except BrokenOffError as error:
             raise self._broken() from error
         if self._closed_here:  # a body that ends with its connection has not ended so
@@ -178,9 +172,12 @@ class Connection(asyncio.Protocol):
         Raises:
             FramingError: the body is not in its form.
         """
-        if self._arrived and not self._body.done:
-            self._body.feed(self._take())
-        return self._body.done and not self._body.rest and not self._arrived
+        response = self._response
+        if response is None:
+            return False
+        if self._arrived and not response.done:
+            response.feed(self._take())
+        return response.done and not response.extra and not self._arrived
 
     def linger(self, then: Callable[[Connection], None]) -> None:
         """The message in the body is over, and only the mark of the body's end is not here yet: `then` is called when
@@ -200,7 +197,7 @@ class Connection(asyncio.Protocol):
             if self.finished:
                 self._lingers = None
                 then(self)
-            elif self._over or self._arrived or self._body.done:
+            elif self._over or self._arrived or (self._response is not None and self._response.done):
                 self.abort()
         except FramingError:
             self.abort()

@@ -1,27 +1,25 @@
-"""HTTP/1.1 answers (RFC 9112) as bytes: their head, and the ways a body says where it ends. Pure: no I/O.
+"""HTTP/1.1 responses (RFC 9112) out of bytes, by llhttp (`httptools`), and what an engine's client adds to it. No I/O.
 
 An engine's stream is a chunk for each token, so that reading chunks is most of what reading a stream costs.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Final, Protocol
+import functools
+from types import ModuleType
+from typing import Any, Final
 
 from miner.core._typing import override
 from miner.core.transport.framing import FramingError
 
-__all__ = ["Body", "BrokenOffError", "Chunked", "Head", "Headers", "Sized", "UntilClosed", "body_of", "parse_head"]
+__all__ = ["MAX_BARE_BYTES", "BrokenOffError", "Head", "Headers", "Response"]
 
-MAX_HEAD_BYTES: Final = 64 * 1024
-_MAX_CHUNK_LINE = 4096
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
-_BETWEEN_CHUNKS = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})\r\n")
+MAX_BARE_BYTES: Final = 64 * 1024
+"""Bytes without content at most: of a head, of a chunk's extensions, of trailers."""
 
 
 class BrokenOffError(ConnectionError):
-    """The connection ended before the answer did."""
+    """The connection ended before the response did."""
 
 
 class Headers(dict[str, str]):
@@ -43,7 +41,7 @@ class Headers(dict[str, str]):
 
 
 class Head:
-    """The first lines of an answer."""
+    """The first lines of a response."""
 
     __slots__ = ("headers", "keeps", "status")
 
@@ -54,177 +52,120 @@ class Head:
         """Whether the server will take another request on the connection."""
 
 
-def parse_head(raw: bytes) -> Head:
-    """Read a head, without the empty line that ends it.
+@functools.cache
+def _httptools() -> ModuleType:
+    """Imported with the first response: `import miner` is no slower for it."""
+    import httptools
 
-    Raises:
-        FramingError: it is none.
-    """
-    lines = raw.split(b"\r\n")
-    first = _STATUS_LINE.fullmatch(lines[0])
-    if first is None:
-        raise FramingError(f"not an HTTP/1.1 answer: {lines[0][:80]!r}")
-    headers = Headers()
-    for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon or not name or name[-1:].isspace() or name[:1].isspace() or b"\n" in line or b"\r" in line:
-            raise FramingError(f"not an HTTP header: {line[:80]!r}")
-        key, text = name.decode("latin-1").lower(), value.strip(b" \t").decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
-    connection = headers.get("connection") or ""
-    return Head(int(first[2]), headers, keeps=first[1] == b"1" and "close" not in connection.lower())
+    return httptools
 
 
-class Body(Protocol):
-    """What is inside a body, out of the bytes on the wire."""
+class Response:
+    """One response, fed with what arrives. The parser calls its `on_...` methods."""
 
-    done: bool
-    """Its end has come."""
-    rest: bytes
-    """What came behind its end: nothing, on an orderly connection."""
-
-    def feed(self, data: bytes) -> bytes:
-        """The content in these bytes; FramingError if they break the form."""
-
-    def end(self) -> None:
-        """The connection has ended; BrokenOffError if the body had not."""
-
-
-def body_of(head: Head) -> Body:
-    """How this answer's body says where it ends.
-
-    Raises:
-        FramingError: it says nothing that can be understood.
-    """
-    coding = head.headers.get("transfer-encoding")
-    if coding is not None:
-        if coding.lower() != "chunked":
-            raise FramingError(f"a body in transfer-encoding {coding[:40]!r}")
-        return Chunked()
-    if head.status in (204, 304):
-        return Sized(0)
-    length = head.headers.get("content-length")
-    if length is None:
-        return UntilClosed()
-    if not (length.isascii() and length.isdecimal()) or len(length) > 15:
-        raise FramingError(f"a content-length of {length[:40]!r}")
-    return Sized(int(length))
-
-
-class Sized:
-    """A body whose length is known."""
-
-    __slots__ = ("_left", "done", "rest")
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.done = not length
-        self.rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """See Body."""
-        if len(data) > self._left:
-            data, self.rest = data[: self._left], data[self._left :]
-        self._left -= len(data)
-        self.done = not self._left
-        return data
-
-    def end(self) -> None:
-        """See Body."""
-        if not self.done:
-            raise BrokenOffError(f"the connection was closed with {self._left} bytes to come")
-
-
-class UntilClosed:
-    """A body that ends with its connection."""
-
-    __slots__ = ("done", "rest")
+    __slots__ = (
+        "_bare", "_content", "_headers", "_parser", "_pieces", "_until_closed",
+        "done", "extra", "fault", "head", "on_body",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.head: Head | None = None
+        """None until it has come; interim ones (1xx) are passed over."""
         self.done = False
-        self.rest = b""
+        """The end of the body has come."""
+        self.extra = False
+        """Something came behind its end: nothing does, on an orderly connection."""
+        self.fault: FramingError | None = None
+        """What was wrong behind the content that was given last: raised with the next bytes, or by who looks here."""
+        self._headers = Headers()
+        self._until_closed = False
+        self._bare = 0
+        self._pieces: int | None = None
+        """How many pieces of content there were at the end."""
+        self._content: list[bytes] = []
+        self.on_body = self._content.append
+        parser = _httptools().HttpResponseParser(self)
+        self._parser: Any = parser
+        # Servers that pad sizes of chunks, and proxies that leave a content-length beside the chunks, are understood.
+        parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_spaces_after_chunk_size=True)
 
     def feed(self, data: bytes) -> bytes:
-        """See Body."""
-        return data
+        """The content in these bytes, in one piece.
+
+        Raises:
+            FramingError: they are no HTTP response. Content before the fault is given first.
+        """
+        parser = self._parser
+        if self.fault is not None:
+            raise self.fault
+        if parser is None:
+            self.extra = True
+            return b""
+        try:
+            parser.feed_data(data)
+        except (_httptools().HttpParserError, _httptools().HttpParserUpgrade) as error:
+            if self.done:
+                self.extra = True
+            elif self.fault is None:
+                where = "an HTTP/1.1 response" if self.head is None else "the body of a response"
+                self.fault = FramingError(f"not {where}: {str(error).lower()}: {data[:80]!r}")
+        content = self._content
+        if self.done:
+            self.drop()
+            del content[self._pieces :]
+        if content:
+            joined = content[0] if len(content) == 1 else b"".join(content)
+            content.clear()
+            self._bare = 0
+            return joined
+        if self.fault is not None:
+            raise self.fault
+        self._bare += len(data)
+        if self._bare > MAX_BARE_BYTES and not self.done:
+            what = "an HTTP/1.1 response" if self.head is None else "the body of a response"
+            raise FramingError(f"not {what}: more than {MAX_BARE_BYTES} bytes without content: {data[:80]!r}")
+        return b""
 
     def end(self) -> None:
-        """See Body."""
-        self.done = True
-
-
-class Chunked:
-    """A body in chunks, each with its size before it."""
-
-    __slots__ = ("_held", "_left", "_trailers", "done", "rest")
-
-    def __init__(self) -> None:
-        self._held = b""
-        """A line that is not complete."""
-        self._left = 0
-        """Bytes of the running chunk that have not come, with its line end."""
-        self._trailers = False
-        self.done = False
-        self.rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """See Body."""
-        if self._held:
-            data, self._held = self._held + data, b""
-        out: list[bytes] = []
-        at = 0 if self._left or self._trailers else self._whole_chunks(data, out)
-        while at < len(data):
-            if self._left:
-                at = self._go_on(data, at, out)
-                continue
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                self._held = data[at:]
-                if len(self._held) > _MAX_CHUNK_LINE:
-                    raise FramingError(f"not the size of a chunk: {self._held[:40]!r}")
-                break
-            line, at = data[at:end], end + 2
-            if self._trailers:
-                if not line:
-                    self.done, self.rest = True, data[at:]
-                    break
-                continue  # a trailer, which nobody reads
-            size = _CHUNK_SIZE.fullmatch(line)
-            if size is None:
-                raise FramingError(f"not the size of a chunk: {line[:40]!r}")
-            length = int(size[1], 16)
-            if length:
-                self._left = length + 2
-            else:
-                self._trailers = True
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _whole_chunks(self, data: bytes, out: list[bytes]) -> int:
-        """The short way: all chunks but the last of a read, in one go. Returns where the long way has to go on."""
-        parts = _BETWEEN_CHUNKS.split(b"\r\n" + data)
-        sizes, chunks = parts[1:-2:2], parts[2:-2:2]
-        lengths = [len(chunk) for chunk in chunks]
-        # A chunk may hold what looks like the next one's size: the lengths tell.
-        if parts[0] or not chunks or lengths != [int(size, 16) for size in sizes] or 0 in lengths:
-            return 0
-        out += chunks
-        return len(data) - len(parts[-2]) - 2 - len(parts[-1])
-
-    def _go_on(self, data: bytes, at: int, out: list[bytes]) -> int:
-        """Take what has come of the running chunk, and its line end."""
-        content = min(self._left - 2, len(data) - at)
-        if content > 0:
-            out.append(data[at : at + content])
-            self._left -= content
-            at += content
-        while self._left in (1, 2) and at < len(data):
-            if data[at] != b"\r\n"[2 - self._left]:
-                raise FramingError(f"a chunk of another size than it says: {data[at : at + 40]!r}")
-            self._left -= 1
-            at += 1
-        return at
-
-    def end(self) -> None:
-        """See Body."""
+        """The connection has ended; BrokenOffError if the response had not."""
+        if self._until_closed:
+            self.done = True
         if not self.done:
             raise BrokenOffError("the connection was closed")
+
+    def drop(self) -> None:
+        """Nothing more is fed. The parser and this hold each other, which only the garbage collector would end."""
+        self._parser = None
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        self.extra = self.done
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self._headers
+        key, text = name.decode("latin-1").lower(), value.rstrip(b" \t").decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        if self.done:
+            return
+        headers, self._headers = self._headers, Headers()
+        status, version = self._parser.get_status_code(), self._parser.get_http_version()
+        coding = headers.get("transfer-encoding")
+        if version not in ("1.1", "1.0") or not 100 <= status <= 599:
+            self.fault = FramingError(f"not an HTTP/1.1 response: HTTP/{version} {status}")
+        elif status == 101:
+            self.fault = FramingError("a response that changes the protocol")
+        elif status < 200:
+            return
+        elif coding is not None and coding.lower() != "chunked":
+            self.fault = FramingError(f"a body in transfer-encoding {coding[:40]!r}")
+        self._until_closed = coding is None and "content-length" not in headers and status not in (204, 304)
+        closes = version == "1.0" or "close" in (headers.get("connection") or "").lower()
+        self.head = Head(status, headers, keeps=not closes)
+
+    def on_message_complete(self) -> None:
+        if self.head is not None and not self.done:
+            self.done = True
+            self._pieces = len(self._content)
