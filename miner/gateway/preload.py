@@ -7,7 +7,8 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from miner.errors import BackendError, MinerError, UnsupportedFeatureError
+from miner.core.llms.malformed import LostReplyError, MalformedReplyError
+from miner.errors import BackendError, MinerError, OutputValidationError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
@@ -31,6 +32,8 @@ async def preload(gateway: Gateway) -> None:
         try:
             gateway.loading = "the default model is being loaded"
             await _one_token(gateway.service)
+        except (LostReplyError, MalformedReplyError, OutputValidationError):
+            break  # whatever a model writes, its engine serves
         except BackendError as error:
             gateway.loading = f"the default model could not be loaded yet: {error.message}"
             logger.warning("The default model could not be loaded: %s Trying again in %.1f s.", error, pause)

@@ -36,9 +36,16 @@ class Fitted(msgspec.Struct):
 
 
 class Template:
-    """The chat template of one running server."""
+    """The chat template of one running server.
 
-    def __init__(self, *, declares_tools: bool = True, takes_system: bool = True) -> None:
+    Args:
+        asked: the server is llama.cpp's own, which can be asked; another gets what the client sent until it refuses.
+        declares_tools: it tells the model of tools (`chat_template_caps`).
+        takes_system: it has a system role.
+    """
+
+    def __init__(self, *, asked: bool = True, declares_tools: bool = True, takes_system: bool = True) -> None:
+        self._asked = asked
         # llama.cpp puts a system message into whatever comes first where the template has no such role.
         self._limits: dict[str, bool] = {} if takes_system else {"system": True}
         self._declares_tools = declares_tools
@@ -101,7 +108,7 @@ class Template:
             InvalidRequestError: nothing helps; names the message, and the template's rule in its own words.
         """
         strict = adapted(fitted.messages, ADAPTABLE)
-        if strict != fitted.messages and (await apply(_with(body, strict)))[0] == 200:
+        if strict != fitted.messages and (await apply(_with(body, strict)))[0] in (200, *_CANNOT_TELL):
             self._refused.add(frozenset(limits_met(fitted.messages)))
             return Fitted(strict, fitted.reads_calls, fitted.tells_tools)
         if "tools" in body and (await apply(_with(body, _PLAIN)))[0] != 200:
@@ -116,15 +123,20 @@ class Template:
 
     async def _has(self, limit: str, apply: Apply) -> bool:
         known = self._limits.get(limit)
+        if known is None and not self._asked:
+            return False
         if known is None:
             known = self._limits[limit] = await _probe(limit, apply)
         return known
 
 
+_CANNOT_TELL = (404, 405, 501)
+
+
 async def _probe(limit: str, apply: Apply) -> bool:
     body, words = _PROBES[limit]
     status, text = await apply(body)
-    if status in (404, 405, 501):
+    if status in _CANNOT_TELL:
         return False  # a server that cannot be asked: it gets what the client sent
     if limit == "schema":
         return status == 200  # a schema that is none was not even looked at

@@ -8,6 +8,7 @@ import msgspec
 
 from miner.core.llms.features import nearest_level
 from miner.core.llms.llamacpp_tools import force_call, is_forced
+from miner.core.llms.malformed import malformed_reply
 from miner.core.llms.nucleus import top_k_of
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest
@@ -61,6 +62,8 @@ class Props(msgspec.Struct):
     default_generation_settings: _GenerationSettings = msgspec.field(default_factory=_GenerationSettings)
     chat_template_caps: TemplateCaps = msgspec.field(default_factory=TemplateCaps)
     chat_template: str = ""
+    build_info: str | None = None
+    """llama.cpp's own server says it; others that speak its routes do not."""
     modalities: Modalities = msgspec.field(default_factory=Modalities)
 
     @classmethod
@@ -120,6 +123,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
 def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:
     """The exact error behind an answer; None where the status says enough."""
     text = body.message
+    if (malformed := malformed_reply(text, where, details)) is not None:
+        return malformed
     if body.type == "exceed_context_size_error":
         count, limit = body.fields.get("n_prompt_tokens"), body.fields.get("n_ctx")
         return ContextLengthError(

@@ -24,11 +24,13 @@ from miner.core.llms.features import refuse_unsupported
 from miner.core.llms.gate import Gate
 from miner.core.llms.llamacpp_emulated import calls_in_text
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
+from miner.core.llms.llamacpp_malformed import recovered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model
 from miner.core.llms.llamacpp_pull import pull_events
 from miner.core.llms.llamacpp_template import Fitted, Template, template_refusal
 from miner.core.llms.llamacpp_tools import as_calls, is_forced
 from miner.core.llms.llamacpp_wire import Props
+from miner.core.llms.malformed import LostReplyError, MalformedReplyError, Sent
 from miner.core.llms.openai_service import Endpoint, OpenAIService
 from miner.core.llms.stream import Batches
 from miner.core.llms.tools import tool_names
@@ -46,6 +48,12 @@ from miner.errors import (
 __all__ = ["LlamaCppService"]
 
 _PROPS_SECONDS = 30.0
+
+
+class _Applied(msgspec.Struct):
+    """What `/apply-template` answers."""
+
+    prompt: str
 
 
 class _Prepared(NamedTuple):
@@ -232,20 +240,56 @@ class LlamaCppService(OpenAIService):
     async def _generated(self, request: ChatRequest, http: HttpClient) -> Batches:
         """The reply to a request that has its slot."""
         prepared = await self._prepared(request, http, stream=True)
-        while True:
-            async with http.stream(prepared.path, msgspec.json.encode(prepared.body)) as answer:
-                if answer.status == 200:
-                    events = self._events(answer, request, http.origin)
-                    if is_forced(request):
-                        events = as_calls(events)
-                    elif prepared.fitted is not None and prepared.fitted.reads_calls:
-                        events = calls_in_text(events, tool_names(request.tools))
-                    async with aclosing(events) as batches:
-                        async for batch in batches:
-                            yield batch
-                    return
-                raw = await answer.read_all()
-            prepared = await self._refitted(prepared, request, http, answer.status, raw)
+        events = self._parsed(prepared, request, http)
+        if is_forced(request):
+            events = as_calls(events)
+        elif prepared.fitted is not None and prepared.fitted.reads_calls:
+            events = calls_in_text(events, tool_names(request.tools))
+        async with aclosing(events) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _parsed(self, prepared: _Prepared, request: ChatRequest, http: HttpClient) -> Batches:
+        """The reply as llama.cpp parses it; as the model wrote it where it cannot."""
+        sent = Sent()
+        try:
+            while True:
+                async with http.stream(prepared.path, msgspec.json.encode(prepared.body)) as answer:
+                    if answer.status == 200:
+                        async with aclosing(sent.noted(self._events(answer, request, http.origin))) as events:
+                            async for batch in events:
+                                yield batch
+                        return
+                    raw = await answer.read_all()
+                prepared = await self._refitted(prepared, request, http, answer.status, raw)
+        except (MalformedReplyError, LostReplyError) as error:
+            if prepared.fitted is None:
+                raise
+            failure = error
+        rest = recovered(
+            request, prepared.body, sent, failure,
+            apply=partial(self._apply_template, http),
+            count=partial(self._tokens_of, http),
+            complete=partial(self._written_after, http),
+        )  # fmt: skip
+        async with aclosing(rest) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _written_after(self, http: HttpClient, request: ChatRequest) -> Batches:
+        """The reply to a verbatim prompt."""
+        path, body = self._body(request, stream=True)
+        async with http.stream(path, msgspec.json.encode(body)) as answer:
+            if answer.status != 200:
+                raise self._error(answer.status, await answer.read_all(), request, http.origin)
+            async with aclosing(self._events(answer, request, http.origin)) as events:
+                async for batch in events:
+                    yield batch
+
+    async def _tokens_of(self, http: HttpClient, text: str) -> int:
+        body = {"content": text, "add_special": False}
+        reply = await http.request("POST", "/tokenize", msgspec.json.encode(body), total=30.0, root=True)
+        return len(msgspec.json.decode(reply.body).get("tokens", ())) if reply.status == 200 else 0
 
     # What the chat template takes
 
@@ -290,7 +334,11 @@ class LlamaCppService(OpenAIService):
         if template is None:
             props = await self._server_props() if self._external else await self._ask_props(http)
             caps = props.chat_template_caps
-            template = Template(declares_tools=caps.supports_tools, takes_system=caps.supports_system_role)
+            template = Template(
+                asked=props.build_info is not None,
+                declares_tools=caps.supports_tools,
+                takes_system=caps.supports_system_role,
+            )
             self._templates[http] = template
         return template
 
@@ -298,7 +346,10 @@ class LlamaCppService(OpenAIService):
         reply = await http.request("POST", "/apply-template", msgspec.json.encode(body), total=30.0, root=True)
         if reply.status != 200:
             return reply.status, parse_error_body(reply.body).message
-        return 200, str(msgspec.json.decode(reply.body).get("prompt", ""))
+        try:
+            return 200, msgspec.json.decode(reply.body, type=_Applied).prompt
+        except msgspec.DecodeError:
+            return 501, "it does not say what it made of the messages"
 
     @override
     async def _count_tokens(self, request: ChatRequest) -> int:

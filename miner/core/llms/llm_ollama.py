@@ -16,6 +16,7 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.malformed import MalformedReplyError, Sent, rest_of
 from miner.core.llms.ollama_errors import ollama_error
 from miner.core.llms.ollama_loading import load_request, pull_events
 from miner.core.llms.ollama_models import (
@@ -96,6 +97,16 @@ class OllamaService(LLMService):
 
     @override
     async def _stream(self, request: ChatRequest) -> Batches:
+        sent = Sent()
+        try:
+            async with aclosing(sent.noted(self._parsed(request))) as batches:
+                async for batch in batches:
+                    yield batch
+        except MalformedReplyError as error:
+            yield [rest_of(request, sent, error)]
+
+    async def _parsed(self, request: ChatRequest) -> Batches:
+        """The reply as Ollama parses it."""
         path, body = self._body(request)
         http = self._http()
         async with http.stream(path, body) as answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from miner.core.llms.malformed import malformed_reply
 from miner.core.transport.faults import ErrorBody, Origin, retry_after_seconds, status_error
 from miner.errors import (
     BackendOverloadedError,
@@ -19,6 +20,7 @@ from miner.errors import (
 
 __all__ = ["error_in_answer", "ollama_error"]
 
+_BACKEND = "ollama"
 _RUNNER_DIED = "an error was encountered while running the model"
 _FATAL_TEXTS = ("terminated", "unexpectedly stopped", "out of memory", "file size", "invalid file magic", "runner")
 
@@ -29,6 +31,8 @@ def ollama_error(
     """The error for an HTTP answer that is no success."""
     text = body.message
     details: dict[str, Any] = origin.details(status)
+    if (malformed := malformed_reply(text, _BACKEND, details)) is not None:
+        return malformed
     if body.type == "exceed_context_size_error":
         return ContextLengthError(
             f"The prompt has {body.fields.get('n_prompt_tokens')} tokens, the context "
@@ -75,6 +79,8 @@ def error_in_answer(body: ErrorBody, origin: Origin, *, begun: bool) -> MinerErr
     """
     if body.type == "exceed_context_size_error":
         return ollama_error(400, body, origin, None)
+    if (malformed := malformed_reply(body.message, _BACKEND, origin.details(200))) is not None:
+        return malformed
     said = f"ollama at {origin.shown_url} broke off its answer: {body.message}"
     if not begun:
         return BackendUnavailableError(said, hint="Ollama's log says more.", engine_died=True, **origin.details(200))

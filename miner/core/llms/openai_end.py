@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from miner.core.llms.malformed import LostReplyError
 from miner.core.llms.openai_wire import ChatMapper
 from miner.core.transport.faults import Origin
-from miner.errors import BackendProtocolError, BackendUnavailableError, StreamInterruptedError
+from miner.errors import BackendUnavailableError, StreamInterruptedError
 
 __all__ = ["check_end", "interrupted"]
 
@@ -22,7 +23,7 @@ def check_end(mapper: ChatMapper, origin: Origin, *, ended: bool) -> None:
     if not ended or mapper.finished is None:
         raise interrupted(f"{where} ended its answer without the end mark", origin)
     if mapper.lost is not None:
-        raise BackendProtocolError(
+        raise LostReplyError(
             f"{where} lost its reply: {mapper.lost}.",
             hint="Its tool or reasoning parser may have swallowed it.",
             **origin.details(200),

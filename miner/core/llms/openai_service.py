@@ -13,6 +13,7 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.llms.extra import merge_extra
+from miner.core.llms.malformed import MalformedReplyError
 from miner.core.llms.openai_end import check_end, interrupted
 from miner.core.llms.openai_models import read_embeddings, read_scores
 from miner.core.llms.openai_request import chat_body, completion_body
@@ -182,6 +183,8 @@ class OpenAIService(OpenAIServer):
         code = body.fields.get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         error = self._error(status, payload, request, origin)
+        if isinstance(error, MalformedReplyError):
+            return error
         if begun and isinstance(error, BackendError):
             return interrupted(error.message.rstrip("."), origin, status)
         if type(error) is BackendError:
