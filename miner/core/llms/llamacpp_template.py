@@ -113,6 +113,8 @@ class Template:
             return Fitted(strict, fitted.reads_calls, fitted.tells_tools)
         if "tools" in body and (await apply(_with(body, _PLAIN)))[0] != 200:
             # A schema that its program did not foresee (a type that is a list, a property without one).
+            if len(self._refused_tools) >= _MOST_REFUSED:
+                self._refused_tools.clear()
             self._refused_tools.add(msgspec.json.encode(body["tools"]))
             messages = flattened(request.as_messages())
             return await self._fit(messages, limits_met(messages), request.tools, apply, as_text=True)
@@ -130,6 +132,8 @@ class Template:
         return known
 
 
+_MOST_REFUSED = 100
+"""Sets of tools that are remembered; each is one refusal less."""
 _CANNOT_TELL = (404, 405, 501)
 
 

@@ -47,13 +47,22 @@ from miner.errors import (
 
 __all__ = ["LlamaCppService"]
 
-_PROPS_SECONDS = 30.0
+_QUESTION_SECONDS = 30.0
 
 
 class _Applied(msgspec.Struct):
     """What `/apply-template` answers."""
 
     prompt: str
+
+
+def _template_of(props: Props) -> Template:
+    caps = props.chat_template_caps
+    return Template(
+        asked=props.build_info is not None,
+        declares_tools=caps.supports_tools,
+        takes_system=caps.supports_system_role,
+    )
 
 
 class _Prepared(NamedTuple):
@@ -82,7 +91,7 @@ class LlamaCppService(OpenAIService):
         self._local: LocalEngines | None = None
         self._server: tuple[Endpoint, Props] | None = None
         self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
-        self._templates: weakref.WeakKeyDictionary[HttpClient, Template] = weakref.WeakKeyDictionary()
+        self._templates: weakref.WeakKeyDictionary[HttpClient, tuple[Props, Template]] = weakref.WeakKeyDictionary()
 
     @classmethod
     @override
@@ -178,12 +187,12 @@ class LlamaCppService(OpenAIService):
         """What an engine of ours says of itself, asked once for each start."""
         if running.props is None:
             running.props = await self._ask_props(running.http)
+            self._templates[running.http] = running.props, _template_of(running.props)
         return running.props
 
     async def _ask_props(self, http: HttpClient) -> Props:
         """What a server says of itself."""
-        total = min(_PROPS_SECONDS, self._settings.llamacpp_timeout)
-        reply = await http.request("GET", "/props", total=total, root=True)
+        reply = await http.request("GET", "/props", total=self._short, root=True)
         if reply.status != 200:
             raise self._error(reply.status, reply.body, None, http.origin)
         try:
@@ -192,6 +201,11 @@ class LlamaCppService(OpenAIService):
             raise BackendProtocolError(
                 f"{self.name} at {http.origin.shown_url} is no llama.cpp server: {error}.", **http.origin.details(200)
             ) from error
+
+    @property
+    def _short(self) -> float:
+        """Seconds for a question that takes no token."""
+        return min(_QUESTION_SECONDS, self._settings.llamacpp_timeout)
 
     async def _server_props(self) -> Props:
         """The same of a server that somebody else runs, asked once."""
@@ -288,7 +302,7 @@ class LlamaCppService(OpenAIService):
 
     async def _tokens_of(self, http: HttpClient, text: str) -> int:
         body = {"content": text, "add_special": False}
-        reply = await http.request("POST", "/tokenize", msgspec.json.encode(body), total=30.0, root=True)
+        reply = await http.request("POST", "/tokenize", msgspec.json.encode(body), total=self._short, root=True)
         return len(msgspec.json.decode(reply.body).get("tokens", ())) if reply.status == 200 else 0
 
     # What the chat template takes
@@ -330,20 +344,14 @@ class LlamaCppService(OpenAIService):
 
     async def _template(self, http: HttpClient) -> Template:
         """What is known of the chat template of the server behind this client."""
-        template = self._templates.get(http)
-        if template is None:
-            props = await self._server_props() if self._external else await self._ask_props(http)
-            caps = props.chat_template_caps
-            template = Template(
-                asked=props.build_info is not None,
-                declares_tools=caps.supports_tools,
-                takes_system=caps.supports_system_role,
-            )
-            self._templates[http] = template
-        return template
+        known = self._templates.get(http)
+        props = await self._server_props() if self._external or known is None else known[0]
+        if known is None or known[0] is not props:
+            known = self._templates[http] = props, _template_of(props)
+        return known[1]
 
     async def _apply_template(self, http: HttpClient, body: dict[str, Any]) -> tuple[int, str]:
-        reply = await http.request("POST", "/apply-template", msgspec.json.encode(body), total=30.0, root=True)
+        reply = await http.request("POST", "/apply-template", msgspec.json.encode(body), total=self._short, root=True)
         if reply.status != 200:
             return reply.status, parse_error_body(reply.body).message
         try:
