@@ -31,7 +31,11 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         usage="miner fit [NAME] [options]",
     )
-    parser.set_defaults(run=run)
+    flags = {
+        "llamacpp_ctx_size": "ctx", "llamacpp_parallel": "parallel", "llamacpp_cache_type_k": "kv_type",
+        "llamacpp_cache_type_v": "kv_type",
+    }  # fmt: skip
+    parser.set_defaults(run=run, flags=flags)
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="the model; default: the one that requests without a name get"
     )

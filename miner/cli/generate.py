@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from miner.cli.chosen import chosen_backend
 from miner.cli.parser import EXIT_STATUS, number
-from miner.errors import ConfigError, InvalidRequestError
+from miner.cli.prompt import read_prompt
+from miner.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from miner.cli.signals import StopSignals
@@ -25,12 +26,15 @@ examples:
   miner generate --max-tokens 100 --temperature 0 --seed 7 "Name a colour."
   miner generate --system "Answer in one word." "Is water wet?"
   miner generate --stop "." --stop "!" "Tell me about Rome."
-  git diff | miner generate --backend vllm - > summary.txt
+  git diff | miner generate --backend vllm "Review this." > review.txt
+  miner generate - < prompt.txt
   miner generate --json "Hello" | python -m json.tool
 
-The answer alone goes to standard output. Notices, such as that it was cut at
---max-tokens, go to standard error; so does what the engine is doing before its
-first word, if standard error is a terminal. Ctrl-C stops the engine at once.
+Text that is piped in stands before the prompt (in a loop that reads lines, give
+it </dev/null). The answer alone goes to standard output. Notices, such as that
+it was cut at --max-tokens, go to standard error; so does what the engine is
+doing before its first word, if standard error is a terminal. Ctrl-C stops the
+engine at once.
 
 With --json standard output holds one object: content, reasoning, finish_reason,
 stop_sequence, usage (null where the engine sends none), timings (seconds),
@@ -54,8 +58,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         usage="miner generate [options] PROMPT",
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads it from standard input")
+    names = ("max_tokens", "temperature", "top_p", "seed", "stop", "model")
+    parser.set_defaults(run=run, flags={name: name for name in names})
+    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads all of it from standard input")
     add = parser.add_argument
     add("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
@@ -71,7 +76,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, and return the exit status."""
-    prompt = _prompt(args.prompt)
+    prompt = read_prompt(args.prompt)
     for name, texts in {"prompt": [prompt], "system": [args.system], "stop": args.stop, "model": [args.model]}.items():
         _check_utf8(name, texts or [])
     from miner.cli.signals import run_until_stopped
@@ -79,25 +84,6 @@ def run(args: argparse.Namespace) -> int:
 
     config = MinerConfig()
     return run_until_stopped(lambda signals: _generate(args, prompt, config, signals))
-
-
-def _prompt(given: str) -> str:
-    if given == "-":
-        if sys.stdin is None:
-            raise InvalidRequestError("The prompt is -, and standard input is closed.", param="prompt")
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InvalidRequestError(f"Standard input is no UTF-8 text: {error}.", param="prompt") from None
-        text = text.removesuffix("\n").removesuffix("\r")
-        if not text.strip():
-            raise InvalidRequestError(
-                "Standard input held no prompt.", param="prompt", hint="prompt must be a text that is not empty."
-            )
-        return text
-    if not given.strip():
-        raise InvalidRequestError(f"prompt must be a text that is not empty, not {given!r}.", param="prompt")
-    return given
 
 
 def _check_utf8(name: str, texts: list[str | None]) -> None:
@@ -109,24 +95,6 @@ def _check_utf8(name: str, texts: list[str | None]) -> None:
             raise InvalidRequestError(f"The {name} is no UTF-8 text.", param=name) from None
 
 
-def _service(name: str | None, config: MinerConfig) -> LLMService:
-    """The backend that was asked for, and no other; without a name LLM_BACKEND, which falls back as published."""
-    from miner.core.llms.registry import get_backend, load_backend
-
-    if name is None:
-        try:
-            return get_backend(None, config)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    backend = load_backend(name, config)
-    if backend.cls is None:
-        raise ConfigError(
-            f"Backend {name!r} cannot be used: {' '.join((backend.reason or '').split()).rstrip('.')}.",
-            hint="`miner backends` lists those that can.",
-        )
-    return backend.service(config)
-
-
 async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, signals: StopSignals) -> int:
     import logging
 
@@ -136,7 +104,7 @@ async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, 
     if not getattr(args, "debug", False):
         logging.getLogger().addHandler(Notices(status))
     try:
-        async with _service(args.backend, config) as service:
+        async with chosen_backend(args.backend, config) as service:
             status.show(f"waiting for {service.name}")
             response = await _answer(service, prompt, args, output, status)
             status.erase()

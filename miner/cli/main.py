@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from miner import __version__
-from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, nearest, unexpected
+from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, name_flags, nearest, unexpected
 from miner.cli.report import drop_output, report, report_unexpected
 from miner.core._typing import override
 from miner.errors import MinerError
@@ -66,7 +66,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    debug = False
+    debug, args = False, None
     try:
         args = _parse(arguments)
         debug = getattr(args, "debug", False)
@@ -74,6 +74,8 @@ def _run(arguments: list[str]) -> int:
             _log_everything()
         status: int = args.run(args)
     except MinerError as error:
+        if args is not None:
+            name_flags(error, args)
         if debug:
             report_unexpected(error, debug=True)
         return report(error, as_json=_wants_json(arguments))

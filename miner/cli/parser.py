@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from miner.core._typing import override
 from miner.errors import MinerError
 
-__all__ = ["EXIT_STATUS", "CommandParser", "UsageError", "nearest", "number", "unexpected"]
+__all__ = ["EXIT_STATUS", "CommandParser", "UsageError", "name_flags", "nearest", "number", "unexpected"]
 
 EXIT_STATUS = """\
 exit status:
@@ -77,6 +78,23 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """`Did you mean ...?` where something is like it."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]}?" if near else None
+
+
+def name_flags(error: MinerError, args: argparse.Namespace) -> None:
+    """Let an error speak of the flag that was typed, not of the parameter or setting behind it.
+
+    A command says in its default `flags` what stands behind which of its arguments: `{"serve_port": "port"}`.
+    """
+    for name, argument in getattr(args, "flags", {}).items():
+        typed = getattr(args, argument, None)
+        if typed is None or typed is False:
+            continue
+        variable = f"(?:MINER_)?{re.escape(name.upper())}="
+        found = re.match(rf"(?:{variable}|{re.escape(name)}\b=?)(?=[^_\w]|['\"\d])", error.message)
+        if found is not None:
+            space = " " if found.group().endswith("=") else ""
+            error.message = f"--{argument.replace('_', '-')}{space}{error.message[found.end() :]}"
+            return
 
 
 def number(text: str) -> int | float | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from miner.cli.chosen import served_backend
 from miner.cli.parser import number
 from miner.errors import ConfigError
 
@@ -29,6 +30,9 @@ exit status:
   1    the engine, or the way to it, failed
   2    wrong usage or a wrong setting
 """
+_FLAGS = {
+    "serve_host": "host", "serve_port": "port", "serve_log": "log", "log_level": "log_level", "default_model": "model",
+}  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         usage="miner serve [options]",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags=_FLAGS)
     add = parser.add_argument
     add("--host", metavar="ADDRESS", help="address to listen on (MINER_SERVE_HOST, 127.0.0.1)")
     add("--port", metavar="N", type=number, help="port to listen on; 0: any (MINER_SERVE_PORT, 8088)")
@@ -54,7 +58,6 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from miner.config.config import MinerConfig
-    from miner.core.llms.registry import get_backend
     from miner.gateway.settings import GatewaySettings
 
     try:
@@ -67,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
             'Install it with `pip install "llm-service-backends[serve]"`.'
         ) from error
 
-    given = {"serve_host": args.host, "serve_port": args.port, "serve_log": args.log, "log_level": args.log_level}
+    given = {name: getattr(args, argument) for name, argument in _FLAGS.items() if name != "default_model"}
     if getattr(args, "debug", False) and args.log_level is None:
         given["log_level"] = "debug"
     if args.allow_unauthenticated:
         given["serve_allow_unauthenticated"] = True
     settings = GatewaySettings(**{name: value for name, value in given.items() if value is not None})
     config = MinerConfig(**({"default_model": args.model} if args.model is not None else {}))
-    return serve(settings, lambda: get_backend(args.backend, config))
+    return serve(settings, lambda: served_backend(args.backend, config))

@@ -30,6 +30,8 @@ Without --run the command is only printed, ready for a shell. What stands after
 If VLLM_API_KEY is set, vLLM reads it from the environment and asks for it.
 """
 
+_SETTINGS = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's arguments."""
@@ -40,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         usage="miner vllm [options] [-- VLLM_OPTION ...]",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags={name: name for name in _SETTINGS})
     add = parser.add_argument
     add("--model", metavar="NAME", help="a model of the Hugging Face hub, or its folder (DEFAULT_MODEL)")
     add("--host", metavar="ADDRESS", help="where to listen (vLLM's own default: all addresses)")
@@ -66,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.extra[0]!r} is no option.", hint="Name the model with --model; options of vLLM's own go after --."
         )
     config = MinerConfig()
-    names = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
     arguments = _arguments(args, config, VLLMCommandConfig(**given))
     print(shlex.join(["python", *arguments]), flush=True)
     return _become(arguments, config) if args.execute else 0

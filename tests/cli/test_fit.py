@@ -77,9 +77,9 @@ def test_more_than_it_was_trained_for(miner):
     ("arguments", "text"),
     [
         (("nothing",), "There is no model 'nothing'"),
-        (("demo", "--ctx", "many"), "LLAMACPP_CTX_SIZE"),
-        (("demo", "--parallel", "0"), "LLAMACPP_PARALLEL"),
-        (("demo", "--kv-type", "q9"), "LLAMACPP_CACHE_TYPE_K"),
+        (("demo", "--ctx", "many"), "--ctx 'many'"),
+        (("demo", "--parallel", "0"), "--parallel "),
+        (("demo", "--kv-type", "q9"), "--kv-type 'q9'"),
     ],
 )
 def test_wrong_usage(miner, arguments, text):

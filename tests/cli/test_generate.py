@@ -146,17 +146,17 @@ CALLERS_MISTAKES = [
     ([""], "prompt must be a text that is not empty, not ''."),
     (["  \n"], "prompt must be a text that is not empty"),
     (["--system", "x", ""], "prompt must be a text that is not empty"),
-    (["--temperature", "-1", "hi"], "temperature must be a number from 0 to 2, not -1."),
-    (["--temperature", "9", "hi"], "temperature must be a number from 0 to 2, not 9."),
-    (["--temperature", "hot", "hi"], "temperature must be a number from 0 to 2, not 'hot'."),
-    (["--temperature", "nan", "hi"], "temperature must be a number from 0 to 2, not nan."),
-    (["--max-tokens", "0", "hi"], "max_tokens must be a whole number of at least 1, not 0."),
-    (["--max-tokens", "1.5", "hi"], "max_tokens must be a whole number of at least 1, not 1.5."),
-    (["--top-p", "2", "hi"], "top_p must be a number above 0 and at most 1, not 2."),
-    (["--top-p", "NaN", "hi"], "top_p must be a number above 0 and at most 1, not nan."),
-    (["--seed", "-3", "hi"], "seed must be a whole number"),
-    (["--stop", "", "hi"], "stop must be a text or a list of texts, none of them empty"),
-    (["--model", "", "hi"], "model must be a model's name"),
+    (["--temperature", "-1", "hi"], "--temperature must be a number from 0 to 2, not -1."),
+    (["--temperature", "9", "hi"], "--temperature must be a number from 0 to 2, not 9."),
+    (["--temperature", "hot", "hi"], "--temperature must be a number from 0 to 2, not 'hot'."),
+    (["--temperature", "nan", "hi"], "--temperature must be a number from 0 to 2, not nan."),
+    (["--max-tokens", "0", "hi"], "--max-tokens must be a whole number of at least 1, not 0."),
+    (["--max-tokens", "1.5", "hi"], "--max-tokens must be a whole number of at least 1, not 1.5."),
+    (["--top-p", "2", "hi"], "--top-p must be a number above 0 and at most 1, not 2."),
+    (["--top-p", "NaN", "hi"], "--top-p must be a number above 0 and at most 1, not nan."),
+    (["--seed", "x", "hi"], "--seed must be a whole number"),
+    (["--stop", "", "hi"], "--stop must be a text or a list of texts, none of them empty"),
+    (["--model", "", "hi"], "--model must be a model's name"),
     (["--backend", "nope", "hi"], "There is no backend 'nope'."),
 ]
 
@@ -169,6 +169,24 @@ def test_the_callers_mistakes_exit_2_and_send_nothing(miner, arguments, said):
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode().startswith(f"miner: {said}")
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("piped", "prompt"),
+    [(b"one\ntwo\n", "one\ntwo\n\nWhat?"), ("\ufeffä\r\n".encode(), "ä\n\nWhat?"), (b"", "What?"), (b" \n", "What?")],
+)
+def test_text_that_is_piped_in_stands_before_the_prompt(miner, piped, prompt):
+    with in_thread(StubServer(["smollm2"])) as server:
+        done = miner("generate", "What?", stdin=piped, **settings("vllm", server))
+        (body,) = server.bodies
+    assert done.returncode == 0, done.stderr
+    assert body["messages"] == [{"role": "user", "content": prompt}]
+
+
+def test_piped_bytes_that_are_no_text_exit_2(miner):
+    done = miner("generate", "What?", stdin=b"\xff")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"miner: Standard input is no UTF-8 text")
 
 
 @pytest.mark.parametrize(("stdin", "said"), [(b" \n", b"held no prompt"), (b"\xff\xfe!", b"is no UTF-8 text")])

@@ -59,7 +59,7 @@ def test_it_is_quoted_for_a_shell_and_other_options_go_on(miner):
         (["--model", "m"], {"MINER_TENSOR_PARALLEL_SIZE": "0"}, "MINER_TENSOR_PARALLEL_SIZE='0': "),
         (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "1.5"}, "MINER_GPU_MEMORY_UTILIZATION='1.5': "),
         (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "nan"}, "MINER_GPU_MEMORY_UTILIZATION='nan': "),
-        (["--model", "m", "--max-model-len", "long"], {}, "MINER_MAX_MODEL_LEN='long': "),
+        (["--model", "m", "--max-model-len", "long"], {}, "--max-model-len 'long': "),
         (["--model", "m", "oops"], {}, "'oops' is no option.\n  Name the model with --model"),
         (["--model", "m", "--enforce-eager"], {}, "There is no option --enforce-eager.\n"),
         (["--model", "m"], {"VLLM_API_BASE": "localhost:8000"}, "VLLM_API_BASE='localhost:8000': "),

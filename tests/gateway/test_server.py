@@ -98,6 +98,24 @@ async def test_every_line_of_the_log_has_one_form(form, tmp_path):
         assert sum(" WARNING miner.gateway " in line and "id=mine" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (("--backend", "typo"), {}, "There is no backend 'typo'."),
+        (("--backend", "typo"), {"MINER_LLM_FALLBACKS": "ollama"}, "There is no backend 'typo'."),
+        (("--port", "99999"), {}, "--port 99999: "),
+        (("--port", "x"), {}, "--port 'x': "),
+        (("--host", ""), {}, "--host '': "),
+        (("--log", "xml"), {}, "--log 'xml': "),
+        ((), {"MINER_SERVE_PORT": "99999"}, "MINER_SERVE_PORT='99999': "),
+    ],
+)
+async def test_what_was_typed_is_named_and_nothing_else_is_served(arguments, settings, said, tmp_path):
+    async with miner_serve(*arguments, tmp_path=tmp_path, **settings) as server:
+        assert await server.ended() == 2
+    assert server.said.startswith(f"miner: {said}")
+
+
 @pytest.mark.parametrize("level", ["loud", "WARN"])
 async def test_a_level_that_there_is_not(level, tmp_path):
     async with miner_serve("--log-level", level, tmp_path=tmp_path) as server:

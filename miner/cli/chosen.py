@@ -1,0 +1,59 @@
+"""The backend that a command uses: what was chosen on the command line, and no other in its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from miner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+    from miner.core.llms import LLMService
+
+__all__ = ["chosen_backend", "served_backend"]
+
+
+def chosen_backend(name: str | None, config: MinerConfig) -> LLMService:
+    """The backend of that name, alone; without a name LLM_BACKEND, which falls back as published.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if name is None:
+        return _default_backend(config)
+    return _usable(name, config)(config)
+
+
+def served_backend(name: str | None, config: MinerConfig) -> LLMService:
+    """The same, with the backends of MINER_LLM_FALLBACKS behind it: whoever set those has chosen them too.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    from miner.core.llms.registry import get_backend
+
+    if name is None:
+        return _default_backend(config)
+    _usable(name, config)
+    return get_backend(name, config)
+
+
+def _usable(name: str, config: MinerConfig) -> type[LLMService]:
+    from miner.core.llms.registry import load_backend
+
+    backend = load_backend(name, config)
+    if backend.cls is None:
+        raise ConfigError(
+            f"Backend {name!r} cannot be used: {' '.join((backend.reason or '').split()).rstrip('.')}.",
+            hint="`miner backends` lists those that can.",
+        )
+    return backend.cls
+
+
+def _default_backend(config: MinerConfig) -> LLMService:
+    from miner.core.llms.registry import get_backend
+
+    try:
+        return get_backend(None, config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
