@@ -96,6 +96,8 @@ class OutputFormat(Struct, kw_only=True):
 
     kind: Literal["json_object", "json_schema", "regex", "grammar"]
     schema: dict[str, Any] | None = None
+    path: str = "response_format"
+    """Where the schema stands in what the caller gave."""
     name: str = "output"
     strict: bool | None = None
     pattern: str | None = None
@@ -150,6 +152,8 @@ class ChatRequest(Struct, kw_only=True):
     """Drop what cannot be honoured, instead of refusing the request."""
     ignored: list[str] = []
     """Parameters that the caller let us ignore, and that were."""
+    grammar_allowed: bool = False
+    """Whether the backend may ask the engine for a grammar in the place of a schema; the backend finds out."""
 
     def as_messages(self) -> list[Message]:
         """The conversation; a bare prompt is one user turn."""

@@ -325,6 +325,8 @@ class LLMService(Hooks):
             if info.capabilities is not None:
                 able, where = info.capabilities, f"{self.name}'s model {info.id!r}"
         refuse_unsupported(request, able, where, ignore=request.ignore_unsupported)
+        if request.response_format is not None or request.tools is not None:
+            await self._check_schemas(request, able)
         check_images(request.messages or (), remote=self._settings.allow_remote_images)
 
 

@@ -112,10 +112,10 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
     except BackendError as error:
         if error.partial is None and first is not None:
             error.partial = join(arrived, LLMResponse(model=request.model, backend=service.name))
-        cut = isinstance(error, OutputValidationError) and response.finish_reason == "length"  # which says it all
+        cut = isinstance(error, OutputValidationError) and response.finish_reason not in (None, "stop", "tool_calls")
         for batch in held:
             for chunk in batch:
-                chunk.finish_reason = chunk.finish_reason if cut else None
+                chunk.finish_reason = chunk.finish_reason if cut else None  # where it is cut, that says it all
             yield batch
         raise
     for batch in held:

@@ -10,7 +10,7 @@ from miner.core.llms.options import REASONING_LEVELS
 from miner.core.wire import OPTIONS, ChatRequest, Message
 from miner.errors import UnsupportedFeatureError
 
-__all__ = ["CAPABILITIES", "IGNORABLE", "forget", "nearest_level", "note_ignored", "refuse_unsupported"]
+__all__ = ["CAPABILITIES", "IGNORABLE", "WAY_OUT", "forget", "nearest_level", "note_ignored", "refuse_unsupported"]
 
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
@@ -26,7 +26,7 @@ IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
 _ALWAYS = frozenset({"timeout", "response_format"})
 """Kept by the base class itself, or told apart by the kind of format."""
 
-_WAY_OUT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
+WAY_OUT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
 _UNSET = {"stop": [], "progress": False, "raw": False}
 
 
@@ -65,7 +65,7 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
             forget(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"
-        raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=_WAY_OUT)
+        raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=WAY_OUT)
     if request.messages is not None and any(map(_named, request.messages)):
         _refuse_names(request, where, ignore=ignore)
     if "images" not in capabilities:
@@ -84,7 +84,7 @@ def _refuse_names(request: ChatRequest, where: str, *, ignore: bool) -> None:
     turns = request.messages or []
     params = [f"messages[{place}].name" for place, message in enumerate(turns) if _named(message)]
     if not ignore:
-        raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=_WAY_OUT)
+        raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=WAY_OUT)
     # Copies: a fallback is asked with the same turns, and has to list the names too.
     request.messages = [replace(message, name=None) if _named(message) else message for message in turns]
     request.ignored = [*request.ignored, *params]

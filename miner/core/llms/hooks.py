@@ -52,6 +52,17 @@ class Hooks:
     def __init__(self, config: Any = None) -> None:
         self.config = config
 
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+        """Refuse, or list as ignored where the caller allows that, what the engine does not enforce of the JSON Schemas
+        of the format and of strict tools. By default it enforces all.
+
+        Args:
+            able: what the model can do.
+
+        Raises:
+            UnsupportedFeatureError: names the keyword and its place.
+        """
+
     @classmethod
     def unavailable_reason(cls, config: Any = None) -> str | None:
         """Why this backend cannot be used on this machine at all, and what to install; None if it can. Cheap: asked

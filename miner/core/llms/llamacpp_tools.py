@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.schema_support import Sendable, cached_sendable, parameters_of
 from miner.core.llms.stream import Batches
-from miner.core.llms.tools import chosen_tool
+from miner.core.llms.tools import chosen_tool, tool_names
 from miner.core.wire import ChatRequest, LLMChunk, ToolCall
 
-__all__ = ["as_calls", "force_call", "is_forced"]
+__all__ = ["as_calls", "ask_for_call", "constrain", "is_either", "is_forced"]
 
 
 def is_forced(request: ChatRequest) -> bool:
@@ -26,31 +27,56 @@ def is_forced(request: ChatRequest) -> bool:
     return request.tools is not None and request.tool_choice not in (None, "auto", "none")
 
 
-def force_call(body: dict[str, Any], request: ChatRequest) -> None:
-    """Make the body ask for one call and nothing else."""
+def is_either(request: ChatRequest) -> bool:
+    """Whether a call or JSON may come: its server would let nothing but the JSON through."""
+    wanted = request.response_format
+    may_call = request.tools is not None and request.tool_choice in (None, "auto")
+    return may_call and wanted is not None and wanted.kind in ("json_schema", "json_object")
+
+
+def ask_for_call(body: dict[str, Any], request: ChatRequest) -> None:
+    """Make the body ask for one call and nothing else, or for a call or the format that is asked for besides."""
     named = chosen_tool(request.tool_choice)
-    functions = [tool["function"] for tool in request.tools or ()]
-    forms = [_form(function) for function in functions if named in (None, function["name"])]
-    schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
+    places = [place for place, tool in enumerate(request.tools or ()) if named in (None, tool["function"]["name"])]
+    names = [(request.tools or [])[place]["function"]["name"] for place in places]
+    schemas: list[Any] = [parameters_of((request.tools or [])[place]) for place in places]
+    if is_either(request) and request.response_format is not None:
+        schemas.append(request.response_format.schema or {"type": "object"})
+
+    def either(made: list[Any]) -> dict[str, Any]:
+        forms = [_form(name, arguments) for name, arguments in zip(names, made, strict=False)]
+        forms += made[len(names) :]
+        return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
     body["tool_choice"] = "none"  # the tools stay in the prompt; the schema decides what is written
-    body["response_format"] = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}
+    constrain(body, cached_sendable(schemas, names, bounds=request.grammar_allowed, form=either), "call")
 
 
-def _form(function: dict[str, Any]) -> dict[str, Any]:
+def constrain(body: dict[str, Any], made: Sendable, name: str) -> None:
+    """Make the body ask for what is valid under this schema."""
+    for other in ("grammar", "json_schema", "response_format"):
+        body.pop(other, None)
+    if made.grammar is not None:
+        body["grammar"] = made.grammar
+    else:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": made.schema}}
+
+
+def _form(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The schema of a call of this function."""
-    arguments = function.get("parameters") or {"type": "object"}
     return {
         "type": "object",
-        "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+        "properties": {"name": {"const": name}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
 
 
-async def as_calls(batches: AsyncIterator[list[LLMChunk]]) -> Batches:
+async def as_calls(batches: AsyncIterator[list[LLMChunk]], request: ChatRequest) -> Batches:
     """The same reply with its JSON text as one call, which comes whole at the end; text that is no call stays text. A
     call that max_tokens cut has the arguments as far as they came, and the finish reason "length", as at OpenAI.
     """
+    names, forced = tool_names(request.tools), is_forced(request)
     written: list[str] = []
     async for batch in batches:
         kept = []
@@ -60,14 +86,14 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]]) -> Batches:
                 chunk.content = None
             if chunk.finish_reason is not None:
                 text = "".join(written)
-                call = _call(text)
+                call = _call(text, names)
+                begun = _begun_call(text, names) if chunk.finish_reason != "stop" else None
                 if call is not None:
                     chunk.tool_calls = [call]
                     chunk.finish_reason = "tool_calls"
-                elif chunk.finish_reason == "length" and text.lstrip()[:1] in ("", "{"):
-                    call = _begun_call(text)
-                    chunk.tool_calls = None if call is None else [call]
-                else:
+                elif begun is not None:
+                    chunk.tool_calls = [begun]
+                elif not (forced and chunk.finish_reason != "stop" and text.lstrip()[:1] in ("", "{")):
                     chunk.content = text or None
             if chunk != LLMChunk():
                 kept.append(chunk)
@@ -75,11 +101,13 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]]) -> Batches:
             yield kept
 
 
-def _call(text: str) -> ToolCall | None:
+def _call(text: str, names: list[str]) -> ToolCall | None:
     try:
         value = msgspec.json.decode(text)
+        if set(value) != {"name", "arguments"} or value["name"] not in names:
+            return None
         return _made(value["name"], msgspec.json.encode(value["arguments"]).decode())
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, RecursionError, TypeError):
         return None
 
 
@@ -87,13 +115,14 @@ _BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(?:,\s*(?:"argu
 """The grammar writes the name first."""
 
 
-def _begun_call(text: str) -> ToolCall | None:
+def _begun_call(text: str, names: list[str]) -> ToolCall | None:
     """The call at which a text stops, from its name on; its arguments are no JSON."""
     found = _BEGUN.match(text)
     if found is None:
         return None
     try:
-        return _made(msgspec.json.decode(found.group(1)), found.group(2) or "")
+        name = msgspec.json.decode(found.group(1))
+        return _made(name, found.group(2) or "") if name in names else None
     except msgspec.DecodeError:
         return None
 

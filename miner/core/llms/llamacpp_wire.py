@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 
 from miner.core.llms.features import nearest_level
-from miner.core.llms.llamacpp_tools import force_call, is_forced
+from miner.core.llms.llamacpp_tools import ask_for_call, constrain, is_either, is_forced
 from miner.core.llms.malformed import malformed_reply
 from miner.core.llms.nucleus import top_k_of
+from miner.core.llms.schema_grammar import grammar_of
+from miner.core.llms.schema_support import parameters_of, sendable_format, sendable_tool, taken_as_it_is
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest
 from miner.errors import (
@@ -109,15 +111,31 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     if "tools" in body and body.pop("logprobs", False):
         # Its chat route refuses both together in a stream; the field that it makes of it passes.
         body["n_probs"] = body.pop("top_logprobs", 1)
-    if is_forced(request):
-        force_call(body, request)
-    if "messages" not in body and (wanted := body.pop("response_format", None)) is not None:
-        body["json_schema"] = wanted.get("json_schema", {}).get("schema", {"type": "object"})
+    if is_forced(request) or is_either(request):
+        ask_for_call(body, request)
+    elif "tools" in body:
+        body["tools"] = [_sent_tool(tool, place) for place, tool in enumerate(body["tools"])]
+    if (wanted := request.response_format) is not None and wanted.schema is not None and "tools" not in body:
+        constrain(body, sendable_format(request, bounds=request.grammar_allowed), wanted.name)
+    if "messages" not in body and (given := body.pop("response_format", None)) is not None:
+        # Some builds read a schema on this route in a way of their own; a grammar is one everywhere.
+        schema = given.get("json_schema", {}).get("schema", {"type": "object"})
+        body["grammar"] = grammar_of(schema, schema.get("$defs", {}))
     if request.reasoning is not None:
         on = request.reasoning is not False
         body["chat_template_kwargs"] = {"enable_thinking": on}
         level = nearest_level(request, _EFFORTS)
         body["reasoning_effort"] = level if isinstance(level, str) else "medium" if on else "none"
+
+
+def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
+    """A tool whose parameters its converter takes; they stay as they are where it does, for the model reads them."""
+    parameters = parameters_of(tool)
+    if not taken_as_it_is(parameters):
+        parameters = sendable_tool(tool, place).schema
+    elif "parameters" in tool["function"]:
+        return tool
+    return {**tool, "function": {**tool["function"], "parameters": parameters}}
 
 
 def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:

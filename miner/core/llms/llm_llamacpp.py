@@ -28,10 +28,11 @@ from miner.core.llms.llamacpp_malformed import recovered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model
 from miner.core.llms.llamacpp_pull import pull_events
 from miner.core.llms.llamacpp_template import Fitted, Template, template_refusal
-from miner.core.llms.llamacpp_tools import as_calls, is_forced
+from miner.core.llms.llamacpp_tools import as_calls, is_either, is_forced
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.llms.malformed import LostReplyError, MalformedReplyError, Sent
 from miner.core.llms.openai_service import Endpoint, OpenAIService
+from miner.core.llms.schema_support import check_llama, refuse_both
 from miner.core.llms.stream import Batches
 from miner.core.llms.tools import tool_names
 from miner.core.transport.faults import ErrorBody, parse_error_body
@@ -153,6 +154,14 @@ class LlamaCppService(OpenAIService):
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
         return llamacpp_wire.refine(status, body, self.name, {"backend": self.name, "status": status})
 
+    @override
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+        # A grammar is for all of the reply: there could be no reasoning before it.
+        request.grammar_allowed = self._verbatim(request) or "reasoning" not in able or request.reasoning is False
+        if request.response_format is not None and request.response_format.kind == "grammar":
+            refuse_both(request, self.name)
+        await check_llama(request, self.name, bounds=request.grammar_allowed)
+
     # A slot
 
     @override
@@ -255,8 +264,8 @@ class LlamaCppService(OpenAIService):
         """The reply to a request that has its slot."""
         prepared = await self._prepared(request, http, stream=True)
         events = self._parsed(prepared, request, http)
-        if is_forced(request):
-            events = as_calls(events)
+        if is_forced(request) or is_either(request):
+            events = as_calls(events, request)
         elif prepared.fitted is not None and prepared.fitted.reads_calls:
             events = calls_in_text(events, tool_names(request.tools))
         async with aclosing(events) as batches:
@@ -318,9 +327,11 @@ class LlamaCppService(OpenAIService):
         return self._prepared_with(fitted, request, stream=stream)
 
     def _prepared_with(self, fitted: Fitted, request: ChatRequest, *, stream: bool) -> _Prepared:
+        sent = request
         if fitted.messages is not request.messages and request.prompt is None:
-            request = replace(request, messages=fitted.messages)
-        path, body = self._body(request, stream=stream)
+            sent = replace(request, messages=fitted.messages)
+        path, body = self._body(sent, stream=stream)
+        request.ignored = sent.ignored
         if fitted.tells_tools:
             for name in ("tools", "tool_choice", "parallel_tool_calls"):
                 body.pop(name, None)

@@ -30,6 +30,7 @@ from miner.core.llms.ollama_models import (
 )
 from miner.core.llms.ollama_reply import decoded, read_lines
 from miner.core.llms.ollama_wire import request_body
+from miner.core.llms.schema_support import check_llama, refuse_both
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
 from miner.core.transport.http import HttpClient
@@ -88,6 +89,12 @@ class OllamaService(LLMService):
         return self._client
 
     # Generation
+
+    @override
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+        refuse_both(request, self.name)
+        request.grammar_allowed = False
+        await check_llama(request, self.name, bounds=False)
 
     def _body(self, request: ChatRequest) -> tuple[str, bytes]:
         known = self._shown.get(request.model or "")

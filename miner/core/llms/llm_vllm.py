@@ -9,6 +9,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
 from miner.core.llms.openai_wire import decode_event
+from miner.core.llms.schema_support import check_vllm, refuse_both
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import (
@@ -91,6 +92,11 @@ class VLLMService(OpenAIService):
             if info is not None:
                 await self._has_parser(info)
         await super()._resolve(request)
+
+    @override
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+        refuse_both(request, self.name)
+        check_vllm(request, self.name)
 
     async def _has_parser(self, info: ModelInfo) -> bool:
         """Whether the server tells thoughts from text (--reasoning-parser). Without it vLLM ignores a wish for thoughts

@@ -18,6 +18,7 @@ from miner.core.llms.images import base64_of
 from miner.core.llms.logprobs import EngineLogprob, token_logprob
 from miner.core.llms.nucleus import top_k_of
 from miner.core.llms.ollama_runs import RUN, is_run
+from miner.core.llms.schema_support import sendable_format
 from miner.core.llms.stop import StopWatcher
 from miner.core.wire import (
     ChatRequest,
@@ -108,7 +109,7 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, thinks: bool) -> 
     if request.keep_alive is not None:
         body["keep_alive"] = request.keep_alive
     if (wanted := request.response_format) is not None:
-        body["format"] = "json" if wanted.kind == "json_object" else wanted.schema
+        body["format"] = "json" if wanted.schema is None else sendable_format(request, bounds=False).schema
     if request.raw:
         body["prompt"] = request.prompt
         body["raw"] = True

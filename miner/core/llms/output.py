@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.cache import Cache
 from miner.core.wire import LLMResponse, OutputFormat
 from miner.errors import InvalidRequestError, OutputValidationError
 
@@ -18,6 +19,9 @@ _FORMS = (
     '{"type": "regex", "regex": ...}, {"type": "grammar", "grammar": ...}, or a pydantic, msgspec or dataclass type'
 )
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+MAX_SCHEMA = 120_000
+"""Bytes of a JSON Schema, as at OpenAI: compiling it holds up everybody else."""
+_VALIDATORS = Cache()
 _SCHEMA_WORDS = {"type", "properties", "$ref", "$defs", "anyOf", "oneOf", "allOf", "enum", "const", "items", "$schema"}
 
 
@@ -38,18 +42,21 @@ def output_format(value: Any) -> OutputFormat | None:
             return None
         case "json_object" if "properties" not in value:
             schema = value.get("schema")
-            return _schema_format(schema, {}) if schema is not None else OutputFormat(kind="json_object")
+            if schema is None:
+                return OutputFormat(kind="json_object")
+            return _schema_format(schema, {}, "response_format.schema")
         case "json_schema":
             inner = value.get("json_schema", value)
             if not isinstance(inner, Mapping) or not isinstance(inner.get("schema"), Mapping):
                 raise InvalidRequestError("response_format.json_schema.schema is missing.", param="response_format")
-            return _schema_format(inner["schema"], inner)
+            nested = "json_schema" in value
+            return _schema_format(inner["schema"], inner, f"response_format{'.json_schema' if nested else ''}.schema")
         case "regex":
             return OutputFormat(kind="regex", pattern=_text(value, "regex", "pattern"))
         case "grammar":
             return OutputFormat(kind="grammar", pattern=_text(value, "grammar"))
     if _SCHEMA_WORDS & value.keys():
-        return _schema_format(value, {})
+        return _schema_format(value, {}, "response_format")
     raise _unknown_form(value)
 
 
@@ -65,17 +72,17 @@ def _text(value: Mapping[str, Any], *names: str) -> str:
     raise InvalidRequestError(f"response_format.{names[0]} is missing.", param="response_format")
 
 
-def _schema_format(schema: Any, around: Mapping[str, Any]) -> OutputFormat:
+def _schema_format(schema: Any, around: Mapping[str, Any], path: str) -> OutputFormat:
     if not isinstance(schema, Mapping):
         raise InvalidRequestError("response_format: the schema must be a mapping.", param="response_format")
     plain: dict[str, Any] = dict(schema)
-    _refuse_remote_references(plain)
     _validator(plain)
     strict = around.get("strict")
     name = around.get("name")
     return OutputFormat(
         kind="json_schema",
         schema=plain,
+        path=path,
         name=name if isinstance(name, str) and name else "output",
         strict=strict if isinstance(strict, bool) else None,
     )
@@ -99,7 +106,7 @@ def _from_type(target: type) -> OutputFormat:
             schema = {**whole, "$defs": components}
     else:
         raise _unknown_form(target)
-    _refuse_remote_references(schema)
+    _validator(schema)
     return OutputFormat(kind="json_schema", schema=schema, name=target.__name__, target=target)
 
 
@@ -123,10 +130,31 @@ def _refuse_remote_references(node: Any) -> None:
 
 
 def _validator(schema: dict[str, Any]) -> Any:
+    """The validator of a schema, compiled once while it is in use.
+
+    Raises:
+        InvalidRequestError: it is no JSON Schema, leaves itself, or is bigger than anybody's need.
+    """
+    try:
+        key = msgspec.json.encode(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"response_format: the schema is not JSON: {error}.", param="response_format"
+        ) from None
+    if len(key) > MAX_SCHEMA:
+        raise InvalidRequestError(
+            f"response_format: the JSON Schema has {len(key)} bytes; {MAX_SCHEMA} are taken at most.",
+            param="response_format",
+        )
+    return _VALIDATORS.get((key, None), lambda: _compiled(schema))
+
+
+def _compiled(schema: dict[str, Any]) -> Any:
     import jsonschema_rs
 
+    _refuse_remote_references(schema)
     try:
-        return jsonschema_rs.validator_for(schema, retriever=_never_fetched)
+        return jsonschema_rs.validator_for(schema, retriever=_never_fetched, validate_formats=False)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequestError(
