@@ -90,6 +90,7 @@ def _print_json(name: str, verdict: Any) -> None:
         "largest_context": verdict.largest_context,
         "load": asdict(verdict.load),
         "bytes": asdict(verdict.estimate) | {"total": verdict.estimate.total, "ram": verdict.estimate.ram},
+        "placement": asdict(verdict.placement),
         "memory": asdict(verdict.memory),
     }
     print(json.dumps(described, indent=2))

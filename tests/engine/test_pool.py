@@ -210,6 +210,88 @@ def test_no_more_is_evicted_than_is_needed():
     simulate(main())
 
 
+@pytest.mark.parametrize(
+    ("needs", "running"),
+    [
+        # What lies on cards takes none of the machine's memory: nothing is evicted for it.
+        ({"a": (2, (40, 0)), "b": (2, (40, 0))}, ["a", "b"]),
+        ({"a": (2, (40, 40)), "b": (2, (50, 0))}, ["b"]),
+        ({"a": (2, (80, 0)), "b": (2, (0, 80))}, ["a", "b"]),
+        ({"a": (2, (1, 1)), "b": (9, ())}, ["b"]),
+        ({"a": (2, (70, 0)), "b": (8, ()), "c": (0, (20, 70))}, ["b", "c"]),
+    ],
+)
+def test_cards_and_memory_are_booked_apart(needs, running):
+    async def main():
+        machine = Machine()
+        machine.limits = PoolLimits(memory_budget=10, gpu_budget=(80, 80))
+        pool = EnginePool(
+            machine.make,
+            limits=machine.limits,
+            memory_of=lambda spec: needs[spec.alias][0],
+            gpu_memory_of=lambda spec: needs[spec.alias][1],
+        )
+        for name in needs:
+            await request(pool, spec_of(name, size=1))
+        assert sorted(machine.running) == running
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_more_than_a_card_has_is_refused_with_the_numbers():
+    async def main():
+        machine = Machine()
+        limits = PoolLimits(memory_budget=10, gpu_budget=(80, 80))
+        pool = EnginePool(
+            machine.make, limits=limits, memory_of=lambda _: 1, gpu_memory_of=lambda _: (81, 0)
+        )  # fmt: skip
+        with pytest.raises(EngineStartError, match=r"81 \+ 0 bytes on the GPUs.*80 \+ 80 bytes on the GPUs"):
+            await request(pool, spec_of("a", size=1))
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_a_retired_engine_serves_those_who_came_before_and_goes():
+    async def main():
+        machine = Machine()
+        pool = machine.pool(max_loaded=2)
+        old, new = spec_of("a", size=1), spec_of("a", size=2)
+        pool.pin("a")
+        running = start(request(pool, old, 20.0))
+        await asyncio.sleep(5)
+        waiting = start(request(pool, old, 20.0))
+        await asyncio.sleep(1)
+        pool.retire(old)
+        assert (await request(pool, new)).address is not None
+        assert not running.done()
+        await running
+        await waiting
+        await asyncio.sleep(5)
+        assert [engine.spec for engine in machine.engines if engine.state != "stopped"] == [new]
+        assert [status.model for status in pool.status()] == ["a"]
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_a_retired_engine_makes_room_without_waiting_for_its_turn():
+    async def main():
+        machine = Machine()
+        pool = machine.pool(max_loaded=1, fairness_wait=1000.0)
+        running = start(request(pool, spec_of("a", size=1), 20.0))
+        await asyncio.sleep(5)
+        pool.retire(spec_of("a", size=1))
+        before = now()
+        await request(pool, spec_of("a", size=2))
+        assert now() - before < 60
+        await running
+        await pool.aclose()
+
+    simulate(main())
+
+
 def test_a_busy_engine_is_not_evicted_before_its_requests_are_done():
     async def main():
         machine = Machine()

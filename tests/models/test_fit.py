@@ -277,7 +277,7 @@ def test_verdict_with_a_gpu_that_cannot_be_seen(demo_model):
         assert judge(model, load, Memory(200 * MIB, 8 << 30)).fits is None
     assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), Memory(200 * MIB, 8 << 30)).fits is False
     with_one = Memory(200 * MIB, 8 << 30, gpu_available=(8 << 30,), gpu_total=(8 << 30,))
-    assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), with_one).fits is None
+    assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), with_one).fits is True
 
 
 def test_table(demo_model):

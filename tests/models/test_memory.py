@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.core.models import memory
+from miner.core.models import gpus
 from miner.core.models.memory import available_memory
 
 GIB = 1 << 30
@@ -108,7 +108,7 @@ def test_a_broken_driver_means_no_gpus(root, nvidia_smi, script):
 
 
 def test_a_hanging_driver_is_not_waited_for(root, nvidia_smi, monkeypatch):
-    monkeypatch.setattr(memory, "GPU_TIMEOUT", 0.3)
+    monkeypatch.setattr(gpus, "GPU_TIMEOUT", 0.3)
     nvidia_smi("exec sleep 60")
     before = time.monotonic()
     assert available_memory(root=root).gpu_available == ()

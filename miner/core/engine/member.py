@@ -91,10 +91,13 @@ class State(Enum):
 class Member:
     """One engine of the pool, loaded or not."""
 
-    def __init__(self, spec: EngineSpec, engine: Engine, need: int) -> None:
+    def __init__(self, spec: EngineSpec, engine: Engine, need: int, gpu_need: tuple[int, ...] = ()) -> None:
         self.spec = spec
         self.engine = engine
         self.need = need
+        """Bytes of the machine's memory."""
+        self.gpu_need = gpu_need
+        """Bytes on each GPU."""
         """Bytes that it takes when loaded; 0 where nobody counts."""
         self.state = State.OUT
         self.queue = SlotQueue()

@@ -40,6 +40,7 @@ class EnginePool:
         *,
         limits: PoolLimits,
         memory_of: Callable[[EngineSpec], int] | None = None,
+        gpu_memory_of: Callable[[EngineSpec], tuple[int, ...]] | None = None,
     ) -> None:
         """
         Args:
@@ -53,6 +54,7 @@ class EnginePool:
         self.limits = limits
         self._make = make
         self._memory_of = memory_of
+        self._gpu_memory_of = gpu_memory_of
         self._pins: set[EngineSpec | str] = set()
         self._scheduler: Scheduler | None = None
         self._closed = False
@@ -182,7 +184,8 @@ class EnginePool:
 
     def _add(self, scheduler: Scheduler, spec: EngineSpec) -> Member:
         need = self._memory_of(spec) if self._memory_of is not None else 0
-        member = Member(spec, self._make(spec), need)
+        gpu_need = self._gpu_memory_of(spec) if self._gpu_memory_of is not None else ()
+        member = Member(spec, self._make(spec), need, gpu_need)
         member.pinned = any(member.is_called(target) for target in self._pins)
         scheduler.members[spec] = member
         return member

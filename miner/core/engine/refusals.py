@@ -28,9 +28,12 @@ def overloaded(member: Member, why: str, retry_after: float, setting: str) -> Ba
 
 def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
     """It does not fit even alone."""
+    text = f"{wanted.spec.alias!r} needs about {wanted.need} bytes"
+    text += f" and {_each(wanted.gpu_need)} on the GPUs" if any(wanted.gpu_need) else ""
+    text += f", and all engines together may take {limits.memory_budget} bytes (LLAMACPP_MEMORY_BUDGET)"
+    text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
     return EngineStartError(
-        f"{wanted.spec.alias!r} needs about {wanted.need} bytes, and all engines together may take "
-        f"{limits.memory_budget} bytes (LLAMACPP_MEMORY_BUDGET).",
+        f"{text}.",
         backend=_BACKEND,
         retryable=False,
         hint="Raise the budget, or load the model with a smaller LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL.",
@@ -44,6 +47,11 @@ def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> 
     if limits.memory_budget is not None:
         held = sum(member.need for member in pinned)
         bounds.append(f"it needs about {wanted.need} bytes, they hold {held} of {limits.memory_budget}")
+    if any(wanted.gpu_need):
+        holding = [sum(each) for each in zip(*(member.gpu_need for member in pinned), strict=False)]
+        bounds.append(
+            f"it needs {_each(wanted.gpu_need)} on the GPUs, they hold {_each(holding)} of {_each(limits.gpu_budget)}"
+        )
     if limits.max_loaded is not None:
         bounds.append(f"they are {len(pinned)} of at most {limits.max_loaded} loaded")
     return BackendOverloadedError(
@@ -75,3 +83,7 @@ def closed() -> BackendUnavailableError:
         retryable=False,
         hint="Make a new service.",
     )
+
+
+def _each(sizes: Sequence[int]) -> str:
+    return " + ".join(map(str, sizes)) + " bytes"

@@ -42,7 +42,9 @@ class PoolLimits:
     queue_timeout: float = 300.0
     """A request waits this long at most, for a slot, for room and for the load."""
     memory_budget: int | None = None
-    """Bytes of all engines together, by the pool's `memory_of`."""
+    """Bytes of the machine's memory for all engines together, by the pool's `memory_of`."""
+    gpu_budget: tuple[int, ...] = ()
+    """Bytes on each GPU for all engines together, by the pool's `gpu_memory_of`."""
     max_loaded: int | None = None
     """Engines at a time."""
     idle_timeout: float | None = None
@@ -117,8 +119,14 @@ def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
     """Whether `wanted` can be loaded beside `others`."""
     if limits.max_loaded is not None and len(others) + 1 > limits.max_loaded:
         return False
-    needed = wanted.need + sum(member.need for member in others)
-    return limits.memory_budget is None or needed <= limits.memory_budget
+    together = (wanted, *others)
+    if limits.memory_budget is not None and sum(member.need for member in together) > limits.memory_budget:
+        return False
+    booked = [member.gpu_need for member in together]
+    return all(
+        sum(need[card] for need in booked if card < len(need)) <= budget
+        for card, budget in enumerate(limits.gpu_budget)
+    )
 
 
 def _precedence(member: Member) -> tuple[bool, float]:

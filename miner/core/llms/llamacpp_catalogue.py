@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Callable
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from miner.core.engine.launchers import Launcher, find_launcher
+from miner.core.engine.offload import may_offload
+from miner.core.llms.llamacpp_fit import Need, budget_of, need_of
 from miner.core.llms.llamacpp_models import (
     LocalModel,
     find_model,
@@ -23,14 +26,13 @@ from miner.core.llms.llamacpp_wire import Props
 from miner.core.models.catalogue import Catalogue, Facts
 from miner.core.models.find import LocatedModel
 from miner.core.models.folder import Stamp
-from miner.core.models.gguf import GGUFError
-from miner.core.models.memory import available_memory
+from miner.core.models.gguf import GGUFError, GGUFHeader
+from miner.core.models.memory import Memory, available_memory
 from miner.core.wire import ModelInfo
 from miner.errors import EngineStartError, MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
-    from miner.core.engine.launchers import Launcher
     from miner.core.engine.spec import EngineSpec
 
 __all__ = ["LocalModels"]
@@ -44,14 +46,28 @@ Key = tuple[asyncio.AbstractEventLoop, str | None, bool]
 class LocalModels:
     """The models of the settings, and how the settings want each to be run."""
 
-    def __init__(self, settings: MinerConfig, launcher: Callable[[], Launcher]) -> None:
+    def __init__(self, settings: MinerConfig) -> None:
         self._settings = settings
-        self._launcher = launcher
+        self._launcher: Launcher | None = None
         self._slots: dict[tuple[Stamp, ...], int] = {}
         self._catalogue: Catalogue | None = None
         self._warned = False
+        self._needs: dict[EngineSpec, Need | EngineStartError] = {}
+        self._budget: Memory | None = None
+        self._measuring = threading.Lock()
         self._running: dict[Key, asyncio.Task[Found]] = {}
         self._next: dict[Key, asyncio.Task[Found]] = {}
+
+    @property
+    def launcher(self) -> Launcher:
+        """How engines are started here.
+
+        Raises:
+            EngineStartError: in no way: none is installed.
+        """
+        if self._launcher is None:
+            self._launcher = find_launcher(self._settings.llamacpp_server)
+        return self._launcher
 
     @property
     def catalogue(self) -> Catalogue:
@@ -114,14 +130,45 @@ class LocalModels:
                     "There is no model %r: %r, which MODEL_PATH names, answers for all names that are not known. "
                     "Ask for it by its name, or have them refused with MINER_ANY_MODEL_NAME=false.", name, model.alias,
                 )  # fmt: skip
+        launcher = self.launcher
         stamps = model.files.stamps
         slots = self._slots.get(stamps)
         if slots is None:
             # Once for each model: the same settings must give the same engine, however much memory is free later.
-            slots = self._slots[stamps] = fitting_slots(
-                model, settings, available_memory(gpus=False), most=self._launcher().slots
-            )
-        return model, spec_of(model, settings, parallel=slots)
+            memory = available_memory(gpus=may_offload(launcher, settings.llamacpp_n_gpu_layers))
+            slots = self._slots[stamps] = fitting_slots(model, settings, memory, most=launcher.slots)
+        spec = spec_of(model, settings, parallel=slots)
+        if spec not in self._needs:
+            self._needs[spec] = self._need_of(spec, model.header, launcher)
+        return model, spec
+
+    def _need_of(self, spec: EngineSpec, header: GGUFHeader, launcher: Launcher) -> Need | EngineStartError:
+        try:
+            return need_of(spec, header, self.budget(), launcher)
+        except EngineStartError as error:
+            return error  # told to who wants to load it
+
+    def budget(self) -> Memory:
+        """What all engines together may take, as it was when it was asked for first. Not for an event loop."""
+        with self._measuring:
+            if self._budget is None:
+                self._budget = budget_of(self._settings)
+            return self._budget
+
+    def need(self, spec: EngineSpec) -> Need:
+        """What an engine takes that `find` gave.
+
+        Raises:
+            EngineStartError: more than there is.
+        """
+        need = self._needs.get(spec, Need(0))  # none: its file was replaced at this very moment
+        if isinstance(need, EngineStartError):
+            raise copy.copy(need)
+        return need
+
+    def forget(self, spec: EngineSpec) -> None:
+        """Nobody will load it any more."""
+        self._needs.pop(spec, None)
 
     async def infos(self, loaded: set[str]) -> list[ModelInfo]:
         """All that can be named, the default first and the demo model last; files that are no usable models are left
@@ -157,7 +204,7 @@ class LocalModels:
         pooling = pooling_of(facts, self._settings)
         able = props.capabilities(embeds=pooling not in (None, "rank"), ranks=pooling == "rank")
         with suppress(EngineStartError):  # none is installed: the first request tells
-            able -= self._launcher().lacks
+            able -= self.launcher.lacks
         aliases = self.catalogue.aliases(files)
         if self._settings.model_path and facts.name:
             aliases = (*aliases, facts.name)

@@ -11,16 +11,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from miner.core.engine.launchers import Launcher, find_launcher
+from miner.core.engine.launchers import Launcher
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
 from miner.core.engine.refusals import closed
 from miner.core.engine.spec import Address, EngineSpec
 from miner.core.llms.llamacpp_catalogue import LocalModels
-from miner.core.llms.llamacpp_fit import FittedProcess, memory_within
+from miner.core.llms.llamacpp_fit import FittedProcess
 from miner.core.llms.llamacpp_models import LocalModel
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.models.gguf import GGUFHeader
-from miner.core.models.memory import available_memory
 from miner.core.models.projector import refuse_projector
 from miner.core.transport.faults import Origin
 from miner.core.transport.http import HttpClient
@@ -45,7 +44,6 @@ News = TypeVar("News")
 
 _BACKEND = "llamacpp"
 _DEATH_NOTICE_SECONDS = 1.0
-_SHARE_OF_FREE_MEMORY = 0.8
 
 
 @dataclass(slots=True)
@@ -66,12 +64,10 @@ class LocalEngines:
         self._settings = settings
         self._running: dict[EngineSpec, Running] = {}
         self._headers: dict[EngineSpec, GGUFHeader] = {}
-        self._launcher: Launcher | None = None
-        self.models = LocalModels(settings, lambda: self.launcher)
+        self.models = LocalModels(settings)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
         """What each alias meant when it was asked for last."""
         self._pool: EnginePool | None = None
-        self._preparing: asyncio.Task[EnginePool] | None = None
         self._making = threading.Lock()
         self._closed = False
 
@@ -82,12 +78,10 @@ class LocalEngines:
         Raises:
             EngineStartError: in no way: none is installed.
         """
-        if self._launcher is None:
-            self._launcher = find_launcher(self._settings.llamacpp_server)
-        return self._launcher
+        return self.models.launcher
 
     def _made_pool(self) -> EnginePool:
-        """The pool, made on first use: that looks at the memory and for an engine to start."""
+        """The pool, made on first use."""
         with self._making:
             if self._closed:
                 raise closed()
@@ -95,32 +89,19 @@ class LocalEngines:
                 self._pool = self._new_pool()
             return self._pool
 
-    async def _pool_made_in_thread(self) -> EnginePool:
-        """The same off the event loop. Those who come meanwhile wait for it too: none may get ahead of the first."""
-        loop = asyncio.get_running_loop()
-        if self._preparing is None or self._preparing.get_loop() is not loop or self._preparing.done():
-            self._preparing = loop.create_task(self._prepare())
-        return await asyncio.shield(self._preparing)
-
-    async def _prepare(self) -> EnginePool:
-        pool = await asyncio.to_thread(self._new_pool)
-        with self._making:
-            if self._closed:
-                raise closed()
-            self._pool = self._pool or pool
-        return self._pool
-
     def _new_pool(self) -> EnginePool:
         settings = self._settings
         launcher = self.launcher
         start_timeout = settings.llamacpp_start_timeout
-        budget = self._budget()
-        headers = self._headers  # the pool must not hold its owner: it outlives it, to stop the engines
+        budget = self.models.budget()
+        headers, need = self._headers, self.models.need  # the pool must not hold its owner: it outlives it
         pool = EnginePool(
             lambda spec: FittedProcess(spec, launcher, headers[spec], start_timeout=start_timeout),
-            memory_of=lambda spec: memory_within(spec, headers[spec], budget),
+            memory_of=lambda spec: need(spec).ram,
+            gpu_memory_of=lambda spec: need(spec).gpus,
             limits=PoolLimits(
-                memory_budget=budget,
+                memory_budget=budget.available,
+                gpu_budget=() if budget.unified else budget.gpu_available,
                 max_queue=settings.max_queue,
                 queue_timeout=settings.queue_timeout,
                 max_loaded=settings.llamacpp_max_loaded,
@@ -131,13 +112,6 @@ class LocalEngines:
         # Engines that nobody owns any more, or that are alive at exit, go with their owner.
         weakref.finalize(self, pool.kill_all)
         return pool
-
-    def _budget(self) -> int | None:
-        """Bytes that all engines may take together."""
-        if self._settings.llamacpp_memory_budget is not None:
-            return self._settings.llamacpp_memory_budget
-        free = available_memory(gpus=False).available
-        return None if free is None else int(free * _SHARE_OF_FREE_MEMORY)
 
     async def find(self, name: str | None, *, any_name: bool = False) -> tuple[LocalModel, EngineSpec]:
         """The model behind a name, and how it is run, as `LocalModels.find` has it. Where a file was replaced, the
@@ -160,6 +134,7 @@ class LocalEngines:
 
     def _retire(self, spec: EngineSpec) -> None:
         self._headers.pop(spec, None)
+        self.models.forget(spec)
         self._running.pop(spec, None)
         if self._pool is not None:
             self._pool.retire(spec)
@@ -213,8 +188,8 @@ class LocalEngines:
         """
         async with AsyncExitStack() as stack:
             while True:
-                pool = self._pool or await self._pool_made_in_thread()
                 _, spec = self._found.get(name or "") or await self.find(name)
+                pool = self._made_pool()
                 waiting = pool.lease(spec, keep_alive=keep_alive, on_progress=on_progress)
                 try:
                     lease = await stack.enter_async_context(waiting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from miner.core.models.find import LocatedModel, default_models_dir
 from miner.core.models.folder import Stamp, stamp_of
 from miner.core.models.gguf import GGUFError, GGUFHeader
 from miner.core.models.memory import Memory, gpu_is_likely
-from miner.core.models.verdict import Load
+from miner.core.models.verdict import Load, placed
 from miner.core.wire import ModelInfo
 from miner.errors import ConfigError, EngineStartError
 
@@ -188,15 +188,21 @@ def load_of(spec: EngineSpec) -> Load:
 
 
 def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> int:
-    """Slots by default: as many as measure best, fewer where their memory is more than half of what is free.
+    """Slots by default: as many as measure best, fewer where they would take more than half of the memory that is free,
+    or push layers off the GPUs.
 
     Args:
         most: what the engine can do at all; None: any number.
     """
-    free = memory.available
     slots = min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL)
-    while slots > 1 and free is not None:
-        if load_of(spec_of(model, settings, parallel=slots)).estimate(model.header).ram <= free // 2:
+    if memory.available is None:
+        return slots
+    one = spec_of(model, settings, parallel=1)
+    alone = placed(model.header, load_of(one), memory)
+    while slots > 1:
+        where = placed(model.header, load_of(replace(one, parallel=slots)), memory)
+        on_gpus = (where.layers, where.experts) == (alone.layers, alone.experts)
+        if on_gpus and where.ram <= memory.available // 2:
             break
         slots //= 2
     return slots

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "available_memory", "gpu_is_likely"]
+from miner.core.models.gpus import find_gpus, metal_free
 
-GPU_QUERY = ("--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
-GPU_TIMEOUT = 5.0
-MIB = 1 << 20
+__all__ = ["Memory", "available_memory", "gpu_is_likely"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +25,10 @@ class Memory:
     """Free memory of each GPU."""
     gpu_total: tuple[int, ...] = ()
     """All memory of each GPU."""
+    gpu_kind: tuple[str, ...] = ()
+    """CUDA, ROCm or Metal, for each GPU; empty: nobody says."""
+    unified: bool = False
+    """The GPU uses the machine's own memory: what lies on it counts there."""
 
 
 def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
@@ -35,15 +36,25 @@ def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
 
     Args:
         root: Where `proc` and `sys` are.
-        gpus: Whether to ask `nvidia-smi` where there is one.
+        gpus: Whether to look for GPUs too: see `gpus.py`.
     """
     free, whole = _machine(root)
     for limit, used in _limits(root):
         whole = limit if whole is None else min(whole, limit)
         left = max(limit - used, 0)
         free = left if free is None else min(free, left)
-    found = _gpus() if gpus else []
-    return Memory(free, whole, tuple(item[0] for item in found), tuple(item[1] for item in found))
+    found = find_gpus(root) if gpus else []
+    unified = any(gpu.unified for gpu in found)
+    if unified and free is None:
+        free = metal_free()
+    return Memory(
+        free,
+        whole,
+        tuple(gpu.free if gpu.free is not None else free or 0 for gpu in found),
+        tuple(gpu.total for gpu in found),
+        tuple(gpu.kind for gpu in found),
+        unified,
+    )
 
 
 def gpu_is_likely() -> bool:
@@ -85,26 +96,6 @@ def _group_limits(mount: Path, path: str, limit: str, usage: str, droppable: str
         if place == mount:
             break
     return found
-
-
-def _gpus() -> list[tuple[int, int]]:
-    """Free and total memory of each GPU that `nvidia-smi` knows."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    try:
-        told = subprocess.run(
-            [program, *GPU_QUERY],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=GPU_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
-        return []
-    rows = [[part.strip() for part in line.split(",")] for line in told.stdout.splitlines()]
-    return [(int(row[0]) * MIB, int(row[1]) * MIB) for row in rows if len(row) == 2 and all(map(str.isdecimal, row))]
 
 
 def _numbers(path: Path) -> dict[str, int]:

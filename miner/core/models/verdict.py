@@ -9,8 +9,9 @@ from miner.core.models.fit import Estimate, estimate, largest_context
 from miner.core.models.gguf import GGUFHeader
 from miner.core.models.layers import PAD
 from miner.core.models.memory import Memory
+from miner.core.models.placement import LayerSizes, Placement, layer_sizes, place
 
-__all__ = ["Load", "Verdict", "judge", "readable"]
+__all__ = ["Load", "Verdict", "judge", "placed", "readable"]
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -26,7 +27,7 @@ class Load:
     batch_size: int = 512
     mmproj_bytes: int = 0
     n_gpu_layers: int | None = 0
-    """Negative: all; None: as many as the engine finds room for, if it can use a GPU at all."""
+    """Negative: all; None: as many as the engine finds room for, where there is a GPU."""
     flash_attn: bool = True
     checkpoints: int = 32
 
@@ -57,6 +58,8 @@ class Verdict:
     load: Load
     estimate: Estimate
     memory: Memory
+    placement: Placement
+    """What of it lies where."""
     fits: bool | None
     """None: nobody can say. The system does not tell what is free, or it depends on a GPU that cannot be seen."""
     largest_context: int | None
@@ -65,15 +68,19 @@ class Verdict:
     @property
     def reason(self) -> str:
         """One sentence with the numbers."""
-        needs = f"{readable(self.estimate.ram)} of memory for {self.load}"
-        if self.estimate.gpu:
-            needs += f" and {readable(self.estimate.gpu)} of GPU memory"
+        needs = f"{readable(self.placement.ram)} of memory for {self.load}"
+        if self.placement.gpu:
+            needs += f" and {' and '.join(self._on_gpus())} of GPU memory"
         free = "an unknown amount is free"
         if self.memory.available is not None:
             free = f"{readable(self.memory.available)} is free"
-        if self.estimate.gpu:
-            free += f" and {readable(sum(self.memory.gpu_available))} on the GPUs"
+        if self.placement.gpu:
+            each = [readable(size) for size in self.memory.gpu_available]
+            free += f" and {' and '.join(each) or 'nothing'} on the GPUs"
         return f"The model needs {needs}; {free}."
+
+    def _on_gpus(self) -> list[str]:
+        return [readable(size) for size in self.placement.gpus]
 
     @property
     def hint(self) -> str:
@@ -82,9 +89,18 @@ class Verdict:
             return (
                 f"The largest context that fits is {self.largest_context} tokens a slot: set LLAMACPP_CTX_SIZE to it."
             )
+        if self.load.n_gpu_layers is not None and self.load.n_gpu_layers != 0 and self._gpu_is_short:
+            return "No context fits on the GPUs: set LLAMACPP_N_GPU_LAYERS lower, or unset it to take what fits."
         if self.load.parallel > 1:
             return "No context fits with so many slots: set LLAMACPP_PARALLEL to 1, or use a smaller model."
         return "No context fits: use a smaller model or a stronger quantisation."
+
+    @property
+    def _gpu_is_short(self) -> bool:
+        free = self.memory.gpu_available
+        return not self.memory.unified and any(
+            needed > left for needed, left in zip(self.placement.gpus, free, strict=False)
+        )
 
     def rows(self) -> list[tuple[str, str]]:
         """The numbers as a table of two columns."""
@@ -97,43 +113,65 @@ class Verdict:
             ("projector", parts.projector),
             ("process and vocabulary", parts.overhead),
             ("resident", parts.total - parts.gpu),
-            ("on the GPUs", parts.gpu),
+            *((f"on GPU {number}", size) for number, size in enumerate(self.placement.gpus)),
             ("checkpoints, at most", parts.checkpoints),
-            ("needed", parts.ram),
+            ("needed", self.placement.ram),
         ]
         always = ("weights", "KV cache", "compute buffers", "process and vocabulary", "needed")
         table = [(name, readable(size)) for name, size in rows if size or name in always]
         if self.memory.available is not None:
             table.append(("free memory", readable(self.memory.available)))
-        table += [(f"free on GPU {number}", readable(size)) for number, size in enumerate(self.memory.gpu_available)]
+        kinds = self.memory.gpu_kind
+        for number, size in enumerate(self.memory.gpu_available):
+            kind = f" ({kinds[number]})" if number < len(kinds) else ""
+            table.append((f"free on GPU {number}{kind}", readable(size)))
         return table
 
 
-def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
-    """Hold what the load takes against what is free.
+def placed(header: GGUFHeader, load: Load, memory: Memory, sizes: LayerSizes | None = None) -> Placement:
+    """What of the load lies where, by what is free on each GPU.
 
     Raises:
         ValueError: a cache type does not exist.
     """
-    # Layers that llama.cpp puts on GPUs by itself, or on one of a make that we cannot ask, may make it fit after all.
-    gpu_may_help = bool(memory.gpu_available) if load.n_gpu_layers is None else bool(load.n_gpu_layers)
-    if gpu_may_help and not memory.gpu_available:
-        load = replace(load, n_gpu_layers=None)
+    parts = replace(load, n_gpu_layers=0).estimate(header)
+    where = place(sizes or layer_sizes(header), parts, load.n_gpu_layers, memory.gpu_available)
+    if memory.unified:  # it is the same memory, wherever it lies
+        return replace(where, ram=where.ram + where.gpu)
+    return where
+
+
+def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
+    """Hold what the load takes against what is free: in the machine's memory, and on each GPU by itself.
+
+    Raises:
+        ValueError: a cache type does not exist.
+    """
+    # Layers that are to lie on a GPU of a make that we cannot ask may make it fit after all.
+    unseen = bool(load.n_gpu_layers) and not memory.gpu_available
+    sizes = layer_sizes(header)
     trained = header.context_length or load.ctx_size
 
     def fits(ctx_size: int) -> bool:
-        needed = load.estimate(header, ctx_size)
-        free = memory.available if memory.available is not None else needed.ram
-        return needed.ram <= free and needed.gpu <= sum(memory.gpu_available)
+        where = placed(header, replace(load, ctx_size=ctx_size), memory, sizes)
+        if memory.available is not None and where.ram > memory.available:
+            return False
+        return memory.unified or all(
+            needed <= free for needed, free in zip(where.gpus, memory.gpu_available, strict=True)
+        )
 
     known = memory.available is not None
     verdict = fits(load.ctx_size) if known else None
-    gpu_may_help = gpu_may_help and load.n_gpu_layers is None
+    where = placed(header, load, memory, sizes)
+    parts = replace(load, n_gpu_layers=0).estimate(header)
+    if where.gpu:
+        parts = replace(parts, repacked=0, gpu=where.gpu)
     return Verdict(
         load=load,
-        estimate=load.estimate(header),
+        estimate=parts,
         memory=memory,
-        fits=None if gpu_may_help and verdict is False else verdict,
+        placement=where,
+        fits=None if unseen and verdict is False else verdict,
         largest_context=largest_context(fits, limit=max(trained, min(load.ctx_size, PAD))) if known else None,
     )
 

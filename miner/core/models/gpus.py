@@ -1,0 +1,151 @@
+"""The GPUs of this machine and what is free on each: NVIDIA's by `nvidia-smi`, AMD's by sysfs, Apple's by its tools.
+
+Those that CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES hide from an engine are left out. Sizes are
+bytes. A tool that hangs is waited for once and then left alone for a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["GPU", "find_gpus", "metal_free"]
+
+GPU_QUERY = ("--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
+UUID_QUERY = ("--query-gpu=uuid", "--format=csv,noheader")
+GPU_TIMEOUT = 5.0
+HUNG_SECONDS = 60.0
+MIB = 1 << 20
+METAL_SHARE = 0.75
+"""Of the machine's memory, what macOS lets a GPU use."""
+
+_asking = threading.Lock()
+_hung: dict[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """One GPU."""
+
+    kind: str
+    free: int | None
+    """None: what is free of the machine's own memory."""
+    total: int
+    unified: bool = False
+    """Its memory is the machine's."""
+
+
+def find_gpus(root: Path = Path("/")) -> list[GPU]:
+    """Those that an engine would find, in its order. Runs programs, so not for an event loop.
+
+    Args:
+        root: Where `sys` is.
+    """
+    if sys.platform == "darwin":
+        return _apple()
+    return _nvidia() or _amd(root)
+
+
+def _nvidia() -> list[GPU]:
+    """The cards that `nvidia-smi` knows."""
+    rows = [[part.strip() for part in line.split(",")] for line in _output("nvidia-smi", GPU_QUERY)]
+    found = [
+        GPU("CUDA", int(row[0]) * MIB, int(row[1]) * MIB)
+        for row in rows
+        if len(row) == 2 and all(part.isdecimal() for part in row)
+    ]
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found or stated is None:
+        return found
+    names = [part.strip() for part in stated.split(",") if part.strip()]
+    if all(name.lstrip("-").isdecimal() for name in names):
+        return _visible(found, names)
+    uuids = [line.strip() for line in _output("nvidia-smi", UUID_QUERY)]
+    if len(uuids) != len(found):
+        return found
+    return [gpu for name in names for gpu, uuid in zip(found, uuids, strict=True) if uuid.startswith(name)]
+
+
+def _amd(root: Path) -> list[GPU]:
+    """The cards of which the driver amdgpu tells."""
+    found = []
+    cards = [path for path in (root / "sys/class/drm").glob("card*") if re.fullmatch(r"card\d+", path.name)]
+    for card in sorted(cards, key=lambda path: int(path.name[4:])):
+        total, used = (_number(card / "device" / f"mem_info_vram_{what}") for what in ("total", "used"))
+        if total is not None and used is not None:
+            found.append(GPU("ROCm", max(total - used, 0), total))
+    for variable in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        stated = os.environ.get(variable)
+        names = [part.strip() for part in (stated or "").split(",") if part.strip()]
+        if stated is not None and all(name.lstrip("-").isdecimal() for name in names):
+            found = _visible(found, names)
+    return found
+
+
+def _apple() -> list[GPU]:
+    """The one that shares the machine's memory, on Apple's own processors."""
+    if os.uname().machine != "arm64":
+        return []
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return [GPU("Metal", None, int(total * METAL_SHARE), unified=True)]
+
+
+def metal_free() -> int | None:
+    """Bytes of macOS's memory that are free or can be dropped at once, by `vm_stat`."""
+    lines = list(_output("vm_stat", ()))
+    size = re.search(r"page size of (\d+) bytes", lines[0]) if lines else None
+    if size is None:
+        return None
+    counts = dict(re.findall(r'^"?Pages ([a-z -]+)"?:\s+(\d+)\.', "\n".join(lines), re.MULTILINE))
+    pages = sum(int(counts.get(name, 0)) for name in ("free", "inactive", "speculative", "purgeable"))
+    return pages * int(size[1]) or None
+
+
+def _visible(found: Sequence[GPU], names: Sequence[str]) -> list[GPU]:
+    """Those of these numbers; what comes after a number that is none is hidden, as the drivers have it."""
+    visible = []
+    for name in names:
+        if not name.isdecimal() or int(name) >= len(found):
+            break
+        visible.append(found[int(name)])
+    return visible
+
+
+def _output(name: str, arguments: Sequence[str]) -> list[str]:
+    """The lines that a program prints; none where it is missing, fails, or hangs."""
+    program = shutil.which(name)
+    if program is None:
+        return []
+    with _asking:  # one at a time: who waits for one that hangs need not start another
+        if _hung.get(program, 0.0) > time.monotonic():
+            return []
+        try:
+            told = subprocess.run(
+                [program, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=GPU_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            _hung[program] = time.monotonic() + HUNG_SECONDS
+            return []
+        except (OSError, UnicodeDecodeError):
+            return []
+    return told.stdout.splitlines() if told.returncode == 0 else []
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
