@@ -1,6 +1,7 @@
 """How soon an engine's slot is free after its caller has left, by the engine's own count.
 
     python -m bench.cancel                          llama.cpp, the demo model
+    python -m bench.cancel crowd                    64 prompts at once over 8 slots of it, and the request after them
     VLLM_API_BASE=http://... python -m bench.cancel vllm     a vLLM server that runs already and serves nobody else
 
 A request is left while it waits, while its prompt is read, or while it generates; by cancelling its task or by leaving
@@ -225,6 +226,49 @@ async def llamacpp(repeats: int, batch: int | None) -> None:
             await measure(LlamaCpp(service, session, address.base_url), repeats, queue=True)
 
 
+async def crowd(repeats: int, batch: int | None) -> None:
+    """64 requests cancelled while the first prompts are read: the next one's first token, by clock and by batches."""
+    given = {"llamacpp_batch_size": batch} if batch else {}
+    config = MinerConfig(_env_file=None, llamacpp_parallel=8, llamacpp_ctx_size=4096, **given)
+    async with LlamaCppService(config) as service:
+        await service.generate("Hello", max_tokens=1)
+        (running,) = service._engines._running.values()
+
+        async def asked(path: str) -> str:
+            return (await running.http.request("GET", path, total=LIMIT, root=True)).body.decode()
+
+        async def batches() -> int:
+            found = re.search(r"^llamacpp:n_decode_total (\d+)", await asked("/metrics"), re.M)
+            assert found is not None
+            return int(found[1])
+
+        async def idle() -> bool:
+            return '"is_processing":true' not in await asked("/slots")
+
+        print("| a batch, ms | first token, ms | batches until then | all slots free, ms | batches until then |")
+        print("|---|---|---|---|---|")
+        for _ in range(repeats):
+            before, began = await batches(), time.perf_counter()
+            texts = [f"Text {next(_numbers)}. {LONG}" for _ in range(64)]
+            tasks = [asyncio.create_task(service.generate(text, **_options())) for text in texts]
+            while await batches() < before + 3:  # noqa: ASYNC110
+                await asyncio.sleep(POLL)
+            one = (time.perf_counter() - began) / 3
+            await asyncio.sleep(random.uniform(0.0, one))
+            for task in tasks:
+                task.cancel()
+            left_at, began = await batches(), time.perf_counter()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            async for chunk in service.stream("Say hi.", max_tokens=1):
+                if chunk.content:
+                    break
+            first, needed = time.perf_counter() - began, await batches() - left_at
+            await _until(idle)
+            free, all_of_them = time.perf_counter() - began, await batches() - left_at
+            row = (f"{one * 1000:.0f}", f"{first * 1000:.0f}", str(needed), f"{free * 1000:.0f}", str(all_of_them))
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
 async def vllm(repeats: int) -> None:
     config = MinerConfig(_env_file=None)
     async with VLLMService(config) as service, aiohttp.ClientSession() as session:
@@ -233,12 +277,15 @@ async def vllm(repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", nargs="?", choices=("llamacpp", "vllm"), default="llamacpp")
+    parser.add_argument("engine", nargs="?", choices=("llamacpp", "crowd", "vllm"), default="llamacpp")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, help="LLAMACPP_BATCH_SIZE: prompt tokens read in one go")
     args = parser.parse_args()
     print(f"{args.engine}, {args.repeats} times each, load {os.getloadavg()[0]:.1f}\n")
-    asyncio.run(llamacpp(args.repeats, args.batch) if args.engine == "llamacpp" else vllm(args.repeats))
+    if args.engine == "vllm":
+        asyncio.run(vllm(args.repeats))
+    else:
+        asyncio.run((llamacpp if args.engine == "llamacpp" else crowd)(args.repeats, args.batch))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +27,7 @@ from miner.core.llms.llamacpp_emulated import calls_in_text
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
 from miner.core.llms.llamacpp_malformed import recovered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model
+from miner.core.llms.llamacpp_prefill import Prefill, PrefillGate
 from miner.core.llms.llamacpp_pull import pull_events
 from miner.core.llms.llamacpp_template import Fitted, Template, template_refusal
 from miner.core.llms.llamacpp_tools import as_calls, is_either, is_forced
@@ -91,6 +93,7 @@ class LlamaCppService(OpenAIService):
         super().__init__(config)
         self._local: LocalEngines | None = None
         self._server: tuple[Endpoint, Props] | None = None
+        self._prefills: WeakKeyDictionary[HttpClient, PrefillGate] = WeakKeyDictionary()
         self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
         self._templates: weakref.WeakKeyDictionary[HttpClient, tuple[Props, Template]] = weakref.WeakKeyDictionary()
 
@@ -190,6 +193,8 @@ class LlamaCppService(OpenAIService):
                     f"{self.name}'s model {running.spec.alias!r} (its chat template)",
                     ignore=request.ignore_unsupported,
                 )
+            if running.http not in self._prefills:
+                self._prefills[running.http] = PrefillGate(running.spec.batch_size)
             yield running.http
 
     async def _props_of(self, running: Running) -> Props:
@@ -253,17 +258,17 @@ class LlamaCppService(OpenAIService):
                 http = entering.result()
             else:
                 http = await stack.enter_async_context(connection)
-            async with aclosing(self._generated(request, http)) as batches:
+            async with aclosing(self._generated(request, http, waited)) as batches:
                 async for batch in batches:
                     last = batch[-1]
                     if last.timings is not None:
                         last.timings.queue, last.timings.load = waited.queue, waited.load
                     yield batch
 
-    async def _generated(self, request: ChatRequest, http: HttpClient) -> Batches:
+    async def _generated(self, request: ChatRequest, http: HttpClient, waited: Timings) -> Batches:
         """The reply to a request that has its slot."""
         prepared = await self._prepared(request, http, stream=True)
-        events = self._parsed(prepared, request, http)
+        events = self._parsed(prepared, request, http, waited)
         if is_forced(request) or is_either(request):
             events = as_calls(events, request)
         elif prepared.fitted is not None and prepared.fitted.reads_calls:
@@ -272,15 +277,24 @@ class LlamaCppService(OpenAIService):
             async for batch in batches:
                 yield batch
 
-    async def _parsed(self, prepared: _Prepared, request: ChatRequest, http: HttpClient) -> Batches:
+    def _prefill(self, http: HttpClient, body: bytes) -> Prefill | nullcontext[None]:
+        """The wait for the engine to read this prompt; none in front of a server that somebody else runs."""
+        gate = self._prefills.get(http)
+        return nullcontext() if gate is None else gate.prefill(body)
+
+    async def _parsed(self, prepared: _Prepared, request: ChatRequest, http: HttpClient, waited: Timings) -> Batches:
         """The reply as llama.cpp parses it; as the model wrote it where it cannot."""
         sent = Sent()
         try:
             while True:
-                async with http.stream(prepared.path, msgspec.json.encode(prepared.body)) as answer:
+                body = msgspec.json.encode(prepared.body)
+                async with self._prefill(http, body) as prefill, http.stream(prepared.path, body) as answer:
                     if answer.status == 200:
                         async with aclosing(sent.noted(self._events(answer, request, http.origin))) as events:
                             async for batch in events:
+                                if prefill is not None and prefill.see(batch):
+                                    waited.queue = (waited.queue or 0.0) + prefill.waited
+                                    prefill = None
                                 yield batch
                         return
                     raw = await answer.read_all()
@@ -301,12 +315,15 @@ class LlamaCppService(OpenAIService):
 
     async def _written_after(self, http: HttpClient, request: ChatRequest) -> Batches:
         """The reply to a verbatim prompt."""
-        path, body = self._body(request, stream=True)
-        async with http.stream(path, msgspec.json.encode(body)) as answer:
+        path, fields = self._body(request, stream=True)
+        body = msgspec.json.encode(fields)
+        async with self._prefill(http, body) as prefill, http.stream(path, body) as answer:
             if answer.status != 200:
                 raise self._error(answer.status, await answer.read_all(), request, http.origin)
             async with aclosing(self._events(answer, request, http.origin)) as events:
                 async for batch in events:
+                    if prefill is not None and prefill.see(batch):
+                        prefill = None
                     yield batch
 
     async def _tokens_of(self, http: HttpClient, text: str) -> int:
