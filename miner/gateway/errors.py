@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError
+from miner.gateway.redaction import redacted
 
 __all__ = [
     "ClientGoneError", "Failure", "InternalServerError", "RefusedError", "callers_hint", "failure_of", "public",
@@ -66,10 +67,6 @@ class Failure:
         self.message = self.message.encode(errors="replace").decode()
 
 
-_ADDRESS = re.compile(r"(?: at)? (?:https?|unix)://[^\s,;'\"]+")
-_PATH = re.compile(r"(?<![\w/.:-])/(?:[\w.@+-]+/)+[\w.@+-]+")
-
-
 _LONGEST = 4096
 """Characters of a message: some quote what the client sent."""
 
@@ -82,8 +79,7 @@ def shortened(text: str) -> str:
 
 def public(text: str) -> str:
     """The text without addresses and paths of the operator's network and machine."""
-    text = shortened(text)
-    return _PATH.sub("<path>", _ADDRESS.sub("", text))
+    return redacted(shortened(text))
 
 
 _OPERATORS = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|(?<![\w-])--[a-z]|\bpip install\b")

@@ -8,15 +8,16 @@ unless its origin is in the settings.
 
 from __future__ import annotations
 
+import socket
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from miner.core._typing import override
-from miner.errors import ConfigError
 from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
+from miner.gateway.origins import Origins
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.stages import Stage
 
@@ -25,6 +26,8 @@ __all__ = ["Hosts", "is_own_name", "preflight"]
 _EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
 _PREFLIGHT_SECONDS = 600
+_PRIVATE_ZONES = (".localhost", ".local", ".internal")
+"""As Ollama has them."""
 
 
 class Hosts(Stage):
@@ -35,7 +38,8 @@ class Hosts(Stage):
         names = _listed(settings.serve_allowed_hosts)
         self._checked = self._local or bool(names)
         self._hosts = {name.lower().rstrip(".") for name in names}
-        self._origins = {_checked_origin(origin) for origin in _listed(settings.serve_cors_origins)}
+        self._origins = Origins(_listed(settings.serve_cors_origins))
+        self._machine = socket.gethostname().lower()
         self._seen: set[str] = set()
         """Host headers found good, so that almost none is taken apart twice; at most 64."""
 
@@ -52,7 +56,7 @@ class Hosts(Stage):
     def _check_host(self, host: str | None, *, alone: bool) -> None:
         if host is None and not self._hosts:
             return  # HTTP/1.0: no browser sends such a thing
-        known = host is not None and alone and (is_own_name(host) or _name_of(host) in self._hosts)
+        known = host is not None and alone and (is_own_name(host) or self._is_known(_name_of(host)))
         if not known:
             names = "the names of its own machine" if not self._hosts else "names that are on its list"
             raise RefusedError(
@@ -62,11 +66,17 @@ class Hosts(Stage):
         if host is not None and len(self._seen) < 64:
             self._seen.add(host)
 
+    def _is_known(self, name: str) -> bool:
+        """Whether the name is on the list, or on loopback one that no page of the internet can have: this machine's, or
+        one of a private zone, such as `host.docker.internal`. None of these gives the admin right.
+        """
+        return name in self._hosts or (self._local and (name == self._machine or name.endswith(_PRIVATE_ZONES)))
+
     def _check_origin(self, exchange: Exchange, origin: str, host: str | None) -> None:
         if host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return  # a page of ours
-        anybody = "*" in self._origins
-        if not anybody and origin.lower() not in self._origins:
+        anybody = self._origins.any
+        if not self._origins.allow(origin):
             raise RefusedError(
                 403, "origin_not_allowed", "Web pages of this origin may not call this server.",
                 hint="Its operator can allow them with MINER_SERVE_CORS_ORIGINS.",
@@ -112,20 +122,3 @@ def _name_of(host: str) -> str:
         return "" if parts.username is not None or parts.path else (parts.hostname or "").rstrip(".")
     except ValueError:
         return ""
-
-
-def _checked_origin(origin: str) -> str:
-    """The origin as browsers write it.
-
-    Raises:
-        ConfigError: it is none, or `null`, which every sandboxed page is.
-    """
-    if origin == "*":
-        return origin
-    parts = urlsplit(origin)
-    if not parts.scheme or not parts.netloc or parts.path or parts.query:
-        raise ConfigError(
-            f"MINER_SERVE_CORS_ORIGINS: {origin!r} is no origin.",
-            hint="Write scheme, name and port: https://app.example.org, http://localhost:3000.",
-        )
-    return origin.lower()

@@ -40,7 +40,7 @@ class GatewaySettings(Settings):
     serve_trusted_proxies: str = ""
     """Proxies whose X-Forwarded-For or Forwarded tells the client's address: addresses and networks, with commas."""
     serve_cors_origins: str = ""
-    """Origins of web pages that may call, with commas between; `*`: any."""
+    """Origins of web pages that may call, with commas between, `http://localhost:*` among them; `*`: any."""
 
     serve_any_model_name: bool = False
     """With MODEL_PATH: answer requests for a model of any other name with that one; otherwise they get a 404."""

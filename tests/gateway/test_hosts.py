@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import aiohttp
 import pytest
@@ -34,6 +35,9 @@ async def get(served, path="/v1/models", method="GET", **headers):
         ("127.9.9.9", 200), ("box.lan:80", 200), ("evil.example", 403), ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example", 403), ("evil.example@localhost", 403), ("10.0.0.1", 403), ("", 403),
         ("localhost/evil", 403), ("[::1", 403),
+        ("host.docker.internal:8088", 200), ("HOST.containers.internal.", 200), ("box.local", 200),
+        ("a.localhost", 200), (socket.gethostname(), 200), ("internal", 403), ("evil.internal.example", 403), ("eviinternal", 403),
+        ("local", 403), (".example", 403),
     ],
 )  # fmt: skip
 async def test_only_names_of_this_machine_on_loopback(host, status):
@@ -58,7 +62,7 @@ async def test_elsewhere_any_host_will_do():
     [
         ("llm.example", 200), ("LLM.example.:8088", 200), ("localhost", 200), ("127.0.0.1:8088", 200),
         ("evil.example", 403), ("llm.example.evil.example", 403), ("10.0.0.1", 403), ("", 403),
-        ("evil@llm.example", 403),
+        ("evil@llm.example", 403), ("host.docker.internal", 403),
     ],
 )  # fmt: skip
 async def test_a_list_of_names_holds_everywhere(host, status):
@@ -117,6 +121,38 @@ async def test_a_page_that_was_asked_for():
         assert (await get(served, "/nowhere", x_api_key=KEY)).status == 404
 
 
+@pytest.mark.parametrize(
+    ("listed", "origin", "allowed"),
+    [
+        ("chrome-extension://*", "chrome-extension://abcdefgh", True),
+        ("chrome-extension://*", "moz-extension://abcdefgh", False),
+        ("chrome-extension://*", "chrome-extension://a/b", False),
+        ("http://localhost:*", "http://localhost:5173", True),
+        ("http://localhost:*", "http://localhost", True),
+        ("http://localhost:*", "https://localhost:1", False),
+        ("http://localhost:*", "http://localhost.evil.example:1", False),
+        ("http://localhost:*", "http://localhost:1.evil.example", False),
+        ("http://[::1]:*", "http://[::1]:3000", True),
+        ("https://*.example.org", "https://a.b.example.org", True),
+        ("https://*.example.org", "https://example.org", False),
+        ("https://*.example.org", "https://evilexample.org", False),
+        ("https://*.example.org:*", "https://a.example.org:8443", True),
+        ("https://*.example.org", "https://a.example.org:8443", False),
+        ("app://*, http://127.0.0.1:*", "http://127.0.0.1:9", True),
+        ("HTTPS://App.Example", "https://app.example", True),
+        ("http://*", "http://anything.example:81", True),
+        ("http://*", "null", False),
+    ],
+)
+async def test_patterns_of_origins(listed, origin, allowed):
+    async with serving(Parrot(config()), serve_cors_origins=listed) as served:
+        answer = await get(served, Origin=origin)
+        preflight = await get(served, method="OPTIONS", Origin=origin, Access_Control_Request_Method="POST")
+    assert answer.status == (200 if allowed else 403)
+    assert preflight.status == (204 if allowed else 403)
+    assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+
+
 async def test_any_page():
     async with serving(Parrot(config()), serve_cors_origins="*") as served:
         answer = await get(served, Origin="null")
@@ -125,7 +161,13 @@ async def test_any_page():
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
-@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "null"])
+@pytest.mark.parametrize(
+    "origin", [
+        "app.example", "https://app.example/", "null", "http://localhost:x", "http://localhost:99999", "http://a b",
+        "http://user@host", "http://a*b", "*://localhost", "https://*.*.org", "http://localhost:80*", "http://", "**",
+        "https://app.example/*", "localhost:*",
+    ],
+)  # fmt: skip
 def test_an_origin_that_is_none(origin):
     with pytest.raises(ConfigError, match="MINER_SERVE_CORS_ORIGINS"):
         Hosts(GatewaySettings(_env_file=None, serve_cors_origins=origin))

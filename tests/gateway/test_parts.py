@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from miner.errors import BackendUnavailableError, ContextLengthError, EngineCrashedError, ModelNotFoundError
 from miner.gateway.addresses import is_loopback
-from miner.gateway.errors import RefusedError, failure_of
+from miner.gateway.errors import RefusedError, failure_of, public
 from miner.gateway.preload import preload
 from tests.gateway.serving import Parrot, config, post, serving
 
@@ -66,3 +68,31 @@ async def test_no_field_is_passed_on_unread(field):
                 assert answer.status == 400, path
                 assert outer in await answer.text()
     assert not hasattr(service, "asked")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/srv/models/a.gguf", "/home/me/x", "~/models/x", "/bigdisk/llms/x.gguf", "/Users/me/Library/m", "/tmp/a/b/",
+        "C:\\Users\\me\\m.gguf", "D:/models/m.gguf", "/root/.cache/miner", "/opt/llm@2/bin+x", "/volume1/llm/a",
+        "'/home/me/my models/x.gguf'", '"C:\\Program Files\\m.gguf"', "/work/a", "/proc/1/fd/3",
+    ],
+)  # fmt: skip
+def test_paths_of_files_are_redacted(path):
+    for text in (f"It is at {path}.", f"{path}", f"({path})", f"Loading {path}, failed"):
+        kept = public(text)
+        assert "<path>" in kept
+        assert not {"me", "models", "x.gguf", "m.gguf", "llms", "cache"} & set(re.split(r"[^\w.]", kept)), kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use /api/chat.", "#/properties/a is wrong", "at #/$defs/P/properties/x", "/v1/chat/completions takes POST",
+        "There is no /v1/models/x.gguf here.", "POST /admin/models/a/load", "/properties/a/items/0", "and/or/either",
+        "application/json", "GET /openapi.json lists what is.", "org/name/file", "<think>/<answer>/x", "1/2/3",
+        "a pattern ^/a/b$", "/think/no_think", "text/event-stream", "model hf.co/org/name:Q4", "at 12:30/13:30",
+    ],
+)  # fmt: skip
+def test_what_is_no_file_is_not_redacted(text):
+    assert public(text) == text
