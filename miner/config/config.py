@@ -37,6 +37,10 @@ class MinerConfig(Settings):
     """Seconds until an unavailable backend is tried again."""
     max_retries: int = Field(2, ge=0, le=10)
     """How often a request is sent again when it failed before anything of the answer came."""
+    connect_timeout: Seconds = 10.0
+    """Seconds within which a server must take a connection."""
+    max_connections: int | None = Field(None, ge=1)
+    """Connections to one server at most; requests beyond wait for `queue_timeout`. Default: any number."""
 
     default_model: str | None = None
     """The model when a request names none."""

@@ -25,6 +25,8 @@ CHANGED = {
     "llm_fallbacks": ("vllm,ollama", "vllm,ollama"),
     "fallback_cooldown": ("1.5", 1.5),
     "max_retries": ("0", 0),
+    "connect_timeout": ("2.5", 2.5),
+    "max_connections": ("64", 64),
     "default_model": ("m", "m"),
     "default_max_tokens": ("7", 7),
     "default_temperature": ("0", 0.0),
@@ -196,6 +198,8 @@ WRONG = [
     ("LLAMACPP_PARALLEL", "1000", "256"),
     ("MINER_ALLOW_REMOTE_IMAGES", "perhaps", "boolean"),
     ("MINER_MAX_QUEUE", "-1", "0"),
+    ("MINER_CONNECT_TIMEOUT", "0", "greater than 0"),
+    ("MINER_MAX_CONNECTIONS", "0", "1"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from miner.core.transport.address import BadAddressError, NotConnectedError
+from miner.core.transport.errors import BadAddressError, NotConnectedError
 from miner.core.transport.faults import (
     ErrorBody,
     Origin,

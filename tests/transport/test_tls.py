@@ -16,6 +16,14 @@ from miner.core.transport.http import HttpClient
 from miner.errors import BackendUnavailableError
 
 AUTHORITY = trustme.CA()
+
+
+@pytest.fixture(autouse=True)
+def no_certificates_of_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\ndata: \r\n3\r\n1\n\n\r\n0\r\n\r\n"
 
 
@@ -88,3 +96,39 @@ async def test_a_server_without_tls_at_an_address_with_it():
         with pytest.raises(BackendUnavailableError, match="no TLS"):
             await http_client.request("GET", "/models")
         await http_client.close()
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+async def test_an_authority_of_ones_own_by_the_usual_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+):
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
+    async with server("localhost") as base:
+        http_client = client(base)
+        assert (await http_client.request("POST", "/chat/completions", b"{}")).body == b"data: 1\n\n"
+        await http_client.close()
+        await asyncio.sleep(0.1)
+
+
+async def test_a_file_of_certificates_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "bad.pem").write_text("no certificate")
+    async with server("localhost") as base:
+        for name in ("bad.pem", "none.pem"):
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / name))
+            http_client = client(base)
+            with pytest.raises(BackendUnavailableError, match=f"REQUESTS_CA_BUNDLE='.*{name}'") as caught:
+                await http_client.request("GET", "/models")
+            assert not caught.value.retryable
+            await http_client.close()
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        for path, hint in ((tmp_path / "none.pem", "names nothing that is there"), (None, "in SSL_CERT_FILE")):
+            if path is None:
+                monkeypatch.delenv("SSL_CERT_FILE")
+            else:
+                monkeypatch.setenv("SSL_CERT_FILE", str(path))
+            http_client = client(base)
+            with pytest.raises(BackendUnavailableError, match="no TLS: ") as caught:
+                await http_client.request("GET", "/models")
+            assert hint in (caught.value.hint or "")
+            await http_client.close()

@@ -8,6 +8,7 @@ from miner.core.llms import smallest
 from miner.core.llms.join import drain
 from miner.core.llms.stream import Batches
 from miner.core.transport.in_flight import InFlight
+from miner.core.transport.pool import Limits
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMChunk, LLMResponse, ModelInfo, RerankResponse
 from miner.errors import ServiceClosedError, UnsupportedFeatureError
 
@@ -80,6 +81,12 @@ class Hooks:
         if self._completed is None or self._completed[0] is not self.config:
             self._completed = self.config, config_of(self.config)
         return self._completed[1]
+
+    @property
+    def _connection_limits(self) -> Limits:
+        """What bounds a client's connections: the same settings for all backends."""
+        settings = self._settings
+        return Limits(settings.connect_timeout, settings.max_connections, settings.queue_timeout)
 
     async def _get_model(self, model_name: str) -> Any:
         """Make sure that the model can be used; built-in backends return its ModelInfo.

@@ -33,7 +33,7 @@ from miner.core.llms.ollama_wire import request_body
 from miner.core.llms.schema_support import check_llama, refuse_both
 from miner.core.llms.stream import Batches
 from miner.core.transport.faults import Origin, parse_error_body
-from miner.core.transport.http import HttpClient
+from miner.core.transport.http import HttpClient, Limits
 from miner.core.wire import (
     ChatRequest,
     Embedding,
@@ -63,7 +63,7 @@ class OllamaService(LLMService):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._client: HttpClient | None = None
-        self._client_made_for: tuple[str, float] | None = None
+        self._client_made_for: tuple[str, float, Limits] | None = None
         self._shown: dict[str, tuple[float, ModelInfo]] = {}
 
     @property
@@ -73,7 +73,8 @@ class OllamaService(LLMService):
 
     def _http(self) -> HttpClient:
         settings = self._settings
-        made_for = (settings.ollama_base_url, settings.ollama_timeout)
+        limits = self._connection_limits
+        made_for = (settings.ollama_base_url, settings.ollama_timeout, limits)
         if self._client is None or made_for != self._client_made_for:
             if self._client is not None:
                 self._client.retire()
@@ -85,7 +86,7 @@ class OllamaService(LLMService):
                 unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
                 address_setting="OLLAMA_BASE_URL",
             )
-            self._client, self._client_made_for = HttpClient(origin), made_for
+            self._client, self._client_made_for = HttpClient(origin, limits=limits), made_for
         return self._client
 
     # Generation

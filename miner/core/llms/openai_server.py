@@ -13,7 +13,7 @@ from miner.core._typing import override
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai_models import read_models
 from miner.core.transport.faults import ErrorBody, Origin, parse_error_body, retry_after_seconds, status_error
-from miner.core.transport.http import HttpClient
+from miner.core.transport.http import HttpClient, Limits
 from miner.core.wire import ChatRequest, Health, ModelInfo
 from miner.errors import BackendError, BackendProtocolError, MinerError, ModelNotFoundError
 
@@ -50,7 +50,7 @@ class OpenAIServer(LLMService):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._client: HttpClient | None = None
-        self._client_endpoint: Endpoint | None = None
+        self._client_made_for: tuple[Endpoint, Limits] | None = None
         self._listed: list[ModelInfo] = []
         self._listed_at = float("-inf")
         self._one_model = False
@@ -66,12 +66,14 @@ class OpenAIServer(LLMService):
     # Transport
 
     def _http(self) -> HttpClient:
-        endpoint = self.endpoint()
-        if self._client is None or endpoint != self._client_endpoint:
+        made_for = endpoint, limits = self.endpoint(), self._connection_limits
+        if self._client is None or made_for != self._client_made_for:
             if self._client is not None:
                 self._client.retire()
-            self._client = HttpClient(self._origin(endpoint), api_key=endpoint.api_key, reuse=self.reuse_connections)
-            self._client_endpoint = endpoint
+            self._client = HttpClient(
+                self._origin(endpoint), api_key=endpoint.api_key, reuse=self.reuse_connections, limits=limits
+            )
+            self._client_made_for = made_for
         return self._client
 
     def _origin(self, endpoint: Endpoint) -> Origin:

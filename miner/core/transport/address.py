@@ -8,26 +8,22 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from miner.core.transport.connection import Connection
+from miner.core.transport.errors import BadAddressError, NotConnectedError
+from miner.core.transport.proxy import Proxy, open_tunnel
+from miner.core.transport.trust import untrusted_hint
 
-__all__ = ["Address", "BadAddressError", "NotConnectedError", "connect"]
+__all__ = ["Address", "connect"]
 
-_CONNECT_SECONDS = 10.0
+_NEXT_ADDRESS_SECONDS = 0.25
+"""As RFC 8305 recommends."""
 
 _P = TypeVar("_P", bound=Connection)
-
-
-class BadAddressError(ValueError):
-    """It names no server."""
-
-
-class NotConnectedError(ConnectionError):
-    """There is no connection to the server; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +37,18 @@ class Address:
     """Path before that of a request, such as /v1."""
     fields: bytes = field(repr=False)
     """Header lines of every request, our key among them."""
+    proxy: Proxy | None = None
+
+    def through(self, proxy: Proxy) -> Address:
+        """The same by way of a proxy. Without TLS the proxy reads each request, and is told the whole address; with it,
+        `connect` has it open a tunnel.
+        """
+        if self.tls:
+            return replace(self, proxy=proxy)
+        host = self.fields.partition(b"\r\n")[0].removeprefix(b"Host: ")
+        return replace(
+            self, proxy=proxy, base=b"http://%b%b" % (host, self.base), fields=self.fields + proxy.authorization
+        )
 
     @classmethod
     def of(cls, url: str, api_key: str | None, *, keep: bool) -> Address:
@@ -89,29 +97,61 @@ class Address:
 
 async def connect(
     loop: asyncio.AbstractEventLoop, address: Address, unix_socket: Path | None, make: Callable[[], _P],
-    *, tls: ssl.SSLContext | None,
+    *, tls: ssl.SSLContext | None, timeout: float,
 ) -> _P:  # fmt: skip
     """A connection to the address, or to a socket in its place; with TLS if there is a context for it.
+
+    Args:
+        timeout: seconds for all of it: the name, the addresses, a proxy's tunnel, TLS.
 
     Raises:
         NotConnectedError: there is none; BadAddressError: no such host can be.
     """
+    proxy = address.proxy
+    host, port = (address.host, address.port) if proxy is None else (proxy.host, proxy.port)
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(timeout):
             if unix_socket is not None:
                 return (await loop.create_unix_connection(make, str(unix_socket)))[1]
-            return (await loop.create_connection(make, address.host, address.port, ssl=tls))[1]
+            sock = await _connected(loop, host, port)
+            try:
+                if proxy is not None and address.tls:
+                    await open_tunnel(loop, sock, proxy, address.host, address.port)
+            except BaseException:
+                sock.close()
+                raise
+            name = address.host if tls is not None else None
+            return (await loop.create_connection(make, sock=sock, ssl=tls, server_hostname=name))[1]
+    except NotConnectedError:
+        raise
     except TimeoutError:
-        raise NotConnectedError("timed out") from None
-    except socket.gaierror as error:
-        raise NotConnectedError(f"no such host {address.host!r}") from error
+        why, hint = "timed out", None
+    except socket.gaierror:
+        why, hint = f"no such host {host!r}", None
+    except ssl.SSLCertVerificationError as error:
+        why, hint = f"no TLS: {error.verify_message}", untrusted_hint()
     except ssl.SSLError as error:
-        reason = getattr(error, "verify_message", None) or error.reason or str(error)
-        raise NotConnectedError(f"no TLS: {reason}") from error
+        why, hint = f"no TLS: {error.reason or error}", None
     except OSError as error:
-        raise NotConnectedError(_reason(error)) from error
+        why, hint = _reason(error), None
     except UnicodeError as error:
         raise BadAddressError(f"no host name: {error}") from None
+    if proxy is not None and hint is None:
+        why, hint = f"by way of {proxy}: {why}", proxy.hint(address.host)
+    raise NotConnectedError(why, hint=hint)
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """A socket to the first of a host's addresses that takes it. One that says nothing holds the others up for a
+    quarter of a second, not for the whole timeout.
+    """
+    from aiohappyeyeballs import start_connection
+
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):  # a name, which takes a thread to look up
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await start_connection(infos, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=loop)
 
 
 def _reason(error: OSError) -> str:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from miner.core.transport.address import BadAddressError, NotConnectedError
 from miner.core.transport.connection import ClosedHereError
+from miner.core.transport.errors import BadAddressError, NotConnectedError
 from miner.core.transport.framing import FramingError
 from miner.core.transport.http1 import BrokenOffError
 from miner.errors import (
@@ -118,7 +118,12 @@ def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float 
         return origin.closed()
     if isinstance(error, NotConnectedError):
         told = "does not accept the connection" if str(error) == "timed out" else "cannot be reached"
-        return BackendUnavailableError(f"{where} {told}: {error}.", hint=origin.unreachable, **origin.details())
+        return BackendUnavailableError(
+            f"{where} {told}: {error}.",
+            hint=error.hint or origin.unreachable,
+            retryable=error.retryable,
+            **origin.details(),
+        )
     if isinstance(error, TimeoutError) and total is not None:
         return BackendTimeoutError(
             f"{where} did not answer within {total:g} s.",

@@ -2,7 +2,7 @@
 
 Our own, since this is the way of every token: over it the gateway spends a third less on a streamed chunk and a quarter
 less on a whole reply than over aiohttp's client (bench/README.md). It does what an engine's API needs and no more: no
-redirects, no cookies, no proxies, no compression.
+redirects, no cookies, no compression.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from miner.core.transport.faults import Origin, faults
 from miner.core.transport.framing import FramingError
 from miner.core.transport.http1 import BrokenOffError
 from miner.core.transport.in_flight import InFlight
-from miner.core.transport.pool import ConnectionPool
+from miner.core.transport.pool import ConnectionPool, Limits
+from miner.core.transport.proxy import proxy_for
 from miner.core.transport.redirect import redirected
+from miner.errors import BackendOverloadedError
 
-__all__ = ["ByteStream", "HttpClient", "Reply"]
+__all__ = ["ByteStream", "HttpClient", "Limits", "Reply"]
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
+_DEFAULT_LIMITS = Limits()
 
 
 class Reply(NamedTuple):
@@ -71,18 +74,23 @@ class HttpClient:
         origin: names backend and address in errors; `origin.silence` bounds each wait for bytes, in seconds.
         api_key: sent as a bearer token.
         unix_socket: where the engine listens, in place of the address's host and port.
+        limits: of its connections.
         reuse: keep connections for the next request. llama.cpp's server closes a connection after a stream from it
             although it announces otherwise (protocol notes, pitfall 21), so there it is off.
     """
 
     def __init__(
-        self, origin: Origin, *, api_key: str | None = None, unix_socket: Path | None = None, reuse: bool = True
-    ) -> None:
+        self, origin: Origin, *, api_key: str | None = None, unix_socket: Path | None = None, reuse: bool = True,
+        limits: Limits = _DEFAULT_LIMITS,
+    ) -> None:  # fmt: skip
         self.origin = origin
+        self._limits = limits
+        self._unix_socket = unix_socket
+        self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         self._api_key = api_key
         self._reuse = reuse and unix_socket is None
         self._address: Address | None = None
-        self._pool = ConnectionPool(origin.silence, unix_socket, reuse=self._reuse)
+        self._pool = ConnectionPool(origin.silence, unix_socket, limits.connect_timeout, reuse=self._reuse)
         self._in_flight = InFlight(origin.closed)
 
     async def request(
@@ -91,14 +99,19 @@ class HttpClient:
         """Send a request and read the whole answer, whatever its status.
 
         Args:
-            total: seconds for the whole exchange, where it must be short.
+            total: seconds for the whole exchange, where it must be short; then it waits for nobody else's.
             root: the path begins at the server's root, before the `/v1` of the address.
         """
         with self._in_flight.call(), faults(self.origin, total=total, harmless=body is None) as state:
-            if total is None:
+            if total is not None:
+                async with asyncio.timeout(total):
+                    return await self._whole(state, method, path, body, root)
+            turn = await self._turn()
+            try:
                 return await self._whole(state, method, path, body, root)
-            async with asyncio.timeout(total):
-                return await self._whole(state, method, path, body, root)
+            finally:
+                if turn is not None:
+                    turn.release()
 
     async def _whole(self, state: faults, method: str, path: str, body: bytes | None, root: bool) -> Reply:
         connection, answer = await self._ask(state, method, path, body, root)
@@ -117,9 +130,7 @@ class HttpClient:
         self, state: faults, method: str, path: str, body: bytes | None, root: bool
     ) -> tuple[Connection, ByteStream]:
         """The answer, of which the head has come. The caller releases the connection."""
-        address = self._address
-        if address is None:
-            address = self._address = Address.of(self.origin.base_url, self._api_key, keep=self._reuse)
+        address = self._address or await self._find()
         request = address.request(method, path, body, root=root)
         connection = self._pool.kept()
         while True:
@@ -148,6 +159,38 @@ class HttpClient:
                     raise redirected(head.status, head.headers.get("location"), self.origin)
                 return connection, ByteStream(connection, head.status, head.headers)
 
+    async def _find(self) -> Address:
+        """Where requests go, and by way of which proxy."""
+        address = Address.of(self.origin.base_url, self._api_key, keep=self._reuse)
+        if self._unix_socket is None:
+            proxy = await proxy_for(address.host, address.port, tls=address.tls)
+            address = address if proxy is None else address.through(proxy)
+        self._address = address
+        return address
+
+    async def _turn(self) -> asyncio.Semaphore | None:
+        """One of the connections that there may be, to be released; None where there may be any number."""
+        most = self._limits.max_connections
+        if most is None:
+            return None
+        loop = asyncio.get_running_loop()
+        if self._turns is None or self._turns[0] is not loop:
+            self._turns = loop, asyncio.Semaphore(most)
+        turns = self._turns[1]
+        try:
+            async with asyncio.timeout(self._limits.queue_timeout):
+                await turns.acquire()
+        except TimeoutError:
+            raise BackendOverloadedError(
+                f"{self.origin.backend} at {self.origin.shown_url} has as many requests in flight as there may be "
+                f"connections ({most}), and none ended in {self._limits.queue_timeout:g} s.",
+                retry_after=1.0,
+                hint="Try again later, or raise MINER_MAX_CONNECTIONS or MINER_QUEUE_TIMEOUT.",
+                **self.origin.details(),
+            ) from None
+        self._pool.make_room(most)
+        return turns
+
     async def close(self) -> None:
         """Close all connections. What is in flight ends with a ServiceClosedError, and is not sent again."""
         self._in_flight.stop()
@@ -165,7 +208,7 @@ class HttpClient:
 class _Streaming:
     """What `HttpClient.stream` gives."""
 
-    __slots__ = ("_answer", "_body", "_client", "_connection", "_faults", "_path")
+    __slots__ = ("_answer", "_body", "_client", "_connection", "_faults", "_path", "_turn")
 
     def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
         self._client, self._path, self._body = client, path, body
@@ -173,14 +216,24 @@ class _Streaming:
 
     async def __aenter__(self) -> ByteStream:
         with self._client._in_flight.call(), self._faults:
-            self._connection, self._answer = await self._client._ask(
-                self._faults, "POST", self._path, self._body, False
-            )
+            self._turn = await self._client._turn()
+            try:
+                self._connection, self._answer = await self._client._ask(
+                    self._faults, "POST", self._path, self._body, False
+                )
+            except BaseException:
+                self._leave()
+                raise
         return self._answer
+
+    def _leave(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client._pool.release(self._connection, message_over=self._answer.over)
+        self._leave()
         if error is not None:
             self._faults.__exit__(kind, error, trace)

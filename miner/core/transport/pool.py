@@ -6,18 +6,32 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 from miner.core.transport.address import Address, connect
 from miner.core.transport.connection import Connection
 from miner.core.transport.framing import FramingError
+from miner.core.transport.trust import trusted
 
-__all__ = ["ConnectionPool"]
+__all__ = ["ConnectionPool", "Limits"]
 
 _KEEPALIVE_SECONDS = 4.0
 """vLLM and llama.cpp close an idle connection after 5 s: we let go of it before."""
 _LINGER_SECONDS = 1.0
 """How long the mark of a body's end may come after the message's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the connections of a client."""
+
+    connect_timeout: float = 10.0
+    """Seconds until there must be a connection."""
+    max_connections: int | None = None
+    """Requests at once; those beyond wait for their turn. None: any number."""
+    queue_timeout: float = 300.0
+    """Seconds that they wait at most."""
 
 
 class ConnectionPool:
@@ -26,10 +40,12 @@ class ConnectionPool:
     Args:
         silence: see Connection.
         unix_socket: where to connect to in place of the address's host and port.
+        connect_timeout: seconds until there must be a connection.
         reuse: keep connections for the next request.
     """
 
-    def __init__(self, silence: float, unix_socket: Path | None, *, reuse: bool) -> None:
+    def __init__(self, silence: float, unix_socket: Path | None, connect_timeout: float, *, reuse: bool) -> None:
+        self._connect_timeout = connect_timeout
         self._silence = silence
         self._unix_socket = unix_socket
         self._reuse = reuse
@@ -51,9 +67,14 @@ class ConnectionPool:
             await anext(self._guard)
         silence, ended = self._silence, self._open.discard
         if address.tls and self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)  # it reads many certificates
+            self._tls = await asyncio.to_thread(trusted)
         connection = await connect(
-            loop, address, self._unix_socket, lambda: Connection(loop, silence, ended), tls=self._tls
+            loop,
+            address,
+            self._unix_socket,
+            lambda: Connection(loop, silence, ended),
+            tls=self._tls,
+            timeout=self._connect_timeout,
         )
         self._open.add(connection)
         return connection
@@ -72,6 +93,12 @@ class ConnectionPool:
                 return connection
             connection.abort()
         return None
+
+    def make_room(self, most: int) -> None:
+        """End connections that are over but for the end of their body, where there are so many already."""
+        if len(self._open) >= most:
+            for connection in [one for one in self._open if one.lingering]:
+                connection.abort()
 
     def release(self, connection: Connection, *, message_over: bool = False) -> None:
         """After an answer, or in the middle of one that nobody wants any more."""
