@@ -21,6 +21,7 @@ def main() -> None:
     params.ctx_shift = config["shift"]
     params.n_batch = params.n_ubatch = config["batch"]
     params.verbosity = 1
+    params.port = config["port"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config["threads"]
     if config["template"]:
         params.chat_template = config["template"]

@@ -49,6 +49,8 @@ class RunnerConfig:
     batch: int = 512
     threads: int = 1
     """Several wait for each other, which takes for ever on a machine that does other things too."""
+    port: int = 0
+    """0: one that is free."""
 
 
 class LlamaRunner:

@@ -6,6 +6,7 @@ llama.cpp's own queue has no bound, and a request that waits there is noticed la
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -26,10 +27,48 @@ class Gate:
 
     def __init__(self, backend: str, slots: int, *, max_queue: int, timeout: float) -> None:
         self._backend = backend
-        self._slots = asyncio.Semaphore(slots)
+        self._slots = slots
         self._max_queue = max_queue
         self._timeout = timeout
-        self.waiting = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self.busy = 0
+        """Requests that are through."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiters)
+
+    def resize(self, slots: int) -> None:
+        """Let so many through from now on."""
+        self._slots = slots
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters and self.busy < self._slots:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.busy += 1
+                waiter.set_result(None)
+
+    async def _acquire(self) -> None:
+        if self.busy < self._slots and not self._waiters:
+            self.busy += 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._release()  # it came through in the very moment
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def _release(self) -> None:
+        self.busy -= 1
+        self._wake()
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
@@ -40,21 +79,18 @@ class Gate:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if self._slots.locked() and self.waiting >= self._max_queue:
+        if self.busy >= self._slots and self.waiting >= self._max_queue:
             raise self._overloaded(f"{self.waiting} requests wait already", "MINER_MAX_QUEUE")
-        self.waiting += 1
         timer = asyncio.timeout(self._timeout)
         try:
             async with timer:
-                await self._slots.acquire()
+                await self._acquire()
         except TimeoutError:
             raise self._overloaded(f"no slot became free in {self._timeout:g} s", "MINER_QUEUE_TIMEOUT") from None
-        finally:
-            self.waiting -= 1
         try:
             yield loop.time() - began
         finally:
-            self._slots.release()
+            self._release()
 
     def _overloaded(self, why: str, setting: str) -> BackendOverloadedError:
         return BackendOverloadedError(

@@ -7,7 +7,6 @@ already, and starts nothing.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from functools import partial
@@ -22,9 +21,9 @@ from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.llms import llamacpp_wire
 from miner.core.llms.durations import seconds_of
 from miner.core.llms.features import refuse_unsupported
-from miner.core.llms.gate import Gate
 from miner.core.llms.llamacpp_emulated import calls_in_text
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
+from miner.core.llms.llamacpp_foreign import Facts, ForeignServer, template_of
 from miner.core.llms.llamacpp_malformed import recovered
 from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model
 from miner.core.llms.llamacpp_prefill import Prefill, PrefillGate
@@ -59,15 +58,6 @@ class _Applied(msgspec.Struct):
     prompt: str
 
 
-def _template_of(props: Props) -> Template:
-    caps = props.chat_template_caps
-    return Template(
-        asked=props.build_info is not None,
-        declares_tools=caps.supports_tools,
-        takes_system=caps.supports_system_role,
-    )
-
-
 class _Prepared(NamedTuple):
     """A request as it is sent."""
 
@@ -92,10 +82,9 @@ class LlamaCppService(OpenAIService):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._local: LocalEngines | None = None
-        self._server: tuple[Endpoint, Props] | None = None
+        self._server = ForeignServer()
         self._prefills: WeakKeyDictionary[HttpClient, PrefillGate] = WeakKeyDictionary()
-        self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
-        self._templates: weakref.WeakKeyDictionary[HttpClient, tuple[Props, Template]] = weakref.WeakKeyDictionary()
+        self._templates: WeakKeyDictionary[HttpClient, Template] = WeakKeyDictionary()
 
     @classmethod
     @override
@@ -130,7 +119,8 @@ class LlamaCppService(OpenAIService):
     def capabilities(self) -> frozenset[str]:
         # How long a model stays is not ours to say on somebody else's server.
         if self._external:
-            return self.features - {"keep_alive"}
+            known = self._server.capabilities
+            return (self.features if known is None else known) - {"keep_alive"}
         launcher = self._launcher
         return self.features if launcher is None else self.features - launcher.lacks
 
@@ -175,8 +165,12 @@ class LlamaCppService(OpenAIService):
     ) -> AsyncIterator[HttpClient]:  # fmt: skip
         waited = Timings() if waited is None else waited
         if self._external:
-            async with (await self._own_gate()).slot() as waited.queue:
-                yield self._http()
+            http, settings = self._http(), self._settings
+            gate = await self._server.gate(
+                http, self._ask_props, backend=self.name, max_queue=settings.max_queue, timeout=settings.queue_timeout
+            )
+            async with gate.slot() as waited.queue:
+                yield http
             return
         name = request.model if request is not None else model
         wanted = request.keep_alive if request is not None else None
@@ -201,7 +195,7 @@ class LlamaCppService(OpenAIService):
         """What an engine of ours says of itself, asked once for each start."""
         if running.props is None:
             running.props = await self._ask_props(running.http)
-            self._templates[running.http] = running.props, _template_of(running.props)
+            self._templates[running.http] = template_of(running.props)
         return running.props
 
     async def _ask_props(self, http: HttpClient) -> Props:
@@ -221,22 +215,14 @@ class LlamaCppService(OpenAIService):
         """Seconds for a question that takes no token."""
         return min(_QUESTION_SECONDS, self._settings.llamacpp_timeout)
 
-    async def _server_props(self) -> Props:
-        """The same of a server that somebody else runs, asked once."""
-        endpoint = self.endpoint()
-        if self._server is None or self._server[0] != endpoint:
-            self._server = endpoint, await self._ask_props(self._http())
-        return self._server[1]
+    @override
+    def _forget(self) -> None:
+        super()._forget()
+        self._server.forget()
 
-    async def _own_gate(self) -> Gate:
-        """The queue in front of that server, as wide as it has slots."""
-        loop = asyncio.get_running_loop()
-        if self._gate is None or self._gate[0] is not loop:
-            slots = (await self._server_props()).total_slots
-            settings = self._settings
-            gate = Gate(self.name, slots, max_queue=settings.max_queue, timeout=settings.queue_timeout)
-            self._gate = loop, gate
-        return self._gate[1]
+    async def _facts(self) -> Facts:
+        """What the server at LLAMACPP_API_BASE says of itself."""
+        return await self._server.facts(self._http(), self._ask_props)
 
     # Generation
 
@@ -372,11 +358,12 @@ class LlamaCppService(OpenAIService):
 
     async def _template(self, http: HttpClient) -> Template:
         """What is known of the chat template of the server behind this client."""
-        known = self._templates.get(http)
-        props = await self._server_props() if self._external or known is None else known[0]
-        if known is None or known[0] is not props:
-            known = self._templates[http] = props, _template_of(props)
-        return known[1]
+        if self._external:
+            return (await self._facts()).template
+        template = self._templates.get(http)
+        if template is None:
+            template = self._templates[http] = template_of(await self._ask_props(http))
+        return template
 
     async def _apply_template(self, http: HttpClient, body: dict[str, Any]) -> tuple[int, str]:
         reply = await http.request("POST", "/apply-template", msgspec.json.encode(body), total=self._short, root=True)
@@ -386,6 +373,17 @@ class LlamaCppService(OpenAIService):
             return 200, msgspec.json.decode(reply.body, type=_Applied).prompt
         except msgspec.DecodeError:
             return 501, "it does not say what it made of the messages"
+
+    @override
+    async def _post(
+        self, path: str, body: dict[str, Any], request: ChatRequest | None = None, *, model: str | None = None,
+        root: bool = False,
+    ) -> bytes:  # fmt: skip
+        try:
+            return await super()._post(path, body, request, model=model, root=root)
+        except UnsupportedFeatureError:
+            self._server.refused(path)
+            raise
 
     @override
     async def _count_tokens(self, request: ChatRequest) -> int:
@@ -407,7 +405,11 @@ class LlamaCppService(OpenAIService):
     @override
     async def list_models(self) -> list[ModelInfo]:
         if self._external:
-            return await super().list_models()
+            models = await super().list_models()
+            if self._one_model:
+                await self._server.probed(self._http(), self._ask_props)
+                models = [await self._told(info) for info in models]
+            return models
         return await self._engines.infos()
 
     @property
@@ -425,7 +427,11 @@ class LlamaCppService(OpenAIService):
             return await self._engines.info(model_name, any_name=self._takes_any_name)
         assert model_name is not None
         info = await super()._get_model(model_name)
-        info.capabilities = (await self._server_props()).capabilities(embeds=True, ranks=True) & self.capabilities
+        return await self._told(info)
+
+    async def _told(self, info: ModelInfo) -> ModelInfo:
+        """The same with what the server at LLAMACPP_API_BASE can do."""
+        info.capabilities = (await self._facts()).capabilities - {"keep_alive"}
         return info
 
     @override
@@ -534,7 +540,7 @@ class LlamaCppService(OpenAIService):
     @override
     async def aclose(self) -> None:
         local, self._local = self._local, None
-        self._server = self._gate = None
+        self._server = ForeignServer()
         if local is not None:
             await local.aclose()
         await super().aclose()

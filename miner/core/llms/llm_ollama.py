@@ -7,7 +7,6 @@ empty chunk.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.malformed import MalformedReplyError, Sent, rest_of
+from miner.core.llms.memory import Memory
 from miner.core.llms.ollama_errors import ollama_error
 from miner.core.llms.ollama_loading import load_request, pull_events
 from miner.core.llms.ollama_models import (
@@ -51,7 +51,6 @@ from miner.errors import (
 
 __all__ = ["OllamaService"]
 
-_SHOW_FRESH_SECONDS = 60.0
 _HEALTH_SECONDS = 1.5
 
 
@@ -64,7 +63,7 @@ class OllamaService(LLMService):
         super().__init__(config)
         self._client: HttpClient | None = None
         self._client_made_for: tuple[str, float, Limits] | None = None
-        self._shown: dict[str, tuple[float, ModelInfo]] = {}
+        self._shown: Memory[str, ModelInfo] = Memory()
 
     @property
     @override
@@ -78,6 +77,7 @@ class OllamaService(LLMService):
         if self._client is None or made_for != self._client_made_for:
             if self._client is not None:
                 self._client.retire()
+                self._shown.clear()
             origin = Origin(
                 backend=self.name,
                 base_url=settings.ollama_base_url.rstrip("/"),
@@ -85,6 +85,7 @@ class OllamaService(LLMService):
                 silence=settings.ollama_timeout,
                 unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
                 address_setting="OLLAMA_BASE_URL",
+                lost=self._shown.clear,
             )
             self._client, self._client_made_for = HttpClient(origin, limits=limits), made_for
         return self._client
@@ -97,9 +98,9 @@ class OllamaService(LLMService):
         request.grammar_allowed = False
         await check_llama(request, self.name, bounds=False)
 
-    def _body(self, request: ChatRequest) -> tuple[str, bytes]:
-        known = self._shown.get(request.model or "")
-        thinks = known is not None and "reasoning" in (known[1].capabilities or ())
+    async def _body(self, request: ChatRequest) -> tuple[str, bytes]:
+        known = await self._get_model(request.model) if request.model else None
+        thinks = known is not None and "reasoning" in (known.capabilities or ())
         path, body = request_body(request, num_ctx=self._settings.ollama_num_ctx, thinks=thinks)
         return path, msgspec.json.encode(body)
 
@@ -115,7 +116,7 @@ class OllamaService(LLMService):
 
     async def _parsed(self, request: ChatRequest) -> Batches:
         """The reply as Ollama parses it."""
-        path, body = self._body(request)
+        path, body = await self._body(request)
         http = self._http()
         async with http.stream(path, body) as answer:
             if answer.status != 200:
@@ -162,10 +163,10 @@ class OllamaService(LLMService):
     @override
     async def _get_model(self, model_name: str) -> ModelInfo:
         known = self._shown.get(model_name)
-        if known is not None and time.monotonic() - known[0] < _SHOW_FRESH_SECONDS:
-            return known[1]
+        if known is not None:
+            return known
         http = self._http()
-        reply = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}))
+        reply = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}), harmless=True)
         if reply.status == 404 and parse_error_body(reply.body).json:
             names = [model.id for model in await self._listed_models()]
             raise ModelNotFoundError(
@@ -182,7 +183,7 @@ class OllamaService(LLMService):
                 hint="Use a model that is pulled here: prompts must not leave the machine.",
             )
         info = info_of_show(model_name, shown)
-        self._shown[model_name] = (time.monotonic(), info)
+        self._shown[model_name] = info
         return info
 
     @override

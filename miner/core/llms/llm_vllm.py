@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from miner.core._typing import override
+from miner.core.llms.memory import Memory
 from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
 from miner.core.llms.openai_wire import decode_event
 from miner.core.llms.schema_support import check_vllm, refuse_both
@@ -51,8 +52,14 @@ class VLLMService(OpenAIService):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._thinks: dict[str, bool] = {}
-        self._probed: tuple[set[str], frozenset[str]] | None = None
+        self._thinks: Memory[str, bool] = Memory()
+        self._probed: Memory[str, frozenset[str]] = Memory()
+
+    @override
+    def _forget(self) -> None:
+        super()._forget()
+        self._thinks.clear()
+        self._probed.clear()
 
     @override
     def endpoint(self) -> Endpoint:
@@ -62,12 +69,11 @@ class VLLMService(OpenAIService):
     @override
     async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
         models = await super()._fetch_models(total=total)
-        names = {model.id for model in models}
-        if self._probed is None or self._probed[0] != names:
-            self._probed = names, await self._probe(total)
-        able = self._probed[1]
+        able = self._probed.get("routes")
+        if able is None:
+            able = self._probed["routes"] = await self._probe(total)
         for model in models:
-            model.capabilities = able if self._thinks.get(model.id, True) else able - {"reasoning"}
+            model.capabilities = able - {"reasoning"} if self._thinks.get(model.id) is False else able
         return models
 
     @override
@@ -81,7 +87,7 @@ class VLLMService(OpenAIService):
     @override
     async def _get_model(self, model_name: str) -> ModelInfo:
         info = await super()._get_model(model_name)
-        if not self._thinks.get(info.id, True):
+        if self._thinks.get(info.id) is False:
             info.capabilities = (info.capabilities or self.features) - {"reasoning"}
         return info
 
@@ -114,7 +120,7 @@ class VLLMService(OpenAIService):
                 usage = None
             if usage is not None:  # else it may say so itself
                 self._thinks[model] = usage.completion_tokens_details is not None
-        return self._thinks.get(model, True)
+        return self._thinks.get(model) is not False
 
     async def _probe(self, total: float | None) -> frozenset[str]:
         """A vLLM server serves either text, or embeddings and scores, or (a model that compares pairs) scores alone. A
@@ -196,9 +202,9 @@ class VLLMService(OpenAIService):
             return ContextLengthError(
                 f"The prompt is too long for vllm: {text}", prompt_tokens=count, context_length=limit
             )
-        if "chat template" in text:
-            if request is not None and request.prompt is not None and request.model is not None:
-                self._no_template.add(request.model)
+        if any(sign in text for sign in _NO_TEMPLATE):
+            if request is not None and request.prompt is not None and request.model and not self._verbatim(request):
+                self._no_template[request.model] = True
                 return _NoTemplateError("The model has no chat template.", param="messages")
             return UnsupportedFeatureError(
                 "The model has no chat template, so it takes prompts, not messages.", param="messages",
@@ -210,7 +216,10 @@ class VLLMService(OpenAIService):
         return InvalidRequestError(f"vllm refused the request: {text}", param=body.param)
 
 
+_NO_TEMPLATE = ("default chat template is no longer allowed", "tokenizer.chat_template is not set")
+"""vLLM's words, and those of transformers behind it, for a model without one; other messages speak of templates too."""
 _UNSUPPORTED = (
+    ("--trust-request-chat-template", "extra", "Start the server with --trust-request-chat-template."),
     ("tool choice requires", "tools", _TOOL_FLAGS),
     ("--tool-call-parser", "tools", _TOOL_FLAGS),
     ("not a multimodal model", "messages", "Start the server with a model that sees."),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import weakref
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -70,6 +72,7 @@ class OpenAIServer(LLMService):
         if self._client is None or made_for != self._client_made_for:
             if self._client is not None:
                 self._client.retire()
+                self._forget()
             self._client = HttpClient(
                 self._origin(endpoint), api_key=endpoint.api_key, reuse=self.reuse_connections, limits=limits
             )
@@ -84,9 +87,14 @@ class OpenAIServer(LLMService):
             silence=endpoint.timeout,
             key_setting=self.key_setting,
             address_setting=self.address_setting,
+            lost=_weakly(self._forget),
         )
         hint = self.unreachable_hint.format(url=origin.shown_url) if self.unreachable_hint else None
         return replace(origin, unreachable=hint)
+
+    def _forget(self) -> None:
+        """The server may be another one by now: what it said of itself counts no more."""
+        self._listed_at = float("-inf")
 
     def _connection(
         self, request: ChatRequest | None, model: str | None = None
@@ -128,6 +136,7 @@ class OpenAIServer(LLMService):
             raise status_error(404, parse_error_body(reply.body), http.origin)
         if reply.status != 200:
             raise self._error(reply.status, reply.body, None, http.origin, reply.headers.get("Retry-After"))
+        before = self._listed
         try:
             self._listed, self._one_model = read_models(reply.body)
         except msgspec.DecodeError as error:
@@ -136,6 +145,8 @@ class OpenAIServer(LLMService):
                 hint=http.origin.misplaced(),
                 **http.origin.details(200),
             ) from error
+        if before and _same(before) != _same(self._listed):
+            self._forget()
         self._listed_at = time.monotonic()
         return self._listed
 
@@ -194,3 +205,20 @@ class OpenAIServer(LLMService):
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+def _same(models: list[ModelInfo]) -> list[object]:
+    """What of a list stays the same as long as the server does; `created` is the time of the question."""
+    return [(model.id, model.aliases, model.context_length, model.size, model.owned_by) for model in models]
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A method's call that does not keep its object: a service that is dropped goes at once."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call

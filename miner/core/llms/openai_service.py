@@ -14,6 +14,7 @@ import msgspec
 from miner.core._typing import override
 from miner.core.llms.extra import merge_extra
 from miner.core.llms.malformed import MalformedReplyError
+from miner.core.llms.memory import Memory
 from miner.core.llms.openai_end import check_end, interrupted
 from miner.core.llms.openai_models import read_embeddings, read_scores
 from miner.core.llms.openai_request import chat_body, completion_body
@@ -52,7 +53,12 @@ class OpenAIService(OpenAIServer):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._no_template: set[str] = set()
+        self._no_template: Memory[str, bool] = Memory()
+
+    @override
+    def _forget(self) -> None:
+        super()._forget()
+        self._no_template.clear()
 
     # What a subclass says
 
@@ -68,7 +74,7 @@ class OpenAIService(OpenAIServer):
 
     def _verbatim(self, request: ChatRequest) -> bool:
         """Whether this goes past the chat template: because the caller wants it, or because the model has none."""
-        return request.raw or (request.prompt is not None and request.model in self._no_template)
+        return request.raw or (request.prompt is not None and bool(self._no_template.get(request.model or "")))
 
     def _watched(self, request: ChatRequest) -> list[str]:
         """The stop strings that are watched for here, because the engine is not told of them (see stop.py)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
@@ -49,6 +50,8 @@ class Origin:
     """What to do when nobody answers."""
     key_setting: str | None = None
     address_setting: str = "the address"
+    lost: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+    """Called when the server may have been restarted: a connection was refused or broken off, or a kept one closed."""
 
     @property
     def shown_url(self) -> str:
@@ -107,6 +110,8 @@ class faults:
             return
         mapped = _map(error, self.origin, receiving=self.receiving, total=self.total)
         if mapped is not None:
+            if isinstance(error, (NotConnectedError, ConnectionError)):
+                self.origin.lost()
             mapped.engine_died = type(error) is BrokenOffError and not self.harmless
             raise mapped from error
 

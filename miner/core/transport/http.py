@@ -90,19 +90,23 @@ class HttpClient:
         self._api_key = api_key
         self._reuse = reuse and unix_socket is None
         self._address: Address | None = None
-        self._pool = ConnectionPool(origin.silence, unix_socket, limits.connect_timeout, reuse=self._reuse)
+        self._pool = ConnectionPool(
+            origin.silence, unix_socket, limits.connect_timeout, reuse=self._reuse, on_lost=origin.lost
+        )
         self._in_flight = InFlight(origin.closed)
 
     async def request(
-        self, method: str, path: str, body: bytes | None = None, *, total: float | None = None, root: bool = False
-    ) -> Reply:
+        self, method: str, path: str, body: bytes | None = None, *, total: float | None = None, root: bool = False,
+        harmless: bool = False,
+    ) -> Reply:  # fmt: skip
         """Send a request and read the whole answer, whatever its status.
 
         Args:
             total: seconds for the whole exchange, where it must be short; then it waits for nobody else's.
             root: the path begins at the server's root, before the `/v1` of the address.
+            harmless: it asks for facts, as every request without a body does: no engine dies of it.
         """
-        with self._in_flight.call(), faults(self.origin, total=total, harmless=body is None) as state:
+        with self._in_flight.call(), faults(self.origin, total=total, harmless=harmless or body is None) as state:
             if total is not None:
                 async with asyncio.timeout(total):
                     return await self._whole(state, method, path, body, root)
@@ -147,8 +151,9 @@ class HttpClient:
                 count = deliveries()
                 if fresh or connection.answered or count.deaths:
                     raise
-                count.deaths += body is not None
+                count.deaths += not state.harmless
                 connection = None
+                self.origin.lost()
             except BaseException:
                 connection.abort()
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,18 @@ class ConnectionPool:
         unix_socket: where to connect to in place of the address's host and port.
         connect_timeout: seconds until there must be a connection.
         reuse: keep connections for the next request.
+        on_lost: called when the server closes a connection that was kept, before we let go of it.
     """
 
-    def __init__(self, silence: float, unix_socket: Path | None, connect_timeout: float, *, reuse: bool) -> None:
+    def __init__(
+        self, silence: float, unix_socket: Path | None, connect_timeout: float, *, reuse: bool,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._connect_timeout = connect_timeout
         self._silence = silence
         self._unix_socket = unix_socket
         self._reuse = reuse
+        self._on_lost = on_lost
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
         self._idle: list[Connection] = []
@@ -65,7 +70,7 @@ class ConnectionPool:
         if self._guard is None:
             self._guard = _closed_with_the_loop(self)
             await anext(self._guard)
-        silence, ended = self._silence, self._open.discard
+        silence, ended = self._silence, self._ended
         if address.tls and self._tls is None:
             self._tls = await asyncio.to_thread(trusted)
         connection = await connect(
@@ -78,6 +83,12 @@ class ConnectionPool:
         )
         self._open.add(connection)
         return connection
+
+    def _ended(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:  # we would have taken it out
+            self._idle.remove(connection)
+            self._on_lost()
 
     def kept(self) -> Connection | None:
         """The connection that was used last, if it still serves; None: connect."""
