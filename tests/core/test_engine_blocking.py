@@ -11,11 +11,12 @@ import pytest
 from miner.errors import BackendError, BackendTimeoutError, EngineCrashedError
 from tests.blocking import blocking_calls_fail
 from tests.core.test_engine_faults import llamacpp, pid_of
+from tests.engine.test_launchers import make_binary
 
 
 @pytest.fixture(autouse=True)
 def nothing_blocks():
-    with blocking_calls_fail(besides=["miner/core/models/", "llamacpp_models.py"]):
+    with blocking_calls_fail():
         yield
 
 
@@ -72,3 +73,9 @@ async def test_a_service_that_nobody_closes():
     async with llamacpp() as service:
         await service.generate("Hi", max_tokens=1)
         service._engines._pool.kill_all()
+
+
+async def test_the_users_own_binary(tmp_path):
+    async with llamacpp(llamacpp_server=str(make_binary(tmp_path / "llama-server"))) as service:
+        await service.generate("Hi", max_tokens=1)
+        await service.health()

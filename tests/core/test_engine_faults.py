@@ -13,7 +13,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendError, BackendTimeoutError, EngineCrashedError, EngineStartError, MinerError
-from tests.engine.children import PATIENCE, alive, eventually
+from tests.engine.children import PATIENCE, Clock, alive, eventually
 from tests.engine.test_launchers import make_binary
 from tests.servers.llama_runner import demo_model
 
@@ -129,7 +129,9 @@ async def test_closing_does_not_wait_for_what_hangs(silent, point, stopped):
         assert all(isinstance(error, BackendError) for error in errors), errors
 
 
-async def test_a_model_that_keeps_on_dying_is_left_alone_for_a_while():
+async def test_a_model_that_keeps_on_dying_is_left_alone_for_a_while(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("miner.core.engine.breaker.monotonic", clock)
     async with llamacpp() as service:
         for _ in range(3):
             await service.generate("Hi", max_tokens=1)
@@ -144,6 +146,20 @@ async def test_a_model_that_keeps_on_dying_is_left_alone_for_a_while():
         assert 0 < health.retry_after <= caught.value.retry_after
         assert "tried again in" in health.reason
         assert not await service.health_check()
+        clock.ahead += caught.value.retry_after
+        assert (await service.health()).state == "ready", "or nobody would send the request that tries it again"
+        await service.generate("Hi", max_tokens=1)
+        assert (await service.health()).state == "ready"
+
+
+async def test_a_reset_tries_again_at_once():
+    async with llamacpp() as service:
+        for _ in range(3):
+            await service.generate("Hi", max_tokens=1)
+            os.kill(await pid_of(service), signal.SIGKILL)
+            await asyncio.to_thread(eventually, lambda: service._engines.status()[0].pid is None, "it is dead")
+        health = await service.health()
+        assert health.state == "failed"
         service.reset_model(health.models[0])
         assert (await service.health()).state == "ready"
         await service.generate("Hi", max_tokens=1)

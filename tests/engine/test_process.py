@@ -16,7 +16,7 @@ from miner.core.engine.breaker import CircuitBreaker
 from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.engine.process import EngineProcess
 from miner.errors import EngineCrashedError, EngineStartError
-from tests.engine.children import PATIENCE, BadLauncher, alive, ask, completion, demo_spec, eventually
+from tests.engine.children import PATIENCE, BadLauncher, Clock, alive, ask, completion, demo_spec, eventually
 
 
 class Engines:
@@ -349,40 +349,47 @@ async def test_an_engine_that_keeps_crashing_is_given_up(engines):
     await engine.ensure_ready()
 
 
-async def test_after_a_cooldown_there_is_one_try(engines):
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("miner.core.engine.breaker.monotonic", clock)
+    return clock
+
+
+async def test_after_a_cooldown_there_is_one_try(engines, clock):
     """Each that fails makes the next cooldown twice as long, up to the longest; meanwhile everybody is refused."""
-    engine = engines("dies_at_once", crash_limit=2, backoff=(0.01, 0.01), cooldown=(1.0, 2.0))
+    engine = engines("dies_at_once", crash_limit=2, backoff=(0.01, 0.01), cooldown=(300.0, 1000.0))
     for _ in range(2):
         with pytest.raises(EngineStartError, match="moon"):
             await engine.ensure_ready()
-    for failures, cooldown in ((2, 1.0), (3, 2.0), (4, 2.0)):
+    for failures, cooldown in ((2, 300.0), (3, 600.0), (4, 1000.0), (5, 1000.0)):
         assert engine.state == "failed"
         starts = engine.restarts
         errors = await asyncio.gather(*(engine.ensure_ready() for _ in range(5)), return_exceptions=True)
         assert all(isinstance(error, EngineStartError) and error.retryable for error in errors)
         assert all(f"failed {failures} times" in error.message for error in errors)
-        assert all(cooldown / 4 < error.retry_after <= cooldown for error in errors)
+        assert all(cooldown - PATIENCE < error.retry_after <= cooldown for error in errors)
         assert engine.restarts == starts
-        await asyncio.sleep(errors[0].retry_after)
+        clock.ahead += errors[0].retry_after
         assert engine.state == "stopped"
         errors = await asyncio.gather(*(engine.ensure_ready() for _ in range(5)), return_exceptions=True)
         assert all("exit status 7" in error.message for error in errors)
         assert engine.restarts == starts + 1
 
 
-async def test_a_try_that_succeeds_closes_the_circuit(engines):
-    engine = engines("ready_then_dies", crash_limit=2, backoff=(0.01, 0.01), cooldown=(0.5, 10.0))
-    for cooldown in (0.5, 1.0):  # it has not run for long: the cooldown still grows
+async def test_a_try_that_succeeds_closes_the_circuit(engines, clock):
+    engine = engines("ready_then_dies", crash_limit=2, backoff=(0.01, 0.01), cooldown=(300.0, 1000.0))
+    for cooldown in (300.0, 600.0):  # it has not run for long: the cooldown still grows
         for _ in range(2):
             await engine.ensure_ready()
             await engine.died()
         with pytest.raises(EngineStartError, match="failed 2 times") as caught:
             await engine.ensure_ready()
-        assert cooldown / 4 < caught.value.retry_after <= cooldown
-        await asyncio.sleep(caught.value.retry_after)
+        assert cooldown - PATIENCE < caught.value.retry_after <= cooldown
+        clock.ahead += caught.value.retry_after
         await engine.ensure_ready()
-        assert engine.state == "ready"
         await engine.stop()
+        assert engine.state == "stopped"
 
 
 def test_a_cooldown_is_short_again_after_the_engine_ran_for_long():

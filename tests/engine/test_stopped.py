@@ -17,6 +17,8 @@ import pytest
 
 from miner.core.engine.launchers import find_launcher
 from miner.core.engine.process import EngineProcess
+from miner.core.engine.procstat import LOOK_SECONDS, Usage
+from miner.core.engine.watch import Halt
 from miner.errors import EngineStartError
 from tests.engine.children import PATIENCE, BadLauncher, alive, completion, demo_spec, eventually
 from tests.engine.test_launchers import end, make_binary, start_parent
@@ -104,16 +106,22 @@ async def test_stopped_while_it_serves(engines, tmp_path, way, which):
     assert "Paris" in await asyncio.to_thread(completion, again)
 
 
-async def test_stopped_for_a_moment_is_no_failure(engines):
-    engine = engines("well")
-    await engine.ensure_ready()
-    pid = engine.pid
-    for _ in range(3):
-        os.kill(pid, signal.SIGSTOP)
-        os.kill(pid, signal.SIGCONT)
-        await asyncio.sleep(0.4)
-    assert engine.state == "ready"
-    assert engine.pid == pid
+def test_stopped_for_a_moment_is_no_failure():
+    """A tracer that samples a process stops it again and again."""
+    running, stopped = Usage(0.0, 0), Usage(0.0, 0, stopped=True)
+    halt = Halt()
+    now = 0.0
+    for _ in range(100):
+        assert not halt.look(now, stopped)
+        assert halt.pause < LOOK_SECONDS
+        now += 0.1
+        assert not halt.look(now, running)
+        assert halt.pause == LOOK_SECONDS
+        now += 0.1
+    assert not halt.look(now, stopped)
+    assert not halt.look(now, None), "nobody could tell"
+    assert not halt.look(now, stopped)
+    assert halt.look(now + 1.0, stopped)
 
 
 @pytest.mark.parametrize("way", ["well", "hangs", "ignores_sigterm"])

@@ -8,8 +8,8 @@ forgotten once an engine has run for as long as failures count.
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from time import monotonic
 
 __all__ = ["CircuitBreaker"]
 
@@ -46,7 +46,7 @@ class CircuitBreaker:
     @property
     def open_for(self) -> float:
         """Seconds until there is a try again; 0 where a start is allowed."""
-        return max(0.0, self._open_until - time.monotonic()) if self._open_until is not None else 0.0
+        return max(0.0, self._open_until - monotonic()) if self._open_until is not None else 0.0
 
     def begin(self) -> float:
         """A start begins; gives the seconds that it has to wait."""
@@ -58,7 +58,7 @@ class CircuitBreaker:
             return 0.0
         first, longest = self._backoff
         pause = min(longest, first * 2.0 ** (len(self._failures) - 1))
-        return max(0.0, self._failures[-1] + pause - time.monotonic())
+        return max(0.0, self._failures[-1] + pause - monotonic())
 
     def ready(self) -> None:
         """The start has succeeded."""
@@ -71,17 +71,17 @@ class CircuitBreaker:
         """The engine failed after it had been ready for `ran` seconds. Whether the circuit opened now."""
         if ran >= self._window:
             self._opened = 0
-        self._failures.append(time.monotonic())
+        self._failures.append(monotonic())
         self._drop_old()
         self.in_a_row = max(self.in_a_row + 1 if self._last_try else 0, len(self._failures))
         if not self._last_try and len(self._failures) < self._limit:
             return False
         first, longest = self._cooldown
-        self._open_until = time.monotonic() + min(longest, first * 2.0 ** min(self._opened, 32))
+        self._open_until = monotonic() + min(longest, first * 2.0 ** min(self._opened, 32))
         self._opened += 1
         self._last_try = False
         return True
 
     def _drop_old(self) -> None:
-        while self._failures and self._failures[0] < time.monotonic() - self._window:
+        while self._failures and self._failures[0] < monotonic() - self._window:
             self._failures.popleft()
