@@ -19,6 +19,7 @@ from miner.gateway.body import parse_body
 from miner.gateway.contained import Contained
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.exchange import Exchange, new_id
+from miner.gateway.field_names import LENIENT_HEADER
 from miner.gateway.merge import merged, total_usage
 from miner.gateway.open_stream import OpenStream
 from miner.gateway.routes import Handler
@@ -39,10 +40,12 @@ def generation(dialect: Dialect) -> Handler:
 async def reply(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
     """Ask the service and answer."""
     exchange.ignored += call.ignored
+    if exchange.request.headers.get(LENIENT_HEADER, "").strip().lower() == "ignore":
+        for arguments in call.arguments:
+            arguments.setdefault("unsupported", "ignore")
     await exchange.enter(call)
-    if call.stream:
-        return await _streamed(exchange, dialect, call)
-    return await _whole(exchange, dialect, call)
+    with call.names.told():
+        return await (_streamed if call.stream else _whole)(exchange, dialect, call)
 
 
 def json_response(exchange: Exchange, body: bytes, status: int = 200) -> web.Response:
@@ -97,7 +100,7 @@ async def _respond_all(exchange: Exchange, call: Call) -> list[LLMResponse]:
 
 def _note_ignored(exchange: Exchange, responses: list[LLMResponse]) -> None:
     for response in responses:
-        for name in response.ignored:
+        for name in map(exchange.call.names.of if exchange.call is not None else str, response.ignored):
             if name not in exchange.ignored:
                 exchange.ignored.append(name)
 
@@ -122,15 +125,16 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
         index = 0
         try:
             async with aclosing(source) as batches:
-                async for batch in batches:
-                    if several:
-                        index, batch = batch
-                    exchange.tokens(batch)
-                    if writer is None:
-                        _note_ignored(exchange, responses)
-                    data = (writer or writing()).batch(batch, index)
-                    if data:
-                        await out.send(data)
+                with call.names.told():
+                    async for batch in batches:
+                        if several:
+                            index, batch = batch
+                        exchange.tokens(batch)
+                        if writer is None:
+                            _note_ignored(exchange, responses)
+                        data = (writer or writing()).batch(batch, index)
+                        if data:
+                            await out.send(data)
         except OutputValidationError as error:
             _cut_short(error)
         return writing().end(responses)

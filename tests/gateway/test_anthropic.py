@@ -231,7 +231,7 @@ async def test_how_hard_to_try_is_no_matter_to_a_model_that_does_not_think():
     asked = {"model": "any", "max_tokens": 5, "messages": USER, "output_config": {"effort": "low"}}
     async with serving(Parrot(config())) as served, client(served) as api:
         told = await api.messages.with_raw_response.create(**asked, thinking={"type": "adaptive"})
-        with pytest.raises(anthropic.BadRequestError, match="reasoning"):
+        with pytest.raises(anthropic.BadRequestError, match="does not support thinking"):
             await api.messages.create(**asked, thinking={"type": "enabled", "budget_tokens": 1024})
     assert told.headers["x-miner-ignored-params"] == "output_config.effort"
 

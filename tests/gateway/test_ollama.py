@@ -250,7 +250,7 @@ async def test_how_many_tokens(count, tokens):
         ({"options": {"mirostat": 2}}, "options.mirostat"),
         ({"options": {"stop": [""]}}, "stop"),
         ({"format": "xml"}, "invalid format"),
-        ({"format": {"type": "nothing"}}, "response_format"),
+        ({"format": {"type": "nothing"}}, "format: the JSON Schema is not valid"),
         ({"think": "loud"}, "think"),
         ({"keep_alive": "soon"}, "keep_alive"),
         ({"top_logprobs": 3}, "top_logprobs"),

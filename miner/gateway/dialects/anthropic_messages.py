@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
 from miner.gateway.body import bounded, decode, decode_body, off_loop, parse_body
 from miner.gateway.dialects.anthropic_body import (
     AnthropicCountBody,
@@ -20,6 +20,7 @@ from miner.gateway.dialects.anthropic_turns import tool_arguments, turns
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
+from miner.gateway.field_names import FieldNames
 from miner.gateway.reply import json_response, reply
 
 __all__ = ["AnthropicMessages", "count_tokens", "messages"]
@@ -54,12 +55,21 @@ class AnthropicMessages:
         if asked.stop_sequences:
             arguments["stop"] = asked.stop_sequences
         remote: list[str] = []
-        arguments["messages"] = turns(asked, ignored, remote)
+        names = _names(asked)
+        arguments["messages"] = turns(asked, ignored, remote, names)
         arguments.update(tool_arguments(asked, ignored))
         if asked.output_config is not None and asked.output_config.format is not None:
             arguments["response_format"] = _format(asked.output_config.format)
         arguments.update(_thoughts(asked, ignored))
-        return Call([arguments], asked.model, asked.stream, ignored, remote_images=remote, options=asked)
+        return Call(
+            [arguments],
+            asked.model,
+            asked.stream,
+            ignored,
+            remote_images=remote,
+            names=FieldNames(names),
+            options=asked,
+        )
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A message in one piece."""
@@ -98,6 +108,18 @@ def _blocks(response: LLMResponse) -> list[dict[str, Any]]:
             continue  # cut short: stop_reason says "max_tokens"
         blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": given})
     return blocks
+
+
+def _names(asked: AnthropicCountBody) -> dict[str, str]:
+    """The service's names of what has another one here; `turns` adds those of the messages."""
+    thinking = asked.thinking is not None and asked.thinking.type == "enabled"
+    effort = not thinking and asked.output_config is not None and asked.output_config.effort is not None
+    return {
+        "stop": "stop_sequences", "reasoning": "output_config.effort" if effort else "thinking",
+        "response_format": "output_config.format", "response_format.json_schema": "output_config.format",
+        "tools[*].function": "tools[*]", "tools[*].function.parameters": "tools[*].input_schema",
+        "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    }  # fmt: skip
 
 
 def _without_effect(asked: AnthropicCountBody) -> list[str]:
@@ -163,13 +185,23 @@ async def messages(exchange: Exchange) -> web.StreamResponse:
     """The next turn of a conversation."""
     call = await parse_body(exchange, _DIALECT.parse)
     asked: AnthropicMessagesBody = call.options
-    able = "reasoning" in exchange.gateway.service.capabilities
     wants = asked.thinking is not None and asked.thinking.type == "enabled"
-    if not able and not wants and call.arguments[0].get("reasoning"):
+    if not wants and call.arguments[0].get("reasoning") and not await _thinks(exchange, asked.model):
         # How hard to try is left to the model, and this one does not think.
         call.ignored.append("output_config.effort")
         del call.arguments[0]["reasoning"]
     return await reply(exchange, _DIALECT, call)
+
+
+async def _thinks(exchange: Exchange, model: str) -> bool:
+    """Whether a model thinks, as far as can be told before it is asked."""
+    service = exchange.gateway.service
+    try:
+        info = await service._usable_model(model)
+    except MinerError:
+        info = None  # the request itself will say why
+    able = None if info is None else info.capabilities
+    return "reasoning" in (service.capabilities if able is None else able)
 
 
 async def count_tokens(exchange: Exchange) -> web.StreamResponse:
@@ -177,12 +209,14 @@ async def count_tokens(exchange: Exchange) -> web.StreamResponse:
     asked = await decode_body(exchange, _COUNT)
     exchange.ignored += _without_effect(asked)
     remote: list[str] = []
-    conversation = await off_loop(exchange, turns, asked, exchange.ignored, remote)
+    names = _names(asked)
+    conversation = await off_loop(exchange, turns, asked, exchange.ignored, remote, names)
     tools = (await off_loop(exchange, tool_arguments, asked, exchange.ignored)).get("tools")
     await exchange.enter(Call(arguments=[], model=asked.model, remote_images=remote))
     service = exchange.gateway.service
     try:
-        count = await service.count_tokens(messages=conversation, model=asked.model, tools=tools)
+        with FieldNames(names).told():
+            count = await service.count_tokens(messages=conversation, model=asked.model, tools=tools)
     except UnsupportedFeatureError as error:
         if error.param != "count_tokens":
             raise

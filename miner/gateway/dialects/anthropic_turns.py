@@ -32,9 +32,14 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 Part = dict[str, Any]
 
 
-def turns(asked: AnthropicCountBody, ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
+def turns(
+    asked: AnthropicCountBody, ignored: list[str], remote: list[str], names: dict[str, str]
+) -> list[dict[str, Any]]:
     """The turns, the system's first. Turns of one role that follow each other become one, as at Anthropic: templates
     often take nothing but user and assistant in turns.
+
+    Args:
+        names: gets the place in the body of each turn.
     """
     if not asked.messages:
         raise InvalidRequestError("messages: at least one message is needed.", param="messages")
@@ -43,12 +48,16 @@ def turns(asked: AnthropicCountBody, ignored: list[str], remote: list[str]) -> l
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)
     made: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    if made:
+        names["messages[0]"] = names["messages[0].content"] = "system"
     for place, message in enumerate(asked.messages):
         for turn in _turns(message, f"messages[{place}].content", ignored, remote):
             last = made[-1] if made else None
             if last is not None and last["role"] == turn["role"] == "user":
                 last["content"] = _joined([*_parts_of(last["content"]), *_parts_of(turn["content"])])
             else:
+                names[f"messages[{len(made)}]"] = f"messages[{place}]"
+                names[f"messages[{len(made)}].tool_calls"] = f"messages[{place}].content"
                 made.append(turn)
     return made
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from miner.core.wire import LLMChunk, LLMResponse
 from miner.gateway.errors import Failure
+from miner.gateway.field_names import FieldNames
 
 __all__ = ["Call", "Dialect", "ErrorShape", "Head", "StreamWriter"]
 
@@ -28,6 +29,8 @@ class Call:
     """Texts or documents, where it is not a generation."""
     remote_images: list[str] = field(default_factory=list)
     """Fields, as the client wrote them, whose images would have to be fetched."""
+    names: FieldNames = field(default_factory=FieldNames)
+    """The client's own names of what the arguments say."""
     options: Any = None
     """What the dialect itself wants to remember of the body until it writes the reply."""
 

@@ -13,6 +13,7 @@ from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.ollama_loading import complete, load
 from miner.gateway.dialects.ollama_messages import OllamaMessage, call_object, turns
 from miner.gateway.dialects.ollama_parts import (
+    NAMES,
     STREAM_TYPE,
     Common,
     logprob_entries,
@@ -23,6 +24,7 @@ from miner.gateway.dialects.ollama_parts import (
 )
 from miner.gateway.dialects.ollama_stream import LineStream, finished, said
 from miner.gateway.exchange import Exchange
+from miner.gateway.field_names import FieldNames
 from miner.gateway.reply import reply
 
 __all__ = ["OllamaChat", "OllamaChatBody", "chat"]
@@ -56,7 +58,9 @@ class OllamaChat:
         arguments["messages"] = turns(asked.messages or [])
         if asked.tools:
             arguments["tools"] = bounded(asked.tools, "tools")
-        return Call([arguments], asked.model, asked.stream is not False, ignored, options=asked.model)
+        return Call(
+            [arguments], asked.model, asked.stream is not False, ignored, names=FieldNames(NAMES), options=asked.model
+        )
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""

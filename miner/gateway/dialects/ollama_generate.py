@@ -14,6 +14,7 @@ from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.ollama_loading import complete, load
 from miner.gateway.dialects.ollama_messages import content_of
 from miner.gateway.dialects.ollama_parts import (
+    NAMES,
     STREAM_TYPE,
     Common,
     logprob_entries,
@@ -24,6 +25,7 @@ from miner.gateway.dialects.ollama_parts import (
 )
 from miner.gateway.dialects.ollama_stream import LineStream, finished, said
 from miner.gateway.exchange import Exchange
+from miner.gateway.field_names import FieldNames
 from miner.gateway.reply import reply
 
 __all__ = ["OllamaGenerate", "OllamaGenerateBody", "generate"]
@@ -70,7 +72,9 @@ class OllamaGenerate:
         arguments.update(_prompt(asked))
         if asked.raw and arguments.pop("reasoning", None):
             ignored.append("think")  # it is the chat template that makes a model think
-        return Call([arguments], asked.model, asked.stream is not False, ignored, options=asked.model)
+        return Call(
+            [arguments], asked.model, asked.stream is not False, ignored, names=_names(asked), options=asked.model
+        )
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""
@@ -88,6 +92,12 @@ class OllamaGenerate:
     def stream(self, call: Call, head: Head) -> LineStream:
         """The writer of a stream."""
         return LineStream("generate", call.options)
+
+
+def _names(asked: OllamaGenerateBody) -> FieldNames:
+    turn = int(bool(asked.system))
+    places = {"messages[0]": "system", "messages[0].content": "system"} if turn else {}
+    return FieldNames({**NAMES, **places, f"messages[{turn}]": "prompt", f"messages[{turn}].content": "prompt"})
 
 
 def _prompt(asked: OllamaGenerateBody) -> dict[str, Any]:

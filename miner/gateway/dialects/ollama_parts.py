@@ -16,7 +16,7 @@ from miner.gateway.body import bounded
 from miner.gateway.errors import Failure
 
 __all__ = [
-    "STREAM_TYPE", "Common", "Named", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries",
+    "NAMES", "STREAM_TYPE", "Common", "Named", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries",
     "model_of", "now", "ollama_error", "sampling", "unloads",
 ]  # fmt: skip
 
@@ -82,6 +82,15 @@ class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     use_mmap: bool | None = None
     use_mlock: bool | None = None
     draft_num_predict: int | None = None
+
+
+NAMES = {
+    "max_tokens": "options.num_predict", "reasoning": "think", "response_format": "format",
+    "response_format.json_schema.schema": "format", "logprobs": "top_logprobs",
+    **{name: f"options.{name}" for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "repeat_penalty",
+                                            "presence_penalty", "frequency_penalty")},
+}  # fmt: skip
+"""The service's names of what has another one here."""
 
 
 class Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

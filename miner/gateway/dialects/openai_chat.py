@@ -21,9 +21,11 @@ from miner.gateway.dialects.openai_parts import (
     logprob_entry,
     replies,
     sampling,
+    sampling_names,
     usage_object,
     usage_of_choices,
 )
+from miner.gateway.field_names import FieldNames
 from miner.gateway.structure import check_arguments
 
 __all__ = ["ChatBody", "OpenAIChat", "chat_messages"]
@@ -102,6 +104,7 @@ class OpenAIChat:
             stream=bool(asked.stream),
             ignored=ignored,
             remote_images=remote,
+            names=_names(asked),
             options=bool(asked.stream_options is not None and asked.stream_options.include_usage),
         )
 
@@ -121,6 +124,19 @@ class OpenAIChat:
     def stream(self, call: Call, head: Head) -> ChatStream:
         """The writer of `chat.completion.chunk` events."""
         return ChatStream(head, include_usage=bool(call.options))
+
+
+def _names(asked: ChatBody) -> FieldNames:
+    """The client's own names of what it sent."""
+    switched = asked.reasoning_effort is None and asked.chat_template_kwargs
+    return FieldNames(
+        {
+            **sampling_names(asked),
+            "reasoning": "chat_template_kwargs.enable_thinking" if switched else "reasoning_effort",
+            "logprobs": "top_logprobs" if asked.top_logprobs else "logprobs",
+            "max_tokens": "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
+        }
+    )
 
 
 def _choice(response: LLMResponse, index: int) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from miner.gateway.dialects.openai_parts import (
     error_event,
     replies,
     sampling,
+    sampling_names,
     usage_object,
     usage_of_choices,
 )
 from miner.gateway.errors import Failure
 from miner.gateway.exchange import Exchange
+from miner.gateway.field_names import FieldNames
 from miner.gateway.reply import reply
 
 __all__ = ["CompletionBody", "OpenAICompletions", "completions"]
@@ -83,6 +85,7 @@ class OpenAICompletions:
             arguments=wanted,
             model=asked.model,
             stream=bool(asked.stream),
+            names=FieldNames(sampling_names(asked)),
             options=_Options(include_usage, len(prompts)),
         )
 

@@ -14,7 +14,7 @@ from miner.gateway.errors import Failure
 
 __all__ = [
     "DONE", "STREAM_TYPE", "Sampling", "StreamOptions", "error_body", "error_event", "logprob_entry", "read_usage",
-    "sampling", "usage_object",
+    "sampling", "sampling_names", "usage_object",
 ]  # fmt: skip
 
 STREAM_TYPE = "text/event-stream; charset=utf-8"
@@ -26,8 +26,6 @@ _TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     408: "timeout_error", 413: "invalid_request_error", 429: "rate_limit_error",
 }  # fmt: skip
-_NAMES = {"reasoning": "reasoning_effort", "max_tokens": "max_tokens"}
-"""The service's name of an option, and OpenAI's."""
 
 
 def error_body(failure: Failure) -> bytes:
@@ -42,8 +40,7 @@ def error_event(failure: Failure) -> bytes:
 
 def _error(failure: Failure) -> dict[str, Any]:
     kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
-    param = None if failure.param is None else _NAMES.get(failure.param, failure.param)
-    return {"message": failure.message, "type": kind, "param": param, "code": failure.code}
+    return {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -117,6 +114,11 @@ def sampling(body: Sampling) -> dict[str, Any]:
     if body.logit_bias is not None:
         bounded(body.logit_bias, "logit_bias")
     return arguments
+
+
+def sampling_names(body: Sampling) -> dict[str, str]:
+    """The service's names of the parameters that have another one in the body."""
+    return {"repeat_penalty": "repetition_penalty"} if body.repeat_penalty is None else {}
 
 
 def replies(n: int | None, seed: int | None, arguments: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,9 +13,16 @@ from miner.gateway.dialects.openai_parts import STREAM_TYPE, error_body
 from miner.gateway.dialects.openai_responses_input import ResponseBody, service_arguments, without_effect
 from miner.gateway.dialects.openai_responses_items import call_item, cut_reason, finished, message_item, reasoning_item
 from miner.gateway.dialects.openai_responses_stream import ResponseStream
+from miner.gateway.field_names import FieldNames
 
 __all__ = ["OpenAIResponses"]
 
+_NAMES = {
+    "max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "reasoning": "reasoning.effort",
+    "response_format": "text.format", "response_format.json_schema": "text.format", "messages": "input",
+    "tools[*].function": "tools[*]",
+}  # fmt: skip
+"""The service's names of what has another one here; `conversation` adds those of the messages."""
 _DECODER = msgspec.json.Decoder(ResponseBody)
 
 
@@ -31,8 +38,12 @@ class OpenAIResponses:
         asked = decode(body, _DECODER)
         ignored = without_effect(asked)
         remote: list[str] = []
-        arguments = service_arguments(asked, ignored, remote)
-        return Call([arguments], asked.model, bool(asked.stream), ignored, remote_images=remote, options=asked)
+        names = dict(_NAMES)
+        arguments = service_arguments(asked, ignored, remote, names)
+        return Call(
+            [arguments], asked.model, bool(asked.stream), ignored, remote_images=remote, names=FieldNames(names),
+            options=asked,
+        )  # fmt: skip
 
     def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `response`."""

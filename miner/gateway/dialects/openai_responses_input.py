@@ -140,7 +140,9 @@ def without_effect(asked: ResponseBody) -> list[str]:
     return ignored
 
 
-def service_arguments(asked: ResponseBody, ignored: list[str], remote: list[str]) -> dict[str, Any]:
+def service_arguments(
+    asked: ResponseBody, ignored: list[str], remote: list[str], names: dict[str, str]
+) -> dict[str, Any]:
     """The arguments of the service."""
     arguments: dict[str, Any] = {}
     for name in _PLAIN:
@@ -168,7 +170,7 @@ def service_arguments(asked: ResponseBody, ignored: list[str], remote: list[str]
             arguments["tool_choice"] = bounded(asked.tool_choice, "tool_choice")
         if asked.parallel_tool_calls is not None:
             arguments["parallel_tool_calls"] = asked.parallel_tool_calls
-    arguments["messages"] = conversation(asked, ignored, remote)
+    arguments["messages"] = conversation(asked, ignored, remote, names)
     return arguments
 
 
@@ -190,13 +192,23 @@ def _tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
     return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
 
 
-def conversation(asked: ResponseBody, ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
-    """The items of the input as turns: calls and thoughts go with the assistant's turn that they belong to."""
+def conversation(
+    asked: ResponseBody, ignored: list[str], remote: list[str], names: dict[str, str]
+) -> list[dict[str, Any]]:
+    """The items of the input as turns: calls and thoughts go with the assistant's turn that they belong to.
+
+    Args:
+        names: gets the place in the body of each turn and call.
+    """
     turns: list[dict[str, Any]] = []
     if asked.instructions:
+        names["messages[0]"] = names["messages[0].content"] = "instructions"
         turns.append({"role": "system", "content": asked.instructions})
     if isinstance(asked.input, str):
+        names[f"messages[{len(turns)}]"] = names[f"messages[{len(turns)}].content"] = "input"
         return [*turns, {"role": "user", "content": asked.input}]
+    if not asked.input:
+        raise InvalidRequestError("input must be a text or a list of at least one item.", param="input")
     limited(asked.input, "input")
     calls = (item.get("arguments") for item in asked.input)
     check_arguments((text for text in calls if isinstance(text, str)), "input")
@@ -225,10 +237,22 @@ def conversation(asked: ResponseBody, ignored: list[str], remote: list[str]) -> 
             if turns and turns[-1]["role"] == "assistant" and "tool_calls" in turn:
                 last = turns[-1]
                 last["tool_calls"] = [*last.get("tool_calls", ()), *turn["tool_calls"]]
+                _name_call(names, len(turns) - 1, len(last["tool_calls"]) - 1, where)
                 continue
         thoughts = None
+        names[f"messages[{len(turns)}]"] = where
+        if "tool_calls" in turn:
+            _name_call(names, len(turns), 0, where)
+        elif turn["role"] == "tool":
+            names[f"messages[{len(turns)}].tool_call_id"] = f"{where}.call_id"
+            names[f"messages[{len(turns)}].content"] = f"{where}.output"
         turns.append(turn)
     return turns
+
+
+def _name_call(names: dict[str, str], turn: int, number: int, where: str) -> None:
+    call = f"messages[{turn}].tool_calls[{number}]"
+    names.update({call: where, f"{call}.function": where, f"{call}.id": f"{where}.call_id"})
 
 
 def _message(item: dict[str, Any], where: str, remote: list[str]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""The service's names of parameters as the fields that the client wrote, in errors and in what was ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from miner.core.llms.features import WAY_OUT
+from miner.errors import RequestError
+
+__all__ = ["LENIENT_HEADER", "FieldNames"]
+
+LENIENT_HEADER = "X-Miner-Unsupported"
+"""`ignore`: what the backend lacks is left out and listed; any client of any dialect can send it."""
+_WAY_OUT = (
+    f"Leave it out, or send the header {LENIENT_HEADER}: ignore to have it ignored and listed "
+    "in x-miner-ignored-params."
+)
+_INDEX = re.compile(r"\[\d+\]")
+_PATH = re.compile(r"(?<![\w.'\"\]/])[a-z][a-z_]*(?:\[\d+\]|\.(?=[\w$])[\w$]+)*")
+
+
+class FieldNames:
+    """The fields of one request.
+
+    Args:
+        names: the client's field for a parameter of the service, or for a part of one; `[*]` stands for any place in a
+            list. The longest that fits counts, and what is behind it stays.
+    """
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        self._names = dict(names or {})
+
+    def of(self, param: str) -> str:
+        """The client's field."""
+        end = len(param)
+        while end > 0:
+            head = param[:end]
+            for known in (head, _INDEX.sub("[*]", head)):
+                field = self._names.get(known)
+                if field is not None:
+                    places = iter(_INDEX.findall(head))
+                    return re.sub(r"\[\*\]", lambda _: next(places, "[0]"), field) + param[end:]  # noqa: B023
+            end = max(param.rfind(".", 0, end), param.rfind("[", 0, end))
+        return param
+
+    def _text(self, text: str, param: str | None) -> str:
+        """A message with the client's names: the parameter at fault, and all that are no ordinary words."""
+        root = re.split(r"[.\[]", param or "", maxsplit=1)[0]
+
+        def renamed(found: re.Match[str]) -> str:
+            path = found.group()
+            ordinary = path.isalpha() and path != root
+            return path if ordinary else self.of(path)
+
+        return _PATH.sub(renamed, text)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """What the service refuses in this block is refused in the client's words."""
+        try:
+            yield
+        except RequestError as error:
+            if not error.__dict__.get("in_clients_words"):
+                error.__dict__["in_clients_words"] = True
+                error.message = self._text(error.message, error.param)
+                if error.hint is not None:
+                    error.hint = _WAY_OUT if error.hint == WAY_OUT else self._text(error.hint, error.param)
+                error.param = None if error.param is None else self.of(error.param)
+            raise
