@@ -320,6 +320,19 @@ async def test_the_next_start_waits_out_the_pause(engines):
     await engine.ensure_ready()
 
 
+async def test_a_reset_ends_the_pause(engines):
+    engine = engines("well", backoff=(10 * PATIENCE, 10 * PATIENCE))
+    await engine.ensure_ready()
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.died()
+    start = asyncio.create_task(engine.ensure_ready())
+    await asyncio.sleep(0.1)
+    assert engine.pid is None
+    engine.reset()
+    engine.reset()
+    await asyncio.wait_for(start, PATIENCE)
+
+
 async def test_stop_ends_the_pause(engines):
     engine = engines("well", backoff=(PATIENCE, PATIENCE))
     await engine.ensure_ready()

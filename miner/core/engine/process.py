@@ -237,10 +237,12 @@ class EngineProcess:
             self._run.kill()
 
     def reset(self) -> None:
-        """Forget all crashes: `failed` becomes `stopped`, and the next start is not delayed."""
+        """Forget all crashes: `failed` becomes `stopped`, and the next start, or one that waits, is not delayed."""
         with self._lock_of_this_process():
             self._breaker.reset()
             self._crashed = None
+            if self._run is not None:
+                self._run.hurry()
 
     # Under the lock.
 
