@@ -17,25 +17,35 @@ def chosen_backend(name: str | None, config: MinerConfig) -> LLMService:
     """The backend of that name, alone; without a name LLM_BACKEND, which falls back as published.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: it cannot be used, or one of its settings cannot.
     """
-    if name is None:
-        return _default_backend(config)
-    return _usable(name, config)(config)
+    cls = _usable(name, config) if name is not None else None
+    _check([name or config.llm_backend], config)
+    return cls(config) if cls is not None else _default_backend(config)
 
 
 def served_backend(name: str | None, config: MinerConfig) -> LLMService:
     """The same, with the backends of MINER_LLM_FALLBACKS behind it: whoever set those has chosen them too.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: it cannot be used, or one of its settings cannot.
     """
     from miner.core.llms.registry import get_backend
 
+    if name is not None:
+        _usable(name, config)
+    _check([name or config.llm_backend, *config.llm_fallbacks.split(",")], config)
     if name is None:
         return _default_backend(config)
-    _usable(name, config)
     return get_backend(name, config)
+
+
+def _check(names: list[str], config: MinerConfig) -> None:
+    """A setting that is wrong ends the command here, not each of its requests."""
+    from miner.core.llms.registry import check_settings
+
+    for name in dict.fromkeys(filter(None, map(str.strip, names))):
+        check_settings(name, config)
 
 
 def _usable(name: str, config: MinerConfig) -> type[LLMService]:

@@ -88,7 +88,7 @@ class MinerConfig(Settings):
     the model was trained for. Default: 4096."""
     llamacpp_parallel: int | None = Field(None, ge=1, le=256)
     """Slots: requests that one engine works on at once; default: what the machine carries."""
-    llamacpp_threads: int | None = Field(None, ge=1, le=1024)
+    llamacpp_threads: int | None = Field(None, ge=1, le=512)
     llamacpp_n_gpu_layers: int | None = Field(None, ge=-1)
     """Layers in GPU memory; -1: all; default: as many as fit."""
     llamacpp_flash_attn: Literal["on", "off", "auto"] = "auto"

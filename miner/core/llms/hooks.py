@@ -71,6 +71,15 @@ class Hooks:
         """
         return None
 
+    @classmethod
+    def check_settings(cls, config: Any = None) -> None:
+        """Look at what the settings of this backend name on this machine, before there is a request: `miner serve` and
+        `miner generate` do. Starts nothing and asks no server.
+
+        Raises:
+            ConfigError: one can be seen to be wrong; names the setting, its value and the way out.
+        """
+
     @property
     def _settings(self) -> MinerConfig:
         """The settings, complete: those that the service was given, with the environment's for what they lack."""

@@ -158,13 +158,20 @@ def template_text(settings: MinerConfig) -> str | None:
     if file is None:
         return None
     try:
-        return _text_at(stamp_of(Path(file).expanduser()))
+        text = _text_at(stamp_of(Path(file).expanduser()))
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ConfigError(
-            f"LLAMACPP_CHAT_TEMPLATE={file!r} cannot be read: {reason}.",
-            hint="Name a file with a Jinja template, or unset it: the model's own is used then.",
-        ) from error
+        raise _no_template(file, f"cannot be read: {reason}") from error
+    if not text.strip():
+        raise _no_template(file, "is empty")
+    return text
+
+
+def _no_template(file: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"LLAMACPP_CHAT_TEMPLATE={file!r} {why}.",
+        hint="Name a file with a Jinja template, or unset it: the model's own is used then.",
+    )
 
 
 @lru_cache(maxsize=16)

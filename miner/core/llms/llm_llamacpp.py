@@ -21,6 +21,7 @@ from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.llms import llamacpp_wire
 from miner.core.llms.durations import seconds_of
 from miner.core.llms.features import refuse_unsupported
+from miner.core.llms.llamacpp_check import check_settings
 from miner.core.llms.llamacpp_emulated import calls_in_text
 from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
 from miner.core.llms.llamacpp_foreign import Facts, ForeignServer, template_of
@@ -93,6 +94,13 @@ class LlamaCppService(OpenAIService):
 
         settings = config_of(config)
         return None if settings.llamacpp_api_base else launcher_available(settings.llamacpp_server)
+
+    @classmethod
+    @override
+    def check_settings(cls, config: Any = None) -> None:
+        from miner.config.config import config_of
+
+        check_settings(config_of(config))
 
     @override
     def endpoint(self) -> Endpoint:

@@ -15,7 +15,7 @@ from miner.errors import ConfigError
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
 
-__all__ = ["GROUP", "Backend", "find_backends", "get_backend", "get_backends", "load_backend"]
+__all__ = ["GROUP", "Backend", "check_settings", "find_backends", "get_backend", "get_backends", "load_backend"]
 
 logger = logging.getLogger("miner.backends")
 
@@ -111,6 +111,24 @@ def load_backend(name: str, config: Any = None) -> Backend:
         names = ", ".join(registered) or "none"
         raise ConfigError(f"There is no backend {name!r}.", hint=f"Registered are: {names}. See `miner backends`.")
     return _load(registered[name], config)
+
+
+def check_settings(name: str, config: Any = None) -> None:
+    """What the backend of that name has to say of its settings (`LLMService.check_settings`), also where it could not
+    be used for them. Of a name that is not registered, or a class that cannot be loaded, others tell.
+
+    Raises:
+        ConfigError: a setting can be seen to be wrong.
+    """
+    from miner.core.llms.LLMService import LLMService
+
+    point = _registered().get(name)
+    try:
+        loaded = point.load() if point is not None else None
+    except (Exception, SystemExit):  # noqa: BLE001  (somebody else's module: `load_backend` says what is wrong with it)
+        return
+    if isinstance(loaded, type) and issubclass(loaded, LLMService):
+        loaded.check_settings(config)
 
 
 def get_backends() -> dict[str, type[LLMService]]:

@@ -1,0 +1,109 @@
+"""A model's name on every route: exact, an alias, or a 404 of the dialect's own that lists what is there."""
+
+from __future__ import annotations
+
+import shutil
+
+import aiohttp
+import pytest
+
+from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.llm_vllm import VLLMService
+from tests.gateway.serving import config, post, serving
+from tests.models.conftest import make_gguf
+from tests.servers.llama_runner import demo_model
+from tests.servers.openai_stub import StubServer
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+ROUTES = [
+    ("/v1/chat/completions", CHAT),
+    ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 1}),
+    ("/v1/responses", {"input": "Hi", "max_output_tokens": 16}),
+    ("/v1/messages", CHAT),
+    ("/v1/messages/count_tokens", {"messages": CHAT["messages"]}),
+    ("/v1/embeddings", {"input": "Hi"}),
+    ("/v1/rerank", {"query": "Hi", "documents": ["Ho"]}),
+    ("/api/chat", {"messages": CHAT["messages"], "stream": False}),
+    ("/api/chat", {}),
+    ("/api/generate", {"prompt": "Hi", "stream": False}),
+    ("/api/generate", {}),
+    ("/api/embed", {"input": "Hi"}),
+    ("/api/embeddings", {"prompt": "Hi"}),
+    ("/api/show", {}),
+]
+
+
+def llamacpp(**settings):
+    own = {"llamacpp_threads": 1, "llamacpp_parallel": 1, "llamacpp_ctx_size": 512, "llamacpp_pooling": "mean"}
+    return LlamaCppService(config(**own, **settings))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two models, one of them of the real engine."""
+    shutil.copy(demo_model(), tmp_path / "mine.gguf")
+    (tmp_path / "owner" / "repo").mkdir(parents=True)
+    (tmp_path / "owner" / "repo" / "yours-Q4_0.gguf").write_bytes(make_gguf())
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_a_name_that_is_none_is_a_404_that_lists_what_there_is(folder, path, body):
+    async with serving(llamacpp(models_dir=folder)) as served:
+        for name in ("min", "mine2", "m", "owner/repo/yours", "gpt-4o", "yours", "mine:7b"):
+            async with post(served, {**body, "model": name}, path) as answer:
+                text = await answer.text()
+                assert (name, answer.status) == (name, 404), text
+                assert "mine" in text
+                assert "owner/repo/yours-Q4_0" in text
+        async with aiohttp.ClientSession() as session, session.get(f"{served.v1}/models/min") as answer:
+            assert answer.status == 404
+        assert (await served.gateway.service.health()).engines == []
+
+
+async def test_names_and_aliases_are_served_everywhere(folder):
+    async with serving(llamacpp(models_dir=folder)) as served:
+        for name in ("mine", "MINE", "mine:latest", "mine.gguf", "Mine:Latest"):
+            for path, body in (
+                *[route for route in ROUTES if route[0] != "/v1/rerank"],
+                ("/v1/chat/completions", {**CHAT, "stream": False}),
+            ):
+                async with post(served, {**body, "model": name}, path) as answer:
+                    assert (path, name, answer.status) == (path, name, 200), await answer.text()
+        async with aiohttp.ClientSession() as session:
+            for name in ("mine", "MINE:latest", "owner/repo", "owner/repo:q4_0", "yours-q4_0"):
+                async with session.get(f"{served.v1}/models/{name}") as answer:
+                    assert answer.status == 200, name
+                    assert (await answer.json())["id"] in ("mine", "owner/repo/yours-Q4_0")
+            async with session.get(f"{served.v1}/models") as answer:
+                listed = [model["id"] for model in (await answer.json())["data"]]
+        assert listed == ["mine", "owner/repo/yours-Q4_0", "demo"]
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(False, 404), (True, 200)])
+async def test_other_names_with_a_model_path(folder, allowed, status):
+    """The library's default is yes; a gateway is asked by strangers, and refuses unless it is told otherwise."""
+    service = llamacpp(model_path=f"{folder}/mine.gguf")
+    async with serving(service, serve_any_model_name=allowed) as served:
+        for path, body in (ROUTES[0], ROUTES[4], ROUTES[8], ROUTES[14]):
+            async with post(served, {**body, "model": "mistralai/Mistral-7B-v0.1"}, path) as answer:
+                assert (path, answer.status) == (path, status), await answer.text()
+        async with post(served, {**CHAT, "model": "mine:latest"}) as answer:
+            assert answer.status == 200
+
+
+async def test_other_backends_take_the_tag_too_and_no_beginnings():
+    async with (
+        StubServer(models=["org/model-7b"]) as engine,
+        serving(VLLMService(config(vllm_api_base=engine.v1))) as served,
+    ):
+        for name, status in (
+            ("org/model-7b", 200),
+            ("org/model-7b:latest", 200),
+            ("org/model", 404),
+            ("model-7b", 404),
+        ):
+            for path, body in (ROUTES[0], ROUTES[8], ROUTES[14]):
+                async with post(served, {**body, "model": name}, path) as answer:
+                    assert (name, path, answer.status) == (name, path, status), await answer.text()
