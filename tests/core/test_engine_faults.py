@@ -190,3 +190,54 @@ async def test_waits_are_bounded_too_when_everything_hangs_at_once(silent):
         await pid_of(service)
         errors = await errors_of([*tasks, asyncio.create_task(service.aclose()), asyncio.create_task(service.aclose())])
     assert [error for error in errors if error is not None and not isinstance(error, MinerError)] == []
+
+
+@pytest.fixture
+def dying(tmp_path):
+    """The path of a binary that never starts."""
+    path = tmp_path / "dying-llama-server"
+    path.write_text('#!/bin/sh\n[ "$1" = --help ] && { echo --model; exit; }\necho error: no moon >&2\nexit 7\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+async def fails(service, **options):
+    with pytest.raises(EngineStartError) as caught:
+        await service.generate("Hi", max_tokens=1, **options)
+    return caught.value
+
+
+async def test_a_model_that_cannot_start_is_tried_again_in_time(dying, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("miner.core.engine.breaker.monotonic", clock)
+    async with llamacpp(llamacpp_server=dying) as service:
+        for _ in range(3):
+            assert "no moon" in (await fails(service)).message
+        for failures, cooldown in ((3, 30), (4, 60), (5, 120)):
+            refused = await fails(service)
+            assert f"failed {failures} times" in refused.message
+            assert 0 < refused.retry_after <= cooldown
+            health = await service.health()
+            assert (health.state, bool(health.retry_after)) == ("failed", True)
+            clock.ahead += refused.retry_after
+            tried = await fails(service)
+            assert "exit status 7" in tried.message
+            assert "tried again" not in tried.message
+
+
+async def test_a_node_with_several_models_is_ready_while_one_of_them_may_work(dying, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("one", "two"):
+        (models / f"{name}.gguf").symlink_to(demo_model())
+    async with llamacpp(llamacpp_server=dying, model_path=None, models_dir=models) as service:
+        for name in ("one", "two"):
+            assert (await service.health()).state == "ready"
+            for _ in range(3):
+                await fails(service, model=name)
+        health = await service.health()
+        assert health.state == "failed"
+        assert sorted(health.models) == ["one", "two"]
+        assert health.retry_after
+        service.reset_model("two")
+        assert (await service.health()).state == "ready"

@@ -43,7 +43,7 @@ logger = logging.getLogger("miner.llamacpp")
 News = TypeVar("News")
 
 _BACKEND = "llamacpp"
-_DEATH_NOTICE_SECONDS = 1.0
+_DEATH_NOTICE_SECONDS = 2.0
 
 
 @dataclass(slots=True)

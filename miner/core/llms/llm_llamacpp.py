@@ -466,16 +466,19 @@ class LlamaCppService(OpenAIService):
             if settings.model_path or settings.default_model or not error.available:
                 raise
             models = error.available  # several, of which a request names one
-        ours = next((engine for engine in engines if [engine.model] == models), None)
-        if ours is not None and ours.state == "failed":
+        ours = {engine.model: engine for engine in engines if engine.model in models}
+        failed = [engine for engine in ours.values() if engine.state == "failed"]
+        if failed and len(failed) == len(models):
+            soonest = min(failed, key=lambda engine: engine.retry_after or 0.0)
             hint = "Fix the cause; to try again at once, reset the model."
             return Health(
-                state="failed", reason=ours.reason, models=models, engines=engines, hint=hint,
-                retry_after=ours.retry_after,
+                state="failed", reason=soonest.reason, models=models, engines=engines, hint=hint,
+                retry_after=soonest.retry_after,
             )  # fmt: skip
-        if ours is not None and ours.state == "starting" and ours.reason is not None:
-            reason = f"{ours.model} is being started again. {ours.reason}"
-            return Health(state="loading", reason=reason, models=models, engines=engines)
+        for engine in ours.values():
+            if len(models) == 1 and engine.state == "starting" and engine.reason is not None:
+                reason = f"{engine.model} is being started again. {engine.reason}"
+                return Health(state="loading", reason=reason, models=models, engines=engines)
         return Health(state="ready", models=models, engines=engines)
 
     # Loading
