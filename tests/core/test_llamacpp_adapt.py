@@ -82,6 +82,11 @@ U1, U2, A1 = user("u1"), user("u2"), said("a1")
             [U1, calls("a"), U2],
             [("user", "u1"), ("assistant", ("a",)), ("assistant", ""), ("user", "u2")],
         ),
+        (
+            "text_beside_calls",
+            [U1, {**calls("a"), "content": "t"}, result("a")],
+            [("user", "u1"), ("assistant", "t"), ("assistant", ("a",)), ("tool", "a")],
+        ),
         ("orphan_results", [U1, A1, result("x", "r")], [("user", "u1"), ("assistant", "a1"), ("user", "r")]),
     ],
 )

@@ -95,6 +95,7 @@ def test_the_raw_text_is_in_ollamas_message():
     said = "error parsing tool call: raw='{\"city\": it's Paris}', err=invalid character 'i' looking for a value"
     assert malformed_reply(said, "ollama", {}).raw == '{"city": it\'s Paris}'
     assert malformed_reply("out of memory", "ollama", {}) is None
+    assert malformed_reply("Unexpected empty grammar stack after accepting piece: >>> (36991)", "x", {}) is not None
     assert (
         malformed_reply("The model produced output that does not match the expected peg-native format", "x", {}).raw
         is None

@@ -63,7 +63,7 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "tools, none": {"messages": [_U1], "tools": TOOLS, "tool_choice": "none"},
     "tools, auto": {"messages": [_system("zqrule"), _U1], "tools": TOOLS, "tool_choice": "auto"},
     "tools, required": {"messages": [_U1], "tools": TOOLS, "tool_choice": "required"},
-    "a call and its result": {"messages": [_U1, _calls(_A), _result(_A)], "tools": TOOLS},
+    "a call and its result": {"messages": [_U1, _calls(_A, content="zqtext"), _result(_A)], "tools": TOOLS},
     "two calls in one message": {"messages": [_U1, _calls(_A, _B), _result(_A), _result(_B), _A1], "tools": TOOLS},
     "a user after a result": {"messages": [_U1, _calls(_A), _result(_A), _system("zqmore"), _U2], "tools": TOOLS},
     "calls without tools": {"messages": [_U1, _calls("abcdefgha"), _result("abcdefgha"), _A1, _U2]},

@@ -23,8 +23,9 @@ from miner.core.wire import ImagePart, Message, TextPart, ToolCall
 __all__ = ["ADAPTABLE", "adapted", "flattened", "limits_met"]
 
 ADAPTABLE: Final = (
-    "reasoning", "call_ids", "orphan_results", "calls_in_one_message", "only_system", "no_messages", "leading_systems",
-    "later_system", "system", "user_after_result", "unanswered_call", "assistant_first", "same_role",
+    "reasoning", "call_ids", "orphan_results", "calls_in_one_message", "text_beside_calls", "only_system",
+    "no_messages", "leading_systems", "later_system", "system", "user_after_result", "unanswered_call",
+    "assistant_first", "same_role",
 )  # fmt: skip
 """The limits that a change of the conversation meets, in the order in which they are met."""
 
@@ -83,6 +84,8 @@ def limits_met(messages: list[Message]) -> set[str]:
             waiting = len(message.tool_calls)
             known_ids.update(call.get("id") for call in message.tool_calls)
             met.add("calls")
+            if message.content:
+                met.add("text_beside_calls")
             if waiting > 1:
                 met.add("calls_in_one_message")
             if not all(_SHORT_ID.fullmatch(call.get("id") or "") for call in message.tool_calls):
@@ -173,6 +176,17 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
             out += own
             results = [result for result in results if all(result is not one for one in own)]
         out += results
+    return out
+
+
+def _text_before_calls(messages: list[Message]) -> list[Message]:
+    """Text and calls each in a message of its own, where the template keeps only one of them."""
+    out: list[Message] = []
+    for message in messages:
+        if message.tool_calls and message.content:
+            out += [replace(message, tool_calls=None), replace(message, content=None, reasoning=None)]
+        else:
+            out.append(message)
     return out
 
 
@@ -283,6 +297,7 @@ _CHANGES: Final[dict[str, Callable[[list[Message]], list[Message]]]] = {
     "call_ids": _short_ids,
     "orphan_results": _orphans_as_users,
     "calls_in_one_message": _one_call_each,
+    "text_beside_calls": _text_before_calls,
     "only_system": _user_after_systems,
     "no_messages": _user_after_systems,
     "leading_systems": _leading_joined,

@@ -204,6 +204,7 @@ _PROBES: Final[dict[str, tuple[dict[str, Any], list[str]]]] = {
     "assistant_first": _conversation(_S1, _A1, _U1),
     "same_role": _conversation(_U1, _U2, _A1, _A2, {"role": "user", "content": "zqend"}),
     "calls": _conversation(_U1, _CALL, _R1, _A1, _U2, tools=True),
+    "text_beside_calls": _conversation(_U1, {**_CALL, "content": "zqassistantone"}, _R1, _A2, _U2, tools=True),
     "calls_in_one_message": _conversation(_U1, _CALLS, _R1, _R2, _A1, _U2, tools=True),
     "call_ids": _conversation(_U1, _LONG, _RL, _A1, _U2, tools=True),
     "user_after_result": _conversation(_U1, _CALL, _R1, _U2, tools=True),

@@ -24,7 +24,9 @@ __all__ = ["LostReplyError", "MalformedReplyError", "Sent", "calls_of", "malform
 
 logger = logging.getLogger("miner.reply")
 
-_SIGNS: Final = ("does not match the expected", "Failed to parse input", "error parsing tool call")
+_SIGNS: Final = (
+    "does not match the expected", "Failed to parse input", "Unexpected empty grammar stack", "error parsing tool call",
+)  # fmt: skip
 _RAW = re.compile(r"error parsing tool call: raw='(.*)', err=", re.DOTALL)
 _DECODE = json.JSONDecoder(strict=False).raw_decode  # models write line breaks inside of strings
 _NAMES = ("name", "tool_name", "tool", "function")
