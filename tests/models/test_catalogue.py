@@ -89,6 +89,21 @@ def test_a_list_reads_each_directory_once_and_each_header_once(tmp_path, write_g
     assert taken["stat"] <= 3 * 501
 
 
+def test_a_list_of_many_models_grows_no_faster_than_they_do(tmp_path, write_gguf):
+    """With a projector beside them, too. Ten times the models take ten times as long, not a hundred."""
+    seconds = []
+    for count in (100, 1000):
+        folder = tmp_path / str(count)
+        write_gguf(folder / "mmproj-F16.gguf", {"general.architecture": "clip"})
+        catalogue = many(folder, write_gguf, count)
+        catalogue.listed()
+        began = time.process_time()
+        for _ in range(3):
+            catalogue.listed()
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 40 * seconds[0]
+
+
 def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalogue, folder, write_gguf):
     later(folder)
     assert len(catalogue.listed()) == 4

@@ -29,7 +29,7 @@ from miner.core.models.names import (
     parse_ref,
     without_tag,
 )
-from miner.core.models.projector import projector_for
+from miner.core.models.projector import Neighbours, projector_for
 from miner.errors import ModelNotFoundError
 
 __all__ = ["DEMO", "LocatedModel", "Models", "default_models_dir", "is_called", "list_local", "resolve"]
@@ -213,12 +213,12 @@ def list_local(
     if model_path:
         return [_from_setting("MODEL_PATH", model_path, models)]
     found: list[LocatedModel] = []
-    near: dict[Path, list[str]] = {}  # each directory is read once
+    near: dict[Path, Neighbours] = {}  # each directory is read once
     for item in models.complete:
         parts = tuple(models.folder / file for file in item.files)
         names = near.get(parts[0].parent)
         if names is None:
-            names = near[parts[0].parent] = beside(parts[0])
+            names = near[parts[0].parent] = Neighbours(beside(parts[0]))
         try:
             found.append(_from_parts(parts, item.name, "folder", names))
         except OSError:
@@ -288,8 +288,8 @@ def _from_path(name: str) -> LocatedModel:
     return _from_parts((path,), stem, "path")
 
 
-def _from_parts(parts: tuple[Path, ...], alias: str, source: str, near: Sequence[str] | None = None) -> LocatedModel:
-    mmproj = projector_for(parts[0], beside(parts[0]) if near is None else near)
+def _from_parts(parts: tuple[Path, ...], alias: str, source: str, near: Neighbours | None = None) -> LocatedModel:
+    mmproj = projector_for(parts[0], Neighbours(beside(parts[0])) if near is None else near)
     files = (*parts, mmproj) if mmproj is not None else parts
     return LocatedModel(parts[0], parts, alias, tuple(stamp_of(file) for file in files), mmproj, source)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from miner.core.models.folder import Stamp, stamp_of
 from miner.core.models.gguf import GGUFError, read_header
 from miner.core.models.names import group, is_projector, model_stem, projector_choice, quantization_in
 
-__all__ = ["projector_for", "refuse_projector"]
+__all__ = ["Neighbours", "projector_for", "refuse_projector"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +25,42 @@ _OF_NOBODY = {"", "model", "f16", "bf16", "q8_0", "f32"}
 """What is left of the names of projectors that name no model."""
 
 
-def projector_for(model: Path, near: Sequence[str]) -> Path | None:
+class Neighbours:
+    """The GGUF files of one folder, sorted once for all the models in it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.projectors = [name for name in names if is_projector(name)]
+
+        self._owners: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Names of those that are models."""
+        return [item.name for item in group(self.names)]
+
+    def owners(self, projector: str) -> frozenset[str]:
+        """The models that a projector's name speaks of."""
+        known = self._owners.get(projector)
+        if known is None:
+            base = _base(projector)
+            named = () if base in _OF_NOBODY else (model for model in self.models if _is_named_for(base, model))
+            known = self._owners[projector] = frozenset(named)
+        return known
+
+
+def projector_for(model: Path, near: Neighbours) -> Path | None:
     """The projector that is made for the model; F16 before other types.
 
     Args:
-        near: Names of the GGUF files in the model's folder.
+        near: The GGUF files in the model's folder.
     """
-    names = [name for name in near if is_projector(name)]
-    fitting = [name for name in names if _fits(model, model.parent / name)]
+    fitting = [name for name in near.projectors if _fits(model, model.parent / name)]
     if not fitting:
         return None
-    own = [name for name in fitting if _is_named_for(name, model_stem(model.name))]
-    if not own:
-        others = [item.name for item in group(near) if model.name not in item.files]
-        own = [name for name in fitting if not any(_is_named_for(name, other) for other in others)]
-    chosen = projector_choice(own)
+    model_name = model_stem(model.name)
+    own = [name for name in fitting if model_name in near.owners(name)]
+    chosen = projector_choice(own or [name for name in fitting if not near.owners(name)])
     return model.parent / chosen if chosen else None
 
 
@@ -52,9 +73,9 @@ def refuse_projector(projector: Path, reason: str) -> None:
     _leave_out(stamp, reason)
 
 
-def _is_named_for(projector: str, model: str) -> bool:
-    base, own = _base(projector), _base(model)
-    return base not in _OF_NOBODY and (base in model.lower() or (bool(own) and own in base))
+def _is_named_for(base: str, model: str) -> bool:
+    own = _base(model)
+    return base in model.lower() or (bool(own) and own in base)
 
 
 def _base(name: str) -> str:
