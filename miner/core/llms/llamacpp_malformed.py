@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from miner.core.llms.join import merge_tool_deltas
 from miner.core.llms.llamacpp_template import Apply, as_sent
-from miner.core.llms.llamacpp_tools import is_forced
+from miner.core.llms.llamacpp_tools import is_either, is_forced
 from miner.core.llms.malformed import Sent, calls_of
 from miner.core.llms.stream import Batches
 from miner.core.llms.tools import arguments_parse
@@ -77,7 +77,8 @@ async def recovered(
         prompt = longer if status == 200 else prompt + reasoning + content
     left = request.max_tokens if again else request.max_tokens - spent
     wanted = request.response_format
-    if is_forced(request):
+    made = is_forced(request) or is_either(request)  # calls are made of the JSON later
+    if made:
         wanted = OutputFormat(kind="json_schema", schema=body["response_format"]["json_schema"]["schema"])
     asked = replace(
         request, prompt=prompt, messages=None, raw=True, tools=None, tool_choice=None, parallel_tool_calls=None,
@@ -86,7 +87,7 @@ async def recovered(
     )  # fmt: skip
     carried = 0 if again else spent
     async with aclosing(complete(asked)) as batches:
-        if request.tools is None or request.tool_choice == "none" or is_forced(request):
+        if request.tools is None or request.tool_choice == "none" or made:
             async for batch in batches:
                 for chunk in batch:
                     _count_in(chunk, carried)

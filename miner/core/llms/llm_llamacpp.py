@@ -252,24 +252,18 @@ class LlamaCppService(OpenAIService):
                 http = entering.result()
             else:
                 http = await stack.enter_async_context(connection)
-            async with aclosing(self._generated(request, http, waited)) as batches:
+            prepared = await self._prepared(request, http, stream=True)
+            events = self._parsed(prepared, request, http, waited)
+            if is_forced(request) or is_either(request):
+                events = as_calls(events, request)
+            elif prepared.fitted is not None and prepared.fitted.reads_calls:
+                events = calls_in_text(events, tool_names(request.tools))
+            async with aclosing(events) as batches:
                 async for batch in batches:
                     last = batch[-1]
                     if last.timings is not None:
                         last.timings.queue, last.timings.load = waited.queue, waited.load
                     yield batch
-
-    async def _generated(self, request: ChatRequest, http: HttpClient, waited: Timings) -> Batches:
-        """The reply to a request that has its slot."""
-        prepared = await self._prepared(request, http, stream=True)
-        events = self._parsed(prepared, request, http, waited)
-        if is_forced(request) or is_either(request):
-            events = as_calls(events, request)
-        elif prepared.fitted is not None and prepared.fitted.reads_calls:
-            events = calls_in_text(events, tool_names(request.tools))
-        async with aclosing(events) as batches:
-            async for batch in batches:
-                yield batch
 
     def _prefill(self, http: HttpClient, body: bytes) -> Prefill | nullcontext[None]:
         """The wait for the engine to read this prompt; none in front of a server that somebody else runs."""
@@ -284,12 +278,15 @@ class LlamaCppService(OpenAIService):
                 body = msgspec.json.encode(prepared.body)
                 async with self._prefill(http, body) as prefill, http.stream(prepared.path, body) as answer:
                     if answer.status == 200:
-                        async with aclosing(sent.noted(self._events(answer, request, http.origin))) as events:
+                        async with aclosing(self._events(answer, request, http.origin)) as events:
                             async for batch in events:
                                 if prefill is not None and prefill.see(batch):
                                     waited.queue = (waited.queue or 0.0) + prefill.waited
                                     prefill = None
-                                yield batch
+                                if sent.note(batch):
+                                    yield batch
+                        if sent.held:
+                            yield sent.held
                         return
                     raw = await answer.read_all()
                 prepared = await self._refitted(prepared, request, http, answer.status, raw)

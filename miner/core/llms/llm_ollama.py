@@ -15,7 +15,7 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.malformed import MalformedReplyError, Sent, rest_of
+from miner.core.llms.malformed import MalformedReplyError, rest_of
 from miner.core.llms.memory import Memory
 from miner.core.llms.ollama_errors import ollama_error
 from miner.core.llms.ollama_loading import load_request, pull_events
@@ -41,6 +41,7 @@ from miner.core.wire import (
     Health,
     ModelInfo,
     TokenUsage,
+    ToolCall,
 )
 from miner.errors import (
     BackendProtocolError,
@@ -106,27 +107,22 @@ class OllamaService(LLMService):
 
     @override
     async def _stream(self, request: ChatRequest) -> Batches:
-        sent = Sent()
-        try:
-            async with aclosing(sent.noted(self._parsed(request))) as batches:
-                async for batch in batches:
-                    yield batch
-        except MalformedReplyError as error:
-            yield [rest_of(request, sent, error)]
-
-    async def _parsed(self, request: ChatRequest) -> Batches:
-        """The reply as Ollama parses it."""
         path, body = await self._body(request)
         http = self._http()
-        async with http.stream(path, body) as answer:
-            if answer.status != 200:
-                raw = await answer.read_all()
-                raise ollama_error(
-                    answer.status, parse_error_body(raw), http.origin, request.model, answer.headers.get("Retry-After")
-                )
-            async with aclosing(read_lines(answer, request, http.origin)) as batches:
-                async for batch in batches:
-                    yield batch
+        calls: list[ToolCall] = []
+        try:
+            async with http.stream(path, body) as answer:
+                if answer.status != 200:
+                    raw = await answer.read_all()
+                    after = answer.headers.get("Retry-After")
+                    raise ollama_error(answer.status, parse_error_body(raw), http.origin, request.model, after)
+                async with aclosing(read_lines(answer, request, http.origin)) as batches:
+                    async for batch in batches:
+                        if request.tools is not None:
+                            calls += [call for chunk in batch for call in chunk.tool_calls or ()]
+                        yield batch
+        except MalformedReplyError as error:
+            yield [rest_of(request, calls, error)]
 
     # Models and health
 

@@ -11,12 +11,10 @@ import logging
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
 
-from miner.core.llms.stream import Batches
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, ToolCall
 from miner.errors import BackendProtocolError
 
@@ -64,36 +62,33 @@ class LostReplyError(BackendProtocolError):
 class Sent:
     """What of a reply has gone to the caller."""
 
-    __slots__ = ("calls", "content", "reasoning")
+    __slots__ = ("calls", "content", "held", "nothing", "reasoning")
 
     def __init__(self) -> None:
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[ToolCall] = []
+        self.nothing = True
+        """No text and no call has come yet."""
+        self.held: list[LLMChunk] = []
+        """An end before any text: it waits until it is sure that nothing was lost."""
 
-    async def noted(self, batches: Batches) -> Batches:
-        """The same batches, their text kept. An end before any text waits until it is sure that nothing was lost."""
-        held: list[LLMChunk] = []
-        async with aclosing(batches):
-            async for batch in batches:
-                for chunk in batch:
-                    if chunk.content is not None:
-                        self.content.append(chunk.content)
-                    if chunk.reasoning is not None:
-                        self.reasoning.append(chunk.reasoning)
-                    if chunk.tool_calls is not None:
-                        self.calls += chunk.tool_calls
-                if not self.anything and (held or any(chunk.finish_reason is not None for chunk in batch)):
-                    held += batch
-                else:
-                    yield batch
-        if held:
-            yield held
-
-    @property
-    def anything(self) -> bool:
-        """Whether anything has come."""
-        return bool(self.content or self.reasoning or self.calls)
+    def note(self, batch: list[LLMChunk]) -> bool:
+        """Keep the text of a batch; whether the batch may go on."""
+        for chunk in batch:
+            if chunk.content is not None:
+                self.content.append(chunk.content)
+                self.nothing = False
+            if chunk.reasoning is not None:
+                self.reasoning.append(chunk.reasoning)
+                self.nothing = False
+            if chunk.tool_calls is not None:
+                self.calls += chunk.tool_calls
+                self.nothing = False
+        if self.nothing and (self.held or any(chunk.finish_reason is not None for chunk in batch)):
+            self.held += batch
+            return False
+        return True
 
 
 def malformed_reply(text: str, where: str, details: dict[str, Any]) -> MalformedReplyError | None:
@@ -109,8 +104,11 @@ def malformed_reply(text: str, where: str, details: dict[str, Any]) -> Malformed
     )
 
 
-def rest_of(request: ChatRequest, sent: Sent, error: MalformedReplyError) -> LLMChunk:
+def rest_of(request: ChatRequest, sent: list[ToolCall], error: MalformedReplyError) -> LLMChunk:
     """The end of a reply whose call the engine could not parse, made of the text that it tells.
+
+    Args:
+        sent: the calls that have gone to the caller.
 
     Raises:
         MalformedReplyError: it tells of none.
@@ -119,7 +117,7 @@ def rest_of(request: ChatRequest, sent: Sent, error: MalformedReplyError) -> LLM
         raise error
     logger.warning("%s Its text is taken as it is.", error.message)
     content, calls = calls_of(error.raw, request)
-    begun = len({call.get("index", 0) for call in sent.calls})
+    begun = len({call.get("index", 0) for call in sent})
     for call in calls:
         call["index"] += begun
     finish: FinishReason = "tool_calls" if calls or begun else "stop"
