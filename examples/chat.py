@@ -12,7 +12,9 @@ async def main() -> None:
         print(first)
         messages += [{"role": "assistant", "content": str(first)}, {"role": "user", "content": "And of Italy?"}]
         second = await service.chat_completion(messages, max_tokens=40, temperature=0)
-        print(second, f"({second.usage.cached_tokens} of {second.usage.prompt_tokens} prompt tokens were cached)")
+        print(second)
+        if second.usage is not None:
+            print(f"{second.usage.cached_tokens} of {second.usage.prompt_tokens} prompt tokens were cached")
 
 
 asyncio.run(main())

@@ -102,7 +102,24 @@ def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert word not in stopped.content
         assert len(stopped.content) < len(free)
         assert stopped.finish_reason == "stop"
+        assert stopped.stop_sequence in (word, None)  # a backend need not know
         assert contract.join(contract.streamed(PROMPT, max_tokens=24, stop=stop)).content == stopped.content
+
+
+@pytest.mark.miner_capability("stop")
+def test_text_that_might_have_become_a_stop_string_is_not_lost(
+    contract: Contract, request: pytest.FixtureRequest
+) -> None:
+    """max_tokens ends the reply in the middle of what begins like one."""
+    if not supported_or_refused(contract, request, "stop", lambda: contract.ask(PROMPT, stop="x")):
+        return
+    free = contract.ask(PROMPT, max_tokens=6)
+    if free.finish_reason != "length":
+        return  # it ends by itself
+    stop = free.content[-4:] + "qqqq"
+    cut = contract.ask(PROMPT, max_tokens=6, stop=stop)
+    assert (cut.content, cut.finish_reason, cut.stop_sequence) == (free.content, "length", None)
+    assert contract.join(contract.streamed(PROMPT, max_tokens=6, stop=stop)).content == free.content
 
 
 @pytest.mark.miner_capability("seed")

@@ -125,6 +125,27 @@ class SwallowsStop(RightService):
             yield batch
 
 
+class LosesHeldText(RightService):
+    """Holds back what may become a stop string, and drops it when max_tokens ends the reply: as llama.cpp does."""
+
+    name = "loses_held"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        from miner.core.llms.stop import StopWatcher
+
+        watcher = StopWatcher(request.stop)
+        async for batch in super()._write(request, count):
+            kept: list[LLMChunk] = []
+            for chunk in batch:
+                if chunk.content is None:
+                    kept.append(chunk)
+                else:
+                    watcher.feed(chunk, kept)
+            if kept:
+                yield kept
+
+
 class LosesLastChunk(RightService):
     """Streams all but the last piece of text."""
 
