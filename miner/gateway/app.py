@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.access import Access
 from miner.gateway.access_log import AccessLog, PromptLog
 from miner.gateway.admin import ADMIN
 from miner.gateway.admission import Admission, find_hooks
+from miner.gateway.connection import expecting
 from miner.gateway.dialects.anthropic_parts import anthropic_error
 from miner.gateway.dialects.anthropic_routes import ANTHROPIC, ID_HEADER
 from miner.gateway.dialects.ollama_parts import ollama_error
@@ -24,14 +25,13 @@ from miner.gateway.dialects.openai_parts import error_body
 from miner.gateway.dialects.openai_responses import OpenAIResponses
 from miner.gateway.dialects.openai_responses_input import ResponseBody
 from miner.gateway.dialects.rerank import RerankBody, rerank
-from miner.gateway.errors import RefusedError
-from miner.gateway.exchange import Exchange
 from miner.gateway.gateway import Gateway
 from miner.gateway.guard import guarded
 from miner.gateway.health import livez, readyz
 from miner.gateway.hosts import Hosts, preflight
 from miner.gateway.limits import Limiter
 from miner.gateway.metrics import Metrics, metrics
+from miner.gateway.nowhere import nowhere
 from miner.gateway.openapi import docs, openapi
 from miner.gateway.reply import generation
 from miner.gateway.routes import Route
@@ -111,13 +111,13 @@ def create_app(
     app = web.Application(client_max_size=settings.serve_max_body)
     app[GATEWAY] = gateway
     for route in table:
-        app.router.add_route(route.method, route.path, guarded(gateway, route))
+        _add(app, gateway, route)
     for path, errors, id_header in _FALLBACKS:
         if settings.serve_cors_origins:
             # Browsers send no key with the question whether they may send one.
-            app.router.add_route("OPTIONS", path, guarded(gateway, Route("OPTIONS", path, preflight, "open", errors)))
-        nowhere = Route("*", path, _nowhere, "key", errors, id_header=id_header)
-        app.router.add_route("*", path, guarded(gateway, nowhere))
+            _add(app, gateway, Route("OPTIONS", path, preflight, "open", errors))
+        anything = Route("*", path, nowhere, "key", errors, id_header=id_header)
+        _add(app, gateway, anything)
     app.cleanup_ctx.append(_lifetime)
     return app
 
@@ -139,26 +139,15 @@ def default_stages(settings: GatewaySettings) -> list[Stage]:
     return stages
 
 
+def _add(app: web.Application, gateway: Gateway, route: Route) -> None:
+    handler = guarded(gateway, route)
+    app.router.add_route(route.method, route.path, handler, expect_handler=expecting(gateway, route))
+
+
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await app[GATEWAY].start()
     yield
     await app[GATEWAY].stop()
-
-
-async def _nowhere(exchange: Exchange) -> web.StreamResponse:
-    """No route has this path, or none with this method."""
-    request = exchange.request
-    allowed: set[str] = set()
-    for resource in request.app.router.resources():
-        _, methods = await resource.resolve(request)
-        if hdrs.METH_ANY not in methods:
-            allowed |= methods
-    if allowed:
-        raise RefusedError(
-            405, "method_not_allowed", f"{request.path} does not take {request.method}.",
-            hint=f"It takes {', '.join(sorted(allowed))}.", headers={"Allow": ", ".join(sorted(allowed))},
-        )  # fmt: skip
-    raise RefusedError(404, "not_found", f"There is no {request.path} here.", hint="GET /openapi.json lists what is.")
 
 
 _FALLBACKS = [

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
+from aiohttp import web
 
 from miner.errors import InvalidRequestError
 from miner.gateway.errors import RefusedError
@@ -65,6 +66,10 @@ async def _read(exchange: Exchange) -> list[bytes]:
             return await _read_all(exchange)
         async with asyncio.timeout(settings.serve_body_timeout):
             return await _read_all(exchange)
+    except web.RequestPayloadError:
+        raise RefusedError(
+            400, "invalid_http", "The body of the request is not valid HTTP: its chunks or its length are wrong."
+        ) from None
     except TimeoutError:
         raise RefusedError(
             408, "body_timeout", f"The body of the request did not come within {settings.serve_body_timeout:g} s."

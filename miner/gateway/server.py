@@ -16,6 +16,7 @@ from aiohttp import web
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
+from miner.gateway.connection import LONGEST_HEADER, LONGEST_URI, Runner
 from miner.gateway.console import give_up_unwritten, open_missing
 from miner.gateway.gateway import Gateway
 from miner.gateway.interrupt import interrupt
@@ -40,11 +41,13 @@ def make_runner(app: web.Application) -> web.AppRunner:
     # disk. Faults of handlers are logged by the guard.
     http_logger = logging.getLogger("miner.gateway.http")
     http_logger.setLevel(logging.CRITICAL)
-    return web.AppRunner(
+    return Runner(
         app,
         handler_cancellation=True,
         logger=http_logger,
         auto_decompress=False,  # a compressed body is refused, and not unpacked first
+        max_line_size=LONGEST_URI,
+        max_field_size=LONGEST_HEADER,
         access_log=None,  # the gateway writes its own, with what only it knows
         keepalive_timeout=settings.serve_keepalive,
         lingering_time=_LINGERING_SECONDS,
