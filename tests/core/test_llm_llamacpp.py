@@ -21,6 +21,7 @@ from miner.errors import (
     EngineStartError,
     InvalidRequestError,
     ModelNotFoundError,
+    ServiceClosedError,
     UnsupportedFeatureError,
 )
 from tests.servers.llama_runner import demo_model
@@ -238,6 +239,54 @@ async def test_an_engine_that_is_killed_is_a_typed_error_and_starts_again():
             await task
         assert "Paris" in await service.generate(FRANCE, temperature=0, max_tokens=30)
         assert (await engine_of(service)).restarts >= 1
+
+
+async def test_closing_ends_who_runs_who_waits_and_who_loads():
+    async with llamacpp(llamacpp_parallel=1) as service:
+        for loaded in (False, True):
+            if loaded:
+                await service.generate("Hi", max_tokens=1)
+            tasks = [
+                asyncio.create_task(service.generate(LONG, max_tokens=900)),
+                asyncio.create_task(service.stream(LONG, max_tokens=900).collect()),
+                asyncio.create_task(service.count_tokens(LONG)),
+            ]
+            await asyncio.sleep(0.5)
+            async with asyncio.timeout(30):
+                await service.aclose()
+                ends = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(end) for end in ends] == [ServiceClosedError] * 3
+            assert (await service.health()).engines == []
+        assert "Paris" in await service.generate(FRANCE, temperature=0, max_tokens=30)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["in the prompt", "in the reply"])
+async def test_a_stream_that_another_task_closes_frees_its_slot(begun: bool):
+    prompt = LONG if begun else LONG * 50
+    async with llamacpp(llamacpp_parallel=1, llamacpp_batch_size=32) as service:
+        await service.generate("Hi", max_tokens=1)
+        stream, arrived, started = service.stream(prompt, max_tokens=900), [], asyncio.Event()
+
+        async def reading():
+            async for batch in stream.batches():
+                arrived.extend(batch)
+                started.set()
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(reading())
+        if begun:
+            await started.wait()
+        else:
+
+            async def works():
+                return await slots(service) == 1
+
+            await until(works)
+        await stream.aclose()
+        async with asyncio.timeout(20):
+            await task
+            assert "Paris" in await service.generate(FRANCE, temperature=0, max_tokens=30)
+        assert arrived[-1].finish_reason == "cancelled"
 
 
 async def test_closing_leaves_no_process():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from miner.errors import BackendOverloadedError, BackendUnavailableError, EngineStartError
+from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
 
 if TYPE_CHECKING:
     from miner.core.engine.member import Member
@@ -75,13 +75,10 @@ def not_started(member: Member, error: BaseException, limits: PoolLimits) -> Eng
     return result
 
 
-def closed() -> BackendUnavailableError:
+def closed() -> ServiceClosedError:
     """The pool has ended."""
-    return BackendUnavailableError(
-        "The engines are stopped, because their service was closed.",
-        backend=_BACKEND,
-        retryable=False,
-        hint="Make a new service.",
+    return ServiceClosedError(
+        "The engines are stopped, because their service was closed.", backend=_BACKEND, hint="Make a new service."
     )
 
 
