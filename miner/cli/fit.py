@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
 
 __all__ = ["add_parser", "run"]
 
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     verdict = verdict_on(model, settings, available_memory())
     if verdict.load.ctx_size < (settings.llamacpp_ctx_size or 0):
         note(f"miner: The model was trained for {verdict.load.ctx_size} tokens: more are not used.")
+    if verdict.placement.gpu and not _may_offload(settings):
+        note("miner: The engine that is installed computes without a GPU: LLAMACPP_SERVER names a build that uses one.")
     if args.json:
         _print_json(model.alias, verdict)
     else:
@@ -78,6 +83,17 @@ def run(args: argparse.Namespace) -> int:
         note(f"miner: {verdict.reason}\n  {verdict.hint}")
         return 1
     return 0
+
+
+def _may_offload(settings: MinerConfig) -> bool:
+    from miner.core.engine.launchers import find_launcher
+    from miner.core.engine.offload import may_offload
+    from miner.errors import EngineStartError
+
+    try:
+        return may_offload(find_launcher(settings.llamacpp_server), settings.llamacpp_n_gpu_layers)
+    except EngineStartError:
+        return True  # none is installed: this is about the model alone
 
 
 def _print_json(name: str, verdict: Any) -> None:

@@ -66,6 +66,34 @@ def test_what_does_not_fit(miner, tmp_path):
     assert "is free" in err
 
 
+def test_cards_are_shown(miner, tmp_path, monkeypatch):
+    """By a stand-in for nvidia-smi: a model larger than memory fits where a card holds it."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf '900000, 1000000\\n2000, 4000\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    side = 1 << 16  # 16 GiB a layer
+    tensors = {"token_embd.weight": (64, 64), "output.weight": (64, 64)}
+    tensors |= {f"blk.{layer}.ffn_up.weight": (side, side) for layer in range(40)}
+    file = tmp_path / "huge.gguf"
+    file.write_bytes(make_gguf({"llama.block_count": 40, "llama.context_length": 4096}, tensors))
+    os.truncate(file, 41 * 4 * side * side)
+    status, out, err = miner("./huge.gguf")
+    assert status == 0
+    assert "fits: yes" in out
+    rows = {line.rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1].strip() for line in out.splitlines()[1:-2]}
+    assert rows["on GPU 0"].startswith("640 GiB")
+    assert rows["free on GPU 1 (CUDA)"] == "1.95 GiB"
+    assert "without a GPU" in err
+    monkeypatch.setenv("LLAMACPP_N_GPU_LAYERS", "0")
+    assert miner("./huge.gguf")[0] == 1
+    monkeypatch.delenv("LLAMACPP_N_GPU_LAYERS")
+    program.write_text("#!/bin/sh\nprintf '2000, 1000000\\n'\n")
+    assert miner("./huge.gguf")[0] == 1
+
+
 def test_more_than_it_was_trained_for(miner):
     status, out, err = miner("demo", "--ctx", "100000", "--parallel", "1")
     assert status == 0

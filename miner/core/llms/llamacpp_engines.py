@@ -20,6 +20,7 @@ from miner.core.llms.llamacpp_fit import FittedProcess
 from miner.core.llms.llamacpp_models import LocalModel
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.models.gguf import GGUFHeader
+from miner.core.models.names import without_tag
 from miner.core.models.projector import refuse_projector
 from miner.core.transport.faults import Origin
 from miner.core.transport.http import HttpClient
@@ -131,6 +132,11 @@ class LocalEngines:
             self._found[spec.alias] = found
             self._headers[spec] = model.header
         return found
+
+    def alias_of(self, name: str) -> str | None:
+        """The alias that a name means among those that were asked for; looks at no file."""
+        wanted = {name.lower(), without_tag(name).lower()}
+        return name if name in self._found else next((alias for alias in self._found if alias.lower() in wanted), None)
 
     def _retire(self, spec: EngineSpec) -> None:
         self._headers.pop(spec, None)

@@ -534,8 +534,9 @@ class LlamaCppService(OpenAIService):
         """The name under which a model's engine runs, also where its file is gone by now."""
         if self._external:
             raise self._not_ours("model")
-        if self._local is not None and any(engine.model == model for engine in self._local.status()):
-            return model
+        known = self._local.alias_of(model) if self._local is not None else None
+        if known is not None:
+            return known
         return find_model(model, self._settings, self._engines.models.catalogue).alias
 
     def _not_ours(self, param: str) -> UnsupportedFeatureError:

@@ -189,7 +189,8 @@ class OllamaService(LLMService):
         tags = decoded(reply, http.origin, decode_tags).models
         names = [tag.name for tag in tags if not tag.remote_host]
         default = self._settings.default_model
-        if default and not {default, f"{default}:latest"} & set(names):
+        known = {name.lower() for name in names}  # as Ollama takes them
+        if default and not {default.lower(), f"{default.lower()}:latest"} & known:
             return Health(
                 state="unavailable",
                 reason=f"ollama has no model {default!r} (DEFAULT_MODEL).",
