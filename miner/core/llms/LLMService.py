@@ -7,6 +7,7 @@ of `hooks.py`, which take a checked ChatRequest.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     pass
 
 __all__ = ["CAPABILITIES", "LLMChunk", "LLMResponse", "LLMService", "TokenUsage"]
+
+logger = logging.getLogger("miner.backends")
 
 _Close = Callable[["LLMService"], Coroutine[Any, Any, None]]
 
@@ -246,12 +249,23 @@ class LLMService(Hooks):
         began = time.monotonic()
         try:
             health = await self._health()
+        except ModelNotFoundError as error:
+            default = self._settings.default_model
+            reason = f"{error.message} (DEFAULT_MODEL={default})" if default else error.message
+            health = Health(state="unavailable", reason=reason, hint=error.hint, models=error.available)
         except MinerError as error:
             health = Health(state="unavailable", reason=error.message, hint=error.hint)
         except Exception as error:  # noqa: BLE001  (a third party's backend may raise anything; this never raises)
             health = Health(state="failed", reason=f"{type(error).__name__}: {error}")
         health.latency = time.monotonic() - began
+        missing = not health and "DEFAULT_MODEL" in (health.reason or "")
+        if missing and not self._told_missing:  # `health_check` alone would say no for ever, and nobody why
+            logger.warning("%s", " ".join(filter(None, (health.reason, health.hint))))
+        self._told_missing = missing
         return health
+
+    _told_missing = False
+    """The log has it that the server lacks DEFAULT_MODEL."""
 
     async def aclose(self) -> None:
         """Release what is open: connections, engines. Idempotent; a service that is used again opens anew.
