@@ -86,7 +86,7 @@ class HttpClient:
         self.origin = origin
         self._limits = limits
         self._unix_socket = unix_socket
-        self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._permits: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         self._api_key = api_key
         self._reuse = reuse and unix_socket is None
         self._address: Address | None = None
@@ -110,12 +110,12 @@ class HttpClient:
             if total is not None:
                 async with asyncio.timeout(total):
                     return await self._whole(state, method, path, body, root)
-            turn = await self._turn()
+            permit = await self._permit()
             try:
                 return await self._whole(state, method, path, body, root)
             finally:
-                if turn is not None:
-                    turn.release()
+                if permit is not None:
+                    permit.release()
 
     async def _whole(self, state: faults, method: str, path: str, body: bytes | None, root: bool) -> Reply:
         connection, answer = await self._ask(state, method, path, body, root)
@@ -173,18 +173,18 @@ class HttpClient:
         self._address = address
         return address
 
-    async def _turn(self) -> asyncio.Semaphore | None:
+    async def _permit(self) -> asyncio.Semaphore | None:
         """One of the connections that there may be, to be released; None where there may be any number."""
         most = self._limits.max_connections
         if most is None:
             return None
         loop = asyncio.get_running_loop()
-        if self._turns is None or self._turns[0] is not loop:
-            self._turns = loop, asyncio.Semaphore(most)
-        turns = self._turns[1]
+        if self._permits is None or self._permits[0] is not loop:
+            self._permits = loop, asyncio.Semaphore(most)
+        permits = self._permits[1]
         try:
             async with asyncio.timeout(self._limits.queue_timeout):
-                await turns.acquire()
+                await permits.acquire()
         except TimeoutError:
             raise BackendOverloadedError(
                 f"{self.origin.backend} at {self.origin.shown_url} has as many requests in flight as there may be "
@@ -194,7 +194,7 @@ class HttpClient:
                 **self.origin.details(),
             ) from None
         self._pool.make_room(most)
-        return turns
+        return permits
 
     async def close(self) -> None:
         """Close all connections. What is in flight ends with a ServiceClosedError, and is not sent again."""
@@ -213,7 +213,7 @@ class HttpClient:
 class _Streaming:
     """What `HttpClient.stream` gives."""
 
-    __slots__ = ("_answer", "_body", "_client", "_connection", "_faults", "_path", "_turn")
+    __slots__ = ("_answer", "_body", "_client", "_connection", "_faults", "_path", "_permit")
 
     def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
         self._client, self._path, self._body = client, path, body
@@ -221,7 +221,7 @@ class _Streaming:
 
     async def __aenter__(self) -> ByteStream:
         with self._client._in_flight.call(), self._faults:
-            self._turn = await self._client._turn()
+            self._permit = await self._client._permit()
             try:
                 self._connection, self._answer = await self._client._ask(
                     self._faults, "POST", self._path, self._body, False
@@ -232,8 +232,8 @@ class _Streaming:
         return self._answer
 
     def _leave(self) -> None:
-        if self._turn is not None:
-            self._turn.release()
+        if self._permit is not None:
+            self._permit.release()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -29,7 +29,7 @@ class Limits:
     connect_timeout: float = 10.0
     """Seconds until there must be a connection."""
     max_connections: int | None = None
-    """Requests at once; those beyond wait for their turn. None: any number."""
+    """Requests at once; those beyond wait for a permit. None: any number."""
     queue_timeout: float = 300.0
     """Seconds that they wait at most."""
 

@@ -20,6 +20,8 @@ from miner.core.transport.errors import NotConnectedError
 __all__ = ["Proxy", "open_tunnel", "proxy_for"]
 
 _MAX_HEAD_BYTES = 64 * 1024
+_LOOK_UP_SECONDS = 2.0
+"""A name of this machine's own needs no more; one that only the proxy knows must not wait for a resolver's patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,9 @@ async def _is_this_machine(host: str) -> bool:
     if address is not None:
         return _is_loopback(address)
     try:
-        infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        async with asyncio.timeout(_LOOK_UP_SECONDS):
+            infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # a TimeoutError is an OSError
         return False  # behind a proxy, names may be the proxy's alone to resolve
     found = [_address(str(info[4][0])) for info in infos]
     return bool(found) and all(address is not None and _is_loopback(address) for address in found)
