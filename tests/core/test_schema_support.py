@@ -243,6 +243,37 @@ async def test_a_call_is_told_from_the_json(form: dict[str, Any], text: str):
         assert (response.content, response.tool_calls, response.finish_reason) == (text, None, "stop")
 
 
+@pytest.mark.parametrize(
+    ("text", "tools", "name", "arguments"),
+    [
+        ('{', ["book"], None, None),
+        ('{"na', ["book"], "book", ""),
+        ('{"name":', ["book"], "book", ""),
+        ('{"name": "bo', ["book", "count"], "book", ""),
+        ('{"name": "', ["book", "count"], None, None),
+        ('{"name": "book", "argu', ["book", "count"], "book", ""),
+        ('{"name": "book", "arguments": {"at"', ["book"], "book", '{"at"'),
+        ('{"ans', ["book"], None, None),
+    ],
+)  # fmt: skip
+async def test_where_a_cut_leaves_no_doubt_it_is_a_call(text: str, tools: list[str], name: Any, arguments: Any):
+    request = build_request(
+        messages=MESSAGES, max_tokens=9, temperature=0, top_p=1, tools=[tool(one, NESTED) for one in tools],
+        options={"response_format": FORM},
+    )  # fmt: skip
+
+    async def written() -> AsyncIterator[list[LLMChunk]]:
+        yield [LLMChunk(content=text, finish_reason="length")]
+
+    response = join([batch async for batch in as_calls(written(), request)])
+    assert response.finish_reason == "length"
+    if name is None:
+        assert (response.content, response.tool_calls) == (text, None)
+    else:
+        assert response.tool_calls is not None
+        assert response.tool_calls[0]["function"] == {"name": name, "arguments": arguments}
+
+
 async def test_a_strict_tool_is_held_to_what_the_engine_enforces():
     async with StubServer() as server:
         config = MinerConfig(_env_file=None, llamacpp_api_base=server.v1)

@@ -76,7 +76,10 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]], request: ChatRequest)
     """The same reply with its JSON text as one call, which comes whole at the end; text that is no call stays text. A
     call that max_tokens cut has the arguments as far as they came, and the finish reason "length", as at OpenAI.
     """
-    names, forced = tool_names(request.tools), is_forced(request)
+    forced, named = is_forced(request), chosen_tool(request.tool_choice)
+    names = tool_names(request.tools) if named is None else [named]
+    schema = (request.response_format.schema if request.response_format is not None else None) or {}
+    others = () if forced else schema.get("properties") or ("name",)
     written: list[str] = []
     async for batch in batches:
         kept = []
@@ -87,7 +90,7 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]], request: ChatRequest)
             if chunk.finish_reason is not None:
                 text = "".join(written)
                 call = _call(text, names)
-                begun = _begun_call(text, names) if chunk.finish_reason != "stop" else None
+                begun = _begun_call(text, names, others, forced=forced) if chunk.finish_reason != "stop" else None
                 if call is not None:
                     chunk.tool_calls = [call]
                     chunk.finish_reason = "tool_calls"
@@ -113,18 +116,29 @@ def _call(text: str, names: list[str]) -> ToolCall | None:
 
 _BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(?:,\s*(?:"arguments"\s*:\s*(.*))?)?', re.DOTALL)
 """The grammar writes the name first."""
+_NAMING = re.compile(r'\s*\{\s*"(n|na|nam|name)(?:"\s*(?::\s*(?:"([^"\\]*))?)?)?\Z')
+"""Cut in the name, or before it."""
 
 
-def _begun_call(text: str, names: list[str]) -> ToolCall | None:
-    """The call at which a text stops, from its name on; its arguments are no JSON."""
-    found = _BEGUN.match(text)
-    if found is None:
-        return None
-    try:
-        name = msgspec.json.decode(found.group(1))
+def _begun_call(text: str, names: list[str], others: Any, *, forced: bool) -> ToolCall | None:
+    """The call at which a text stops, as soon as its name is clear; its arguments are no JSON.
+
+    Args:
+        others: the keys with which the JSON may begin that may come in its place.
+    """
+    found, naming = _BEGUN.match(text), _NAMING.match(text)
+    if found is not None:
+        try:
+            name = msgspec.json.decode(found.group(1))
+        except msgspec.DecodeError:
+            return None
         return _made(name, found.group(2) or "") if name in names else None
-    except msgspec.DecodeError:
-        return None
+    told = naming is not None and not any(other.startswith(naming.group(1)) for other in others)
+    if told or (forced and text.lstrip()[:1] in ("", "{")):
+        begun = (naming.group(2) if naming is not None else None) or ""
+        possible = [name for name in names if name.startswith(begun)]
+        return _made(possible[0], "") if len(possible) == 1 else None
+    return None
 
 
 def _made(name: str, arguments: str) -> ToolCall:
