@@ -128,6 +128,8 @@ class ChatRequest(Struct, kw_only=True):
     top_p: float
     raw: bool = False
     """Send the prompt verbatim, past the chat template."""
+    prompt_tokens: list[int] | None = None
+    """The prompt as token ids of the model; `prompt` is empty then, and `raw` is set."""
     stop: list[str] = []
     seed: int | None = None
     top_k: int | None = None

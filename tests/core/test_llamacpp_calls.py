@@ -6,10 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from miner.core.llms.join import join
-from miner.errors import OutputValidationError
+from miner.errors import InvalidRequestError, OutputValidationError
 from tests.core.test_llm_llamacpp import llamacpp
 
 TEMPLATE = str(Path(__file__).parents[1] / "data" / "templates" / "tools.jinja")
@@ -70,3 +71,15 @@ async def test_the_history_as_clients_write_it_reaches_the_template(stream: bool
         given: dict[str, Any] = {"messages": history, "tools": [BOOK], "max_tokens": 4}
         reply = await (service.stream(**given).collect() if stream else service.chat_completion(**given))
         assert reply.usage.completion_tokens == 4
+
+
+async def test_a_prompt_of_token_ids_is_the_prompt_that_they_spell():
+    async with llamacpp() as service:
+        text = "The numbers in order: one two three four one two three"
+        running = await service.generate(text, raw=True, temperature=0, max_tokens=6)
+        (engine,) = service._engines._running.values()
+        raw = await engine.http.request("POST", "/tokenize", msgspec.json.encode({"content": text}), root=True)
+        tokens = msgspec.json.decode(raw.body)["tokens"]
+        assert await service.generate(tokens, raw=True, temperature=0, max_tokens=6) == running
+        with pytest.raises(InvalidRequestError, match="needs raw=True"):
+            await service.generate(tokens)

@@ -195,3 +195,17 @@ async def test_no_broken_field_is_a_fault_of_the_server(request_: tuple[str, dic
                     if status >= 500:
                         bad.append((name, inner, value, text))
     assert bad == []
+
+
+@pytest.mark.parametrize("prompt", [[504, 1124], [[504, 1124], [3]]])
+async def test_prompts_of_token_ids_go_to_engines_that_take_them(prompt: list[Any]):
+    body = {"model": "m", "prompt": prompt, "max_tokens": 2}
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        status, text, _ = await answered(served, "/v1/completions", body)
+        assert status == 200, text
+        sent = [one["prompt"] for one in engine.bodies]
+    assert sent == ([prompt] if isinstance(prompt[0], int) else prompt)
+    async with StubServer() as engine, serving(OllamaService(settings(ollama_base_url=engine.url))) as served:
+        status, text, _ = await answered(served, "/v1/completions", body)
+        assert (status, engine.bodies) == (400, [])
+        assert "does not support prompt (prompt_tokens)" in text

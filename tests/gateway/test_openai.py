@@ -288,7 +288,7 @@ async def test_completions_go_verbatim():
         )
         pieces = [piece async for piece in stream]
         with pytest.raises(openai.BadRequestError) as caught:
-            await api.completions.create(model="m", prompt=[1, 2, 3])
+            await api.completions.create(model="m", prompt=[1, "2", 3])
         with pytest.raises(openai.BadRequestError, match="suffix"):
             await api.completions.create(model="m", prompt="a", suffix="b")
     assert [choice.text for choice in reply.choices] == ["Hello there.", "Hello there."]

@@ -112,7 +112,7 @@ class LlamaCppPythonLauncher:
     # context in memory, and give a vector for each token, however the model pools.
     lacks: frozenset[str] = frozenset(
         """tools emulated tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank
-        images""".split()
+        images prompt_tokens""".split()
     )
     slots: int | None = 1
 

@@ -87,7 +87,7 @@ class LLMService(Hooks):
         verbatim.
 
         Args:
-            prompt: any text that is not empty.
+            prompt: any text that is not empty; with raw=True also a list of token ids (vLLM, llama.cpp).
             model: None for the default: DEFAULT_MODEL, else the one that the engine serves.
             max_tokens: tokens to generate at most (DEFAULT_MAX_TOKENS, 512).
             temperature: 0 to 2 (DEFAULT_TEMPERATURE, 0.7); 0 takes the likeliest token always.

@@ -14,7 +14,7 @@ __all__ = ["CAPABILITIES", "IGNORABLE", "WAY_OUT", "forget", "nearest_level", "n
 
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
-    images progress rerank emulated""".split()
+    images progress rerank emulated prompt_tokens""".split()
 ) | frozenset(OPTIONS)
 """All words that `capabilities` may hold: features, and the name of each option. "emulated": the model's chat template
 knows no tools; they are told in the prompt's text, and calls are read out of the model's.
@@ -36,6 +36,8 @@ def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
         yield "tools", "tools"
         if request.tool_choice not in (None, "auto"):
             yield "tool_choice", "tool_choice"
+    if request.prompt_tokens is not None:
+        yield "prompt_tokens", "prompt"
     if request.response_format is not None:
         yield request.response_format.kind, "response_format"
     for name in OPTIONS:
@@ -61,7 +63,7 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
     for capability, param in _needs(request):
         if capability in capabilities:
             continue
-        if ignore:
+        if ignore and param != "prompt":
             forget(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"

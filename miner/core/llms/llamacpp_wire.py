@@ -27,7 +27,7 @@ __all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Modalities", "Props", "Templat
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
     min_p repeat_penalty presence_penalty frequency_penalty logit_bias response_format parallel_tool_calls
-    timeout keep_alive raw extra""".split()
+    timeout keep_alive raw extra prompt_tokens""".split()
 )
 FIELD_NAMES = {"reasoning_text": "reasoning_content"}
 NEUTRAL = {

@@ -43,7 +43,7 @@ class VLLMService(OpenAIService):
     key_setting = "VLLM_API_KEY"
     address_setting = "VLLM_API_BASE (with its /v1)"
     features = OpenAIService.features | frozenset(
-        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank""".split()
+        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens""".split()
     )
     field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
     neutral = {  # noqa: RUF012

@@ -41,7 +41,7 @@ def chat_body(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[s
 def completion_body(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[str, Any]) -> dict[str, Any]:
     """For `/completions`: the prompt verbatim."""
     body = _common(request, names, neutral)
-    body["prompt"] = request.prompt
+    body["prompt"] = request.prompt if request.prompt_tokens is None else request.prompt_tokens
     if request.logprobs is not None:
         body["logprobs"] = request.logprobs
     if request.response_format is not None:

@@ -54,7 +54,10 @@ def build_request(
     given = {name: value for name, value in options.items() if value is not None}
     if (prompt is None) == (messages is None):
         raise InvalidRequestError("Give either a prompt or messages.", param="prompt")
-    if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
+    tokens = _token_ids(prompt)
+    if tokens is not None and given.get("raw") is not True:
+        raise InvalidRequestError("A prompt of token ids goes past the chat template: it needs raw=True.", param="raw")
+    if prompt is not None and tokens is None and (not isinstance(prompt, str) or not prompt.strip()):
         raise _wrong("prompt", prompt, "a text that is not empty")
     if model is not None and (not isinstance(model, str) or not model.strip()):
         raise _wrong("model", model, "a model's name, or None for the default")
@@ -75,7 +78,8 @@ def build_request(
         )
     return ChatRequest(
         model=model,
-        prompt=prompt,
+        prompt=prompt if tokens is None else "",
+        prompt_tokens=tokens,
         messages=None if messages is None else checked_messages(messages),
         max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, whole=True)),
         temperature=checked_number("temperature", temperature, low=0, high=2),
@@ -100,6 +104,15 @@ def build_request(
         keep_alive=_keep_alive(given.get("keep_alive")),
         extra=checked_extra(given.get("extra")),
     )
+
+
+def _token_ids(prompt: Any) -> list[int] | None:
+    """The prompt, if it is one of token ids."""
+    if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
+        return None
+    if not all(0 <= token < 2**31 for token in prompt):
+        raise InvalidRequestError("prompt must be a text, or a list of token ids of the model.", param="prompt")
+    return list(prompt)
 
 
 def _unknown_option(name: str) -> InvalidRequestError:

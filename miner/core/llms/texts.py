@@ -67,6 +67,8 @@ async def count_tokens(service: LLMService, request: ChatRequest) -> int:
         if "count_tokens" not in service.capabilities:
             raise UnsupportedFeatureError(f"{service.name} cannot count tokens.", param="count_tokens")
 
+    if request.prompt_tokens is not None:
+        return len(request.prompt_tokens)
     return await _asked(service, resolve, lambda _: service._count_tokens(request))
 
 

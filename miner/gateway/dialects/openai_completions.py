@@ -38,7 +38,7 @@ class CompletionBody(Sampling, kw_only=True, forbid_unknown_fields=True):
     """The body of a completion."""
 
     prompt: str | list[Any]
-    """A text, or several; each gives `n` choices."""
+    """A text, or several, or token ids of the model, or several lists of them; each gives `n` choices."""
     logprobs: int | None = None
     response_format: dict[str, Any] | None = None
     best_of: int | None = None
@@ -180,12 +180,17 @@ class CompletionStream:
         return error_event(failure)
 
 
-def _prompts(prompt: str | list[Any]) -> list[str]:
-    if isinstance(prompt, str):
+def _prompts(prompt: str | list[Any]) -> list[Any]:
+    """Each prompt: a text, or a list of token ids."""
+    if isinstance(prompt, str) or _are_tokens(prompt):
         return [prompt]
-    if not prompt or not all(isinstance(one, str) for one in prompt):
-        raise InvalidRequestError("prompt must be a text or a list of texts: token ids are not taken.", param="prompt")
-    return prompt
+    if prompt and all(isinstance(one, str) or _are_tokens(one) for one in prompt):
+        return prompt
+    raise InvalidRequestError("prompt must be a text, a list of texts, or token ids.", param="prompt")
+
+
+def _are_tokens(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and all(type(token) is int for token in prompt)
 
 
 def _logprobs(entries: list[TokenLogprob] | None, offset: int) -> dict[str, Any] | None:
