@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=31e6, help="bytes of each body")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", action="append", choices=list(KINDS), help="again for more; default: all")
+    parser.add_argument("--only", action="append", choices=list(KINDS), metavar="KIND", help="again for more; all")
     args = parser.parse_args()
     asyncio.run(_main(int(args.size), args.only or list(KINDS), args.rounds))
 

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from miner.errors import InvalidRequestError
+from miner.errors import InvalidRequestError, MinerError
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.structure import check_structure
 
-__all__ = ["MAX_DEPTH", "bounded", "decode", "decode_body", "limited", "off_loop", "parse_body"]
+__all__ = ["MAX_DEPTH", "MAX_SCHEMA", "bounded", "decode", "decode_body", "limited", "off_loop", "parse_body"]
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -31,7 +31,9 @@ MAX_DEPTH = 64
 """Levels of nesting in the free parts of a body: schemas, tools, metadata."""
 MAX_NODES = 20_000
 """Values in a free part of a body."""
-MAX_MESSAGES = 10_000
+MAX_SCHEMA = 10_000
+"""Values in one JSON Schema: with a type each, the 5000 properties that OpenAI takes."""
+MAX_MESSAGES = 5_000
 _LONGEST = 400
 """Characters of a decoder's complaint: it quotes names that the client has made up."""
 
@@ -109,7 +111,21 @@ async def off_loop(exchange: Exchange, work: Callable[..., P], *arguments: Any) 
     """Do something with what came in a body: in the thread for big ones, if it was a big one."""
     if exchange.body_size <= _BIG:
         return work(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(_thread, work, *arguments)
+    done, error = await asyncio.get_running_loop().run_in_executor(_thread, _caught, work, *arguments)
+    if error is not None:
+        raise error
+    return done  # type: ignore[return-value]
+
+
+def _caught(work: Callable[..., P], *arguments: Any) -> tuple[P, None] | tuple[None, MinerError]:
+    """What was made, or the error without its traceback: that would keep the body alive until the garbage collector
+    comes, since whoever handles the error is part of it.
+    """
+    try:
+        return work(*arguments), None
+    except MinerError as error:
+        error.__context__ = None
+        return None, error.with_traceback(None)
 
 
 def _parsed(parts: list[bytes], parse: Callable[[bytes], P]) -> P:
@@ -179,7 +195,7 @@ def limited(items: Sized | None, name: str, most: int = MAX_MESSAGES) -> None:
         raise InvalidRequestError(f"{name} holds {len(items)} items; {most} at most.", param=name)
 
 
-def bounded(value: Any, name: str) -> Any:
+def bounded(value: Any, name: str, most: int = MAX_NODES) -> Any:
     """The same value, if it is neither too deep nor too big.
 
     Raises:
@@ -191,8 +207,8 @@ def bounded(value: Any, name: str) -> Any:
         nodes += len(level)
         if depth > MAX_DEPTH:
             raise InvalidRequestError(f"{name} is nested more than {MAX_DEPTH} levels deep.", param=name)
-        if nodes > MAX_NODES:
-            raise InvalidRequestError(f"{name} holds more than {MAX_NODES} values.", param=name)
+        if nodes > most:
+            raise InvalidRequestError(f"{name} holds more than {most} values.", param=name)
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):

@@ -174,3 +174,8 @@ class Exchange:
                 leave(self)
             except BaseException:  # the others have to give back what they hold
                 logger.exception("Request %s: %s failed.", self.id, leave.__qualname__)
+        self.task = None  # its context holds this object, and would keep the body until the garbage collector comes
+        if self.error is not None:
+            # It has been answered and logged. Its frames are such a circle too.
+            self.error = self.error.with_traceback(None)
+            self.error.__context__ = None

@@ -13,9 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
+from miner.core.llms.stream import LLMStream
 from miner.core.wire import LLMResponse
 from miner.errors import OutputValidationError
-from miner.gateway.body import parse_body
+from miner.gateway.body import off_loop, parse_body
 from miner.gateway.contained import Contained
 from miner.gateway.dialects.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.exchange import Exchange, new_id
@@ -108,7 +109,12 @@ def _note_ignored(exchange: Exchange, responses: list[LLMResponse]) -> None:
 async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
     """The first batch is fetched before the headers go out, so that what fails early has a status of its own."""
     exchange.streamed = True
-    streams = [exchange.gateway.service.stream(**arguments) for arguments in call.arguments]
+    service = exchange.gateway.service
+
+    def checked() -> list[LLMStream]:
+        return [service.stream(**arguments) for arguments in call.arguments]
+
+    streams = await off_loop(exchange, checked)  # a long conversation takes a while to check
     responses = [stream.response for stream in streams]
     out = OpenStream(exchange, dialect.stream_type, dialect.heartbeat)
     writer: StreamWriter | None = None

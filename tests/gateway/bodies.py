@@ -30,6 +30,12 @@ def _numbered(before: bytes, item: bytes, after: bytes) -> Callable[[int], bytes
     return lambda size: before + b",".join(item % n for n in range(size // (len(item) + 6))) + after
 
 
+def _within(before: bytes, item: bytes, after: bytes, count: int) -> Callable[[int], bytes]:
+    """A body of so many items, whatever size is asked for: the most that is served."""
+    numbered = b"%d" in item
+    return lambda _: before + b",".join(item % n if numbered else item for n in range(count)) + after
+
+
 def _image(size: int) -> bytes:
     data = base64.b64encode(b"\x89PNG" + bytes(range(256)) * (size * 3 // 4 // 256))
     url = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + data + b'"}}'
@@ -77,6 +83,23 @@ KINDS: dict[str, tuple[str, Callable[[int], bytes]]] = {
         b'{"model":"m","input":[', b'{"role":"user","content":"Hi"}', b"]}")),
     "blocks of Anthropic's": ("/v1/messages", _repeated(
         b'{"model":"m","max_tokens":1,"messages":[{"role":"user","content":[', b'{"type":"text","text":"a"}', b"]}]}")),
+    "within all bounds: messages": (CHAT, _within(
+        b'{"model":"m","messages":[', b'{"role":"user","content":"Hi"}', b"]}", 4_999)),
+    "within all bounds: a schema": (CHAT, _within(
+        _HEAD + b',"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"object",'
+        b'"properties":{', b'"p%d":{"type":"string"}', b"}}}}}", 3_300)),
+    "within all bounds: tools": (CHAT, _within(
+        _HEAD + b',"tools":[', b'{"type":"function","function":{"name":"f%d","parameters":{"type":"object"}}}', b"]}",
+        3_300)),
+    "within all bounds: metadata": (CHAT, _within(_HEAD + b',"metadata":{', b'"%d":[]', b"}}", 43_300)),
+    "within all bounds: biases": (CHAT, _within(_HEAD + b',"logit_bias":{', b'"%d":1', b"}}", 10_000)),
+    "within all bounds: arguments": (CHAT, _within(_CALLS, b"{}", b']}"}}]}]}', 43_300)),
+    "within all bounds: texts to embed": ("/v1/embeddings", _within(b'{"model":"m","input":[', b'"a"', b"]}", 2048)),
+    "within all bounds: Anthropic's blocks": ("/v1/messages", _within(
+        b'{"model":"m","max_tokens":1,"messages":[{"role":"user","content":[', b'{"type":"text","text":"a"}', b"]}]}",
+        33_000)),
+    "within all bounds: items of a response": ("/v1/responses", _within(
+        b'{"model":"m","input":[', b'{"role":"user","content":"Hi"}', b"]}", 4_999)),
     "numbers of Ollama's context": ("/api/generate", _repeated(b'{"model":"m","prompt":"Hi","context":[', b"1", b"]}")),
 }  # fmt: skip
 """A path, and what makes a body of about so many bytes for it, by what is large in it."""

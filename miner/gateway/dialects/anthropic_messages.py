@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
-from miner.gateway.body import bounded, decode, decode_body, off_loop, parse_body
+from miner.gateway.body import MAX_SCHEMA, bounded, decode, decode_body, off_loop, parse_body
 from miner.gateway.dialects.anthropic_body import (
     AnthropicCountBody,
     AnthropicMessagesBody,
@@ -157,7 +157,10 @@ def _format(given: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequestError(
             'output_config.format must be {"type": "json_schema", "schema": {...}}.', param="output_config.format"
         )
-    return {"type": "json_schema", "json_schema": {"schema": bounded(given["schema"], "output_config.format.schema")}}
+    return {
+        "type": "json_schema",
+        "json_schema": {"schema": bounded(given["schema"], "output_config.format.schema", MAX_SCHEMA)},
+    }
 
 
 def _thoughts(asked: AnthropicMessagesBody, ignored: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from miner.core.llms.durations import seconds_of
 from miner.core.llms.images import is_base64
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded
+from miner.gateway.body import MAX_SCHEMA, bounded
 from miner.gateway.errors import Failure
 
 __all__ = [
@@ -191,7 +191,7 @@ def _format(value: Any) -> dict[str, Any] | None:
     if value == "json":
         return {"type": "json_object"}
     if isinstance(value, dict):
-        return {"type": "json_schema", "json_schema": {"schema": bounded(value, "format")}}
+        return {"type": "json_schema", "json_schema": {"schema": bounded(value, "format", MAX_SCHEMA)}}
     raise InvalidRequestError(
         f'invalid format: {str(value)[:80]!r}; expected "json" or a valid JSON Schema object.', param="format"
     )

@@ -10,7 +10,7 @@ import msgspec
 from miner.core.llms.options import REASONING_LEVELS
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded, decode, limited
+from miner.gateway.body import MAX_SCHEMA, bounded, decode, limited
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.images import check_parts
 from miner.gateway.dialects.openai_chat_stream import ChatStream
@@ -90,7 +90,7 @@ class OpenAIChat:
             arguments["max_tokens"] = asked.max_completion_tokens
         _tools(asked, arguments)
         if asked.response_format is not None:
-            arguments["response_format"] = bounded(asked.response_format, "response_format")
+            arguments["response_format"] = bounded(asked.response_format, "response_format", MAX_SCHEMA)
         if asked.logprobs:
             arguments["logprobs"] = asked.top_logprobs or 0
         elif asked.top_logprobs:

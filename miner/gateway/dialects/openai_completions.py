@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded, decode, parse_body
+from miner.gateway.body import MAX_SCHEMA, bounded, decode, parse_body
 from miner.gateway.dialects.base import Call, Head
 from miner.gateway.dialects.openai_parts import (
     DONE,
@@ -76,7 +76,7 @@ class OpenAICompletions:
         if asked.logprobs is not None:
             arguments["logprobs"] = asked.logprobs
         if asked.response_format is not None:
-            arguments["response_format"] = bounded(asked.response_format, "response_format")
+            arguments["response_format"] = bounded(asked.response_format, "response_format", MAX_SCHEMA)
         wanted = [one for prompt in prompts for one in replies(asked.n, asked.seed, {**arguments, "prompt": prompt})]
         if len(wanted) > MAX_REPLIES:
             raise InvalidRequestError(f"prompt and n ask for {len(wanted)} choices; {MAX_REPLIES} at most.", param="n")

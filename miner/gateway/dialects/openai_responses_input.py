@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.body import bounded, limited
+from miner.gateway.body import MAX_SCHEMA, bounded, limited
 from miner.gateway.dialects.images import image_part
 from miner.gateway.dialects.openai_parts import StreamOptions
 from miner.gateway.structure import check_arguments
@@ -175,7 +175,7 @@ def service_arguments(
 
 
 def _format(given: dict[str, Any]) -> dict[str, Any]:
-    bounded(given, "text.format")
+    bounded(given, "text.format", MAX_SCHEMA)
     if given.get("type") != "json_schema":
         return given
     return {"type": "json_schema", "json_schema": {name: given[name] for name in given if name != "type"}}
