@@ -10,8 +10,8 @@ import pytest
 from miner.core.llms.join import join
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.stop import StopWatcher
-from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
-from tests.core.services import MESSAGES, WEATHER, settings, speaking_to
+from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, TokenLogprob, TokenUsage
+from tests.core.services import MESSAGES, WEATHER, PlainService, service_at, settings, speaking_to
 from tests.core.test_failures import MODES
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk
@@ -101,6 +101,13 @@ def test_text_does_not_go_on_behind_something_else():
 # On the wire
 
 
+class Watching(PlainService):
+    """A server that is not told of stop strings, as llama.cpp's."""
+
+    def _watched(self, request: ChatRequest) -> list[str]:
+        return request.stop
+
+
 async def respond(service: Any, mode: str, **options: Any) -> LLMResponse:
     if mode == "call":
         return await service.chat_completion(MESSAGES, **options)
@@ -134,6 +141,28 @@ async def test_ollama_is_left_at_a_stop_string(mode: str):
         assert (response.content, response.stop_sequence) == ("Hello there and more of it", None)
         assert response.usage == TokenUsage(21, 8, 29)
         assert all("stop" not in body["options"] for body in server.bodies)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("engine", ["plain", "ollama"])
+async def test_after_calls_it_is_the_calls_that_count(engine: str, mode: str):
+    arguments = {"city": "Rome"}
+    said = {"model": "m", "done": False}
+    lines = [
+        {
+            **said,
+            "message": {"content": "", "tool_calls": [{"function": {"name": "get_weather", "arguments": arguments}}]},
+        },
+        {**said, "message": {"content": "Done END and more"}},
+    ]
+    piece = {"index": 0, "id": "c", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    events = [delta(tool_calls=[piece]), delta(content="Done END and more")]
+    async with StubServer(reply=lines if engine == "ollama" else events) as server:
+        service = Watching(settings(vllm_api_base=server.v1)) if engine == "plain" else service_at(engine, server.url)
+        async with service:
+            response = await respond(service, mode, stop=["END"], tools=[WEATHER])
+    assert (response.content, response.finish_reason, response.stop_sequence) == ("Done ", "tool_calls", None)
+    assert len(response.tool_calls) == 1
 
 
 # On the real engine

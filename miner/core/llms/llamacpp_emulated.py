@@ -85,7 +85,7 @@ async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collectio
                 if calls:
                     chunk.tool_calls = [*(chunk.tool_calls or ()), *calls]
                 if reader.count and chunk.finish_reason in ("stop", "length"):
-                    chunk.finish_reason = "tool_calls"
+                    chunk.finish_reason, chunk.stop_sequence = "tool_calls", None
             if chunk != LLMChunk():
                 kept.append(chunk)
         if kept:

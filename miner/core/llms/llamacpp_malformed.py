@@ -113,7 +113,7 @@ async def recovered(
         shown, read = calls_of(raw, request)
         last.content, last.tool_calls = shown or None, read or None
     if last.tool_calls:
-        last.finish_reason = "tool_calls"
+        last.finish_reason, last.stop_sequence = "tool_calls", None
     _count_in(last, carried)
     yield [last]
 

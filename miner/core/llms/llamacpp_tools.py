@@ -93,7 +93,7 @@ async def as_calls(batches: AsyncIterator[list[LLMChunk]], request: ChatRequest)
                 begun = _begun_call(text, names, others, forced=forced) if chunk.finish_reason != "stop" else None
                 if call is not None:
                     chunk.tool_calls = [call]
-                    chunk.finish_reason = "tool_calls"
+                    chunk.finish_reason, chunk.stop_sequence = "tool_calls", None
                 elif begun is not None:
                     chunk.tool_calls = [begun]
                 elif not (forced and chunk.finish_reason != "stop" and text.lstrip()[:1] in ("", "{")):

@@ -201,7 +201,10 @@ class LineMapper:
         if not watch.feed(chunk, out):
             return False
         # Ollama gives its counts on its own last line alone, which does not come now.
-        out.append(LLMChunk(finish_reason="tool_calls" if self._calls else "stop", stop_sequence=watch.matched))
+        called = self._calls > 0
+        out.append(
+            LLMChunk(finish_reason="tool_calls" if called else "stop", stop_sequence=None if called else watch.matched)
+        )
         self.finished = True
         return True
 

@@ -181,7 +181,8 @@ class ChatMapper:
             return False
         if not watch.feed(chunk, out):
             return False
-        out.append(LLMChunk(finish_reason=self._finish("stop"), stop_sequence=watch.matched))
+        reason = self._finish("stop")
+        out.append(LLMChunk(finish_reason=reason, stop_sequence=watch.matched if reason == "stop" else None))
         return True
 
     def flush(self, out: list[LLMChunk]) -> None:
