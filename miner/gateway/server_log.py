@@ -47,6 +47,11 @@ def server_log(form: Literal["text", "json"], level: str, *, fd: int = 2) -> Ite
     logging.captureWarnings(True)
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     sys.excepthook, threading.excepthook, sys.unraisablehook = _uncaught, _uncaught_in_thread, _unraisable
+    # The error that a request ends with is logged once, under its id.
+    # The same words before each retry are for debugging.
+    retries = logging.getLogger("miner.retry")
+    retries_before = retries.level
+    retries.setLevel(logging.NOTSET if level == "debug" else logging.ERROR)
     lines.start()
     try:
         yield lines
@@ -55,6 +60,7 @@ def server_log(form: Literal["text", "json"], level: str, *, fd: int = 2) -> Ite
         logging.captureWarnings(False)
         root.handlers[:] = handlers
         root.setLevel(before)
+        retries.setLevel(retries_before)
         lines.close()
 
 

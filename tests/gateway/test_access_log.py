@@ -14,6 +14,7 @@ import warnings
 
 import pytest
 
+from miner.core.llms.llm_vllm import VLLMService
 from miner.gateway.access_log import AccessLog, PromptLog
 from miner.gateway.app import default_stages
 from miner.gateway.server_log import server_log
@@ -170,6 +171,20 @@ async def test_text_has_one_form_too_and_nothing_can_be_forged(file):
     assert [one for one in told if not line.fullmatch(one)] == []
     assert not any("forged" in one for one in told if not one.startswith("  | "))
     assert sum(" WARNING somebody.else in a request\\nof two lines id=mine" in one for one in told) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("level", "count"), [("info", 1), ("debug", 2)])
+async def test_an_error_of_a_backend_is_logged_once_under_the_id_of_its_request(level, count, stream, file):
+    service = VLLMService(config(vllm_api_base="http://127.0.0.1:9/v1", max_retries=1))
+    with server_log("json", level, fd=file):
+        async with (
+            serving(service, stages=stages(AccessLog())) as served,
+            post(served, {**CHAT, "stream": stream}, headers={"x-request-id": "mine"}) as answer,
+        ):
+            assert answer.status == 503
+    told = [one for one in objects(file) if "cannot be reached" in one["message"]]
+    assert [one["id"] for one in told] == ["mine"] * count
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
