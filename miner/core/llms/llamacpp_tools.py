@@ -49,7 +49,10 @@ def ask_for_call(body: dict[str, Any], request: ChatRequest) -> None:
         return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
     body["tool_choice"] = "none"  # the tools stay in the prompt; the schema decides what is written
-    constrain(body, cached_sendable(schemas, names, bounds=request.grammar_allowed, form=either), "call")
+    # Its own grammar lets the JSON stand in a Markdown fence, which hides for long whether it is a call.
+    allowed = request.grammar_allowed
+    made = cached_sendable(schemas, names, bounds=allowed, form=either, always=is_either(request))
+    constrain(body, made, "call")
 
 
 def constrain(body: dict[str, Any], made: Sendable, name: str) -> None:

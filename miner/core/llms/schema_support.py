@@ -61,12 +61,15 @@ class Sendable:
 _CACHE = Cache()
 
 
-def sendable(schemas: list[Any], *, bounds: bool, form: Callable[[list[Any]], Any] = lambda made: made[0]) -> Sendable:
+def sendable(
+    schemas: list[Any], *, bounds: bool, form: Callable[[list[Any]], Any] = lambda made: made[0], always: bool = False
+) -> Sendable:
     """The schemas as one that llama.cpp takes, and what of it nothing enforces.
 
     Args:
         bounds: whether a grammar may be sent in the schema's place.
         form: makes one schema of the translated ones.
+        always: make the grammar, if it may be sent, also where the schema would do.
 
     Raises:
         ValueError: nothing is valid under it, or it cannot be read.
@@ -77,16 +80,21 @@ def sendable(schemas: list[Any], *, bounds: bool, form: Callable[[list[Any]], An
         raise ValueError("nothing is valid under it")
     whole = form(made)
     definitions = translator.definitions
-    grammar = grammar_of(whole, definitions) if bounds and _has_bounds([whole, definitions]) else None
+    grammar = grammar_of(whole, definitions) if bounds and (always or _has_bounds([whole, definitions])) else None
     return Sendable({**whole, "$defs": definitions} if definitions else whole, tuple(translator.lacks), grammar)
 
 
 def cached_sendable(
-    schemas: list[Any], names: list[str], *, bounds: bool, form: Callable[[list[Any]], Any] = lambda made: made[0]
+    schemas: list[Any],
+    names: list[str],
+    *,
+    bounds: bool,
+    form: Callable[[list[Any]], Any] = lambda made: made[0],
+    always: bool = False,
 ) -> Sendable:
     """The same, made once while it is in use; `names`: what `form` puts in besides."""
-    key = msgspec.json.encode([schemas, names]), bounds
-    return _CACHE.get(key, lambda: sendable(schemas, bounds=bounds, form=form))
+    key = msgspec.json.encode([schemas, names]), (bounds, always)
+    return _CACHE.get(key, lambda: sendable(schemas, bounds=bounds, form=form, always=always))
 
 
 def sendable_format(request: ChatRequest, *, bounds: bool) -> Sendable:
