@@ -42,14 +42,14 @@ def written(*texts, finish="stop"):
 
 
 @asynccontextmanager
-async def scripted(chat, completion):
+async def scripted(chat, completion, prompt="PROMPT"):
     """A service in front of a llama.cpp server that answers so; a completion is answered at most once."""
     completions = [completion]
 
     def reply(body):
         if "max_tokens" not in body:
             last = body["messages"][-1]
-            return {"prompt": "PROMPT" + (f"[{last['content']}" if last["role"] == "assistant" else "")}
+            return {"prompt": prompt + (f"[{last['content']}" if last["role"] == "assistant" else "")}
         return completions.pop() if "prompt" in body else chat
 
     async with (
@@ -128,6 +128,14 @@ async def test_what_can_be_read_of_a_call_is_one_and_the_rest_is_text(texts, con
             assert found == cities
             assert reply.finish_reason == ("tool_calls" if cities else "stop")
             assert len(server.generations) == 3
+
+
+async def test_reasoning_that_the_prompt_opened_is_reasoning():
+    text = f"Hm, Paris.\n</think>\n\n<tool_call>{CALL}"
+    async with scripted([{"error": ERROR}], written(text), prompt="PROMPT<think>\n") as (service, _):
+        reply = await service.chat_completion(MESSAGES, tools=[WEATHER])
+        assert (reply.reasoning, reply.content) == ("Hm, Paris.", "")
+        assert reply.tool_calls[0]["function"]["name"] == "get_weather"
 
 
 async def test_calls_that_are_whole_are_the_reply_whatever_follows_them():

@@ -110,6 +110,9 @@ async def recovered(
             raise error
         last.tool_calls = [{"index": len(calls) - 1, "function": {"arguments": rest}}]
     else:
+        thought, end, rest_of_it = raw.partition("</think>")
+        if end and prompt.rstrip().endswith("<think>"):
+            last.reasoning, raw = thought.strip() or None, rest_of_it.lstrip()
         shown, read = calls_of(raw, request)
         last.content, last.tool_calls = shown or None, read or None
     if last.tool_calls:
