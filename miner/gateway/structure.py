@@ -12,8 +12,8 @@ from miner.errors import InvalidRequestError
 
 __all__ = ["MAX_ESCAPES", "MAX_SPACE", "MAX_VALUES", "check_arguments", "check_structure"]
 
-MAX_VALUES = 100_000
-"""Values of a body: texts, numbers, objects, lists, those inside of them included."""
+MAX_VALUES = 200_000
+"""Values of a body: texts, numbers, objects, lists, those within included. A prompt may be a list of token ids."""
 MAX_ESCAPES = 4_000_000
 """Backslashes: each costs what a hundred plain letters cost."""
 MAX_SPACE = 4_000_000
