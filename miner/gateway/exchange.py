@@ -58,9 +58,9 @@ class Exchange:
     """One request and its answer. Times are those of the loop's clock, in seconds."""
 
     __slots__ = (
-        "began", "body_held", "body_size", "broken", "call", "caller", "chunks", "entered", "error", "extra_headers",
-        "first_token_at", "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted", "last_token_at", "left",
-        "letters", "notes", "peer", "request", "route", "status", "streamed", "task", "usage",
+        "__weakref__", "began", "body_held", "body_size", "broken", "call", "caller", "chunks", "entered", "error",
+        "extra_headers", "first_token_at", "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted",
+        "last_token_at", "left", "letters", "notes", "peer", "request", "route", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:

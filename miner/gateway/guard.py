@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -27,7 +28,7 @@ def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable
     async def serve(request: web.Request) -> web.StreamResponse:
         exchange = Exchange(gateway, route, request)
         gateway.present.add(exchange)
-        current_request.set(exchange)  # of this task, which is the request's own
+        current_request.set(weakref.ref(exchange))  # of this task, which is the request's own
         try:
             # The last line: no client sees a traceback, and no other request suffers.
             with Contained(), Interruptible(exchange):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import weakref
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonFormatter", "TextFormatter", "current_request", "word"]
 
-current_request: ContextVar[Exchange | None] = ContextVar("current_request", default=None)
-"""The request in whose task a record is logged."""
+current_request: ContextVar[weakref.ref[Exchange] | None] = ContextVar("current_request", default=None)
+"""The request in whose task a record is logged. Weak: a timer keeps the context that it was set in until its time, even
+when it was cancelled, and would keep the request's body with it.
+"""
 
 _PLAIN = re.compile(r"[\w.:/@{}+*,\[\]-]+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -29,7 +32,8 @@ class _Formatter(logging.Formatter):
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """What is known besides the message; of a request's records also its id."""
         fields: dict[str, Any] = dict(getattr(record, "fields", None) or {})
-        exchange = current_request.get()
+        request = current_request.get()
+        exchange = request() if request is not None else None
         if "id" not in fields and exchange is not None and not exchange.left:
             fields["id"] = exchange.id
         return {name: value for name, value in fields.items() if value is not None}
