@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
 
 from miner.core.llms.join import join
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import LLMChunk, LLMResponse, ModelInfo, TokenUsage
+from miner.core.wire import FinishReason, LLMChunk, LLMResponse, ModelInfo
 
-__all__ = ["Contract", "usage_of"]
+__all__ = ["LONG", "Contract", "LongCall"]
+
+LONG = "Tell me a very long story about a lighthouse and the sea."
+_FINISH_REASONS = get_args(FinishReason)
 
 T = TypeVar("T")
 
 
-def usage_of(response: LLMResponse) -> TokenUsage:
-    """What a response says of its tokens; zeros where its backend counts none."""
-    return response.usage if response.usage is not None else TokenUsage()
+@dataclass(frozen=True, slots=True)
+class LongCall:
+    """A call that takes a second, or as long as the backend makes one last, and how long that is in seconds."""
+
+    max_tokens: int
+    seconds: float
 
 
 class Contract:
@@ -35,7 +43,8 @@ class Contract:
         self._backend = backend
         self._config = config
         self.model = model
-        self.service = backend(config)
+        self.service = self.fresh()
+        self._long_call: LongCall | None = None
 
     def run(self, work: Awaitable[T]) -> T:
         """Run to the end on the service's loop; TimeoutError when the patience is over."""
@@ -64,7 +73,7 @@ class Contract:
 
     def ask(self, prompt: str, **options: Any) -> LLMResponse:
         """A whole reply to one user turn; greedy and short unless the test says otherwise."""
-        return self.run(self.asking(prompt, **options))
+        return _finished(self.run(self.asking(prompt, **options)))
 
     def asking(self, prompt: str, **options: Any) -> Coroutine[Any, Any, LLMResponse]:
         """The same, not yet run."""
@@ -86,14 +95,36 @@ class Contract:
     @staticmethod
     def join(chunks: list[LLMChunk]) -> LLMResponse:
         """The reply that these chunks are pieces of."""
-        return join([chunks])
+        return _finished(join([chunks]))
 
     def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.model, "max_tokens": 16, "temperature": 0, "top_p": 1, **options}
 
     def fresh(self) -> LLMService:
-        """Another service of the same backend, for tests that close it."""
-        return self._backend(self._config)
+        """Another service of the same backend, for tests that close it. Names are exact, as a gateway's are."""
+        service = self._backend(self._config)
+        service.any_model_name = False
+        return service
+
+    def long_call(self) -> LongCall:
+        """A call that lasts; measured once."""
+        if self._long_call is None:
+            self._long_call = self._measured_long_call()
+        return self._long_call
+
+    def _measured_long_call(self) -> LongCall:
+        lengths = [info.context_length for info in self.models() if self.model in (None, info.id, *info.aliases)]
+        limit = min(2048, (lengths[0] if lengths and lengths[0] else 4096) // 2)
+        self.ask(LONG, max_tokens=1)
+        max_tokens, before = 16, 0.0
+        while True:
+            began = time.monotonic()
+            response = self.ask(LONG, max_tokens=max_tokens)
+            seconds = time.monotonic() - began
+            ended = response.finish_reason != "length" and seconds < 1.5 * before  # longer it does not get
+            if seconds >= 1 or ended or 2 * max_tokens > limit:
+                return LongCall(max_tokens, seconds)
+            max_tokens, before = 2 * max_tokens, seconds
 
     def tasks(self) -> int:
         """Tasks that are alive on the loop."""
@@ -105,3 +136,9 @@ class Contract:
             self.run(self.service.aclose())
         finally:
             self._runner.close()
+
+
+def _finished(response: LLMResponse) -> LLMResponse:
+    """The same; its finish reason must be one of the contract's words."""
+    assert response.finish_reason in _FINISH_REASONS, f"{response.finish_reason!r} is no finish reason"
+    return response

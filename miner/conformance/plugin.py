@@ -10,7 +10,10 @@ import pytest
 __all__ = ["backend_under_test"]
 
 _HERE = Path(__file__).parent
-_OUTCOMES = pytest.StashKey[dict[str, list[tuple[bool, str]]]]()
+_OUTCOMES = pytest.StashKey[dict[str, list[str]]]()
+_NOT_CHECKED = pytest.StashKey[dict[str, list[str]]]()
+_VERDICTS = ("fails", "passes", "refused as declared", "not checked")
+"""A capability's verdict is the first of these that one of its tests has."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker that ties a test to a capability."""
     config.addinivalue_line("markers", "miner_capability(name): the capability of the contract that this test is about")
     config.stash[_OUTCOMES] = {}
+    config.stash[_NOT_CHECKED] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -60,39 +64,60 @@ def backend_under_test(config: pytest.Config) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Note the outcome of each capability's tests."""
+    """Note the outcome of each capability's tests, and why one of them found nothing to check."""
     report = yield
     marker = item.get_closest_marker("miner_capability")
     if marker is not None and item.path.is_relative_to(_HERE) and (call.when == "call" or report.failed):
-        refused = dict(item.user_properties).get("refused", False)
-        outcome = "fails" if report.failed else "refused as declared" if refused else "passes"
+        outcome = _outcome(item, report)
         for capability in marker.args:
-            item.config.stash[_OUTCOMES].setdefault(capability, []).append((bool(report.passed), outcome))
+            item.config.stash[_OUTCOMES].setdefault(capability, []).append(outcome)
+        if outcome == "not checked":
+            for reason in (reason for word, reason in item.user_properties if word == outcome):
+                item.config.stash[_NOT_CHECKED].setdefault(str(reason), []).append(item.name)
     return report
 
 
-def _rows(config: pytest.Config) -> list[tuple[str, str, int]]:
-    rows = []
-    for capability, outcomes in sorted(config.stash[_OUTCOMES].items()):
-        said = [outcome for _, outcome in outcomes]
-        verdict = next((word for word in ("fails", "passes") if word in said), "refused as declared")
-        rows.append((capability, verdict, len(said)))
-    return rows
+def _outcome(item: pytest.Item, report: pytest.TestReport) -> str:
+    said = dict(item.user_properties)
+    if report.failed:
+        return "fails"
+    if "not checked" in said:
+        return "not checked"
+    return "refused as declared" if "refused" in said else "passes"
+
+
+def _rows(config: pytest.Config) -> list[tuple[str, str, list[str]]]:
+    """Each capability with its verdict and the outcomes of its tests."""
+    return [
+        (capability, next(verdict for verdict in _VERDICTS if verdict in outcomes), outcomes)
+        for capability, outcomes in sorted(config.stash[_OUTCOMES].items())
+    ]
+
+
+def _cell(verdict: str, outcomes: list[str]) -> str:
+    """A verdict for the table, with what else has to be known of it."""
+    unchecked = outcomes.count("not checked")
+    return f"{verdict} ({unchecked} not checked)" if unchecked and verdict == "passes" else verdict
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The matrix."""
+    """The matrix, and what could not be checked."""
     rows = _rows(config)
     if not rows:
         return
     name = config.getoption("miner_backend")
     terminalreporter.section(f"what {name} does")
-    for capability, verdict, count in rows:
-        tests = "1 test" if count == 1 else f"{count} tests"
-        terminalreporter.write_line(f"  {capability:<20} {verdict:<20} ({tests})")
+    for capability, verdict, outcomes in rows:
+        tests = "1 test" if len(outcomes) == 1 else f"{len(outcomes)} tests"
+        unchecked = outcomes.count("not checked")
+        more = f", {unchecked} not checked" if unchecked and verdict != "not checked" else ""
+        terminalreporter.write_line(f"  {capability:<20} {verdict:<20} ({tests}{more})")
+    for reason, names in config.stash[_NOT_CHECKED].items():
+        terminalreporter.write_line(f"  not checked, since {reason}: {', '.join(names)}")
     file = config.getoption("miner_matrix")
     if file:
         from miner.conformance.matrix import write_column
 
         column = config.getoption("miner_model") or ""
-        write_column(Path(file), f"{name} {column}".strip(), {capability: verdict for capability, verdict, _ in rows})
+        cells = {capability: _cell(verdict, outcomes) for capability, verdict, outcomes in rows}
+        write_column(Path(file), f"{name} {column}".strip(), cells)

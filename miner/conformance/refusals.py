@@ -1,4 +1,6 @@
-"""What a test does where the backend does not declare a capability: make sure that it is refused, and say so."""
+"""What a test does where it cannot test what it is about: make sure that the backend refuses it as declared, or say
+that it was not checked.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ from typing import Any
 import pytest
 
 from miner.conformance.contract import Contract
+from miner.core.wire import EmbeddingResponse, LLMResponse, TokenUsage
 from miner.errors import UnsupportedFeatureError
 
-__all__ = ["supported_or_refused"]
+__all__ = ["counted", "not_checked", "supported_or_refused"]
 
 
 def supported_or_refused(
@@ -29,3 +32,23 @@ def supported_or_refused(
         assert caught.value.param == param, f"the refusal must name {param!r}, it names {caught.value.param!r}"
     request.node.user_properties.append(("refused", True))
     return False
+
+
+def not_checked(request: pytest.FixtureRequest, reason: str) -> None:
+    """Note that the test, or a part of it, found nothing that it could check: no pass goes unsaid for it."""
+    if ("not checked", reason) not in request.node.user_properties:
+        request.node.user_properties.append(("not checked", reason))
+
+
+def counted(request: pytest.FixtureRequest, response: LLMResponse | EmbeddingResponse) -> TokenUsage | None:
+    """What the backend counted of a response, checked; None, noted as not checked, where it counts nothing."""
+    usage = response.usage
+    if usage is None:
+        not_checked(request, "it counts no tokens")
+        return None
+    assert usage.prompt_tokens > 0, "usage counts no token of the prompt: it is None where nothing was counted"
+    if isinstance(response, LLMResponse):
+        if response.content:
+            assert usage.completion_tokens > 0, "usage counts no token of a reply that has text"
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    return usage

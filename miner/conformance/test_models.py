@@ -1,17 +1,79 @@
-"""Loading a model, and ranking with one."""
+"""Models: a name is one that is listed, or an error; loading one, and ranking with one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from miner.conformance.contract import Contract
-from miner.conformance.refusals import supported_or_refused
+from miner.conformance.refusals import not_checked, supported_or_refused
 from miner.core.wire import ModelInfo
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError, ModelNotFoundError, UnsupportedFeatureError
 
 DOCUMENTS = ["Bananas are yellow.", "Paris is the capital of France.", "Cats sleep all day."]
+
+
+@pytest.mark.miner_capability("service")
+def test_unknown_model_is_refused(contract: Contract) -> None:
+    """A model that is not there is a ModelNotFoundError, on all verbs."""
+    _is_not_found(contract, "no-such-model-anywhere")
+
+
+@pytest.mark.miner_capability("service")
+def test_a_name_is_exact(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """The beginning of a listed name is no name, nor is one with more behind it: another model would answer."""
+    models = [info for info in contract.models() if contract.model in (None, info.id, *info.aliases)]
+    if not models:
+        not_checked(request, "it lists no models")
+        return
+    listed = {name for info in contract.models() for name in (info.id, *info.aliases)}
+    # Whoever has tags means `:latest` where none is given.
+    taken = {*listed, *(name.removesuffix(":latest") for name in listed)}
+    name = models[0].id
+    near = {name[:-1], name[: len(name) // 2], name.rpartition("-")[0], f"{name}x", f"{name}-instruct", f"x{name}"}
+    for other in sorted(near - taken - {""}):
+        _is_not_found(contract, other)
+
+
+def _is_not_found(contract: Contract, name: str) -> None:
+    """On every verb that takes a model's name; one that is not there at all may be refused as that first."""
+    service = contract.service
+    verbs: list[Callable[[], Any]] = [
+        lambda: contract.ask("Hello", model=name),
+        lambda: contract.streamed("Hello", model=name),
+        lambda: contract.run(service.generate("Hello", model=name)),
+        lambda: contract.run(service.load_model(name)),
+    ]
+    for verb in verbs:
+        with pytest.raises(ModelNotFoundError):
+            verb()
+    for verb in (
+        lambda: contract.run(service.embed("Hello", name)),
+        lambda: contract.run(service.rerank("Hello", DOCUMENTS, name)),
+        lambda: contract.run(service.count_tokens("Hello", model=name)),
+    ):
+        with pytest.raises((ModelNotFoundError, UnsupportedFeatureError)):
+            verb()
+
+
+@pytest.mark.miner_capability("embeddings")
+def test_vectors_come_from_the_model_that_was_named(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """Those of another model cannot be compared with them: each listed model makes its own, or is refused."""
+    if not supported_or_refused(
+        contract, request, "embeddings", lambda: contract.run(contract.service.embed("Hello", contract.model))
+    ):
+        return
+    models = [info for info in contract.models() if contract.model in (None, info.id, *info.aliases)]
+    if not models:
+        not_checked(request, "it lists no models")
+        return
+    response = contract.run(contract.service.embed("Hello", models[0].id))
+    if response.model is None:
+        not_checked(request, "its vectors do not say which model made them")
+        return
+    assert response.model in (models[0].id, *models[0].aliases)
 
 
 @pytest.mark.miner_capability("service")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from miner.conformance.contract import Contract, usage_of
-from miner.conformance.refusals import supported_or_refused
+from miner.conformance.contract import Contract
+from miner.conformance.refusals import counted, not_checked, supported_or_refused
 from miner.core.wire import OPTIONS
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError, RequestError, UnsupportedFeatureError
 
 PROMPT = "Count: one, two, three, four, five, six, seven,"
 
@@ -55,6 +55,19 @@ def test_unknown_options_are_refused(contract: Contract) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         contract.ask("Hello", frequency_penatly=1)
     assert "frequency_penalty" in str(caught.value)
+
+
+@pytest.mark.miner_capability("validation")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "another"), ("stream", True), ("messages", []), ("prompt", "x"), ("max_tokens", 99999), ("Model", "x")],
+)
+def test_extra_overrides_nothing(contract: Contract, name: str, value: object) -> None:
+    """What was checked (the model, the prompt, the limits) is what is sent; the error names the field."""
+    for ask in (contract.ask, contract.streamed):
+        with pytest.raises(RequestError) as caught:
+            ask("Hello", extra={name: value})
+        assert "extra" in str(caught.value)
 
 
 VALUES: dict[str, Any] = {
@@ -102,8 +115,12 @@ def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert word not in stopped.content
         assert len(stopped.content) < len(free)
         assert stopped.finish_reason == "stop"
-        assert stopped.stop_sequence in (word, None)  # a backend need not know
-        assert contract.join(contract.streamed(PROMPT, max_tokens=24, stop=stop)).content == stopped.content
+        streamed = contract.join(contract.streamed(PROMPT, max_tokens=24, stop=stop))
+        assert (streamed.content, streamed.finish_reason) == (stopped.content, "stop")
+        assert stopped.stop_sequence in (word, None)
+        assert streamed.stop_sequence == stopped.stop_sequence
+        if stopped.stop_sequence is None:
+            not_checked(request, "it does not say which stop string ended a reply")
 
 
 @pytest.mark.miner_capability("stop")
@@ -115,7 +132,8 @@ def test_text_that_might_have_become_a_stop_string_is_not_lost(
         return
     free = contract.ask(PROMPT, max_tokens=6)
     if free.finish_reason != "length":
-        return  # it ends by itself
+        not_checked(request, "the reply ends by itself")
+        return
     stop = free.content[-4:] + "qqqq"
     cut = contract.ask(PROMPT, max_tokens=6, stop=stop)
     assert (cut.content, cut.finish_reason, cut.stop_sequence) == (free.content, "length", None)
@@ -146,17 +164,17 @@ def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRe
 
 
 @pytest.mark.miner_capability("top_p")
-def test_narrow_top_p_is_greedy(contract: Contract) -> None:
+def test_narrow_top_p_is_greedy(contract: Contract, request: pytest.FixtureRequest) -> None:
     """top_p near 0 leaves only the likeliest token; checked where the backend counts tokens as an engine does."""
     greedy = contract.ask(PROMPT, max_tokens=8)
-    if usage_of(greedy).total_tokens:
+    if counted(request, greedy) is not None:
         assert contract.ask(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
 
 
 @pytest.mark.miner_capability("temperature")
-def test_temperature_is_applied(contract: Contract) -> None:
+def test_temperature_is_applied(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Hot replies differ among themselves, where the backend counts tokens as an engine does."""
-    if usage_of(contract.ask(PROMPT, max_tokens=2)).total_tokens:
+    if counted(request, contract.ask(PROMPT, max_tokens=2)) is not None:
         texts = {contract.ask("Tell me a story.", temperature=2.0, max_tokens=8).content for _ in range(5)}
         assert len(texts) > 1
 
@@ -174,13 +192,13 @@ def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) 
 
 
 @pytest.mark.miner_capability("timeout")
-def test_timeouts_are_kept(contract: Contract) -> None:
+def test_timeouts_are_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
     """A bound that cannot be kept is a BackendTimeoutError, in calls and streams; a wide one does no harm."""
     from miner.errors import BackendTimeoutError
 
     assert contract.ask("Hello.", max_tokens=2, timeout=100).finish_reason
     assert contract.ask("Hello.", max_tokens=2, timeout={"first": 100, "between": 100, "total": 100}).finish_reason
-    if usage_of(contract.ask("Hello.", max_tokens=2)).total_tokens:
+    if counted(request, contract.ask("Hello.", max_tokens=2)) is not None:
         for ask in (contract.ask, contract.streamed):
             with pytest.raises(BackendTimeoutError):
                 ask("Tell me a very long story.", max_tokens=2000, timeout=0.05)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import get_args
 
 import pytest
 
-from miner.conformance.contract import Contract, usage_of
-from miner.core.wire import FinishReason, LLMResponse
-from miner.errors import ModelNotFoundError
+from miner.conformance.contract import Contract
+from miner.conformance.refusals import counted, not_checked
+from miner.core.wire import LLMResponse
+from miner.errors import MinerError
 
 PROMPT = "What is the capital of France? Answer in one sentence."
-FINISH_REASONS = get_args(FinishReason)
 
 pytestmark = pytest.mark.miner_capability("chat")
 
@@ -42,7 +40,6 @@ def test_chat_gives_a_response(contract: Contract) -> None:
     response = contract.ask(PROMPT)
     assert isinstance(response, LLMResponse)
     assert str(response) == response.content != ""
-    assert response.finish_reason in FINISH_REASONS
 
 
 def test_generate_and_chat_say_the_same(contract: Contract) -> None:
@@ -59,35 +56,33 @@ def test_response_says_who_answered(contract: Contract) -> None:
         assert response.model
 
 
-def test_usage_adds_up(contract: Contract) -> None:
-    """Total = prompt + completion; a backend that counts, counts at least one token of a reply that has text."""
-    response = contract.ask(PROMPT)
-    usage = usage_of(response)
-    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    if usage.total_tokens:
-        assert usage.prompt_tokens > 0
-        assert 0 < usage.completion_tokens <= 16
+def test_usage_adds_up(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """Total = prompt + completion; zeros are no counts: where nothing was counted, usage is None. Streamed as well."""
+    for response in (contract.ask(PROMPT), contract.join(contract.streamed(PROMPT))):
+        usage = counted(request, response)
+        assert usage is None or usage.completion_tokens <= 16
 
 
-def test_usage_grows_with_the_prompt(contract: Contract) -> None:
+def test_usage_grows_with_the_prompt(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Longer prompts count more tokens."""
-    short = usage_of(contract.ask("Hello.", max_tokens=2))
-    long = usage_of(contract.ask("Hello. " * 40, max_tokens=2))
-    if short.total_tokens:
+    short = counted(request, contract.ask("Hello.", max_tokens=2))
+    long = counted(request, contract.ask("Hello. " * 40, max_tokens=2))
+    if short is not None and long is not None:
         assert long.prompt_tokens > short.prompt_tokens + 30
 
 
-def test_max_tokens_is_kept(contract: Contract) -> None:
+def test_max_tokens_is_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
     """A reply that is cut says `length` and counts exactly max_tokens."""
     response = contract.ask("Count from one to one hundred in words.", max_tokens=5)
-    if usage_of(response).total_tokens:
-        assert usage_of(response).completion_tokens <= 5
+    usage = counted(request, response)
+    if usage is not None:
+        assert usage.completion_tokens <= 5
         if response.finish_reason == "length":
-            assert usage_of(response).completion_tokens == 5
+            assert usage.completion_tokens == 5
     assert len(response.content.split()) <= 8
 
 
-def test_a_larger_max_tokens_gives_more(contract: Contract) -> None:
+def test_a_larger_max_tokens_gives_more(contract: Contract, request: pytest.FixtureRequest) -> None:
     """max_tokens is passed on, not fixed."""
     prompt = "Count from one to one hundred in words: one, two, three, four, five, six, seven, eight, nine, ten,"
     short = contract.ask(prompt, max_tokens=3)
@@ -95,6 +90,8 @@ def test_a_larger_max_tokens_gives_more(contract: Contract) -> None:
     if short.finish_reason == "length":
         assert len(long.content) > len(short.content)
         assert long.content.startswith(short.content[: len(short.content) // 2])
+    else:
+        not_checked(request, "no reply says that max_tokens cut it")
 
 
 def test_temperature_zero_repeats_itself(contract: Contract) -> None:
@@ -102,7 +99,7 @@ def test_temperature_zero_repeats_itself(contract: Contract) -> None:
     assert contract.ask(PROMPT, max_tokens=8).content == contract.ask(PROMPT, max_tokens=8).content
 
 
-def test_system_turns_count(contract: Contract) -> None:
+def test_system_turns_count(contract: Contract, request: pytest.FixtureRequest) -> None:
     """A conversation of several turns is read whole."""
     messages = [
         {"role": "system", "content": "You are terse."},
@@ -113,8 +110,9 @@ def test_system_turns_count(contract: Contract) -> None:
     response = contract.run(contract.service.chat_completion(messages, contract.model, max_tokens=8, temperature=0))
     alone = contract.ask("What is the capital of France?", max_tokens=8)
     assert response.content
-    if usage_of(response).total_tokens:
-        assert usage_of(response).prompt_tokens > usage_of(alone).prompt_tokens
+    usage, least = counted(request, response), counted(request, alone)
+    if usage is not None and least is not None:
+        assert usage.prompt_tokens > least.prompt_tokens
 
 
 def test_text_parts_are_joined(contract: Contract) -> None:
@@ -124,7 +122,7 @@ def test_text_parts_are_joined(contract: Contract) -> None:
     say = [contract.run(contract.service.chat_completion([{"role": "user", "content": content}], contract.model,
            max_tokens=8, temperature=0, top_p=1)).content for content in (parts, whole)]  # fmt: skip
     assert say[0]
-    if usage_of(contract.ask(whole, max_tokens=1)).total_tokens == 0:  # not a tokenising engine: must be the same text
+    if contract.ask(whole, max_tokens=1).usage is None:  # not a tokenising engine: must be the same text
         assert say[0] == say[1]
 
 
@@ -136,18 +134,6 @@ def test_unicode_survives(contract: Contract) -> None:
     whole.content.encode()
 
 
-def test_unknown_model_is_refused(contract: Contract) -> None:
-    """A model that is not there is a ModelNotFoundError, on all verbs."""
-    name = "no-such-model-anywhere"
-    for ask in (
-        lambda: contract.ask("Hello", model=name),
-        lambda: contract.streamed("Hello", model=name),
-        lambda: contract.run(contract.service.generate("Hello", model=name)),
-    ):
-        with pytest.raises(ModelNotFoundError):
-            ask()
-
-
 def test_requests_run_at_once(contract: Contract) -> None:
     """Several requests on one service do not spoil each other."""
 
@@ -157,32 +143,6 @@ def test_requests_run_at_once(contract: Contract) -> None:
     texts = [response.content for response in contract.run(four())]
     assert len(texts) == 4
     assert all(text for text in texts)
-
-
-def test_the_loop_is_not_blocked(contract: Contract) -> None:
-    """Other tasks run on while a reply is made."""
-    step = 0.01
-
-    async def watched() -> tuple[float, float]:
-        longest = 0.0
-
-        async def tick() -> None:
-            nonlocal longest
-            while True:
-                before = time.monotonic()
-                await asyncio.sleep(step)
-                longest = max(longest, time.monotonic() - before)
-
-        ticking = asyncio.create_task(tick())
-        await asyncio.sleep(0)
-        began = time.monotonic()
-        await contract.asking("Tell me a story about the sea.", max_tokens=48)
-        took = time.monotonic() - began
-        ticking.cancel()
-        return took, longest
-
-    took, longest = contract.run(watched())
-    assert longest < max(0.25, 0.5 * took), f"the event loop stood still for {longest:.2f} s of {took:.2f} s"
 
 
 def test_many_prompts(contract: Contract) -> None:
@@ -197,5 +157,5 @@ def test_many_prompts(contract: Contract) -> None:
 
     results = contract.run(many())
     assert sorted(results) == [0, 1, 2, 3]
-    assert isinstance(results[1], Exception)
+    assert isinstance(results[1], MinerError)
     assert all(isinstance(results[index], str) for index in (0, 2, 3))

@@ -13,7 +13,16 @@ from typing import Any
 from miner.core._typing import override
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.stream import Batches
-from miner.core.wire import ChatRequest, LLMChunk, ModelInfo, TokenUsage
+from miner.core.wire import (
+    ChatRequest,
+    Embedding,
+    EmbeddingResponse,
+    Health,
+    LLMChunk,
+    LLMResponse,
+    ModelInfo,
+    TokenUsage,
+)
 from miner.errors import ContextLengthError, ModelNotFoundError
 
 WORDS = "the sea is wide and one two three four five ships sail far from home while wind and rain sing".split()
@@ -226,3 +235,204 @@ class CutsPrompt(RightService):
     @override
     def _count(self, request: ChatRequest) -> int:
         return min(super()._count(request), CONTEXT - 1)
+
+
+class BlocksFirst(RightService):
+    """Looks something up on the event loop before each call, as long as that takes."""
+
+    name = "blocks_first"
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        self._look_up()
+        async for batch in super()._stream(request):
+            yield batch
+
+    @override
+    async def list_models(self) -> list[ModelInfo]:
+        self._look_up()
+        return await super().list_models()
+
+    @override
+    async def _health(self) -> Health:
+        self._look_up()
+        return await super()._health()
+
+    @staticmethod
+    def _look_up() -> None:
+        time.sleep(0.6)
+
+
+class Slow(RightService):
+    """Right, with an engine that takes 4 ms for each word: long enough to be stopped."""
+
+    name = "slow"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        async for batch in super()._write(request, count):
+            await asyncio.sleep(0.004)
+            yield batch
+
+
+class ShieldsCall(Slow):
+    """A call that is cancelled goes on as a task of its own."""
+
+    name = "shields"
+
+    @override
+    async def _chat(self, request: ChatRequest) -> Any:
+        return await asyncio.shield(super()._chat(request))
+
+
+class LeavesEngineRunning(Slow):
+    """Whole replies are computed to their end by an engine that is shared and never hears that nobody waits."""
+
+    name = "leaves_running"
+    engine = asyncio.Semaphore(SLOTS)
+
+    @override
+    async def _chat(self, request: ChatRequest) -> Any:
+        await self.engine.acquire()
+        seconds = 0.005 * min(request.max_tokens, 300)
+        asyncio.get_running_loop().call_later(seconds, self.engine.release)
+        await asyncio.sleep(seconds)
+        count, made = self._count(request), min(request.max_tokens, 300)
+        usage = TokenUsage(count, made, count + made)
+        return LLMResponse(content="".join(self._words(request)), finish_reason="length", usage=usage)
+
+
+class LeavesStreamRunning(Slow):
+    """A stream that is left is read to its end by a task of its own."""
+
+    name = "leaves_stream"
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def read() -> None:
+            async for batch in super(LeavesStreamRunning, self)._stream(request):
+                queue.put_nowait(batch)
+            queue.put_nowait(None)
+
+        self.reading = asyncio.create_task(read())
+        while (batch := await queue.get()) is not None:
+            yield batch
+
+
+class OwnStream(Slow):
+    """Its streams are generators: who reads one is not told that somebody else closes it."""
+
+    name = "own_stream"
+
+    @override
+    async def stream(self, prompt: str | None = None, **options: Any) -> Any:  # type: ignore[override]
+        async for chunk in super().stream(prompt, **options):
+            yield chunk
+
+
+class HangsOnClose(Slow):
+    """Its calls do not end when it is closed."""
+
+    name = "hangs_on_close"
+
+    @override
+    async def chat_completion(self, messages: Any, model: str | None = None, *settings: Any, **options: Any) -> Any:
+        return await self._chat(self._request(options, messages=messages, model=model or "words",
+            **dict(zip(("max_tokens", "temperature", "top_p"), settings, strict=False))))  # fmt: skip
+
+
+class TakesPrefix(RightService):
+    """The beginning of a name is enough."""
+
+    name = "takes_prefix"
+
+    @override
+    async def _get_model(self, model_name: str) -> ModelInfo:
+        return await super()._get_model("words" if "words".startswith(model_name) else model_name)
+
+
+class TakesSuffix(RightService):
+    """What comes behind a name does not matter."""
+
+    name = "takes_suffix"
+
+    @override
+    async def _get_model(self, model_name: str) -> ModelInfo:
+        return await super()._get_model("words" if model_name.startswith("words") else model_name)
+
+
+class RaisesKeyError(RightService):
+    """Looks a name up in a dict."""
+
+    name = "key_error"
+
+    @override
+    async def _get_model(self, model_name: str) -> ModelInfo:
+        return {"words": await super()._get_model("words")}[model_name]
+
+
+class EmbedsWithAnother(RightService):
+    """Vectors come from the one model that makes them, whichever is named."""
+
+    name = "embeds_with_another"
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[str]:
+        return super().capabilities | {"embeddings"}
+
+    @override
+    async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
+        return EmbeddingResponse(data=[Embedding(index, [1.0, 2.0]) for index, _ in enumerate(texts)], model="vectors")
+
+
+class LetsExtraOverride(RightService):
+    """Takes the model's name out of `extra`."""
+
+    name = "extra_overrides"
+
+    @override
+    def _request(self, options: dict[str, Any], **given: Any) -> ChatRequest:
+        options.pop("extra", None)
+        return super()._request(options, **given)
+
+
+class CountsNothing(RightService):
+    """Says that a reply took no tokens."""
+
+    name = "counts_nothing"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        async for batch in super()._write(request, count):
+            if batch[0].usage is not None:
+                batch[0].usage = TokenUsage(0, 0, 0)
+            yield batch
+
+
+class OwnFinishReason(RightService):
+    """Passes on what its engine calls the end of a reply."""
+
+    name = "own_finish_reason"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        async for batch in super()._write(request, count):
+            if batch[0].finish_reason is not None:
+                batch[0].finish_reason = "eos_token"  # type: ignore[assignment]
+            yield batch
+
+
+class NamesWrongStop(RightService):
+    """Says of every reply that the first stop string ended it."""
+
+    name = "wrong_stop"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        async for batch in super()._write(request, count):
+            if batch[0].finish_reason == "stop":
+                batch[0].stop_sequence = request.stop[0]
+            yield batch

@@ -21,6 +21,7 @@ class LMStudioService(OpenAIService):
     unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must answer."
     # What is not named here is refused by name, before anything is sent.
     features = (OpenAIService.features - {"logprobs", "embeddings"} - TOOLS) | {"top_k", "repeat_penalty"}
+    watches_stops = True
     neutral = {"top_k": 0, "repeat_penalty": 1.0}  # noqa: RUF012
 
     def endpoint(self) -> Endpoint:

@@ -50,6 +50,9 @@ class OpenAIService(OpenAIServer):
     """The server's own names of options that it calls otherwise."""
     neutral: ClassVar[dict[str, Any]] = {}
     """Sampling fields that are always sent, with the value that switches them off: servers' defaults differ."""
+    watches_stops: ClassVar[bool] = False
+    """Whether stop strings are watched for here, and the server is not told of them: llama.cpp under it loses text that
+    it held back for one when max_tokens ends the reply."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -78,7 +81,7 @@ class OpenAIService(OpenAIServer):
 
     def _watched(self, request: ChatRequest) -> list[str]:
         """The stop strings that are watched for here, because the engine is not told of them (see stop.py)."""
-        return []
+        return request.stop if self.watches_stops else []
 
     def _body(self, request: ChatRequest, *, stream: bool) -> tuple[str, dict[str, Any]]:
         if request.tools is not None and self._verbatim(request):
@@ -89,6 +92,8 @@ class OpenAIService(OpenAIServer):
         make = completion_body if self._verbatim(request) else chat_body
         path = "/completions" if self._verbatim(request) else "/chat/completions"
         body = make(request, self.field_names, self.neutral)
+        if self.watches_stops:
+            body.pop("stop", None)
         if stream:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}

@@ -1,0 +1,223 @@
+"""What is stopped stops, in the engine too; and nothing stands on the event loop meanwhile.
+
+Nobody sees an engine's slots from here: that one is still taken shows in how long the next request waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from miner.conformance.contract import LONG, Contract
+from miner.conformance.refusals import not_checked
+from miner.core.wire import LLMChunk
+from miner.errors import BackendTimeoutError, MinerError, UnsupportedFeatureError
+
+TOO_SHORT = "its replies come too quickly to be stopped"
+
+pytestmark = pytest.mark.miner_capability("stopping")
+
+
+VERBS: dict[str, Callable[[Contract], Awaitable[Any]]] = {
+    "chat_completion": lambda contract: contract.asking("Hello.", max_tokens=8),
+    "stream": lambda contract: _read(contract.stream("Hello.", max_tokens=8)),
+    "embed": lambda contract: contract.service.embed("Hello.", contract.model),
+    "count_tokens": lambda contract: contract.service.count_tokens("Hello.", model=contract.model),
+    "list_models": lambda contract: contract.service.list_models(),
+    "load_model": lambda contract: contract.service.load_model(contract.model),
+    "health": lambda contract: contract.service.health(),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_loop_is_not_blocked(contract: Contract, request: pytest.FixtureRequest, verb: str) -> None:
+    """Other tasks run on while a verb works. A busy machine holds the loop up now and then, a backend each time: the
+    least of several attempts counts.
+    """
+    stood_still = []
+    for _ in range(5):
+        seconds, refused = contract.run(_longest_gap(lambda: VERBS[verb](contract)))
+        if refused:
+            request.node.user_properties.append(("refused", True))
+        if seconds < 0.25:
+            return
+        stood_still.append(seconds)
+    pytest.fail(f"the event loop stood still for {min(stood_still):.2f} s at least in each of 5 calls of {verb}")
+
+
+async def _longest_gap(work: Callable[[], Awaitable[Any]]) -> tuple[float, bool]:
+    """How long another task had to wait at most while this was done, in seconds; and whether it was refused."""
+    step, longest = 0.01, 0.0
+    loop = asyncio.get_running_loop()
+    refused = False
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = loop.time()
+            await asyncio.sleep(step)
+            longest = max(longest, loop.time() - before)
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(2 * step)
+    try:
+        await work()
+    except UnsupportedFeatureError:
+        refused = True
+    await asyncio.sleep(2 * step)  # what came back without a pause blocked as well
+    ticking.cancel()
+    return longest, refused
+
+
+async def _read(stream: Any) -> list[LLMChunk]:
+    return [chunk async for chunk in stream]
+
+
+async def _cancel(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
+    tasks = [asyncio.create_task(contract.asking(LONG, max_tokens=max_tokens)) for _ in range(calls)]
+    await asyncio.sleep(pause)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _leave(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
+    """Each stream is left at its first text; where that is long in coming, while it is waited for."""
+
+    async def one() -> None:
+        stream = contract.stream(LONG, max_tokens=max_tokens)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                async for chunk in stream:
+                    if chunk.content:
+                        break
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    await asyncio.gather(*(one() for _ in range(calls)))
+
+
+async def _time_out(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
+    asked = (contract.asking(LONG, max_tokens=max_tokens, timeout=pause) for _ in range(calls))
+    for result in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(result, BaseException) and not isinstance(result, BackendTimeoutError):
+            raise result
+
+
+async def _close(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
+    """A service of its own is closed: its calls end at once, each with an error of the contract."""
+    service = contract.fresh()
+    messages = [{"role": "user", "content": LONG}]
+    tasks = [
+        asyncio.create_task(service.chat_completion(messages, contract.model, max_tokens, temperature=0))
+        for _ in range(calls)
+    ]
+    await asyncio.sleep(pause)
+    closing = asyncio.create_task(service.aclose())
+    _, late = await asyncio.wait(tasks, timeout=3)
+    await closing
+    for task in late:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert not late, f"{len(late)} of {calls} calls went on for 3 s after aclose"
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, MinerError):
+            raise AssertionError(
+                f"aclose ended a call with {type(result).__name__}, which is no MinerError"
+            ) from result
+
+
+STOPS = {"cancel": _cancel, "leave": _leave, "timeout": _time_out, "aclose": _close}
+
+
+@pytest.mark.parametrize("how", STOPS)
+def test_what_is_stopped_stops_in_the_engine(contract: Contract, request: pytest.FixtureRequest, how: str) -> None:
+    """As many long calls as are worth sending at once are stopped early. A short one comes right after, while they
+    would have gone on for longer; and no task of theirs is left. The best of three attempts counts.
+    """
+    long = contract.long_call()
+    if long.seconds < 0.15:
+        not_checked(request, TOO_SHORT)
+        return
+    faults = []
+    for _ in range(3):
+        fault = contract.run(_fault_after(contract, how, long.max_tokens, long.seconds))
+        if fault is None:
+            return
+        faults.append(fault)
+    pytest.fail(f"{how}: " + "; ".join(faults))
+
+
+async def _fault_after(contract: Contract, how: str, max_tokens: int, seconds: float) -> str | None:
+    """What shows that stopped calls go on, or None.
+
+    Args:
+        seconds: what one such call takes when it is not stopped.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def short() -> float:
+        began = loop.time()
+        await contract.asking("Hello.", max_tokens=1)
+        return loop.time() - began
+
+    alone = await short()
+    before = asyncio.all_tasks()
+    await STOPS[how](contract, min(contract.service.concurrency, 8), max_tokens, 0.2 * seconds)
+    stopped = loop.time()
+    waited, bound = await short(), alone + seconds / 2
+    if waited > bound:
+        return (
+            f"a call of one token waited {waited:.2f} s for calls that were stopped ({alone:.2f} s when it is alone; "
+            f"one of theirs takes {seconds:.2f} s)"
+        )
+    while left := {task for task in asyncio.all_tasks() - before if not task.done()}:
+        if loop.time() > stopped + bound:
+            return f"{len(left)} tasks go on {bound:.2f} s later: {', '.join(sorted(map(_name, left)))}"
+        await asyncio.sleep(0.02)
+    return None
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", task.get_name())
+
+
+@pytest.mark.parametrize("when", ["waits for the first chunk", "reads"])
+def test_another_task_closes_a_stream(contract: Contract, request: pytest.FixtureRequest, when: str) -> None:
+    """The reader's last chunk says `cancelled`, soon; closing again is harmless."""
+    long = contract.long_call()
+
+    async def closed() -> list[LLMChunk]:
+        stream = contract.stream(LONG, max_tokens=long.max_tokens)
+        chunks: list[LLMChunk] = []
+        text = asyncio.Event()
+
+        async def read() -> None:
+            async for chunk in stream:
+                chunks.append(chunk)
+                if chunk.content:
+                    text.set()
+
+        reader = asyncio.create_task(read())
+        if when == "reads":
+            waiting = asyncio.create_task(text.wait())
+            await asyncio.wait([reader, waiting], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        else:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        for _ in range(2):
+            await stream.aclose()  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            await reader
+        await stream.aclose()  # type: ignore[attr-defined]
+        return chunks
+
+    chunks = contract.run(closed())
+    assert chunks, "the reader got no last chunk"
+    if chunks[-1].finish_reason != "cancelled":
+        assert any(chunk.finish_reason for chunk in chunks), "the reader was not told that the stream is closed"
+        not_checked(request, TOO_SHORT)
