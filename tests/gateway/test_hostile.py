@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk, ModelInfo, RerankResponse, RerankResult
+from tests.fuzzing import examples
 from tests.gateway.serving import Parrot, config, serving
 
 WAIT = 30
@@ -130,8 +131,8 @@ async def test_random_requests_by_our_own_document(tmp_path):
         process = await asyncio.to_thread(
             subprocess.run,
             [
-                sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--max-examples", "20",
-                "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
+                sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--max-examples",
+                str(examples(4, 20)), "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
                 "--seed", "1", "--no-color",
             ],
             capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
@@ -156,7 +157,17 @@ message = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.fixture
+def able():
+    """One server for all examples, and the loop it runs in."""
+    with asyncio.Runner() as runner:
+        context = serving(Able(config(default_model="m")))
+        served = runner.run(context.__aenter__())
+        yield runner, served
+        runner.run(context.__aexit__(None, None, None))
+
+
+@settings(max_examples=examples(100, 300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(
         "v1/chat/completions v1/completions v1/responses v1/embeddings v1/rerank v1/messages v1/messages/count_tokens "
@@ -165,7 +176,7 @@ message = st.fixed_dictionaries(
     messages=st.lists(message, max_size=3),
     extra=st.dictionaries(fields, values, max_size=4),
 )
-def test_random_bodies_never_break_the_server(path, messages, extra):
+def test_random_bodies_never_break_the_server(able, path, messages, extra):
     chat = {"model": "m", "messages": messages}
     base = {
         "v1/chat/completions": chat, "v1/messages": {**chat, "max_tokens": 4}, "v1/messages/count_tokens": chat,
@@ -173,8 +184,10 @@ def test_random_bodies_never_break_the_server(path, messages, extra):
         "v1/embeddings": {"input": "x"}, "api/embed": {"model": "m", "input": "x"}, "api/show": {"model": "m"},
     }  # fmt: skip
 
+    runner, served = able
+
     async def ask():
-        async with serving(Able(config(default_model="m"))) as served, aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession() as session:
             body = base.get(path, {"model": "m", "prompt": "x"}) | extra
             async with session.post(f"{served.url}/{path}", json=body) as answer:
                 text = await answer.text()
@@ -184,4 +197,4 @@ def test_random_bodies_never_break_the_server(path, messages, extra):
                     told = json.loads(text)["error"]
                     assert told if path.startswith("api/") else told["message"]
 
-    asyncio.run(asyncio.wait_for(ask(), WAIT))
+    runner.run(asyncio.wait_for(ask(), WAIT))
