@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.forked import ForkedMiner
+
 LONG = 600.0
 """Seconds after which something hangs. Not what a command may take: other work may leave it a tenth of a core."""
 
@@ -26,29 +28,33 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 
 
 class Miner:
-    """Runs `python -m miner` in a folder."""
+    """Runs `miner` in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forked: ForkedMiner) -> None:
         self.folder = folder
+        self._forked = forked
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __call__(
         self, *arguments: str, stdin: bytes | None = None, **settings: str
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run to the end."""
-        return self._run(["-m", "miner", *arguments], stdin, settings)
+        """Run to the end: as a copy of a process that has imported it, where nothing is set that Python reads first."""
+        if any(name.startswith("PYTHON") for name in settings):
+            return self.from_scratch(*arguments, **settings)
+        return self._forked.run(list(arguments), stdin, self.folder, environment(self.folder, **settings), LONG)
+
+    def from_scratch(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
+        """Run `python -m miner` to the end."""
+        return self._run(["-m", "miner", *arguments], settings)
 
     def run_script(self, script: Path, **settings: str) -> subprocess.CompletedProcess[bytes]:
         """Run a script in the same surroundings."""
-        return self._run([str(script)], None, settings)
+        return self._run([str(script)], settings)
 
-    def _run(
-        self, arguments: list[str], stdin: bytes | None, settings: dict[str, str]
-    ) -> subprocess.CompletedProcess[bytes]:
+    def _run(self, arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, *arguments],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=self.folder,
             env=environment(self.folder, **settings),
@@ -94,8 +100,15 @@ def first_text(process: subprocess.Popen[bytes], most: int = 1000) -> bytes:
     return os.read(process.stdout.fileno(), most)
 
 
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedMiner]:
+    process = ForkedMiner(environment(tmp_path_factory.mktemp("forked")))
+    yield process
+    process.end()
+
+
 @pytest.fixture
-def miner(tmp_path: Path) -> Iterator[Miner]:
-    runner = Miner(tmp_path)
+def miner(tmp_path: Path, forked: ForkedMiner) -> Iterator[Miner]:
+    runner = Miner(tmp_path, forked)
     yield runner
     runner.end()

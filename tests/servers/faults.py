@@ -85,8 +85,10 @@ class FaultServer(RawServer):
         if side is None:
             self.generations.append(exchange.request)
         everywhere = self.behaviour.everywhere if self.everywhere is None else self.everywhere
-        if side is None or everywhere:
+        if everywhere or (side is None and exchange.request.method == "POST"):
             await self.behaviour.run(exchange)
+        elif side is None:  # which verb a path takes is asked before a generation
+            await exchange.respond(405, {"detail": "Method Not Allowed"}, allow="POST")
         else:
             await exchange.respond(200, side)
 
