@@ -118,13 +118,16 @@ class Contract:
         self.ask(LONG, max_tokens=1)
         max_tokens, before = 16, 0.0
         while True:
-            began = time.monotonic()
-            response = self.ask(LONG, max_tokens=max_tokens)
-            seconds = time.monotonic() - began
+            response, seconds = self._timed(max_tokens)
             ended = response.finish_reason != "length" and seconds < 1.5 * before  # longer it does not get
             if seconds >= 1 or ended or 2 * max_tokens > limit:
-                return LongCall(max_tokens, seconds)
+                return LongCall(max_tokens, min(seconds, self._timed(max_tokens)[1]))  # a busy machine shows once
             max_tokens, before = 2 * max_tokens, seconds
+
+    def _timed(self, max_tokens: int) -> tuple[LLMResponse, float]:
+        began = time.monotonic()
+        response = self.ask(LONG, max_tokens=max_tokens)
+        return response, time.monotonic() - began
 
     def tasks(self) -> int:
         """Tasks that are alive on the loop."""

@@ -23,7 +23,7 @@ from miner.core.wire import (
     ModelInfo,
     TokenUsage,
 )
-from miner.errors import ContextLengthError, ModelNotFoundError
+from miner.errors import BackendUnavailableError, ContextLengthError, InvalidRequestError, ModelNotFoundError
 
 WORDS = "the sea is wide and one two three four five ships sail far from home while wind and rain sing".split()
 CONTEXT = 4000
@@ -264,14 +264,17 @@ class BlocksFirst(RightService):
 
 
 class Slow(RightService):
-    """Right, with an engine that takes 4 ms for each word: long enough to be stopped."""
+    """Right, with an engine that takes 6 ms for each word: long enough to be stopped."""
 
     name = "slow"
 
     @override
     async def _write(self, request: ChatRequest, count: int) -> Batches:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         async for batch in super()._write(request, count):
-            await asyncio.sleep(0.004)
+            due += 0.006
+            await asyncio.sleep(due - loop.time())  # on a busy machine it takes no longer
             yield batch
 
 
@@ -436,3 +439,53 @@ class NamesWrongStop(RightService):
             if batch[0].finish_reason == "stop":
                 batch[0].stop_sequence = request.stop[0]
             yield batch
+
+
+class StrictFields(RightService):
+    """Refuses the fields of a message that it does not know."""
+
+    name = "strict_fields"
+
+    @override
+    def _request(self, options: dict[str, Any], **given: Any) -> ChatRequest:
+        for message in given.get("messages") or ():
+            if set(message) - {"role", "content", "tool_calls", "tool_call_id"}:
+                raise InvalidRequestError("unknown field", param="messages")
+        return super()._request(options, **given)
+
+
+class BreaksSchema(RightService):
+    """Declares JSON Schema; a client learns when the text is there that it was not obeyed."""
+
+    name = "breaks_schema"
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[str]:
+        return super().capabilities | {"json_schema"}
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        yield [LLMChunk(content='{"home": 1}'), LLMChunk(finish_reason="stop", usage=TokenUsage(count, 4, count + 4))]
+
+
+class RefusesSchemaLate(BreaksSchema):
+    """Says of a keyword that its engine lacks that the engine failed."""
+
+    name = "refuses_schema_late"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        raise BackendUnavailableError("grammar error", backend=self.name)
+        yield []
+
+
+class RefusesSchemaNamelessly(BreaksSchema):
+    """Does not say which keyword it is that its engine lacks."""
+
+    name = "refuses_schema_namelessly"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        raise InvalidRequestError("The schema cannot be used.", param="response_format")
+        yield []

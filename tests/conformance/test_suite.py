@@ -27,6 +27,10 @@ CAUGHT = [
     ("counts_nothing", "test_usage_adds_up"),
     ("own_finish_reason", "test_chat_gives_a_response"),
     ("wrong_stop", "test_stop_stops"),
+    ("strict_fields", "test_messages_are_taken_as_they_are_written"),
+    ("breaks_schema", "test_a_schema_is_obeyed_or_refused"),
+    ("refuses_schema_late", "test_a_schema_is_obeyed_or_refused"),
+    ("refuses_schema_namelessly", "test_a_schema_is_obeyed_or_refused"),
     ("own_stream", "test_another_task_closes_a_stream"),
 ]
 BLOCK = [("blocks_first", f"test_the_loop_is_not_blocked and {verb}") for verb in ("stream", "list_models", "health")]

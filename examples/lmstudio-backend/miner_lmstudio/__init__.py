@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from miner.core.llms.openai_service import Endpoint, OpenAIService
+from miner.core.llms.schema_support import check_llama, sendable_format
 from miner.core.transport.faults import ErrorBody
 from miner.core.wire import ChatRequest
 from miner.errors import ContextLengthError, MinerError
@@ -38,7 +39,13 @@ class LMStudioService(OpenAIService):
             )
         return None
 
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+        """llama.cpp runs under it: what that enforces of a JSON Schema is sent, the rest is refused by its keyword."""
+        await check_llama(request, self.name, bounds=False)
+
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         """LM Studio unloads a model after `ttl` seconds without a request."""
+        if request.response_format is not None and request.response_format.schema is not None:
+            body["response_format"]["json_schema"]["schema"] = sendable_format(request, bounds=False).schema
         if isinstance(request.keep_alive, (int, float)):
             body["ttl"] = int(request.keep_alive)

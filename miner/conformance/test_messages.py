@@ -1,0 +1,89 @@
+"""Conversations as clients really write them: a reply is sent back as it came, with all of its empty fields."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from miner.conformance.contract import Contract
+from miner.errors import RequestError
+
+HELLO = {"role": "user", "content": "Hello."}
+AGAIN = {"role": "user", "content": "And now?"}
+EMPTY_FIELDS: dict[str, Any] = {
+    "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None,
+}  # fmt: skip
+TOOL = {"type": "function", "function": {"name": "now", "description": None, "parameters": None}}
+
+
+def call(arguments: object, **more: object) -> list[dict[str, Any]]:
+    """A conversation in which a tool was called."""
+    called = {"id": "call_00001", "function": {"name": "now", "arguments": arguments}, **more}
+    return [
+        HELLO,
+        {"role": "assistant", "content": None, **EMPTY_FIELDS, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_00001", "content": "noon"},
+        AGAIN,
+    ]
+
+
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "a reply as OpenAI sends it": [HELLO, {"role": "assistant", "content": "Hello.", **EMPTY_FIELDS}, AGAIN],
+    "no calls": [HELLO, {"role": "assistant", "content": "Hello.", "tool_calls": []}, AGAIN],
+    "null content": [HELLO, {"role": "assistant", "content": None}, AGAIN],
+    "empty content": [HELLO, {"role": "assistant", "content": ""}, AGAIN],
+    "content in parts": [
+        HELLO, {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]}, AGAIN
+    ],
+    "role developer": [{"role": "developer", "content": "Be short."}, HELLO],
+}  # fmt: skip
+CALLS: dict[str, list[dict[str, Any]]] = {
+    "a call without type": call("{}"),
+    "a call with type null": call("{}", type=None),
+    "arguments as empty text": call("", type="function"),
+    "arguments as null": call(None, type="function"),
+    "arguments as an object": call({"zone": "UTC"}, type="function"),
+}
+TOOLS: dict[str, dict[str, Any]] = {
+    "no tools": {"tools": []},
+    "no tools, choice auto": {"tools": [], "tool_choice": "auto"},
+    "choice auto alone": {"tool_choice": "auto"},
+    "a tool without description": {"tools": [TOOL], "tool_choice": "none"},
+}
+
+
+def _answer(contract: Contract, messages: list[dict[str, Any]], **options: Any) -> Any:
+    work = contract.service.chat_completion(messages, contract.model, max_tokens=2, temperature=0, **options)
+    return contract.run(work)
+
+
+@pytest.mark.miner_capability("chat")
+@pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_messages_are_taken_as_they_are_written(contract: Contract, messages: list[dict[str, Any]]) -> None:
+    """Fields that say nothing are no mistake."""
+    assert _answer(contract, messages).finish_reason
+
+
+@pytest.mark.miner_capability("tools")
+@pytest.mark.parametrize("messages", CALLS.values(), ids=CALLS)
+def test_calls_are_taken_as_they_are_written(
+    contract: Contract, request: pytest.FixtureRequest, messages: list[dict[str, Any]]
+) -> None:
+    """In a conversation that goes on. A backend without tools may refuse it as the caller's mistake."""
+    if "tools" in contract.able():
+        assert _answer(contract, messages).finish_reason
+        return
+    request.node.user_properties.append(("refused", True))
+    with contextlib.suppress(RequestError):
+        assert _answer(contract, messages).finish_reason
+
+
+@pytest.mark.miner_capability("chat")
+@pytest.mark.parametrize("options", TOOLS.values(), ids=TOOLS)
+def test_tools_that_ask_for_nothing_are_taken(contract: Contract, options: dict[str, Any]) -> None:
+    """No tool is offered, or none may be called: that needs no ability."""
+    response = _answer(contract, [HELLO], **options)
+    assert response.finish_reason
+    assert response.tool_calls is None

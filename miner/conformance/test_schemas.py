@@ -1,0 +1,95 @@
+"""JSON Schema: each keyword is obeyed, or refused before the first token by an error that names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from miner.conformance.contract import Contract
+from miner.conformance.refusals import not_checked, supported_or_refused
+from miner.core.wire import LLMChunk
+from miner.errors import OutputValidationError, RequestError
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """The schema of an object of these properties and no others."""
+    return {
+        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
+    }  # fmt: skip
+
+
+_STREET = _object(street={"$ref": "#/$defs/Street"})
+SCHEMAS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "nested $defs": (
+        ("$ref", "$defs"),
+        {**_object(home={"$ref": "#/$defs/Address"}), "$defs": {"Address": _STREET, "Street": {"enum": ["A", "B"]}}},
+    ),
+    "$ref to the whole": (
+        ("$ref",), _object(name={"enum": ["a", "b"]}, next={"anyOf": [{"type": "null"}, {"$ref": "#"}]}),
+    ),
+    "true": (("true", "size"), _object(name={"enum": ["a", "b"]}, size=True)),
+    "false": (("false", "size"), {**_object(name={"enum": ["a", "b"]}), "properties": {
+        "name": {"enum": ["a", "b"]}, "size": False}}),
+    "items false": (("items",), _object(sizes={
+        "type": "array", "prefixItems": [{"enum": [1, 2]}], "items": False, "minItems": 1})),
+    "bounds of integers": (("minimum", "maximum"), _object(age={"type": "integer", "minimum": 37, "maximum": 41})),
+    "bounds of numbers": (
+        ("minimum", "exclusiveMaximum"), _object(share={"type": "number", "minimum": 2.5, "exclusiveMaximum": 3}),
+    ),
+    "\\d": (("pattern", "\\d"), _object(code={"type": "string", "pattern": "^\\d{3}$"})),
+    "\\w": (("pattern", "\\w"), _object(code={"type": "string", "pattern": "^\\w{2}-\\w{2}$"})),
+    "multipleOf": (("multipleOf",), _object(count={"type": "integer", "multipleOf": 7})),
+    "contains": (("contains",), _object(tags={
+        "type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2, "contains": {"const": "b"}})),
+    "dependentRequired": (("dependentRequired",), {
+        "type": "object", "properties": {"a": {"enum": [1]}, "b": {"enum": [2]}}, "additionalProperties": False,
+        "required": ["a"], "dependentRequired": {"a": ["b"]}}),
+}  # fmt: skip
+"""Each with the words of which a refusal must name one."""
+
+
+@pytest.mark.miner_capability("json_schema")
+@pytest.mark.parametrize(("words", "schema"), SCHEMAS.values(), ids=SCHEMAS)
+def test_a_schema_is_obeyed_or_refused(
+    contract: Contract, request: pytest.FixtureRequest, words: tuple[str, ...], schema: dict[str, Any]
+) -> None:
+    """Never an error after the text that a client would take for the server's, and send again; never text that ends
+    with `stop` and breaks the schema.
+    """
+
+    def ask() -> Any:
+        return contract.ask("Give an example as JSON.", response_format=schema, max_tokens=48)
+
+    if not supported_or_refused(contract, request, "json_schema", ask, param="response_format"):
+        return
+    chunks: list[LLMChunk] = []
+    fault: RequestError | OutputValidationError | None = None
+
+    async def read() -> None:
+        async for chunk in contract.stream("Give an example as JSON.", response_format=schema, max_tokens=48):
+            chunks.append(chunk)  # noqa: PERF401  (what came before an error counts)
+
+    try:
+        contract.run(read())
+    except (RequestError, OutputValidationError) as error:
+        fault = error
+    if fault is None:
+        _check(schema, "".join(chunk.content or "" for chunk in chunks))
+    elif isinstance(fault, RequestError):
+        assert not chunks, "it is refused after its text has come"
+        assert any(word in str(fault) for word in words), f"the refusal names none of {', '.join(words)}: {fault}"
+        with pytest.raises(RequestError):
+            ask()
+    else:
+        reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
+        assert reasons == ["length"], f"a reply that ended by itself (or by {reasons}) breaks the schema: {fault}"
+        not_checked(request, "the reply was cut by max_tokens")
+
+
+def _check(schema: dict[str, Any], text: str) -> None:
+    import jsonschema_rs
+    import msgspec
+
+    failure = next(jsonschema_rs.validator_for(schema).iter_errors(msgspec.json.decode(text)), None)
+    assert failure is None, f"{text} breaks the schema: {failure}"
