@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.conformance import small_engine
 
 ROOT = Path(__file__).parents[2]
+SENSE = "json or schema or messages or required_tools or embeddings or progress or stop_stops or logit_bias_forbids"
+"""The suite's tests (for `-k`) that need a model which writes words; the others pass on a model of random weights."""
 
 
 def register_small_engines(folder: Path) -> None:

@@ -13,21 +13,28 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.cli.conftest import environment
+from tests.cli.forked import ForkedMiner
 from tests.gateway.serving import Parrot, config, serving
 from tests.gateway.test_access import until
 
 LONG = 120.0
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    process = ForkedMiner(environment(tmp_path_factory.mktemp("forked")))
+    yield process
+    process.end()
+
+
 @pytest.fixture
-def keys(tmp_path):
+def keys(tmp_path, forked):
     def run(*arguments, **settings):
-        kept = {name: os.environ[name] for name in ("PATH", "XDG_CONFIG_HOME") if name in os.environ}
-        kept |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "error"}
-        return subprocess.run(
-            [sys.executable, "-m", "miner", "keys", *arguments],
-            env=kept | settings, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        env = environment(tmp_path, XDG_CONFIG_HOME=os.environ["XDG_CONFIG_HOME"], **settings)
+        done = forked.run(["keys", *arguments], None, tmp_path, env, LONG)
+        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+        return done
 
     return run
 

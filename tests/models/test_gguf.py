@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miner.core.models.gguf import GGUFError, GGUFHeader, Skipped, read_header, read_model
+from tests.fuzzing import examples
 
 
 def reason(path) -> str:
@@ -261,7 +262,9 @@ def test_a_large_file_of_nothing_but_claims_costs_little(tmp_path):
 
 
 FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(100, 300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -317,7 +320,7 @@ def test_mutations_of_a_small_file(tmp_path, gguf_bytes, changes, cut):
     survives(path)
 
 
-@settings(FUZZ, max_examples=60)
+@settings(FUZZ, max_examples=examples(15, 60))
 @given(
     changes=st.lists(st.tuples(st.integers(4, 1_780_000), st.integers(0, 255)), min_size=1, max_size=20),
     near=st.booleans(),
