@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.blocking import blocking_calls_fail
+
+
+_KINDS = ("unit", "process", "engine", "vllm", "llama_cpp_python", "templates")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that says nothing else of itself is a unit test."""
+    for item in items:
+        if not any(item.get_closest_marker(kind) for kind in _KINDS):
+            item.add_marker(pytest.mark.unit)
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What starts one takes as long as the machine likes: it is marked, so that `-m unit` is quick."""
+    if request.node.get_closest_marker("unit") is None:
+        yield
+        return
+    started: list[object] = []
+    start = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+
+    def noted(self: object, arguments: object, *others: object) -> None:
+        started.append(arguments)
+        start(self, arguments, *others)
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", noted)
+    yield
+    assert not started, f"mark this test with `process`, or `engine` where it runs a real one: it started {started}"
 
 
 def pytest_configure() -> None:
