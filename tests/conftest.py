@@ -10,7 +10,6 @@ import pytest
 
 from tests.blocking import blocking_calls_fail
 
-
 _KINDS = ("unit", "process", "engine", "vllm", "llama_cpp_python", "templates")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 EXTEND = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n"
 

@@ -167,6 +167,7 @@ def test_the_packages_that_must_not_be_loaded_are_here_to_be_loaded():
         assert find_spec(name) is not None
 
 
+@pytest.mark.process
 def test_importing_the_library_loads_no_settings_no_validator_and_no_engine():
     loaded = loaded_after("import miner.core.llms")
     assert "miner" in loaded
@@ -176,6 +177,7 @@ def test_importing_the_library_loads_no_settings_no_validator_and_no_engine():
 @pytest.mark.parametrize(
     "backend", ["llm_vllm:VLLMService", "llm_ollama:OllamaService", "llm_llamacpp:LlamaCppService"]
 )
+@pytest.mark.process
 def test_importing_a_backend_loads_no_engine(backend):
     module, _, name = backend.partition(":")
     loaded = loaded_after(f"from miner.core.llms.{module} import {name}")
@@ -183,11 +185,13 @@ def test_importing_a_backend_loads_no_engine(backend):
     assert loaded & (HEAVY | {"aiohttp"}) == set()
 
 
+@pytest.mark.process
 def test_listing_backends_imports_no_engine():
     loaded = loaded_after("from miner.core.llms import get_backends; assert 'llamacpp' in get_backends()")
     assert loaded & ENGINES == set()
 
 
+@pytest.mark.process
 def test_help_loads_neither_client_nor_settings():
     loaded = loaded_after("from miner.cli.main import run; assert run(['--help']) == 0")
     assert loaded & (HEAVY | {"aiohttp", "asyncio", "msgspec"}) == set()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 HEADS = ["NAME", "STATE", "VERSION", "DISTRIBUTION", "CLASS"]
 
 

@@ -66,6 +66,7 @@ def test_what_does_not_fit(miner, tmp_path):
     assert "is free" in err
 
 
+@pytest.mark.process
 def test_cards_are_shown(miner, tmp_path, monkeypatch):
     """By a stand-in for nvidia-smi: a model larger than memory fits where a card holds it."""
     program = tmp_path / "bin" / "nvidia-smi"

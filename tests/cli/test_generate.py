@@ -19,6 +19,8 @@ from tests.servers.openai_stub import StubServer
 from tests.servers.replay import ReplayServer
 from tests.servers.threaded import in_thread
 
+pytestmark = pytest.mark.process
+
 BACKENDS = ["ollama", "vllm"]
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.cli.conftest import LONG, first_text
 
+pytestmark = pytest.mark.engine
+
 SMALL = {"LLAMACPP_THREADS": "1", "LLAMACPP_PARALLEL": "1"}
 """Two threads of an engine that share a core with others wait for each other: one is many times faster there."""
 STORY = "Tell me a very long story about a fox, a bear and a river."

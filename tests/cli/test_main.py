@@ -11,6 +11,8 @@ import pytest
 from miner.cli.main import COMMANDS
 from tests.cli.conftest import LONG, environment
 
+pytestmark = pytest.mark.process
+
 
 def lines_of(text: bytes) -> list[str]:
     return text.decode().splitlines()

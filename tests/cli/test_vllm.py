@@ -7,6 +7,8 @@ import pytest
 
 from tests.cli.conftest import LONG
 
+pytestmark = pytest.mark.process
+
 HEAD = "python -m vllm.entrypoints.openai.api_server"
 
 

@@ -12,6 +12,8 @@ from tests.conformance.running import ROOT, SENSE, conformance
 from tests.servers.ollama_front import OllamaFront
 from tests.tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.engine
+
 # One thread: on a busy machine two of them wait for each other.
 ENGINE = {"LLAMACPP_THREADS": "1", "LLAMACPP_CTX_SIZE": "2048", "LLAMACPP_PARALLEL": "4"}
 TEMPLATES = ROOT / "tests" / "data" / "templates"

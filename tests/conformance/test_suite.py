@@ -6,6 +6,8 @@ import pytest
 
 from tests.conformance.running import caught, conformance, register_small_engines
 
+pytestmark = pytest.mark.process
+
 QUICK = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "miner.conformance.plugin"}
 """Other distributions' plugins take seconds to load; that ours is found by its entry point is seen in other tests."""
 

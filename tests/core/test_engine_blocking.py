@@ -13,6 +13,8 @@ from tests.blocking import blocking_calls_fail
 from tests.core.test_engine_faults import llamacpp, pid_of
 from tests.engine.test_launchers import make_binary
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(autouse=True)
 def nothing_blocks():

@@ -17,6 +17,8 @@ from tests.engine.children import PATIENCE, Clock, alive, eventually
 from tests.engine.test_launchers import make_binary
 from tests.servers.llama_runner import demo_model
 
+pytestmark = pytest.mark.engine
+
 SOON = 30.0
 """Seconds: far more than it takes, far less than the bounds that would end the wait otherwise."""
 SILENT = Path(__file__).parents[1] / "engine" / "silent_llama_server.py"

@@ -119,6 +119,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 def test_a_service_that_is_never_closed_makes_no_noise_at_exit(tmp_path: Path):
     (tmp_path / "script.py").write_text(SCRIPT)
     with in_thread(Faulty(faults.ok())) as server:

@@ -13,6 +13,8 @@ from miner.core.llms.join import join
 from miner.errors import InvalidRequestError, OutputValidationError
 from tests.core.test_llm_llamacpp import llamacpp
 
+pytestmark = pytest.mark.engine
+
 TEMPLATE = str(Path(__file__).parents[1] / "data" / "templates" / "tools.jinja")
 BOOK = {
     "type": "function",

@@ -116,6 +116,7 @@ def prompts(count, words=40):
     return [f"{random.random()} {TEXT * words}" for _ in range(count)]  # none is in the cache
 
 
+@pytest.mark.engine
 async def test_prompts_that_are_cancelled_cost_the_next_request_a_few_batches():
     """64 prompts over 8 slots, cancelled while the first are read."""
     async with llamacpp(llamacpp_parallel=8, llamacpp_ctx_size=1024, llamacpp_batch_size=BATCH) as service:
@@ -141,6 +142,7 @@ async def test_prompts_that_are_cancelled_cost_the_next_request_a_few_batches():
             assert await batches(service) - cancelled_at <= 6
 
 
+@pytest.mark.engine
 async def test_all_are_served_however_long_they_are():
     async with llamacpp(llamacpp_parallel=4, llamacpp_ctx_size=1024) as service:
         texts = [TEXT * (20 if number % 3 else 1) + str(number) for number in range(9)]
@@ -152,6 +154,7 @@ async def test_all_are_served_however_long_they_are():
         assert max(response.timings.queue for response in responses) > 0
 
 
+@pytest.mark.engine
 async def test_closing_ends_what_waits_to_be_sent():
     async with llamacpp(llamacpp_parallel=8, llamacpp_ctx_size=1024, llamacpp_batch_size=BATCH) as service:
         await service.generate("Hi", max_tokens=1)

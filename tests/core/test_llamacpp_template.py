@@ -13,6 +13,8 @@ from miner.core.llms import get_backend
 from miner.core.transport.http import HttpClient
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
+pytestmark = pytest.mark.engine
+
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
 TOOL = {
     "type": "function",

@@ -26,6 +26,8 @@ from miner.errors import (
 )
 from tests.servers.llama_runner import demo_model
 
+pytestmark = pytest.mark.engine
+
 FRANCE = "What is the capital of France? Answer in one sentence."
 LONG = "Tell me a very long story about a lighthouse and the sea."
 

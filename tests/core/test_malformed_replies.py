@@ -197,6 +197,7 @@ async def test_ollama_tells_the_text_in_its_error(raw, cities, begun, streamed):
         assert len(server.generations) == 1
 
 
+@pytest.mark.engine
 async def test_on_the_real_engine_a_format_that_the_model_cannot_write(monkeypatch):
     """The template's replies begin with their recipient, which the demo model does not know."""
     paths = []

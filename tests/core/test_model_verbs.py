@@ -67,6 +67,7 @@ def two_models(tmp_path):
 # llama.cpp
 
 
+@pytest.mark.engine
 async def test_a_model_is_loaded_without_a_token_and_let_go():
     async with llamacpp() as service:
         assert not await service.unload_model("demo")
@@ -85,6 +86,7 @@ async def test_a_model_is_loaded_without_a_token_and_let_go():
             os.kill(pid, 0)
 
 
+@pytest.mark.engine
 async def test_how_long_a_loaded_model_stays():
     async with llamacpp() as service:
         await service.load_model(keep_alive=0.5)
@@ -101,6 +103,7 @@ async def is_state(service, model, state):
     return (await states(service)).get(model) == state
 
 
+@pytest.mark.engine
 async def test_a_load_that_is_cancelled_leaves_no_request_behind():
     async with llamacpp() as service:
         loading = asyncio.create_task(service.load_model())
@@ -113,6 +116,7 @@ async def test_a_load_that_is_cancelled_leaves_no_request_behind():
         assert (await service.load_model()).loaded
 
 
+@pytest.mark.engine
 async def test_a_model_that_is_busy_goes_when_its_requests_are_done():
     async with llamacpp() as service:
         asking = asyncio.create_task(service.generate("Tell me a story.", max_tokens=40, temperature=0))
@@ -135,6 +139,7 @@ def replace(target, content):
     os.replace(draft, target)
 
 
+@pytest.mark.engine
 async def test_a_model_file_that_was_replaced_is_loaded_again(tmp_path):
     file = tmp_path / "mine.gguf"
     shutil.copy(demo_model(), file)
@@ -165,6 +170,7 @@ async def test_a_model_file_that_was_replaced_is_loaded_again(tmp_path):
         assert await pid_of(service) == new  # no other change, no other engine
 
 
+@pytest.mark.engine
 async def test_a_bad_file_in_its_place_is_an_error_that_names_it(tmp_path):
     file = tmp_path / "mine.gguf"
     shutil.copy(demo_model(), file)
@@ -192,6 +198,7 @@ async def test_a_bad_file_in_its_place_is_an_error_that_names_it(tmp_path):
         await until(gone)  # nobody can ask for it any more
 
 
+@pytest.mark.engine
 async def test_a_chat_template_that_changed_counts_from_the_next_request(tmp_path):
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages[0].content }}")
@@ -204,6 +211,7 @@ async def test_a_chat_template_that_changed_counts_from_the_next_request(tmp_pat
             await service.count_tokens("Hi there")
 
 
+@pytest.mark.engine
 async def test_a_projector_that_llama_cpp_cannot_load_never_stops_the_text(tmp_path, caplog):
     shutil.copy(demo_model(), tmp_path / "mine.gguf")
     clip = {"general.architecture": "clip", "clip.has_vision_encoder": True}
@@ -217,6 +225,7 @@ async def test_a_projector_that_llama_cpp_cannot_load_never_stops_the_text(tmp_p
         assert [("F16" in line, "F32" in line) for line in told] == [(True, False), (False, True)]
 
 
+@pytest.mark.engine
 async def test_no_file_is_touched_on_the_event_loop(two_models):
     async with llamacpp(models_dir=two_models) as service:
         await service.load_model("one")
@@ -249,6 +258,7 @@ async def test_what_is_no_name_is_answered_by_nobody(two_models, name):
         assert (await service.health()).engines == []
 
 
+@pytest.mark.engine
 async def test_a_pinned_model_is_not_evicted_for_another_one(two_models):
     async with llamacpp(models_dir=two_models, llamacpp_max_loaded=1, llamacpp_fairness_wait=0.1) as service:
         await service.load_model("one")
@@ -263,6 +273,7 @@ async def test_a_pinned_model_is_not_evicted_for_another_one(two_models):
         assert await states(service) == {"one": "ready", "two": "stopped"}
 
 
+@pytest.mark.engine
 async def test_a_pin_holds_before_the_load_and_beyond_idleness(two_models):
     async with llamacpp(models_dir=two_models, llamacpp_idle_timeout=0.3) as service:
         service.pin_model("one")
@@ -276,6 +287,7 @@ async def test_a_pin_holds_before_the_load_and_beyond_idleness(two_models):
         await until(lambda: is_state(service, "one", "stopped"))
 
 
+@pytest.mark.engine
 async def test_a_model_that_failed_is_tried_again_after_a_reset(tmp_path, two_models):
     broken = tmp_path / "one.gguf"
     whole = broken.read_bytes()
@@ -300,6 +312,7 @@ async def is_failed_or_gone(service):
     return (await service.health()).engines[0].state in ("failed", "stopped")
 
 
+@pytest.mark.engine
 async def test_a_model_whose_file_is_gone_can_still_be_let_go(tmp_path, two_models):
     async with llamacpp(models_dir=two_models) as service:
         await service.load_model("one")
@@ -372,6 +385,7 @@ async def test_ollama_as_it_was_recorded():
             await service.load_model("smollm2")
 
 
+@pytest.mark.engine
 async def test_ollama_in_front_of_a_real_engine():
     """Also a model that only embeds, which cannot be loaded as the others are."""
     async with OllamaFront(num_ctx=256, parallel=1) as front, speaking_to("ollama", front) as service:
@@ -562,6 +576,7 @@ async def test_concurrency_is_that_of_whoever_answers():
         assert service.concurrency == 8
 
 
+@pytest.mark.engine
 async def test_a_text_that_is_too_long_stays_an_error_of_its_own():
     async with llamacpp() as service:
         await service.load_model()

@@ -205,6 +205,7 @@ def test_backends_are_listed_on_first_access_only(install: Install, monkeypatch:
         llms.BACKEND  # noqa: B018
 
 
+@pytest.mark.process
 def test_importing_loads_no_backend_and_no_engine():
     code = (
         "import sys, miner.core.llms; "

@@ -109,6 +109,7 @@ async def test_a_document_that_is_too_long_is_refused():
         assert (caught.value.context_length, caught.value.prompt_tokens) == (2048, 2049)
 
 
+@pytest.mark.engine
 async def test_a_real_llamacpp_engine_ranks():
     """The demo model has no head for it, so its scores mean nothing: it is the way there and back that counts."""
     given = {"llamacpp_threads": 1, "llamacpp_parallel": 2, "llamacpp_ctx_size": 256, "llamacpp_pooling": "rank"}

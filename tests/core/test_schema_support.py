@@ -163,6 +163,7 @@ REAL: list[Any] = [
 
 
 @pytest.mark.parametrize("form", REAL, ids=str)
+@pytest.mark.engine
 async def test_the_real_engine_keeps_to_it(form: Any):
     """Hot, so that only the grammar holds it; with the template and without."""
     async with llamacpp() as service:
@@ -185,6 +186,7 @@ def tool(name: str, parameters: Any, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("choice", "arguments"), [("book", '{"at":{"x":'), ("count", '{"n":7}')])
+@pytest.mark.engine
 async def test_forced_calls_keep_their_definitions_apart(choice: str, arguments: str):
     tools = [tool("book", NESTED), tool("count", OTHER), tool("bare", None)]
     async with llamacpp(llamacpp_chat_template=TEMPLATE) as service:
@@ -197,6 +199,7 @@ async def test_forced_calls_keep_their_definitions_apart(choice: str, arguments:
     [{"type": "object", "properties": {"extra": True}}, {"properties": {"t": {"$ref": "#"}}}, {}, NESTED,
      {"type": "object", "properties": {"s": {"type": "string", "pattern": r"^\d+$"}, "l": {"items": False}}}],
 )  # fmt: skip
+@pytest.mark.engine
 async def test_the_engine_takes_the_parameters_of_a_tool(parameters: Any):
     async with llamacpp(llamacpp_chat_template=TEMPLATE) as service:
         response = await service.chat_completion(MESSAGES, tools=[tool("book", parameters)], max_tokens=4)
@@ -206,6 +209,7 @@ async def test_the_engine_takes_the_parameters_of_a_tool(parameters: Any):
 FORM = {"type": "object", "properties": {"answer": {"type": "boolean"}}, "required": ["answer"]}
 
 
+@pytest.mark.engine
 async def test_the_engine_writes_a_call_or_the_json():
     asked: dict[str, Any] = {"response_format": FORM, "max_tokens": 60, "tools": [tool("book", NESTED)]}
     async with llamacpp(llamacpp_chat_template=TEMPLATE) as service:

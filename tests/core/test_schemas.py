@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from miner.core.llms.schema_grammar import grammar_of
@@ -124,6 +124,9 @@ def test_what_the_grammar_lets_through_is_valid(schema: Any):
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.booleans(), st.booleans(), st.sampled_from(["number", "integer"]))
 @settings(max_examples=60, deadline=None)
+@example(524288.793824, 600000.0, True, False, "number")  # 524288.7938240001 would be read as the bound itself
+@example(0.1, 0.3, True, True, "number")
+@example(-123456.789012, -123456.789, True, True, "number")
 def test_any_bounds_of_numbers_hold(one: float, other: float, low_open: bool, high_open: bool, kind: str):
     low, high = sorted((round(one, 6), round(other, 3)))
     schema = {

@@ -117,6 +117,7 @@ def address_of(runner: LlamaRunner) -> str:
     return str(runner._session._base_url).rstrip("/")
 
 
+@pytest.mark.engine
 async def test_a_server_of_somebody_else_says_what_its_model_can():
     runner = await external(parallel=2)
     try:
@@ -134,6 +135,7 @@ async def test_a_server_of_somebody_else_says_what_its_model_can():
         await runner.stop()
 
 
+@pytest.mark.engine
 async def test_a_server_of_somebody_else_that_was_restarted():
     runner = await external(parallel=1)
     address = address_of(runner)

@@ -175,6 +175,7 @@ def counted() -> dict[str, Any]:
     return {"raw": True, "max_tokens": 7, "temperature": 0, "seed": 1}
 
 
+@pytest.mark.engine
 async def test_llama_cpp_loses_nothing_and_says_which_one_it_was(counted: dict[str, Any]):
     async with LlamaCppService(settings()) as service:
         plain = await service.stream(COUNTING, **counted).collect()
@@ -201,6 +202,7 @@ async def test_llama_cpp_loses_nothing_and_says_which_one_it_was(counted: dict[s
         assert whole.usage.completion_tokens == 40 if whole.finish_reason == "length" else whole.stop_sequence == "e"
 
 
+@pytest.mark.engine
 async def test_what_a_stop_string_ended_frees_its_slot():
     async with LlamaCppService(settings(llamacpp_parallel=1, llamacpp_ctx_size=2048)) as service:
         async with service.stream("Count to a thousand.", max_tokens=1500, temperature=0, stop=["1"]) as stream:
@@ -210,6 +212,7 @@ async def test_what_a_stop_string_ended_frees_its_slot():
         await service.generate("Hello.", max_tokens=1, timeout=20)
 
 
+@pytest.mark.engine
 async def test_a_forced_call_is_no_text_to_look_at(tools_template: str):
     async with LlamaCppService(settings(llamacpp_chat_template=tools_template)) as service:
         response = await service.chat_completion(

@@ -81,6 +81,7 @@ def test_a_waiter_on_a_closed_loop_is_no_harm():
     assert shot.value == "value"
 
 
+@pytest.mark.process
 def test_usage_counts_children():
     child = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'x = bytearray(80_000_000); print(1, "
     child += "flush=True); sum(range(30_000_000)); input()'], stdin=subprocess.PIPE); input(); p.communicate(b'\\n')"
@@ -97,6 +98,7 @@ def test_usage_counts_children():
     assert usage(parent.pid) is None
 
 
+@pytest.mark.process
 def test_usage_by_ps_agrees():
     ours, theirs = usage(os.getpid()), _from_ps(os.getpid())
     assert ours is not None
@@ -105,6 +107,7 @@ def test_usage_by_ps_agrees():
     assert [_clock(text) for text in ("0:01.50", "01:02:03", "2-00:00:01")] == [1.5, 3723, 172801]
 
 
+@pytest.mark.process
 def test_cores_are_those_that_we_may_use():
     assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "

@@ -65,6 +65,7 @@ def seen_by_others(pid):
 # Finding.
 
 
+@pytest.mark.engine
 def test_the_wheel_comes_first_and_is_not_imported():
     code = (
         "import sys; from miner.core.engine.launchers import find_launcher, launcher_available\n"
@@ -183,6 +184,7 @@ def test_equal_specs_are_one_key():
 # Running.
 
 
+@pytest.mark.engine
 async def test_the_child_knows_nothing_of_our_secrets(monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "secret-1")
     monkeypatch.setenv("HF_TOKEN", "secret-2")
@@ -213,6 +215,7 @@ def test_how_threads_wait_can_be_set(monkeypatch):
     assert "GOMP_SPINCOUNT" not in launchers.clean_environment()
 
 
+@pytest.mark.engine
 async def test_the_wheel_on_a_port_asks_for_its_key():
     @dataclasses.dataclass(frozen=True)
     class AtPort:
@@ -237,6 +240,7 @@ async def test_the_wheel_on_a_port_asks_for_its_key():
         await engine.stop()
 
 
+@pytest.mark.engine
 async def test_a_parameter_that_the_wheel_lacks_is_named():
     @dataclasses.dataclass(frozen=True)
     class Newer:
@@ -253,6 +257,7 @@ async def test_a_parameter_that_the_wheel_lacks_is_named():
         await run(Newer())
 
 
+@pytest.mark.engine
 async def test_a_llama_server_binary(tmp_path, monkeypatch):
     note = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(note))
@@ -282,6 +287,7 @@ async def test_a_llama_server_binary(tmp_path, monkeypatch):
     assert not alive(given["pid"])
 
 
+@pytest.mark.engine
 async def test_an_old_llama_server_binary_gets_only_what_it_knows(tmp_path, monkeypatch):
     note = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(note))
@@ -294,6 +300,7 @@ async def test_an_old_llama_server_binary_gets_only_what_it_knows(tmp_path, monk
     assert not any(flag in argv for flag in ("--no-ui", "--no-webui", "--cache-ram", "--offline"))
 
 
+@pytest.mark.engine
 async def test_a_binary_that_dies_is_seen_as_it_died(tmp_path, monkeypatch):
     note = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(note))
@@ -315,6 +322,7 @@ async def test_a_binary_that_dies_is_seen_as_it_died(tmp_path, monkeypatch):
         await engine.stop()
 
 
+@pytest.mark.engine
 async def test_a_binary_with_a_damaged_model(tmp_path):
     model = tmp_path / "model.gguf"
     model.write_bytes(demo_spec().model_path.read_bytes()[:1_000_000])
@@ -323,6 +331,7 @@ async def test_a_binary_with_a_damaged_model(tmp_path):
         await run(launcher, demo_spec(model_path=model))
 
 
+@pytest.mark.engine
 async def test_a_binary_that_is_something_else(tmp_path):
     with pytest.raises(EngineStartError, match="is no llama-server"):
         await run(find_launcher(shutil.which("true")))
@@ -356,6 +365,7 @@ def end(parent, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.engine
 def test_the_engine_dies_with_its_parent(tmp_path, number):
     parent, pid, folder, _, _ = start_parent(tmp_path, "real", "ready")
     assert alive(pid)
@@ -366,6 +376,7 @@ def test_the_engine_dies_with_its_parent(tmp_path, number):
     eventually(lambda: not folder.exists(), "its folder too")
 
 
+@pytest.mark.engine
 def test_the_engine_dies_with_a_parent_that_is_killed_while_it_loads(tmp_path):
     parent, pid, _, _, state = start_parent(tmp_path, "real", "loading")
     assert state == "starting", "the test is of no use if the load was quicker"
@@ -380,6 +391,7 @@ def short_folder():
         yield Path(folder)
 
 
+@pytest.mark.engine
 async def test_folders_that_nobody_owns_are_swept_up(short_folder, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
     launcher, hour_ago = BadLauncher("well"), time.time() - 3600
@@ -407,6 +419,7 @@ async def test_folders_that_nobody_owns_are_swept_up(short_folder, monkeypatch):
     assert sorted(short_folder.iterdir()) == [young, other]
 
 
+@pytest.mark.engine
 def test_the_engine_dies_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):
     parent, pid, folder, copy, _ = start_parent(tmp_path, "real", "fork")
     assert copy
@@ -422,6 +435,7 @@ def test_the_engine_dies_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):
         parent.communicate(timeout=PATIENCE)
 
 
+@pytest.mark.engine
 def test_a_binary_dies_with_its_parent(tmp_path, monkeypatch):
     arguments = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(arguments))
@@ -436,6 +450,7 @@ def test_a_binary_dies_with_its_parent(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["exit", "raise"])
+@pytest.mark.engine
 def test_nothing_is_left_when_the_program_ends_without_a_stop(tmp_path, what):
     parent, pid, _, _, _ = start_parent(tmp_path, "ignores_sigterm", what)
     _, printed = parent.communicate(timeout=PATIENCE)

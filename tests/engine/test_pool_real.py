@@ -17,6 +17,8 @@ from miner.core.models.find import resolve
 from miner.errors import EngineCrashedError, EngineStartError
 from tests.engine.children import PATIENCE
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory):

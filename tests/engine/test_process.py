@@ -18,6 +18,8 @@ from miner.core.engine.process import EngineProcess
 from miner.errors import EngineCrashedError, EngineStartError
 from tests.engine.children import PATIENCE, BadLauncher, Clock, alive, ask, completion, demo_spec, eventually
 
+pytestmark = pytest.mark.engine
+
 
 class Engines:
     """Makes engines with short waits, and sees to it that none is left."""

@@ -23,6 +23,8 @@ from miner.errors import EngineStartError
 from tests.engine.children import PATIENCE, BadLauncher, alive, completion, demo_spec, eventually
 from tests.engine.test_launchers import end, make_binary, start_parent
 
+pytestmark = pytest.mark.engine
+
 SOON = 30.0
 """Seconds: far more than it takes, far less than any bound that would end the wait otherwise."""
 LONG = 10 * PATIENCE

@@ -16,6 +16,8 @@ from tests.conformance.running import SENSE
 from tests.servers.llama_runner import LlamaRunner, RunnerConfig, demo_model
 from tests.tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -26,6 +26,7 @@ def test_every_script_is_run():
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.engine
 def test_script(name, tmp_path):
     env = {**os.environ, "LLM_BACKEND": "llamacpp", "LLAMACPP_THREADS": "1", "LLAMACPP_PARALLEL": "4"}
     done = subprocess.run(

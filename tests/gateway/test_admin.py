@@ -65,6 +65,7 @@ async def has_reason(served):
     return (await engines(served))[1]["engines"][0].get("reason") is not None
 
 
+@pytest.mark.engine
 async def test_a_real_engine_is_loaded_looked_at_reset_and_let_go():
     async with serving(llamacpp()) as served:
         status, health = await engines(served)
@@ -105,6 +106,7 @@ async def test_what_is_wrong_is_refused_by_name(action):
 
 @pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize("action", ["load", "unload", "reset"])
+@pytest.mark.engine
 async def test_only_a_key_with_the_admin_right_opens(action):
     async with serving(llamacpp()) as served:
         path = f"/admin/models/demo/{action}"

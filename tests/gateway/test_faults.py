@@ -21,6 +21,8 @@ from tests.gateway.serving import config, serving
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 
+pytestmark = pytest.mark.engine
+
 WAIT = 120
 STREAMS = 50
 SLOTS = 8

@@ -126,6 +126,7 @@ async def test_thousands_of_idle_connections():
         assert await alive(served)
 
 
+@pytest.mark.process
 async def test_random_requests_by_our_own_document(tmp_path):
     async with serving(Able(config(default_model="m"))) as served:
         process = await asyncio.to_thread(

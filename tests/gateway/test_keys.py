@@ -18,6 +18,8 @@ from tests.cli.forked import ForkedMiner
 from tests.gateway.serving import Parrot, config, serving
 from tests.gateway.test_access import until
 
+pytestmark = pytest.mark.process
+
 LONG = 120.0
 
 

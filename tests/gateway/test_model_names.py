@@ -62,6 +62,7 @@ async def test_a_name_that_is_none_is_a_404_that_lists_what_there_is(folder, pat
         assert (await served.gateway.service.health()).engines == []
 
 
+@pytest.mark.engine
 async def test_names_and_aliases_are_served_everywhere(folder):
     async with serving(llamacpp(models_dir=folder)) as served:
         for name in ("mine", "MINE", "mine:latest", "mine.gguf", "Mine:Latest"):
@@ -82,6 +83,7 @@ async def test_names_and_aliases_are_served_everywhere(folder):
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(False, 404), (True, 200)])
+@pytest.mark.engine
 async def test_other_names_with_a_model_path(folder, allowed, status):
     """The library's default is yes; a gateway is asked by strangers, and refuses unless it is told otherwise."""
     service = llamacpp(model_path=f"{folder}/mine.gguf")

@@ -504,6 +504,7 @@ async def test_run_as_the_command_line_does():
     assert [request.max_tokens for request in service.requests] == [512]  # loading asks for no token
 
 
+@pytest.mark.engine
 async def test_a_real_engine_is_loaded_asked_and_unloaded():
     service = LlamaCppService(config(llamacpp_threads=1, llamacpp_parallel=1))
     async with serving(service) as served:

@@ -36,6 +36,7 @@ async def test_a_reply_that_cannot_be_parsed_shows_that_the_engine_serves(kind):
         await ready(served)
 
 
+@pytest.mark.engine
 async def test_a_model_that_cannot_write_its_templates_format_is_ready():
     service = LlamaCppService(
         config(llamacpp_chat_template=str(TEMPLATES / "recipient.jinja"), llamacpp_threads=1, llamacpp_parallel=1)

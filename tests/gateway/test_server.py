@@ -18,6 +18,8 @@ from tests.gateway.serving import post
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 
+pytestmark = pytest.mark.process
+
 WAIT = 60
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 

@@ -54,6 +54,7 @@ async def trickled(served, head, piece, pause=0.05):
     return data, time.monotonic() - began
 
 
+@pytest.mark.process
 async def test_ten_thousand_idle_connections(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard if hard != resource.RLIM_INFINITY else 4 * IDLE
@@ -197,6 +198,7 @@ async def whole(served):
         return answer.status
 
 
+@pytest.mark.process
 async def test_who_never_reads_its_answers_is_cut_off(tmp_path):
     """Answers in one piece too: pipelined until all buffers between are full."""
     async with miner_serve(

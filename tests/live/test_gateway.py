@@ -14,6 +14,8 @@ from miner.core.llms.llm_llamacpp import LlamaCppService
 from tests.gateway.serving import config, post, serving
 from tests.gateway.test_server import miner_serve
 
+pytestmark = pytest.mark.engine
+
 WAIT = 120
 STORY = [{"role": "user", "content": "Tell a very long story."}]
 

@@ -125,6 +125,7 @@ def random_models(tmp_path_factory):
         ("sliding window", 8192, 4, "f16"),
     ],
 )
+@pytest.mark.engine
 def test_estimate_against_the_engine(random_models, demo_model, name, ctx_size, parallel, cache_type):
     path = demo_model if name == "demo" else random_models(name)
     ran = subprocess.run(

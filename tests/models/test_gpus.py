@@ -62,6 +62,7 @@ def test_none(root):
         ("GPU-none", []),
     ],
 )
+@pytest.mark.process
 def test_nvidia(root, monkeypatch, visible, free):
     nvidia(root, (80000, 81559), (1024, 2048), (40000, 81559))
     if visible is not None:
@@ -81,6 +82,7 @@ def test_amd(root, monkeypatch, visible, free):
     assert available_memory(root=root).gpu_kind == ("ROCm",) * len(free)
 
 
+@pytest.mark.process
 def test_apple(root, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(gpus.os, "uname", lambda: type("uname", (), {"machine": "arm64"}))
@@ -94,6 +96,7 @@ def test_apple(root, monkeypatch):
     assert memory.gpu_kind == ("Metal",)
 
 
+@pytest.mark.process
 def test_a_program_that_hangs_is_waited_for_once(root, monkeypatch):
     monkeypatch.setattr(gpus, "GPU_TIMEOUT", 0.5)
     program(root, "nvidia-smi", f"echo once >> {root / 'asked'}; exec sleep 60")
@@ -105,6 +108,7 @@ def test_a_program_that_hangs_is_waited_for_once(root, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["echo '80000, 81559'; exit 9", "echo 'N/A, [N/A]'", "echo 80000"])
+@pytest.mark.process
 def test_what_makes_no_sense_is_no_gpu(root, script):
     program(root, "nvidia-smi", script)
     assert find_gpus(root) == []

@@ -92,6 +92,7 @@ def nvidia_smi(tmp_path, monkeypatch):
     return install
 
 
+@pytest.mark.process
 def test_gpus(root, nvidia_smi):
     nvidia_smi('[ "$1" = --query-gpu=memory.free,memory.total ] && printf "80000, 81559\\n1024, 2048\\n"')
     found = available_memory(root=root)
@@ -102,11 +103,13 @@ def test_gpus(root, nvidia_smi):
 @pytest.mark.parametrize(
     "script", ["exit 9", "echo 'Failed to initialize NVML: Driver mismatch'", "printf '\\377\\376'"]
 )
+@pytest.mark.process
 def test_a_broken_driver_means_no_gpus(root, nvidia_smi, script):
     nvidia_smi(script)
     assert available_memory(root=root).gpu_available == ()
 
 
+@pytest.mark.process
 def test_a_hanging_driver_is_not_waited_for(root, nvidia_smi, monkeypatch):
     monkeypatch.setattr(gpus, "GPU_TIMEOUT", 0.3)
     nvidia_smi("exec sleep 60")

@@ -436,6 +436,7 @@ def part_of(models, at_least):
     raise TimeoutError
 
 
+@pytest.mark.process
 def test_killed_and_resumed(in_process, fake, get, models, model):
     fake.pause = 0.02
     for goal in (100_000, 300_000):
@@ -452,6 +453,7 @@ def test_killed_and_resumed(in_process, fake, get, models, model):
     assert left(models) == []
 
 
+@pytest.mark.process
 def test_a_disk_that_fills_up_on_the_way(in_process, fake, get, models, model):
     process = in_process("300000")
     _, errors = process.communicate(timeout=120)
@@ -460,6 +462,7 @@ def test_a_disk_that_fills_up_on_the_way(in_process, fake, get, models, model):
     assert fake.downloads()[-1]["range"] == "bytes=300000-"
 
 
+@pytest.mark.process
 def test_one_download_of_a_file_at_a_time(in_process, fake, models, model):
     fake.pause = 0.01
     processes = [in_process() for _ in range(3)]
@@ -471,6 +474,7 @@ def test_one_download_of_a_file_at_a_time(in_process, fake, models, model):
     assert left(models) == []
 
 
+@pytest.mark.process
 def test_whoever_waits_for_a_download_that_dies_takes_over(in_process, fake, get, models, model):
     fake.pause = 0.02
     process = in_process()
@@ -488,6 +492,7 @@ def test_whoever_waits_for_a_download_that_dies_takes_over(in_process, fake, get
     assert told[0].stage == "waiting"
 
 
+@pytest.mark.process
 def test_a_download_that_stands_still_is_not_waited_for(in_process, fake, get, models, monkeypatch):
     monkeypatch.setattr(download, "STALL", 0.6)
     fake.pause = 30

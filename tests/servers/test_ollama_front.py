@@ -16,6 +16,8 @@ from tests.servers.captures import Capture, capture
 from tests.servers.ollama_front import OllamaFront
 from tests.servers.threaded import in_thread
 
+pytestmark = pytest.mark.engine
+
 CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Tell a very long story about a lighthouse."}]}
 
 ANSWERS = [

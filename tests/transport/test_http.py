@@ -172,6 +172,7 @@ def test_a_loop_that_ended_in_the_middle_of_a_stream_does_not_trouble_the_next()
         gc.collect()
 
 
+@pytest.mark.process
 def test_a_client_that_is_never_closed_says_nothing_at_exit(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -32,7 +32,8 @@ date-time ::= "\"" day "T" clock "\""
 uuid ::= "\"" [0-9a-fA-F]{8} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{12} "\""
 """  # noqa: E501
 _DIGITS = 15
-"""Digits of a number: so many a double keeps."""
+"""Digits of a number, before and behind the point together: so many a double keeps. With more of them two texts may be
+the same number, and one that is inside a bound be read as one that is not."""
 
 
 def grammar_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
@@ -140,9 +141,10 @@ class _Writer:
             return "integer" if whole else "number"
         low, low_open = max(lows) if lows else (None, False)
         high, shut = min(highs) if highs else (None, True)
-        low, low_open = _rounded(low, low_open, ROUND_CEILING)
-        high, high_open = _rounded(high, not shut, ROUND_FLOOR)
-        parts = _range(low, high, low_open=low_open, high_open=high_open, whole=whole)
+        places = max(0, _DIGITS - max(len(str(abs(int(bound)))) for bound in (low, high) if bound is not None))
+        low, low_open = _rounded(low, low_open, ROUND_CEILING, places)
+        high, high_open = _rounded(high, not shut, ROUND_FLOOR, places)
+        parts = _range(low, high, low_open=low_open, high_open=high_open, whole=whole, places=places)
         if not parts:
             raise ValueError(f"no number of {_DIGITS} digits is between {schema}")
         return self._rule(" | ".join(parts))
@@ -201,26 +203,32 @@ def _class_char(char: str) -> str:
 # Numbers
 
 
-def _range(low: Decimal | None, high: Decimal | None, *, low_open: bool, high_open: bool, whole: bool) -> list[str]:
-    """Alternatives for the numbers between two bounds, without exponents."""
+def _range(
+    low: Decimal | None, high: Decimal | None, *, low_open: bool, high_open: bool, whole: bool, places: int
+) -> list[str]:
+    """Alternatives for the numbers between two bounds, without exponents and with so many places at most behind the
+    point.
+    """
     parts: list[str] = []
     if low is None or low < 0:
         # Below zero: the same range in the mirror.
         least = Decimal(0) if high is None or high >= 0 else -high
         opened = True if high is None or high >= 0 else high_open
-        inner = _positive(least, None if low is None else -low, opened, low_open, whole)
+        inner = _positive(least, None if low is None else -low, opened, low_open, whole, places)
         if inner:
             parts.append(f'"-" ( {" | ".join(inner)} )')
     if high is None or high >= 0:
         least = Decimal(0) if low is None or low < 0 else low
-        parts += _positive(least, high, low_open and low is not None and low >= 0, high_open, whole)
+        parts += _positive(least, high, low_open and low is not None and low >= 0, high_open, whole, places)
     return parts
 
 
-def _positive(low: Decimal, high: Decimal | None, low_open: bool, high_open: bool, whole: bool) -> list[str]:
+def _positive(
+    low: Decimal, high: Decimal | None, low_open: bool, high_open: bool, whole: bool, places: int
+) -> list[str]:
     low_int, low_part = _split(low)
     high_int, high_part = (None, "") if high is None else _split(high)
-    bounds = _Bounds(low_part, high_part, low_open, high_open)
+    bounds = _Bounds(low_part, high_part, low_open, high_open, places)
     if whole:
         first = low_int + 1 if low_part or low_open else low_int
         last = None if high_int is None else high_int - 1 if high_open and not high_part else high_int
@@ -230,17 +238,18 @@ def _positive(low: Decimal, high: Decimal | None, low_open: bool, high_open: boo
     parts = bounds.behind(str(low_int), low=True, high=False)
     between = _integers(low_int + 1, None if high_int is None else high_int - 1)
     if between:
-        parts.append(f'( {" | ".join(between)} ) ("." [0-9]{{1,{_DIGITS}}})?')
+        behind = f' ("." [0-9]{{1,{places}}})?' if places else ""
+        parts.append(f"( {' | '.join(between)} ){behind}")
     if high_int is not None:
         parts += bounds.behind(str(high_int), low=False, high=True)
     return parts
 
 
-def _rounded(bound: Decimal | None, opened: bool, inwards: str) -> tuple[Decimal | None, bool]:
-    """A bound with no more digits behind the point than are written, and whether it is open."""
-    if bound is None or bound.as_tuple().exponent >= -_DIGITS:  # type: ignore[operator]
+def _rounded(bound: Decimal | None, opened: bool, inwards: str, places: int) -> tuple[Decimal | None, bool]:
+    """A bound with no more places behind the point than are written, and whether it is open."""
+    if bound is None or bound.as_tuple().exponent >= -places:  # type: ignore[operator]
         return bound, opened
-    return bound.quantize(Decimal(1).scaleb(-_DIGITS), rounding=inwards), False
+    return bound.quantize(Decimal(1).scaleb(-places), rounding=inwards), False
 
 
 def _split(number: Decimal) -> tuple[int, str]:
@@ -252,7 +261,8 @@ def _split(number: Decimal) -> tuple[int, str]:
 class _Bounds:
     """Digits behind the point, between those of two bounds."""
 
-    def __init__(self, low: str, high: str, low_open: bool, high_open: bool) -> None:
+    def __init__(self, low: str, high: str, low_open: bool, high_open: bool, places: int) -> None:
+        self._places = places
         self._low, self._high = low, high
         self._low_open, self._high_open = low_open, high_open
 
@@ -272,25 +282,26 @@ class _Bounds:
 
     def _digits(self, place: int, low: bool, high: bool) -> list[str]:
         """What may follow, at least one digit of it."""
+        left = self._places - place
+        if left <= 0:
+            return []
         if high and place >= len(self._high):
             # Nothing but zeros, which make no difference.
             shut = self._high_open or (low and (place < len(self._low) or self._low_open))
-            return [] if shut else [f"[0]{{1,{_DIGITS}}}"]
+            return [] if shut else [f"[0]{{1,{left}}}"]
         if not low and not high:
-            return [f"[0-9]{{1,{_DIGITS}}}"]
+            return [f"[0-9]{{1,{left}}}"]
         if low and not high and place >= len(self._low):
             if not self._low_open:
-                return [f"[0-9]{{1,{_DIGITS}}}"]
-            return [f"[0]{{0,{_DIGITS - 5}}} [1-9] [0-9]{{0,{_DIGITS}}}"]
-        if place >= _DIGITS:
-            return []
+                return [f"[0-9]{{1,{left}}}"]
+            return [f"[0]{{0,{left // 2}}} [1-9] [0-9]{{0,{left - 1 - left // 2}}}"]
         first = int(self._low[place]) if low and place < len(self._low) else 0
         last = int(self._high[place]) if high else 9
         parts: list[str] = []
         edges = {digit for digit, edge in ((first, low), (last, high)) if edge}
         free = [digit for digit in range(first, last + 1) if digit not in edges]
         if free:
-            parts.append(f"[{free[0]}-{free[-1]}] [0-9]{{0,{_DIGITS}}}")
+            parts.append(f"[{free[0]}-{free[-1]}] [0-9]{{0,{left - 1}}}")
         for digit in sorted(edges):
             if not first <= digit <= last:
                 continue

