@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -147,11 +148,20 @@ async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> s
     """
     from aiohappyeyeballs import start_connection
 
-    try:
+    if _is_number(host):
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (socket.gaierror, UnicodeError):  # a name, which takes a thread to look up
+    else:  # a name, which takes a thread to look up
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return await start_connection(infos, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=loop)
+
+
+def _is_number(host: str) -> bool:
+    """Whether a host is an address itself (with an IPv6 zone or not), and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _reason(error: OSError) -> str:
