@@ -16,7 +16,8 @@ from importlib.metadata import entry_points
 
 from miner.core._typing import override
 from miner.errors import ConfigError
-from miner.gateway.errors import RefusedError
+from miner.gateway.contained import Contained
+from miner.gateway.errors import InternalServerError, RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.stages import Stage
 
@@ -91,6 +92,10 @@ class Admission(Stage):
     async def _ask(self, name: str, hook: Hook, seen: AdmissionRequest) -> None:
         try:
             answer = await self._bounded(hook, seen)
+        except InternalServerError as error:
+            cause = error.__cause__
+            logger.error("Request %s: the admission hook %s failed.", seen.id, name, exc_info=cause)
+            raise _unanswered() from cause
         except RefusedError:
             raise
         except TimeoutError:
@@ -104,7 +109,7 @@ class Admission(Stage):
 
     async def _bounded(self, hook: Hook, seen: AdmissionRequest) -> bool | None:
         """The hook's answer. One that does not even end when cancelled is left to itself."""
-        task = asyncio.ensure_future(hook(seen))
+        task = asyncio.ensure_future(_answer(hook, seen))
         try:
             done, _ = await asyncio.wait({task}, timeout=self._seconds)
         except asyncio.CancelledError:
@@ -126,6 +131,11 @@ class Admission(Stage):
         self._late.discard(task)
         if not task.cancelled():
             task.exception()  # seen, so that nobody warns of it
+
+
+async def _answer(hook: Hook, seen: AdmissionRequest) -> bool | None:
+    with Contained():  # here: a SystemExit that leaves a task ends the loop, and the server with it
+        return await hook(seen)
 
 
 def _unanswered() -> RefusedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from miner.errors import ConfigError
 from miner.gateway.addresses import is_loopback
@@ -13,14 +14,21 @@ __all__ = ["BACKLOG", "listen", "refuse_open_address", "shown"]
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
+_ANOTHER = "Choose another with --host and --port (MINER_SERVE_HOST, MINER_SERVE_PORT)."
 
 
 def refuse_open_address(settings: GatewaySettings) -> None:
     """Make sure that nobody is let in from outside by oversight.
 
     Raises:
-        ConfigError: others can reach the address, and there are no keys.
+        ConfigError: it is no address; or others can reach it, and there are no keys.
     """
+    try:
+        _resolved(settings)
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.serve_host!r} is no address of this machine: {error.strerror or error}.", hint=_ANOTHER
+        ) from None
     if settings.serve_allow_unauthenticated or is_loopback(settings.serve_host) or has_keys(settings):
         return
     raise ConfigError(
@@ -38,7 +46,7 @@ def listen(settings: GatewaySettings) -> list[socket.socket]:
     host, port = settings.serve_host, settings.serve_port
     made: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = _resolved(settings)
         # Several addresses cannot share a port that the system is to choose.
         for family, kind, proto, _, address in found[:1] if port == 0 else dict.fromkeys(found):
             one = _bound(family, kind, proto, address)
@@ -51,9 +59,15 @@ def listen(settings: GatewaySettings) -> list[socket.socket]:
             one.close()
         raise ConfigError(
             f"{host}:{port} cannot be listened on: {error.strerror or error}.",
-            hint="Choose another with --host and --port (MINER_SERVE_HOST, MINER_SERVE_PORT).",
+            hint=_ANOTHER,
         ) from None
     return made
+
+
+def _resolved(settings: GatewaySettings) -> list[Any]:
+    return socket.getaddrinfo(
+        settings.serve_host, settings.serve_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
 
 
 def _bound(family: int, kind: int, proto: int, address: tuple[object, ...]) -> socket.socket:

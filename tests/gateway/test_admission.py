@@ -141,3 +141,21 @@ async def test_who_hangs_up_ends_the_hook():
         await asyncio.wait_for(begun.wait(), 60)
         asking.cancel()
         await asyncio.wait_for(ended.wait(), 60)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("k"), SystemExit(4), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()], ids=repr
+)
+async def test_whatever_a_hook_raises_it_ends_no_server_and_is_logged_once(error, caplog):
+    async def raising(request):
+        raise error
+
+    service = Parrot(config())
+    async with serving(service, stages=[Admission([("raising", raising)], 60)]) as served:
+        for _ in range(2):
+            answer = await asyncio.wait_for(ask(served), 60)
+            assert answer.status == 503
+    assert not hasattr(service, "asked")
+    told = [record for record in caplog.records if "hook raising failed" in record.getMessage()]
+    assert len(told) == 2
+    assert all(isinstance(record.exc_info[1], type(error)) for record in told)

@@ -98,14 +98,17 @@ async def test_rerank_without_the_documents_and_with_a_wrong_number_of_them():
     assert refused["error"]["param"] == "top_n"
 
 
-@pytest.mark.parametrize(("body", "status"), [({"query": "a", "documents": ["b"]}, 501), ({"query": "a"}, 400)])
-async def test_rerank_where_it_cannot(body, status):
+@pytest.mark.parametrize(
+    ("body", "code"), [({"query": "a", "documents": ["b"]}, "unsupported_feature"), ({"query": "a"}, "invalid_request")]
+)
+async def test_rerank_where_it_cannot(body, code):
     async with serving(Parrot(config())) as served, post(served, body, "/v1/rerank") as answer:
         told = await answer.json()
-    assert answer.status == status
-    assert told["error"]["code"] == ("unsupported_feature" if status == 501 else "invalid_request")
-    if status == 501:
-        assert "These backends can: llamacpp, vllm" in told["error"]["message"]
+    assert answer.status == 400
+    assert (told["error"]["type"], told["error"]["code"]) == ("invalid_request_error", code)
+    assert "backends can" not in told["error"]["message"]
+    if code == "unsupported_feature":
+        assert told["error"]["param"] == "model"
 
 
 class Listener(Parrot):
@@ -123,5 +126,8 @@ async def test_rerank_where_the_backend_could_and_its_model_cannot():
     body = {"model": "m", "query": "a", "documents": ["b"]}
     async with serving(Listener(config())) as served, post(served, body, "/v1/rerank") as answer:
         told = await answer.json()
-    assert answer.status == 501
-    assert "model 'm' does not support rerank. These backends can: llamacpp, vllm" in told["error"]["message"]
+    assert answer.status == 400
+    assert told["error"]["param"] == "model"
+    assert told["error"]["type"] == "invalid_request_error"
+    assert "model 'm' does not support rerank" in told["error"]["message"]
+    assert "backends can" not in told["error"]["message"]

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from miner.core.llms.llm_vllm import VLLMService
-from tests.gateway.serving import Parrot, config, serving
+from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, openai_reply, usage_chunk
@@ -170,3 +170,25 @@ async def test_the_smallest_backend():
         async with api.responses.stream(model="polly", input="Hi") as stream:
             final = await stream.get_final_response()
     assert whole.output_text == final.output_text == "You said: Hi"
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", "x", "", 5, 0, False, [], {}, {"a": 1}, {"type": "function", "name": "f"}]
+)
+async def test_a_tool_choice_without_tools_is_refused(choice):
+    service = Parrot(config())
+    async with (
+        serving(service) as served,
+        post(served, {"model": "m", "input": "Hi", "tool_choice": choice}, "/v1/responses") as answer,
+    ):
+        told = (await answer.json())["error"]
+    assert answer.status == 400
+    assert (told["param"], told["type"]) == ("tool_choice", "invalid_request_error")
+    assert not hasattr(service, "asked")
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", None])
+async def test_a_tool_choice_without_tools_that_asks_for_none(choice):
+    body = {"model": "m", "input": "Hi", "tool_choice": choice}
+    async with serving(Parrot(config())) as served, post(served, body, "/v1/responses") as answer:
+        assert answer.status == 200

@@ -67,6 +67,16 @@ async def test_an_open_address_needs_keys(tmp_path):
     assert len(server.said.splitlines()) == 2
 
 
+@pytest.mark.parametrize("host", ["256.1.1.1", "no such name"])
+async def test_what_is_no_address_is_said_before_keys(host, tmp_path):
+    async with miner_serve(tmp_path=tmp_path, MINER_SERVE_HOST=host) as server:
+        assert await server.ended() == 2
+    first, second = server.said.splitlines()
+    assert first.startswith(f"miner: {host!r} is no address of this machine")
+    assert "MINER_SERVE_HOST" in second
+    assert "keys" not in server.said
+
+
 async def test_a_port_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with miner_serve("--port", str(taken.getsockname()[1]), tmp_path=tmp_path) as server:

@@ -34,7 +34,7 @@ SEVERAL = {
 KINDS = [
     ValueError(f"what: {SECRET}"), RuntimeError("no"), KeyError("k"), StopIteration(), StopAsyncIteration(),
     ConnectionResetError("the engine's, not the client's"), TimeoutError(), asyncio.CancelledError(), SystemExit(3),
-    KeyboardInterrupt(), AssertionError(), ExceptionGroup("g", [ValueError("in it")]),
+    KeyboardInterrupt(), GeneratorExit(), AssertionError(), ExceptionGroup("g", [ValueError("in it")]),
 ]  # fmt: skip
 
 
@@ -164,7 +164,7 @@ async def test_before_the_first_chunk_and_in_whole_replies_it_is_a_500(error, ca
     assert len(faults_of(caplog)) == 4
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError(), SystemExit(3), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -259,9 +259,10 @@ async def test_an_observer_of_batches_breaks_no_stream_and_is_logged_once_a_requ
     assert len(faults_of(caplog)) == 2
 
 
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), KeyboardInterrupt(), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("where", ["check", "admit", "enter"])
-async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, caplog):
-    first, last, stages = with_bad(where, serve_max_running=1)
+async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplog):
+    first, last, stages = with_bad(where, error, serve_max_running=1)
     stages.pop(1)
     async with serving(Parrot(config()), stages=stages, serve_max_running=1) as served:
         for _ in range(3):

@@ -170,6 +170,8 @@ def service_arguments(
             arguments["tool_choice"] = bounded(asked.tool_choice, "tool_choice")
         if asked.parallel_tool_calls is not None:
             arguments["parallel_tool_calls"] = asked.parallel_tool_calls
+    elif asked.tool_choice not in (None, "none", "auto"):
+        raise InvalidRequestError("tool_choice needs tools.", param="tool_choice")
     arguments["messages"] = conversation(asked, ignored, remote, names)
     return arguments
 

@@ -7,14 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from miner.core.llms.LLMService import LLMService
-from miner.core.llms.openai_service import OpenAIService
-from miner.core.llms.registry import find_backends
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import decode_body
 from miner.gateway.dialects.base import Call
 from miner.gateway.dialects.openai_parts import read_usage
-from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
 from miner.gateway.reply import json_response
 
@@ -49,11 +45,9 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
     try:
         made = await service.rerank(asked.query, texts, asked.model, asked.top_n)
     except UnsupportedFeatureError as error:
-        if error.param not in ("rerank", "model"):
-            raise
-        able = [backend.name for backend in find_backends(service.config) if _can(backend.cls)]
-        hint = f"These backends can: {', '.join(able)}." if able else "No installed backend can."
-        raise RefusedError(501, "unsupported_feature", error.message, hint=hint) from error
+        if error.param == "rerank":
+            error.param = "model"  # the client's field that chooses who is asked
+        raise
     exchange.usage = made.usage
     results: list[dict[str, Any]] = [
         {"index": one.index, "relevance_score": one.relevance_score} for one in made.results
@@ -75,10 +69,3 @@ def _text(document: str | dict[str, Any], place: int) -> str:
     if not isinstance(text, str) or not text:
         raise InvalidRequestError(f"documents[{place}] must be a text that is not empty.", param=f"documents[{place}]")
     return text
-
-
-def _can(cls: type[LLMService] | None) -> bool:
-    """Whether this backend can rerank, as far as its class tells: it asks an engine, and its engine is one that can."""
-    if cls is None or cls._rerank is LLMService._rerank:
-        return False
-    return not issubclass(cls, OpenAIService) or "rerank" in cls.features
