@@ -70,6 +70,10 @@ class Launcher(Protocol):
     def slots(self) -> int | None:
         """Requests that its server computes at once at most; None: any number."""
 
+    @property
+    def converts_schemas(self) -> bool:
+        """Whether its server makes llama.cpp's own grammar of a JSON Schema; else it is sent one."""
+
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         """How to start `spec` with its socket in `folder`, which is private and exists; nothing is started here."""
 
@@ -83,6 +87,7 @@ class XllamacppLauncher:
     name: str = "xllamacpp"
     lacks: frozenset[str] = frozenset()
     slots: int | None = None
+    converts_schemas: bool = True
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         # -S: the wheel needs nothing but its own folder, and a start without site-packages is quicker.
@@ -97,6 +102,7 @@ class BinaryLauncher:
     name: str = "llama-server"
     lacks: frozenset[str] = frozenset()
     slots: int | None = None
+    converts_schemas: bool = True
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         return _child_plan("binary", ["-I", "-S"], [], {"binary": str(self.binary), **binary_orders(spec)}, folder)
@@ -115,6 +121,8 @@ class LlamaCppPythonLauncher:
         images prompt_tokens""".split()
     )
     slots: int | None = 1
+    # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, among others.
+    converts_schemas: bool = False
 
     def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
         refused = {

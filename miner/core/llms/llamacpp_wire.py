@@ -22,7 +22,17 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Modalities", "Props", "TemplateCaps", "adjust", "refine"]
+__all__ = [
+    "FEATURES",
+    "FIELD_NAMES",
+    "NEUTRAL",
+    "Modalities",
+    "Props",
+    "TemplateCaps",
+    "adjust",
+    "format_as_grammar",
+    "refine",
+]
 
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
@@ -117,15 +127,22 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
         body["tools"] = [_sent_tool(tool, place) for place, tool in enumerate(body["tools"])]
     if (wanted := request.response_format) is not None and wanted.schema is not None and "tools" not in body:
         constrain(body, sendable_format(request, bounds=request.grammar_allowed), wanted.name)
-    if "messages" not in body and (given := body.pop("response_format", None)) is not None:
+    if "messages" not in body:
         # Some builds read a schema on this route in a way of their own; a grammar is one everywhere.
-        schema = given.get("json_schema", {}).get("schema", {"type": "object"})
-        body["grammar"] = grammar_of(schema, schema.get("$defs", {}))
+        format_as_grammar(body)
     if request.reasoning is not None:
         on = request.reasoning is not False
         body["chat_template_kwargs"] = {"enable_thinking": on}
         level = nearest_level(request, _EFFORTS)
         body["reasoning_effort"] = level if isinstance(level, str) else "medium" if on else "none"
+
+
+def format_as_grammar(body: dict[str, Any]) -> None:
+    """Send the grammar of the output format in its place."""
+    given = body.pop("response_format", None)
+    if given is not None:
+        schema = given.get("json_schema", {}).get("schema", {"type": "object"})
+        body["grammar"] = grammar_of(schema, schema.get("$defs", {}))
 
 
 def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:

@@ -150,6 +150,9 @@ class LlamaCppService(OpenAIService):
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         llamacpp_wire.adjust(body, request)
+        launcher = None if self._external else self._launcher
+        if launcher is not None and not launcher.converts_schemas:
+            llamacpp_wire.format_as_grammar(body)
 
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
