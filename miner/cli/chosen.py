@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from miner.cli.parser import nearest
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def chosen_backend(name: str | None, config: MinerConfig) -> LLMService:
         ConfigError: it cannot be used, or one of its settings cannot.
     """
     cls = _usable(name, config) if name is not None else None
-    _check([name or config.llm_backend], config)
+    _check([name or config.llm_backend, *(_fallbacks(config) if name is None else ())], config)
     return cls(config) if cls is not None else _default_backend(config)
 
 
@@ -34,7 +35,7 @@ def served_backend(name: str | None, config: MinerConfig) -> LLMService:
 
     if name is not None:
         _usable(name, config)
-    _check([name or config.llm_backend, *config.llm_fallbacks.split(",")], config)
+    _check([name or config.llm_backend, *_fallbacks(config)], config)
     if name is None:
         return _default_backend(config)
     return get_backend(name, config)
@@ -44,8 +45,27 @@ def _check(names: list[str], config: MinerConfig) -> None:
     """A setting that is wrong ends the command here, not each of its requests."""
     from miner.core.llms.registry import check_settings
 
-    for name in dict.fromkeys(filter(None, map(str.strip, names))):
+    for name in dict.fromkeys(names):
         check_settings(name, config)
+
+
+def _fallbacks(config: MinerConfig) -> list[str]:
+    """The backends of MINER_LLM_FALLBACKS.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    from miner.core.llms.registry import registered_names
+
+    names = [name for name in map(str.strip, config.llm_fallbacks.split(",")) if name]
+    known = registered_names() if names else []
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"MINER_LLM_FALLBACKS={config.llm_fallbacks!r}: there is no backend {unknown!r}.",
+            hint=" ".join(filter(None, (nearest(unknown, known), f"Registered are: {', '.join(known)}."))),
+        )
+    return names
 
 
 def _usable(name: str, config: MinerConfig) -> type[LLMService]:

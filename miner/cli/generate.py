@@ -79,10 +79,14 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     for name, texts in {"prompt": [prompt], "system": [args.system], "stop": args.stop, "model": [args.model]}.items():
         _check_utf8(name, texts or [])
+    from miner.cli.report import note
     from miner.cli.signals import run_until_stopped
     from miner.config.config import MinerConfig
+    from miner.gateway.unknown_variables import unknown_variables
 
     config = MinerConfig()
+    for line in unknown_variables():
+        note(f"miner: {line}")
     return run_until_stopped(lambda signals: _generate(args, prompt, config, signals))
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
@@ -23,6 +24,7 @@ from miner.gateway.interrupt import interrupt
 from miner.gateway.listening import BACKLOG, listen, refuse_open_address, shown
 from miner.gateway.server_log import server_log
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.unknown_variables import unknown_variables
 
 __all__ = ["make_runner", "run", "serve"]
 
@@ -63,6 +65,8 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
     """
     open_missing()
     with server_log("json" if settings.serve_log == "json" else "text", settings.log_level):
+        for line in unknown_variables():
+            logger.warning("%s", line)
         refuse_open_address(settings)
         _allow_many_connections()
         service = make_service()
@@ -71,10 +75,15 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
 
         def told() -> None:
             for one in sockets:
-                logger.info("Serving at %s with %s.", shown(one), service.name)
+                logger.info("Serving at %s with %s.", shown(one), _described(service))
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve(app, sockets, told=told))
+
+
+def _described(service: LLMService) -> str:
+    """The backends behind the service, by name."""
+    return ", then ".join(service.names) if isinstance(service, FallbackService) else service.name
 
 
 def _allow_many_connections() -> None:

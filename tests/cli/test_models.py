@@ -95,6 +95,28 @@ def test_list_says_which_links_are_left_out(miner, add, folder, tmp_path):
     assert err == f"miner: Left out: {folder}/gone.gguf is a link that leads nowhere.\n"
 
 
+def test_list_says_what_is_no_file(miner, add, folder):
+    add("m")
+    os.mkfifo(folder / "pipe.gguf")
+    (folder / "dir.gguf").mkdir()
+    (folder / "link.gguf").symlink_to(folder / "pipe.gguf")
+    add("owner/repo.gguf/inside")
+    status, out, err = miner("list", "--json")
+    assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "owner/repo.gguf/inside", "demo"])
+    assert err.splitlines() == [
+        f"miner: Left out: {folder}/dir.gguf is a folder, not a GGUF file.",
+        f"miner: Left out: {folder}/link.gguf is a FIFO (named pipe), not a GGUF file.",
+        f"miner: Left out: {folder}/pipe.gguf is a FIFO (named pipe), not a GGUF file.",
+    ]
+
+
+def test_the_help_does_not_promise_the_beginnings_of_names(miner):
+    status, out, _ = miner("--help")
+    assert status == 0
+    assert "beginning will do" not in out
+    assert "whole name" in out
+
+
 def test_list_as_json(miner, add):
     add("m", {"llama.context_length": 2048})
     status, out, _ = miner("list", "--json")

@@ -7,9 +7,10 @@ import pytest
 
 from miner.cli import main
 from miner.config.config import MinerConfig
+from miner.core.engine.launchers import refuse_other_program
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_ollama import OllamaService
-from miner.errors import ConfigError
+from miner.errors import ConfigError, EngineStartError
 from tests.models.conftest import make_gguf
 
 
@@ -26,6 +27,9 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "latin").write_bytes(b"\xff\xfe\xfd")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    (tmp_path / "nonsense").write_text("not a program at all")
+    (tmp_path / "nonsense").chmod(stat.S_IRWXU)
+    os.mkfifo(tmp_path / "pipe.gguf")
     odd = {"llama.attention.key_length": 80, "llama.attention.value_length": 80}
     (tmp_path / "odd.gguf").write_bytes(make_gguf(odd))
     return tmp_path
@@ -43,6 +47,15 @@ WRONG = [
     ({"MODELS_DIR": "text"}, ["MODELS_DIR", "text", "not a folder"]),
     ({"LLAMACPP_SERVER": "./text"}, ["LLAMACPP_SERVER", "./text", "not executable"]),
     ({"LLAMACPP_SERVER": "/no/llama-server"}, ["LLAMACPP_SERVER", "/no/llama-server", "not there"]),
+    ({"LLAMACPP_SERVER": "/bin/ls"}, ["LLAMACPP_SERVER=/bin/ls", "no llama-server", "--model", "unset"]),
+    ({"LLAMACPP_SERVER": "true"}, ["LLAMACPP_SERVER=true", "no llama-server"]),
+    ({"LLAMACPP_SERVER": "./nonsense"}, ["LLAMACPP_SERVER=./nonsense", "cannot be run"]),
+    ({"MODEL_PATH": "./pipe.gguf"}, ["MODEL_PATH", "pipe.gguf", "a FIFO"]),
+    ({"MODEL_PATH": "pipe.gguf"}, ["MODEL_PATH", "pipe.gguf", "a FIFO"]),
+    (
+        {"MINER_LLM_FALLBACKS": "ollama, olama"},
+        ["MINER_LLM_FALLBACKS='ollama, olama'", "'olama'", "vllm", "mean ollama"],
+    ),
     ({"LLAMACPP_CACHE_TYPE_V": "q8_0", "LLAMACPP_FLASH_ATTN": "off"}, ["LLAMACPP_CACHE_TYPE_V", "LLAMACPP_FLASH_ATTN"]),
     ({"LLAMACPP_CACHE_TYPE_K": "q4_0", "MODEL_PATH": "./odd.gguf"}, ["LLAMACPP_CACHE_TYPE_K", "80"]),
     ({"LLAMACPP_THREADS": "600"}, ["LLAMACPP_THREADS", "600"]),
@@ -79,7 +92,7 @@ def test_what_belongs_to_another_server_is_not_looked_at(files, monkeypatch):
 
 def test_right_settings_are_let_pass(files):
     (files / "template").write_text("{{ messages }}")
-    (files / "server").write_text("#!/bin/sh\n")
+    (files / "server").write_text("#!/bin/sh\necho '-m, --model FNAME'\n")
     (files / "server").chmod(stat.S_IRWXU)
     LlamaCppService.check_settings(
         MinerConfig(
@@ -89,3 +102,62 @@ def test_right_settings_are_let_pass(files):
     )  # fmt: skip
     LlamaCppService.check_settings(MinerConfig(models_dir="not-made-yet"))
     LlamaCppService.check_settings()
+
+
+def test_a_server_that_never_answers_its_help_is_refused(files):
+    (files / "server").write_text("#!/bin/sh\nsleep 600 &\necho --mod\nwait\n")
+    (files / "server").chmod(stat.S_IRWXU)
+    with pytest.raises(EngineStartError, match="it is no llama-server"):
+        refuse_other_program("./server", timeout=1)
+
+
+def test_a_chosen_backend_has_no_fallbacks(files, monkeypatch, capsys):
+    monkeypatch.setenv("MINER_LLM_FALLBACKS", "olama")
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://127.0.0.1:9")
+    assert main.run(["generate", "--backend", "ollama", "Hi"]) == 1  # nothing answers there
+    assert "MINER_LLM_FALLBACKS" not in capsys.readouterr().err
+
+
+UNKNOWN = [
+    ("MINER_API_KEY", "did you mean MINER_API_KEYS?"),
+    ("Miner_Serve_Prot", "did you mean MINER_SERVE_PORT?"),
+    ("MINER_DEFAULT_MODEL", "did you mean DEFAULT_MODEL?"),
+    ("MINER_LLAMACPP_THREADS", "did you mean LLAMACPP_THREADS?"),
+    ("MINER_XYZZY", ".env.example"),
+]
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+@pytest.mark.parametrize(("name", "words"), UNKNOWN)
+def test_a_variable_that_sets_nothing_is_told(files, monkeypatch, capfd, place, name, words):
+    if place == "environment":
+        monkeypatch.setenv(name, "a-secret-value")
+    else:
+        (files / ".env").write_text(f"{name}=a-secret-value\n")
+    monkeypatch.setenv("MINER_CACHE", "somewhere")
+    monkeypatch.setenv("MINER_MAX_MODEL_LEN", "7")  # of `miner vllm`
+    monkeypatch.setenv("MINER_NOTHING", "")
+    monkeypatch.setenv("MODEL_PATH", "/no/such.gguf")
+    for command in (["generate", "Hi"], ["serve", "--port", "0"]):
+        assert main.run(command) == 2
+        written = capfd.readouterr().err
+        assert written.count("is no setting") == 1
+        assert f"{name.upper()} is no setting: " in written
+        assert words in written
+        assert "a-secret-value" not in written
+
+
+def test_it_is_told_before_an_open_address_is_refused(files, monkeypatch, capfd):
+    monkeypatch.setenv("MINER_API_KEY", "0123456789abcdef")
+    assert main.run(["serve", "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert "did you mean MINER_API_KEYS?" in capfd.readouterr().err
+
+
+def test_serving_names_the_fallbacks(miner):
+    process = miner.start(
+        "serve", "--port", "0", LLM_BACKEND="vllm", VLLM_API_BASE="http://127.0.0.1:9/v1", MINER_LLM_FALLBACKS="ollama",
+        OLLAMA_BASE_URL="http://127.0.0.1:9", MINER_SERVE_PRELOAD="false",
+    )  # fmt: skip
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if b"Serving at" in line)
+    assert line.rstrip().endswith(b" with vllm, then ollama.")

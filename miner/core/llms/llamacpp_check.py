@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miner.core.engine.launchers import find_launcher
+from miner.core.engine.launchers import refuse_other_program
 from miner.core.llms.llamacpp_models import models_folder, template_text
 from miner.core.models.find import resolve
 from miner.core.models.gguf import GGUFError, read_model
@@ -25,7 +25,8 @@ _WHOLE = ("f32", "f16", "bf16")
 
 
 def check_settings(settings: MinerConfig) -> None:
-    """Look at the files and programs that the settings name. Nothing is started or loaded; not for an event loop.
+    """Look at the files and programs that the settings name. No engine is started and nothing loaded, but
+    LLAMACPP_SERVER is asked for its `--help`; not for an event loop.
 
     Raises:
         ConfigError: names the setting, its value and the way out.
@@ -34,7 +35,7 @@ def check_settings(settings: MinerConfig) -> None:
         return  # all of this is the other server's affair
     if settings.llamacpp_server:
         try:
-            find_launcher(settings.llamacpp_server)
+            refuse_other_program(settings.llamacpp_server)
         except EngineStartError as error:
             raise ConfigError(error.message, hint=error.hint) from error
     _check_folder(settings)

@@ -15,7 +15,10 @@ from miner.errors import ConfigError
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
 
-__all__ = ["GROUP", "Backend", "check_settings", "find_backends", "get_backend", "get_backends", "load_backend"]
+__all__ = [
+    "GROUP", "Backend", "check_settings", "find_backends", "get_backend", "get_backends", "load_backend",
+    "registered_names",
+]  # fmt: skip
 
 logger = logging.getLogger("miner.backends")
 
@@ -56,6 +59,11 @@ def _registered() -> dict[str, EntryPoint]:
         found.setdefault(point.name, point)
     ranked = sorted(found, key=lambda name: (_BUILT_IN.index(name) if name in _BUILT_IN else len(_BUILT_IN), name))
     return {name: found[name] for name in ranked}
+
+
+def registered_names() -> list[str]:
+    """The names of all registered backends, in order; nothing is loaded."""
+    return list(_registered())
 
 
 def find_backends(config: Any = None) -> list[Backend]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miner.core.models.demo import DEMO, DEMO_HINT, demo_file
-from miner.core.models.folder import FolderReader, Listing, Stamp, beside, cached_header, scan, stamp_of
+from miner.core.models.folder import FolderReader, Listing, Stamp, beside, cached_header, kind_of, scan, stamp_of
 from miner.core.models.gguf import GGUFError
 from miner.core.models.names import (
     SUFFIX,
@@ -257,7 +257,7 @@ def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
         raise _ambiguous(name, folder, matches)
     if models.demo is not None and model_stem(without_tag(name)).lower() == model_stem(models.demo.name).lower():
         return _from_parts((models.demo,), DEMO, "demo")
-    if allow_paths and os.path.isfile(name) and name.lower().endswith(SUFFIX):
+    if allow_paths and os.path.exists(name) and name.lower().endswith(SUFFIX):
         return _from_path(name)
     raise _unknown(name, models, ref)
 
@@ -275,6 +275,10 @@ def _from_path(name: str) -> LocatedModel:
             f"{str(path)!r} is a folder, not a GGUF file; it holds: {_listing(inside)}.",
             model=name,
             hint="Name the file, or set MODELS_DIR to the folder and ask by name.",
+        )
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ModelNotFoundError(
+            f"{str(path)!r} is {kind_of(path.stat())}, not a GGUF file.", model=name, hint="Name a .gguf file."
         )
     if not os.path.isfile(path):
         near = difflib.get_close_matches(path.name, beside(path), n=3)

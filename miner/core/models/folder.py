@@ -7,6 +7,7 @@ others are left out and named in `Listing.skipped`.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ from pathlib import Path
 from miner.core.models.gguf import GGUFHeader, read_header
 from miner.core.models.names import SUFFIX, FileGroup, group
 
-__all__ = ["FolderReader", "Listing", "Stamp", "beside", "cached_header", "scan", "stamp_of"]
+__all__ = ["FolderReader", "Listing", "Stamp", "beside", "cached_header", "kind_of", "scan", "stamp_of"]
 
 # A models folder that is really a home or a whole disk must not hold anybody up.
 MAX_DEPTH = 5
@@ -107,8 +108,11 @@ class FolderReader:
                             continue
                     if is_model and entry.is_file():
                         files.append(entry.name)
-                    elif entry.is_dir():
+                        continue
+                    if entry.is_dir():
                         folders.append(entry.name)
+                    if is_model and not (entry.is_dir() and beside(Path(entry.path, "*"))):
+                        skipped.append(f"{entry.path} is {kind_of(entry.stat())}, not a GGUF file.")
         except OSError:
             return None
         return _Directory(mark, settled, tuple(sorted(files)), tuple(sorted(folders)), tuple(sorted(skipped)))
@@ -136,6 +140,15 @@ def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -
     )
 
 
+def kind_of(status: os.stat_result) -> str:
+    """What is there in place of a file, in a few words."""
+    kinds = (
+        (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"),
+    )  # fmt: skip
+    return next((word for holds, word in kinds if holds(status.st_mode)), "no regular file")
+
+
 def scan(folder: Path) -> tuple[FileGroup, ...]:
     """The models in the folder and below it, now."""
     return FolderReader(folder).read().groups
@@ -144,7 +157,8 @@ def scan(folder: Path) -> tuple[FileGroup, ...]:
 def beside(path: Path) -> list[str]:
     """Names of the GGUF files in the folder of `path`."""
     try:
-        return [entry.name for entry in os.scandir(path.parent) if entry.name.lower().endswith(SUFFIX)]
+        with os.scandir(path.parent) as entries:
+            return [entry.name for entry in entries if entry.name.lower().endswith(SUFFIX) and entry.is_file()]
     except OSError:
         return []
 
