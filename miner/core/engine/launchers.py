@@ -184,18 +184,19 @@ def refuse_other_program(server_binary: str, *, timeout: float = _HELP_TIMEOUT) 
     except OSError as error:
         raise _wrong_binary(server_binary, f"it cannot be run: {error.strerror}") from error
     told: list[bytes] = []
-    assert process.stdout is not None
-    with process.stdout as output:
-        reader = threading.Thread(target=lambda: told.append(output.read(_LONGEST_HELP)), daemon=True)
-        reader.start()
-        reader.join(timeout)
-        # What it has started holds the pipe, too.
-        try:
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-        except OSError:
-            pass
-        process.wait()
-        reader.join()
+    output = process.stdout
+    assert output is not None
+    reader = threading.Thread(target=lambda: told.append(output.read(_LONGEST_HELP)), daemon=True)
+    reader.start()
+    reader.join(timeout)
+    try:  # what it has started holds the pipe, too
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    except OSError:
+        pass
+    process.wait()
+    reader.join(1)
+    if not reader.is_alive():  # else closing would wait for it
+        output.close()
     if not told or b"--model" not in told[0]:
         raise _wrong_binary(server_binary, "it is no llama-server: its --help does not name --model")
 
