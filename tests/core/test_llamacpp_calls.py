@@ -85,3 +85,31 @@ async def test_a_prompt_of_token_ids_is_the_prompt_that_they_spell():
         assert await service.generate(tokens, raw=True, temperature=0, max_tokens=6) == running
         with pytest.raises(InvalidRequestError, match="needs raw=True"):
             await service.generate(tokens)
+
+
+STRANGE: list[Any] = [
+    {"type": "object", "properties": {"a": {"type": "any"}}},
+    {"type": "str"},
+    {"type": "OBJECT", "properties": {"a": {"type": "STRING"}}},
+    {"type": "object", "properties": {"a": {"type": "string", "format": None}}, "required": None},
+    {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}},
+]
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None], ids=["native", "emulated"])
+async def test_what_is_no_schema_in_a_tool_gets_an_answer_whoever_writes_the_call(template: str | None):
+    async with llamacpp(**({"llamacpp_chat_template": template} if template else {})) as service:
+        for parameters in STRANGE:
+            tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+            for choice in ("auto", "required"):
+                asked: Any = service.stream(messages=ASKED, tools=[tool], tool_choice=choice, max_tokens=4)
+                assert (await asked.collect()).usage is not None, (parameters, choice)
+
+
+async def test_bounds_of_numbers_hold_in_a_strict_tool_whose_call_must_come():
+    unit = {"type": "object", "properties": {"p": {"type": "number", "minimum": 0, "maximum": 1}}, "required": ["p"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": unit, "strict": True}}
+    async with llamacpp(llamacpp_chat_template=TEMPLATE) as service:
+        reply = await service.chat_completion(ASKED, tools=[tool], tool_choice="required", max_tokens=60)
+    assert reply.tool_calls
+    assert 0 <= msgspec.json.decode(reply.tool_calls[0]["function"]["arguments"])["p"] <= 1

@@ -43,6 +43,7 @@ from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, 
 from miner.errors import (
     BackendProtocolError,
     EngineStartError,
+    InvalidRequestError,
     MinerError,
     ModelNotFoundError,
     UnsupportedFeatureError,
@@ -156,7 +157,12 @@ class LlamaCppService(OpenAIService):
 
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
-        return llamacpp_wire.refine(status, body, self.name, {"backend": self.name, "status": status})
+        error = llamacpp_wire.refine(status, body, self.name, {"backend": self.name, "status": status})
+        tools_alone = request is not None and request.response_format is None and request.tools is not None
+        if isinstance(error, InvalidRequestError) and error.param == "response_format" and tools_alone:
+            # Its converter makes a grammar of the tools, too.
+            error.param, error.message = "tools", error.message.replace("the output format", "the tools", 1)
+        return error
 
     @override
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:

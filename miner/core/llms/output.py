@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from miner.core.llms.cache import Cache
+from miner.core.llms.schema_relaxed import without_nulls
 from miner.core.wire import LLMResponse, OutputFormat
 from miner.errors import InvalidRequestError, OutputValidationError
 
@@ -75,7 +76,7 @@ def _text(value: Mapping[str, Any], *names: str) -> str:
 def _schema_format(schema: Any, around: Mapping[str, Any], path: str) -> OutputFormat:
     if not isinstance(schema, Mapping):
         raise InvalidRequestError("response_format: the schema must be a mapping.", param="response_format")
-    plain: dict[str, Any] = dict(schema)
+    plain = _without_nulls(dict(schema))
     _validator(plain)
     strict = around.get("strict")
     name = around.get("name")
@@ -86,6 +87,14 @@ def _schema_format(schema: Any, around: Mapping[str, Any], path: str) -> OutputF
         name=name if isinstance(name, str) and name else "output",
         strict=strict if isinstance(strict, bool) else None,
     )
+
+
+def _without_nulls(schema: dict[str, Any]) -> dict[str, Any]:
+    try:
+        made: dict[str, Any] = without_nulls(schema)
+    except RecursionError:
+        return schema  # the validator says so
+    return made
 
 
 def _from_type(target: type) -> OutputFormat:

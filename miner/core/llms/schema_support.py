@@ -115,11 +115,11 @@ def parameters_of(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", **{name: value for name, value in parameters.items() if name != "type"}}
 
 
-def sendable_tool(tool: Mapping[str, Any], place: int) -> Sendable:
+def sendable_tool(tool: Mapping[str, Any], place: int, *, bounds: bool = False) -> Sendable:
     """The parameters of a tool."""
     where = f"tools[{place}].function.parameters"
     try:
-        return cached_sendable([parameters_of(tool)], [], bounds=False)
+        return cached_sendable([parameters_of(tool)], [], bounds=bounds)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InvalidRequestError(f"{where}: the JSON Schema cannot be used: {error}.", param=where) from None
 
@@ -144,8 +144,11 @@ async def check_llama(request: ChatRequest, where: str, *, bounds: bool) -> None
         _settle(request, sendable_format(request, bounds=bounds).lacks, wanted.path, where, lenient=lenient)
     if request.tool_choice == "none":
         return
+    json_wanted = wanted is not None and wanted.kind in ("json_schema", "json_object")
+    grammar_of_calls = json_wanted or request.tool_choice not in (None, "auto")
     for place, tool in enumerate(request.tools or ()):
-        lacks = sendable_tool(tool, place).lacks
+        # A call that must come is written under a grammar of ours; one that may is left to the engine's own.
+        lacks = sendable_tool(tool, place, bounds=bounds and grammar_of_calls).lacks
         if tool["function"].get("strict") is True:
             path = f"tools[{place}].function.parameters"
             _settle(request, lacks, path, where, lenient=request.ignore_unsupported)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.llms.schema_relaxed import fault_of, relaxed, without_nulls
 from miner.core.wire import ToolCall, ToolChoice
 from miner.errors import InvalidRequestError
 
@@ -45,8 +46,27 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
         if parameters is not None and not isinstance(parameters, Mapping):
             raise InvalidRequestError(f"{where}.function.parameters must be a JSON Schema.", param=where)
         # A null says nothing, and engines' own checks stumble over it.
-        checked.append({"type": "function", "function": {n: v for n, v in function.items() if v is not None}})
+        kept = {n: v for n, v in function.items() if v is not None}
+        if parameters:
+            kept["parameters"] = _schema(parameters, where, strict=function.get("strict") is True)
+        checked.append({"type": "function", "function": kept})
     return checked or None
+
+
+def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+    """The parameters of a tool as a JSON Schema; those of a strict one must be one."""
+    if not strict:
+        return relaxed(dict(parameters))
+    try:
+        schema: dict[str, Any] = without_nulls(dict(parameters))
+        fault = fault_of(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = [], f"it cannot be read: {error}"
+    if fault is not None:
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault[0])
+        path = f"{where}.function.parameters{place}"
+        raise InvalidRequestError(f"{path}: this is no JSON Schema: {fault[1]}.", param=path)
+    return schema
 
 
 def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> ToolChoice | None:
