@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from miner.cli.parser import nearest
-from miner.errors import ConfigError
+from miner.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -36,9 +36,26 @@ def served_backend(name: str | None, config: MinerConfig) -> LLMService:
     if name is not None:
         _usable(name, config)
     _check([name or config.llm_backend, *_fallbacks(config)], config)
+    if (name or config.llm_backend) == "llamacpp":
+        _check_default_model(config)
     if name is None:
         return _default_backend(config)
     return get_backend(name, config)
+
+
+def _check_default_model(config: MinerConfig) -> None:
+    """The models that llama.cpp runs here are on the disk: one that is not there will not come by itself."""
+    from miner.core.llms.llamacpp_models import models_folder
+    from miner.core.models.find import resolve
+
+    if config.default_model and not config.llamacpp_api_base and not config.model_path:
+        name = config.default_model
+        try:
+            resolve(name, default_model=name, models_dir=models_folder(config))
+        except ModelNotFoundError as error:
+            why = error.message.replace(f"There is no model {name!r}", "There is no such model", 1)
+            hint = " ".join(filter(None, (error.hint, "Else change --model or DEFAULT_MODEL.")))
+            raise ConfigError(f"DEFAULT_MODEL={name!r}: {why[:1].lower()}{why[1:]}", hint=hint) from error
 
 
 def _check(names: list[str], config: MinerConfig) -> None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from miner.core.llms.malformed import LostReplyError, MalformedReplyError
-from miner.errors import BackendError, MinerError, OutputValidationError, UnsupportedFeatureError
+from miner.errors import BackendError, MinerError, ModelNotFoundError, OutputValidationError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
@@ -39,6 +39,11 @@ async def preload(gateway: Gateway) -> None:
             logger.warning("The default model could not be loaded: %s Trying again in %.1f s.", error, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+        except ModelNotFoundError as error:
+            health = await gateway.health.current()
+            if health or "DEFAULT_MODEL" not in (health.reason or ""):  # else its own warning has said so
+                logger.warning("No model was loaded at start: %s", error)
+            break
         except MinerError as error:
             logger.warning("No model was loaded at start: %s", error)
             break

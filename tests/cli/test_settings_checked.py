@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 
 import pytest
 
@@ -12,6 +13,11 @@ from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_ollama import OllamaService
 from miner.errors import ConfigError, EngineStartError
 from tests.models.conftest import make_gguf
+from tests.servers.openai_stub import StubServer
+from tests.servers.threaded import in_thread
+
+
+pytestmark = pytest.mark.process  # LLAMACPP_SERVER is asked for its help
 
 
 @pytest.fixture
@@ -161,3 +167,36 @@ def test_serving_names_the_fallbacks(miner):
     assert process.stderr is not None
     line = next(line for line in process.stderr if b"Serving at" in line)
     assert line.rstrip().endswith(b" with vllm, then ollama.")
+
+
+def served(miner, *arguments, **settings):
+    """What `miner serve` writes until it is ready."""
+    process = miner.start("serve", "--port", "0", *arguments, **settings)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line.decode())
+        if "nope" in lines[-1]:
+            break
+    time.sleep(1)
+    process.terminate()
+    return "".join(lines) + process.stderr.read().decode(), process.wait(60)
+
+
+def test_a_default_model_that_is_not_there_is_told_once(miner):
+    with in_thread(StubServer(models=["a", "b"])) as server:
+        written, _ = served(miner, "--model", "nope", LLM_BACKEND="vllm", VLLM_API_BASE=server.v1)
+    assert written.count("nope") == 1
+    assert "DEFAULT_MODEL" in written
+    assert "a, b" in written
+
+
+@pytest.mark.parametrize(("typed", "shown"), [(["--model", "nope"], "--model 'nope'"), ([], "DEFAULT_MODEL='nope'")])
+def test_llama_cpp_is_not_served_without_its_default_model(files, monkeypatch, capsys, typed, shown):
+    if not typed:
+        monkeypatch.setenv("DEFAULT_MODEL", "nope")
+    assert main.run(["serve", "--port", "0", *typed]) == 2
+    written = capsys.readouterr().err
+    assert written.startswith(f"miner: {shown}: there is no such model.")
+    assert written.count("nope") == 1
+    assert "change --model or DEFAULT_MODEL" in written

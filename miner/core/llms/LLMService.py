@@ -251,7 +251,8 @@ class LLMService(Hooks):
             health = await self._health()
         except ModelNotFoundError as error:
             default = self._settings.default_model
-            reason = f"{error.message} (DEFAULT_MODEL={default})" if default else error.message
+            named = not default or "DEFAULT_MODEL" in error.message
+            reason = error.message if named else f"{error.message} (DEFAULT_MODEL={default})"
             health = Health(state="unavailable", reason=reason, hint=error.hint, models=error.available)
         except MinerError as error:
             health = Health(state="unavailable", reason=error.message, hint=error.hint)
