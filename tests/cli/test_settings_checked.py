@@ -16,7 +16,6 @@ from tests.models.conftest import make_gguf
 from tests.servers.openai_stub import StubServer
 from tests.servers.threaded import in_thread
 
-
 pytestmark = pytest.mark.process  # LLAMACPP_SERVER is asked for its help
 
 
