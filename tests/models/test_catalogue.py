@@ -217,3 +217,51 @@ def test_many_threads_read_once(catalogue, folder, monkeypatch):
             with pytest.raises(ModelNotFoundError):
                 future.result(60)
     assert len(reads) < 8
+
+
+def kept_facts(folder, tmp_path, monkeypatch):
+    """What another start lists, and the files whose headers it reads."""
+    read = []
+    real = module.read_model
+    monkeypatch.setattr(module, "read_model", lambda parts: read.append(parts[0].name) or real(parts))
+    found = Catalogue(folder, kept=tmp_path / "cache").listed_facts()
+    monkeypatch.setattr(module, "read_model", real)
+    return found, read
+
+
+def test_the_next_start_reads_only_headers_that_have_changed(tmp_path, write_gguf, monkeypatch):
+    folder = tmp_path / "large"
+    many(folder, write_gguf, 100)
+    (folder / "broken.gguf").write_bytes(b"no")
+    first, read = kept_facts(folder, tmp_path, monkeypatch)
+    assert len(read) >= 101
+    assert len([model for model, _ in first if model.source == "folder"]) == 100
+    again, read = kept_facts(folder, tmp_path, monkeypatch)
+    assert again == first
+    assert read == ["broken.gguf"]
+    write_gguf(folder / "m0007.gguf", {"general.name": "another"})
+    changed, read = kept_facts(folder, tmp_path, monkeypatch)
+    assert sorted(read) == ["broken.gguf", "m0007.gguf"]
+    assert [facts.name for model, facts in changed if model.alias == "m0007"] == ["another"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no", b"[[1, 2]]", b"[" * 100_000, b"\xff\xfe", None])
+def test_what_was_kept_is_only_a_help(tmp_path, write_gguf, monkeypatch, content):
+    folder = tmp_path / "large"
+    many(folder, write_gguf, 40)
+    first, _ = kept_facts(folder, tmp_path, monkeypatch)
+    [file] = (tmp_path / "cache").iterdir()
+    file.unlink()
+    if content is None:
+        file.mkdir()  # nothing can be written there either
+    else:
+        file.write_bytes(content)
+    again, read = kept_facts(folder, tmp_path, monkeypatch)
+    assert again == first
+    assert len(read) >= 40
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [file.name]
+
+
+def test_of_a_small_folder_nothing_is_kept(folder, tmp_path):
+    Catalogue(folder, kept=tmp_path / "cache").listed_facts()
+    assert not (tmp_path / "cache").exists()

@@ -24,9 +24,9 @@ from miner.core.llms.llamacpp_models import (
 )
 from miner.core.llms.llamacpp_wire import Props
 from miner.core.models.catalogue import Catalogue, Facts
-from miner.core.models.find import LocatedModel
+from miner.core.models.find import LocatedModel, cache_folder
 from miner.core.models.folder import Stamp
-from miner.core.models.gguf import GGUFError, GGUFHeader
+from miner.core.models.gguf import GGUFHeader
 from miner.core.models.memory import Memory, available_memory
 from miner.core.wire import ModelInfo
 from miner.errors import EngineStartError, MinerError, ModelNotFoundError
@@ -74,7 +74,7 @@ class LocalModels:
         """What the models folder of the settings holds."""
         folder = models_folder(self._settings)
         if self._catalogue is None or self._catalogue.folder != folder:
-            self._catalogue = Catalogue(folder)
+            self._catalogue = Catalogue(folder, kept=cache_folder() / "headers")
         return self._catalogue
 
     async def find(self, name: str | None, *, any_name: bool = False) -> Found:
@@ -187,9 +187,8 @@ class LocalModels:
         settings, catalogue = self._settings, self.catalogue
         template = template_text(settings)
         infos = []
-        for files in catalogue.listed(model_path=settings.model_path):
-            with suppress(GGUFError):
-                infos.append(self.info(files, catalogue.facts(files), template, files.alias in loaded))
+        for files, facts in catalogue.listed_facts(model_path=settings.model_path):
+            infos.append(self.info(files, facts, template, files.alias in loaded))
         with suppress(MinerError):
             default = find_model(None, settings, catalogue)
             own = next((info for info in infos if info.id == default.alias), None)

@@ -8,17 +8,20 @@ may be called from several threads: call them in a thread, never on an event loo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from miner.core.models.demo import DEMO, demo_file
+from miner.core.models.facts_file import FactsFile
 from miner.core.models.find import LocatedModel, Models, list_local, resolve
 from miner.core.models.folder import FolderReader, Stamp, beside, stamp_of
 from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
@@ -35,6 +38,8 @@ NAME_SECONDS = 5.0
 """How long a name that was found goes on to mean the same file, whatever else has come."""
 KEPT = 4096
 """Names, and facts of models, that are remembered at most."""
+LARGE = 32
+"""Models of a folder whose facts are worth a file: a header takes about 20 ms to read."""
 HEADERS = 16
 """Whole headers that are kept at most; one may take megabytes."""
 
@@ -84,8 +89,15 @@ class _Found:
 class Catalogue:
     """The models of one folder, or the one that MODEL_PATH names."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, kept: Path | None = None) -> None:
+        """
+        Args:
+            kept: the folder where facts of a large models folder are kept from one start to the next.
+        """
         self.folder = folder
+        name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:32]
+        self._kept = FactsFile(kept / f"{name}.json", Facts) if kept is not None else None
+        self._kept_read = False
         self._reader = FolderReader(folder)
         self._models: Models | None = None
         self._read_at = float("-inf")
@@ -166,6 +178,26 @@ class Catalogue:
         """
         models = self.models(newer_than=time.monotonic() - LIST_SECONDS)
         return list_local(models=models, model_path=model_path)
+
+    def listed_facts(self, *, model_path: str | None = None) -> list[tuple[LocatedModel, Facts]]:
+        """The same, each with its facts; files that are no usable models are left out.
+
+        Raises:
+            ModelNotFoundError: `model_path` is set and nothing is there.
+        """
+        listed = self.listed(model_path=model_path)
+        kept = self._kept if len(listed) >= LARGE else None
+        if kept is not None and not self._kept_read:
+            self._kept_read = True
+            for key, facts in kept.read().items():
+                self._facts.put(key, facts)
+        found = []
+        for model in listed:
+            with suppress(GGUFError):
+                found.append((model, self.facts(model)))
+        if kept is not None:
+            kept.write({model.stamps[: len(model.parts)]: facts for model, facts in found})
+        return found
 
     def aliases(self, model: LocatedModel) -> tuple[str, ...]:
         """Other names that mean this model alone."""

@@ -32,7 +32,7 @@ from miner.core.models.names import (
 from miner.core.models.projector import Neighbours, projector_for
 from miner.errors import ModelNotFoundError
 
-__all__ = ["DEMO", "LocatedModel", "Models", "default_models_dir", "is_called", "list_local", "resolve"]
+__all__ = ["DEMO", "LocatedModel", "Models", "cache_folder", "default_models_dir", "is_called", "list_local", "resolve"]
 
 PATH_STARTS = ("/", "\\", "~", "./", "../", ".\\", "..\\")
 
@@ -67,6 +67,11 @@ class LocatedModel:
 
 def default_models_dir() -> Path:
     """Where models are kept unless MODELS_DIR says otherwise: `miner/models` in the user's cache folder."""
+    return cache_folder() / "models"
+
+
+def cache_folder() -> Path:
+    """`miner` in the user's cache folder."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -74,7 +79,7 @@ def default_models_dir() -> Path:
     else:
         stated = os.environ.get("XDG_CACHE_HOME", "")
         base = stated if os.path.isabs(stated) else "~/.cache"
-    return Path(os.path.expanduser(base)) / "miner" / "models"
+    return Path(os.path.expanduser(base)) / "miner"
 
 
 class Models:
