@@ -55,6 +55,14 @@ async def test_a_keyword_that_an_engine_lacks_is_refused_by_its_place(engine: st
         assert server.bodies == []
 
 
+async def test_a_subschema_that_is_false_is_refused_on_vllm_whose_grammar_fails_on_it():
+    async with StubServer(reply="{}") as server, speaking_to("vllm", server) as service:
+        with pytest.raises(UnsupportedFeatureError, match="cannot enforce false of a JSON Schema") as caught:
+            await service.chat_completion(MESSAGES, response_format={"type": "object", "properties": {"a": False}})
+        assert caught.value.param == "response_format.properties.a"
+        assert server.bodies == []
+
+
 async def test_where_it_is_allowed_the_reply_is_checked_afterwards_and_the_keyword_listed():
     async with StubServer(reply='{"l": [1, 1]}') as server, speaking_to("ollama", server) as service:
         with pytest.raises(OutputValidationError, match="breaks the schema at l"):

@@ -247,7 +247,13 @@ def dropped_by_vllm(schema: Any, path: str = "") -> Iterator[Lack]:
         yield from dropped_by_vllm(schema.get(name), f"{path}.{name}")
     for name in _LISTS:
         for place, inner in enumerate(schema[name] if isinstance(schema.get(name), list) else ()):
-            yield from dropped_by_vllm(inner, f"{path}.{name}[{place}]")
+            yield from _dropped_inside(inner, f"{path}.{name}[{place}]")
     for name in _MAPS:
         for key, inner in (schema[name] if isinstance(schema.get(name), Mapping) else {}).items():
-            yield from dropped_by_vllm(inner, f"{path}.{name}.{key}")
+            yield from _dropped_inside(inner, f"{path}.{name}.{key}")
+
+
+def _dropped_inside(schema: Any, path: str) -> Iterator[Lack]:
+    if schema is False:  # xgrammar fails on it, in the middle of the request
+        yield Lack("false", path, "a subschema under which nothing is valid")
+    yield from dropped_by_vllm(schema, path)
