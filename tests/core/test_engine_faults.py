@@ -186,6 +186,68 @@ async def test_while_it_is_started_again_it_is_not_ready():
         assert (await service.health()).state == "ready"
 
 
+@pytest.mark.parametrize("binary", [False, True])
+async def test_sigterm_is_not_for_engines(binary, tmp_path):
+    """It reaches them when somebody stops the whole service: what the gateway lets finish must finish."""
+    settings = {"llamacpp_server": str(make_binary(tmp_path / "llama-server"))} if binary else {}
+    async with llamacpp(**settings) as service:
+        pid, ends = None, []
+        async with asyncio.timeout(PATIENCE):
+            async for chunk in service.stream("Hi", max_tokens=60, logit_bias={"2": -100}):
+                if chunk.content and pid is None:
+                    pid = await pid_of(service)
+                    os.killpg(pid, signal.SIGTERM)
+                    os.killpg(pid, signal.SIGHUP)
+                ends += [chunk.finish_reason] if chunk.finish_reason else []
+        assert ends == ["length"]
+        await service.generate("Hi", max_tokens=1)
+        assert await pid_of(service) == pid
+        began = asyncio.get_running_loop().time()
+        await service.aclose()
+        assert asyncio.get_running_loop().time() - began < SOON
+    await asyncio.to_thread(eventually, lambda: not alive(pid), "a close ends it")
+
+
+LINGERS = """
+import http.server, os, signal, sys, threading
+if "--help" in sys.argv:
+    sys.exit("usage: --model FNAME")
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{"total_slots": 2, "default_generation_settings": {"n_ctx": 512}, "status": "ok"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_POST(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+def end(*_):
+    if HOW == "exits":
+        os._exit(0)
+    server.socket.close()
+    server.shutdown()
+signal.signal(signal.SIGTERM, end)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", ["exits", "stops listening"])
+async def test_one_that_a_signal_ends_all_the_same_is_dead_at_once(how, tmp_path):
+    (tmp_path / "server.py").write_text(f"HOW = {how!r}\n{LINGERS}")
+    binary = make_binary(tmp_path / "llama-server", tmp_path / "server.py")
+    async with llamacpp(llamacpp_server=str(binary)) as service:
+        for start in range(2):  # the next request starts another one
+            (error,) = await errors_of([ask(service)])
+            assert isinstance(error, EngineCrashedError)
+            assert "ended by a signal from outside" in error.message
+            assert service._engines.status()[0].restarts == start
+
+
 async def test_waits_are_bounded_too_when_everything_hangs_at_once(silent):
     """Requests, a close and a second close at the same time."""
     async with llamacpp(llamacpp_server=silent("slots"), llamacpp_timeout=3.0) as service:

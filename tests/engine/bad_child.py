@@ -25,6 +25,7 @@ def well():
 
 def ignores_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     ready()
     forever()
 

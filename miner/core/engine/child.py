@@ -1,8 +1,11 @@
 """The program inside an engine's process. Run as a script, never imported by miner; imports nothing of miner.
 
 Takes its orders as one line of JSON on standard input, starts a llama.cpp server, prints one line of JSON on
-standard output when it answers, and lives until it is told to stop (SIGTERM) or its parent is gone. Everything
+standard output when it answers, and lives until it is told to stop (STOP_SIGNAL) or its parent is gone. Everything
 else that is printed goes to standard error.
+
+SIGTERM is not for it. Who sends one to a whole service (systemd, `pkill`) means the parent, which lets its requests
+finish and then stops this; a llama.cpp server that took it would stop listening and wait for its requests.
 
 When the parent dies, the kernel kills this process and what it has started (Linux). That leaves the private directory,
 and the systems and programs in between that know no such signal: for them a fork of this process watches, in the same
@@ -27,6 +30,10 @@ from typing import Any, NoReturn
 
 Orders = dict[str, Any]
 
+STOP_SIGNAL = signal.SIGUSR1
+"""How the parent stops this process, in order; it knows the number by itself."""
+
+_NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_EVERY = 0.5  # seconds between two looks at the parent
 _PROBE_TIMEOUT = 5.0
 _HELP_TIMEOUT = 60.0
@@ -35,7 +42,7 @@ _READY_TIMEOUT = 24 * 3600.0  # the parent gives up long before; a bound all the
 
 def main() -> int:
     """Serve as ordered; the result is the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us in order
+    _ignore_foreign_signals()
     say = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ggml and user-made templates print to standard output: it would garble the ready line
     orders = _read_orders()
@@ -51,6 +58,11 @@ def main() -> int:
         _fail(f"a Python package is missing or broken: {error}")
     finally:
         _clean(orders)
+
+
+def _ignore_foreign_signals() -> None:
+    for number in _NOT_FOR_US:  # Ctrl-C too is for the parent
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _read_orders() -> Orders:
@@ -126,8 +138,13 @@ def _on_parent_death(number: int) -> None:
 
 
 def _die_with_us() -> None:
-    """Between fork and exec of somebody else's program. Its parent is our main thread, which lives as long as we do."""
+    """Between fork and exec of somebody else's program. Its parent is our main thread, which lives as long as we do.
+
+    What it handles by itself is blocked and not only ignored: it sets handlers, and keeps the mask.
+    """
     _on_parent_death(signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # how we end it
 
 
 def _start_watcher(orders: Orders, say: Any) -> None:
@@ -136,8 +153,6 @@ def _start_watcher(orders: Orders, say: Any) -> None:
     if os.fork():
         return
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):  # they are for the server; we go with the group
-            signal.signal(number, signal.SIG_IGN)
         for pipe in (1, 2, say.fileno()):
             os.close(pipe)
         _on_parent_death(signal.SIGCONT)
@@ -167,7 +182,8 @@ def _outlived(parent: int, leader: int) -> bool:
         if handle is None and not _exists(parent):
             return True
     # The server was quicker. It may have been killed because of the parent's death, which is not over then.
-    return any(descriptor == handle for descriptor, _ in poller.poll(1000)) if handle else not _exists(parent)
+    # Its end of our standard input closes a moment before it is gone.
+    return bool(poller.poll(1000)) or not _exists(parent)
 
 
 def _exists(pid: int) -> bool:
@@ -231,7 +247,8 @@ def _serve_xllamacpp(orders: Orders, say: Any) -> int:
         print(error, file=sys.stderr, flush=True)  # llama.cpp has said why, on the lines before
         return 1
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(STOP_SIGNAL, lambda *_: stop.set())
+    _ignore_foreign_signals()  # whatever it has set
     _report(say, server.listening_address, orders["api_key"], f"xllamacpp {xllamacpp.__version__}")
     stop.wait()
     del server
@@ -272,12 +289,12 @@ def _serve_binary(orders: Orders, say: Any) -> int:
 
     def end(*_: Any) -> None:
         stop.set()
-        server.terminate()
+        server.send_signal(signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(STOP_SIGNAL, end)
     if _await_health(address, orders, server):
         _report(say, address, orders["api_key"], "")
-    status = server.wait()
+    status = _end_of(server, address, stop)
     if stop.is_set():
         return 0
     if status < 0:  # die as it died, so that whoever looks sees the same signal
@@ -285,7 +302,35 @@ def _serve_binary(orders: Orders, say: Any) -> int:
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    return status or 1
+    return status
+
+
+def _end_of(server: subprocess.Popen[bytes], address: str, stop: threading.Event) -> int:
+    """Wait for it. One that takes no connections any more, unasked, is on its way out and serves nobody: it is killed,
+    and counts as one that ended by itself.
+    """
+    while True:
+        try:
+            return server.wait(_LOOK_EVERY)
+        except subprocess.TimeoutExpired:
+            if not stop.is_set() and _refuses(address) and not stop.is_set():
+                server.kill()
+                server.wait()
+                return 0
+
+
+def _refuses(address: str) -> bool:
+    at_socket = address.startswith("unix://")
+    with socket.socket(socket.AF_UNIX if at_socket else socket.AF_INET) as probe:
+        probe.settimeout(_PROBE_TIMEOUT)
+        host, _, port = address.removeprefix("http://").partition(":")
+        try:
+            probe.connect(address.removeprefix("unix://") if at_socket else (host, int(port)))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:  # busy, which is another matter
+            pass
+    return False
 
 
 def _await_health(address: str, orders: Orders, server: subprocess.Popen[bytes]) -> bool:
@@ -366,9 +411,11 @@ def _serve_llama_cpp(orders: Orders, say: Any) -> int:
     # It takes connections from here on and answers them as soon as its loop runs, so it is not asked first.
     build = f"llama-cpp-python {llama_cpp.__version__}"
     line = {"ready": True, "address": address, "build": build, "n_ctx": llama.n_ctx(), "slots": 1}
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2))
+    server.handle_exit = lambda *_: None  # SIGTERM and SIGINT
+    signal.signal(STOP_SIGNAL, lambda *_: setattr(server, "should_exit", True))
     print(json.dumps(line), file=say, flush=True)
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listening])
+    server.run(sockets=[listening])
     return 0
 
 

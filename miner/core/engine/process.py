@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 
 from miner.core.engine.breaker import CircuitBreaker
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.reasons import Reason, describe_exit, explain
+from miner.core.engine.reasons import FROM_OUTSIDE, Reason, describe_exit, explain
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
 from miner.core.engine.supervisor import Ended, Limits, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
@@ -49,7 +49,7 @@ class EngineProcess:
         launcher: how.
         start_timeout: longest time without a sign of progress while it starts; ten times that is the bound on the
             whole start. Progress is: it prints, computes, or its memory changes.
-        stop_grace: from SIGTERM to SIGKILL.
+        stop_grace: from the signal to stop to SIGKILL.
         backoff: first and longest pause before a restart.
         crash_limit: crashes after which it is left alone.
         crash_window: seconds within which they count.
@@ -211,8 +211,9 @@ class EngineProcess:
     async def stop(self) -> None:
         """End the child and all that it has started; returns when it is gone and its socket's folder removed.
 
-        SIGTERM to its group, after `stop_grace` SIGKILL; at once SIGKILL if it is not ready, or stopped (SIGSTOP).
-        Idempotent; a start that is under way ends too. A process that even SIGKILL does not end is left to the kernel.
+        A signal to stop, after `stop_grace` SIGKILL to its group; at once SIGKILL if it is not ready, or is stopped
+        (SIGSTOP). Idempotent; a start that is under way ends too. A process that even SIGKILL does not end is left to
+        the kernel.
         """
         run = self._run
         if run is not None and self._owner == os.getpid():
@@ -307,7 +308,7 @@ class EngineProcess:
 
     def _crash(self, run: Supervisor, end: Ended) -> EngineCrashedError:
         lines = run.tail.lines()
-        reason = end.reason or explain(lines, end.status)
+        reason = end.reason or (FROM_OUTSIDE if end.status == 0 else explain(lines, end.status))
         return EngineCrashedError(
             f"The llama.cpp engine for {self.spec.alias} died ({describe_exit(end.status)}): {reason.text}.",
             backend="llamacpp",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["STOPPED", "Reason", "check_model_file", "describe_exit", "explain"]
+__all__ = ["FROM_OUTSIDE", "STOPPED", "Reason", "check_model_file", "describe_exit", "explain"]
 
 _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ [A-Z] +")
 _AGAIN = "Get the file again: it is not what it was made as."
@@ -27,6 +27,13 @@ STOPPED = Reason(
     "it was stopped from outside (SIGSTOP, or a debugger) and has been killed",
     "Look for what stops processes here; the next request starts another one.",
 )
+
+
+FROM_OUTSIDE = Reason(
+    "it was ended by a signal from outside",
+    "Look for what ends processes here (systemd, pkill); the next request starts another one.",
+)
+"""Of one that ends with status 0, unasked."""
 
 
 def check_model_file(path: Path) -> Reason | None:
@@ -106,9 +113,10 @@ _SIGNALS: dict[int, Reason] = {
     signal.SIGSEGV: Reason("it touched memory that is not its own: a fault in llama.cpp or in the model file"),
     signal.SIGABRT: Reason("llama.cpp gave up on a failed check"),
     signal.SIGBUS: Reason("its model file was cut or changed, or the disk failed, while it was in use", _AGAIN),
+    **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), FROM_OUTSIDE),
 }
 
-_BEYOND_WORDS = (signal.SIGKILL, signal.SIGILL, signal.SIGBUS)  # here the log cannot know why, however much it holds
+_BEYOND_WORDS = {*_SIGNALS} - {signal.SIGSEGV, signal.SIGABRT}  # here the log cannot know why, however much it holds
 
 
 def explain(lines: Sequence[str], status: int | None) -> Reason:

@@ -29,7 +29,7 @@ from miner.core.engine.oneshot import OneShot
 from miner.core.engine.procstat import Usage, usage
 from miner.core.engine.reasons import STOPPED, Reason, check_model_file, describe_exit, explain
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
-from miner.core.engine.watch import UNKILLABLE, Halt, Progress, Watch, signal_group
+from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, Halt, Progress, Watch, signal_group
 from miner.errors import EngineStartError
 
 __all__ = ["Ended", "Limits", "Supervisor"]
@@ -42,7 +42,7 @@ class Limits:
     start_timeout: float
     """Longest time without a sign of progress while it starts."""
     stop_grace: float
-    """From SIGTERM to SIGKILL."""
+    """From STOP_SIGNAL to SIGKILL."""
 
     @property
     def whole_start(self) -> float:
@@ -121,7 +121,7 @@ class Supervisor:
         return self._stopping
 
     def stop(self) -> None:
-        """Tell it to end: SIGTERM to the group, later SIGKILL. Returns at once; `ended` tells when it is over."""
+        """Tell it to end: STOP_SIGNAL, later SIGKILL to its group. Returns at once; `ended` tells when it is over."""
         with self._lock:
             told, self._stopping = self._stopping, True
             if not told and not self.ended.done:
@@ -237,7 +237,10 @@ class Supervisor:
             if self._stopping and told is None:
                 told = now
                 # Before it is ready it has nothing to finish.
-                signal_group(pid, signal.SIGTERM if self.ready.done and not self._killed else signal.SIGKILL)
+                if self.ready.done and not self._killed:
+                    watch.process.send_signal(STOP_SIGNAL)
+                else:
+                    signal_group(pid, signal.SIGKILL)
             halted = halt.look(now, self.used)
             if told is not None:
                 if halted or now >= told + self._limits.stop_grace:

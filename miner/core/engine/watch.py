@@ -12,8 +12,10 @@ from collections.abc import Callable
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
 
-__all__ = ["UNKILLABLE", "Halt", "Progress", "Watch", "signal_group"]
+__all__ = ["STOP_SIGNAL", "UNKILLABLE", "Halt", "Progress", "Watch", "signal_group"]
 
+STOP_SIGNAL = signal.SIGUSR1
+"""Ends a child in order. Not SIGTERM, which whoever stops a whole service sends to its engines too."""
 UNKILLABLE = 5.0
 """Seconds after SIGKILL: a process that hangs in a device driver is then left to the kernel."""
 _DRAIN = 1.0  # seconds for the final output, which a grandchild that holds the pipe could delay for ever

@@ -285,7 +285,10 @@ async def _explain(lease: Lease, error: BackendError) -> None:
         async with asyncio.timeout(_DEATH_NOTICE_SECONDS):
             crash = await lease.engine.died(lease.address)
     except TimeoutError:
-        return
+        if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+            return
+        lease.engine.fail("it takes no connections any more, as after a signal from outside, and has been killed")
+        crash = await lease.engine.died(lease.address)
     raise crash from error
 
 
