@@ -34,6 +34,7 @@ MAX_NODES = 20_000
 MAX_SCHEMA = 10_000
 """Values in one JSON Schema: with a type each, the 5000 properties that OpenAI takes."""
 MAX_MESSAGES = 5_000
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _LONGEST = 400
 """Characters of a decoder's complaint: it quotes names that the client has made up."""
 
@@ -158,6 +159,11 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
                 error = other
         raise _wrong_field(str(error), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        lone = _LONE_SURROGATE.search(body)
+        if lone is not None and body.rstrip().endswith(b"}"):
+            raise InvalidRequestError(
+                f"The body is not valid Unicode: {lone.group().decode()} is half of a surrogate pair."
+            ) from None
         raise InvalidRequestError(f"The body is not JSON: {error}.") from None
     except RecursionError:
         raise InvalidRequestError("The body is nested too deeply.") from None

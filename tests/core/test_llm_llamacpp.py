@@ -443,3 +443,13 @@ async def test_the_likeliest_token_is_the_same_without_the_sorting():
         assert whole[0].content == whole[1].content
         assert [len(token.alternatives) for token in whole[0].logprobs] == [3] * len(whole[0].logprobs)
         assert [t.logprob for t in whole[0].logprobs] == pytest.approx([t.logprob for t in whole[1].logprobs], abs=1e-3)
+
+
+async def test_a_prompt_at_fault_is_called_the_prompt():
+    async with llamacpp() as service:
+        with pytest.raises(InvalidRequestError, match="token ids") as caught:
+            await service.stream(prompt=[999_999], raw=True, max_tokens=1).collect()
+        assert caught.value.param == "prompt"
+        with pytest.raises(ContextLengthError) as long:
+            await service.stream(prompt="word " * 20_000, raw=True, max_tokens=1).collect()
+        assert long.value.param == "prompt"

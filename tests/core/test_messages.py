@@ -25,20 +25,24 @@ WRONG: list[tuple[Any, str, str]] = [
     (USER, "messages must be a list of at least one message", "messages"),
     (7, "messages must be a list of at least one message", "messages"),
     ([USER, "hi"], "messages[1] must be a mapping with role and content", "messages"),
-    ([{"role": "robot", "content": "x"}], "messages[0].role must be one of system, user, assistant, tool, not 'robot'",
+    ([{"role": "robot", "content": "x"}],
+     "messages[0].role must be one of system, user, assistant, tool, developer, not 'robot'",
      "messages[0].role"),
-    ([{"content": "x"}], "messages[0].role must be one of system, user, assistant, tool, not None", "messages[0].role"),
+    ([{"content": "x"}],
+     "messages[0].role must be one of system, user, assistant, tool, developer, not None", "messages[0].role"),
     ([{"role": ["user"], "content": "x"}], "messages[0].role must be one of", "messages[0].role"),
     ([{"role": "user"}], "messages[0].content is missing", "messages[0].content"),
     ([{"role": "user", "content": None}], "messages[0].content is missing", "messages[0].content"),
     ([{"role": "assistant"}], "messages[0].content is missing", "messages[0].content"),
-    ([{"role": "user", "content": 5}], "messages[0] is not valid: ", "messages[0]"),
-    ([USER, {"role": "user", "content": [{"type": "video", "url": "x"}]}], "messages[1] is not valid: ", "messages[1]"),
-    ([{"role": "user", "content": [{"type": "text"}]}], "messages[0] is not valid: ", "messages[0]"),
-    ([{"role": "user", "content": ["hi"]}], "messages[0] is not valid: ", "messages[0]"),
-    ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "messages[0] is not valid: ",
-     "messages[0]"),
-    ([{**USER, "colour": "red"}], "messages[0] is not valid: Object contains unknown field `colour`", "messages[0]"),
+    ([{"role": "user", "content": 5}], "messages[0].content is not valid: expected", "messages[0].content"),
+    ([USER, {"role": "user", "content": [{"type": "video", "url": "x"}]}], "messages[1].content[0].type is not",
+     "messages[1].content[0].type"),
+    ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text is missing",
+     "messages[0].content[0].text"),
+    ([{"role": "user", "content": ["hi"]}], "messages[0].content[0] is not valid", "messages[0].content[0]"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+     "messages[0].content[0].image_url is not valid", "messages[0].content[0].image_url"),
+    ([{**USER, "colour": "red"}], "There is no field messages[0].colour", "messages[0].colour"),
     ([{"role": "tool", "content": "18"}], "messages[0].tool_call_id is missing", "messages[0].tool_call_id"),
     ([{**USER, "tool_calls": [CALL]}], "messages[0].tool_calls belongs to an assistant's turn",
      "messages[0].tool_calls"),
@@ -53,7 +57,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ([Message(role="robot", content="x")], "messages[0].role must be one of", "messages[0].role"),  # type: ignore[arg-type]
     ([Message(role="user")], "messages[0].content is missing", "messages[0].content"),
     ([Message(role="tool", content="x")], "messages[0].tool_call_id is missing", "messages[0].tool_call_id"),
-    ([Message(role="user", content=5)], "messages[0] is not valid: ", "messages[0]"),  # type: ignore[arg-type]
+    ([Message(role="user", content=5)], "messages[0].content is not valid: ", "messages[0].content"),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 

@@ -244,3 +244,8 @@ def test_names_of_rules_are_those_of_a_grammar():
     text = grammar_of(made, translator.definitions)
     assert re.search(r"[^\x00-\x7f]", text) is None
     Grammar(text)
+
+
+def test_flags_of_a_pattern_are_called_so():
+    with pytest.raises(PatternError, match=r"\(\?i: flags"):
+        translated_pattern("(?i)^abc$")

@@ -74,7 +74,28 @@ def ollama(**fields: Any) -> tuple[str, dict[str, Any]]:
 CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}
 ROBOT = {"role": "robot", "content": "x"}
 THOUGHT = {"type": "reasoning", "summary": []}
+F = {"type": "function", "function": {"name": "f"}}
+BAD_TEXT = {"role": "user", "content": [{"type": "text", "text": 5}]}
 WRONG: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
+    (chat(messages=[BAD_TEXT]), "messages[0].content[0].text is not valid", "$"),
+    (chat(messages=[{"role": "user", "content": "x", "zz": 1}]), "messages[0].zz", "$"),
+    (chat(messages=[ROBOT]), "messages[0].role must be one of system, user, assistant, tool, developer", ""),
+    (chat(response_format={"type": "zz"}), "response_format.type must be one of text, json_object", "anyOf"),
+    (chat(max_tokens=3, max_completion_tokens=4), "max_tokens 3 and max_completion_tokens 4 differ", ""),
+    (chat(tools=[F], tool_choice={"type": "function", "function": {"name": "zz"}}), "tool_choice must be", "{'"),
+    (chat(tools=[F], tool_choice={"type": "allowed_tools", "allowed_tools": {"tools": [{"name": "zz"}]}}),
+     "tool_choice.allowed_tools.tools[0] must name", "{'"),
+    (chat(tools=[{**F, "function": {"name": "f", "strict": True, "parameters": {"type": "any"}}}]),
+     "tools[0].function.parameters.type", ""),
+    (responses(input=[{"type": "function_call_output", "call_id": "c", "output": {"x": 1}}]), "input[0].output must",
+     "$"),
+    (responses(input=[{"role": "user", "content": [{"type": "input_text", "text": 5}]}]), "input[0].content[0].text",
+     "$"),
+    (responses(text={"format": {"type": "zz"}}), "text.format.type must be one of text", "anyOf"),
+    (anthropic(tools=[{"name": "f", "input_schema": {}}], tool_choice={"type": "tool", "name": "zz"}),
+     "tool_choice.name must be the name of a tool (f)", "function"),
+    (anthropic(tools=[{"name": "f", "strict": True, "input_schema": {"properties": {"a": {"type": "any"}}}}]),
+     "tools[0].input_schema.properties.a.type", "function"),
     (chat(max_completion_tokens=0), "max_completion_tokens must be", "max_tokens"),
     (chat(logprobs=True, top_logprobs=99), "top_logprobs must be", ""),
     (chat(repetition_penalty=99), "repetition_penalty must be", ""),
@@ -209,3 +230,57 @@ async def test_prompts_of_token_ids_go_to_engines_that_take_them(prompt: list[An
         status, text, _ = await answered(served, "/v1/completions", body)
         assert (status, engine.bodies) == (400, [])
         assert "does not support prompt (prompt_tokens)" in text
+
+
+async def test_half_of_a_surrogate_pair_is_called_so():
+    async with StubServer() as engine, serving(vllm(engine)) as served, aiohttp.ClientSession() as session:
+        raw = b'{"model": "m", "messages": [{"role": "user", "content": "a\\ud800b"}]}'
+        async with session.post(f"{served.url}/v1/chat/completions", data=raw) as reply:
+            assert reply.status == 400
+            said = await reply.text()
+    assert "ud800 is half of a surrogate pair" in said
+
+
+async def test_marks_for_a_cache_and_a_tools_name_are_taken_and_told():
+    part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": [part], "cache_control": {"type": "ephemeral"}},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "tool_name": "f", "content": "1"},
+    ]
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        status, text, headers = await answered(served, *chat(messages=messages))
+        assert status == 200, text
+        assert headers["x-miner-ignored-params"] == "messages.cache_control, messages.content.cache_control"
+        assert "cache_control" not in json.dumps(engine.bodies[-1])
+        assert engine.bodies[-1]["messages"][2]["name"] == "f"
+
+
+async def test_allowed_tools_restrict_the_choice():
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b", "c")]
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "c"}}]}
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        path, body = chat(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+        await answered(served, path, body)
+        assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["c"]
+        assert engine.bodies[-1]["tool_choice"] == "required"
+        tools[2]["function"]["parameters"] = 5  # type: ignore[assignment]
+        _, text, _ = await answered(served, path, body)
+        assert json.loads(text)["error"]["message"].startswith("tools[2].function.parameters must be")
+        flat = [{"type": "function", "name": name} for name in ("a", "b")]
+        path, body = responses(tools=flat, tool_choice={"type": "allowed_tools", "mode": "auto", "tools": flat[1:]})
+        await answered(served, path, body)
+        assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["b"]
+
+
+async def test_ollamas_tool_message_may_call_its_tool_name():
+    call = {"function": {"name": "f", "arguments": {}}}
+    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        body = ollama(messages=[*messages, {"role": "tool", "name": "f", "content": "1"}])
+        status, text, _ = await answered(served, *body)
+        assert status == 200, text
+        assert engine.bodies[-1]["messages"][2]["name"] == "f"
+        refused = ollama(messages=[{"role": "user", "name": "f", "content": "1"}])
+        assert (await answered(served, *refused))[0] == 400

@@ -113,7 +113,7 @@ async def test_what_the_client_asks_reaches_the_engine():
         ({"tool_choice": "required"}, "tool_choice"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):

@@ -168,6 +168,11 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
             context_length=limit,
             hint="Shorten the prompt, or raise LLAMACPP_CTX_SIZE.",
         )
+    if "contains invalid tokens" in text:
+        return InvalidRequestError(
+            f"prompt holds token ids that the model of {where} does not have.", param="prompt",
+            hint="Each is below the size of the model's vocabulary.",
+        )  # fmt: skip
     if "Context size has been exceeded" in text or "too large to process" in text:
         return ContextLengthError(f"The input is too long for {where}: {text}", hint="Raise LLAMACPP_CTX_SIZE.")
     if status == 503:

@@ -42,6 +42,7 @@ from miner.core.transport.http import HttpClient
 from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import (
     BackendProtocolError,
+    ContextLengthError,
     EngineStartError,
     InvalidRequestError,
     MinerError,
@@ -162,6 +163,8 @@ class LlamaCppService(OpenAIService):
         if isinstance(error, InvalidRequestError) and error.param == "response_format" and tools_alone:
             # Its converter makes a grammar of the tools, too.
             error.param, error.message = "tools", error.message.replace("the output format", "the tools", 1)
+        if isinstance(error, ContextLengthError) and request is not None and request.messages is None:
+            error.param = "prompt"
         return error
 
     @override

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,14 +42,15 @@ def _checked_message(message: Any, place: int) -> Message:
         role = "system"  # OpenAI's newer name of it
     if role not in ROLES:
         raise InvalidRequestError(
-            f"{where}.role must be one of {', '.join(ROLES)}, not {reprlib.repr(role)}.", param=f"{where}.role"
+            f"{where}.role must be one of {', '.join(ROLES)}, developer, not {reprlib.repr(role)}.",
+            param=f"{where}.role",
         )
     given = _as_sent(message, where)
     given["role"] = role
     try:
         checked = msgspec.convert(given, Message)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{where} is not valid: {error}.", param=where) from None
+        raise _wrong_type(str(error), where) from None
     if checked.content is None and "content" in message and role in ("assistant", "tool") and not checked.tool_calls:
         checked.content = ""  # null is how clients write an empty reply, and a tool's result of nothing
     if checked.content is None and not (role == "assistant" and (checked.tool_calls or checked.reasoning)):
@@ -65,6 +67,23 @@ def _checked_message(message: Any, place: int) -> Message:
         for number, call in enumerate(checked.tool_calls or ())
     ] or None
     return checked
+
+
+_PLACE = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*?)`", re.DOTALL)
+
+
+def _wrong_type(text: str, where: str) -> InvalidRequestError:
+    """The decoder's complaint, with the place in front."""
+    found = _PLACE.fullmatch(text)
+    reason, place = (found.group(1), where + (found.group(2) or "")) if found is not None else (text, where)
+    field = _FIELD.match(reason)
+    if field is None:
+        return InvalidRequestError(f"{place} is not valid: {reason[:1].lower()}{reason[1:]}.", param=place)
+    place = f"{place}.{field.group(2)}"
+    if field.group(1) == "missing required":
+        return InvalidRequestError(f"{place} is missing.", param=place)
+    return InvalidRequestError(f"There is no field {place}.", param=place, hint="Leave it out.")
 
 
 def _as_sent(message: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ REASONING_LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
 """Those of any API. A backend takes the nearest that its engine has, and lists `reasoning` where that is another."""
 SEEDS = 2**32 - 1
 """So many seeds all engines tell apart; llama.cpp keeps the next number for a random one."""
+_LEAST_TOP_P = 1e-6
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
 
 
@@ -83,7 +84,8 @@ def build_request(
         messages=None if messages is None else checked_messages(messages),
         max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, whole=True)),
         temperature=checked_number("temperature", temperature, low=0, high=2),
-        top_p=checked_number("top_p", top_p, low=0, high=1, low_open=True),
+        # 0 is how clients ask for the likeliest alone; engines refuse it, or take it for all.
+        top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
         raw=raw,
         stop=_stop(given.get("stop")),
         seed=folded_seed(given.get("seed")),

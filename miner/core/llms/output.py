@@ -10,6 +10,7 @@ import msgspec
 
 from miner.core.llms.cache import Cache
 from miner.core.llms.schema_relaxed import without_nulls
+from miner.core.llms.schema_words import TYPES
 from miner.core.wire import LLMResponse, OutputFormat
 from miner.errors import InvalidRequestError, OutputValidationError
 
@@ -19,6 +20,7 @@ _FORMS = (
     'a JSON Schema, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}}, '
     '{"type": "regex", "regex": ...}, {"type": "grammar", "grammar": ...}, or a pydantic, msgspec or dataclass type'
 )
+_KINDS = ("text", "json_object", "json_schema", "regex", "grammar")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 MAX_SCHEMA = 120_000
 """Bytes of a JSON Schema, as at OpenAI: compiling it holds up everybody else."""
@@ -56,6 +58,13 @@ def output_format(value: Any) -> OutputFormat | None:
             return OutputFormat(kind="regex", pattern=_text(value, "regex", "pattern"))
         case "grammar":
             return OutputFormat(kind="grammar", pattern=_text(value, "grammar"))
+    kind = value.get("type")
+    if isinstance(kind, str) and kind not in TYPES:
+        raise InvalidRequestError(
+            f"response_format.type must be one of {', '.join(_KINDS)}, or the type of a JSON Schema, "
+            f"not {kind[:80]!r}.",
+            param="response_format.type",
+        )
     if _SCHEMA_WORDS & value.keys():
         return _schema_format(value, {}, "response_format")
     raise _unknown_form(value)

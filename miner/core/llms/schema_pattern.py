@@ -118,7 +118,7 @@ class _Parser:
                 while self._take() not in (">", ""):
                     pass
             elif mark != ":":
-                raise PatternError("look-around")
+                raise PatternError("look-around" if mark in "<=!" else f"(?{mark}: flags and such")
         node = self._alternatives()
         if self._take() != ")":
             raise PatternError("unbalanced parentheses")

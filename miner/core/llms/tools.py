@@ -88,10 +88,18 @@ def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> Tool
     if not isinstance(name, str) or name not in tool_names(tools):
         raise InvalidRequestError(
             f"tool_choice must be auto, none, required or the name of a tool ({', '.join(tool_names(tools))}), "
-            f"not {choice!r}.",
+            f"not {_shown(choice)}.",
             param="tool_choice",
         )
     return {"type": "function", "function": {"name": name}}
+
+
+def _shown(choice: Any) -> str:
+    """As the client wrote it."""
+    try:
+        return msgspec.json.encode(choice).decode()[:200]
+    except (TypeError, ValueError, RecursionError):
+        return repr(choice)[:200]
 
 
 def tool_names(tools: list[dict[str, Any]] | None) -> list[str]:

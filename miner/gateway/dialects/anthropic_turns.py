@@ -173,6 +173,12 @@ def tool_arguments(asked: AnthropicCountBody, ignored: list[str]) -> dict[str, A
     if choice.type == "tool":
         if not choice.name:
             raise InvalidRequestError("tool_choice.name is missing.", param="tool_choice.name")
+        names = [tool["function"]["name"] for tool in made["tools"]]
+        if choice.name not in names:
+            raise InvalidRequestError(
+                f"tool_choice.name must be the name of a tool ({', '.join(names)}), not {choice.name!r}.",
+                param="tool_choice.name",
+            )
         made["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     else:
         made["tool_choice"] = _CHOICES[choice.type]

@@ -37,6 +37,8 @@ class OllamaMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     images: list[str] | None = None
     tool_calls: list[OllamaCall] | None = None
     tool_name: str | None = None
+    name: str | None = None
+    """The older name of tool_name."""
     tool_call_id: str | None = None
 
 
@@ -89,11 +91,12 @@ def _turn(message: OllamaMessage, where: str, calls: _Calls) -> dict[str, Any]:
         ]
         turn["content"] = turn["content"] or None
     if message.role == "tool":
+        message.tool_name = message.tool_name or message.name
         turn["tool_call_id"] = calls.answered(message)
         if message.tool_name:
             turn["name"] = message.tool_name
-    elif message.tool_name or message.tool_call_id:
-        raise InvalidRequestError(f"{where}: tool_name and tool_call_id belong to a tool's turn.", param=where)
+    elif message.tool_name or message.tool_call_id or message.name:
+        raise InvalidRequestError(f"{where}: name, tool_name and tool_call_id belong to a tool's turn.", param=where)
     return turn
 
 

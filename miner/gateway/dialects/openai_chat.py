@@ -25,6 +25,7 @@ from miner.gateway.dialects.openai_parts import (
     usage_object,
     usage_of_choices,
 )
+from miner.gateway.dialects.openai_tools import allow_tools
 from miner.gateway.field_names import FieldNames
 from miner.gateway.structure import check_arguments
 
@@ -87,8 +88,14 @@ class OpenAIChat:
         remote: list[str] = []
         arguments["messages"] = chat_messages(asked.messages, ignored, remote)
         if asked.max_completion_tokens is not None:
+            if asked.max_tokens not in (None, asked.max_completion_tokens):
+                raise InvalidRequestError(
+                    f"max_tokens {asked.max_tokens} and max_completion_tokens {asked.max_completion_tokens} differ.",
+                    param="max_tokens", hint="Send one of them.",
+                )  # fmt: skip
             arguments["max_tokens"] = asked.max_completion_tokens
-        _tools(asked, arguments)
+        names = _names(asked)
+        _tools(asked, arguments, names, ignored)
         if asked.response_format is not None:
             arguments["response_format"] = bounded(asked.response_format, "response_format", MAX_SCHEMA)
         if asked.logprobs:
@@ -104,7 +111,7 @@ class OpenAIChat:
             stream=bool(asked.stream),
             ignored=ignored,
             remote_images=remote,
-            names=_names(asked),
+            names=FieldNames(names),
             options=bool(asked.stream_options is not None and asked.stream_options.include_usage),
         )
 
@@ -126,17 +133,15 @@ class OpenAIChat:
         return ChatStream(head, include_usage=bool(call.options))
 
 
-def _names(asked: ChatBody) -> FieldNames:
+def _names(asked: ChatBody) -> dict[str, str]:
     """The client's own names of what it sent."""
     switched = asked.reasoning_effort is None and asked.chat_template_kwargs
-    return FieldNames(
-        {
-            **sampling_names(asked),
-            "reasoning": "chat_template_kwargs.enable_thinking" if switched else "reasoning_effort",
-            "logprobs": "top_logprobs" if asked.top_logprobs else "logprobs",
-            "max_tokens": "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
-        }
-    )
+    return {
+        **sampling_names(asked),
+        "reasoning": "chat_template_kwargs.enable_thinking" if switched else "reasoning_effort",
+        "logprobs": "top_logprobs" if asked.top_logprobs else "logprobs",
+        "max_tokens": "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
+    }
 
 
 def _choice(response: LLMResponse, index: int) -> dict[str, Any]:
@@ -207,7 +212,13 @@ def chat_messages(messages: list[dict[str, Any]], ignored: list[str], remote: li
                     f"messages[{place}].{name} is not supported.", param=f"messages[{place}].{name}",
                     hint="Put what it says into content.",
                 )  # fmt: skip
-        told = [name for name in ("annotations",) if message.pop(name, None)]
+        told = [name for name in ("annotations", "cache_control") if message.pop(name, None)]
+        content = message.get("content")
+        marked = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+        if [part for part in marked if part.pop("cache_control", None) is not None]:
+            told.append("content.cache_control")  # engines here cache by themselves
+        if role == "tool" and (named := message.pop("tool_name", None)) is not None:
+            message.setdefault("name", named)  # Ollama's word
         if role != "tool" and message.pop("name", None) is not None:
             told.append("name")  # no engine's template shows it to the model
         ignored += [f"messages.{name}" for name in told if f"messages.{name}" not in ignored]
@@ -225,11 +236,14 @@ def _arguments(messages: list[dict[str, Any]]) -> Iterator[str]:
                 yield text
 
 
-def _tools(asked: ChatBody, arguments: dict[str, Any]) -> None:
+def _tools(asked: ChatBody, arguments: dict[str, Any], names: dict[str, str], ignored: list[str]) -> None:
     if asked.tools:
         arguments["tools"] = bounded(asked.tools, "tools")
+        if any(isinstance(tool, dict) and tool.get("cache_control") is not None for tool in asked.tools):
+            ignored.append("tools.cache_control")
         if asked.tool_choice is not None:
             arguments["tool_choice"] = bounded(asked.tool_choice, "tool_choice")
+            allow_tools(arguments, names)
         if asked.parallel_tool_calls is not None:
             arguments["parallel_tool_calls"] = asked.parallel_tool_calls
     elif asked.tool_choice not in (None, "none", "auto"):

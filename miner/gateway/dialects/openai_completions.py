@@ -85,7 +85,7 @@ class OpenAICompletions:
             arguments=wanted,
             model=asked.model,
             stream=bool(asked.stream),
-            names=FieldNames(sampling_names(asked)),
+            names=FieldNames({**sampling_names(asked), "messages": "prompt"}),
             options=_Options(include_usage, len(prompts)),
         )
 

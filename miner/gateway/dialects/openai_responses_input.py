@@ -10,6 +10,7 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.body import MAX_SCHEMA, bounded, limited
 from miner.gateway.dialects.images import image_part
 from miner.gateway.dialects.openai_parts import StreamOptions
+from miner.gateway.dialects.openai_tools import allow_tools
 from miner.gateway.structure import check_arguments
 
 __all__ = ["ResponseBody", "conversation", "service_arguments", "without_effect"]
@@ -168,6 +169,7 @@ def service_arguments(
         arguments["tools"] = [_tool(tool, place) for place, tool in enumerate(asked.tools)]
         if asked.tool_choice is not None:
             arguments["tool_choice"] = bounded(asked.tool_choice, "tool_choice")
+            allow_tools(arguments, names)
         if asked.parallel_tool_calls is not None:
             arguments["parallel_tool_calls"] = asked.parallel_tool_calls
     elif asked.tool_choice not in (None, "none", "auto"):
@@ -269,6 +271,10 @@ def _message(item: dict[str, Any], where: str, remote: list[str]) -> dict[str, A
 
 def _part(part: Any, where: str, remote: list[str]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("input_text", "output_text", "text", "refusal"):
+        name = "refusal" if kind == "refusal" else "text"
+        if not isinstance(part.get(name, ""), str):
+            raise InvalidRequestError(f"{where}.{name} must be a text.", param=f"{where}.{name}")
     if kind in ("input_text", "output_text", "text"):
         return {"type": "text", "text": part.get("text", "")}
     if kind == "refusal":
@@ -287,6 +293,8 @@ def _call(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _output(output: Any, where: str, remote: list[str]) -> Any:
+    if output is not None and not isinstance(output, (str, list)):
+        raise InvalidRequestError(f"{where}.output must be a text or a list of parts.", param=f"{where}.output")
     if not isinstance(output, list):
         return output
     parts = [_part(part, f"{where}.output[{number}]", remote) for number, part in enumerate(output)]
