@@ -20,6 +20,7 @@ from miner.core.llms.driver import respond, stream_batches
 from miner.core.llms.features import CAPABILITIES, refuse_unsupported
 from miner.core.llms.hooks import Hooks
 from miner.core.llms.images import check_images
+from miner.core.llms.length import check_length, texts_of
 from miner.core.llms.loading import load
 from miner.core.llms.options import build_request
 from miner.core.llms.stream import LLMStream
@@ -331,6 +332,10 @@ class LLMService(Hooks):
         self.models[wanted] = found if found is not None else info
         return info
 
+    async def _context_of(self, info: ModelInfo) -> int | None:
+        """Tokens that a prompt of this model may have at most; None where nobody knows."""
+        return info.context_length
+
     async def _resolve(self, request: ChatRequest) -> None:
         """Find the model and make sure that the request can be honoured."""
         info = await self._usable_model(request.model)
@@ -339,6 +344,10 @@ class LLMService(Hooks):
             request.model = info.id
             if info.capabilities is not None:
                 able, where = info.capabilities, f"{self.name}'s model {info.id!r}"
+            param = "messages" if request.messages is not None else "prompt"
+            check_length(
+                texts_of(request), await self._context_of(info), where, param, tokens=len(request.prompt_tokens or ())
+            )
         refuse_unsupported(request, able, where, ignore=request.ignore_unsupported)
         if request.response_format is not None or request.tools is not None:
             await self._check_schemas(request, able)

@@ -420,6 +420,12 @@ class LlamaCppService(OpenAIService):
     # Models and health
 
     @override
+    async def _context_of(self, info: ModelInfo) -> int | None:
+        if not self._external:
+            return info.context_length
+        return (await self._facts()).props.default_generation_settings.n_ctx or info.context_length
+
+    @override
     async def list_models(self) -> list[ModelInfo]:
         if self._external:
             models = await super().list_models()

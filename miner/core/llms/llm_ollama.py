@@ -127,6 +127,11 @@ class OllamaService(LLMService):
     # Models and health
 
     @override
+    async def _context_of(self, info: ModelInfo) -> int | None:
+        asked, longest = self._settings.ollama_num_ctx, info.context_length
+        return min(asked, longest) if asked and longest else longest
+
+    @override
     async def list_models(self) -> list[ModelInfo]:
         listed = await self._listed_models()
         # What each can do is told only one by one; a model that cannot be shown is listed all the same.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from miner.core.llms.length import check_length
 from miner.core.llms.retry import Retries, retried
 from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
 from miner.errors import BackendProtocolError, InvalidRequestError, UnsupportedFeatureError
@@ -25,7 +26,7 @@ async def embed(service: LLMService, texts: str | Sequence[str], model: str | No
         raise InvalidRequestError("texts must be a text or a list of texts, none of them empty.", param="texts")
     return await _asked(
         service,
-        lambda: _able_model(service, model, "embeddings"),
+        lambda: _able_model(service, model, "embeddings", [(text,) for text in given], "texts"),
         lambda info: service._embed(given, info.id if info is not None else model),
     )
 
@@ -45,7 +46,7 @@ async def rerank(
         raise UnsupportedFeatureError(f"{service.name} does not rerank.", param="rerank")
     answer = await _asked(
         service,
-        lambda: _able_model(service, model, "rerank"),
+        lambda: _able_model(service, model, "rerank", [(query, text) for text in given], "documents"),
         lambda info: service._rerank(query, given, info.id if info is not None else model, top_n),
     )
     wanted = min(top_n or len(given), len(given))
@@ -80,11 +81,17 @@ async def _asked(service: LLMService, find: Callable[[], Awaitable[A]], ask: Cal
         return await retried(service, lambda: ask(found), retries)
 
 
-async def _able_model(service: LLMService, model: str | None, ability: str) -> ModelInfo | None:
-    """The model behind a name, or behind none, if it can do this."""
+async def _able_model(
+    service: LLMService, model: str | None, ability: str, inputs: Sequence[tuple[str, ...]], param: str
+) -> ModelInfo | None:
+    """The model behind a name, or behind none, if it can do this with each of these inputs."""
     info = await service._usable_model(model)
     able = service.capabilities if info is None or info.capabilities is None else info.capabilities
     if ability not in able:
         which = f"{service.name}'s model {info.id!r}" if info is not None else service.name
         raise UnsupportedFeatureError(f"{which} does not support {ability}.", param="model")
+    if info is not None:
+        context = await service._context_of(info)
+        for texts in inputs:
+            check_length(texts, context, f"{service.name}'s model {info.id!r}", param)
     return info
