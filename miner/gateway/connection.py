@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from miner.core._typing import override
@@ -47,6 +48,12 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
+class _NotServed(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class _Connection(RequestHandler):
     """Says in the shape of the dialect why what came is no request."""
 
@@ -62,8 +69,26 @@ class _Connection(RequestHandler):
         if data[:1].isupper():
             self._began = data[:256]
         super().data_received(data)
+        if self._messages:
+            self._refuse_message()
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._end_body()
+
+    def _refuse_message(self) -> None:
+        """What the parser takes and no route can: a proxy's method, a version of HTTP that is not spoken here."""
+        message, _ = self._messages[-1]
+        if isinstance(message, _ErrInfo):
+            return
+        if message.method == hdrs.METH_CONNECT:
+            failure = Failure(
+                405, "method_not_allowed", "CONNECT is for proxies, and this is none.",
+                headers={"Allow": "GET, HEAD, POST"},
+            )  # fmt: skip
+        elif message.version not in ((1, 0), (1, 1)):
+            failure = _wrong_version()
+        else:
+            return
+        self._messages[-1] = (_ErrInfo(status=failure.status, exc=_NotServed(failure), message=""), EMPTY_PAYLOAD)
 
     def _end_body(self) -> None:
         """What came is no body of the request that is being read: it would wait for the rest, in vain."""
@@ -82,7 +107,9 @@ class _Connection(RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("A response was sent already.")
-        if status == 400 and exc is not None:
+        if isinstance(exc, _NotServed):
+            failure = exc.failure
+        elif status == 400 and exc is not None:
             failure = _failure(type(exc).__name__, exc.args, message or "")
         else:
             failure = Failure(500, "internal_error", "Internal server error.")
@@ -91,11 +118,15 @@ class _Connection(RequestHandler):
         failure.request_id = new_id()
         headers = {
             "Content-Type": "application/json", "X-Request-Id": failure.request_id, "Server": "miner",
-            "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **failure.headers,
         }  # fmt: skip
         response = web.Response(status=failure.status, body=shape_of(path)(failure), headers=headers)
         response.force_close()
         return response
+
+
+def _wrong_version() -> Failure:
+    return Failure(505, "http_version_not_supported", "This server speaks HTTP/1.1 and HTTP/1.0.")
 
 
 def _failure(kind: str, details: tuple[Any, ...], message: str) -> Failure:
@@ -107,6 +138,8 @@ def _failure(kind: str, details: tuple[Any, ...], message: str) -> Failure:
         return Failure(431, "header_too_large", text)
     if "Too many headers" in message:
         return Failure(431, "too_many_headers", "The request has too many headers.")
+    if "PRI/Upgrade" in message:  # how HTTP/2 begins
+        return _wrong_version()
     if "HTTPS" in message:
         return Failure(400, "invalid_http", "This port speaks HTTP, not HTTPS: use http:// in the address.")
     reason = message.partition("\n")[0].strip().rstrip(":.")

@@ -8,12 +8,14 @@ unless its origin is in the settings.
 
 from __future__ import annotations
 
+import re
 import socket
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from miner.core._typing import override
+from miner.errors import ConfigError
 from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError
 from miner.gateway.exchange import Exchange
@@ -28,6 +30,10 @@ _METHODS = "GET, HEAD, POST"
 _PREFLIGHT_SECONDS = 600
 _PRIVATE_ZONES = (".localhost", ".local", ".internal")
 """As Ollama has them."""
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_ENTRY = re.compile(
+    rf"(?:(?P<sub>\*\.)?(?P<host>{_LABEL}(?:\.{_LABEL})*\.?)|\[(?P<six>[0-9a-f:.]+)\])(?::(?P<port>\d{{1,5}}))?"
+)
 
 
 class Hosts(Stage):
@@ -37,7 +43,7 @@ class Hosts(Stage):
         self._local = is_loopback(settings.serve_host)
         names = _listed(settings.serve_allowed_hosts)
         self._checked = self._local or bool(names)
-        self._hosts = {name.lower().rstrip(".") for name in names}
+        self._hosts = [_host_pattern(name) for name in names]
         self._origins = Origins(_listed(settings.serve_cors_origins))
         self._machine = socket.gethostname().lower()
         self._seen: set[str] = set()
@@ -56,7 +62,7 @@ class Hosts(Stage):
     def _check_host(self, host: str | None, *, alone: bool) -> None:
         if host is None and not self._hosts:
             return  # HTTP/1.0: no browser sends such a thing
-        known = host is not None and alone and (is_own_name(host) or self._is_known(_name_of(host)))
+        known = host is not None and alone and (is_own_name(host) or self._is_known(host))
         if not known:
             names = "the names of its own machine" if not self._hosts else "names that are on its list"
             raise RefusedError(
@@ -66,11 +72,15 @@ class Hosts(Stage):
         if host is not None and len(self._seen) < 64:
             self._seen.add(host)
 
-    def _is_known(self, name: str) -> bool:
+    def _is_known(self, host: str) -> bool:
         """Whether the name is on the list, or on loopback one that no page of the internet can have: this machine's, or
         one of a private zone, such as `host.docker.internal`. None of these gives the admin right.
         """
-        return name in self._hosts or (self._local and (name == self._machine or name.endswith(_PRIVATE_ZONES)))
+        name = _name_of(host)
+        if self._local and (name == self._machine or name.endswith(_PRIVATE_ZONES)):
+            return True
+        port = _port_of(host)
+        return any(pattern.fullmatch(name) and (not ports or port in ports) for pattern, ports in self._hosts)
 
     def _check_origin(self, exchange: Exchange, origin: str, host: str | None) -> None:
         if host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
@@ -106,6 +116,26 @@ async def preflight(exchange: Exchange) -> web.StreamResponse:
     return web.Response(status=204, headers=told)
 
 
+def _host_pattern(entry: str) -> tuple[re.Pattern[str], frozenset[int | None]]:
+    """The names that an entry of the list stands for, and the ports; none: any.
+
+    Raises:
+        ConfigError: it is no name of a host.
+    """
+    found = _ENTRY.fullmatch(entry.lower())
+    port = int(found["port"]) if found is not None and found["port"] is not None else None
+    if found is None or (port is not None and not 0 < port < 65536):
+        raise ConfigError(
+            f"MINER_SERVE_ALLOWED_HOSTS: {entry!r} is no name of a host.",
+            hint="Write the name alone, or with a port: llm.example.org, llm.example.org:8443; *.example.org is any "
+            "name below it.",
+        )
+    name = (rf"(?:{_LABEL}\.)+" if found["sub"] else "") + re.escape((found["host"] or found["six"]).rstrip("."))
+    if port is None:
+        return re.compile(name), frozenset()
+    return re.compile(name), frozenset({port, None} if port in (80, 443) else {port})  # who means those says none
+
+
 def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
@@ -122,3 +152,10 @@ def _name_of(host: str) -> str:
         return "" if parts.username is not None or parts.path else (parts.hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _port_of(host: str) -> int | None:
+    try:
+        return urlsplit(f"//{host}").port
+    except ValueError:
+        return -1

@@ -121,3 +121,38 @@ async def test_vectors_without_usage():
             assert (answer.status, (await answer.json())["usage"]) == (200, None)
         async with post(served, {"model": "m", "input": "hi"}, "/api/embed") as answer:
             assert (answer.status, "prompt_eval_count" in await answer.json()) == (200, False)
+
+
+@pytest.mark.parametrize("pieces", [[], ["Hello"], ["Hello", " there"]], ids=len)
+@pytest.mark.parametrize("last", [[], [LLMChunk(usage=TokenUsage(3, 2, 5))]], ids=["nothing", "usage"])
+async def test_a_reply_whose_end_is_not_said_ends_the_same_in_a_stream(pieces: list[str], last: list[LLMChunk]):
+    class Silent(Ending):
+        @override
+        async def _stream(self, request: ChatRequest) -> Batches:
+            for piece in pieces:
+                yield [LLMChunk(piece)]
+            if last:
+                yield last
+
+    async with serving(Silent(config())) as served:
+        for path, body in BODIES.items():
+            said = {}
+            for stream in (False, True):
+                async with post(served, {"model": "m", "stream": stream, **body}, path) as answer:
+                    assert answer.status == 200
+                    said[stream] = await answer.text()
+            reason, whole, events = reasons(path), said[False], said[True]
+            assert reason in whole.replace(" ", "")
+            assert events.count(reason) == 1
+    service = Silent(config())
+    chunks = [chunk async for chunk in service.stream("x")]
+    assert chunks[-1].finish_reason == (await service.stream("x").collect()).finish_reason == "stop"
+
+
+def reasons(path: str) -> str:
+    """How a dialect says that the model stopped by itself."""
+    if path.startswith("/api/"):
+        return '"done_reason":"stop"'
+    return {"/v1/messages": '"stop_reason":"end_turn"', "/v1/responses": '"status":"completed","error"'}.get(
+        path, '"finish_reason":"stop"'
+    )

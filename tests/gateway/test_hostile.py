@@ -199,3 +199,32 @@ def test_random_bodies_never_break_the_server(able, path, messages, extra):
                     assert told if path.startswith("api/") else told["message"]
 
     runner.run(asyncio.wait_for(ask(), WAIT))
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code", "shape"),
+    [
+        ("CONNECT example.com:443 HTTP/1.1", 405, "method_not_allowed", "openai"),
+        ("CONNECT /v1/messages HTTP/1.1", 405, "method_not_allowed", "anthropic"),
+        ("CONNECT /api/chat HTTP/1.1", 405, "method_not_allowed", "ollama"),
+        ("GET /v1/models HTTP/2.0", 505, "http_version_not_supported", "openai"),
+        ("GET /api/tags HTTP/2.0", 505, "http_version_not_supported", "ollama"),
+        ("GET /v1/models HTTP/0.9", 505, "http_version_not_supported", "openai"),
+    ],
+)
+async def test_what_no_route_can_take_is_refused_in_the_dialect(line, status, code, shape):
+    async with serving(Parrot(config())) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(served))
+        writer.write(f"{line}\r\nHost: localhost\r\n\r\n".encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
+        writer.close()
+        await alive(served)
+    assert head.split()[1] == str(status).encode()
+    assert b"application/json" in head
+    told = json.loads(body)
+    if shape == "openai":
+        assert told["error"]["code"] == code
+    elif shape == "anthropic":
+        assert told["type"] == "error"
+    else:
+        assert isinstance(told["error"], str)

@@ -179,3 +179,34 @@ async def test_every_answer_says_that_it_is_what_it_says_and_not_for_keeping():
             answer = await get(served, path)
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("listed", "host", "status"),
+    [
+        ("*.example.com", "a.example.com", 200), ("*.example.com", "a.b.example.com:81", 200),
+        ("*.example.com", "example.com", 403), ("*.example.com", "evilexample.com", 403),
+        ("*.example.com", "a.example.com.evil.example", 403), ("*.Example.com", "A.EXAMPLE.com.", 200),
+        ("a.example:8443", "a.example:8443", 200), ("a.example:8443", "a.example:8444", 403),
+        ("a.example:8443", "a.example", 403), ("a.example:443", "a.example", 200), ("a.example", "a.example:9", 200),
+        ("*.example.com:81", "x.example.com:81", 200), ("*.example.com:81", "x.example.com:82", 403),
+        ("10.0.0.1", "10.0.0.1:8088", 200), ("[fd00::1]", "[FD00::1]:8088", 200), ("my_box", "my_box:1", 200),
+        ("a.example:8443", "a.example:x", 403),
+    ],
+)  # fmt: skip
+async def test_patterns_of_names(listed, host, status):
+    async with serving(
+        Parrot(config()), serve_host="0.0.0.0", api_keys=KEY, serve_allowed_hosts=f"{listed}, other.example"
+    ) as served:
+        assert (await get(served, Host=host, x_api_key=KEY)).status == status
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["http://foo.example", "foo.example/", "a.*.example", "*", "a b", "a:b", "a:0", "a:99999", "user@a", "*.", "a..b"],
+)
+def test_a_name_that_is_none(name):
+    with pytest.raises(ConfigError, match="MINER_SERVE_ALLOWED_HOSTS") as caught:
+        Hosts(GatewaySettings(_env_file=None, serve_allowed_hosts=f"good.example, {name}"))
+    assert name in str(caught.value)
+    assert "*.example.org" in str(caught.value)

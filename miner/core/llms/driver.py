@@ -47,6 +47,7 @@ async def _respond(service: LLMService, request: ChatRequest) -> LLMResponse:
     else:
         async with _total(limits.total, service):
             response = await _ask(service, request, began + limits.total)
+    response.finish_reason = response.finish_reason or "stop"  # of a backend that says none
     _complete(service, request, response)
     response.timings.total = loop.time() - began
     return response
@@ -106,6 +107,13 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
                     held.append(batch)
                 else:
                     yield batch
+        if not any(chunk.finish_reason is not None for batch in reversed(arrived) for chunk in batch):
+            end = [LLMChunk(finish_reason="stop")]  # as a whole reply says it
+            arrived.append(end)
+            if checked:
+                held.append(end)
+            else:
+                yield end
         _describe(service, request, response)
         if checked:
             _complete(service, request, join(arrived, response))
