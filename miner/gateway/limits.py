@@ -157,7 +157,12 @@ class Limiter(Stage):
         """Take what the body asks for beyond one request without tokens, which was looked at before it was read."""
         account, limits = held.account, held.limits
         if limits.concurrency is not None:
-            slots = min(weight_of(call), limits.concurrency)
+            slots = weight_of(call)
+            if slots > limits.concurrency:
+                raise _too_large(
+                    f"This request alone counts as {slots} requests at once, which is more than the limit of "
+                    f"{limits.concurrency}.", _counted(exchange, call), "Ask for fewer.",
+                )  # fmt: skip
             if account.running - held.slots + slots > limits.concurrency:
                 raise _refused(f"Rate limit exceeded: {limits.concurrency} requests at once, each reply counted.", 1)
             account.running += slots - held.slots
@@ -198,3 +203,16 @@ def _turns_of(service: LLMService) -> int:
 
 def _refused(message: str, seconds: float) -> RefusedError:
     return RefusedError(429, "rate_limit_exceeded", message, retry_after=math.ceil(max(1, min(seconds, 3600))))
+
+
+def _too_large(message: str, param: str, hint: str) -> RefusedError:
+    """No waiting helps, so there is no `Retry-After`, and no status that clients send again."""
+    return RefusedError(400, "rate_limit_exceeded", message, param=param, hint=hint)
+
+
+def _counted(exchange: Exchange, call: Call) -> str:
+    """The client's field that makes one request several."""
+    if call.items:
+        return "documents" if exchange.route.path == "/v1/rerank" else "input"
+    prompts = {id(arguments.get("messages", arguments.get("prompt"))) for arguments in call.arguments}
+    return "prompt" if len(prompts) > 1 else "n"

@@ -321,3 +321,27 @@ def test_addresses_are_remembered_in_bounded_number():
 )  # fmt: skip
 def test_one_customer_is_one_subject(address, subject):
     assert subject_of(address) == subject
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {**CHAT, "n": 16}, "n"),
+        ("/v1/completions", {"model": "m", "prompt": "x", "n": 7}, "n"),
+        ("/v1/completions", {"model": "m", "prompt": ["x"] * 7}, "prompt"),
+        ("/v1/embeddings", {"model": "m", "input": ["x"] * 7}, "input"),
+        ("/v1/rerank", {"model": "m", "query": "q", "documents": ["x"] * 7}, "documents"),
+    ],
+)
+async def test_a_request_that_alone_is_more_than_all_at_once_is_told_so(path, body, param):
+    service = Parrot(config())
+    async with serving(service, rate_limit_concurrency=6) as served:
+        async with post(served, body, path) as answer:
+            told = (await answer.json())["error"]
+            assert answer.status == 400
+            assert "Retry-After" not in answer.headers
+        assert told["param"] == param
+        assert "limit of 6" in told["message"]
+        assert not hasattr(service, "asked")
+        async with post(served, {**CHAT, "n": 6}) as answer:
+            assert answer.status == 200
