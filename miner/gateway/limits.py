@@ -158,10 +158,14 @@ class Limiter(Stage):
         account, limits = held.account, held.limits
         if limits.concurrency is not None:
             slots = weight_of(call)
-            if slots > limits.concurrency:
+            if call.items:
+                # Texts to embed or rank come in batches of hundreds, which the engine takes as it can: such a batch
+                # runs when nothing else of its client does.
+                slots = min(slots, limits.concurrency)
+            elif slots > limits.concurrency:
                 raise _too_large(
                     f"This request alone counts as {slots} requests at once, which is more than the limit of "
-                    f"{limits.concurrency}.", _counted(exchange, call), "Ask for fewer.",
+                    f"{limits.concurrency}.", _counted(call), "Ask for fewer.",
                 )  # fmt: skip
             if account.running - held.slots + slots > limits.concurrency:
                 raise _refused(f"Rate limit exceeded: {limits.concurrency} requests at once, each reply counted.", 1)
@@ -210,9 +214,7 @@ def _too_large(message: str, param: str, hint: str) -> RefusedError:
     return RefusedError(400, "rate_limit_exceeded", message, param=param, hint=hint)
 
 
-def _counted(exchange: Exchange, call: Call) -> str:
+def _counted(call: Call) -> str:
     """The client's field that makes one request several."""
-    if call.items:
-        return "documents" if exchange.route.path == "/v1/rerank" else "input"
     prompts = {id(arguments.get("messages", arguments.get("prompt"))) for arguments in call.arguments}
     return "prompt" if len(prompts) > 1 else "n"

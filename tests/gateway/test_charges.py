@@ -156,6 +156,22 @@ async def test_texts_weigh_what_they_are(path):
         assert await embed(1) == 429
 
 
+async def test_more_texts_than_the_limit_of_requests_at_once_run_alone():
+    service = Embedder(config(default_model="m"))
+    async with serving(service, rate_limit_concurrency=4) as served:
+
+        async def embed(count):
+            async with post(served, {"model": "m", "input": ["x"] * count}, "/v1/embeddings") as answer:
+                return answer.status
+
+        batch = asyncio.create_task(embed(500))
+        await until(lambda: service.running == 1)
+        assert await embed(1) == 429
+        service.go.set()
+        assert await batch == 200
+        assert await embed(1) == 200
+
+
 class Failing(LLMService):
     """Fails as it is told."""
 

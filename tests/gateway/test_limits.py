@@ -329,8 +329,6 @@ def test_one_customer_is_one_subject(address, subject):
         ("/v1/chat/completions", {**CHAT, "n": 16}, "n"),
         ("/v1/completions", {"model": "m", "prompt": "x", "n": 7}, "n"),
         ("/v1/completions", {"model": "m", "prompt": ["x"] * 7}, "prompt"),
-        ("/v1/embeddings", {"model": "m", "input": ["x"] * 7}, "input"),
-        ("/v1/rerank", {"model": "m", "query": "q", "documents": ["x"] * 7}, "documents"),
     ],
 )
 async def test_a_request_that_alone_is_more_than_all_at_once_is_told_so(path, body, param):
