@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
     add("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
     add("--max-tokens", metavar="N", type=number, help="tokens to generate at most (DEFAULT_MAX_TOKENS, 512)")
     add("--temperature", metavar="T", type=number, help="0 to 2; 0: always the likeliest (DEFAULT_TEMPERATURE, 0.7)")
-    add("--top-p", metavar="P", type=number, help="above 0, at most 1 (DEFAULT_TOP_P, 0.95)")
+    add("--top-p", metavar="P", type=number, help="0 to 1; 0 takes the likeliest token (DEFAULT_TOP_P, 0.95)")
     add("--seed", metavar="N", type=number, help="the same number gives the same answer")
     add("--stop", metavar="TEXT", action="append", help="end before this text; may be given several times")
     add("--system", metavar="TEXT", help="a system message before the prompt")

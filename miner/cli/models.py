@@ -21,8 +21,9 @@ examples:
   miner models reset demo --url http://127.0.0.1:8088 --key - < key.txt
 
 A model is named by a path, by its whole name in MODELS_DIR, or what stands
-behind its last / (capitals do not matter), by hf:owner/repo[:quantisation or file], or demo. A pull that was broken off
-goes on where it stopped. HF_TOKEN, HF_ENDPOINT and proxies are honoured.
+behind its last / (capitals do not matter), by hf:owner/repo[:quantisation or
+file], or demo. A pull that was broken off goes on where it stopped. HF_TOKEN,
+HF_ENDPOINT and proxies are honoured.
 With LLM_BACKEND=ollama all this goes to the Ollama server.
 """
 _NAMED = (

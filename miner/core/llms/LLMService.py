@@ -92,7 +92,7 @@ class LLMService(Hooks):
             model: None for the default: DEFAULT_MODEL, else the one that the engine serves.
             max_tokens: tokens to generate at most (DEFAULT_MAX_TOKENS, 512).
             temperature: 0 to 2 (DEFAULT_TEMPERATURE, 0.7); 0 takes the likeliest token always.
-            top_p: above 0, at most 1 (DEFAULT_TOP_P, 0.95).
+            top_p: 0 to 1 (DEFAULT_TOP_P, 0.95); 0 takes the likeliest token, as the least that engines take.
             **options: stop, seed, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, logit_bias,
                 logprobs, response_format, reasoning, timeout, keep_alive, raw, unsupported, extra. What is not given
                 is neutral (no top_k, no min_p, no penalty), whatever the engine's or the model's own default; on
