@@ -16,7 +16,7 @@ PROMPT = "Count: one, two, three, four, five, six, seven,"
 
 WRONG: list[tuple[str, Any]] = [
     ("temperature", -1), ("temperature", 9), ("temperature", "hot"), ("temperature", math.nan), ("max_tokens", 0),
-    ("max_tokens", 1.5), ("top_p", 2), ("top_p", 0), ("top_p", math.nan), ("stop", [""]), ("seed", "x"),
+    ("max_tokens", 1.5), ("top_p", 2), ("top_p", -0.1), ("top_p", math.nan), ("stop", [""]), ("seed", "x"),
     ("timeout", -1),
 ]  # fmt: skip
 
