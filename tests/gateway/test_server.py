@@ -91,7 +91,7 @@ async def test_every_line_of_the_log_has_one_form(form, tmp_path):
         engine,
         miner_serve(
             "--port", "0", "--log", form, "--log-level", "DEBUG", tmp_path=tmp_path, VLLM_API_BASE=engine.v1,
-            MINER_MAX_RETRIES="0", MINER_SERVE_PRELOAD="false", MINER_LLM_FALLBACKS="nosuch",
+            MINER_MAX_RETRIES="0", MINER_SERVE_PRELOAD="false", MINER_NO_SUCH_SETTING="1",
         ) as server,
     ):  # fmt: skip
         await server.until_serving()
