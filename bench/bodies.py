@@ -25,7 +25,7 @@ import msgspec
 
 from tests.gateway.bodies import KINDS, watched
 from tests.gateway.serving import config, serving
-from tests.gateway.test_bodies import Echo
+from tests.gateway.test_request_body import Echo
 
 
 def _send(port: int, path: str, kind: str, size: int, pipe: Any) -> None:

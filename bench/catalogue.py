@@ -43,7 +43,7 @@ async def look_up(folder: Path, requests: int) -> dict[str, float]:
 
 def main() -> None:
     """Print a table of two columns of numbers."""
-    from tests.models.conftest import make_gguf
+    from tests.core.models.conftest import make_gguf
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=500)

@@ -18,13 +18,13 @@ from typing import Any
 import aiohttp
 
 from miner.config.config import MinerConfig
+from miner.core.engine.launch_arguments import wheel_orders
 from miner.core.engine.launchers import clean_environment
-from miner.core.engine.settings import wheel_orders
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.llamacpp_models import find_model, spec_of
-from miner.core.llms.llamacpp_wire import NEUTRAL
+from miner.core.llms.contract.top_k_cap import NUCLEUS_TOKENS
+from miner.core.llms.llamacpp.dialect import NEUTRAL
+from miner.core.llms.llamacpp.models import find_model, spec_of
 from miner.core.llms.llm_llamacpp import LlamaCppService
-from miner.core.llms.nucleus import NUCLEUS_TOKENS
 
 __all__ = ["Ask", "Bare", "Wave", "bare_server", "service_of", "settings_of", "spec_for", "wave"]
 

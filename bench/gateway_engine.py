@@ -26,8 +26,8 @@ import aiohttp
 from bench import targets
 from bench.engine_load import Answer, Wave, bare_server, prompt, settings_of, spec_for, wave
 from bench.targets import KEY
-from miner.core.llms.llamacpp_wire import NEUTRAL
-from miner.core.llms.nucleus import NUCLEUS_TOKENS
+from miner.core.llms.contract.top_k_cap import NUCLEUS_TOKENS
+from miner.core.llms.llamacpp.dialect import NEUTRAL
 
 _ENDS = {"0": -100, "2": -100}
 """The demo model's tokens that end a reply: every reply is to have the same length."""

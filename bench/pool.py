@@ -22,7 +22,7 @@ from pathlib import Path
 from miner.core.engine.member import Engine
 from miner.core.engine.pool import EnginePool, PoolLimits
 from miner.core.engine.spec import Address, EngineSpec
-from tests.engine.simulated import Machine, simulate, spec_of
+from tests.core.engine.simulated import Machine, simulate, spec_of
 
 REQUESTS = 200
 
@@ -218,7 +218,7 @@ async def real(specs: list[EngineSpec], seed: int, rules: Rules) -> None:
 
 def links(folder: str) -> list[EngineSpec]:
     """The demo model under three names."""
-    from miner.core.models.find import resolve
+    from miner.core.models.resolve import resolve
 
     specs = []
     for name in "abc":

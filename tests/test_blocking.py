@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from miner.core.engine.diagnosis import check_model_file
 from miner.core.engine.oneshot import OneShot
 from miner.core.engine.procstat import physical_cores, usage
-from miner.core.engine.reasons import check_model_file
 from tests.blocking import blocking_calls_fail
 
 

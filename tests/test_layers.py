@@ -16,7 +16,7 @@ PACKAGE = Path(miner.__file__).parent
 LAYERS = {
     "miner.errors": 0, "miner.config": 0, "miner.core._typing": 0,
     "miner.core.wire": 1,
-    "miner.core.transport": 2, "miner.core.engine": 2, "miner.core.models": 2,
+    "miner.core.http": 2, "miner.core.engine": 2, "miner.core.models": 2,
     "miner.core.llms": 3,
     "miner.cli": 4, "miner.gateway": 4, "miner.deploy": 4, "miner.conformance": 4, "miner.__main__": 4,
 }  # fmt: skip
@@ -92,18 +92,18 @@ def skipped(module: str) -> bool:
 
 def test_no_import_goes_up():
     found = modules()
-    assert {"miner.core.llms.registry", "miner.core.transport.http", "miner.cli.main"} <= found.keys()
+    assert {"miner.core.llms.registry", "miner.core.http.client", "miner.cli.main"} <= found.keys()
     assert [line for name, tree in found.items() if not skipped(name) for line in upward(name, tree)] == []
 
 
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        ("miner.core.transport.http", "from miner.core.llms import registry"),
-        ("miner.core.transport.http", "def f():\n    import miner.core.llms.registry"),
+        ("miner.core.http.client", "from miner.core.llms import registry"),
+        ("miner.core.http.client", "def f():\n    import miner.core.llms.registry"),
         ("miner.core.llms.registry", "if TYPE_CHECKING:\n    from miner.cli.main import run"),
         ("miner.core.engine.pool", "from miner.config.config import MinerConfig"),
-        ("miner.core.engine.pool", "from miner.core.transport.http import HttpClient"),
+        ("miner.core.engine.pool", "from miner.core.http.client import HttpClient"),
         ("miner.core.wire", "from miner.errors import MinerError"),
         ("miner.errors", "from miner.core._typing import override"),
     ],

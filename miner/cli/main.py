@@ -15,21 +15,21 @@ from importlib import import_module
 from typing import Any
 
 from miner import __version__
+from miner.cli.output.errors import drop_output, report, report_unexpected
 from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, name_flags, nearest, unexpected
-from miner.cli.report import drop_output, report, report_unexpected
 from miner.core._typing import override
 from miner.errors import MinerError
 
 __all__ = ["COMMANDS", "run"]
 
 COMMANDS = {
-    "generate": ("miner.cli.generate", "print a model's answer to a prompt as it comes"),
-    "backends": ("miner.cli.backends", "list the backends, and why one cannot be used"),
-    "models": ("miner.cli.models", "list, show, get and delete models"),
-    "fit": ("miner.cli.fit", "tell whether a model fits into memory"),
-    "serve": ("miner.cli.serve", "serve a backend to clients of OpenAI, Ollama and Anthropic"),
-    "keys": ("miner.cli.keys", "make, list and revoke the keys of the gateway"),
-    "vllm": ("miner.cli.vllm", "print or run the command that starts a vLLM server"),
+    "generate": ("miner.cli.commands.generate", "print a model's answer to a prompt as it comes"),
+    "backends": ("miner.cli.commands.backends", "list the backends, and why one cannot be used"),
+    "models": ("miner.cli.commands.models", "list, show, get and delete models"),
+    "fit": ("miner.cli.commands.fit", "tell whether a model fits into memory"),
+    "serve": ("miner.cli.commands.serve", "serve a backend to clients of OpenAI, Ollama and Anthropic"),
+    "keys": ("miner.cli.commands.keys", "make, list and revoke the keys of the gateway"),
+    "vllm": ("miner.cli.commands.vllm", "print or run the command that starts a vLLM server"),
 }
 """Name -> module, one line of help."""
 

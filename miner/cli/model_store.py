@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from miner.cli.parser import UsageError
 from miner.core._typing import override
-from miner.core.llms.llamacpp_models import LocalModel, find_model, fitting_slots, load_of, models_folder, spec_of
-from miner.core.llms.llamacpp_pull import hub_of
+from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_folder, spec_of
+from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalogue import Facts
-from miner.core.models.find import LocatedModel, Models, list_local, resolve
-from miner.core.models.folder import beside
-from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
-from miner.core.models.memory import Memory, available_memory
+from miner.core.models.directory import beside
+from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
+from miner.core.models.hub.pull import PullProgress, pull
+from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.memory.verdict import Verdict, judge
 from miner.core.models.names import group, model_stem, parse_ref, without_tag
-from miner.core.models.pull import PullProgress, pull
-from miner.core.models.verdict import Verdict, judge
+from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import MinerError
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import msgspec
 from miner.cli.model_store import Row, Store
 from miner.cli.parser import UsageError
 from miner.core._typing import override
+from miner.core.http.client import HttpClient
+from miner.core.http.errors import Origin, parse_error_body
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.ollama_errors import ollama_error
-from miner.core.models.download import PullProgress, Speed
-from miner.core.transport.faults import Origin, parse_error_body
-from miner.core.transport.http import HttpClient
+from miner.core.llms.ollama.errors import ollama_error
+from miner.core.models.hub.download import PullProgress, Speed
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig

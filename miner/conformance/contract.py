@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from miner.core.llms.join import join
+from miner.core.llms.contract.join import join
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, ModelInfo
 

@@ -9,7 +9,7 @@ import pytest
 
 from miner.conformance.contract import Contract
 from miner.conformance.refusals import counted, not_checked
-from miner.core.llms.features import CAPABILITIES
+from miner.core.llms.contract.capabilities import CAPABILITIES
 from miner.core.wire import Health
 from miner.errors import ContextLengthError, MinerError, RequestError
 

@@ -8,36 +8,36 @@ from dataclasses import replace
 from aiohttp import web
 
 from miner.core.llms.LLMService import LLMService
-from miner.gateway.access import Access
-from miner.gateway.access_log import AccessLog, PromptLog
-from miner.gateway.admin import ADMIN
-from miner.gateway.admission import Admission, find_hooks
-from miner.gateway.connection import expecting
-from miner.gateway.dialects.anthropic_parts import anthropic_error
-from miner.gateway.dialects.anthropic_routes import ANTHROPIC, ID_HEADER
-from miner.gateway.dialects.ollama_parts import ollama_error
-from miner.gateway.dialects.ollama_routes import OLLAMA
-from miner.gateway.dialects.openai_chat import ChatBody, OpenAIChat
-from miner.gateway.dialects.openai_completions import CompletionBody, completions
-from miner.gateway.dialects.openai_embeddings import EmbeddingBody, embeddings
-from miner.gateway.dialects.openai_models import models, one_model
-from miner.gateway.dialects.openai_parts import error_body
-from miner.gateway.dialects.openai_responses import OpenAIResponses
-from miner.gateway.dialects.openai_responses_input import ResponseBody
-from miner.gateway.dialects.rerank import RerankBody, rerank
-from miner.gateway.gateway import Gateway
-from miner.gateway.guard import guarded
-from miner.gateway.health import livez, readyz
-from miner.gateway.hosts import Hosts, preflight
-from miner.gateway.limits import Limiter
-from miner.gateway.metrics import Metrics, metrics
-from miner.gateway.nowhere import nowhere
-from miner.gateway.openapi import docs, openapi
-from miner.gateway.reply import generation
-from miner.gateway.routes import Route
+from miner.gateway.apis.anthropic.errors import anthropic_error
+from miner.gateway.apis.anthropic.routes import ANTHROPIC, ID_HEADER
+from miner.gateway.apis.ollama.common import ollama_error
+from miner.gateway.apis.ollama.routes import OLLAMA
+from miner.gateway.apis.openai.chat import ChatBody, OpenAIChat
+from miner.gateway.apis.openai.common import error_body
+from miner.gateway.apis.openai.completions import CompletionBody, completions
+from miner.gateway.apis.openai.embeddings import EmbeddingBody, embeddings
+from miner.gateway.apis.openai.models import models, one_model
+from miner.gateway.apis.openai.rerank import RerankBody, rerank
+from miner.gateway.apis.openai.responses.routes import OpenAIResponses
+from miner.gateway.apis.openai.responses.schema import ResponseBody
+from miner.gateway.endpoints.admin import ADMIN
+from miner.gateway.endpoints.health import livez, readyz
+from miner.gateway.endpoints.not_found import nowhere
+from miner.gateway.endpoints.openapi import docs, openapi
+from miner.gateway.generation import generation
+from miner.gateway.middleware.admission import Admission, find_hooks
+from miner.gateway.middleware.auth import Access
+from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.errors import guarded
+from miner.gateway.middleware.hosts import Hosts, preflight
+from miner.gateway.middleware.logging import AccessLog, PromptLog
+from miner.gateway.middleware.metrics import Metrics, metrics
+from miner.gateway.middleware.rate_limit import Limiter
+from miner.gateway.middleware.tracing import make_tracing
+from miner.gateway.routing import Route
+from miner.gateway.server.connection import expecting
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.stages import Stage
-from miner.gateway.tracing import make_tracing
+from miner.gateway.state import Gateway
 
 __all__ = ["GATEWAY", "ROUTES", "create_app"]
 

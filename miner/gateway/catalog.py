@@ -9,7 +9,7 @@ from miner.config.config import config_of
 from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
-from miner.gateway.exchange import Caller, Exchange
+from miner.gateway.context import Caller, Exchange
 
 __all__ = ["could_be_a_file", "find_model", "known_models"]
 

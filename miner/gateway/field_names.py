@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from miner.core.llms.features import WAY_OUT
+from miner.core.llms.contract.capabilities import WAY_OUT
 from miner.errors import RequestError
 
 __all__ = ["LENIENT_HEADER", "FieldNames"]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
-from miner.core.llms.stream import LLMStream
+from miner.core.llms.contract.stream import LLMStream
 from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import MinerError
 from miner.gateway.contained import Contained

@@ -7,12 +7,12 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from miner.core.llms.malformed import LostReplyError, MalformedReplyError
+from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError
 from miner.errors import BackendError, MinerError, ModelNotFoundError, OutputValidationError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
-    from miner.gateway.gateway import Gateway
+    from miner.gateway.state import Gateway
 
 __all__ = ["preload"]
 

@@ -9,9 +9,9 @@ from aiohttp import web
 from miner.errors import MinerError
 from miner.gateway.contained import Contained
 from miner.gateway.errors import Failure, failure_of
-from miner.gateway.fault_log import log_fault
-from miner.gateway.interrupt import Interruptible
-from miner.gateway.open_stream import OpenStream
+from miner.gateway.middleware.error_log import log_fault
+from miner.gateway.server.shutdown import Interruptible
+from miner.gateway.streaming import OpenStream
 
 __all__ = ["streamed"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.forked import ForkedMiner
+from tests.paths import ROOT
 
 LONG = 600.0
 """Seconds after which something hangs. Not what a command may take: other work may leave it a tenth of a core."""
@@ -20,7 +21,7 @@ LONG = 600.0
 def environment(folder: Path, **settings: str) -> dict[str, str]:
     """Nothing of the tester's own settings; warnings are errors, as in the tests."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT", "VIRTUAL_ENV") if name in os.environ}
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     return kept | {
         "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": root, "PYTHONWARNINGS": "error",
         "COLUMNS": "80", "PYTHONUTF8": "1",

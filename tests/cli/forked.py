@@ -114,7 +114,7 @@ if __name__ == "__main__":
 
     from miner.cli.main import run
 
-    for name in (*(f"miner.cli.{command}" for command in LOADED), "miner.cli.signals", "miner.cli.terminal",
+    for name in (*(f"miner.cli.commands.{command}" for command in LOADED), "miner.cli.signals", "miner.cli.output.terminal",
                  "miner.config.config", "miner.core.llms.llm_llamacpp", "miner.core.llms.llm_ollama",
                  "miner.core.llms.llm_vllm"):  # fmt: skip
         import_module(name)

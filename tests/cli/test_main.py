@@ -106,10 +106,10 @@ def test_a_wrong_setting_exits_2_with_one_line_and_no_traceback(miner):
 UNFORESEEN = """
 import sys
 from miner.cli import main
-import miner.cli.backends
+import miner.cli.commands.backends
 def run(args):
     raise LookupError("oh\\nno")
-miner.cli.backends.run = run
+miner.cli.commands.backends.run = run
 sys.exit(main.run([*sys.argv[1:], "backends"]))
 """
 

@@ -12,7 +12,7 @@ from miner.core.engine.launchers import refuse_other_program
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_ollama import OllamaService
 from miner.errors import ConfigError, EngineStartError
-from tests.models.conftest import make_gguf
+from tests.core.models.conftest import make_gguf
 from tests.servers.openai_stub import StubServer
 from tests.servers.threaded import in_thread
 

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from miner.core._typing import override
+from miner.core.llms.contract.stream import Batches
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.stream import Batches
 from miner.core.wire import (
     ChatRequest,
     Embedding,
@@ -77,7 +77,7 @@ class RightService(LLMService):
 
     @override
     async def _chat(self, request: ChatRequest) -> Any:
-        from miner.core.llms.join import join
+        from miner.core.llms.contract.join import join
 
         return join([batch async for batch in self._stream(request)])
 
@@ -141,7 +141,7 @@ class LosesHeldText(RightService):
 
     @override
     async def _write(self, request: ChatRequest, count: int) -> Batches:
-        from miner.core.llms.stop import StopWatcher
+        from miner.core.llms.contract.stop_strings import StopWatcher
 
         watcher = StopWatcher(request.stop)
         async for batch in super()._write(request, count):
@@ -162,7 +162,7 @@ class LosesLastChunk(RightService):
 
     @override
     async def _chat(self, request: ChatRequest) -> Any:
-        from miner.core.llms.join import join
+        from miner.core.llms.contract.join import join
 
         return join([batch async for batch in super()._stream(request)])
 

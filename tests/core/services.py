@@ -14,7 +14,7 @@ from miner.core._typing import override
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.openai_service import Endpoint, OpenAIService
+from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.wire import LLMChunk
 
 ENGINES = ("vllm", "ollama")

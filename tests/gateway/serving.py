@@ -15,10 +15,10 @@ from aiohttp import web
 from miner.config.config import MinerConfig
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.app import GATEWAY, create_app
-from miner.gateway.gateway import Gateway
-from miner.gateway.server import make_runner
+from miner.gateway.middleware.base import Stage
+from miner.gateway.server.run import make_runner
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.stages import Stage
+from miner.gateway.state import Gateway
 
 __all__ = ["Parrot", "Served", "config", "post", "serving"]
 

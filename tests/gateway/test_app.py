@@ -11,7 +11,7 @@ import pytest
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import ModelInfo, RerankResponse, RerankResult, TokenUsage
 from miner.gateway.app import ROUTES
-from miner.gateway.openapi import document
+from miner.gateway.endpoints.openapi import document
 from tests.gateway.serving import Parrot, config, post, serving
 
 

@@ -10,16 +10,17 @@ import pytest
 
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.wire import LLMChunk
-from miner.gateway import background, key_store
+from miner.gateway import background
+from miner.gateway.auth import key_store
+from miner.gateway.auth.key_store import KeyStore
+from miner.gateway.auth.keys import KeyFile, key_path, write_keys
 from miner.gateway.background import Background
-from miner.gateway.gateway import Gateway
-from miner.gateway.key_store import KeyStore
-from miner.gateway.keys import KeyFile, key_path, write_keys
-from miner.gateway.open_stream import OpenStream
-from miner.gateway.server_log import server_log
+from miner.gateway.server.log import server_log
+from miner.gateway.state import Gateway
+from miner.gateway.streaming import OpenStream
+from tests.gateway.middleware.test_auth import entry, header, status_of, until
 from tests.gateway.serving import Parrot, config, post, serving
-from tests.gateway.test_access import entry, header, status_of, until
-from tests.gateway.test_reply import CHAT, Scripted, never
+from tests.gateway.test_generation import CHAT, Scripted, never
 from tests.servers.openai_stub import StubServer
 
 WAIT = 60

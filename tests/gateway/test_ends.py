@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from miner.core._typing import override
+from miner.core.llms.contract.stream import Batches
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.stream import Batches
 from miner.core.wire import ChatRequest, EmbeddingResponse, LLMChunk, TokenUsage
 from miner.core.wire import Embedding as Vector
 from tests.gateway.serving import config, post, serving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from miner.core.llms import get_backend
 from miner.core.llms.LLMService import LLMService
-from miner.gateway.limits import Limiter
+from miner.gateway.middleware.rate_limit import Limiter
 from tests.core.services import closed_port
 from tests.gateway.serving import config, post, serving
 from tests.servers.openai_stub import StubServer

@@ -11,8 +11,8 @@ import pytest
 from miner.core.llms.llm_ollama import OllamaService
 from miner.gateway.field_names import FieldNames
 from tests.core.services import settings
+from tests.gateway.apis.test_openai import vllm
 from tests.gateway.serving import Served, serving
-from tests.gateway.test_openai import vllm
 from tests.servers.openai_stub import StubServer
 
 ANTHROPIC = {"anthropic-version": "2023-06-01"}

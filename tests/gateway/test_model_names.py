@@ -9,8 +9,8 @@ import pytest
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_vllm import VLLMService
+from tests.core.models.conftest import make_gguf
 from tests.gateway.serving import config, post, serving
-from tests.models.conftest import make_gguf
 from tests.servers.llama_runner import demo_model
 from tests.servers.openai_stub import StubServer
 

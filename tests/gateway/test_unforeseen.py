@@ -12,8 +12,8 @@ import pytest
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk
 from miner.gateway.app import default_stages
+from miner.gateway.middleware.base import Stage
 from miner.gateway.settings import GatewaySettings
-from miner.gateway.stages import Stage
 from tests.gateway.serving import Parrot, config, post, serving
 
 WAIT = 60
@@ -277,7 +277,7 @@ async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplo
 
 @pytest.mark.parametrize("part", ["batch", "end", "error"])
 async def test_a_writer_that_fails_ends_the_stream_with_one_head(part, monkeypatch, caplog):
-    from miner.gateway.dialects.openai_chat_stream import ChatStream
+    from miner.gateway.apis.openai.chat_stream import ChatStream
 
     real = ChatStream.batch
     calls = []

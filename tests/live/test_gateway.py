@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from tests.gateway.server.test_run import miner_serve
 from tests.gateway.serving import config, post, serving
-from tests.gateway.test_server import miner_serve
 
 pytestmark = pytest.mark.engine
 

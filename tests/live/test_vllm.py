@@ -10,7 +10,7 @@ import pytest
 
 from miner.config.config import MinerConfig
 from miner.core.llms import get_backend
-from miner.core.llms.join import join
+from miner.core.llms.contract.join import join
 from miner.errors import (
     BackendTimeoutError,
     ContextLengthError,

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from tests.paths import DATA
+
 __all__ = ["DATA", "ENGINES", "Capture", "capture", "captures"]
 
-DATA = Path(__file__).parent.parent / "data"
 ENGINES = ("llamacpp", "ollama", "vllm")
 
 

@@ -6,9 +6,9 @@ import os
 import re
 from typing import Any
 
-from miner.core.llms.openai_service import Endpoint, OpenAIService
-from miner.core.llms.schema_support import check_llama, sendable_format
-from miner.core.transport.faults import ErrorBody
+from miner.core.http.errors import ErrorBody
+from miner.core.llms.openai.service import Endpoint, OpenAIService
+from miner.core.llms.schema.support import check_llama, sendable_format
 from miner.core.wire import ChatRequest
 from miner.errors import ContextLengthError, MinerError
 

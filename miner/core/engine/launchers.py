@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from miner.core.engine.settings import binary_orders, bindings_orders, wheel_orders
+from miner.core.engine.launch_arguments import binary_orders, bindings_orders, wheel_orders
 from miner.core.engine.spec import Address, EngineSpec
 from miner.errors import EngineStartError
 

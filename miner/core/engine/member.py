@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from miner.core.engine.queueing import ServiceTimes, SlotQueue
+from miner.core.engine.slot_queue import ServiceTimes, SlotQueue
 from miner.core.wire import EngineStatus
 from miner.errors import EngineCrashedError, EngineStartError
 

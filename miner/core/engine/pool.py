@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from miner.core.engine.errors import closed
+from miner.core.engine.eviction import PoolLimits
 from miner.core.engine.member import Engine, Lease, Member, State
-from miner.core.engine.refusals import closed
 from miner.core.engine.scheduler import Scheduler
-from miner.core.engine.turns import PoolLimits
 from miner.core.wire import EngineStatus, Progress
 from miner.errors import BackendTimeoutError
 

@@ -18,9 +18,9 @@ import weakref
 from collections import deque
 from typing import Literal, TypeVar
 
-from miner.core.engine.breaker import CircuitBreaker
+from miner.core.engine.circuit_breaker import CircuitBreaker
+from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, describe_exit, explain
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.reasons import FROM_OUTSIDE, Reason, describe_exit, explain
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
 from miner.core.engine.supervisor import Ended, Limits, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError

@@ -15,10 +15,10 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from miner.core.engine.errors import closed, not_started, overloaded
+from miner.core.engine.eviction import PoolLimits, fits, make_room
 from miner.core.engine.member import Lease, Member, State
-from miner.core.engine.queueing import Waiter
-from miner.core.engine.refusals import closed, not_started, overloaded
-from miner.core.engine.turns import PoolLimits, fits, make_room
+from miner.core.engine.slot_queue import Waiter
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
 

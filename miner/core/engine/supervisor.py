@@ -22,12 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from miner.core.engine.folder import PrivateFolder
+from miner.core.engine.diagnosis import STOPPED, Reason, check_model_file, describe_exit, explain
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.oneshot import OneShot
+from miner.core.engine.private_directory import PrivateFolder
 from miner.core.engine.procstat import Usage, usage
-from miner.core.engine.reasons import STOPPED, Reason, check_model_file, describe_exit, explain
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
 from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, Halt, Progress, Watch, signal_group
 from miner.errors import EngineStartError

@@ -14,19 +14,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
-from miner.core.llms import smallest
-from miner.core.llms.batch import generate_many
-from miner.core.llms.driver import respond, stream_batches
-from miner.core.llms.features import CAPABILITIES, refuse_unsupported
-from miner.core.llms.hooks import Hooks
-from miner.core.llms.images import check_images
-from miner.core.llms.length import check_length, texts_of
-from miner.core.llms.loading import load
-from miner.core.llms.options import build_request
-from miner.core.llms.stream import LLMStream
-from miner.core.llms.texts import count_tokens as checked_count
-from miner.core.llms.texts import embed as checked_embed
-from miner.core.llms.texts import rerank as checked_rerank
+from miner.core.llms.contract import generate_only as smallest
+from miner.core.llms.contract.backend import Hooks
+from miner.core.llms.contract.batch import generate_many
+from miner.core.llms.contract.capabilities import CAPABILITIES, refuse_unsupported
+from miner.core.llms.contract.context_length import check_length, texts_of
+from miner.core.llms.contract.driver import respond, stream_batches
+from miner.core.llms.contract.embeddings import count_tokens as checked_count
+from miner.core.llms.contract.embeddings import embed as checked_embed
+from miner.core.llms.contract.embeddings import rerank as checked_rerank
+from miner.core.llms.contract.images import check_images
+from miner.core.llms.contract.loading import load
+from miner.core.llms.contract.request import build_request
+from miner.core.llms.contract.stream import LLMStream
 from miner.core.models.names import check_name, without_tag
 from miner.core.wire import (
     ChatRequest,

@@ -13,11 +13,11 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from miner.core._typing import override
-from miner.core.llms.driver import respond, stream_batches
+from miner.core.http.attempts import counted, deliveries
+from miner.core.llms.contract.driver import respond, stream_batches
+from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.registry import load_backend
-from miner.core.llms.stream import Batches, LLMStream
-from miner.core.transport.deliveries import counted, deliveries
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
 from miner.errors import (
     BackendError,

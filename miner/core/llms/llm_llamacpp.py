@@ -18,27 +18,27 @@ from msgspec.structs import replace
 
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher, launcher_available
-from miner.core.llms import llamacpp_wire
-from miner.core.llms.durations import seconds_of
-from miner.core.llms.features import refuse_unsupported
-from miner.core.llms.llamacpp_check import check_settings
-from miner.core.llms.llamacpp_emulated import calls_in_text
-from miner.core.llms.llamacpp_engines import LocalEngines, Running, until_entered
-from miner.core.llms.llamacpp_foreign import Facts, ForeignServer, template_of
-from miner.core.llms.llamacpp_malformed import recovered
-from miner.core.llms.llamacpp_models import DEFAULT_PARALLEL, find_model
-from miner.core.llms.llamacpp_prefill import Prefill, PrefillGate
-from miner.core.llms.llamacpp_pull import pull_events
-from miner.core.llms.llamacpp_template import Fitted, Template, template_refusal
-from miner.core.llms.llamacpp_tools import as_calls, is_either, is_forced
-from miner.core.llms.llamacpp_wire import Props
-from miner.core.llms.malformed import LostReplyError, MalformedReplyError, Sent
-from miner.core.llms.openai_service import Endpoint, OpenAIService
-from miner.core.llms.schema_support import check_llama, refuse_both
-from miner.core.llms.stream import Batches
-from miner.core.llms.tools import tool_names
-from miner.core.transport.faults import ErrorBody, parse_error_body
-from miner.core.transport.http import HttpClient
+from miner.core.http.client import HttpClient
+from miner.core.http.errors import ErrorBody, parse_error_body
+from miner.core.llms.contract.capabilities import refuse_unsupported
+from miner.core.llms.contract.durations import seconds_of
+from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError, Sent
+from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.tools import tool_names
+from miner.core.llms.llamacpp import dialect as llamacpp_wire
+from miner.core.llms.llamacpp.chat_template import Fitted, Template, template_refusal
+from miner.core.llms.llamacpp.dialect import Props
+from miner.core.llms.llamacpp.emulated_tools import calls_in_text
+from miner.core.llms.llamacpp.engines import LocalEngines, Running, until_entered
+from miner.core.llms.llamacpp.external import Facts, ForeignServer, template_of
+from miner.core.llms.llamacpp.forced_tools import as_calls, is_either, is_forced
+from miner.core.llms.llamacpp.malformed import recovered
+from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL, find_model
+from miner.core.llms.llamacpp.prefill import Prefill, PrefillGate
+from miner.core.llms.llamacpp.pull import pull_events
+from miner.core.llms.llamacpp.settings import check_settings
+from miner.core.llms.openai.service import Endpoint, OpenAIService
+from miner.core.llms.schema.support import check_llama, refuse_both
 from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import (
     BackendProtocolError,

@@ -14,12 +14,14 @@ from typing import Any
 import msgspec
 
 from miner.core._typing import override
+from miner.core.http.client import HttpClient, Limits
+from miner.core.http.errors import Origin, parse_error_body
+from miner.core.llms.contract.malformed import MalformedReplyError, rest_of
+from miner.core.llms.contract.server_facts import Memory
+from miner.core.llms.contract.stream import Batches
 from miner.core.llms.LLMService import LLMService
-from miner.core.llms.malformed import MalformedReplyError, rest_of
-from miner.core.llms.memory import Memory
-from miner.core.llms.ollama_errors import ollama_error
-from miner.core.llms.ollama_loading import load_request, pull_events
-from miner.core.llms.ollama_models import (
+from miner.core.llms.ollama.errors import ollama_error
+from miner.core.llms.ollama.models import (
     FEATURES,
     decode_any,
     decode_embeddings,
@@ -28,12 +30,10 @@ from miner.core.llms.ollama_models import (
     info_of_show,
     info_of_tag,
 )
-from miner.core.llms.ollama_reply import decoded, read_lines
-from miner.core.llms.ollama_wire import request_body
-from miner.core.llms.schema_support import check_llama, refuse_both
-from miner.core.llms.stream import Batches
-from miner.core.transport.faults import Origin, parse_error_body
-from miner.core.transport.http import HttpClient, Limits
+from miner.core.llms.ollama.pull import load_request, pull_events
+from miner.core.llms.ollama.response import decoded, read_lines
+from miner.core.llms.ollama.wire import request_body
+from miner.core.llms.schema.support import check_llama, refuse_both
 from miner.core.wire import (
     ChatRequest,
     Embedding,

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from miner.core._typing import override
-from miner.core.llms.memory import Memory
-from miner.core.llms.openai_service import Endpoint, OpenAIService, _NoTemplateError
-from miner.core.llms.openai_wire import decode_event
-from miner.core.llms.schema_support import check_vllm, refuse_both
-from miner.core.transport.faults import ErrorBody
+from miner.core.http.errors import ErrorBody
+from miner.core.llms.contract.server_facts import Memory
+from miner.core.llms.openai.response import decode_event
+from miner.core.llms.openai.service import Endpoint, OpenAIService, _NoTemplateError
+from miner.core.llms.schema.support import check_vllm, refuse_both
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import (
     BackendError,

@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from miner.core.models.catalogue_cache import FactsFile
 from miner.core.models.demo import DEMO, demo_file
-from miner.core.models.facts_file import FactsFile
-from miner.core.models.find import LocatedModel, Models, list_local, resolve
-from miner.core.models.folder import FolderReader, Stamp, beside, stamp_of
-from miner.core.models.gguf import GGUFError, GGUFHeader, read_model
+from miner.core.models.directory import FolderReader, Stamp, beside, stamp_of
+from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
 from miner.core.models.names import is_projector
+from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import ModelNotFoundError
 
 __all__ = ["Catalogue", "Facts"]

@@ -1,0 +1,86 @@
+"""How a pull is shown: a bar that is redrawn on a terminal, a line now and then elsewhere. On standard error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from miner.cli.output.errors import note
+
+if TYPE_CHECKING:
+    from miner.core.models.hub.download import PullProgress
+
+__all__ = ["PullBar"]
+
+_STEP = 10  # per cent between two lines where there is no terminal
+_BAR = 24
+
+
+class PullBar:
+    """Shows each PullProgress that it is called with; used with `with`, it leaves the line empty or ended."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown: tuple[str, str, int] | None = None
+        self._drawn = False
+
+    def __enter__(self) -> PullBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._drawn:
+            self._put("\n")
+
+    def __call__(self, progress: PullProgress) -> None:
+        """Show it."""
+        share = 100 * progress.done // max(1, progress.total)
+        if self._terminal:
+            self._drawn = True
+            columns = shutil.get_terminal_size().columns - 1
+            # The cursor goes back to the beginning, so that what the library says of its retries has a line of its own.
+            self._put(f"\x1b[K{_line(progress, share, columns)}\r")
+            return
+        key = (progress.file, progress.stage, share // _STEP)
+        if key != self._shown and progress.total:
+            self._shown = key
+            note(_line(progress, share, 200, bar=False))
+
+    @staticmethod
+    def _put(text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+
+def _line(progress: PullProgress, share: int, columns: int, *, bar: bool = True) -> str:
+    from miner.cli.output.tables import printable
+    from miner.core.models.memory.verdict import readable
+
+    name = printable(progress.file.rpartition("/")[2], limit=60)
+    if progress.files > 1 and progress.number:
+        name += f" ({progress.number} of {progress.files})"
+    if progress.stage == "waiting":
+        return f"{name}: waiting for another download of the same file"[:columns]
+    parts = [f"{share:3} %", f"{readable(progress.done)} of {readable(progress.total)}"]
+    if progress.stage == "checking":
+        parts.append("checking")
+    if progress.speed is not None:
+        parts.append(f"{readable(int(progress.speed))}/s")
+    if progress.left is not None:
+        parts.append(f"{_clock(progress.left)} left")
+    filled = _BAR * share // 100
+    drawn = f"[{'#' * filled}{'.' * (_BAR - filled)}]"
+    if bar and len(name) + len(drawn) + sum(map(len, parts)) + 2 * len(parts) + 2 <= columns:
+        parts.insert(0, drawn)
+    return "  ".join([name, *parts])[:columns]
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    whole = min(int(seconds), 359_999)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

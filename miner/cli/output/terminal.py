@@ -1,0 +1,135 @@
+"""Where a command's text goes: the answer to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import shutil
+import sys
+import time
+
+from miner.cli.output.errors import note
+from miner.cli.signals import StopSignals
+from miner.core._typing import override
+from miner.core.wire import Progress
+from miner.errors import MinerError
+
+__all__ = ["Notices", "Output", "Status", "describe_progress"]
+
+_REDRAW_SECONDS = 0.5
+_NEVER_BLOCKS = 512
+"""Bytes that a pipe takes for sure once it can be written to (POSIX's smallest PIPE_BUF)."""
+
+
+class Output:
+    """Standard output, written at once and without a buffer: what was not written when a signal came stays away."""
+
+    def __init__(self, signals: StopSignals) -> None:
+        self._signals = signals
+        self._at_line_start = True
+        self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> None:
+        """Write text.
+
+        Raises:
+            BrokenPipeError: nobody reads it any more.
+            MinerError: it cannot be written, to a full disk for example.
+        """
+        data = text.encode(self._encoding, "replace")
+        while data:
+            with self._signals.blocking():
+                # For as long as the reader likes: a pager, or a terminal that was halted.
+                self._writable(None)
+            try:
+                written = os.write(sys.stdout.fileno(), data[:_NEVER_BLOCKS])
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise MinerError(f"The output cannot be written: {error.strerror}.") from error
+            self._at_line_start = data[:written].endswith(b"\n")
+            data = data[written:]
+
+    def end_line(self) -> None:
+        """Make sure that what follows begins on a line of its own."""
+        if not self._at_line_start and (self._signals.received is None or self._writable(0.0)):
+            self.write("\n")
+
+    @staticmethod
+    def _writable(timeout: float | None) -> bool:
+        if os.name == "nt":
+            return True  # there, only sockets can be asked
+        return bool(select.select([], [sys.stdout.fileno()], [], timeout)[1])
+
+
+class Status:
+    """One line on a terminal's standard error, redrawn in place with the seconds that have passed.
+
+    Where standard error is no terminal it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._text = ""
+        self._began = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def show(self, text: str) -> None:
+        """Show this from now on."""
+        if self._shown:
+            self._text = text
+            self._draw()
+
+    def erase(self) -> None:
+        """Leave the line empty, for good."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._put("")
+
+    def _draw(self) -> None:
+        seconds = time.monotonic() - self._began
+        line = f"{self._text} ({seconds:.0f} s)" if seconds >= 1 else self._text
+        self._put(line[: shutil.get_terminal_size().columns - 1])
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_REDRAW_SECONDS, self._draw)
+
+    @staticmethod
+    def _put(line: str) -> None:
+        try:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+
+class Notices(logging.Handler):
+    """Shows the library's warnings as lines of ours. What is tried again is told only by the status line; that an
+    engine has died, by the error that the command ends with.
+    """
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(logging.WARNING)
+        self._status = status
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "miner.retry":
+            self._status.show(record.getMessage())
+        if record.name in ("miner.retry", "miner.engine"):
+            return
+        self._status.erase()
+        note(f"miner: {record.getMessage()}")
+
+
+def describe_progress(progress: Progress) -> str:
+    """What the engine is doing before its first word."""
+    if progress.stage == "queue":
+        ahead = progress.total - progress.done
+        return f"waiting for a free slot, {ahead} ahead" if ahead else "starting the engine"
+    if progress.stage == "load":
+        return f"loading the model: {100 * progress.done // max(1, progress.total)} %"
+    return f"reading the prompt: {progress.done} of {progress.total} tokens"

@@ -1,0 +1,86 @@
+"""The words of the pool's errors: what happened to whom, with numbers, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
+
+if TYPE_CHECKING:
+    from miner.core.engine.eviction import PoolLimits
+    from miner.core.engine.member import Member
+
+__all__ = ["closed", "not_started", "overloaded", "pinned_out", "too_big"]
+
+_BACKEND = "llamacpp"
+
+
+def overloaded(member: Member, why: str, retry_after: float, setting: str) -> BackendOverloadedError:
+    """The queue is full, or was too slow."""
+    return BackendOverloadedError(
+        f"The engine of {member.spec.alias!r} is overloaded: {why}.",
+        backend=_BACKEND,
+        retry_after=retry_after,
+        hint=f"Try again in {retry_after:.0f} s, or raise {setting}.",
+    )
+
+
+def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
+    """It does not fit even alone."""
+    text = f"{wanted.spec.alias!r} needs about {wanted.need} bytes"
+    text += f" and {_each(wanted.gpu_need)} on the GPUs" if any(wanted.gpu_need) else ""
+    text += f", and all engines together may take {limits.memory_budget} bytes (LLAMACPP_MEMORY_BUDGET)"
+    text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
+    return EngineStartError(
+        f"{text}.",
+        backend=_BACKEND,
+        retryable=False,
+        hint="Raise the budget, or load the model with a smaller LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL.",
+    )
+
+
+def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> BackendOverloadedError:
+    """It does not fit beside the pinned engines."""
+    names = ", ".join(repr(member.spec.alias) for member in pinned)
+    bounds = []
+    if limits.memory_budget is not None:
+        held = sum(member.need for member in pinned)
+        bounds.append(f"it needs about {wanted.need} bytes, they hold {held} of {limits.memory_budget}")
+    if any(wanted.gpu_need):
+        holding = [sum(each) for each in zip(*(member.gpu_need for member in pinned), strict=False)]
+        bounds.append(
+            f"it needs {_each(wanted.gpu_need)} on the GPUs, they hold {_each(holding)} of {_each(limits.gpu_budget)}"
+        )
+    if limits.max_loaded is not None:
+        bounds.append(f"they are {len(pinned)} of at most {limits.max_loaded} loaded")
+    return BackendOverloadedError(
+        f"{wanted.spec.alias!r} cannot be loaded beside the pinned {names}: {'; '.join(bounds)}.",
+        backend=_BACKEND,
+        retry_after=60.0,
+        hint="Unpin a model, or raise LLAMACPP_MEMORY_BUDGET or LLAMACPP_MAX_LOADED.",
+    )
+
+
+def not_started(member: Member, error: BaseException, limits: PoolLimits) -> EngineStartError:
+    """For what the engine does not say itself: the last bound on its load, or an error that nobody expected."""
+    late = isinstance(error, TimeoutError)
+    why = f"it was not ready after {limits.start_timeout:g} s" if late else f"{type(error).__name__}: {error}"
+    result = EngineStartError(
+        f"The engine of {member.spec.alias!r} did not start: {why}.",
+        backend=_BACKEND,
+        log_tail=member.engine.log_tail,
+    )
+    result.__cause__ = error
+    return result
+
+
+def closed() -> ServiceClosedError:
+    """The pool has ended."""
+    return ServiceClosedError(
+        "The engines are stopped, because their service was closed.", backend=_BACKEND, hint="Make a new service."
+    )
+
+
+def _each(sizes: Sequence[int]) -> str:
+    return " + ".join(map(str, sizes)) + " bytes"

@@ -1,0 +1,119 @@
+"""What a request needs, held against what a backend and a model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
+
+from miner.core.llms.contract.request import REASONING_LEVELS
+from miner.core.wire import OPTIONS, ChatRequest, Message
+from miner.errors import UnsupportedFeatureError
+
+__all__ = ["CAPABILITIES", "IGNORABLE", "WAY_OUT", "forget", "nearest_level", "note_ignored", "refuse_unsupported"]
+
+CAPABILITIES: frozenset[str] = frozenset(
+    """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
+    images progress rerank emulated prompt_tokens""".split()
+) | frozenset(OPTIONS)
+"""All words that `capabilities` may hold: features, and the name of each option. "emulated": the model's chat template
+knows no tools; they are told in the prompt's text, and calls are read out of the model's.
+"""
+
+IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
+"""Parameters that may be dropped when the caller allows it."""
+
+_ALWAYS = frozenset({"timeout", "response_format"})
+"""Kept by the base class itself, or told apart by the kind of format."""
+
+WAY_OUT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
+_UNSET = {"stop": [], "progress": False, "raw": False}
+
+
+def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    """Pairs of capability and parameter that the request makes use of."""
+    if request.tools is not None and request.tool_choice != "none":
+        yield "tools", "tools"
+        if request.tool_choice not in (None, "auto"):
+            yield "tool_choice", "tool_choice"
+    if request.prompt_tokens is not None:
+        yield "prompt_tokens", "prompt"
+    if request.response_format is not None:
+        yield request.response_format.kind, "response_format"
+    for name in OPTIONS:
+        value = getattr(request, name)
+        # False needs nothing: a model that does not think need not be told so, and calls beyond the first are dropped
+        # here. Zero is a value like any other (seed=0, keep_alive=0, logprobs=0 for none but the chosen token).
+        if name in _ALWAYS or value is None or value is False or value == []:
+            continue
+        yield name, name
+
+
+def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where: str, *, ignore: bool) -> None:
+    """Make sure that everything asked for is honoured, or refuse it by name.
+
+    Args:
+        ignore: drop instead what cannot be honoured, and list it in `request.ignored`.
+
+    Raises:
+        UnsupportedFeatureError: names the parameter. Content is never dropped: images are refused in any case.
+    """
+    if "chat" not in capabilities:
+        raise UnsupportedFeatureError(f"{where} makes no text.", param="model", hint="Name a model that does.")
+    for capability, param in _needs(request):
+        if capability in capabilities:
+            continue
+        if ignore and param != "prompt":
+            forget(request, param)
+            continue
+        wanted = param if capability == param else f"{param} ({capability})"
+        raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=WAY_OUT)
+    if request.messages is not None and any(map(_named, request.messages)):
+        _refuse_names(request, where, ignore=ignore)
+    if "images" not in capabilities:
+        for place, message in enumerate(request.messages or ()):
+            if message.images():
+                raise UnsupportedFeatureError(f"{where} does not support images.", param=f"messages[{place}].content")
+
+
+def _named(message: Message) -> bool:
+    """Whether a turn says who speaks. On a tool's turn that is the function, which engines take."""
+    return message.name is not None and message.role != "tool"
+
+
+def _refuse_names(request: ChatRequest, where: str, *, ignore: bool) -> None:
+    """A speaker's name: Ollama drops it; vLLM and llama.cpp leave it to the chat template, and templates ignore it."""
+    turns = request.messages or []
+    params = [f"messages[{place}].name" for place, message in enumerate(turns) if _named(message)]
+    if not ignore:
+        raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=WAY_OUT)
+    # Copies: a fallback is asked with the same turns, and has to list the names too.
+    request.messages = [replace(message, name=None) if _named(message) else message for message in turns]
+    request.ignored = [*request.ignored, *params]
+
+
+def forget(request: ChatRequest, param: str) -> None:
+    """Drop a parameter and note that it was ignored."""
+    setattr(request, param, _UNSET.get(param))
+    if param == "tools":
+        request.tool_choice = None
+        request.parallel_tool_calls = None
+    note_ignored(request, param)
+
+
+def note_ignored(request: ChatRequest, param: str) -> None:
+    """List a parameter, or a part of one, as not honoured as it was asked for."""
+    if param not in request.ignored:
+        request.ignored = [*request.ignored, param]
+
+
+def nearest_level(request: ChatRequest, levels: Sequence[str]) -> bool | str | None:
+    """What `reasoning` means to an engine that has these levels, in rising order: a level that it lacks is the nearest
+    one, and is listed.
+    """
+    wanted = request.reasoning
+    if not isinstance(wanted, str) or wanted in levels:
+        return wanted
+    note_ignored(request, "reasoning")
+    place = REASONING_LEVELS.index(wanted)
+    return min(levels, key=lambda level: abs(REASONING_LEVELS.index(level) - place))

@@ -1,0 +1,239 @@
+"""From what a caller typed to a ChatRequest: every parameter checked, under one name, in one range, on all backends.
+
+Ranges are those that all engines share. An engine's own laxness (Ollama takes a temperature of -3, llama.cpp clamps it
+without a word) never shows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from miner.core.llms.contract.durations import LONGEST, seconds_of
+from miner.core.llms.contract.extra import checked_extra
+from miner.core.llms.contract.messages import checked_messages
+from miner.core.llms.contract.structured import output_format
+from miner.core.llms.contract.tools import checked_tool_choice, checked_tools
+from miner.core.wire import OPTIONS, ChatRequest, Timeout
+from miner.errors import InvalidRequestError
+
+__all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed"]
+
+MAX_STOPS = 256
+"""Stop strings of a request: each is looked for at each token."""
+MAX_BIASES = 10_000
+REASONING_LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""Those of any API. A backend takes the nearest that its engine has, and lists `reasoning` where that is another."""
+SEEDS = 2**32 - 1
+"""So many seeds all engines tell apart; llama.cpp keeps the next number for a random one."""
+_LEAST_TOP_P = 1e-6
+_NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
+
+
+def build_request(
+    *,
+    prompt: Any = None,
+    messages: Any = None,
+    model: Any = None,
+    max_tokens: Any,
+    temperature: Any,
+    top_p: Any,
+    tools: Any = None,
+    tool_choice: Any = None,
+    options: Mapping[str, Any],
+) -> ChatRequest:
+    """A checked request.
+
+    Raises:
+        InvalidRequestError: names the parameter, its value and what is allowed.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise _unknown_option(name)
+    given = {name: value for name, value in options.items() if value is not None}
+    if (prompt is None) == (messages is None):
+        raise InvalidRequestError("Give either a prompt or messages.", param="prompt")
+    tokens = _token_ids(prompt)
+    if tokens is not None and given.get("raw") is not True:
+        raise InvalidRequestError("A prompt of token ids goes past the chat template: it needs raw=True.", param="raw")
+    if prompt is not None and tokens is None and (not isinstance(prompt, str) or not prompt.strip()):
+        raise _wrong("prompt", prompt, "a text that is not empty")
+    if model is not None and (not isinstance(model, str) or not model.strip()):
+        raise _wrong("model", model, "a model's name, or None for the default")
+    raw = _flag(given, "raw")
+    if raw and messages is not None:
+        raise InvalidRequestError(
+            "raw=True sends a prompt past the chat template: it needs a prompt, not messages.", param="raw"
+        )
+    checked = checked_tools(tools)
+    if raw and checked is not None:
+        raise InvalidRequestError(
+            "raw=True goes past the chat template, which is what tells a model of tools.", param="raw"
+        )
+    reasoning = _reasoning(given.get("reasoning"))
+    if raw and reasoning:
+        raise InvalidRequestError(
+            "raw=True goes past the chat template, which is what makes a model think.", param="raw"
+        )
+    return ChatRequest(
+        model=model,
+        prompt=prompt if tokens is None else "",
+        prompt_tokens=tokens,
+        messages=None if messages is None else checked_messages(messages),
+        max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, whole=True)),
+        temperature=checked_number("temperature", temperature, low=0, high=2),
+        # 0 is how clients ask for the likeliest alone; engines refuse it, or take it for all.
+        top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
+        raw=raw,
+        stop=_stop(given.get("stop")),
+        seed=folded_seed(given.get("seed")),
+        top_k=_whole(given, "top_k", 0, 2**31 - 1),
+        min_p=_number(given, "min_p", 0, 1),
+        repeat_penalty=_number(given, "repeat_penalty", 0, 10, low_open=True),
+        presence_penalty=_number(given, "presence_penalty", -2, 2),
+        frequency_penalty=_number(given, "frequency_penalty", -2, 2),
+        logit_bias=_logit_bias(given.get("logit_bias")),
+        logprobs=_logprobs(given.get("logprobs")),
+        tools=checked,
+        tool_choice=checked_tool_choice(tool_choice, checked),
+        parallel_tool_calls=_flag(given, "parallel_tool_calls") if "parallel_tool_calls" in given else None,
+        response_format=output_format(given.get("response_format")),
+        reasoning=reasoning,
+        progress=_flag(given, "progress"),
+        timeout=_timeout(given.get("timeout")),
+        keep_alive=_keep_alive(given.get("keep_alive")),
+        extra=checked_extra(given.get("extra")),
+    )
+
+
+def _token_ids(prompt: Any) -> list[int] | None:
+    """The prompt, if it is one of token ids."""
+    if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
+        return None
+    if not all(0 <= token < 2**31 for token in prompt):
+        raise InvalidRequestError("prompt must be a text, or a list of token ids of the model.", param="prompt")
+    return list(prompt)
+
+
+def _unknown_option(name: str) -> InvalidRequestError:
+    near = difflib.get_close_matches(name, [*OPTIONS, *_NOT_OPTIONS], n=1)
+    hint = f"Did you mean {near[0]}?" if near else "An engine's own field goes into extra={...}."
+    return InvalidRequestError(f"There is no option {name!r}.", param=name, hint=hint)
+
+
+def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
+    try:
+        shown = reprlib.repr(value) if isinstance(value, str) and len(value) > 80 else repr(value)
+    except ValueError:  # Python refuses to write out a whole number of thousands of digits
+        shown = f"a number of {value.bit_length()} bits"
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return InvalidRequestError(f"{name} must be {allowed}, not {shown}.", param=name)
+
+
+def checked_number(
+    name: str, value: Any, *, low: float, high: float, low_open: bool = False, whole: bool = False
+) -> float:
+    """A number in a range; text, truth values and NaN are none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN is in no range.
+    if number and low <= value <= high and not (low_open and value == low) and not (whole and value != int(value)):
+        return value  # type: ignore[no-any-return]
+    bounds = f"above {low:g} and at most {high:g}" if low_open else f"from {low:g} to {high:.10g}"
+    if whole and high >= 2**31 - 1 and not (number and value > high):
+        bounds = f"of at least {low:g}"  # the upper end is that of the engines' integers: told to those who pass it
+    raise _wrong(name, value, f"{'a whole number' if whole else 'a number'} {bounds}")
+
+
+def _number(given: Mapping[str, Any], name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
+    return checked_number(name, given[name], low=low, high=high, low_open=low_open) if name in given else None
+
+
+def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    return int(checked_number(name, given[name], low=low, high=high, whole=True)) if name in given else None
+
+
+def folded_seed(value: Any) -> int | None:
+    """A seed of any 64 bits as one that every engine takes; equal ones stay equal. -1 is a random one: None.
+
+    Raises:
+        InvalidRequestError: it is no whole number of 64 bits.
+    """
+    if value is None:
+        return None
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not whole or not -(2**63) <= value < 2**63 or value != int(value):
+        raise _wrong("seed", value, "a whole number of 64 bits, or -1 for a random one")
+    return None if value == -1 else int(value) % SEEDS
+
+
+def _flag(given: Mapping[str, Any], name: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "True or False")
+    return value
+
+
+def _stop(value: Any) -> list[str]:
+    if value is None:
+        return []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
+        raise _wrong("stop", value, "a text or a list of texts, none of them empty")
+    if len(texts) > MAX_STOPS:
+        raise InvalidRequestError(f"stop holds {len(texts)} texts; {MAX_STOPS} at most.", param="stop")
+    return list(texts)
+
+
+def _logprobs(value: Any) -> int | None:
+    if value is None or value is False:
+        return None
+    if value is True:
+        return 0
+    return int(checked_number("logprobs", value, low=0, high=20, whole=True))
+
+
+def _logit_bias(value: Any) -> dict[str, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise _wrong("logit_bias", value, "a mapping of token ids to numbers from -100 to 100")
+    if len(value) > MAX_BIASES:
+        raise InvalidRequestError(f"logit_bias holds {len(value)} tokens; {MAX_BIASES} at most.", param="logit_bias")
+    checked = {}
+    for token, bias in value.items():
+        if isinstance(token, bool) or not str(token).isdecimal():
+            raise _wrong("logit_bias", token, "a mapping whose keys are token ids")
+        checked[str(token)] = checked_number(f"logit_bias[{token}]", bias, low=-100, high=100)
+    return checked
+
+
+def _reasoning(value: Any) -> bool | str | None:
+    if value is None or isinstance(value, bool) or value in REASONING_LEVELS:
+        return value  # type: ignore[no-any-return]
+    raise _wrong("reasoning", value, f"True, False or one of {', '.join(REASONING_LEVELS)}")
+
+
+def _timeout(value: Any) -> Timeout | None:
+    if value is None or isinstance(value, Timeout):
+        return value
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in ("first", "between", "total"):
+                raise _wrong("timeout", name, "seconds, or a mapping with first, between and total")
+        given = {name: seconds for name, seconds in value.items() if seconds is not None}
+        return Timeout(
+            **{n: checked_number(f"timeout.{n}", s, low=0, high=1e6, low_open=True) for n, s in given.items()}
+        )
+    return Timeout(total=checked_number("timeout", value, low=0, high=1e6, low_open=True))
+
+
+def _keep_alive(value: Any) -> float | str | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        seconds_of(value)
+        return value
+    return checked_number("keep_alive", value, low=-LONGEST, high=LONGEST)

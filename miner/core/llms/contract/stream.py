@@ -1,0 +1,162 @@
+"""LLMStream: a reply as it comes, which stops the engine when it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from types import AsyncGeneratorType, TracebackType
+from typing import Any, cast
+
+from miner.core._typing import override
+from miner.core.http.in_flight import InFlight
+from miner.core.llms.contract.join import join
+from miner.core.wire import LLMChunk, LLMResponse
+
+__all__ = ["Batches", "LLMStream"]
+
+Batches = AsyncGenerator[list[LLMChunk], None]
+"""What arrived in one read, together."""
+
+
+class LLMStream(AsyncIterator[LLMChunk]):
+    """The chunks of one reply.
+
+    ::
+
+        async for chunk in service.stream("Why is the sky blue?"):
+            print(chunk.content or "", end="")
+
+    The request is sent when the first chunk is asked for. Leaving the loop early (break, an exception, a cancelled
+    task) stops the engine; so do `aclose` and the end of an `async with` block. A stream is read once.
+    """
+
+    def __init__(self, start: Callable[[], Batches], response: LLMResponse, in_flight: InFlight | None = None) -> None:
+        """
+        Args:
+            start: gives the batches; called once, when the first is asked for.
+            in_flight: the calls of the service, whose end is this stream's too.
+        """
+        self._start = start
+        self._response = response
+        self._began = False
+        self._closed = False
+        self._quiet = False
+        """Closed by the task that reads: it knows, and is not told."""
+        self._call = (in_flight or InFlight(lambda: RuntimeError("The stream was closed."))).call()
+        self._ended = asyncio.Event()
+        """Nothing of the request is left: the engine's slot is free."""
+        # A loop that is left drops its iterator, and asyncio closes what is dropped. So only the loop may hold it.
+        self._running: weakref.ref[AsyncGeneratorType[Any, None]] | None = None
+        self._own: AsyncGenerator[LLMChunk, None] | None = None
+
+    @override
+    def __aiter__(self) -> AsyncIterator[LLMChunk]:
+        if self._own is not None:
+            return self._own
+        chunks = self._flattened(self.batches())
+        self._running = weakref.ref(cast("AsyncGeneratorType[Any, None]", chunks))
+        return chunks
+
+    @override
+    async def __anext__(self) -> LLMChunk:
+        if self._own is None:
+            self._own = self._flattened(self.batches())
+            self._running = weakref.ref(cast("AsyncGeneratorType[Any, None]", self._own))
+        return await anext(self._own)
+
+    def batches(self) -> Batches:
+        """The chunks in the lists in which they arrived: for who writes them on together."""
+        if self._closed and not self._began:
+            raise RuntimeError("The stream is closed; ask the service for a new one.")
+        if self._began:
+            raise RuntimeError("A stream can be read once; ask the service for a new one.")
+        self._began = True
+        source = self._start()
+        self._call.watch(source)
+        batches = self._watched(source)
+        self._running = weakref.ref(cast("AsyncGeneratorType[Any, None]", batches))
+        return batches
+
+    @property
+    def response(self) -> LLMResponse:
+        """What is known of the reply besides its pieces: model, backend, what was ignored, what was parsed."""
+        return self._response
+
+    async def collect(self) -> LLMResponse:
+        """Read to the end and return the whole reply."""
+        arrived: list[list[LLMChunk]] = []
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                arrived.append(batch)  # noqa: PERF401  (a comprehension would lose what had come when it breaks)
+        return join(arrived, self._response)
+
+    async def aclose(self) -> None:
+        """Stop the engine and release the connection. Idempotent. Whatever another task reads the stream with (a loop,
+        `anext`, `batches`, `collect`) ends with a chunk whose finish_reason is "cancelled", unless the reply had ended.
+        """
+        closed, self._closed = self._closed, True
+        if not self._began or self._ended.is_set():
+            return
+        call, here = self._call, asyncio.current_task()
+        if call.task is None and call.reader is here and not closed:
+            self._quiet = True
+            running = self._running() if self._running is not None else None
+            call.stop()
+            if running is None:
+                await call.end()
+            elif running.ag_running:  # it was dropped, and asyncio closes it
+                await self._ended.wait()
+            else:
+                await running.aclose()
+            return
+        waits = call.task is not None and call.task is not here
+        await call.end()
+        if waits:
+            await self._ended.wait()
+
+    async def __aenter__(self) -> LLMStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _watched(self, source: Batches) -> Batches:
+        """The batches of the source, until somebody ends them from outside."""
+        call = self._call
+        whole = False
+        try:
+            if call.enter():
+                async for batch in source:
+                    call.leave()
+                    yield batch
+                    if not call.enter():
+                        break
+                else:
+                    whole = True
+        except asyncio.CancelledError:
+            if not call.leave():
+                raise
+        finally:
+            call.leave()
+            if not call.finish():
+                await source.aclose()
+            self._ended.set()
+        if whole or not call.stopped:
+            return
+        if not self._closed:
+            raise self._call.closed()
+        if not self._quiet:
+            yield [LLMChunk(finish_reason="cancelled")]
+
+    async def _flattened(self, batches: Batches) -> AsyncGenerator[LLMChunk, None]:
+        call = self._call
+        async with aclosing(batches):
+            async for batch in batches:
+                for chunk in batch:
+                    yield chunk
+                    if call.stopped:
+                        break

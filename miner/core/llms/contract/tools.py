@@ -1,0 +1,120 @@
+"""Tools and calls: checked on the way in, normalised on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from miner.core.llms.schema.normalize import fault_of, relaxed, without_nulls
+from miner.core.wire import ToolCall, ToolChoice
+from miner.errors import InvalidRequestError
+
+__all__ = ["arguments_parse", "checked_tool_choice", "checked_tools", "chosen_tool", "tool_names"]
+
+
+def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """Tools in OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`; None where
+    there are none.
+
+    Raises:
+        InvalidRequestError: names the tool at fault by its place.
+    """
+    if tools is None:
+        return None
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise InvalidRequestError("tools must be a list of tools, or None.", param="tools")
+    checked: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for place, tool in enumerate(tools):
+        where = f"tools[{place}]"
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if (
+            not isinstance(tool, Mapping)
+            or tool.get("type", "function") not in ("function", None)
+            or not isinstance(function, Mapping)
+        ):
+            raise InvalidRequestError(f'{where} must be {{"type": "function", "function": {{...}}}}.', param=where)
+        name = function.get("name")
+        if not isinstance(name, str) or not name:
+            raise InvalidRequestError(f"{where}.function.name is missing.", param=where)
+        if name in seen:
+            raise InvalidRequestError(f"{where}.function.name {name!r} is there twice.", param=where)
+        seen.add(name)
+        parameters = function.get("parameters")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise InvalidRequestError(f"{where}.function.parameters must be a JSON Schema.", param=where)
+        # A null says nothing, and engines' own checks stumble over it.
+        kept = {n: v for n, v in function.items() if v is not None}
+        if parameters:
+            kept["parameters"] = _schema(parameters, where, strict=function.get("strict") is True)
+        checked.append({"type": "function", "function": kept})
+    return checked or None
+
+
+def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+    """The parameters of a tool as a JSON Schema; those of a strict one must be one."""
+    if not strict:
+        return relaxed(dict(parameters))
+    try:
+        schema: dict[str, Any] = without_nulls(dict(parameters))
+        fault = fault_of(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = [], f"it cannot be read: {error}"
+    if fault is not None:
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault[0])
+        path = f"{where}.function.parameters{place}"
+        raise InvalidRequestError(f"{path}: this is no JSON Schema: {fault[1]}.", param=path)
+    return schema
+
+
+def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> ToolChoice | None:
+    """auto, none, required, or one tool by name (bare, or OpenAI's form), as OpenAI's form."""
+    if choice is None:
+        return None
+    if isinstance(choice, Mapping) and choice.get("type") in ("auto", "none", "required"):
+        choice = choice["type"]
+    if tools is None:
+        if choice in ("none", "auto"):
+            return None
+        raise InvalidRequestError("tool_choice needs tools.", param="tool_choice")
+    if choice in ("auto", "none", "required"):
+        return choice  # type: ignore[no-any-return]
+    name = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
+    if not isinstance(name, str) or name not in tool_names(tools):
+        raise InvalidRequestError(
+            f"tool_choice must be auto, none, required or the name of a tool ({', '.join(tool_names(tools))}), "
+            f"not {_shown(choice)}.",
+            param="tool_choice",
+        )
+    return {"type": "function", "function": {"name": name}}
+
+
+def _shown(choice: Any) -> str:
+    """As the client wrote it."""
+    try:
+        return msgspec.json.encode(choice).decode()[:200]
+    except (TypeError, ValueError, RecursionError):
+        return repr(choice)[:200]
+
+
+def tool_names(tools: list[dict[str, Any]] | None) -> list[str]:
+    """The names, in order."""
+    return [tool["function"]["name"] for tool in tools or ()]
+
+
+def chosen_tool(choice: ToolChoice | None) -> str | None:
+    """The one tool that must be called, if the choice names one."""
+    return choice["function"]["name"] if isinstance(choice, dict) else None
+
+
+def arguments_parse(call: ToolCall) -> bool:
+    """Whether a finished call's arguments are a JSON object."""
+    try:
+        return isinstance(msgspec.json.decode(call["function"]["arguments"] or "{}"), dict)
+    except (msgspec.DecodeError, RecursionError):
+        return False

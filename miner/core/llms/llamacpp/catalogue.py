@@ -1,0 +1,216 @@
+"""The models that llama.cpp can run here, looked up off the event loop: once a request, and as the files are then."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from miner.core.engine.launchers import Launcher, find_launcher
+from miner.core.engine.offload import may_offload
+from miner.core.llms.llamacpp.dialect import Props
+from miner.core.llms.llamacpp.fit import Need, budget_of, need_of
+from miner.core.llms.llamacpp.models import (
+    LocalModel,
+    find_model,
+    fitting_slots,
+    model_info,
+    models_folder,
+    pooling_of,
+    spec_of,
+    template_text,
+)
+from miner.core.models.catalogue import Catalogue, Facts
+from miner.core.models.directory import Stamp
+from miner.core.models.gguf.header import GGUFHeader
+from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.resolve import LocatedModel, cache_folder
+from miner.core.wire import ModelInfo
+from miner.errors import EngineStartError, MinerError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+    from miner.core.engine.spec import EngineSpec
+
+__all__ = ["LocalModels"]
+
+logger = logging.getLogger("miner.llamacpp")
+
+Found = tuple[LocalModel, "EngineSpec"]
+Key = tuple[asyncio.AbstractEventLoop, str | None, bool]
+
+
+class LocalModels:
+    """The models of the settings, and how the settings want each to be run."""
+
+    def __init__(self, settings: MinerConfig) -> None:
+        self._settings = settings
+        self._launcher: Launcher | None = None
+        self._slots: dict[tuple[Stamp, ...], int] = {}
+        self._catalogue: Catalogue | None = None
+        self._warned = False
+        self._needs: dict[EngineSpec, Need | EngineStartError] = {}
+        self._budget: Memory | None = None
+        self._measuring = threading.Lock()
+        self._running: dict[Key, asyncio.Task[Found]] = {}
+        self._next: dict[Key, asyncio.Task[Found]] = {}
+
+    @property
+    def launcher(self) -> Launcher:
+        """How engines are started here.
+
+        Raises:
+            EngineStartError: in no way: none is installed.
+        """
+        if self._launcher is None:
+            self._launcher = find_launcher(self._settings.llamacpp_server)
+        return self._launcher
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the models folder of the settings holds."""
+        folder = models_folder(self._settings)
+        if self._catalogue is None or self._catalogue.folder != folder:
+            self._catalogue = Catalogue(folder, kept=cache_folder() / "headers")
+        return self._catalogue
+
+    async def find(self, name: str | None, *, any_name: bool = False) -> Found:
+        """The model behind a name, None being the default, and how it is run, by the files as they are now.
+
+        Who asks for a name while it is looked up shares the next look with all others who do: everybody sees the files
+        as they were after he came, and leaves in the order in which he came.
+
+        Args:
+            any_name: With MODEL_PATH, a name that nothing is called means that model; the first one is warned of.
+
+        Raises:
+            ModelNotFoundError: there is none, or several.
+            EngineStartError: the file is there and is no usable model.
+            ConfigError: the settings' chat template cannot be read.
+        """
+        key = (asyncio.get_running_loop(), name, any_name)
+        look = self._next.get(key)
+        if look is None:
+            look = self._next[key] = asyncio.create_task(self._look(key))
+            look.add_done_callback(_is_heard)
+        try:
+            return await asyncio.shield(look)
+        except MinerError as error:
+            own = copy.copy(error)  # one that is shared would collect all tracebacks
+            raise own from error.__cause__
+
+    async def _look(self, key: Key) -> Found:
+        task, before = self._next[key], self._running.get(key)
+        try:
+            if before is not None:
+                await asyncio.wait({before})
+        finally:
+            del self._next[key]
+        self._running[key] = task
+        try:
+            return await asyncio.to_thread(self._locate, key[1], any_name=key[2])
+        finally:
+            if self._running.get(key) is task:
+                del self._running[key]
+
+    def _locate(self, name: str | None, *, any_name: bool) -> Found:
+        settings = self._settings
+        try:
+            model = find_model(name, settings, self.catalogue)
+        except ModelNotFoundError:
+            if not (any_name and name and settings.model_path):
+                raise
+            model = find_model(None, settings, self.catalogue)
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "There is no model %r: %r, which MODEL_PATH names, answers for all names that are not known. "
+                    "Ask for it by its name, or have them refused with MINER_ANY_MODEL_NAME=false.", name, model.alias,
+                )  # fmt: skip
+        launcher = self.launcher
+        stamps = model.files.stamps
+        slots = self._slots.get(stamps)
+        if slots is None:
+            # Once for each model: the same settings must give the same engine, however much memory is free later.
+            memory = available_memory(gpus=may_offload(launcher, settings.llamacpp_n_gpu_layers))
+            slots = self._slots[stamps] = fitting_slots(model, settings, memory, most=launcher.slots)
+        spec = spec_of(model, settings, parallel=slots)
+        if spec not in self._needs:
+            self._needs[spec] = self._need_of(spec, model.header, launcher)
+        return model, spec
+
+    def _need_of(self, spec: EngineSpec, header: GGUFHeader, launcher: Launcher) -> Need | EngineStartError:
+        try:
+            return need_of(spec, header, self.budget(), launcher)
+        except EngineStartError as error:
+            return error  # told to who wants to load it
+
+    def budget(self) -> Memory:
+        """What all engines together may take, as it was when it was asked for first. Not for an event loop."""
+        with self._measuring:
+            if self._budget is None:
+                self._budget = budget_of(self._settings)
+            return self._budget
+
+    def need(self, spec: EngineSpec) -> Need:
+        """What an engine takes that `find` gave.
+
+        Raises:
+            EngineStartError: more than there is.
+        """
+        need = self._needs.get(spec, Need(0))  # none: its file was replaced at this very moment
+        if isinstance(need, EngineStartError):
+            raise copy.copy(need)
+        return need
+
+    def forget(self, spec: EngineSpec) -> None:
+        """Nobody will load it any more."""
+        self._needs.pop(spec, None)
+
+    async def infos(self, loaded: set[str]) -> list[ModelInfo]:
+        """All that can be named, the default first and the demo model last; files that are no usable models are left
+        out, and so is a default that is not there (`miner models list` tells of both).
+
+        Args:
+            loaded: aliases of those whose engines are ready.
+
+        Raises:
+            ModelNotFoundError: MODEL_PATH names nothing.
+            ConfigError: the settings' chat template cannot be read.
+        """
+        return await asyncio.to_thread(self._listed, loaded)
+
+    def _listed(self, loaded: set[str]) -> list[ModelInfo]:
+        settings, catalogue = self._settings, self.catalogue
+        template = template_text(settings)
+        infos = []
+        for files, facts in catalogue.listed_facts(model_path=settings.model_path):
+            infos.append(self.info(files, facts, template, files.alias in loaded))
+        with suppress(MinerError):
+            default = find_model(None, settings, catalogue)
+            own = next((info for info in infos if info.id == default.alias), None)
+            if own is None:  # DEFAULT_MODEL may be a path
+                own = self.info(default.files, default.facts, template, default.alias in loaded)
+            infos = [own, *(info for info in infos if info is not own)]
+        return infos
+
+    def info(self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool) -> ModelInfo:
+        """What the files tell of a model."""
+        props = Props.guess(template=template or facts.chat_template, sees=files.mmproj is not None)
+        pooling = pooling_of(facts, self._settings)
+        able = props.capabilities(embeds=pooling not in (None, "rank"), ranks=pooling == "rank")
+        with suppress(EngineStartError):  # none is installed: the first request tells
+            able -= self.launcher.lacks
+        aliases = self.catalogue.aliases(files)
+        if self._settings.model_path and facts.name:
+            aliases = (*aliases, facts.name)
+        return model_info(files, facts, self._settings, aliases=aliases, loaded=loaded, capabilities=able)
+
+
+def _is_heard(task: asyncio.Task[Found]) -> None:
+    """Where nobody waits any more, nobody misses the error."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,190 @@
+"""What is llama.cpp's own on OpenAI's wire. Facts are those of the server in xllamacpp 2026.10.11549."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from miner.core.http.errors import ErrorBody
+from miner.core.llms.contract.capabilities import nearest_level
+from miner.core.llms.contract.malformed import malformed_reply
+from miner.core.llms.contract.top_k_cap import top_k_of
+from miner.core.llms.llamacpp.forced_tools import ask_for_call, constrain, is_either, is_forced
+from miner.core.llms.schema.gbnf import grammar_of
+from miner.core.llms.schema.support import parameters_of, sendable_format, sendable_tool, taken_as_it_is
+from miner.core.wire import ChatRequest
+from miner.errors import (
+    BackendUnavailableError,
+    ContextLengthError,
+    InvalidRequestError,
+    MinerError,
+    UnsupportedFeatureError,
+)
+
+__all__ = [
+    "FEATURES",
+    "FIELD_NAMES",
+    "NEUTRAL",
+    "Modalities",
+    "Props",
+    "TemplateCaps",
+    "adjust",
+    "format_as_grammar",
+    "refine",
+]
+
+FEATURES = frozenset(
+    """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
+    min_p repeat_penalty presence_penalty frequency_penalty logit_bias response_format parallel_tool_calls
+    timeout keep_alive raw extra prompt_tokens""".split()
+)
+FIELD_NAMES = {"reasoning_text": "reasoning_content"}
+NEUTRAL = {
+    "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
+}  # fmt: skip
+"""A model file's own metadata can change the server's sampling; these put it back."""
+_EFFORTS = ("low", "medium", "high")
+"""What the templates know that know levels at all."""
+
+
+class TemplateCaps(msgspec.Struct):
+    """What the chat template can express."""
+
+    supports_tools: bool = True
+    supports_system_role: bool = True
+    supports_parallel_tool_calls: bool = True
+
+
+class _GenerationSettings(msgspec.Struct):
+    n_ctx: int | None = None
+
+
+class Modalities(msgspec.Struct):
+    """What the model takes besides text."""
+
+    vision: bool = False
+
+
+class Props(msgspec.Struct):
+    """What GET /props says of a running server."""
+
+    total_slots: int = 1
+    default_generation_settings: _GenerationSettings = msgspec.field(default_factory=_GenerationSettings)
+    chat_template_caps: TemplateCaps = msgspec.field(default_factory=TemplateCaps)
+    chat_template: str = ""
+    build_info: str | None = None
+    """llama.cpp's own server says it; others that speak its routes do not."""
+    modalities: Modalities = msgspec.field(default_factory=Modalities)
+
+    @classmethod
+    def guess(cls, *, template: str | None, sees: bool) -> Props:
+        """What a server will say, as far as a model's files tell."""
+        text = template or ""
+        return cls(
+            chat_template=text,
+            chat_template_caps=TemplateCaps(supports_tools="tool" in text),
+            modalities=Modalities(vision=sees),
+        )
+
+    def capabilities(self, *, embeds: bool, ranks: bool) -> frozenset[str]:
+        """What the model that it serves can do."""
+        able = set(FEATURES)
+        if not self.chat_template_caps.supports_tools:
+            able.add("emulated")
+        if self.modalities.vision:
+            able.add("images")
+        if embeds:
+            able.add("embeddings")
+        if ranks:
+            able.add("rerank")
+        if not self._thinks():
+            able.discard("reasoning")
+        return frozenset(able)
+
+    def _thinks(self) -> bool:
+        """Whether the template has anything to do with thoughts."""
+        return any(sign in self.chat_template for sign in ("think", "reasoning"))
+
+
+def adjust(body: dict[str, Any], request: ChatRequest) -> None:
+    """Make the body say on llama.cpp what it says elsewhere."""
+    # Without progress its server does not notice a client that leaves during prefill.
+    body["return_progress"] = True
+    if body.pop("stop", None):  # watched for on our side (stop.py); where that leaves the stream, each piece has counts
+        body["timings_per_token"] = True
+    if request.top_k is None:
+        body["top_k"] = top_k_of(request)
+    if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again
+        body["logprobs" if "prompt" in body else "top_logprobs"] = 1
+    if "tools" in body and body.pop("logprobs", False):
+        # Its chat route refuses both together in a stream; the field that it makes of it passes.
+        body["n_probs"] = body.pop("top_logprobs", 1)
+    if is_forced(request) or is_either(request):
+        ask_for_call(body, request)
+    elif "tools" in body:
+        body["tools"] = [_sent_tool(tool, place) for place, tool in enumerate(body["tools"])]
+    if (wanted := request.response_format) is not None and wanted.schema is not None and "tools" not in body:
+        constrain(body, sendable_format(request, bounds=request.grammar_allowed), wanted.name)
+    if "messages" not in body:
+        # Some builds read a schema on this route in a way of their own; a grammar is one everywhere.
+        format_as_grammar(body)
+    if request.reasoning is not None:
+        on = request.reasoning is not False
+        body["chat_template_kwargs"] = {"enable_thinking": on}
+        level = nearest_level(request, _EFFORTS)
+        body["reasoning_effort"] = level if isinstance(level, str) else "medium" if on else "none"
+
+
+def format_as_grammar(body: dict[str, Any]) -> None:
+    """Send the grammar of the output format in its place."""
+    given = body.pop("response_format", None)
+    if given is not None:
+        schema = given.get("json_schema", {}).get("schema", {"type": "object"})
+        body["grammar"] = grammar_of(schema, schema.get("$defs", {}))
+
+
+def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
+    """A tool whose parameters its converter takes; they stay as they are where it does, for the model reads them."""
+    parameters = parameters_of(tool)
+    if not taken_as_it_is(parameters):
+        parameters = sendable_tool(tool, place).schema
+    elif "parameters" in tool["function"]:
+        return tool
+    return {**tool, "function": {**tool["function"], "parameters": parameters}}
+
+
+def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:
+    """The exact error behind an answer; None where the status says enough."""
+    text = body.message
+    if (malformed := malformed_reply(text, where, details)) is not None:
+        return malformed
+    if body.type == "exceed_context_size_error":
+        count, limit = body.fields.get("n_prompt_tokens"), body.fields.get("n_ctx")
+        return ContextLengthError(
+            f"The prompt has {count} tokens, the context {limit} ({where}).",
+            prompt_tokens=count,
+            context_length=limit,
+            hint="Shorten the prompt, or raise LLAMACPP_CTX_SIZE.",
+        )
+    if "contains invalid tokens" in text:
+        return InvalidRequestError(
+            f"prompt holds token ids that the model of {where} does not have.", param="prompt",
+            hint="Each is below the size of the model's vocabulary.",
+        )  # fmt: skip
+    if "Context size has been exceeded" in text or "too large to process" in text:
+        return ContextLengthError(f"The input is too long for {where}: {text}", hint="Raise LLAMACPP_CTX_SIZE.")
+    if status == 503:
+        return BackendUnavailableError(f"{where} is not ready: {text}.", hint="Try again later.", **details)
+    if status == 501 or "Pooling type" in text:
+        return UnsupportedFeatureError(
+            f"{where} does not serve this: {text}", param="model",
+            hint="Set LLAMACPP_POOLING for embeddings (rank: for rankings).",
+        )  # fmt: skip
+    if "image input is not supported" in text or "multimodal" in text:
+        return UnsupportedFeatureError(f"{where} does not support images: {text}", param="messages")
+    if "Cannot use both" in text or "grammar" in text or "JSON schema" in text:
+        said = text.rpartition("Automatic parser generation failed: ")[2]
+        return InvalidRequestError(f"{where} refused the output format: {said}", param="response_format")
+    return None

@@ -1,0 +1,100 @@
+"""No engine is started that cannot fit: held against the budget of all engines when a model is asked for, and against
+the memory that is free when its engine starts, once for each start however many wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from miner.core._typing import override
+from miner.core.engine.launchers import LlamaCppPythonLauncher
+from miner.core.engine.offload import may_offload
+from miner.core.engine.process import EngineProcess
+from miner.core.llms.llamacpp.models import load_of
+from miner.core.models.gguf.header import GGUFHeader
+from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.memory.verdict import Load, Verdict, judge
+from miner.errors import EngineStartError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+    from miner.core.engine.launchers import Launcher
+    from miner.core.engine.spec import Address, EngineSpec
+
+__all__ = ["FittedProcess", "Need", "budget_of", "need_of"]
+
+_SHARE_OF_FREE_MEMORY = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that an engine takes."""
+
+    ram: int
+    gpus: tuple[int, ...] = ()
+    """On each GPU."""
+
+
+def budget_of(settings: MinerConfig) -> Memory:
+    """What all engines together may take: of the machine's memory LLAMACPP_MEMORY_BUDGET, else four fifths of what is
+    free now; of each GPU's what is free now. None: nobody knows what there is, so nothing is refused.
+    """
+    memory = available_memory(gpus=settings.llamacpp_n_gpu_layers != 0)
+    budget = settings.llamacpp_memory_budget
+    if budget is None and memory.available is not None:
+        budget = int(memory.available * _SHARE_OF_FREE_MEMORY)
+    return replace(memory, available=budget, total=budget)
+
+
+def need_of(spec: EngineSpec, header: GGUFHeader, budget: Memory, launcher: Launcher) -> Need:
+    """What the engine takes where. Not for an event loop.
+
+    Raises:
+        EngineStartError: more than the budget for all engines; says how much, and the largest context that would do.
+    """
+    verdict = _fitting(spec, header, budget, launcher)
+    if verdict.placement.gpu and not may_offload(launcher, spec.n_gpu_layers):
+        without = judge(header, replace(_load(spec, launcher), n_gpu_layers=0), budget)
+        if without.fits:
+            return Need(without.placement.ram)
+    return Need(verdict.placement.ram, () if budget.unified else verdict.placement.gpus)
+
+
+class FittedProcess(EngineProcess):
+    """An engine that is not started where the free memory does not suffice."""
+
+    def __init__(self, spec: EngineSpec, launcher: Launcher, header: GGUFHeader, *, start_timeout: float) -> None:
+        super().__init__(spec, launcher, start_timeout=start_timeout)
+        self._header = header
+
+    @override
+    async def ensure_ready(self) -> Address:
+        if self.state == "stopped":
+            # Idle engines that had to give way are gone by now: what is free is what this one gets.
+            await asyncio.to_thread(self._refuse_misfit)
+        return await super().ensure_ready()
+
+    def _refuse_misfit(self) -> None:
+        memory = available_memory(gpus=self.spec.n_gpu_layers != 0)
+        _fitting(self.spec, self._header, memory, self.launcher)
+
+
+def _fitting(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> Verdict:
+    verdict = judge(header, _load(spec, launcher), memory)
+    if verdict.fits is False:
+        raise EngineStartError(
+            f"{spec.alias!r} does not fit into memory. {verdict.reason}",
+            backend="llamacpp",
+            retryable=False,
+            hint=verdict.hint,
+        )
+    return verdict
+
+
+def _load(spec: EngineSpec, launcher: Launcher) -> Load:
+    load = load_of(spec)
+    if spec.n_gpu_layers is None and isinstance(launcher, LlamaCppPythonLauncher):
+        return replace(load, n_gpu_layers=0)  # without a number its bindings use no GPU
+    return load

@@ -1,0 +1,243 @@
+"""From the settings and a model's name to the engine that serves it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
+from miner.core.engine.spec import EngineSpec
+from miner.core.models.catalogue import Catalogue, Facts
+from miner.core.models.directory import Stamp, stamp_of
+from miner.core.models.gguf.header import GGUFError, GGUFHeader
+from miner.core.models.memory.available import Memory, gpu_is_likely
+from miner.core.models.memory.verdict import Load, placed
+from miner.core.models.resolve import LocatedModel, default_models_dir
+from miner.core.wire import ModelInfo
+from miner.errors import ConfigError, EngineStartError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = [
+    "DEFAULT_CONTEXT",
+    "LocalModel",
+    "context_of",
+    "find_model",
+    "fitting_slots",
+    "load_of",
+    "model_info",
+    "models_folder",
+    "pooling_of",
+    "spec_of",
+    "template_text",
+]
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of a slot, where neither the settings nor a shorter trained length say otherwise."""
+DEFAULT_PARALLEL = 8
+_CPU_BATCH = 128
+_GPU_BATCH = 512
+_EMBEDDING_ARCHITECTURES = (
+    "bert",
+    "nomic-bert",
+    "jina-bert-v2",
+    "xlm-roberta",
+    "modern-bert",
+    "gemma-embedding",
+    "t5encoder",
+)
+_POOLING = ("none", "mean", "cls", "last", "rank")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model's files with what their header says."""
+
+    files: LocatedModel
+    header: GGUFHeader
+    facts: Facts
+
+    @property
+    def alias(self) -> str:
+        """The name under which it is served."""
+        return self.files.alias
+
+
+def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | None = None) -> LocalModel:
+    """The model that a name means, None being the default, with its header read. Not for an event loop.
+
+    Raises:
+        ModelNotFoundError: there is none, or several.
+        EngineStartError: the file is there and is no usable model.
+    """
+    catalogue = catalogue or Catalogue(models_folder(settings))
+    try:
+        files = catalogue.find(name, model_path=settings.model_path, default_model=settings.default_model)
+    except OSError as error:
+        raise EngineStartError(
+            f"{error.filename} cannot be read: {error.strerror}.", backend="llamacpp", hint="Is it being replaced?"
+        ) from error
+    try:
+        return LocalModel(files, catalogue.header(files), catalogue.facts(files))
+    except GGUFError as error:
+        raise EngineStartError(
+            f"{error.path} is no usable model: {error.reason}.",
+            backend="llamacpp",
+            retryable=False,
+            hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
+        ) from error
+
+
+def models_folder(settings: MinerConfig) -> Path:
+    """Where models are looked for, and pulled to."""
+    return Path(settings.models_dir).expanduser() if settings.models_dir else default_models_dir()
+
+
+def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> EngineSpec:
+    """How the settings want this model to be run, with so many slots where they do not say. Not for an event loop.
+
+    Raises:
+        ConfigError: the chat template cannot be read.
+    """
+    ctx_size = context_of(model.header, settings)
+    pooling = pooling_of(model.header, settings)
+    return EngineSpec(
+        model_path=model.files.path,
+        alias=model.alias,
+        ctx_size=ctx_size,
+        parallel=settings.llamacpp_parallel or parallel,
+        threads=settings.llamacpp_threads,
+        n_gpu_layers=settings.llamacpp_n_gpu_layers,
+        flash_attn=settings.llamacpp_flash_attn,
+        cache_type_k=settings.llamacpp_cache_type_k,
+        cache_type_v=settings.llamacpp_cache_type_v,
+        # A text that is embedded must fit into one batch.
+        batch_size=ctx_size if pooling is not None else settings.llamacpp_batch_size or _batch_of(settings),
+        pooling=pooling,
+        mmproj=model.files.mmproj,
+        chat_template=template_text(settings),
+        files=model.files.stamps,
+    )
+
+
+def context_of(model: GGUFHeader | Facts, settings: MinerConfig) -> int:
+    """Tokens of a slot."""
+    trained = model.context_length
+    ctx_size = settings.llamacpp_ctx_size or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
+    return ctx_size if trained is None else min(ctx_size, trained)
+
+
+def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
+    """How one vector is made of many; embedding models say so themselves."""
+    if settings.llamacpp_pooling:
+        return settings.llamacpp_pooling
+    kind = model.pooling_type
+    if kind is not None and 0 < kind < len(_POOLING):
+        return _POOLING[kind]
+    return "mean" if model.architecture in _EMBEDDING_ARCHITECTURES else None
+
+
+def _batch_of(settings: MinerConfig) -> int:
+    """Processors compute no faster with more, and who leaves while a prompt is read waits for the end of a batch."""
+    return _GPU_BATCH if settings.llamacpp_n_gpu_layers != 0 and gpu_is_likely() else _CPU_BATCH
+
+
+def template_text(settings: MinerConfig) -> str | None:
+    """The text of LLAMACPP_CHAT_TEMPLATE, read again where the file has changed.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    file = settings.llamacpp_chat_template
+    if file is None:
+        return None
+    try:
+        text = _text_at(stamp_of(Path(file).expanduser()))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise _no_template(file, f"cannot be read: {reason}") from error
+    if not text.strip():
+        raise _no_template(file, "is empty")
+    return text
+
+
+def _no_template(file: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"LLAMACPP_CHAT_TEMPLATE={file!r} {why}.",
+        hint="Name a file with a Jinja template, or unset it: the model's own is used then.",
+    )
+
+
+@lru_cache(maxsize=16)
+def _text_at(stamp: Stamp) -> str:
+    return Path(stamp[0]).read_text(encoding="utf-8")
+
+
+def load_of(spec: EngineSpec) -> Load:
+    """The same in the words of the memory estimate."""
+    return Load(
+        ctx_size=spec.ctx_size,
+        parallel=spec.parallel,
+        cache_type_k=spec.cache_type_k or "f16",
+        cache_type_v=spec.cache_type_v or "f16",
+        batch_size=spec.batch_size,
+        mmproj_bytes=spec.mmproj_bytes,
+        n_gpu_layers=spec.n_gpu_layers,
+        flash_attn=spec.flash_attn != "off",
+        checkpoints=CONTEXT_CHECKPOINTS,
+    )
+
+
+def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> int:
+    """Slots by default: as many as measure best, fewer where they would take more than half of the memory that is free,
+    or push layers off the GPUs.
+
+    Args:
+        most: what the engine can do at all; None: any number.
+    """
+    slots = min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL)
+    if memory.available is None:
+        return slots
+    one = spec_of(model, settings, parallel=1)
+    alone = placed(model.header, load_of(one), memory)
+    while slots > 1:
+        where = placed(model.header, load_of(replace(one, parallel=slots)), memory)
+        on_gpus = (where.layers, where.experts) == (alone.layers, alone.experts)
+        if on_gpus and where.ram <= memory.available // 2:
+            break
+        slots //= 2
+    return slots
+
+
+def model_info(
+    files: LocatedModel,
+    facts: Facts,
+    settings: MinerConfig,
+    *,
+    aliases: Iterable[str],
+    loaded: bool,
+    capabilities: frozenset[str],
+) -> ModelInfo:
+    """What a caller sees of a model. Not its path: clients of a gateway see this."""
+    # Another file of the same name and size is another model, also for clients that compare digests.
+    marks = [(os.path.basename(path), *rest) for path, *rest in files.stamps]
+    return ModelInfo(
+        id=files.alias,
+        aliases=sorted(aliases),
+        context_length=context_of(facts, settings),
+        capabilities=capabilities,
+        loaded=loaded,
+        size=files.size,
+        parameters=facts.parameters,
+        quantization=facts.quantization,
+        architecture=facts.architecture,
+        dimensions=facts.embedding_length,
+        created=files.modified,
+        digest=hashlib.sha256(repr(marks).encode()).hexdigest(),
+    )

@@ -1,0 +1,88 @@
+"""Pulling a GGUF model from a hub while others are served: in a thread, told in the words of Ollama's pulls."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from miner.core.llms.llamacpp.engines import until_entered
+from miner.core.llms.llamacpp.models import models_folder
+from miner.core.models.hub.client import Hub
+from miner.core.models.hub.pull import PullProgress, pull
+from miner.core.models.names import parse_ref
+from miner.core.models.resolve import resolve
+from miner.errors import MinerError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["hub_of", "pull_events"]
+
+
+class _StoppedError(MinerError):
+    """Nobody waits for this pull any more."""
+
+
+def hub_of(settings: MinerConfig) -> Hub:
+    """The hub that the settings name, with their token.
+
+    Raises:
+        ConfigError: HF_ENDPOINT or HF_TOKEN cannot be used.
+    """
+    token = settings.hf_token
+    return Hub(settings.hf_endpoint, token.get_secret_value().strip() if token else None)
+
+
+async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
+    """How far the pull of a model is. A name that is no hub's and is known here needs none.
+
+    Raises:
+        InvalidRequestError: `name` is neither.
+        MinerError: what `models.pull.pull` raises.
+    """
+    ref = parse_ref(name)
+    if ref is None and await asyncio.to_thread(_is_here, name, settings):
+        yield {"status": "success"}
+        return
+    folder, hub = models_folder(settings), hub_of(settings)
+    loop, news, left = asyncio.get_running_loop(), asyncio.Queue[PullProgress](), threading.Event()
+
+    def tell(progress: PullProgress) -> None:
+        if left.is_set():
+            raise _StoppedError(f"The pull of {name!r} was stopped.")
+        loop.call_soon_threadsafe(news.put_nowait, progress)
+
+    if ref is not None:
+        yield {"status": "pulling manifest"}
+    work = asyncio.ensure_future(asyncio.to_thread(pull, name, folder, hub=hub, on_progress=tell))
+    # One bar for all files of the model: clients tell bars apart by the digest.
+    digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+    try:
+        async with aclosing(until_entered(work, news)) as reports:
+            async for progress in reports:
+                yield _event(progress, digest)
+    finally:
+        left.set()
+    await work
+    yield {"status": "success"}
+
+
+def _is_here(name: str, settings: MinerConfig) -> bool:
+    # The name may come from a client, who must not reach for files.
+    try:
+        resolve(name, model_path=settings.model_path, models_dir=models_folder(settings), allow_paths=False)
+    except ModelNotFoundError:
+        return False
+    return True
+
+
+def _event(progress: PullProgress, digest: str) -> dict[str, Any]:
+    if progress.stage == "waiting":
+        return {"status": "waiting for another download of the same file"}
+    file = progress.file.rpartition("/")[2]
+    status = f"verifying {file}" if progress.stage == "checking" else f"pulling {file}"
+    return {"status": status, "digest": digest, "total": progress.total, "completed": progress.done}

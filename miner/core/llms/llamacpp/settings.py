@@ -1,0 +1,95 @@
+"""What can be seen to be wrong with llama.cpp's settings before there is a request."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miner.core.engine.launchers import refuse_other_program
+from miner.core.llms.llamacpp.models import models_folder, template_text
+from miner.core.models.gguf.header import GGUFError, read_model
+from miner.core.models.resolve import resolve
+from miner.errors import ConfigError, EngineStartError, MinerError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+    from miner.core.models.gguf.header import GGUFHeader
+
+__all__ = ["check_settings"]
+
+_BLOCK = 32
+"""Values that the quantised types of a cache hold together."""
+_WHOLE = ("f32", "f16", "bf16")
+"""The types that are not quantised."""
+
+
+def check_settings(settings: MinerConfig) -> None:
+    """Look at the files and programs that the settings name. No engine is started and nothing loaded, but
+    LLAMACPP_SERVER is asked for its `--help`; not for an event loop.
+
+    Raises:
+        ConfigError: names the setting, its value and the way out.
+    """
+    if settings.llamacpp_api_base:
+        return  # all of this is the other server's affair
+    if settings.llamacpp_server:
+        try:
+            refuse_other_program(settings.llamacpp_server)
+        except EngineStartError as error:
+            raise ConfigError(error.message, hint=error.hint) from error
+    _check_folder(settings)
+    template_text(settings)
+    header = _model_of(settings)
+    _check_cache_types(settings, header)
+
+
+def _check_folder(settings: MinerConfig) -> None:
+    if not settings.models_dir:
+        return
+    folder = Path(settings.models_dir).expanduser()
+    why = None
+    if folder.exists() and not folder.is_dir():
+        why = "is a file, not a folder"
+    elif folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        why = "may not be read"
+    if why is not None:
+        raise ConfigError(
+            f"MODELS_DIR={settings.models_dir!r} {why}.",
+            hint="Name the folder of the .gguf files, or unset it: `miner/models` in the cache folder is used then.",
+        )
+
+
+def _model_of(settings: MinerConfig) -> GGUFHeader | None:
+    """The header of the only model, if there is to be only one."""
+    if not settings.model_path:
+        return None
+    try:
+        files = resolve(None, model_path=settings.model_path, models_dir=models_folder(settings))
+        return read_model(files.parts)
+    except GGUFError as error:
+        why = f"{error.path} is no usable model: {error.reason}."
+    except OSError as error:
+        why = f"{error.filename} cannot be read: {error.strerror}."
+    except MinerError as error:
+        # It begins with the setting already.
+        raise ConfigError(error.message, hint=error.hint or "Name a .gguf file, or unset it.") from error
+    raise ConfigError(f"MODEL_PATH={settings.model_path!r}: {why}", hint="Is the file complete, and a GGUF?")
+
+
+def _check_cache_types(settings: MinerConfig, header: GGUFHeader | None) -> None:
+    kinds = {"K": settings.llamacpp_cache_type_k, "V": settings.llamacpp_cache_type_v}
+    if kinds["V"] not in _WHOLE and settings.llamacpp_flash_attn == "off":
+        raise ConfigError(
+            f"LLAMACPP_CACHE_TYPE_V={kinds['V']!r} needs flash attention, and LLAMACPP_FLASH_ATTN='off' forbids it.",
+            hint="Set LLAMACPP_FLASH_ATTN=auto, or LLAMACPP_CACHE_TYPE_V=f16.",
+        )
+    if header is None or settings.llamacpp_flash_attn == "off":
+        return
+    for name, width in (("K", header.key_length), ("V", header.value_length)):
+        if kinds[name] not in _WHOLE and width and width % _BLOCK:
+            raise ConfigError(
+                f"LLAMACPP_CACHE_TYPE_{name}={kinds[name]!r} cannot be used with this model: its heads of {width} "
+                f"values are no multiple of {_BLOCK}.",
+                hint=f"Set LLAMACPP_CACHE_TYPE_{name}=f16.",
+            )

@@ -1,0 +1,232 @@
+"""One file from a hub to the disk: resumed where it broke off, checked against its hash, by one process at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from miner.core.models.hub.client import Hub, HubFile
+from miner.core.models.names import HubRef
+from miner.errors import BackendError, BackendProtocolError, BackendUnavailableError
+
+__all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "lock"]
+
+RETRIES = 5
+"""How often in a row huggingface_hub, which tries again by itself, may give up without a byte of progress."""
+PAUSE = 1.0
+"""Seconds before it is asked again; each time twice as long."""
+STALL = 300.0
+"""Seconds that another process may hold the same download without progress."""
+LOOK = 0.25
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far a pull is. Sizes are bytes, times seconds."""
+
+    stage: Literal["waiting", "checking", "downloading", "done"]
+    """waiting: another process downloads the same file; checking: reading what is there already."""
+    file: str
+    number: int
+    """Of the file, from one."""
+    files: int
+    done: int
+    """Bytes of all files together."""
+    total: int
+    speed: float | None = None
+    """Bytes a second, over the last seconds."""
+    left: float | None = None
+    """Seconds until the end at this speed."""
+
+
+class Speed:
+    """Bytes a second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=50)
+
+    def at(self, done: int) -> float | None:
+        """The speed now that so many bytes are there; None while too little is known."""
+        now = time.monotonic()
+        self._samples.append((now, done))
+        since, had = self._samples[0]
+        return (done - had) / (now - since) if now - since > 0.5 and done > had else None
+
+
+class Meter:
+    """Counts bytes over all files and tells of them a few times a second."""
+
+    def __init__(self, total: int, files: int, tell: Callable[[PullProgress], None]) -> None:
+        self.total = total
+        self.files = files
+        self._tell = tell
+        self._before = self._size = 0
+        self._number = 0
+        self._file = ""
+        self._told = 0.0
+        self._speed = Speed()
+
+    def name(self, file: str) -> None:
+        """Tell from now on of this file."""
+        self._file = file
+        self._told = 0.0
+
+    def begin(self, file: str, size: int) -> None:
+        """Go on to the next file, of so many bytes; the one before counts as done."""
+        self.name(file)
+        self._before += self._size
+        self._size = size
+        self._number += 1
+        self._speed = Speed()
+
+    def at(self, stage: Literal["waiting", "checking", "downloading", "done"], done: int) -> None:
+        """So many bytes of the current file are there."""
+        now = time.monotonic()
+        if stage != "done" and now - self._told < 0.1:
+            return
+        self._told = now
+        speed = self._speed.at(done) if stage == "downloading" else None
+        left = (self.total - self._before - done) / speed if speed else None
+        self._tell(
+            PullProgress(stage, self._file, self._number, self.files, self._before + done, self.total, speed, left)
+        )
+
+
+def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> None:
+    """Fill `part` with the file, going on from what it holds, and check it. The caller holds the lock.
+
+    Raises:
+        BackendError: the hub refuses, fails, or sends something else.
+        OSError: the disk is full, or fails.
+    """
+    resumed = part.exists() and part.stat().st_size > 0
+    digest = _filled(hub, ref, revision, file, part, meter)
+    if digest != (file.sha256 or digest) and resumed:
+        # What was there may have been spoiled by a crash of the machine: once more from the start.
+        part.unlink()
+        digest = _filled(hub, ref, revision, file, part, meter)
+    if digest != (file.sha256 or digest):
+        part.unlink()
+        raise BackendProtocolError(
+            f"{file.path} arrived with the SHA-256 {digest}, but {hub.endpoint} says {file.sha256}.",
+            base_url=hub.endpoint,
+            retryable=True,
+            hint="It was damaged on the way, or is being replaced: pull again. What had arrived is thrown away.",
+        )
+
+
+def digest_of(path: Path, report: Callable[[int], None]) -> str:
+    """SHA-256 of a file; `report` gets the bytes read so far."""
+    hasher, done = hashlib.sha256(), 0
+    with path.open("rb") as content:
+        while block := content.read(BLOCK):
+            hasher.update(block)
+            done += len(block)
+            report(done)
+    return hasher.hexdigest()
+
+
+def lock(held: ExitStack, place: Path, waiting: Callable[[], None]) -> None:
+    """Hold the file `place` as a lock until the stack ends, or the process, however it does. Its holder touches it.
+
+    Raises:
+        BackendUnavailableError: another process holds it and has not touched it for some minutes.
+    """
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # in its list of names, though
+
+    seen, since = -1, time.monotonic()
+    while True:
+        try:
+            held.enter_context(WeakFileLock(place, timeout=LOOK))
+        except TimeoutError:
+            changed, now = place.stat().st_mtime_ns, time.monotonic()
+            if changed != seen:
+                seen, since = changed, now
+            elif now - since > STALL:
+                raise BackendUnavailableError(
+                    f"Another process downloads the same file, and has made no progress for {STALL:.0f} s.",
+                    hint=f"End it, and pull again. It holds {place}.",
+                ) from None
+            waiting()
+        else:
+            return
+
+
+def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> str:
+    """Download what is missing; the SHA-256 of it all.
+
+    huggingface_hub's `hf_hub_download` throws away what it has when it ends early, so a killed pull would start anew;
+    and it compares no hash. Its `http_get` goes on from what a file holds.
+    """
+    failures = 0
+    with part.open("ab") as content:
+        if content.tell() > file.size:
+            content.truncate(0)
+        while (have := content.seek(0, os.SEEK_END)) < file.size:
+            try:
+                with hub.asking(ref):
+                    from huggingface_hub.file_download import http_get
+
+                    http_get(
+                        hub.url(ref, revision, file),
+                        content,
+                        resume_size=have,
+                        headers=hub.headers() | {"accept-encoding": "identity"},
+                        tqdm_class=_Bar.of(file, meter),
+                    )
+            except BackendError as error:
+                now = content.seek(0, os.SEEK_END)
+                failures = 1 if now > have else failures + 1
+                if not error.retryable:
+                    raise
+                if failures > RETRIES:
+                    raise _broken(hub, file, now, error) from error
+                time.sleep(PAUSE * 2 ** (failures - 1))
+        content.flush()
+        os.fsync(content.fileno())
+    return digest_of(part, lambda done: meter.at("checking", done))
+
+
+class _Bar:
+    """What `http_get` asks of a tqdm bar."""
+
+    file: HubFile
+    meter: Meter
+
+    @classmethod
+    def of(cls, file: HubFile, meter: Meter) -> type[Any]:
+        """A class, as `http_get` wants it, that tells the meter."""
+        return type("_BarOfFile", (cls,), {"file": file, "meter": meter})
+
+    def __init__(self, *, initial: int, **_: object) -> None:
+        self.done = initial
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, more: int) -> None:
+        self.done += more
+        if self.done > self.file.size:
+            raise BackendProtocolError(f"More of {self.file.path} comes than the {self.file.size} bytes announced.")
+        self.meter.at("downloading", self.done)
+
+
+def _broken(hub: Hub, file: HubFile, have: int, cause: BackendError) -> BackendError:
+    if cause.status is not None:
+        return cause
+    return BackendUnavailableError(
+        f"The download of {file.path} from {hub.endpoint} broke off at {have} of {file.size} bytes: {cause.message}",
+        base_url=hub.endpoint,
+        hint="Pull again: it goes on from there.",
+    )

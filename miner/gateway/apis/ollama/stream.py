@@ -1,0 +1,116 @@
+"""Streams in Ollama's form: one JSON object a line, written by hand where it holds only text."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from miner.core.wire import FinishReason, LLMChunk, LLMResponse, Timings, TokenUsage, ToolCall
+from miner.gateway.apis.ollama.common import counts, done_reason, logprob_entries, now, ollama_error
+from miner.gateway.apis.ollama.convert import call_object
+from miner.gateway.errors import Failure
+
+__all__ = ["LineStream", "finished", "said"]
+
+_encode = msgspec.json.encode
+Kind = Literal["chat", "generate"]
+
+
+def said(kind: Kind, content: str, thinking: str | None, calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """What was said, in the place that the route has for it."""
+    if kind == "generate":
+        return {"response": content, **({"thinking": thinking} if thinking else {})}
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if thinking:
+        message["thinking"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return {"message": message}
+
+
+def finished(reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None) -> dict[str, Any]:
+    """The end of a reply."""
+    return {"done": True, "done_reason": done_reason(reason), **counts(usage, timings)}
+
+
+class LineStream:
+    """Writes one streamed reply. Calls go out whole, each when it is complete; the last line comes at the end."""
+
+    def __init__(self, kind: Kind, model: str) -> None:
+        self._kind: Kind = kind
+        self._model = model
+        self._head = b'{"model":' + _encode(model) + b',"created_at":"'
+        if kind == "chat":
+            self._text = b'","message":{"role":"assistant","content":', b'},"done":false}\n'
+        else:
+            self._text = b'","response":', b',"done":false}\n'
+        self._calls: dict[int, ToolCall] = {}
+        self._sent = 0
+        self._reason: FinishReason | None = None
+        self._usage: TokenUsage | None = None
+        self._timings: Timings | None = None
+
+    def batch(self, batch: list[LLMChunk], index: int) -> bytes:
+        """The lines of a batch."""
+        stamp = now()
+        before, after = self._head + stamp.encode() + self._text[0], self._text[1]
+        out: list[bytes] = []
+        for chunk in batch:
+            content = chunk.content
+            if content is not None and chunk.reasoning is None and chunk.tool_calls is None and chunk.logprobs is None:
+                out += (before, _encode(content), after)
+            elif content is not None or chunk.reasoning is not None or chunk.logprobs is not None:
+                out.append(self._other(chunk, stamp))
+            for call in chunk.tool_calls or ():
+                self._add(call, out, stamp)
+            if chunk.finish_reason is not None:
+                self._reason = chunk.finish_reason
+                self._flush(out, stamp)
+            if chunk.usage is not None:
+                self._usage = chunk.usage
+            if chunk.timings is not None:
+                self._timings = chunk.timings
+        return b"".join(out)
+
+    def _line(self, fields: dict[str, Any], stamp: str) -> bytes:
+        return _encode({"model": self._model, "created_at": stamp, **fields}) + b"\n"
+
+    def _other(self, chunk: LLMChunk, stamp: str) -> bytes:
+        fields: dict[str, Any] = {**said(self._kind, chunk.content or "", chunk.reasoning), "done": False}
+        if chunk.logprobs is not None:
+            fields["logprobs"] = logprob_entries(chunk.logprobs)
+        return self._line(fields, stamp)
+
+    def _add(self, piece: ToolCall, out: list[bytes], stamp: str) -> None:
+        """Join a piece to its call; the calls before it are complete."""
+        place = piece.get("index", 0)
+        if place not in self._calls:
+            self._flush(out, stamp)
+            self._calls[place] = {"id": "", "function": {"name": "", "arguments": ""}}
+        call, function = self._calls[place], piece.get("function") or {}
+        call["id"] = piece.get("id") or call["id"]
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+    def _flush(self, out: list[bytes], stamp: str) -> None:
+        for call in self._calls.values():
+            try:
+                whole = call_object(call, self._sent)
+            except (msgspec.DecodeError, RecursionError):
+                continue  # cut short: the end of the stream, or the error that comes in its place, says so
+            self._sent += 1
+            out.append(self._line({**said(self._kind, "", None, [whole]), "done": False}, stamp))
+        self._calls.clear()
+
+    def end(self, responses: list[LLMResponse]) -> bytes:
+        """The last line: why it ended, and the counts."""
+        stamp = now()
+        out: list[bytes] = []
+        self._flush(out, stamp)
+        fields = {**said(self._kind, "", None), **finished(self._reason, self._usage, self._timings)}
+        return b"".join(out) + self._line(fields, stamp)
+
+    def error(self, failure: Failure) -> bytes:
+        """A line with the error; no last line follows."""
+        return ollama_error(failure) + b"\n"

@@ -1,0 +1,45 @@
+"""OpenAI's `/v1/models` and `/v1/models/{id}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from miner.core.wire import ModelInfo
+from miner.gateway.catalog import find_model, known_models
+from miner.gateway.context import Exchange
+from miner.gateway.generation import json_response
+
+__all__ = ["models", "one_model"]
+
+
+async def models(exchange: Exchange) -> web.StreamResponse:
+    """Every model that can be named, the default first."""
+    listed = [_model(model, exchange.gateway.service.name) for model in await known_models(exchange)]
+    return json_response(exchange, msgspec.json.encode({"object": "list", "data": listed}))
+
+
+async def one_model(exchange: Exchange) -> web.StreamResponse:
+    """One of them, by its id or another name of it."""
+    found = await find_model(exchange, exchange.request.match_info["model"])
+    return json_response(exchange, msgspec.json.encode(_model(found, exchange.gateway.service.name)))
+
+
+def _model(model: ModelInfo, backend: str) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "id": model.id,
+        "object": "model",
+        "created": model.created or 0,
+        "owned_by": backend,
+    }
+    if model.aliases:
+        told["aliases"] = model.aliases
+    if model.context_length is not None:
+        told["max_model_len"] = model.context_length
+    if model.capabilities is not None:
+        told["capabilities"] = sorted(model.capabilities)
+    if model.loaded is not None:
+        told["loaded"] = model.loaded
+    return told

@@ -1,0 +1,91 @@
+"""Routes for the one who runs the server: load a model, let it go, give a failed engine another chance, look at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from miner.gateway.apis.base import Call
+from miner.gateway.apis.openai.common import error_body
+from miner.gateway.context import Exchange
+from miner.gateway.generation import json_response
+from miner.gateway.middleware.auth import Access
+from miner.gateway.request_body import decode, parse_body
+from miner.gateway.routing import Route
+
+__all__ = ["ADMIN", "LoadBody", "NoFields"]
+
+
+class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How a model is loaded; may be left out."""
+
+    keep_alive: float | str | None = None
+    """How long it stays without a request: seconds, or such as "5m"; negative: for ever."""
+
+
+class NoFields(msgspec.Struct, forbid_unknown_fields=True):
+    """An empty object, or nothing."""
+
+
+_LOAD = msgspec.json.Decoder(LoadBody)
+_NOTHING = msgspec.json.Decoder(NoFields)
+
+
+async def load(exchange: Exchange) -> web.StreamResponse:
+    """Make a model ready to answer."""
+    asked = await parse_body(exchange, lambda raw: decode(raw or b"{}", _LOAD))
+    name = exchange.request.match_info["model"]
+    await exchange.enter(Call(arguments=[], model=name))
+    info = await exchange.gateway.service.load_model(name, keep_alive=asked.keep_alive)
+    return _answer(exchange, {"model": info.id, "loaded": True})
+
+
+async def unload(exchange: Exchange) -> web.StreamResponse:
+    """Let a model go once its requests are done."""
+    name = await _named(exchange)
+    return _answer(exchange, {"model": name, "unloaded": await exchange.gateway.service.unload_model(name)})
+
+
+async def reset(exchange: Exchange) -> web.StreamResponse:
+    """Forget that a model's engine failed: the next request starts it again."""
+    name = await _named(exchange)
+    exchange.gateway.service.reset_model(name)
+    return _answer(exchange, {"model": name, "reset": True})
+
+
+async def engines(exchange: Exchange) -> web.StreamResponse:
+    """The backend's health, with every engine that was asked for."""
+    return _answer(exchange, await exchange.gateway.service.health())
+
+
+async def _named(exchange: Exchange) -> str:
+    """The model of the path, if this key may name it. No turn is waited for: these are for when nothing goes on."""
+    await parse_body(exchange, lambda raw: decode(raw or b"{}", _NOTHING))
+    name = exchange.request.match_info["model"]
+    for stage in exchange.gateway.stages.all:
+        if isinstance(stage, Access):
+            await stage.enter(exchange, Call(arguments=[], model=name))
+    return name
+
+
+def _answer(exchange: Exchange, told: Any) -> web.Response:
+    return json_response(exchange, msgspec.json.encode(told))
+
+
+ADMIN = [
+    Route(
+        "POST", "/admin/models/{model:.+}/load", load, "admin", error_body, "Make a model ready to answer", LoadBody
+    ),
+    Route(
+        "POST", "/admin/models/{model:.+}/unload", unload, "admin", error_body,
+        "Let a model go once its requests are done", NoFields,
+    ),
+    Route(
+        "POST", "/admin/models/{model:.+}/reset", reset, "admin", error_body,
+        "Forget that a model's engine failed, so that the next request starts it again", NoFields,
+    ),
+    Route("GET", "/admin/engines", engines, "admin", error_body, "The backend's health and all its engines"),
+]  # fmt: skip
+"""What only a key with the admin right opens."""

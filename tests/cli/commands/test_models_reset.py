@@ -1,0 +1,133 @@
+"""`miner models reset` against gateways that run: what is printed, and what to do where it does not work."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+
+import pytest
+
+from miner.cli import main
+from miner.errors import BackendUnavailableError, ModelNotFoundError
+from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
+from tests.core.services import closed_port
+from tests.gateway.serving import Parrot, config, serving
+from tests.servers.openai_stub import StubServer
+from tests.servers.threaded import in_thread
+
+USER, BOSS = "key-of-user-0123456789", "key-of-boss-0123456789"
+
+
+class Failing(Parrot):
+    """Has engines that fail."""
+
+    def reset_model(self, model):
+        if model == "none":
+            raise ModelNotFoundError("There is no model 'none'. There is: demo.", model=model, available=["demo"])
+        if model == "down":
+            raise BackendUnavailableError("The engines are gone.")
+        self.was_reset = [*getattr(self, "was_reset", []), model]
+
+
+class Gate:
+    """A gateway over a service, for `in_thread`."""
+
+    def __init__(self, service):
+        self._serving = serving(service)
+        self.url = ""
+
+    async def __aenter__(self):
+        self.url = (await self._serving.__aenter__()).url
+        return self
+
+    async def __aexit__(self, *error):
+        await self._serving.__aexit__(*error)
+
+
+@pytest.fixture
+def miner(tmp_path, monkeypatch, capsys):
+    """Run the command; gives exit status, standard output and standard error."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("MINER_SERVE_HOST", "MINER_SERVE_PORT", "MINER_API_KEYS", "MINER_API_KEYS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments):
+        status = main.run(["models", "reset", *arguments])
+        written = capsys.readouterr()
+        return status, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def keys(miner):
+    entries = [
+        KeyEntry(name=name, sha256=hash_of(key).hex(), admin=name == "boss")
+        for name, key in (("user", USER), ("boss", BOSS))
+    ]
+    write_keys(key_path(None), KeyFile(keys=entries))
+
+
+def test_a_gateway_without_keys_at_the_address_of_the_settings(miner, monkeypatch):
+    service = Failing(config())
+    with in_thread(Gate(service)) as served:
+        monkeypatch.setenv("MINER_SERVE_HOST", "0.0.0.0")  # where it listens; asked is this machine
+        monkeypatch.setenv("MINER_SERVE_PORT", served.url.rpartition(":")[2])
+        assert miner("demo") == (0, "reset demo: the next request starts its engine again\n", "")
+        status, out, _ = miner("org/name:Q4", "--url", f"{served.url}/v1/", "--json")
+    assert (status, json.loads(out)) == (0, {"reset": "org/name:Q4"})
+    assert service.was_reset == ["demo", "org/name:Q4"]
+
+
+@pytest.mark.usefixtures("keys")
+def test_keys(miner, monkeypatch):
+    service = Failing(config())
+    with in_thread(Gate(service)) as served:
+        none = miner("demo", "--url", served.url)
+        user = miner("demo", "--url", served.url, "--key", USER)
+        assert not hasattr(service, "was_reset")
+        boss = miner("demo", "--url", served.url, "--key", BOSS)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{BOSS}\n"))
+        read = miner("demo", "--url", served.url, "--key", "-")
+    assert (none[0], user[0], boss[0], read[0]) == (2, 2, 0, 0)
+    assert service.was_reset == ["demo", "demo"]
+    for _, out, err in (none, user):
+        assert out == ""
+        assert "the admin right" in err
+        assert "miner keys new NAME --admin" in err
+        assert USER not in err
+
+
+def test_what_the_gateway_refuses(miner):
+    with in_thread(Gate(Failing(config()))) as served:
+        missing = miner("none", "--url", served.url)
+        down = miner("down", "--url", served.url)
+    with in_thread(Gate(Parrot(config()))) as served:
+        engineless = miner("m", "--url", served.url)
+    assert missing[0] == 2
+    assert re.search(r"gateway at http://127.0.0.1:\d+ says: There is no model 'none'. There is: demo.", missing[2])
+    assert down[0] == 1
+    assert "The engines are gone." in down[2]
+    assert engineless[0] == 2
+    assert "no engines of its own" in engineless[2]
+
+
+def test_nobody_there_or_somebody_else(miner):
+    status, out, err = miner("m", "--url", f"http://127.0.0.1:{closed_port()}", "--json")
+    assert status == 1
+    assert "cannot be reached" in err
+    assert "miner serve" in err
+    assert "--url" in err
+    assert json.loads(out)["error"]["code"]
+    missing = {"/admin/models/m/reset": (404, {"detail": "Not Found"})}
+    for side in ({}, missing):
+        with in_thread(StubServer(side=side)) as server:
+            status, _, err = miner("m", "--url", server.url)
+        assert status == 1
+        assert "has no admin routes" in err
+    status, _, err = miner("m", "--url", "localhost:8088")
+    assert status == 2
+    assert "begins with http://" in err

@@ -1,0 +1,163 @@
+"""The way to a server: its addresses, the time that a connection may take, and how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from miner.core.http.client import HttpClient, Limits
+from miner.core.http.errors import Origin
+from miner.core.llms.LLMService import LLMService
+from miner.errors import BackendOverloadedError, BackendUnavailableError
+from tests.core.llms.contract.test_closing import black_hole
+from tests.core.llms.contract.test_failures import Faulty
+from tests.core.services import ENGINES, service_at
+from tests.servers import faults
+from tests.servers.faults import FaultServer
+from tests.servers.http import Exchange, RawServer
+
+CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
+
+
+class Echo(RawServer):
+    """Answers each request after `delay` seconds, and counts how many it has at once."""
+
+    delay = 0.0
+    most = 0
+
+    async def handle(self, exchange: Exchange) -> None:
+        self.most = max(self.most, self.open_connections)
+        await asyncio.sleep(self.delay)
+        await exchange.respond(200, b"ok")
+
+
+def client(base: str, **limits: Any) -> HttpClient:
+    return HttpClient(Origin("vllm", base, silence=30.0), limits=Limits(**limits))
+
+
+def addresses(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
+    """What the name `engine.test` stands for; what listens where on loopback stands in for machines and families."""
+    real = asyncio.base_events.BaseEventLoop.getaddrinfo
+
+    async def getaddrinfo(self: Any, host: Any, port: Any, **more: Any) -> Any:
+        if host != "engine.test":
+            return await real(self, host, port, **more)
+        return [
+            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "",
+             (address, where, 0, 0) if ":" in address else (address, where))
+            for address, where in found
+        ]  # fmt: skip
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+async def test_an_address_that_says_nothing_does_not_hide_the_next(monkeypatch: pytest.MonkeyPatch):
+    async with Echo() as server, black_hole() as hole:
+        addresses(monkeypatch, ("127.0.0.1", int(hole.rpartition(":")[2])), ("127.0.0.1", server.port))
+        http_client = client("http://engine.test:8000/v1")
+        began = time.monotonic()
+        assert (await http_client.request("GET", "/x")).body == b"ok"
+        assert time.monotonic() - began < 8
+        await http_client.close()
+
+
+@pytest.mark.parametrize("first", ["::1", "127.0.0.1"])
+async def test_an_address_that_refuses_does_not_hide_the_next(monkeypatch: pytest.MonkeyPatch, first: str):
+    async with Echo() as server:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            closed = probe.getsockname()[1]
+        addresses(monkeypatch, (first, closed), ("127.0.0.1", server.port))
+        http_client = client("http://engine.test:8000/v1")
+        assert (await http_client.request("GET", "/x")).body == b"ok"
+        await http_client.close()
+
+
+async def test_all_of_them_refuse(monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        closed = probe.getsockname()[1]
+    addresses(monkeypatch, ("127.0.0.1", closed), ("127.0.0.2", closed))
+    http_client = client("http://engine.test:8000/v1")
+    with pytest.raises(BackendUnavailableError, match=r"cannot be reached: connection refused\."):
+        await http_client.request("GET", "/x")
+    await http_client.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_time_that_a_connection_may_take_is_a_setting(engine: str):
+    async with black_hole() as url, service_at(engine, url, default_model="smollm2", connect_timeout=0.3) as service:
+        async with asyncio.timeout(8):
+            with pytest.raises(BackendUnavailableError, match="does not accept the connection: timed out"):
+                await service.generate("hi")
+
+
+async def test_no_more_connections_than_there_may_be():
+    async with Echo() as server:
+        server.delay = 0.05
+        http_client = client(server.v1, max_connections=3)
+        replies = await asyncio.gather(*(http_client.request("POST", "/x", b"{}") for _ in range(12)))
+        assert [reply.body for reply in replies] == [b"ok"] * 12
+        assert server.most == 3
+        await http_client.close()
+
+
+async def test_streams_count_too_and_leave_their_place_however_they_end():
+    async with FaultServer(faults.silent_in_stream()) as server:
+        http_client = client(server.v1, max_connections=1, queue_timeout=0.3)
+        async with http_client.stream("/chat/completions", CHAT) as answer:
+            assert await answer.read_some()
+            with pytest.raises(BackendOverloadedError, match=r"as there may be connections \(1\)") as caught:
+                await http_client.request("POST", "/chat/completions", CHAT)
+            assert "MINER_MAX_CONNECTIONS" in str(caught.value)
+            # What asks for facts, and must be quick, waits for nobody.
+            assert (await http_client.request("GET", "/models", total=10.0)).status == 200
+        server.behaviour = faults.reset()
+        with pytest.raises(BackendUnavailableError):
+            async with http_client.stream("/chat/completions", CHAT):
+                pass
+        server.behaviour = faults.ok()
+        for _ in range(3):
+            async with http_client.stream("/chat/completions", CHAT) as answer:
+                await answer.read_all()
+        await http_client.close()
+
+
+async def test_who_waits_for_a_place_can_be_cancelled_and_leaves_none_behind():
+    async with FaultServer(faults.silent()) as server:
+        http_client = client(server.v1, max_connections=1)
+        first = asyncio.create_task(http_client.request("GET", "/models"))
+        await server.wait_for_requests()
+        second = asyncio.create_task(http_client.request("GET", "/models"))
+        await asyncio.sleep(0.05)
+        for task in (second, first):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        server.behaviour = faults.ok()
+        assert (await http_client.request("GET", "/models")).status == 200
+        await http_client.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_number_of_connections_is_a_setting(engine: str):
+    async with Faulty(faults.slow(0.05)) as server:
+        service: LLMService = service_at(engine, server.url, default_model="smollm2", max_connections=2)
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, server.open_connections)
+                await asyncio.sleep(0.005)
+
+        await service.list_models()  # which asks with a bound of its own, so that it waits for nobody
+        watching = asyncio.create_task(watch())
+        assert await asyncio.gather(*(service.generate("hi") for _ in range(8))) == ["Hello there."] * 8
+        watching.cancel()
+        assert most <= 3  # one may be closing
+        await service.aclose()

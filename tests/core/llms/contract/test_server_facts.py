@@ -1,0 +1,207 @@
+"""What is remembered of a server does not count for the one that stands there after a restart, nor for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from miner.core.llms.contract.server_facts import Memory
+from miner.core.llms.llamacpp.limiter import Gate
+from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.errors import BackendOverloadedError, BackendUnavailableError, UnsupportedFeatureError
+from tests.core.llms.test_llm_vllm import answer_with, without_template
+from tests.core.services import MESSAGES, WEATHER, service_at, settings, speaking_to
+from tests.servers.captures import DATA
+from tests.servers.llama_runner import LlamaRunner, RunnerConfig, demo_model
+from tests.servers.openai_stub import StubServer
+
+TEMPLATE_IN_REQUEST = "Chat template is passed with request, but --trust-request-chat-template is not set."
+
+
+def restarted(old: StubServer, **given: Any) -> StubServer:
+    """Another server at the same address."""
+    server = StubServer(**given)
+    server.port = old.port
+    return server
+
+
+def refusing(body: dict[str, Any]) -> Any:
+    if "chat_template" in body:
+        return 400, {"error": {"message": TEMPLATE_IN_REQUEST, "type": "BadRequestError", "param": None, "code": 400}}
+    return "Hello there."
+
+
+async def test_a_template_in_one_request_changes_nothing_for_others():
+    async with StubServer(reply=refusing) as server, speaking_to("vllm", server) as service:
+        with pytest.raises(UnsupportedFeatureError, match="--trust-request-chat-template") as caught:
+            await service.generate("hi", extra={"chat_template": "{{ messages }}"})
+        assert caught.value.param == "extra"
+        assert await service.generate("hi") == "Hello there."
+        assert {request.path for request in server.generations} == {"/v1/chat/completions"}
+
+
+async def test_that_a_model_has_no_template_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch):
+    async with StubServer(reply=without_template) as server, speaking_to("vllm", server) as service:
+        service._no_template = Memory(0.2)
+        assert await service.generate("hi") == await service.generate("hi") == "Once more."
+        assert [request.path[4:] for request in server.generations] == [
+            "chat/completions",
+            "completions",
+            "completions",
+        ]
+        server.reply = "Hello there."
+        await asyncio.sleep(0.3)
+        assert await service.generate("hi") == "Hello there."
+
+
+@pytest.mark.parametrize("asked_between", [False, True])
+async def test_a_vllm_that_was_restarted_is_asked_again(asked_between: bool):
+    """With a chat template, a reasoning parser, another context."""
+
+    def bare(body: dict[str, Any]) -> Any:
+        chat = body.get("messages")
+        return without_template(body) if chat is None or "untold" in str(chat) else answer_with(None)
+
+    async with StubServer(owner="vllm", reply=bare, max_model_len=2048) as first:
+        service = service_at("vllm", first.url)
+        assert "reasoning" not in (await service.list_models())[0].capabilities
+        await service.generate("untold")
+        assert service._no_template.get("m")
+    async with service:
+        if asked_between:
+            with pytest.raises(BackendUnavailableError):
+                await service.generate("hi")
+        async with restarted(
+            first, owner="vllm", reply=answer_with({"reasoning_tokens": 0}), max_model_len=64
+        ) as second:
+            assert await service.generate("untold", reasoning=True, max_tokens=1000) == "a"
+            assert {request.path for request in second.generations} == {"/v1/chat/completions"}
+            assert second.bodies[-1]["max_tokens"] == 64
+            assert "reasoning" in (await service.list_models())[0].capabilities
+
+
+@pytest.mark.parametrize("asked_between", [False, True])
+async def test_an_ollama_that_was_restarted_is_asked_again(asked_between: bool):
+    async with StubServer(capabilities=["completion"]) as first:
+        service = service_at("ollama", first.url)
+        with pytest.raises(UnsupportedFeatureError, match="tools"):
+            await service.chat_completion(MESSAGES, tools=[WEATHER])
+    async with service:
+        if asked_between:
+            assert not await service.health_check()
+        async with restarted(first, capabilities=["completion", "tools", "thinking"]) as second:
+            assert await service.generate("hi") == "Hello there."
+            assert second.bodies[-1]["think"] is True
+            await service.chat_completion(MESSAGES, tools=[WEATHER])
+
+
+async def test_what_is_known_lasts_while_nothing_shows_a_restart():
+    async with StubServer(owner="vllm", reply=answer_with(None)) as server, speaking_to("vllm", server) as service:
+        for _ in range(3):
+            await service.list_models()
+            await service.generate("hi")
+        assert len(server.bodies) == 4  # one to find out, and three
+        assert len([request for request in server.requests if request.method == "GET"]) < 8
+
+
+# llama.cpp, a real one that runs by itself
+
+
+async def external(**given: Any) -> LlamaRunner:
+    return await LlamaRunner.start(RunnerConfig(path=str(demo_model()), num_ctx=512, **given))
+
+
+def address_of(runner: LlamaRunner) -> str:
+    return str(runner._session._base_url).rstrip("/")
+
+
+@pytest.mark.engine
+async def test_a_server_of_somebody_else_says_what_its_model_can():
+    runner = await external(parallel=2)
+    try:
+        async with LlamaCppService(settings(llamacpp_api_base=address_of(runner))) as service:
+            [model] = await service.list_models()
+            assert model.capabilities == service.capabilities
+            assert not {"reasoning", "images", "embeddings", "rerank", "keep_alive"} & service.capabilities
+            assert {"chat", "json_schema", "logprobs", "count_tokens"} <= service.capabilities
+            for refused in (
+                service.embed("hi"), service.rerank("q", ["a"]), service.generate("hi", reasoning=True),
+            ):  # fmt: skip
+                with pytest.raises(UnsupportedFeatureError):
+                    await refused
+    finally:
+        await runner.stop()
+
+
+@pytest.mark.engine
+async def test_a_server_of_somebody_else_that_was_restarted():
+    runner = await external(parallel=1)
+    address = address_of(runner)
+    try:
+        async with LlamaCppService(settings(llamacpp_api_base=address)) as service:
+            assert await service.generate("What is the capital of France?", max_tokens=5)
+            assert "reasoning" not in service.capabilities
+            with pytest.raises(UnsupportedFeatureError):
+                await service.embed("hi")
+            assert "embeddings" not in service.capabilities
+            await runner.stop()
+            runner = await external(
+                parallel=3, embedding=True, port=int(address.rpartition(":")[2]),
+                template=(DATA / "templates" / "think.jinja").read_text(),
+            )  # fmt: skip
+            async with asyncio.timeout(60):
+                while not {"embeddings", "reasoning"} <= service.capabilities:
+                    await asyncio.sleep(0.2)
+                    await service.list_models()
+            assert (await service.embed("hi")).dimensions > 100
+            assert "rerank" not in service.capabilities
+            await asyncio.gather(*(service.generate("Hi", max_tokens=3) for _ in range(4)))
+            assert service._server._gate is not None
+            assert service._server._gate[1]._slots == 3
+    finally:
+        await runner.stop()
+
+
+# The queue in front of it
+
+
+async def test_the_queue_grows_and_shrinks_with_the_server():
+    gate = Gate("x", 1, max_queue=2, timeout=30)
+    let = asyncio.Event()
+    through: list[int] = []
+
+    async def one(number: int) -> None:
+        async with gate.slot():
+            through.append(number)
+            await let.wait()
+
+    tasks = [asyncio.create_task(one(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    assert (through, gate.busy, gate.waiting) == ([0], 1, 2)
+    with pytest.raises(BackendOverloadedError, match="2 requests wait already"):
+        await one(9)
+    gate.resize(2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (through, gate.busy, gate.waiting) == ([0, 1], 2, 1)
+    tasks[2].cancel()
+    await asyncio.gather(tasks[2], return_exceptions=True)
+    assert (gate.busy, gate.waiting) == (2, 0)
+    gate.resize(1)
+    tasks.append(asyncio.create_task(one(3)))
+    let.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (through, gate.busy, gate.waiting) == ([0, 1, 3], 0, 0)
+
+
+async def test_a_wait_that_is_too_long_ends():
+    gate = Gate("x", 1, max_queue=2, timeout=0.05)
+    async with gate.slot():
+        with pytest.raises(BackendOverloadedError, match="no slot became free"):
+            async with gate.slot():
+                pass
+    async with gate.slot():
+        assert gate.busy == 1
+    assert (gate.busy, gate.waiting) == (0, 0)

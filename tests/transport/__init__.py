@@ -1,1 +1,0 @@
-"""Tests of framing, error mapping and the HTTP client."""
