@@ -1,4 +1,4 @@
-"""What a models folder costs: the look-up of one request, and a list of all models, by the number of models in it.
+"""What a models directory costs: the look-up of one request, and a list of all models, by the number of models in it.
 
     python bench/catalogue.py [--models 500] [--requests 300]
 
@@ -18,12 +18,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-async def look_up(folder: Path, requests: int) -> dict[str, float]:
+async def look_up(directory: Path, requests: int) -> dict[str, float]:
     """CPU milliseconds of a look-up, and milliseconds of a list, cold and warm."""
     from miner.config.config import MinerConfig
     from miner.core.llms.llm_llamacpp import LlamaCppService
 
-    async with LlamaCppService(MinerConfig(models_dir=str(folder), llamacpp_parallel=1)) as service:
+    async with LlamaCppService(MinerConfig(models_dir=str(directory), llamacpp_parallel=1)) as service:
         began = time.perf_counter()
         await service.list_models()
         cold = time.perf_counter() - began
@@ -51,10 +51,10 @@ def main() -> None:
     args = parser.parse_args()
     rows = {}
     for count in (1, args.models):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as directory:
             for number in range(count):
-                (Path(folder) / f"m{number:04}.gguf").write_bytes(make_gguf())
-            rows[count] = asyncio.run(look_up(Path(folder), args.requests))
+                (Path(directory) / f"m{number:04}.gguf").write_bytes(make_gguf())
+            rows[count] = asyncio.run(look_up(Path(directory), args.requests))
     print(f"{'models':18}" + "".join(f"{count:>10}" for count in rows))
     for name in rows[1]:
         print(f"{name:18}" + "".join(f"{found[name]:>10.2f}" for found in rows.values()))

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "bench" / ".env"
+DIRECTORY = ROOT / "bench" / ".env"
 
 ENVIRONMENTS: dict[str, list[str]] = {
     # The product as a user installs it; beside it the bare client with its parser, the loop of the replay server.
@@ -34,7 +34,7 @@ def python_of(name: str) -> str:
     Raises:
         SystemExit: it has not been made yet.
     """
-    found = FOLDER / name / ("Scripts" if os.name == "nt" else "bin") / "python"
+    found = DIRECTORY / name / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not found.exists():
         raise SystemExit(f"bench/.env/{name} is missing: run `python bench/env.py` first.")
     return str(found)
@@ -42,17 +42,17 @@ def python_of(name: str) -> str:
 
 def make(name: str, packages: list[str], *, update: bool) -> None:
     """Make one environment. One that is there is left alone, unless it shall be updated."""
-    folder = FOLDER / name
-    done = folder / "made"
+    directory = DIRECTORY / name
+    done = directory / "made"
     if done.exists() and not update:
         return
     upgrade = ["--upgrade"] if update else []
     uv = shutil.which("uv")
     if uv is not None:
-        subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, folder], check=True)
+        subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, directory], check=True)
         install = [uv, "pip", "install", "--quiet", "--python", python_of(name)]
     else:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
         install = [python_of(name), "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, *upgrade, *packages], check=True, cwd=ROOT)
     done.touch()

@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, ExitStack
 from urllib.parse import urlsplit
 
 from bench import targets
-from bench.env import FOLDER, ROOT
+from bench.env import DIRECTORY, ROOT
 from bench.targets import KEY, MODEL, Target
 
 CHUNKS = 128
@@ -73,10 +73,10 @@ def install() -> None:
     """Make the environments of the others. One that cannot be made in three minutes is left out, with a line."""
     uv = shutil.which("uv") or "uv"
     for name, package in PACKAGES.items():
-        folder = FOLDER / name
+        directory = DIRECTORY / name
         try:
-            subprocess.run([uv, "venv", "-q", "--allow-existing", "--python", sys.executable, folder], check=True)
-            command = [uv, "pip", "install", "-q", "--python", str(folder / "bin/python"), package]
+            subprocess.run([uv, "venv", "-q", "--allow-existing", "--python", sys.executable, directory], check=True)
+            command = [uv, "pip", "install", "-q", "--python", str(directory / "bin/python"), package]
             subprocess.run(command, check=True, timeout=_INSTALL_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             print(f"{package}: left out, not installed: {error}")

@@ -216,13 +216,13 @@ async def real(specs: list[EngineSpec], seed: int, rules: Rules) -> None:
             show(name, rule, loads, took, waits)
 
 
-def links(folder: str) -> list[EngineSpec]:
+def links(directory: str) -> list[EngineSpec]:
     """The demo model under three names."""
     from miner.core.models.resolve import resolve
 
     specs = []
     for name in "abc":
-        link = Path(folder, f"{name}.gguf")
+        link = Path(directory, f"{name}.gguf")
         link.symlink_to(resolve("demo").path)
         specs.append(EngineSpec(model_path=link, alias=name, ctx_size=512, parallel=8))
     return specs
@@ -236,7 +236,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     chosen = tuple(rule for rule in RULES if arguments.rule is None or rule[0].startswith(arguments.rule))
     if arguments.real:
-        with tempfile.TemporaryDirectory() as folder:
-            asyncio.run(real(links(folder), arguments.seed, chosen))
+        with tempfile.TemporaryDirectory() as directory:
+            asyncio.run(real(links(directory), arguments.seed, chosen))
     else:
         simulated(arguments.seed, chosen)

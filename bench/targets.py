@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.env import FOLDER, ROOT
+from bench.env import DIRECTORY, ROOT
 
 __all__ = ["KEY", "MODEL", "Target", "direct", "litellm", "miner", "relay", "replay", "router"]
 
@@ -77,7 +77,7 @@ def _rss_kib(pid: int) -> int:
 
 @contextmanager
 def _process(command: list[str], *, environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process while the block lasts; its standard error goes to a file in the system's folder for such."""
+    """A process while the block lasts; its standard error goes to a file in the system's directory for such."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **(environ or {})}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -228,7 +228,7 @@ def router(upstream: Target) -> Iterator[Target]:
     """vllm-router with its defaults, told to log errors only."""
     port = _free_port()
     command = [
-        str(FOLDER / "router/bin/vllm-router"), "--host", "127.0.0.1", "--port", str(port), "--worker-urls",
+        str(DIRECTORY / "router/bin/vllm-router"), "--host", "127.0.0.1", "--port", str(port), "--worker-urls",
         upstream.url, "--policy", "round_robin", "--log-level", "error", "--prometheus-port", str(_free_port()),
     ]  # fmt: skip
     with _listening("vllm-router", command, port) as target:
@@ -240,15 +240,15 @@ def litellm(upstream: Target) -> Iterator[Target]:
     """LiteLLM's proxy, one worker, with its master key."""
     port = _free_port()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config = folder / "litellm.yaml"
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        config = directory / "litellm.yaml"
         config.write_text(
             f"model_list:\n- model_name: {MODEL}\n  litellm_params:\n    model: hosted_vllm/{MODEL}\n"
             f"    api_base: {upstream.url}/v1\n    api_key: none\n"
             f"general_settings:\n  master_key: {KEY}\nlitellm_settings:\n  telemetry: false\n"
         )
         command = [
-            str(FOLDER / "litellm-proxy/bin/litellm"), "--config", str(config), "--host", "127.0.0.1",
+            str(DIRECTORY / "litellm-proxy/bin/litellm"), "--config", str(config), "--host", "127.0.0.1",
             "--port", str(port), "--num_workers", "1",
         ]  # fmt: skip
         environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}

@@ -21,7 +21,9 @@
         EngineStartError              503  an engine of ours did not start
         EngineCrashedError            503  an engine of ours died; carries exit status and last log lines
 
-Every error survives pickling, says what failed and where, and has a `hint`: what to do next.
+Every error survives pickling and says what failed and where. What to do next is in two fields: `hint` is for
+whoever sent the request, `operator_hint` for whoever runs the server (settings, options, packages, paths): the log, the
+command line and administrators see it, other clients do not.
 This module imports nothing of miner.
 """
 
@@ -60,20 +62,23 @@ def _restore(cls: type[MinerError], state: dict[str, Any]) -> MinerError:
 
 
 class MinerError(Exception):
-    """Base of all errors of miner. `str(error)` is the message followed by the hint."""
+    """Base of all errors of miner. `str(error)` is the message followed by both hints."""
 
     http_status: ClassVar[int] = 500
     """What a gateway answers."""
     code: ClassVar[str] = "internal_error"
     """A short name that programs can compare."""
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, operator_hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        """What whoever sent the request can do."""
+        self.operator_hint = operator_hint
+        """What whoever runs the server can do; never shown to clients without the admin right."""
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}" if self.hint else self.message
+        return " ".join(filter(None, (self.message, self.hint, self.operator_hint)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.__dict__)
@@ -91,8 +96,10 @@ class RequestError(MinerError):
     http_status = 400
     code = "invalid_request"
 
-    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, param: str | None = None, hint: str | None = None, operator_hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, operator_hint=operator_hint)
         self.param = param
         """The parameter at fault, by the name that the caller used."""
 
@@ -114,9 +121,15 @@ class ModelNotFoundError(RequestError):
     code = "model_not_found"
 
     def __init__(
-        self, message: str, *, model: str | None = None, available: Sequence[str] = (), hint: str | None = None
+        self,
+        message: str,
+        *,
+        model: str | None = None,
+        available: Sequence[str] = (),
+        hint: str | None = None,
+        operator_hint: str | None = None,
     ) -> None:
-        super().__init__(message, param="model", hint=hint)
+        super().__init__(message, param="model", hint=hint, operator_hint=operator_hint)
         self.model = model
         self.available = list(available)
         """Names that would work."""
@@ -135,8 +148,9 @@ class ContextLengthError(RequestError):
         context_length: int | None = None,
         param: str | None = "messages",
         hint: str | None = None,
+        operator_hint: str | None = None,
     ) -> None:
-        super().__init__(message, param=param, hint=hint)
+        super().__init__(message, param=param, hint=hint, operator_hint=operator_hint)
         self.prompt_tokens = prompt_tokens
         """Tokens of the prompt; vLLM counts only up to one more than fit."""
         self.context_length = context_length
@@ -161,8 +175,9 @@ class BackendError(MinerError):
         retry_after: float | None = None,
         engine_died: bool = False,
         hint: str | None = None,
+        operator_hint: str | None = None,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, operator_hint=operator_hint)
         self.backend = backend
         self.base_url = base_url
         self.status = status
@@ -193,7 +208,7 @@ class ServiceClosedError(BackendUnavailableError):
 
 
 class BackendTimeoutError(BackendError):
-    """The engine was silent for longer than the time-out."""
+    """The engine was silent for longer than the timeout."""
 
     http_status = 504
     code = "backend_timeout"
@@ -227,8 +242,8 @@ class OutputValidationError(BackendProtocolError):
     http_status = 422
     code = "invalid_output"
 
-    def __init__(self, message: str, *, response: Any = None, hint: str | None = None, **details: Any) -> None:
-        super().__init__(message, hint=hint, **details)
+    def __init__(self, message: str, *, response: Any = None, **details: Any) -> None:
+        super().__init__(message, **details)
         self.response = response
         """The LLMResponse as it came."""
 
@@ -245,8 +260,8 @@ class EngineStartError(BackendError):
     http_status = 503
     code = "engine_start"
 
-    def __init__(self, message: str, *, log_tail: Sequence[str] = (), hint: str | None = None, **details: Any) -> None:
-        super().__init__(message, hint=hint, **details)
+    def __init__(self, message: str, *, log_tail: Sequence[str] = (), **details: Any) -> None:
+        super().__init__(message, **details)
         self.log_tail = list(log_tail)
         """The last lines that the engine printed."""
 
@@ -264,10 +279,9 @@ class EngineCrashedError(BackendError):
         *,
         exit_status: int | None = None,
         log_tail: Sequence[str] = (),
-        hint: str | None = None,
         **details: Any,
     ) -> None:
-        super().__init__(message, hint=hint, **{"engine_died": True, **details})
+        super().__init__(message, **{"engine_died": True, **details})
         self.exit_status = exit_status
         """The process's exit status; negative: the signal that killed it."""
         self.log_tail = list(log_tail)

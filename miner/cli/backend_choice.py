@@ -45,13 +45,13 @@ def served_backend(name: str | None, config: MinerConfig) -> LLMService:
 
 def _check_default_model(config: MinerConfig) -> None:
     """The models that llama.cpp runs here are on the disk: one that is not there will not come by itself."""
-    from miner.core.llms.llamacpp.models import models_folder
+    from miner.core.llms.llamacpp.models import models_directory
     from miner.core.models.resolve import resolve
 
     if config.default_model and not config.llamacpp_api_base and not config.model_path:
         name = config.default_model
         try:
-            resolve(name, default_model=name, models_dir=models_folder(config))
+            resolve(name, default_model=name, models_dir=models_directory(config))
         except ModelNotFoundError as error:
             why = error.message.replace(f"There is no model {name!r}", "There is no such model", 1)
             hint = " ".join(filter(None, (error.hint, "Else change --model or DEFAULT_MODEL.")))

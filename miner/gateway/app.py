@@ -27,7 +27,7 @@ from miner.gateway.endpoints.openapi import docs, openapi
 from miner.gateway.generation import generation
 from miner.gateway.middleware.admission import Admission, find_hooks
 from miner.gateway.middleware.auth import Access
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.errors import guarded
 from miner.gateway.middleware.hosts import Hosts, preflight
 from miner.gateway.middleware.logging import AccessLog, PromptLog
@@ -89,7 +89,7 @@ def create_app(
     service: LLMService,
     settings: GatewaySettings | None = None,
     *,
-    stages: Iterable[Stage] | None = None,
+    middleware: Iterable[Middleware] | None = None,
     routes: Iterable[Route] | None = None,
 ) -> web.Application:
     """The gateway over a service, ready to be run. Nothing is opened before it is.
@@ -97,7 +97,7 @@ def create_app(
     Args:
         service: whoever made it closes it.
         settings: None for the environment's.
-        stages: the checks that requests pass; None for those of the settings.
+        middleware: the checks that requests pass; None for those of the settings.
         routes: None for ROUTES.
     """
     settings = GatewaySettings() if settings is None else settings
@@ -106,7 +106,7 @@ def create_app(
         replace(route, access=settings.serve_metrics) if route.handler is metrics else route
         for route in (ROUTES if routes is None else routes)
     ]
-    checks = default_stages(settings) if stages is None else stages
+    checks = default_middleware(settings) if middleware is None else middleware
     gateway = Gateway(service, settings, checks, table)
     app = web.Application(client_max_size=settings.serve_max_body)
     app[GATEWAY] = gateway
@@ -122,21 +122,21 @@ def create_app(
     return app
 
 
-def default_stages(settings: GatewaySettings) -> list[Stage]:
+def default_middleware(settings: GatewaySettings) -> list[Middleware]:
     """The checks that the settings ask for, in order."""
     access = Access(settings)
     limiter = Limiter(settings, access)
     # `leave` goes the other way: turns are given back first, and whoever watches sees it all.
-    stages: list[Stage] = [Metrics(limiter), Hosts(settings), access, limiter]
+    middleware: list[Middleware] = [Metrics(limiter), Hosts(settings), access, limiter]
     if settings.serve_log != "off":
-        stages.insert(0, PromptLog() if settings.serve_log_prompts else AccessLog())
+        middleware.insert(0, PromptLog() if settings.serve_log_prompts else AccessLog())
     tracing = make_tracing()
     if tracing is not None:
-        stages.insert(0, tracing)
+        middleware.insert(0, tracing)
     hooks = find_hooks()
     if hooks:
-        stages.append(Admission(hooks, settings.serve_admission_timeout))
-    return stages
+        middleware.append(Admission(hooks, settings.serve_admission_timeout))
+    return middleware
 
 
 def _add(app: web.Application, gateway: Gateway, route: Route) -> None:

@@ -9,18 +9,18 @@ from miner.config.config import config_of
 from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
-from miner.gateway.context import Caller, Exchange
+from miner.gateway.context import Caller, RequestContext
 
 __all__ = ["could_be_a_file", "find_model", "known_models"]
 
 _FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf(:latest)?$", re.IGNORECASE)
 
 
-async def known_models(exchange: Exchange) -> list[ModelInfo]:
+async def known_models(context: RequestContext) -> list[ModelInfo]:
     """What the backend has and this caller may use."""
-    service = exchange.gateway.service
+    service = context.gateway.service
     default = config_of(service.config).default_model
-    models = [model for model in await service.list_models() if may_use(exchange.caller, model)]
+    models = [model for model in await service.list_models() if may_use(context.caller, model)]
     return sorted(models, key=lambda model: not (default is not None and default in (model.id, *model.aliases)))
 
 
@@ -29,13 +29,13 @@ def may_use(caller: Caller, model: ModelInfo) -> bool:
     return caller.models is None or not caller.models.isdisjoint((model.id, *model.aliases))
 
 
-async def find_model(exchange: Exchange, name: str) -> ModelInfo:
+async def find_model(context: RequestContext, name: str) -> ModelInfo:
     """The model behind a name: one of the list's, or one that the backend means by it and that is in the list.
 
     Raises:
         ModelNotFoundError: there is none, or not for this caller.
     """
-    models = await known_models(exchange)
+    models = await known_models(context)
     wanted = {same.lower() for same in (name, without_tag(name), model_stem(without_tag(name)))}
     for model in models:
         if name == model.id or name in model.aliases:
@@ -45,7 +45,7 @@ async def find_model(exchange: Exchange, name: str) -> ModelInfo:
             return model
     if not could_be_a_file(name):
         with suppress(ModelNotFoundError):
-            meant = await exchange.gateway.service._usable_model(name)
+            meant = await context.gateway.service._usable_model(name)
             for model in models:
                 if meant is not None and meant.id == model.id:
                     return model

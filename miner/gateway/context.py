@@ -1,4 +1,4 @@
-"""Exchange: one request on its way through the gateway, and what is known of it so far."""
+"""RequestContext: one request on its way through the gateway, and what is known of it so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from miner.gateway.routing import Route
     from miner.gateway.state import Gateway
 
-__all__ = ["ANYBODY", "NOBODY", "OPERATOR", "Caller", "Exchange", "new_id"]
+__all__ = ["ANYBODY", "NOBODY", "OPERATOR", "Caller", "RequestContext", "new_id"]
 
 logger = logging.getLogger("miner.gateway")
 
@@ -42,7 +42,7 @@ class Caller:
 
 
 NOBODY = Caller("nobody", models=frozenset())
-"""Who calls before a stage has said who it is: it has no right at all."""
+"""Who calls before a middleware has said who it is: it has no right at all."""
 ANYBODY = Caller("anybody")
 """The caller where there are no keys."""
 OPERATOR = Caller("anybody", admin=True)
@@ -54,7 +54,7 @@ def new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-class Exchange:
+class RequestContext:
     """One request and its answer. Times are those of the loop's clock, in seconds."""
 
     __slots__ = (
@@ -78,7 +78,7 @@ class Exchange:
         self.body_held = 0
         """Of those, bytes of the budget of all bodies."""
         self.caller: Caller = NOBODY
-        """Set by the stage that reads keys."""
+        """Set by the middleware that reads keys."""
         self.call: Call | None = None
         """What the body asks for; None before it is parsed, and on routes without a generation."""
         self.entered: float | None = None
@@ -102,15 +102,15 @@ class Exchange:
         self.error: MinerError | None = None
         """What went wrong, also when it did so in the middle of a stream."""
         self.broken: tuple[object, ...] = ()
-        """Methods of stages that failed while they watched the stream."""
+        """Methods of middleware that failed while they watched the stream."""
         self.left = False
         self.task: asyncio.Task[object] | None = None
         """What `interrupt` cancels."""
         self.interrupted = False
         self.extra_headers: dict[str, str] = {}
-        """What stages add to the headers of the answer."""
+        """What middleware add to the headers of the answer."""
         self.notes: dict[str, object] = {}
-        """Whatever a stage wants to remember between its moments."""
+        """Whatever a middleware wants to remember between its moments."""
 
     def headers(self, content_type: str = "application/json") -> dict[str, str]:
         """What every answer carries."""
@@ -125,13 +125,13 @@ class Exchange:
         return headers
 
     async def enter(self, call: Call) -> None:
-        """Pass the stages that come between the parsed body and the service."""
+        """Pass the middleware that come between the parsed body and the service."""
         self.call = call
         if call.model is not None and len(call.model) > _LONGEST_NAME:
             raise InvalidRequestError(f"model is longer than {_LONGEST_NAME} characters.", param="model")
         if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
             raise refuse_remote(call.remote_images[0])
-        for enter in self.gateway.stages.enters:
+        for enter in self.gateway.middleware.enters:
             await enter(self, call)
         self.entered = asyncio.get_running_loop().time()
         self.gateway.began(self)
@@ -152,7 +152,7 @@ class Exchange:
         if usage is not None:
             several = self.call is not None and len(self.call.arguments) > 1
             self.usage = added(self.usage, usage) if several else usage
-        for told in self.gateway.stages.batches:
+        for told in self.gateway.middleware.batches:
             try:
                 told(self, batch)
             except MinerError:
@@ -169,7 +169,7 @@ class Exchange:
         self.left = True
         self.gateway.bodies.release(self.body_held)
         self.gateway.ended(self)
-        for leave in self.gateway.stages.leaves:
+        for leave in self.gateway.middleware.leaves:
             try:
                 leave(self)
             except BaseException:  # the others have to give back what they hold

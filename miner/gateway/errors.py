@@ -27,10 +27,11 @@ class RefusedError(MinerError):
         *,
         param: str | None = None,
         hint: str | None = None,
+        operator_hint: str | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, operator_hint=operator_hint)
         self.status = status
         self.refusal = code
         """A short name that programs can compare."""
@@ -100,7 +101,7 @@ def callers_hint(hint: str) -> str:
 def _told(error: MinerError) -> str:
     """The message with what of its hint is the caller's."""
     if error.hint is None or _OPERATORS.search(error.hint) is None:
-        return shortened(str(error))
+        return shortened(" ".join(filter(None, (error.message, error.hint))))
     return f"{error.message} {callers_hint(error.hint)}".rstrip()
 
 
@@ -123,5 +124,5 @@ def failure_of(error: MinerError, request_id: str = "") -> Failure:
     if isinstance(error, RequestError):
         text = error.message if isinstance(error, ModelNotFoundError) else _told(error)
         return Failure(error.http_status, error.code, public(text), error.param, headers, request_id)
-    text = "The server is not set up rightly; its log says more."
+    text = "The server is not set up correctly; its log says more."
     return Failure(500, "internal_error", text, None, headers, request_id)

@@ -18,7 +18,7 @@ from miner.core.wire import LLMResponse
 from miner.errors import OutputValidationError
 from miner.gateway.apis.base import Call, Dialect, Head, StreamWriter
 from miner.gateway.contained import Contained
-from miner.gateway.context import Exchange, new_id
+from miner.gateway.context import RequestContext, new_id
 from miner.gateway.field_names import LENIENT_HEADER
 from miner.gateway.merge import merged, total_usage
 from miner.gateway.request_body import off_loop, parse_body
@@ -32,44 +32,44 @@ __all__ = ["generation", "json_response", "reply"]
 def generation(dialect: Dialect) -> Handler:
     """The handler of a route that generates."""
 
-    async def handle(exchange: Exchange) -> web.StreamResponse:
-        return await reply(exchange, dialect, await parse_body(exchange, dialect.parse))
+    async def handle(context: RequestContext) -> web.StreamResponse:
+        return await reply(context, dialect, await parse_body(context, dialect.parse))
 
     return handle
 
 
-async def reply(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
+async def reply(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
     """Ask the service and answer."""
-    exchange.ignored += call.ignored
-    if exchange.request.headers.get(LENIENT_HEADER, "").strip().lower() == "ignore":
+    context.ignored += call.ignored
+    if context.request.headers.get(LENIENT_HEADER, "").strip().lower() == "ignore":
         for arguments in call.arguments:
             arguments.setdefault("unsupported", "ignore")
-    await exchange.enter(call)
+    await context.enter(call)
     with call.names.told():
-        return await (_streamed if call.stream else _whole)(exchange, dialect, call)
+        return await (_streamed if call.stream else _whole)(context, dialect, call)
 
 
-def json_response(exchange: Exchange, body: bytes, status: int = 200) -> web.Response:
+def json_response(context: RequestContext, body: bytes, status: int = 200) -> web.Response:
     """An answer in one piece."""
-    exchange.status = status
-    return web.Response(status=status, body=body, headers=exchange.headers())
+    context.status = status
+    return web.Response(status=status, body=body, headers=context.headers())
 
 
-async def _whole(exchange: Exchange, dialect: Dialect, call: Call) -> web.Response:
+async def _whole(context: RequestContext, dialect: Dialect, call: Call) -> web.Response:
     if len(call.arguments) == 1:
-        response = await _respond(exchange, call.arguments[0])
-        exchange.usage = response.usage
+        response = await _respond(context, call.arguments[0])
+        context.usage = response.usage
         responses = [response]
     else:
-        responses = await _respond_all(exchange, call)
-        exchange.usage = total_usage(response.usage for response in responses)
-    exchange.letters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
-    _note_ignored(exchange, responses)
-    return json_response(exchange, dialect.whole(call, _head(exchange, call, responses), responses))
+        responses = await _respond_all(context, call)
+        context.usage = total_usage(response.usage for response in responses)
+    context.letters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
+    _note_ignored(context, responses)
+    return json_response(context, dialect.whole(call, _head(context, call, responses), responses))
 
 
-async def _respond(exchange: Exchange, arguments: dict[str, Any]) -> LLMResponse:
-    service = exchange.gateway.service
+async def _respond(context: RequestContext, arguments: dict[str, Any]) -> LLMResponse:
+    service = context.gateway.service
     try:
         with Contained():  # here, because each of several has a task of its own
             if "messages" in arguments:
@@ -87,9 +87,9 @@ def _cut_short(error: OutputValidationError) -> LLMResponse:
     raise error
 
 
-async def _respond_all(exchange: Exchange, call: Call) -> list[LLMResponse]:
+async def _respond_all(context: RequestContext, call: Call) -> list[LLMResponse]:
     """All the replies that are wanted, at once; the first failure stops the others."""
-    tasks = [asyncio.create_task(_respond(exchange, arguments)) for arguments in call.arguments]
+    tasks = [asyncio.create_task(_respond(context, arguments)) for arguments in call.arguments]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         return [task.result() for task in tasks if task.done()]
@@ -99,30 +99,30 @@ async def _respond_all(exchange: Exchange, call: Call) -> list[LLMResponse]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _note_ignored(exchange: Exchange, responses: list[LLMResponse]) -> None:
+def _note_ignored(context: RequestContext, responses: list[LLMResponse]) -> None:
     for response in responses:
-        for name in map(exchange.call.names.of if exchange.call is not None else str, response.ignored):
-            if name not in exchange.ignored:
-                exchange.ignored.append(name)
+        for name in map(context.call.names.of if context.call is not None else str, response.ignored):
+            if name not in context.ignored:
+                context.ignored.append(name)
 
 
-async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.StreamResponse:
+async def _streamed(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
     """The first batch is fetched before the headers go out, so that what fails early has a status of its own."""
-    exchange.streamed = True
-    service = exchange.gateway.service
+    context.streamed = True
+    service = context.gateway.service
 
     def checked() -> list[LLMStream]:
         return [service.stream(**arguments) for arguments in call.arguments]
 
-    streams = await off_loop(exchange, checked)  # a long conversation takes a while to check
+    streams = await off_loop(context, checked)  # a long conversation takes a while to check
     responses = [stream.response for stream in streams]
-    out = OpenStream(exchange, dialect.stream_type, dialect.heartbeat)
+    out = OpenStream(context, dialect.stream_type, dialect.heartbeat)
     writer: StreamWriter | None = None
 
     def writing() -> StreamWriter:
         nonlocal writer
         if writer is None:
-            writer = dialect.stream(call, _head(exchange, call, responses))
+            writer = dialect.stream(call, _head(context, call, responses))
         return writer
 
     async def write() -> bytes:
@@ -135,9 +135,9 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
                     async for batch in batches:
                         if several:
                             index, batch = batch
-                        exchange.tokens(batch)
+                        context.tokens(batch)
                         if writer is None:
-                            _note_ignored(exchange, responses)
+                            _note_ignored(context, responses)
                         data = (writer or writing()).batch(batch, index)
                         if data:
                             await out.send(data)
@@ -148,5 +148,5 @@ async def _streamed(exchange: Exchange, dialect: Dialect, call: Call) -> web.Str
     return await streamed(out, write, lambda failure: writing().error(failure))
 
 
-def _head(exchange: Exchange, call: Call, responses: list[LLMResponse]) -> Head:
-    return Head(new_id(), responses[0].model or call.model or exchange.gateway.service.name)
+def _head(context: RequestContext, call: Call, responses: list[LLMResponse]) -> Head:
+    return Head(new_id(), responses[0].model or call.model or context.gateway.service.name)

@@ -19,7 +19,7 @@ _SUFFIXES = (
 _PART = r"[\w.@+~%=-]+"
 _PATH = re.compile(
     rf"(?<![\w/.:#%?&=~-])(?:"
-    rf"/(?:{_ROOTS})(?:/{_PART})+/?"  # below a folder that machines have
+    rf"/(?:{_ROOTS})(?:/{_PART})+/?"  # below a directory that machines have
     rf"|~/(?:{_PART}/)*{_PART}"
     rf"|(?!/(?:api|v1|admin)/)/(?:{_PART}/)+{_PART}\.(?:{_SUFFIXES})\b"  # a file, wherever it is
     rf"|[A-Za-z]:[\\/](?:[^\\/:*?\"'<>|\s]+[\\/])*[^\\/:*?\"'<>|\s]+"

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError, MinerError
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.structure import check_structure
 
@@ -51,9 +51,9 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*?)`)?$
 _PLACE = re.compile(r"^(.*?)(?: - at `\$?\.?(.*?)`)?$", re.DOTALL)
 
 
-async def _read(exchange: Exchange) -> list[bytes]:
+async def _read(context: RequestContext) -> list[bytes]:
     """The whole body in pieces, counted against the budget of all bodies until the request ends."""
-    request, settings = exchange.request, exchange.gateway.settings
+    request, settings = context.request, context.gateway.settings
     most, length = settings.serve_max_body, request.content_length
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
@@ -66,9 +66,9 @@ async def _read(exchange: Exchange) -> list[bytes]:
         raise _too_big(most)
     try:
         if request.content.is_eof():
-            return await _read_all(exchange)
+            return await _read_all(context)
         async with asyncio.timeout(settings.serve_body_timeout):
-            return await _read_all(exchange)
+            return await _read_all(context)
     except web.RequestPayloadError:
         raise RefusedError(
             400, "invalid_http", "The body of the request is not valid HTTP: its chunks or its length are wrong."
@@ -79,20 +79,20 @@ async def _read(exchange: Exchange) -> list[bytes]:
         ) from None
 
 
-async def _read_all(exchange: Exchange) -> list[bytes]:
-    content, budget, most = exchange.request.content, exchange.gateway.bodies, exchange.gateway.settings.serve_max_body
+async def _read_all(context: RequestContext) -> list[bytes]:
+    content, budget, most = context.request.content, context.gateway.bodies, context.gateway.settings.serve_max_body
     parts: list[bytes] = []
     while not content.at_eof():
         part = await content.readany()
-        exchange.body_size += len(part)
-        if exchange.body_size > most:
+        context.body_size += len(part)
+        if context.body_size > most:
             raise _too_big(most)
-        exchange.body_held = budget.grow(exchange.body_held, exchange.body_size)
+        context.body_held = budget.grow(context.body_held, context.body_size)
         parts.append(part)
     return parts
 
 
-async def parse_body(exchange: Exchange, parse: Callable[[bytes], P]) -> P:
+async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     """The body as `parse` reads it: a big one in a thread, one at a time, so that the event loop goes on meanwhile.
 
     Raises:
@@ -100,17 +100,17 @@ async def parse_body(exchange: Exchange, parse: Callable[[bytes], P]) -> P:
             room for it.
         InvalidRequestError: it holds more than is ever needed, or what `parse` raises.
     """
-    return await off_loop(exchange, _parsed, await _read(exchange), parse)
+    return await off_loop(context, _parsed, await _read(context), parse)
 
 
-async def decode_body(exchange: Exchange, decoder: msgspec.json.Decoder[T]) -> T:
+async def decode_body(context: RequestContext, decoder: msgspec.json.Decoder[T]) -> T:
     """The body as its struct. Errors are those of `parse_body` and `decode`."""
-    return await parse_body(exchange, lambda raw: decode(raw, decoder))
+    return await parse_body(context, lambda raw: decode(raw, decoder))
 
 
-async def off_loop(exchange: Exchange, work: Callable[..., P], *arguments: Any) -> P:
+async def off_loop(context: RequestContext, work: Callable[..., P], *arguments: Any) -> P:
     """Do something with what came in a body: in the thread for big ones, if it was a big one."""
-    if exchange.body_size <= _BIG:
+    if context.body_size <= _BIG:
         return work(*arguments)
     done, error = await asyncio.get_running_loop().run_in_executor(_thread, _caught, work, *arguments)
     if error is not None:
@@ -152,7 +152,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         if _INTEGRAL in str(error):
-            # 4.0 is a whole number to JSON, and to what many clients are written in.
+            # 4.0 is an integer to JSON, and to what many clients are written in.
             try:
                 return msgspec.convert(_WITH_INTEGERS.decode(body), decoder.type)
             except msgspec.ValidationError as other:
@@ -178,7 +178,7 @@ def _wrong_field(text: str, kind: Any) -> InvalidRequestError:
         name, place = unknown.group(1), (unknown.group(2) or "").removeprefix("$").removeprefix(".")
         fields = getattr(kind, "__struct_encode_fields__", ())
         near = difflib.get_close_matches(name, fields, n=1) if not place else []
-        hint = f"Did you mean {near[0]}?" if near else "Leave it out: nothing is ignored without a word here."
+        hint = f"Did you mean {near[0]}?" if near else "Leave it out: nothing is ignored silently here."
         where = f"{place}.{name}" if place else name
         return InvalidRequestError(f"There is no parameter {where!r}.", param=where, hint=hint)
     match = _PLACE.match(text)

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from miner.gateway.apis.base import ErrorShape
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
 
 __all__ = ["Access", "Handler", "Route"]
 
 Access = Literal["open", "key", "admin"]
 """open: anybody; key: who has a key, once there are keys; admin: a key with that right, or, without keys, whoever sits
 at this machine while nobody else can call."""
-Handler = Callable[["Exchange"], Awaitable["web.StreamResponse"]]
+Handler = Callable[["RequestContext"], Awaitable["web.StreamResponse"]]
 
 
 @dataclass(frozen=True, slots=True)

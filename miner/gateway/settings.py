@@ -31,7 +31,7 @@ class GatewaySettings(Settings):
     api_keys: SecretStr | None = None
     """Keys that clients must send, with commas between; each of 16 characters or more."""
     api_keys_file: PathText | None = None
-    """File of hashed keys, kept by `miner keys`; default: `miner/keys.json` in the user's config folder."""
+    """File of hashed keys, kept by `miner keys`; default: `miner/keys.json` in the user's config directory."""
     serve_allow_unauthenticated: bool = False
     """Serve a non-loopback address without keys."""
     serve_allowed_hosts: str = ""

@@ -1,4 +1,4 @@
-"""Gateway: what all requests share: the service, the settings, the stages, and whether the server is ready."""
+"""Gateway: what all requests share: the service, the settings, the middleware, and whether the server is ready."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from miner.gateway.client_address import TrustedProxies
 from miner.gateway.contained import Contained
 from miner.gateway.endpoints.health import HealthCache
 from miner.gateway.errors import InternalServerError
-from miner.gateway.middleware.base import Stage, Stages
+from miner.gateway.middleware.base import Middleware, MiddlewareStack
 from miner.gateway.preload import preload
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
     from miner.gateway.routing import Route
     from miner.gateway.settings import GatewaySettings
     from miner.gateway.streaming import OpenStream
@@ -36,12 +36,12 @@ class Gateway:
         self,
         service: LLMService,
         settings: GatewaySettings,
-        stages: Iterable[Stage],
+        middleware: Iterable[Middleware],
         routes: Sequence[Route],
     ) -> None:
         self.service = service
         self.settings = settings
-        self.stages = Stages(list(stages))
+        self.middleware = MiddlewareStack(list(middleware))
         self.routes = tuple(routes)
         self.bodies = BodyBudget(max(settings.serve_body_budget, settings.serve_max_body))
         self.proxies = TrustedProxies(settings.serve_trusted_proxies)
@@ -49,9 +49,9 @@ class Gateway:
         self.loading: str | None = None
         """What the server waits for while it starts."""
         self.health = HealthCache(service)
-        self.present: set[Exchange] = set()
+        self.present: set[RequestContext] = set()
         """Requests that have come and are not answered."""
-        self.running: set[Exchange] = set()
+        self.running: set[RequestContext] = set()
         """Requests that the service works on."""
         self.streams: set[OpenStream] = set()
         """Streams that may need a heartbeat."""
@@ -61,10 +61,10 @@ class Gateway:
         self._quiet: asyncio.Event | None = None
 
     async def start(self) -> None:
-        """Start the stages, the heartbeat and the loading of the default model."""
+        """Start the middleware, the heartbeat and the loading of the default model."""
         self.sign_at = asyncio.get_running_loop().time()
-        for stage in self.stages.all:
-            await stage.start(self)
+        for middleware in self.middleware.all:
+            await middleware.start(self)
         self.background.start("heartbeat of streams", self._beat)
         if self.settings.serve_preload:
             self.background.start("loading of the default model", lambda: preload(self), ends=True)
@@ -74,30 +74,30 @@ class Gateway:
     async def stop(self) -> None:
         """Stop what `start` started."""
         await self.background.stop()
-        for stage in reversed(self.stages.all):
+        for middleware in reversed(self.middleware.all):
             try:
                 with Contained():
-                    await stage.stop(self)
+                    await middleware.stop(self)
             except MinerError as error:  # the others have to stop too
                 cause = error.__cause__ if isinstance(error, InternalServerError) else error
-                logger.error("%s did not stop cleanly.", type(stage).__name__, exc_info=cause)
+                logger.error("%s did not stop cleanly.", type(middleware).__name__, exc_info=cause)
 
-    def began(self, exchange: Exchange) -> None:
+    def began(self, context: RequestContext) -> None:
         """The service is being asked."""
         if not self.running:
             self.sign_at = asyncio.get_running_loop().time()
-        self.running.add(exchange)
+        self.running.add(context)
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, context: RequestContext) -> None:
         """The service is done with it."""
-        if exchange in self.running:
-            self.running.discard(exchange)
-            if exchange.error is None and exchange.status != 499:
+        if context in self.running:
+            self.running.discard(context)
+            if context.error is None and context.status != 499:
                 self.sign_at = asyncio.get_running_loop().time()
 
-    def left(self, exchange: Exchange) -> None:
+    def left(self, context: RequestContext) -> None:
         """It is answered, or nobody waits for it any more."""
-        self.present.discard(exchange)
+        self.present.discard(context)
         if self._quiet is not None and not self.present:
             self._quiet.set()
 
@@ -129,4 +129,4 @@ class Gateway:
                     await stream.beat()
                 except Exception:  # one broken stream must not keep the others from theirs
                     self.streams.discard(stream)
-                    logger.exception("Request %s: its heartbeat failed.", stream.exchange.id)
+                    logger.exception("Request %s: its heartbeat failed.", stream.context.id)

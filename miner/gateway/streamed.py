@@ -26,19 +26,19 @@ async def streamed(
     Raises:
         MinerError: it failed before, so there can be a status.
     """
-    exchange = out.exchange
+    context = out.context
     if out.has_heartbeat:
-        exchange.gateway.streams.add(out)
+        context.gateway.streams.add(out)
     try:
-        with Contained(), Interruptible(exchange):
+        with Contained(), Interruptible(context):
             last = await write()
     except MinerError as error:
-        exchange.gateway.streams.discard(out)
+        context.gateway.streams.discard(out)
         if out.response is None:
             raise
-        exchange.error, failure = error, failure_of(error, exchange.id)
-        log_fault(exchange, failure, error, "broke off in the middle of its stream")
+        context.error, failure = error, failure_of(error, context.id)
+        log_fault(context, failure, error, "broke off in the middle of its stream")
         return await out.end(error_event(failure), broken=True)
     finally:
-        exchange.gateway.streams.discard(out)
+        context.gateway.streams.discard(out)
     return await out.end(last)

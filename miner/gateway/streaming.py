@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import ClientGoneError
 
 __all__ = ["OpenStream"]
@@ -23,15 +23,15 @@ class _Response(web.StreamResponse):
 class OpenStream:
     """Headers go out with the first bytes; no write waits for longer than the settings allow."""
 
-    def __init__(self, exchange: Exchange, content_type: str, heartbeat: bytes) -> None:
+    def __init__(self, context: RequestContext, content_type: str, heartbeat: bytes) -> None:
         self.response: web.StreamResponse | None = None
         """None until the headers are out."""
-        self.exchange = exchange
+        self.context = context
         self._content_type = content_type
         self.has_heartbeat = heartbeat != b""
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
-        self._transport = exchange.request.transport
+        self._transport = context.request.transport
         self.written_at = self._loop.time()
         """When something was last sent, or the stream was asked for, on the loop's clock."""
 
@@ -44,7 +44,7 @@ class OpenStream:
         response = self.response
         if response is None:
             response = await self._begin()
-        self.written_at = self.exchange.last_token_at or self._loop.time()
+        self.written_at = self.context.last_token_at or self._loop.time()
         transport = self._transport
         if transport is None:
             raise ClientGoneError("The client has left.")
@@ -55,7 +55,7 @@ class OpenStream:
                 raise ClientGoneError("The client has left.") from error
             return
         try:
-            async with asyncio.timeout(self.exchange.gateway.settings.serve_write_timeout):
+            async with asyncio.timeout(self.context.gateway.settings.serve_write_timeout):
                 await response.write(data)
         except TimeoutError:
             transport.abort()
@@ -93,14 +93,14 @@ class OpenStream:
             pass  # the handler of the stream learns it too
 
     async def _begin(self) -> web.StreamResponse:
-        exchange = self.exchange
-        exchange.status, exchange.head_sent = 200, True
-        headers = exchange.headers(self._content_type)
+        context = self.context
+        context.status, context.head_sent = 200, True
+        headers = context.headers(self._content_type)
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # nginx, too, is to hold nothing back
         self.response = response = _Response(headers=headers)
         try:
-            await response.prepare(exchange.request)
+            await response.prepare(context.request)
         except ConnectionError as error:
             raise ClientGoneError("The client has left.") from error
         return response

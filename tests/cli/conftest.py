@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own, in an empty folder, without this machine's settings."""
+"""The command line as a user runs it: a process of its own, in an empty directory, without this machine's settings."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ LONG = 600.0
 """Seconds after which something hangs. Not what a command may take: other work may leave it a tenth of a core."""
 
 
-def environment(folder: Path, **settings: str) -> dict[str, str]:
+def environment(directory: Path, **settings: str) -> dict[str, str]:
     """Nothing of the tester's own settings; warnings are errors, as in the tests."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT", "VIRTUAL_ENV") if name in os.environ}
     root = str(ROOT)
     return kept | {
-        "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": root, "PYTHONWARNINGS": "error",
-        "COLUMNS": "80", "PYTHONUTF8": "1",
+        "HOME": str(directory), "XDG_CACHE_HOME": str(directory / "cache"), "PYTHONPATH": root,
+        "PYTHONWARNINGS": "error",        "COLUMNS": "80", "PYTHONUTF8": "1",
     } | settings  # fmt: skip
 
 
 class Miner:
-    """Runs `miner` in a folder."""
+    """Runs `miner` in a directory."""
 
-    def __init__(self, folder: Path, forked: ForkedMiner) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, forked: ForkedMiner) -> None:
+        self.directory = directory
         self._forked = forked
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -42,7 +42,7 @@ class Miner:
         """Run to the end: as a copy of a process that has imported it, where nothing is set that Python reads first."""
         if any(name.startswith("PYTHON") for name in settings):
             return self.from_scratch(*arguments, **settings)
-        return self._forked.run(list(arguments), stdin, self.folder, environment(self.folder, **settings), LONG)
+        return self._forked.run(list(arguments), stdin, self.directory, environment(self.directory, **settings), LONG)
 
     def from_scratch(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
         """Run `python -m miner` to the end."""
@@ -57,8 +57,8 @@ class Miner:
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=self.folder,
-            env=environment(self.folder, **settings),
+            cwd=self.directory,
+            env=environment(self.directory, **settings),
             timeout=LONG,
         )
 
@@ -76,8 +76,8 @@ class Miner:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            cwd=self.folder,
-            env=environment(self.folder, **settings),
+            cwd=self.directory,
+            env=environment(self.directory, **settings),
             start_new_session=True,
         )
         self._started.append(process)
@@ -94,7 +94,7 @@ class Miner:
 
 
 def first_text(process: subprocess.Popen[bytes], most: int = 1000) -> bytes:
-    """What the process writes first, as soon as it does; b"" if it ends without a word."""
+    """What the process writes first, as soon as it does; b"" if it ends silently."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], LONG)
     assert ready, f"nothing was written within {LONG:g} s"

@@ -114,9 +114,9 @@ if __name__ == "__main__":
 
     from miner.cli.main import run
 
-    for name in (*(f"miner.cli.commands.{command}" for command in LOADED), "miner.cli.signals", "miner.cli.output.terminal",
-                 "miner.config.config", "miner.core.llms.llm_llamacpp", "miner.core.llms.llm_ollama",
-                 "miner.core.llms.llm_vllm"):  # fmt: skip
+    names = [f"miner.cli.commands.{command}" for command in LOADED]
+    names += ["miner.cli.signals", "miner.cli.output.terminal", "miner.config.config", "miner.core.llms.llm_llamacpp"]
+    for name in (*names, "miner.core.llms.llm_ollama", "miner.core.llms.llm_vllm"):
         import_module(name)
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         arguments = serve(requests)

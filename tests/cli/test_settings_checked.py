@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process  # LLAMACPP_SERVER is asked for its help
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A folder with things that are not what a setting needs, and no settings but those of the test."""
+    """A directory with things that are not what a setting needs, and no settings but those of the test."""
     for name in list(os.environ):
         if name.startswith(("LLAMACPP_", "MINER_", "DEFAULT_")) or name in ("LLM_BACKEND", "MODEL_PATH", "MODELS_DIR"):
             monkeypatch.delenv(name)
@@ -30,7 +30,7 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "text").write_text("some text")
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "latin").write_bytes(b"\xff\xfe\xfd")
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "directory").mkdir()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
     (tmp_path / "nonsense").write_text("not a program at all")
     (tmp_path / "nonsense").chmod(stat.S_IRWXU)
@@ -42,14 +42,14 @@ def files(tmp_path, monkeypatch):
 
 WRONG = [
     ({"LLAMACPP_CHAT_TEMPLATE": "nowhere.jinja"}, ["LLAMACPP_CHAT_TEMPLATE", "nowhere.jinja", "No such file"]),
-    ({"LLAMACPP_CHAT_TEMPLATE": "folder"}, ["LLAMACPP_CHAT_TEMPLATE", "folder"]),
+    ({"LLAMACPP_CHAT_TEMPLATE": "directory"}, ["LLAMACPP_CHAT_TEMPLATE", "directory"]),
     ({"LLAMACPP_CHAT_TEMPLATE": "latin"}, ["LLAMACPP_CHAT_TEMPLATE", "latin"]),
     ({"LLAMACPP_CHAT_TEMPLATE": "empty"}, ["LLAMACPP_CHAT_TEMPLATE", "is empty"]),
     ({"MODEL_PATH": "/no/such.gguf"}, ["MODEL_PATH", "/no/such.gguf"]),
     ({"MODEL_PATH": "no-such-name"}, ["MODEL_PATH", "no-such-name", "demo"]),
-    ({"MODEL_PATH": "./folder"}, ["MODEL_PATH", "folder"]),
+    ({"MODEL_PATH": "./directory"}, ["MODEL_PATH", "directory"]),
     ({"MODEL_PATH": "./broken.gguf"}, ["MODEL_PATH", "broken.gguf"]),
-    ({"MODELS_DIR": "text"}, ["MODELS_DIR", "text", "not a folder"]),
+    ({"MODELS_DIR": "text"}, ["MODELS_DIR", "text", "not a directory"]),
     ({"LLAMACPP_SERVER": "./text"}, ["LLAMACPP_SERVER", "./text", "not executable"]),
     ({"LLAMACPP_SERVER": "/no/llama-server"}, ["LLAMACPP_SERVER", "/no/llama-server", "not there"]),
     ({"LLAMACPP_SERVER": "/bin/ls"}, ["LLAMACPP_SERVER=/bin/ls", "no llama-server", "--model", "unset"]),
@@ -101,7 +101,7 @@ def test_right_settings_are_let_pass(files):
     (files / "server").chmod(stat.S_IRWXU)
     LlamaCppService.check_settings(
         MinerConfig(
-            llamacpp_chat_template="template", model_path="demo", models_dir="folder", llamacpp_server="./server",
+            llamacpp_chat_template="template", model_path="demo", models_dir="directory", llamacpp_server="./server",
             llamacpp_cache_type_k="q8_0", llamacpp_cache_type_v="q8_0",
         )
     )  # fmt: skip

@@ -14,7 +14,7 @@ ALL = (MinerConfig, VLLMCommandConfig, GatewaySettings)
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch) -> Path:
+def empty_directory(tmp_path, monkeypatch) -> Path:
     """The working directory, without a .env and without variables of ours."""
     known = {variable_of(name) for settings in ALL for name in settings.model_fields}
     for name in list(os.environ):

@@ -85,20 +85,20 @@ def test_the_table_above_is_complete():
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_each_field_is_a_variable_a_line_of_dotenv_and_an_argument(name, monkeypatch, empty_folder):
+def test_each_field_is_a_variable_a_line_of_dotenv_and_an_argument(name, monkeypatch, empty_directory):
     text, value = CHANGED[name]
     assert getattr(MinerConfig(), name) != value
     assert getattr(MinerConfig(**{name: text}), name) == value
-    (empty_folder / ".env").write_text(f"{variable_of(name)}={text}\n")
+    (empty_directory / ".env").write_text(f"{variable_of(name)}={text}\n")
     assert getattr(MinerConfig(), name) == value
-    (empty_folder / ".env").unlink()
+    (empty_directory / ".env").unlink()
     monkeypatch.setenv(variable_of(name), text)
     assert getattr(MinerConfig(), name) == value
 
 
-def test_argument_over_environment_over_dotenv_over_default(monkeypatch, empty_folder):
+def test_argument_over_environment_over_dotenv_over_default(monkeypatch, empty_directory):
     assert MinerConfig().default_max_tokens == 512
-    (empty_folder / ".env").write_text("DEFAULT_MAX_TOKENS=1\n")
+    (empty_directory / ".env").write_text("DEFAULT_MAX_TOKENS=1\n")
     assert MinerConfig().default_max_tokens == 1
     monkeypatch.setenv("DEFAULT_MAX_TOKENS", "2")
     assert MinerConfig().default_max_tokens == 2
@@ -106,44 +106,44 @@ def test_argument_over_environment_over_dotenv_over_default(monkeypatch, empty_f
 
 
 @pytest.mark.parametrize("spelling", ["OLLAMA_TIMEOUT", "ollama_timeout", "Ollama_Timeout"])
-def test_case_does_not_matter(spelling, monkeypatch, empty_folder):
-    (empty_folder / ".env").write_text(f"{spelling}=5\n")
+def test_case_does_not_matter(spelling, monkeypatch, empty_directory):
+    (empty_directory / ".env").write_text(f"{spelling}=5\n")
     assert MinerConfig().ollama_timeout == 5.0
     monkeypatch.setenv(spelling, "6")
     assert MinerConfig().ollama_timeout == 6.0
     assert MinerConfig(**{spelling: 7}).ollama_timeout == 7.0
 
 
-def test_dotenv_is_that_of_the_working_directory_alone(empty_folder, monkeypatch):
-    (empty_folder / ".env").write_text("DEFAULT_MODEL=above\n")
-    below = empty_folder / "below"
+def test_dotenv_is_that_of_the_working_directory_alone(empty_directory, monkeypatch):
+    (empty_directory / ".env").write_text("DEFAULT_MODEL=above\n")
+    below = empty_directory / "below"
     below.mkdir()
     monkeypatch.chdir(below)
     assert MinerConfig().default_model is None
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch, empty_folder):
-    (empty_folder / ".env").write_text("LLM_BACKEND=\nDEFAULT_MODEL=\n")
+def test_an_empty_variable_counts_as_unset(monkeypatch, empty_directory):
+    (empty_directory / ".env").write_text("LLM_BACKEND=\nDEFAULT_MODEL=\n")
     assert (MinerConfig().llm_backend, MinerConfig().default_model) == ("llamacpp", None)
     monkeypatch.setenv("LLAMACPP_CTX_SIZE", "")
     assert MinerConfig().llamacpp_ctx_size is None
 
 
 @pytest.mark.parametrize("settings", ALL)
-def test_the_bare_names_of_what_is_not_published_belong_to_other_programs(settings, monkeypatch, empty_folder):
+def test_the_bare_names_of_what_is_not_published_belong_to_other_programs(settings, monkeypatch, empty_directory):
     """`.env` of the working directory is often another program's, with names such as API_KEYS or MAX_RETRIES."""
     defaults, bare = settings(), [name for name in settings.model_fields if variable_of(name) != name.upper()]
-    (empty_folder / ".env").write_text("".join(f"{name.upper()}=1\n{name}=1\n" for name in bare))
+    (empty_directory / ".env").write_text("".join(f"{name.upper()}=1\n{name}=1\n" for name in bare))
     assert settings() == defaults
     for name in bare:
         monkeypatch.setenv(name.upper(), "not even valid")
     assert settings() == defaults
 
 
-def test_foreign_names_are_ignored(monkeypatch, empty_folder):
+def test_foreign_names_are_ignored(monkeypatch, empty_directory):
     monkeypatch.setenv("LLM_SOMETHING", "x")
     monkeypatch.setenv("MINER_TENSOR_PARALLEL_SIZE", "2")
-    (empty_folder / ".env").write_text("DATABASE_URL=postgres://x\nGPU_MEMORY_UTILIZATION=0.5\nDEFAULT_MODEL=m\n")
+    (empty_directory / ".env").write_text("DATABASE_URL=postgres://x\nGPU_MEMORY_UTILIZATION=0.5\nDEFAULT_MODEL=m\n")
     assert MinerConfig().default_model == "m"
 
 
@@ -206,14 +206,14 @@ WRONG = [
 @pytest.mark.parametrize(("variable", "text", "allowed"), WRONG)
 @pytest.mark.parametrize("source", ["environment", "dotenv", "argument", "assignment"])
 def test_a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed(
-    variable, text, allowed, source, monkeypatch, empty_folder
+    variable, text, allowed, source, monkeypatch, empty_directory
 ):
     config = MinerConfig()
     name = variable.lower().removeprefix("miner_")
     if source == "environment":
         monkeypatch.setenv(variable.lower(), text)  # in lower case: the message has the name of the list all the same
     if source == "dotenv":
-        (empty_folder / ".env").write_text(f'{variable}="{text}"\n')
+        (empty_directory / ".env").write_text(f'{variable}="{text}"\n')
     arguments = {name: text} if source == "argument" else {}
     with pytest.raises(ConfigError) as caught:
         setattr(config, name, text) if source == "assignment" else MinerConfig(**arguments)
@@ -355,12 +355,12 @@ def test_a_query_or_a_fragment_is_refused_by_name_and_not_shown(name, extra):
 
 @pytest.mark.parametrize("value", WITH_PASSWORD, ids=repr)
 @pytest.mark.parametrize("source", ["environment", "dotenv", "argument", "assignment"])
-def test_a_wrong_address_is_told_without_its_password(value, source, monkeypatch, empty_folder):
+def test_a_wrong_address_is_told_without_its_password(value, source, monkeypatch, empty_directory):
     config = MinerConfig()
     if source == "environment":
         monkeypatch.setenv("VLLM_API_BASE", str(value))
     if source == "dotenv":
-        (empty_folder / ".env").write_text(f"VLLM_API_BASE={str(value)!r}\n")
+        (empty_directory / ".env").write_text(f"VLLM_API_BASE={str(value)!r}\n")
     arguments = {"vllm_api_base": value} if source == "argument" else {}
     with pytest.raises(ConfigError) as caught:
         setattr(config, "vllm_api_base", value) if source == "assignment" else MinerConfig(**arguments)
@@ -416,11 +416,11 @@ def test_a_mock_has_the_settings_that_it_was_given_and_the_environments_for_the_
     assert (config.vllm_timeout, config.default_model, config.llamacpp_flash_attn) == (7.0, None, "auto")
 
 
-def test_the_vllm_commands_settings(monkeypatch, empty_folder):
+def test_the_vllm_commands_settings(monkeypatch, empty_directory):
     assert VLLMCommandConfig().model_dump() == {
         "tensor_parallel_size": 1, "gpu_memory_utilization": 0.9, "max_model_len": None
     }  # fmt: skip
-    (empty_folder / ".env").write_text("Miner_Max_Model_Len=7\nMINER_TENSOR_PARALLEL_SIZE=2\nDEFAULT_MODEL=x\n")
+    (empty_directory / ".env").write_text("Miner_Max_Model_Len=7\nMINER_TENSOR_PARALLEL_SIZE=2\nDEFAULT_MODEL=x\n")
     monkeypatch.setenv("MINER_TENSOR_PARALLEL_SIZE", "3")
     assert VLLMCommandConfig(gpu_memory_utilization="0.5").model_dump() == {
         "tensor_parallel_size": 3, "gpu_memory_utilization": 0.5, "max_model_len": 7
@@ -437,7 +437,7 @@ def test_the_vllm_commands_port():
 
 
 @pytest.mark.parametrize("settings", ALL)
-def test_an_env_file_that_is_no_text_is_told(settings, empty_folder):
-    (empty_folder / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
+def test_an_env_file_that_is_no_text_is_told(settings, empty_directory):
+    (empty_directory / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
     with pytest.raises(ConfigError, match="UTF-8"):
         settings()

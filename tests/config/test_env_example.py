@@ -36,9 +36,9 @@ def test_its_values_are_the_defaults(settings):
 
 
 @pytest.mark.parametrize("settings", ALL)
-def test_copied_to_dotenv_it_changes_nothing(settings, empty_folder):
+def test_copied_to_dotenv_it_changes_nothing(settings, empty_directory):
     defaults = settings()
-    (empty_folder / ".env").write_text(EXAMPLE.read_text())
+    (empty_directory / ".env").write_text(EXAMPLE.read_text())
     assert settings() == defaults
 
 

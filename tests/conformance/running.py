@@ -1,4 +1,4 @@
-"""Runs the conformance suite as a user does: in a process of its own, from another folder."""
+"""Runs the conformance suite as a user does: in a process of its own, from another directory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SENSE = "json or schema or messages or required_tools or embeddings or progress 
 """The suite's tests (for `-k`) that need a model which writes words; the others pass on a model of random weights."""
 
 
-def register_small_engines(folder: Path) -> None:
-    """A distribution in `folder` that registers the backends of small_engine.py."""
-    info = folder / "small_engine-1.0.dist-info"
+def register_small_engines(directory: Path) -> None:
+    """A distribution in `directory` that registers the backends of small_engine.py."""
+    info = directory / "small_engine-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: small-engine\nVersion: 1.0\n")
     classes = [
@@ -38,38 +38,40 @@ for run in sys.argv[1:]:
 """
 
 
-async def caught(folder: Path, runs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
+async def caught(directory: Path, runs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
     """Of each backend the first test to fail among those that its `-k` selects, all in one process."""
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join([str(directory), str(ROOT)]),
         # Other distributions' plugins take seconds to load; that ours is found by its entry point is seen elsewhere.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTEST_PLUGINS": "miner.conformance.plugin",
     }
     output = await _output(
-        [sys.executable, "-c", _MANY, *(f"{backend}:{tests}" for backend, tests in runs)], folder, environment, 300
+        [sys.executable, "-c", _MANY, *(f"{backend}:{tests}" for backend, tests in runs)], directory, environment, 300
     )
     parts = output[1].split("\n== ")
     assert len(parts) == len(runs), output[1][-3000:]
     return {run: failed_tests(part) for run, part in zip(runs, parts, strict=True)}
 
 
-async def conformance(folder: Path, backend: str, *more: str, env: dict[str, str] | None = None, seconds: float = 600):
+async def conformance(
+    directory: Path, backend: str, *more: str, env: dict[str, str] | None = None, seconds: float = 600
+):
     """Exit status and output of `pytest --pyargs miner.conformance --miner-backend NAME`."""
     environment = {**os.environ, **(env or {})}
-    environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(directory), str(ROOT)])
     command = [
         sys.executable, "-m", "pytest", "--pyargs", "miner.conformance", "--miner-backend", backend, "-q",
         "-p", "no:cacheprovider", *more,
     ]  # fmt: skip
-    return await _output(command, folder, environment, seconds)
+    return await _output(command, directory, environment, seconds)
 
 
-async def _output(command: list[str], folder: Path, env: dict[str, str], seconds: float) -> tuple[int | None, str]:
+async def _output(command: list[str], directory: Path, env: dict[str, str], seconds: float) -> tuple[int | None, str]:
     """Exit status and everything that a program prints."""
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, cwd=directory, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
         async with asyncio.timeout(seconds):

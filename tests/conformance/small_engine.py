@@ -228,7 +228,7 @@ class TakesAnything(RightService):
 
 
 class CutsPrompt(RightService):
-    """Cuts a prompt that is too long without a word."""
+    """Cuts a prompt that is too long silently."""
 
     name = "cuts_prompt"
 

@@ -1,4 +1,4 @@
-"""Services that speak to a test server, and small helpers of the tests in this folder."""
+"""Services that speak to a test server, and small helpers of the tests in this directory."""
 
 from __future__ import annotations
 

@@ -24,29 +24,30 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A virtual environment with miner and both example packages, and pytest for the conformance suite."""
-    folder = tmp_path_factory.mktemp("fresh")
-    python = str(folder / "env" / "bin" / "python")
+    directory = tmp_path_factory.mktemp("fresh")
+    python = str(directory / "env" / "bin" / "python")
     packages = ["pytest", str(ROOT), *(str(ROOT / "examples" / f"{name}-backend") for name in ("echo", "lmstudio"))]
     if uv := shutil.which("uv"):  # a few seconds, where pip takes half a minute
         commands = [
-            [uv, "venv", "-q", "--no-project", "--python", sys.executable, str(folder / "env")],
+            [uv, "venv", "-q", "--no-project", "--python", sys.executable, str(directory / "env")],
             [uv, "pip", "install", "-q", "--python", python, *packages],
         ]
     else:
         commands = [
-            [sys.executable, "-m", "venv", str(folder / "env")],
+            [sys.executable, "-m", "venv", str(directory / "env")],
             [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages],
         ]
     for command in commands:
-        subprocess.run(command, check=True, timeout=400, cwd=folder)
-    return folder
+        subprocess.run(command, check=True, timeout=400, cwd=directory)
+    return directory
 
 
-def run(folder, *command, env=None, stdin=None):
+def run(directory, *command, env=None, stdin=None):
     """Exit status, standard output and standard error of a program of that environment."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
-        [folder / "env" / "bin" / command[0], *command[1:]], capture_output=True, text=True, timeout=300, cwd=folder,
+        [directory / "env" / "bin" / command[0], *command[1:]], capture_output=True, text=True, timeout=300,
+        cwd=directory,
         env={**environment, **(env or {})}, input=stdin,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr

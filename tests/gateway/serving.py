@@ -15,7 +15,7 @@ from aiohttp import web
 from miner.config.config import MinerConfig
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.app import GATEWAY, create_app
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.server.run import make_runner
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
@@ -45,13 +45,13 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    service: LLMService, *, stages: Iterable[Stage] | None = None, routes: Any = None, **settings: Any
+    service: LLMService, *, middleware: Iterable[Middleware] | None = None, routes: Any = None, **settings: Any
 ) -> AsyncIterator[Served]:
     """The gateway over this service while the block lasts; the service is closed after it."""
     settings.setdefault("serve_preload", False)
     known = GatewaySettings(_env_file=None, **settings)
     # As `miner serve` does it before its loop runs: it looks for packages on the disk.
-    app = await asyncio.to_thread(create_app, service, known, stages=stages, routes=routes)
+    app = await asyncio.to_thread(create_app, service, known, middleware=middleware, routes=routes)
     runner = make_runner(app)
     await runner.setup()
     try:

@@ -10,7 +10,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from miner.errors import ConfigError
-from miner.gateway.app import create_app, default_stages
+from miner.gateway.app import create_app, default_middleware
 from miner.gateway.client_address import TrustedProxies
 from miner.gateway.middleware.logging import AccessLog
 from miner.gateway.server.log import server_log
@@ -67,7 +67,7 @@ async def test_an_allowed_origin_does_not_give_the_admin_right():
 
 
 async def test_where_no_stage_says_who_calls_nobody_may_anything():
-    async with serving(Parrot(config()), stages=[]) as served:
+    async with serving(Parrot(config()), middleware=[]) as served:
         assert await statuses(served, {}) == {401}
         assert (await ask(served)).status == 401
         async with aiohttp.ClientSession() as session, session.get(f"{served.url}/livez") as answer:
@@ -98,9 +98,9 @@ async def test_where_no_stage_says_who_calls_nobody_may_anything():
 async def test_whose_address_is_counted(trusted, headers, address, tmp_path):
     fd = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     settings = {"serve_trusted_proxies": trusted, "rate_limit_requests": 2}
-    rest = default_stages(GatewaySettings(_env_file=None, serve_log="off", **settings))
+    rest = default_middleware(GatewaySettings(_env_file=None, serve_log="off", **settings))
     with server_log("json", "info", fd=fd):
-        async with serving(Parrot(config()), stages=[AccessLog(), *rest], **settings) as served:
+        async with serving(Parrot(config()), middleware=[AccessLog(), *rest], **settings) as served:
             assert [(await ask(served, headers)).status for _ in range(3)] == [200, 200, 429]
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     told = [line["address"] for line in lines if line["logger"] == "miner.access"]

@@ -34,7 +34,7 @@ async def test_turns_are_those_of_whoever_answers():
     service = chained(f"http://127.0.0.1:{closed_port()}")
     service._all()[1] = Narrow(service.config)
     async with serving(service) as served:
-        [limiter] = [stage for stage in served.gateway.stages.all if isinstance(stage, Limiter)]
+        [limiter] = [middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter)]
         assert limiter.turns.most == 256  # vLLM does not say
         for most in (256, 3):  # the first request finds out that it is down
             async with post(served, CHAT) as answer:
@@ -43,7 +43,7 @@ async def test_turns_are_those_of_whoever_answers():
     fixed = chained(f"http://127.0.0.1:{closed_port()}")
     fixed._all()[1] = Narrow(fixed.config)
     async with serving(fixed, serve_max_running=5) as served:
-        [limiter] = [stage for stage in served.gateway.stages.all if isinstance(stage, Limiter)]
+        [limiter] = [middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter)]
         for _ in range(2):
             async with post(served, CHAT) as answer:
                 assert answer.status == 200

@@ -203,8 +203,8 @@ async def test_the_end_of_the_grace_time_is_a_typed_error(stream):
         asking = asyncio.create_task(ask())
         await asyncio.wait_for(service.started.wait(), 10)
         await asyncio.wait_for(service.delivered.wait(), 10)
-        for exchange in list(served.gateway.present):
-            interrupt(exchange)
+        for context in list(served.gateway.present):
+            interrupt(context)
         status, text = await asyncio.wait_for(asking, 10)
         await asyncio.wait_for(service.closed.wait(), 10)
     assert status == (200 if stream else 503)

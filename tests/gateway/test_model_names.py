@@ -40,7 +40,7 @@ def llamacpp(**settings):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def directory(tmp_path):
     """Two models, one of them of the real engine."""
     shutil.copy(demo_model(), tmp_path / "mine.gguf")
     (tmp_path / "owner" / "repo").mkdir(parents=True)
@@ -49,8 +49,8 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_name_that_is_none_is_a_404_that_lists_what_there_is(folder, path, body):
-    async with serving(llamacpp(models_dir=folder)) as served:
+async def test_a_name_that_is_none_is_a_404_that_lists_what_there_is(directory, path, body):
+    async with serving(llamacpp(models_dir=directory)) as served:
         for name in ("min", "mine2", "m", "owner/repo/yours", "gpt-4o", "yours", "mine:7b"):
             async with post(served, {**body, "model": name}, path) as answer:
                 text = await answer.text()
@@ -63,8 +63,8 @@ async def test_a_name_that_is_none_is_a_404_that_lists_what_there_is(folder, pat
 
 
 @pytest.mark.engine
-async def test_names_and_aliases_are_served_everywhere(folder):
-    async with serving(llamacpp(models_dir=folder)) as served:
+async def test_names_and_aliases_are_served_everywhere(directory):
+    async with serving(llamacpp(models_dir=directory)) as served:
         for name in ("mine", "MINE", "mine:latest", "mine.gguf", "Mine:Latest"):
             for path, body in (
                 *[route for route in ROUTES if route[0] != "/v1/rerank"],
@@ -84,9 +84,9 @@ async def test_names_and_aliases_are_served_everywhere(folder):
 
 @pytest.mark.parametrize(("allowed", "status"), [(False, 404), (True, 200)])
 @pytest.mark.engine
-async def test_other_names_with_a_model_path(folder, allowed, status):
+async def test_other_names_with_a_model_path(directory, allowed, status):
     """The library's default is yes; a gateway is asked by strangers, and refuses unless it is told otherwise."""
-    service = llamacpp(model_path=f"{folder}/mine.gguf")
+    service = llamacpp(model_path=f"{directory}/mine.gguf")
     async with serving(service, serve_any_model_name=allowed) as served:
         for path, body in (ROUTES[0], ROUTES[4], ROUTES[8], ROUTES[14]):
             async with post(served, {**body, "model": "mistralai/Mistral-7B-v0.1"}, path) as answer:

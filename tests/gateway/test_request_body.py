@@ -15,7 +15,7 @@ import pytest
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Embedding, EmbeddingResponse, LLMResponse, RerankResponse, RerankResult, TokenUsage
 from miner.errors import InvalidRequestError
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.structure import MAX_ESCAPES, MAX_VALUES, check_structure
 from tests.gateway.bodies import CHAT, KINDS, watched
 from tests.gateway.middleware.test_rate_limit import Gated, until
@@ -73,7 +73,7 @@ async def test_no_body_stops_the_event_loop(kind):
 
 async def test_what_a_request_held_is_gone_when_it_ends():
     gc.collect()
-    others = {id(thing) for thing in gc.get_objects() if type(thing) is Exchange}  # that other tests' logs hold
+    others = {id(thing) for thing in gc.get_objects() if type(thing) is RequestContext}  # that other tests' logs hold
     gc.disable()
     try:
         async with serving(Echo(config(default_model="m"))) as served:
@@ -81,7 +81,7 @@ async def test_what_a_request_held_is_gone_when_it_ends():
                 padded = {**body, "user": "x" * 200_000}
                 await asyncio.to_thread(sent, port_of(served), CHAT, json.dumps(padded).encode())
             async with asyncio.timeout(WAIT):
-                while any(type(t) is Exchange and id(t) not in others for t in gc.get_objects()):  # noqa: ASYNC110
+                while any(type(t) is RequestContext and id(t) not in others for t in gc.get_objects()):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
     finally:
         gc.enable()

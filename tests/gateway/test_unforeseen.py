@@ -11,8 +11,8 @@ import pytest
 
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk
-from miner.gateway.app import default_stages
-from miner.gateway.middleware.base import Stage
+from miner.gateway.app import default_middleware
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving
 
@@ -201,7 +201,7 @@ async def test_health_that_raises_is_not_ready_and_metrics_go_on():
             assert "miner_backend_up 0.0" in await answer.text()
 
 
-class Bad(Stage):
+class Bad(Middleware):
     """Raises at one point of the way."""
 
     def __init__(self, where, error):
@@ -212,24 +212,24 @@ class Bad(Stage):
             raise error
 
         self.calls = 0
-        kind = type(f"Bad_{where}", (Stage,), {where: fail_waiting if where in ("admit", "enter") else fail})
+        kind = type(f"Bad_{where}", (Middleware,), {where: fail_waiting if where in ("admit", "enter") else fail})
         self.__class__ = type(kind.__name__, (kind, Bad), {})
 
 
-class Counting(Stage):
+class Counting(Middleware):
     def __init__(self):
         self.batches = self.left = 0
 
-    def batch(self, exchange, batch):
+    def batch(self, context, batch):
         self.batches += 1
 
-    def leave(self, exchange):
+    def leave(self, context):
         self.left += 1
 
 
 def with_bad(where, error=None, **settings):
     first, last = Counting(), Counting()
-    kept = default_stages(GatewaySettings(_env_file=None, serve_log="off", **settings))
+    kept = default_middleware(GatewaySettings(_env_file=None, serve_log="off", **settings))
     return (
         first,
         last,
@@ -239,8 +239,8 @@ def with_bad(where, error=None, **settings):
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2)], ids=repr)
 async def test_each_leave_runs_and_each_failure_is_logged(error, caplog):
-    first, last, stages = with_bad("leave", error)
-    async with serving(Parrot(config()), stages=stages, serve_max_running=1, serve_max_queued=0) as served:
+    first, last, middleware = with_bad("leave", error)
+    async with serving(Parrot(config()), middleware=middleware, serve_max_running=1, serve_max_queued=0) as served:
         for _ in range(3):
             async with post(served, {**STREAMS["/v1/chat/completions"], "stream": False}) as answer:
                 assert answer.status == 200
@@ -251,9 +251,12 @@ async def test_each_leave_runs_and_each_failure_is_logged(error, caplog):
 
 
 async def test_an_observer_of_batches_breaks_no_stream_and_is_logged_once_a_request(caplog):
-    first, last, stages = with_bad("batch")
+    first, last, middleware = with_bad("batch")
     service = Broken(None, 5)
-    async with serving(service, stages=stages) as served, post(served, STREAMS["/v1/chat/completions"]) as answer:
+    async with (
+        serving(service, middleware=middleware) as served,
+        post(served, STREAMS["/v1/chat/completions"]) as answer,
+    ):
         assert (await answer.text()).endswith("data: [DONE]\n\n")
     assert first.batches == last.batches == 6
     assert len(faults_of(caplog)) == 2
@@ -262,14 +265,14 @@ async def test_an_observer_of_batches_breaks_no_stream_and_is_logged_once_a_requ
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), KeyboardInterrupt(), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("where", ["check", "admit", "enter"])
 async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplog):
-    first, last, stages = with_bad(where, error, serve_max_running=1)
-    stages.pop(1)
-    async with serving(Parrot(config()), stages=stages, serve_max_running=1) as served:
+    first, last, middleware = with_bad(where, error, serve_max_running=1)
+    middleware.pop(1)
+    async with serving(Parrot(config()), middleware=middleware, serve_max_running=1) as served:
         for _ in range(3):
             async with post(served, {**STREAMS["/v1/chat/completions"], "stream": False}) as answer:
                 assert answer.status == 500
                 assert (await answer.json())["error"]["code"] == "internal_error"
-        limiter = next(stage for stage in stages if type(stage).__name__ == "Limiter")
+        limiter = next(middleware for middleware in middleware if type(middleware).__name__ == "Limiter")
         assert limiter.turns.running == 0
     assert first.left == last.left == 3
     assert len(faults_of(caplog)) == 3

@@ -76,8 +76,8 @@ class Capture:
 @cache
 def captures(engine: str) -> dict[str, Capture]:
     """All recorded answers of an engine, by name, in the order of names."""
-    folder = DATA / "captures" / engine
-    return {path.stem: _read(engine, path) for path in sorted(folder.glob("*.json"))}
+    directory = DATA / "captures" / engine
+    return {path.stem: _read(engine, path) for path in sorted(directory.glob("*.json"))}
 
 
 def capture(engine: str, name: str) -> Capture:

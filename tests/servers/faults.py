@@ -58,7 +58,7 @@ class Behaviour:
 
 
 class FaultServer(RawServer):
-    """Answers questions about models properly, and generations as `behaviour` says (it may be assigned anew)."""
+    """Answers questions about models properly, and generations as `behaviour` says (it may be assigned again)."""
 
     def __init__(
         self,
@@ -310,7 +310,7 @@ def not_json(text: str = "hello, this is some other service", everywhere: bool =
 
 
 def closes_on_reuse(texts: Sequence[str] = TEXTS) -> Behaviour:
-    """Keeps a connection alive after an answer, and closes it without a word when the next request comes on it."""
+    """Keeps a connection alive after an answer, and closes it silently when the next request comes on it."""
 
     async def run(exchange: Exchange) -> None:
         if exchange.request.nth:

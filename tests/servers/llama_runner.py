@@ -48,7 +48,7 @@ class RunnerConfig:
     """A chat template; empty: the model's own."""
     batch: int = 512
     threads: int = 1
-    """Several wait for each other, which takes for ever on a machine that does other things too."""
+    """Several wait for each other, which takes forever on a machine that does other things too."""
     port: int = 0
     """0: one that is free."""
 

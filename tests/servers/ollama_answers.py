@@ -70,7 +70,7 @@ def common(body: dict[str, Any], name: str, *, chat: bool) -> dict[str, Any]:
 
 
 async def fit(runner: LlamaRunner, asked: dict[str, Any]) -> None:
-    """Cut what is too long without a word, as Ollama does: the oldest turns first, then the middle of the text."""
+    """Cut what is too long silently, as Ollama does: the oldest turns first, then the middle of the text."""
     key = "prompt" if "prompt" in asked else "messages"
     while len(json.dumps(asked[key])) > runner.config.num_ctx:
         path = "/v1/chat/completions/input_tokens" if key == "messages" else "/tokenize"

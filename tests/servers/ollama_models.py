@@ -36,7 +36,7 @@ def base_name(model: Any) -> str:
 
 
 class Models:
-    """Loads on demand, and anew when the context or `shift` is another than the loaded one's, as Ollama does."""
+    """Loads on demand, and again when the context or `shift` is another than the loaded one's, as Ollama does."""
 
     def __init__(self, *, upstream: str | None, num_ctx: int, parallel: int, threads: int = 1) -> None:
         self.upstream = upstream

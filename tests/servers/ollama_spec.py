@@ -1,6 +1,6 @@
 """Checks requests to Ollama against Ollama's own OpenAPI file, in which an unknown name is a mistake too.
 
-Ollama drops names that it does not know without a word, so a misspelt one would never be noticed otherwise.
+Ollama drops names that it does not know silently, so a misspelt one would never be noticed otherwise.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ dict: the whole answer as JSON; a pair: that status with that JSON; a Behaviour:
 
 
 class StubServer(RawServer):
-    """Serves `models` and answers each generation with `reply(body)`, which may be assigned anew at any time."""
+    """Serves `models` and answers each generation with `reply(body)`, which may be assigned again at any time."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The smallest backend: it says what it was told. Everything else (chat, streams, the command line, the gateway) it
+"""A generate-only backend: it echoes its prompt. Everything else (chat, streams, the command line, the gateway) it
 gets from LLMService.
 """
 

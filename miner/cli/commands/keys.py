@@ -24,7 +24,7 @@ examples:
   miner keys revoke alice
 
 The key is printed once, on standard output; the file keeps only its hash. The
-file is MINER_API_KEYS_FILE, or miner/keys.json in the user's config folder.
+file is MINER_API_KEYS_FILE, or miner/keys.json in the user's config directory.
 
 {EXIT_STATUS}"""
 
@@ -85,7 +85,7 @@ def _new(args: argparse.Namespace, path: Path) -> int:
     for option in _LIMITS:
         value = getattr(args, option)
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"--{option} {value}: a whole number from 1 is needed.")
+            raise UsageError(f"--{option} {value}: an integer from 1 is needed.")
     key = new_key()
     entry = KeyEntry(
         name=check_name(args.name),

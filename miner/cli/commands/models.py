@@ -28,8 +28,8 @@ With LLM_BACKEND=ollama all this goes to the Ollama server.
 """
 _NAMED = (
     ("show", "show what a model's header says, and whether it fits into memory"),
-    ("pull", "download a model into the models folder"),
-    ("rm", "delete a model from the models folder; the whole name is needed"),
+    ("pull", "download a model into the models directory"),
+    ("rm", "delete a model from the models directory; the whole name is needed"),
     ("path", "print where a model's file is"),
 )
 

@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run, flags={name: name for name in _SETTINGS})
     add = parser.add_argument
-    add("--model", metavar="NAME", help="a model of the Hugging Face hub, or its folder (DEFAULT_MODEL)")
+    add("--model", metavar="NAME", help="a model of the Hugging Face hub, or its directory (DEFAULT_MODEL)")
     add("--host", metavar="ADDRESS", help="where to listen (vLLM's own default: all addresses)")
     add("--port", metavar="N", help="where to listen (the port of VLLM_API_BASE, 8000)")
     add("--tensor-parallel-size", metavar="N", help="GPUs that share the model (MINER_TENSOR_PARALLEL_SIZE, 1)")
@@ -94,7 +94,7 @@ def _arguments(args: argparse.Namespace, config: MinerConfig, settings: VLLMComm
 def _port(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= 65535:
         return int(text)
-    raise ConfigError(f"--port must be a whole number from 1 to 65535, not {text!r}.")
+    raise ConfigError(f"--port must be an integer from 1 to 65535, not {text!r}.")
 
 
 def _become(arguments: list[str], config: MinerConfig) -> int:

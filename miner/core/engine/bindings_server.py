@@ -1,7 +1,7 @@
 """The HTTP server of an engine that llama-cpp-python computes. Loaded by `child.py` inside the engine's process, never
 imported by miner; imports nothing of miner.
 
-Why not the server that comes with the package: it ends a stream without a word where the prompt is too long, counts no
+Why not the server that comes with the package: it ends a stream silently where the prompt is too long, counts no
 tokens in streams, has no route that counts those of a conversation, and goes on reading a prompt whose client has left.
 This one speaks the routes of llama.cpp's own server that miner uses, over the package's `Llama` class:
 `/health`, `/props`, `/tokenize`, `/v1/models`, `/v1/completions`, `/v1/chat/completions` and its `/input_tokens`.

@@ -82,12 +82,12 @@ def _fail(reason: str) -> NoReturn:
 
 
 def _clean(orders: Orders) -> None:
-    """Remove the folder of the socket, which nobody else will do when the parent was killed."""
+    """Remove the directory of the socket, which nobody else will do when the parent was killed."""
     for name in ("engine.sock", "template.jinja", "key"):
         with contextlib.suppress(OSError):
-            os.unlink(os.path.join(orders["folder"], name))
+            os.unlink(os.path.join(orders["directory"], name))
     with contextlib.suppress(OSError):  # the parent was quicker
-        os.rmdir(orders["folder"])
+        os.rmdir(orders["directory"])
 
 
 def _limit_harm() -> None:
@@ -377,7 +377,7 @@ def _command(orders: Orders) -> tuple[str, list[str]]:
 
 
 def _write(orders: Orders, name: str, text: str) -> str:
-    path = os.path.join(orders["folder"], name)
+    path = os.path.join(orders["directory"], name)
     with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     return path

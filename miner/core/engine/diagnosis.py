@@ -41,7 +41,7 @@ def check_model_file(path: Path) -> Reason | None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            return Reason(f"{path} is a folder, not a GGUF file", "Name the .gguf file in it.")
+            return Reason(f"{path} is a directory, not a GGUF file", "Name the .gguf file in it.")
         if not stat.S_ISREG(mode):
             return Reason(f"{path} is no file", "Name a .gguf file.")
         with path.open("rb") as file:

@@ -19,7 +19,7 @@ def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
     """Attributes of `xllamacpp.CommonParams`; `constants` are named, because only the child may import the wheel.
 
     Every attribute is looked up before it is set: names change between releases of the wheel, and an attribute
-    that is not there would be set without a word.
+    that is not there would be set silently.
     """
     threads = spec.threads or physical_cores()
     values: dict[str, Any] = {
@@ -54,7 +54,7 @@ def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
     if spec.pooling:
         values["embedding"] = True
         # With a cache for each slot, texts of different lengths that are computed together are pooled over their last
-        # pieces only: the vectors are wrong without a word. One pool is right, and each slot keeps to its share.
+        # pieces only: the vectors are wrong silently. One pool is right, and each slot keeps to its share.
         values["kv_unified"] = True
         values["kv_unified_per_slot"] = spec.ctx_size
         constants["pooling_type"] = ["llama_pooling_type", f"LLAMA_POOLING_TYPE_{spec.pooling.upper()}"]

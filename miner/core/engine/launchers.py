@@ -80,8 +80,8 @@ class Launcher(Protocol):
     def converts_schemas(self) -> bool:
         """Whether its server makes llama.cpp's own grammar of a JSON Schema; else it is sent one."""
 
-    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
-        """How to start `spec` with its socket in `folder`, which is private and exists; nothing is started here."""
+    def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
+        """How to start `spec` with its socket in `directory`, which is private and exists; nothing is started here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +89,15 @@ class XllamacppLauncher:
     """llama.cpp's own server inside a Python child, from the prebuilt wheel."""
 
     package: Path
-    """The folder that holds the package."""
+    """The directory that holds the package."""
     name: str = "xllamacpp"
     lacks: frozenset[str] = frozenset()
     slots: int | None = None
     converts_schemas: bool = True
 
-    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
-        # -S: the wheel needs nothing but its own folder, and a start without site-packages is quicker.
-        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], wheel_orders(spec), folder)
+    def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
+        # -S: the wheel needs nothing but its own directory, and a start without site-packages is quicker.
+        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], wheel_orders(spec), directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class BinaryLauncher:
     slots: int | None = None
     converts_schemas: bool = True
 
-    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
-        return _child_plan("binary", ["-I", "-S"], [], {"binary": str(self.binary), **binary_orders(spec)}, folder)
+    def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
+        return _child_plan("binary", ["-I", "-S"], [], {"binary": str(self.binary), **binary_orders(spec)}, directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class LlamaCppPythonLauncher:
     # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, among others.
     converts_schemas: bool = False
 
-    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
+    def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         refused = {
             "LLAMACPP_PARALLEL": spec.parallel if spec.parallel > 1 else None,
             "LLAMACPP_POOLING": spec.pooling,
@@ -146,7 +146,7 @@ class LlamaCppPythonLauncher:
                 )
         # Its dependencies are many and may come from anywhere that our own path reaches.
         paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
-        return _child_plan("llama_cpp", ["-I"], [self.package.parent, *paths], bindings_orders(spec), folder)
+        return _child_plan("llama_cpp", ["-I"], [self.package.parent, *paths], bindings_orders(spec), directory)
 
 
 def find_launcher(server_binary: str | None = None) -> Launcher:
@@ -242,7 +242,7 @@ def _named_binary(name: str) -> Path:
         return Path(found).absolute()
     path = Path(name).expanduser()
     if path.is_dir():
-        why = "is a folder"
+        why = "is a directory"
     elif path.exists():
         why = "is not executable"
     else:
@@ -258,14 +258,14 @@ def _wrong_binary(name: str, why: str) -> EngineStartError:
     )
 
 
-def _child_plan(mode: str, flags: list[str], paths: list[Path], orders: dict[str, Any], folder: Path) -> LaunchPlan:
-    socket = folder / "engine.sock"
+def _child_plan(mode: str, flags: list[str], paths: list[Path], orders: dict[str, Any], directory: Path) -> LaunchPlan:
+    socket = directory / "engine.sock"
     key = secrets.token_urlsafe(24)
     everything = {
         "mode": mode,
         "parent": os.getpid(),
         "path": [str(path) for path in paths],
-        "folder": str(folder),
+        "directory": str(directory),
         "socket": str(socket) if hasattr(stdlib_socket, "AF_UNIX") and _fits(socket) else None,
         "api_key": key,
         **orders,

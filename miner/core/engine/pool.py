@@ -8,7 +8,7 @@ first; a busy one goes on with its requests until `fairness_wait` after the othe
 began), then it finishes what it has in flight and yields. So a mix of requests does not swap at each of them, and
 nobody starves: the turns go round in a circle. `turns.py` has the rule in full, `scheduler.py` carries it out.
 
-A pool belongs to one event loop. Used from another one, it starts anew: the engines of the old one are killed.
+A pool belongs to one event loop. Used from another one, it starts again: the engines of the old one are killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The private folder of one child, for its socket: made, locked, removed, and swept up after those who could not."""
+"""The private directory of one child, for its socket: made, locked, removed, and swept up after those who could not."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["PrivateFolder"]
+__all__ = ["PrivateDirectory"]
 
 _PREFIX = "miner-engine-"
 _LONG = 60  # bytes: with a path longer than that a socket's name might not fit
 _SHORT_PLACES = ("/tmp", "/var/tmp")
-_YOUNG = 60.0  # seconds during which a folder that nobody has locked may belong to somebody who is about to
+_YOUNG = 60.0  # seconds during which a directory that nobody has locked may belong to somebody who is about to
 
 
-class PrivateFolder:
-    """A new folder that only this user can enter. Its lock ends with the process, however that ends.
+class PrivateDirectory:
+    """A new directory that only this user can enter. Its lock ends with the process, however that ends.
 
-    A child removes its folder when its parent was killed. When it was killed itself at the same time, the next
+    A child removes its directory when its parent was killed. When it was killed itself at the same time, the next
     engine that starts does.
     """
 
@@ -46,15 +46,15 @@ def _place() -> str:
     return next((place for place in _SHORT_PLACES if os.access(place, os.W_OK)), usual)
 
 
-def _hold(folder: int) -> None:
+def _hold(directory: int) -> None:
     """Lock it, or raise OSError if somebody else has."""
     import fcntl  # not on Windows, where a server that runs already can still be talked to
 
-    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sweep(place: str) -> None:
-    """Remove the folders of engines that nobody owns any more."""
+    """Remove the directories of engines that nobody owns any more."""
     oldest = time.time() - _YOUNG
     for entry in os.scandir(place):
         with contextlib.suppress(OSError):  # another one sweeps too, or it is locked: in use

@@ -209,7 +209,7 @@ class EngineProcess:
         return self.crashed(address) or EngineCrashedError(text, backend="llamacpp", log_tail=self.log_tail)
 
     async def stop(self) -> None:
-        """End the child and all that it has started; returns when it is gone and its socket's folder removed.
+        """End the child and all that it has started; returns when it is gone and its socket's directory removed.
 
         A signal to stop, after `stop_grace` SIGKILL to its group; at once SIGKILL if it is not ready, or is stopped
         (SIGSTOP). Idempotent; a start that is under way ends too. A process that even SIGKILL does not end is left to

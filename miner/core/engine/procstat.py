@@ -90,7 +90,7 @@ def _clock(text: str) -> float:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, siblings of one core counted once, within the control group's quota.
+    """Cores that this process may use, siblings of one core counted once, within the cgroup's quota.
 
     llama.cpp counts the machine's cores, whatever the container may use; one thread too many halves its speed.
     """
@@ -108,7 +108,7 @@ def physical_cores() -> int:
 
 
 def _quota() -> int | None:
-    """Whole processors that the control group allows, None for no limit."""
+    """Whole processors that the cgroup allows, None for no limit."""
     try:
         allowed, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, round(int(allowed) / int(period)))

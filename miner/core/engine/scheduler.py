@@ -2,7 +2,7 @@
 
 Every change of state happens in a plain synchronous method that ends in `schedule`, which looks at everything afresh:
 there is no lock, and no decision outlives its reason. What waits is a future. What takes time (a load, the watch over
-a loaded engine, a stop) is one task for each engine. What depends on time alone (turns, idleness, the queue's time-out)
+a loaded engine, a stop) is one task for each engine. What depends on time alone (turns, idleness, the queue's timeout)
 is one timer.
 """
 
@@ -39,7 +39,7 @@ class Scheduler:
         self.loop = asyncio.get_running_loop()
         self.members: dict[EngineSpec, Member] = {}
         self._yielding: set[Member] = set()
-        """Those that get no new requests, because others wait and their turn is over; chosen anew in each pass."""
+        """Those that get no new requests, because others wait and their turn is over; chosen again in each pass."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False

@@ -26,7 +26,7 @@ from miner.core.engine.diagnosis import STOPPED, Reason, check_model_file, descr
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.oneshot import OneShot
-from miner.core.engine.private_directory import PrivateFolder
+from miner.core.engine.private_directory import PrivateDirectory
 from miner.core.engine.procstat import Usage, usage
 from miner.core.engine.spec import Address, EngineInfo, EngineSpec
 from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, Halt, Progress, Watch, signal_group
@@ -105,7 +105,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._stopping = False
         self._killed = False
-        self._folder: PrivateFolder | None = None
+        self._directory: PrivateDirectory | None = None
         self._failure: Reason | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -146,8 +146,8 @@ class Supervisor:
         self._kill()
         if not _on_a_loop():
             self.ended.wait_blocking(wait)
-            if self._folder is not None:
-                self._folder.remove()
+            if self._directory is not None:
+                self._directory.remove()
 
     def _kill(self) -> None:
         self._killed = True
@@ -163,8 +163,8 @@ class Supervisor:
         try:
             end = self._whole_run()
         finally:
-            if self._folder is not None:
-                self._folder.remove()
+            if self._directory is not None:
+                self._directory.remove()
             self._on_end(end)
             with self._lock:
                 self.ended.set(end)
@@ -182,8 +182,8 @@ class Supervisor:
             if self._stopping:
                 return Ended(None, by_us=True, error=None)
         try:
-            self._folder = PrivateFolder()
-            plan = self._launcher.plan(self._spec, self._folder.path)
+            self._directory = PrivateDirectory()
+            plan = self._launcher.plan(self._spec, self._directory.path)
             if self._stopping:
                 return Ended(None, by_us=True, error=None)
             process = subprocess.Popen(  # not under the lock, for which event loops wait

@@ -18,7 +18,7 @@ STOP_SIGNAL = signal.SIGUSR1
 """Ends a child in order. Not SIGTERM, which whoever stops a whole service sends to its engines too."""
 UNKILLABLE = 5.0
 """Seconds after SIGKILL: a process that hangs in a device driver is then left to the kernel."""
-_DRAIN = 1.0  # seconds for the final output, which a grandchild that holds the pipe could delay for ever
+_DRAIN = 1.0  # seconds for the final output, which a grandchild that holds the pipe could delay forever
 _POLL = 0.2  # seconds between two looks at the child where the system has no pidfd
 _STEP = 1 << 20  # bytes of memory that count as a step of a load
 

@@ -44,7 +44,7 @@ class Origin:
     backend: str
     base_url: str = field(repr=False)
     """May carry a user's name and password: `shown_url` does not."""
-    timeout_setting: str = "the time-out"
+    timeout_setting: str = "the timeout"
     silence: float = 300.0
     unreachable: str | None = None
     """What to do when nobody answers."""

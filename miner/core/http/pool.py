@@ -35,7 +35,7 @@ class Limits:
 
 
 class ConnectionPool:
-    """Belongs to the event loop that it was used on last; on another one it begins anew.
+    """Belongs to the event loop that it was used on last; on another one it begins again.
 
     Args:
         silence: see Connection.

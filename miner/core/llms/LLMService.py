@@ -214,7 +214,7 @@ class LLMService(Hooks):
         a backend knows no loading, this makes sure that the model is there.
 
         Args:
-            keep_alive: how long it stays without a request: seconds, or such as "5m"; negative: for ever.
+            keep_alive: how long it stays without a request: seconds, or such as "5m"; negative: forever.
         """
         return await load(self, model, keep_alive)
 
@@ -261,7 +261,7 @@ class LLMService(Hooks):
             health = Health(state="failed", reason=f"{type(error).__name__}: {error}")
         health.latency = time.monotonic() - began
         missing = not health and "DEFAULT_MODEL" in (health.reason or "")
-        if missing and not self._told_missing:  # `health_check` alone would say no for ever, and nobody why
+        if missing and not self._told_missing:  # `health_check` alone would say no forever, and nobody why
             logger.warning("%s", " ".join(filter(None, (health.reason, health.hint))))
         self._told_missing = missing
         return health
@@ -270,7 +270,7 @@ class LLMService(Hooks):
     """The log has it that the server lacks DEFAULT_MODEL."""
 
     async def aclose(self) -> None:
-        """Release what is open: connections, engines. Idempotent; a service that is used again opens anew.
+        """Release what is open: connections, engines. Idempotent; a service that is used again opens again.
 
         Calls in flight, wherever they wait, end with a ServiceClosedError, and nothing of them is sent again.
         """

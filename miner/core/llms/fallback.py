@@ -200,7 +200,7 @@ class FallbackService(LLMService):
 
     @override
     async def _chat(self, request: ChatRequest) -> LLMResponse:
-        # Also what tells this from the smallest backend, whose `generate` is called with what it declares only.
+        # Also what tells this from the generate-only backend, whose `generate` is called with what it declares only.
         return await self._respond(request)
 
     @override

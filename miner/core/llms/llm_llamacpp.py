@@ -461,7 +461,7 @@ class LlamaCppService(OpenAIService):
     async def _usable_model(self, name: str | None) -> ModelInfo | None:
         if self._external:
             return await super()._usable_model(name)
-        # MODEL_PATH goes before DEFAULT_MODEL here, and both before the one model of the folder: found in one go.
+        # MODEL_PATH goes before DEFAULT_MODEL here, and both before the one model of the directory: found in one go.
         info = await self._get_model(name)
         self.models[info.id] = info
         return info

@@ -106,7 +106,7 @@ class VLLMService(OpenAIService):
 
     async def _has_parser(self, info: ModelInfo) -> bool:
         """Whether the server tells thoughts from text (--reasoning-parser). Without it vLLM ignores a wish for thoughts
-        without a word. Only its count of thinking tokens tells, so one token is asked for, once for each model; not of
+        silently. Only its count of thinking tokens tells, so one token is asked for, once for each model; not of
         other servers, which count otherwise and may have to load the model first.
         """
         model = info.id
@@ -144,7 +144,7 @@ class VLLMService(OpenAIService):
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         longest = next((model.context_length for model in self._listed if model.id == request.model), None)
         if longest is not None:
-            # More than fits is cut by the server without a word (and told by us), more than the context refused.
+            # More than fits is cut by the server silently (and told by us), more than the context refused.
             body["max_tokens"] = min(request.max_tokens, longest)
         if request.messages is not None and request.messages[-1].role == "assistant":
             body["continue_final_message"] = True

@@ -1,8 +1,8 @@
-"""The catalogue: what the models folder holds, kept between requests, so that a name costs a look-up and a few `stat`s.
+"""What the models directory holds, kept between requests, so that a name costs a look-up and a few `stat`s.
 
 Directories are read again where their times have changed, a file's header where the file has. A name that was found is
 held against its files at each request: one that was replaced is another model from then on. A name that is not known
-has the folder looked at again at once; a list is at most a second old. All methods may take as long as a disk does and
+has the directory read again at once; a list is at most a second old. All methods may take as long as a disk does and
 may be called from several threads: call them in a thread, never on an event loop.
 """
 
@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 
 from miner.core.models.catalogue_cache import FactsFile
 from miner.core.models.demo import DEMO, demo_file
-from miner.core.models.directory import FolderReader, Stamp, beside, stamp_of
+from miner.core.models.directory import DirectoryReader, Stamp, beside, stamp_of
 from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
 from miner.core.models.names import is_projector
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
@@ -33,13 +33,13 @@ __all__ = ["Catalogue", "Facts"]
 logger = logging.getLogger(__name__)
 
 LIST_SECONDS = 1.0
-"""How much older than the folder a list, or what no name means, may be."""
+"""How much older than the directory a list, or what no name means, may be."""
 NAME_SECONDS = 5.0
 """How long a name that was found goes on to mean the same file, whatever else has come."""
 KEPT = 4096
 """Names, and facts of models, that are remembered at most."""
 LARGE = 32
-"""Models of a folder whose facts are worth a file: a header takes about 20 ms to read."""
+"""Models of a directory whose facts are worth a file: a header takes about 20 ms to read."""
 HEADERS = 16
 """Whole headers that are kept at most; one may take megabytes."""
 
@@ -87,18 +87,18 @@ class _Found:
 
 
 class Catalogue:
-    """The models of one folder, or the one that MODEL_PATH names."""
+    """The models of one directory, or the one that MODEL_PATH names."""
 
-    def __init__(self, folder: Path, *, kept: Path | None = None) -> None:
+    def __init__(self, directory: Path, *, kept: Path | None = None) -> None:
         """
         Args:
-            kept: the folder where facts of a large models folder are kept from one start to the next.
+            kept: the directory where facts of a large models directory are kept from one start to the next.
         """
-        self.folder = folder
-        name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:32]
+        self.directory = directory
+        name = hashlib.sha256(os.fsencode(os.path.abspath(directory))).hexdigest()[:32]
         self._kept = FactsFile(kept / f"{name}.json", Facts) if kept is not None else None
         self._kept_read = False
-        self._reader = FolderReader(folder)
+        self._reader = DirectoryReader(directory)
         self._models: Models | None = None
         self._read_at = float("-inf")
         self._reading = threading.Lock()
@@ -120,9 +120,9 @@ class Catalogue:
                 for line in listing.skipped:
                     if line not in self._told:
                         self._told.add(line)
-                        logger.warning("Left out of the models folder: %s", line)
+                        logger.warning("Left out of the models directory: %s", line)
                 if known is None or known.groups is not listing.groups or known.demo != demo:
-                    known = self._models = Models(self.folder, listing, demo)
+                    known = self._models = Models(self.directory, listing, demo)
                 self._read_at = began
             return known
 
@@ -138,17 +138,17 @@ class Catalogue:
         """
         began = time.monotonic()
         key = (name, model_path, default_model)
-        by_folder = not (name or model_path or default_model)
+        by_directory = not (name or model_path or default_model)
         known = self._found.get(key)
         if known is not None and _is_unchanged(known.marks):
-            age = LIST_SECONDS if by_folder else NAME_SECONDS
+            age = LIST_SECONDS if by_directory else NAME_SECONDS
             if known.models is None or known.models is self.models(newer_than=began - age):
                 return known.model
         models = self.models(newer_than=began)
         try:
             found = resolve(name, model_path=model_path, default_model=default_model, models=models)
         except ModelNotFoundError:
-            # A file outside of the folder that was asked for by its path can be asked for by its alias, too.
+            # A file outside of the directory that was asked for by its path can be asked for by its alias, too.
             if name is None or name not in self._paths:
                 raise
             found = resolve(self._paths[name], models=models)
@@ -204,7 +204,7 @@ class Catalogue:
         models = self._models
         if models is None:
             return ()
-        if model.source == "folder":
+        if model.source == "directory":
             return models.aliases(model.alias)
         own = (model.path.stem, model.path.name) if len(model.parts) == 1 else ()
         return tuple(
@@ -240,10 +240,10 @@ class Catalogue:
 
 
 def _marks(model: LocatedModel) -> tuple[Stamp, ...]:
-    folder = model.path.parent
-    projectors = {folder / name for name in beside(model.path) if is_projector(name)}
+    directory = model.path.parent
+    projectors = {directory / name for name in beside(model.path) if is_projector(name)}
     files = {Path(stamp[0]) for stamp in model.stamps}
-    return (*model.stamps, *(stamp_of(file) for file in sorted((projectors | {folder}) - files)))
+    return (*model.stamps, *(stamp_of(file) for file in sorted((projectors | {directory}) - files)))
 
 
 def _is_unchanged(marks: tuple[Stamp, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""What headers say of models, kept in the user's cache folder: a header takes 20 ms to read, and a folder has hundreds.
+"""Headers of model files, kept in the user's cache directory: one takes 20 ms to read, and a directory has hundreds.
 
 The file is a help and no more: where it cannot be read, is not of our making or cannot be written, headers are read.
 """

@@ -1,6 +1,6 @@
-"""What a models folder holds, read again only where a directory has changed, and what lies beside a model's file.
+"""What a models directory holds, read again only where a directory has changed, and what lies beside a model's file.
 
-Links that lead out of the folder are followed where they and what they lead to belong to the user that we run as;
+Links that lead out of the directory are followed where they and what they lead to belong to the user that we run as;
 others are left out and named in `Listing.skipped`.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from miner.core.models.gguf.header import GGUFHeader, read_header
 from miner.core.models.names import SUFFIX, FileGroup, group
 
-__all__ = ["FolderReader", "Listing", "Stamp", "beside", "cached_header", "kind_of", "scan", "stamp_of"]
+__all__ = ["DirectoryReader", "Listing", "Stamp", "beside", "cached_header", "kind_of", "scan", "stamp_of"]
 
-# A models folder that is really a home or a whole disk must not hold anybody up.
+# A models directory that is really a home or a whole disk must not hold anybody up.
 MAX_DEPTH = 5
 MAX_FOLDERS = 5_000
 SETTLED_NS = 3_000_000_000
@@ -32,7 +32,7 @@ Stamp = tuple[str, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was found in a models folder."""
+    """What was found in a models directory."""
 
     groups: tuple[FileGroup, ...]
     skipped: tuple[str, ...]
@@ -47,21 +47,21 @@ class _Directory:
     settled: bool
     """Its modification time tells of every change to come."""
     files: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
 
-class FolderReader:
-    """Reads one folder again and again; what did not change costs one `stat` a directory. Not for an event loop."""
+class DirectoryReader:
+    """Reads one directory again and again; what did not change costs one `stat` a directory. Not for an event loop."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._known: dict[str, _Directory] = {}
         self._listing = Listing((), ())
 
     def read(self) -> Listing:
         """What is there now; the same object while nothing has changed."""
-        root = os.path.realpath(self.folder)
+        root = os.path.realpath(self.directory)
         known: dict[str, _Directory] = {}
         names: list[str] = []
         skipped: list[str] = []
@@ -70,7 +70,7 @@ class FolderReader:
         while waiting:
             path, below = waiting.pop()
             if len(known) >= MAX_FOLDERS:
-                skipped.append(f"{self.folder} has more than {MAX_FOLDERS} folders: the rest is not read.")
+                skipped.append(f"{self.directory} has more than {MAX_FOLDERS} directories: the rest is not read.")
                 break
             found = self._directory(path, root)
             if found is None or found.mark[:2] in seen:
@@ -80,7 +80,7 @@ class FolderReader:
             names += [below + file for file in found.files]
             skipped += found.skipped
             if below.count("/") < MAX_DEPTH:
-                waiting += [(os.path.join(path, name), f"{below}{name}/") for name in reversed(found.folders)]
+                waiting += [(os.path.join(path, name), f"{below}{name}/") for name in reversed(found.directories)]
         if known != self._known:
             self._known = known
             self._listing = Listing(tuple(group(names)), tuple(sorted(skipped)))
@@ -94,7 +94,7 @@ class FolderReader:
             if known is not None and known.settled and known.mark == mark:
                 return known
             settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
-            files, folders, skipped = [], [], []
+            files, directories, skipped = [], [], []
             with os.scandir(path) as entries:
                 for entry in entries:
                     is_model = entry.name.lower().endswith(SUFFIX)
@@ -110,12 +110,12 @@ class FolderReader:
                         files.append(entry.name)
                         continue
                     if entry.is_dir():
-                        folders.append(entry.name)
+                        directories.append(entry.name)
                     if is_model and not (entry.is_dir() and beside(Path(entry.path, "*"))):
                         skipped.append(f"{entry.path} is {kind_of(entry.stat())}, not a GGUF file.")
         except OSError:
             return None
-        return _Directory(mark, settled, tuple(sorted(files)), tuple(sorted(folders)), tuple(sorted(skipped)))
+        return _Directory(mark, settled, tuple(sorted(files)), tuple(sorted(directories)), tuple(sorted(skipped)))
 
 
 def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -> str | None:
@@ -125,8 +125,8 @@ def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -
     except OSError:
         return f"{entry.path} is a link that leads nowhere." if is_model else ""
     inside = os.path.realpath(entry.path).startswith(os.path.join(root, ""))
-    folder = not is_model or entry.is_dir()
-    if folder and (inside or not entry.is_dir()):
+    directory = not is_model or entry.is_dir()
+    if directory and (inside or not entry.is_dir()):
         return ""  # what is inside is found where it is
     if inside or not hasattr(os, "getuid"):
         return None
@@ -135,7 +135,7 @@ def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -
     if not foreign:
         return None
     return (
-        f"{entry.path} leads out of the folder to {os.path.realpath(entry.path)}, and {' and '.join(foreign)} belongs "
+        f"{entry.path} links out of it to {os.path.realpath(entry.path)}, and {' and '.join(foreign)} belongs "
         "to another user: copy the file, or change its owner."
     )
 
@@ -143,19 +143,19 @@ def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -
 def kind_of(status: os.stat_result) -> str:
     """What is there in place of a file, in a few words."""
     kinds = (
-        (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"),
         (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"),
     )  # fmt: skip
     return next((word for holds, word in kinds if holds(status.st_mode)), "no regular file")
 
 
-def scan(folder: Path) -> tuple[FileGroup, ...]:
-    """The models in the folder and below it, now."""
-    return FolderReader(folder).read().groups
+def scan(directory: Path) -> tuple[FileGroup, ...]:
+    """The models in the directory and below it, now."""
+    return DirectoryReader(directory).read().groups
 
 
 def beside(path: Path) -> list[str]:
-    """Names of the GGUF files in the folder of `path`."""
+    """Names of the GGUF files in the directory of `path`."""
     try:
         with os.scandir(path.parent) as entries:
             return [entry.name for entry in entries if entry.name.lower().endswith(SUFFIX) and entry.is_file()]

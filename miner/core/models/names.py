@@ -1,6 +1,6 @@
 """What the names of GGUF files say: which belong together, which quantisation, which one a reference means.
 
-Pure functions on names, the same for a folder on disk and for a repository on a hub.
+Pure functions on names, the same for a directory on disk and for a repository on a hub.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FileGroup:
     """One model's files."""
 
     name: str
-    """The common name: without `.gguf` and without the number of the part; folders are kept."""
+    """The common name: without `.gguf` and without the number of the part; directories are kept."""
     files: tuple[str, ...]
     """The parts that are there, in order."""
     missing: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ _OF_NOBODY = {"", "model", "f16", "bf16", "q8_0", "f32"}
 
 
 class Neighbours:
-    """The GGUF files of one folder, sorted once for all the models in it."""
+    """The GGUF files of one directory, sorted once for all the models in it."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -53,7 +53,7 @@ def projector_for(model: Path, near: Neighbours) -> Path | None:
     """The projector that is made for the model; F16 before other types.
 
     Args:
-        near: The GGUF files in the model's folder.
+        near: The GGUF files in the model's directory.
     """
     fitting = [name for name in near.projectors if _fits(model, model.parent / name)]
     if not fitting:
@@ -88,7 +88,7 @@ def _base(name: str) -> str:
 
 
 def _fits(model: Path, projector: Path) -> bool:
-    # A folder may hold several models: a projector is as wide as the model that it was made for.
+    # A directory may hold several models: a projector is as wide as the model that it was made for.
     try:
         stamp = stamp_of(projector)
     except OSError:

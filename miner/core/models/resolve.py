@@ -1,9 +1,9 @@
 """Where a model's name becomes a file.
 
-A name means, in this order: the demo model (`demo`), a path, a model in the models folder, a model that was pulled
+A name means, in this order: the demo model (`demo`), a path, a model in the models directory, a model that was pulled
 from a hub. It must be exact, in any case: the name in the list, its last part, the file's name, a reference to the hub,
 each also with Ollama's `:latest` behind it. A beginning is no name. A name is only ever compared with what the models
-folder holds, never joined to it, so it cannot leave it.
+directory holds, never joined to it, so it cannot leave it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miner.core.models.demo import DEMO, DEMO_HINT, demo_file
-from miner.core.models.directory import FolderReader, Listing, Stamp, beside, cached_header, kind_of, scan, stamp_of
+from miner.core.models.directory import DirectoryReader, Listing, Stamp, beside, cached_header, kind_of, scan, stamp_of
 from miner.core.models.gguf.header import GGUFError
 from miner.core.models.names import (
     SUFFIX,
@@ -32,7 +32,16 @@ from miner.core.models.names import (
 from miner.core.models.projector import Neighbours, projector_for
 from miner.errors import ModelNotFoundError
 
-__all__ = ["DEMO", "LocatedModel", "Models", "cache_folder", "default_models_dir", "is_called", "list_local", "resolve"]
+__all__ = [
+    "DEMO",
+    "LocatedModel",
+    "Models",
+    "cache_directory",
+    "default_models_dir",
+    "is_called",
+    "list_local",
+    "resolve",
+]
 
 PATH_STARTS = ("/", "\\", "~", "./", "../", ".\\", "..\\")
 
@@ -52,7 +61,7 @@ class LocatedModel:
     mmproj: Path | None = None
     """The vision or audio projector beside the model."""
     source: str = "path"
-    """Where it was found: path, folder or demo."""
+    """Where it was found: path, directory or demo."""
 
     @property
     def size(self) -> int:
@@ -66,12 +75,12 @@ class LocatedModel:
 
 
 def default_models_dir() -> Path:
-    """Where models are kept unless MODELS_DIR says otherwise: `miner/models` in the user's cache folder."""
-    return cache_folder() / "models"
+    """Where models are kept unless MODELS_DIR says otherwise: `miner/models` in the user's cache directory."""
+    return cache_directory() / "models"
 
 
-def cache_folder() -> Path:
-    """`miner` in the user's cache folder."""
+def cache_directory() -> Path:
+    """`miner` in the user's cache directory."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -83,13 +92,13 @@ def cache_folder() -> Path:
 
 
 class Models:
-    """The models that can be named: those of a folder as it was read, and the demo model. Pure look-ups."""
+    """The models that can be named: those of a directory as it was read, and the demo model. Pure look-ups."""
 
-    def __init__(self, folder: Path, listing: Listing, demo: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, listing: Listing, demo: Path | None) -> None:
+        self.directory = directory
         self.groups = listing.groups
         self.skipped = listing.skipped
-        """Links in the folder that were not followed, with the reasons."""
+        """Links in the directory that were not followed, with the reasons."""
         self.demo = demo
         self._exact = {item.name: item for item in self.groups}
         self._whole: dict[str, list[FileGroup]] = {}
@@ -104,13 +113,13 @@ class Models:
                 self._pulled.setdefault("/".join(repository), []).append(item)
 
     @classmethod
-    def read(cls, folder: Path) -> Models:
+    def read(cls, directory: Path) -> Models:
         """As they are now. Reads directories."""
-        return cls(folder, FolderReader(folder).read(), demo_file())
+        return cls(directory, DirectoryReader(directory).read(), demo_file())
 
     @property
     def complete(self) -> list[FileGroup]:
-        """Those of the folder of which no part is missing."""
+        """Those of the directory of which no part is missing."""
         return [item for item in self.groups if not item.missing]
 
     @property
@@ -119,7 +128,7 @@ class Models:
         return [*(item.name for item in self.groups), *([DEMO] if self.demo else [])]
 
     def called(self, name: str) -> list[FileGroup]:
-        """The models of the folder that the name means: several where it could be either."""
+        """The models of the directory that the name means: several where it could be either."""
         for wanted in dict.fromkeys((name, without_tag(name))):
             stem = model_stem(wanted)
             exact = self._exact.get(stem)
@@ -155,7 +164,7 @@ def resolve(
 ) -> LocatedModel:
     """Find the files of the model that `name` means. Reads directories, so not for an event loop.
 
-    None means `model_path`, else `default_model`, else the one model of the folder, else, where the folder is empty,
+    None means `model_path`, else `default_model`, else the one model of the directory, else, where that is empty,
     the demo model. With `model_path` set, only that model can be named: by its path, file name, stem or the name in its
     header, or by `default_model`.
 
@@ -165,7 +174,7 @@ def resolve(
         models_dir: The setting MODELS_DIR; None: `default_models_dir()`.
         default_model: The setting DEFAULT_MODEL.
         allow_paths: Whether `name` may be a path. The settings always may.
-        models: What the folder holds, where it has been read already.
+        models: What the directory holds, where it has been read already.
 
     Raises:
         ModelNotFoundError: nothing is there by that name, several are, or parts are missing.
@@ -184,7 +193,7 @@ def resolve(
             f"There is no model {name!r}: MODEL_PATH is set, and it names {only.alias!r} alone.",
             model=name,
             available=[only.alias],
-            hint=f"Ask for {only.alias!r}, or unset MODEL_PATH to choose from the models folder.",
+            hint=f"Ask for {only.alias!r}, or unset MODEL_PATH to choose from the models directory.",
         )
     if name is not None:
         return _locate(name, models, allow_paths=allow_paths or name == default_model)
@@ -194,10 +203,10 @@ def resolve(
     if not there:
         return _locate(DEMO, models, allow_paths=False)
     if len(there) == 1:
-        return _in_folder(models, there[0])
+        return _in_directory(models, there[0])
     names = [item.name for item in there]
     raise ModelNotFoundError(
-        f"There are several models in {models.folder} and none was named: {_listing(names)}.",
+        f"There are several models in {models.directory} and none was named: {_listing(names)}.",
         available=names,
         hint="Name one, or set DEFAULT_MODEL.",
     )
@@ -220,12 +229,12 @@ def list_local(
     found: list[LocatedModel] = []
     near: dict[Path, Neighbours] = {}  # each directory is read once
     for item in models.complete:
-        parts = tuple(models.folder / file for file in item.files)
+        parts = tuple(models.directory / file for file in item.files)
         names = near.get(parts[0].parent)
         if names is None:
             names = near[parts[0].parent] = Neighbours(beside(parts[0]))
         try:
-            found.append(_from_parts(parts, item.name, "folder", names))
+            found.append(_from_parts(parts, item.name, "directory", names))
         except OSError:
             continue  # deleted just now
     return found + ([_from_parts((models.demo,), DEMO, "demo")] if models.demo else [])
@@ -242,7 +251,7 @@ def _from_setting(variable: str, value: str, models: Models) -> LocatedModel:
 
 def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
     check_name(name)
-    folder = models.folder
+    directory = models.directory
     if model_stem(without_tag(name)).lower() == DEMO:
         if models.demo is None:
             raise ModelNotFoundError("The demo model is not installed.", model=DEMO, hint=DEMO_HINT)
@@ -255,11 +264,11 @@ def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
     pulled = models.pulled(ref) if ref else []
     matches = [] if name.startswith("hf:") else models.called(name)
     if len(matches) == 1:
-        return _in_folder(models, matches[0], asked=name)
+        return _in_directory(models, matches[0], asked=name)
     if ref and pulled:
-        return _in_folder(models, choose(pulled, ref, place=str(folder / ref.owner / ref.repo)), asked=name)
+        return _in_directory(models, choose(pulled, ref, place=str(directory / ref.owner / ref.repo)), asked=name)
     if matches:
-        raise _ambiguous(name, folder, matches)
+        raise _ambiguous(name, directory, matches)
     if models.demo is not None and model_stem(without_tag(name)).lower() == model_stem(models.demo.name).lower():
         return _from_parts((models.demo,), DEMO, "demo")
     if allow_paths and os.path.exists(name) and name.lower().endswith(SUFFIX):
@@ -267,9 +276,9 @@ def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
     raise _unknown(name, models, ref)
 
 
-def _in_folder(models: Models, item: FileGroup, *, asked: str | None = None) -> LocatedModel:
-    _check_complete(item, models.folder, asked or item.name)
-    return _from_parts(tuple(models.folder / file for file in item.files), item.name, "folder")
+def _in_directory(models: Models, item: FileGroup, *, asked: str | None = None) -> LocatedModel:
+    _check_complete(item, models.directory, asked or item.name)
+    return _from_parts(tuple(models.directory / file for file in item.files), item.name, "directory")
 
 
 def _from_path(name: str) -> LocatedModel:
@@ -277,9 +286,9 @@ def _from_path(name: str) -> LocatedModel:
     if path.is_dir():
         inside = [item.name for item in scan(path)]
         raise ModelNotFoundError(
-            f"{str(path)!r} is a folder, not a GGUF file; it holds: {_listing(inside)}.",
+            f"{str(path)!r} is a directory, not a GGUF file; it holds: {_listing(inside)}.",
             model=name,
-            hint="Name the file, or set MODELS_DIR to the folder and ask by name.",
+            hint="Name the file, or set MODELS_DIR to the directory and ask by name.",
         )
     if os.path.exists(path) and not os.path.isfile(path):
         raise ModelNotFoundError(
@@ -303,11 +312,11 @@ def _from_parts(parts: tuple[Path, ...], alias: str, source: str, near: Neighbou
     return LocatedModel(parts[0], parts, alias, tuple(stamp_of(file) for file in files), mmproj, source)
 
 
-def _check_complete(item: FileGroup, folder: Path, asked: str) -> None:
+def _check_complete(item: FileGroup, directory: Path, asked: str) -> None:
     if item.missing:
         raise ModelNotFoundError(
             f"The model {asked!r} is split into {len(item.files) + len(item.missing)} files, and these are missing "
-            f"in {folder}: {', '.join(item.missing)}.",
+            f"in {directory}: {', '.join(item.missing)}.",
             model=asked,
             hint="Get the missing files, or pull the model again.",
         )
@@ -332,10 +341,10 @@ def _listing(names: Iterable[str]) -> str:
     return (", ".join(known[:20]) + more) or "nothing"
 
 
-def _ambiguous(name: str, folder: Path, matches: Sequence[FileGroup]) -> ModelNotFoundError:
+def _ambiguous(name: str, directory: Path, matches: Sequence[FileGroup]) -> ModelNotFoundError:
     names = [item.name for item in matches]
     return ModelNotFoundError(
-        f"The name {name!r} fits {len(names)} models in {folder}: {_listing(names)}.",
+        f"The name {name!r} fits {len(names)} models in {directory}: {_listing(names)}.",
         model=name,
         available=names,
         hint="Write the whole name.",
@@ -355,7 +364,7 @@ def _unknown(name: str, models: Models, ref: HubRef | None) -> ModelNotFoundErro
     elif not names:
         hints.append(DEMO_HINT)
     return ModelNotFoundError(
-        f"There is no model {name!r}. The models folder {models.folder} and the demo model give: {_listing(names)}.",
+        f"There is no model {name!r}. {models.directory} and the demo model give: {_listing(names)}.",
         model=name,
         available=names,
         hint=" ".join(hints) or "Name one of these, a path to a .gguf file, or hf:owner/repo[:quantisation].",

@@ -100,7 +100,7 @@ class KeyStore:
         self._looked_at = self._confirmed_at = asyncio.get_running_loop().time()
 
     async def watch(self) -> None:
-        """Look at the file twice a second, for ever.
+        """Look at the file twice a second, forever.
 
         Raises:
             TimeoutError: the file system does not answer.

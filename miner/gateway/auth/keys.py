@@ -83,11 +83,11 @@ class KeyCaller(Caller):
 
 
 def key_path(stated: str | None) -> Path:
-    """Where the file is: as stated, or in the user's config folder."""
+    """Where the file is: as stated, or in the user's config directory."""
     if stated:
         return Path(stated).expanduser()
-    folder = os.environ.get("XDG_CONFIG_HOME", "")
-    base = Path(folder) if os.path.isabs(folder) else Path("~/.config").expanduser()
+    directory = os.environ.get("XDG_CONFIG_HOME", "")
+    base = Path(directory) if os.path.isabs(directory) else Path("~/.config").expanduser()
     return base / "miner" / "keys.json"
 
 

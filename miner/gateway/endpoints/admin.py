@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.gateway.apis.base import Call
 from miner.gateway.apis.openai.common import error_body
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.middleware.auth import Access
 from miner.gateway.request_body import decode, parse_body
@@ -22,7 +22,7 @@ class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How a model is loaded; may be left out."""
 
     keep_alive: float | str | None = None
-    """How long it stays without a request: seconds, or such as "5m"; negative: for ever."""
+    """How long it stays without a request: seconds, or such as "5m"; negative: forever."""
 
 
 class NoFields(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,45 +33,45 @@ _LOAD = msgspec.json.Decoder(LoadBody)
 _NOTHING = msgspec.json.Decoder(NoFields)
 
 
-async def load(exchange: Exchange) -> web.StreamResponse:
+async def load(context: RequestContext) -> web.StreamResponse:
     """Make a model ready to answer."""
-    asked = await parse_body(exchange, lambda raw: decode(raw or b"{}", _LOAD))
-    name = exchange.request.match_info["model"]
-    await exchange.enter(Call(arguments=[], model=name))
-    info = await exchange.gateway.service.load_model(name, keep_alive=asked.keep_alive)
-    return _answer(exchange, {"model": info.id, "loaded": True})
+    asked = await parse_body(context, lambda raw: decode(raw or b"{}", _LOAD))
+    name = context.request.match_info["model"]
+    await context.enter(Call(arguments=[], model=name))
+    info = await context.gateway.service.load_model(name, keep_alive=asked.keep_alive)
+    return _answer(context, {"model": info.id, "loaded": True})
 
 
-async def unload(exchange: Exchange) -> web.StreamResponse:
+async def unload(context: RequestContext) -> web.StreamResponse:
     """Let a model go once its requests are done."""
-    name = await _named(exchange)
-    return _answer(exchange, {"model": name, "unloaded": await exchange.gateway.service.unload_model(name)})
+    name = await _named(context)
+    return _answer(context, {"model": name, "unloaded": await context.gateway.service.unload_model(name)})
 
 
-async def reset(exchange: Exchange) -> web.StreamResponse:
+async def reset(context: RequestContext) -> web.StreamResponse:
     """Forget that a model's engine failed: the next request starts it again."""
-    name = await _named(exchange)
-    exchange.gateway.service.reset_model(name)
-    return _answer(exchange, {"model": name, "reset": True})
+    name = await _named(context)
+    context.gateway.service.reset_model(name)
+    return _answer(context, {"model": name, "reset": True})
 
 
-async def engines(exchange: Exchange) -> web.StreamResponse:
+async def engines(context: RequestContext) -> web.StreamResponse:
     """The backend's health, with every engine that was asked for."""
-    return _answer(exchange, await exchange.gateway.service.health())
+    return _answer(context, await context.gateway.service.health())
 
 
-async def _named(exchange: Exchange) -> str:
+async def _named(context: RequestContext) -> str:
     """The model of the path, if this key may name it. No turn is waited for: these are for when nothing goes on."""
-    await parse_body(exchange, lambda raw: decode(raw or b"{}", _NOTHING))
-    name = exchange.request.match_info["model"]
-    for stage in exchange.gateway.stages.all:
-        if isinstance(stage, Access):
-            await stage.enter(exchange, Call(arguments=[], model=name))
+    await parse_body(context, lambda raw: decode(raw or b"{}", _NOTHING))
+    name = context.request.match_info["model"]
+    for middleware in context.gateway.middleware.all:
+        if isinstance(middleware, Access):
+            await middleware.enter(context, Call(arguments=[], model=name))
     return name
 
 
-def _answer(exchange: Exchange, told: Any) -> web.Response:
-    return json_response(exchange, msgspec.json.encode(told))
+def _answer(context: RequestContext, told: Any) -> web.Response:
+    return json_response(context, msgspec.json.encode(told))
 
 
 ADMIN = [

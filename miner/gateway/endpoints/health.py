@@ -18,7 +18,7 @@ from miner.gateway.errors import InternalServerError, public, retry_after_header
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
     from miner.gateway.state import Gateway
 
 __all__ = ["HealthCache", "NotReady", "livez", "not_ready", "readyz"]
@@ -28,26 +28,28 @@ _RETRY_SECONDS = 2.0
 logger = logging.getLogger("miner.gateway")
 
 
-async def livez(exchange: Exchange) -> web.StreamResponse:
+async def livez(context: RequestContext) -> web.StreamResponse:
     """The process is alive."""
-    return _respond(exchange, 200, b'{"status":"ok"}')
+    return _respond(context, 200, b'{"status":"ok"}')
 
 
-async def readyz(exchange: Exchange) -> web.StreamResponse:
+async def readyz(context: RequestContext) -> web.StreamResponse:
     """Whether a request could be served now; the body says why not, and to who has the admin right what to do."""
-    problem = await not_ready(exchange.gateway)
+    problem = await not_ready(context.gateway)
     if problem is None:
-        return _respond(exchange, 200, b'{"status":"ready"}')
+        return _respond(context, 200, b'{"status":"ready"}')
     reason = public(problem.reason)
-    if exchange.caller.admin:
+    if context.caller.admin:
         reason = f"{problem.reason} {problem.hint}" if problem.hint else problem.reason
     body = msgspec.json.encode({"status": "not ready", "reason": reason})
-    return _respond(exchange, 503, body, {"Retry-After": retry_after_header(problem.retry_after or _RETRY_SECONDS)})
+    return _respond(context, 503, body, {"Retry-After": retry_after_header(problem.retry_after or _RETRY_SECONDS)})
 
 
-def _respond(exchange: Exchange, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
-    exchange.status = status
-    sent = exchange.headers()
+def _respond(
+    context: RequestContext, status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    context.status = status
+    sent = context.headers()
     sent["Cache-Control"] = "no-store"
     sent.update(headers or {})
     return web.Response(status=status, body=body, headers=sent)
@@ -70,8 +72,8 @@ async def not_ready(gateway: Gateway) -> NotReady | None:
         return NotReady("the server is shutting down")
     for name, problem in gateway.background.problems.items():
         return NotReady(f"the {name} has stopped and is started again", f"Its error: {problem}")
-    for stage in gateway.stages.all:
-        wrong = stage.problem()
+    for middleware in gateway.middleware.all:
+        wrong = middleware.problem()
         if wrong is not None:
             return NotReady(wrong)
     if gateway.state == "starting":

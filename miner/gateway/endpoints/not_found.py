@@ -14,7 +14,7 @@ from miner.gateway.errors import RefusedError
 
 if TYPE_CHECKING:
     from miner.gateway.apis.base import ErrorShape
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
 
 __all__ = ["nowhere", "shape_of"]
 
@@ -60,13 +60,13 @@ def shape_of(path: str) -> ErrorShape:
     return anthropic_error if path.startswith("/v1/messages") else error_body
 
 
-async def nowhere(exchange: Exchange) -> web.StreamResponse:
+async def nowhere(context: RequestContext) -> web.StreamResponse:
     """No route has this path, or none with this method.
 
     Raises:
         RefusedError: 404 or 405, with the way to what was meant.
     """
-    request = exchange.request
+    request = context.request
     allowed = await _methods(request.app, request)
     if allowed:
         raise RefusedError(
@@ -76,10 +76,10 @@ async def nowhere(exchange: Exchange) -> web.StreamResponse:
     plain = _SLASHES.sub("/", request.rel_url.raw_path).rstrip("/") or "/"
     if plain != request.rel_url.raw_path and await _methods(request.app, _renamed(request, plain)):
         query = request.rel_url.raw_query_string
-        exchange.status = 308  # which keeps the method and the body
-        headers = {**exchange.headers(), "Location": f"{plain}?{query}" if query else plain}
+        context.status = 308  # which keeps the method and the body
+        headers = {**context.headers(), "Location": f"{plain}?{query}" if query else plain}
         return web.Response(status=308, headers=headers, body=b"{}")
-    raise RefusedError(404, "not_found", f"There is no {request.path} here.", hint=_way(exchange))
+    raise RefusedError(404, "not_found", f"There is no {request.path} here.", hint=_way(context))
 
 
 def _renamed(request: web.Request, path: str) -> web.Request:
@@ -96,13 +96,13 @@ async def _methods(app: web.Application, request: web.Request) -> set[str]:
     return allowed
 
 
-def _way(exchange: Exchange) -> str:
+def _way(context: RequestContext) -> str:
     """What whoever asks for this path may want."""
-    path = _SLASHES.sub("/", exchange.request.path).strip("/")
+    path = _SLASHES.sub("/", context.request.path).strip("/")
     known = _ELSEWHERE.get(path.lower())
     if known is not None:
         return known
-    routes = sorted({(route.method, route.path) for route in exchange.gateway.routes if "{" not in route.path})
+    routes = sorted({(route.method, route.path) for route in context.gateway.routes if "{" not in route.path})
     for method, there in routes:
         end = there.strip("/")
         # A base URL that is too long (/v1/v1/models) or too short (/chat/completions).

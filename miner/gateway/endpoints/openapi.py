@@ -12,7 +12,7 @@ from aiohttp import web
 
 from miner import __version__
 from miner.gateway.auth.keys import KeyCaller
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.routing import Route
 
 __all__ = ["docs", "document", "openapi"]
@@ -85,21 +85,21 @@ def _answer(route: Route) -> dict[str, Any]:
     return {"description": "The answer", "content": {kind: {} for kind in kinds}}
 
 
-def _of(exchange: Exchange) -> dict[str, Any]:
-    return document(exchange.gateway.routes, keys=isinstance(exchange.caller, KeyCaller))
+def _of(context: RequestContext) -> dict[str, Any]:
+    return document(context.gateway.routes, keys=isinstance(context.caller, KeyCaller))
 
 
-async def openapi(exchange: Exchange) -> web.StreamResponse:
+async def openapi(context: RequestContext) -> web.StreamResponse:
     """The document."""
-    exchange.status = 200
-    body = msgspec.json.format(msgspec.json.encode(_of(exchange)), indent=1)
-    return web.Response(body=body, headers=exchange.headers())
+    context.status = 200
+    body = msgspec.json.format(msgspec.json.encode(_of(context)), indent=1)
+    return web.Response(body=body, headers=context.headers())
 
 
-async def docs(exchange: Exchange) -> web.StreamResponse:
+async def docs(context: RequestContext) -> web.StreamResponse:
     """The same as a page that needs nothing from elsewhere."""
-    exchange.status = 200
-    described = _of(exchange)
+    context.status = 200
+    described = _of(context)
     parts = [_HEAD, f"<h1>miner {html.escape(__version__)}</h1><p>{html.escape(described['info']['description'])}</p>"]
     schemas = described["components"]["schemas"]
     for path, methods in described["paths"].items():
@@ -109,7 +109,7 @@ async def docs(exchange: Exchange) -> web.StreamResponse:
             reference = _reference(operation)
             if reference is not None:
                 parts.append(_fields(schemas[reference]))
-    headers = exchange.headers("text/html; charset=utf-8")
+    headers = context.headers("text/html; charset=utf-8")
     headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     return web.Response(body="".join(parts).encode(), headers=headers)
 

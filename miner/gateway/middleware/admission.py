@@ -17,9 +17,9 @@ from importlib.metadata import entry_points
 from miner.core._typing import override
 from miner.errors import ConfigError
 from miner.gateway.contained import Contained
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import InternalServerError, RefusedError
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 
 __all__ = ["GROUP", "Admission", "AdmissionRequest", "Hook", "find_hooks"]
 
@@ -68,7 +68,7 @@ def find_hooks() -> list[tuple[str, Hook]]:
     return hooks
 
 
-class Admission(Stage):
+class Admission(Middleware):
     """Asks the hooks; all of them must agree. Routes that are open to anybody stay so."""
 
     def __init__(self, hooks: Sequence[tuple[str, Hook]], seconds: float) -> None:
@@ -78,13 +78,13 @@ class Admission(Stage):
         self._late: set[asyncio.Future[bool | None]] = set()
 
     @override
-    async def admit(self, exchange: Exchange) -> None:
-        route = exchange.route
+    async def admit(self, context: RequestContext) -> None:
+        route = context.route
         if route.access == "open":
             return
         seen = AdmissionRequest(
-            exchange.id, exchange.request.method, exchange.request.path if route.method == "*" else route.path,
-            exchange.peer, exchange.caller.name, exchange.request.headers,
+            context.id, context.request.method, context.request.path if route.method == "*" else route.path,
+            context.peer, context.caller.name, context.request.headers,
         )  # fmt: skip
         for name, hook in self._hooks:
             await self._ask(name, hook, seen)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miner.core.wire import TokenUsage
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
 
 __all__ = ["Account", "Accounts", "Bucket", "subject_of", "told_usage"]
 
 _MOST = 10_000
-"""Clients that are remembered. One that is forgotten begins anew, which only idle ones are."""
+"""Clients that are remembered. One that is forgotten begins again, which only idle ones are."""
 
 
 class Bucket:
@@ -98,7 +98,7 @@ def subject_of(address: str) -> str:
     return str(mapped) if mapped is not None else str(ipaddress.ip_network((whole, 64), strict=False))
 
 
-def told_usage(exchange: Exchange) -> TokenUsage | None:
+def told_usage(context: RequestContext) -> TokenUsage | None:
     """What the backend said of the request's tokens; None: nothing, or only zeros, as a backend of text alone may."""
-    usage = exchange.usage
+    usage = context.usage
     return usage if usage is not None and (usage.prompt_tokens or usage.completion_tokens) else None

@@ -12,7 +12,7 @@ from miner.errors import BackendError, MinerError
 from miner.gateway.errors import InternalServerError, shortened
 
 if TYPE_CHECKING:
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
     from miner.gateway.errors import Failure
 
 __all__ = ["log_fault"]
@@ -24,37 +24,37 @@ _SHORTEST = 12
 """Characters of a prompt by which it is known again."""
 
 
-def log_fault(exchange: Exchange, failure: Failure, error: MinerError, what: str = "failed") -> None:
+def log_fault(context: RequestContext, failure: Failure, error: MinerError, what: str = "failed") -> None:
     """Log it where the fault, or what mends it, is on our side: one line under the id that the client has, and the
     traceback of what nobody foresaw.
     """
     told = shortened(str(error))
-    withheld = error.hint is not None and error.hint not in failure.message
+    withheld = error.operator_hint or (error.hint is not None and error.hint not in failure.message)
     if not (isinstance(error, BackendError) or failure.status >= 500 or withheld):
         return
     cause = error.__cause__ if isinstance(error, InternalServerError) else None
     if cause is None:
-        logger.warning("Request %s %s: %s", exchange.id, what, _CONTROL.sub(" ", _unquoted(exchange, told)))
+        logger.warning("Request %s %s: %s", context.id, what, _CONTROL.sub(" ", _unquoted(context, told)))
         return
-    route = exchange.route
-    told = f"Request {exchange.id} to {route.method} {route.path} {what}: {type(cause).__name__}"
+    route = context.route
+    told = f"Request {context.id} to {route.method} {route.path} {what}: {type(cause).__name__}"
     info = (type(cause), cause, cause.__traceback__)
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, told, (), info, "log_fault")
     # As a formatter would make it, but without the prompt that the exception may quote.
-    record.exc_text = _unquoted(exchange, "".join(traceback.format_exception(cause))).rstrip()
+    record.exc_text = _unquoted(context, "".join(traceback.format_exception(cause))).rstrip()
     logger.handle(record)
 
 
-def _unquoted(exchange: Exchange, told: str) -> str:
-    if not exchange.gateway.settings.serve_log_prompts:
-        for text in _texts(exchange):
+def _unquoted(context: RequestContext, told: str) -> str:
+    if not context.gateway.settings.serve_log_prompts:
+        for text in _texts(context):
             told = _without(told, text)
     return told
 
 
-def _texts(exchange: Exchange) -> Iterator[str]:
+def _texts(context: RequestContext) -> Iterator[str]:
     """What the client wrote for the model: engines quote it in their errors."""
-    for arguments in exchange.call.arguments if exchange.call is not None else ():
+    for arguments in context.call.arguments if context.call is not None else ():
         yield from _strings(arguments.get("prompt"))
         for message in arguments.get("messages") or ():
             yield from _strings(message.get("content"))

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from miner.errors import MinerError
 from miner.gateway.contained import Contained
-from miner.gateway.context import NOBODY, Exchange
+from miner.gateway.context import NOBODY, RequestContext
 from miner.gateway.errors import ClientGoneError, RefusedError, failure_of
 from miner.gateway.middleware.error_log import log_fault
 from miner.gateway.routing import Route
@@ -23,43 +23,43 @@ __all__ = ["guarded"]
 
 def guarded(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of a route."""
-    stages, handler = gateway.stages, route.handler
+    middleware, handler = gateway.middleware, route.handler
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        exchange = Exchange(gateway, route, request)
-        gateway.present.add(exchange)
-        current_request.set(weakref.ref(exchange))  # of this task, which is the request's own
+        context = RequestContext(gateway, route, request)
+        gateway.present.add(context)
+        current_request.set(weakref.ref(context))  # of this task, which is the request's own
         try:
             # The last line: no client sees a traceback, and no other request suffers.
-            with Contained(), Interruptible(exchange):
+            with Contained(), Interruptible(context):
                 if gateway.state == "draining" and not route.always:
                     raise RefusedError(503, "shutting_down", "The server is shutting down.", retry_after=5)
-                for check in stages.checks:
-                    check(exchange)
-                for admit in stages.admits:
-                    await admit(exchange)
-                _check_right(exchange)
-                return await handler(exchange)
+                for check in middleware.checks:
+                    check(context)
+                for admit in middleware.admits:
+                    await admit(context)
+                _check_right(context)
+                return await handler(context)
         except MinerError as error:
             if isinstance(error.__cause__, ConnectionError) and _has_gone(request):
-                exchange.hung_up, exchange.status = True, exchange.status or 499
+                context.hung_up, context.status = True, context.status or 499
                 raise ClientGoneError("The client has left.") from error
-            exchange.error = error
-            return _refusal(exchange, error)
+            context.error = error
+            return _refusal(context, error)
         except (asyncio.CancelledError, ClientGoneError):
             # Nobody is left to write to.
-            exchange.hung_up, exchange.status = True, exchange.status or 499
+            context.hung_up, context.status = True, context.status or 499
             raise
         finally:
-            exchange.leave()
-            gateway.left(exchange)
+            context.leave()
+            gateway.left(context)
 
     return serve
 
 
-def _check_right(exchange: Exchange) -> None:
-    """Deny by default: a stage must have said who calls, and what that caller may."""
-    access, caller = exchange.route.access, exchange.caller
+def _check_right(context: RequestContext) -> None:
+    """Deny by default: a middleware must have said who calls, and what that caller may."""
+    access, caller = context.route.access, context.caller
     if access == "open":
         return
     if caller is NOBODY:
@@ -75,27 +75,27 @@ def _has_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _refusal(exchange: Exchange, error: MinerError) -> web.Response:
+def _refusal(context: RequestContext, error: MinerError) -> web.Response:
     """The answer to a request that is not served.
 
     Raises:
         ClientGoneError: a response had begun and its own end could not be written. A second head would look like a part
             of the body; so the connection breaks off, and the client sees that something is missing.
     """
-    failure = failure_of(error, exchange.id)
-    log_fault(exchange, failure, error)
-    if exchange.head_sent:
-        transport = exchange.request.transport
+    failure = failure_of(error, context.id)
+    log_fault(context, failure, error)
+    if context.head_sent:
+        transport = context.request.transport
         if transport is not None:
             transport.abort()
         raise ClientGoneError("The response broke off.") from error
-    exchange.status = failure.status
+    context.status = failure.status
     response = web.Response(
         status=failure.status,
-        body=exchange.route.errors(failure),
-        headers={**exchange.headers(), **failure.headers},
+        body=context.route.errors(failure),
+        headers={**context.headers(), **failure.headers},
     )
-    if exchange.gateway.state == "draining" or not exchange.request.content.is_eof():
+    if context.gateway.state == "draining" or not context.request.content.is_eof():
         # What is left of a body would have to be read before the next request: hang up instead.
         response.force_close()
     return response

@@ -17,9 +17,9 @@ from aiohttp import web
 from miner.core._typing import override
 from miner.errors import ConfigError
 from miner.gateway.addresses import is_loopback
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.origins import Origins
 from miner.gateway.settings import GatewaySettings
 
@@ -36,7 +36,7 @@ _ENTRY = re.compile(
 )
 
 
-class Hosts(Stage):
+class Hosts(Middleware):
     """Checks Host and Origin, and says which pages may read the answers."""
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -50,14 +50,14 @@ class Hosts(Stage):
         """Host headers found good, so that almost none is taken apart twice; at most 64."""
 
     @override
-    def check(self, exchange: Exchange) -> None:
-        headers = exchange.request.headers
+    def check(self, context: RequestContext) -> None:
+        headers = context.request.headers
         host = headers.get("Host")
         if self._checked and host not in self._seen:
             self._check_host(host, alone=len(headers.getall("Host", ())) < 2)
         origin = headers.get("Origin")
         if origin is not None:
-            self._check_origin(exchange, origin, host)
+            self._check_origin(context, origin, host)
 
     def _check_host(self, host: str | None, *, alone: bool) -> None:
         if host is None and not self._hosts:
@@ -82,7 +82,7 @@ class Hosts(Stage):
         port = _port_of(host)
         return any(pattern.fullmatch(name) and (not ports or port in ports) for pattern, ports in self._hosts)
 
-    def _check_origin(self, exchange: Exchange, origin: str, host: str | None) -> None:
+    def _check_origin(self, context: RequestContext, origin: str, host: str | None) -> None:
         if host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return  # a page of ours
         anybody = self._origins.any
@@ -94,17 +94,17 @@ class Hosts(Stage):
         told = {"Access-Control-Allow-Origin": "*" if anybody else origin, "Access-Control-Expose-Headers": _EXPOSED}
         if not anybody:
             told["Vary"] = "Origin"
-        exchange.extra_headers.update(told)
+        context.extra_headers.update(told)
 
 
-async def preflight(exchange: Exchange) -> web.StreamResponse:
+async def preflight(context: RequestContext) -> web.StreamResponse:
     """What a browser asks before it sends another origin's request; served only where such are allowed."""
-    headers = exchange.request.headers
-    allowed = exchange.extra_headers.get("Access-Control-Allow-Origin")
+    headers = context.request.headers
+    allowed = context.extra_headers.get("Access-Control-Allow-Origin")
     if allowed is None or "Access-Control-Request-Method" not in headers:
         raise RefusedError(405, "method_not_allowed", "OPTIONS is only for the preflight of another origin's page.")
-    exchange.status = 204
-    told = exchange.headers()
+    context.status = 204
+    told = context.headers()
     del told["Content-Type"]
     told["Access-Control-Allow-Methods"] = _METHODS
     told["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from miner.core._typing import override
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import failure_of
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.buckets import told_usage
 from miner.gateway.server.log_format import word
 
@@ -27,7 +27,7 @@ _LONGEST_TEXT = 64 * 1024
 """Characters of a prompt or a reply in the log."""
 
 
-class AccessLog(Stage):
+class AccessLog(Middleware):
     """Logs the lines, as infos of the logger `miner.access`.
 
     Args:
@@ -38,12 +38,12 @@ class AccessLog(Stage):
         self._prompts = prompts
 
     @override
-    def leave(self, exchange: Exchange) -> None:
+    def leave(self, context: RequestContext) -> None:
         if not logger.isEnabledFor(logging.INFO):
             return
-        head, fields = _facts(exchange)
+        head, fields = _facts(context)
         if self._prompts:
-            fields.update(_texts(exchange))
+            fields.update(_texts(context))
         message = " ".join(word(value) for value in head.values())
         # Not `logger.info`: that looks for the line of code that called it, for each request.
         record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
@@ -58,37 +58,37 @@ class PromptLog(AccessLog):
         super().__init__(prompts=True)
 
     @override
-    def batch(self, exchange: Exchange, batch: list[LLMChunk]) -> None:
-        kept = exchange.notes.setdefault("reply", [])
+    def batch(self, context: RequestContext, batch: list[LLMChunk]) -> None:
+        kept = context.notes.setdefault("reply", [])
         if isinstance(kept, list) and len(kept) < _LONGEST_TEXT:
             kept.extend(chunk.content for chunk in batch if chunk.content)
 
 
-def _facts(exchange: Exchange) -> tuple[dict[str, Any], dict[str, Any]]:
+def _facts(context: RequestContext) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is known of a request: what every line has, then the rest. None stands for what there is not."""
     now = asyncio.get_running_loop().time()
-    usage, call, began = told_usage(exchange), exchange.call, exchange.began
-    route = exchange.route
+    usage, call, began = told_usage(context), context.call, context.began
+    route = context.route
     unmatched = route.method == "*"
-    first, waited = exchange.first_token_at, exchange.notes.get("waited")
+    first, waited = context.first_token_at, context.notes.get("waited")
     head = {
-        "address": exchange.peer,
-        "key": exchange.caller.name,
-        "method": exchange.request.method[:20] if unmatched else route.method,
-        "route": exchange.request.path[:_LONGEST_NAME] if unmatched else route.path,
-        "status": exchange.status or 200,
+        "address": context.peer,
+        "key": context.caller.name,
+        "method": context.request.method[:20] if unmatched else route.method,
+        "route": context.request.path[:_LONGEST_NAME] if unmatched else route.path,
+        "status": context.status or 200,
     }
     fields = {
         "model": call.model[:_LONGEST_NAME] if call is not None and call.model else None,
-        "stream": exchange.streamed or None,
+        "stream": context.streamed or None,
         "tokens_in": usage.prompt_tokens if usage is not None else None,
-        "tokens_out": usage.completion_tokens if usage is not None else (exchange.chunks or None),
+        "tokens_out": usage.completion_tokens if usage is not None else (context.chunks or None),
         "waited": _rounded(waited) if isinstance(waited, float) else None,
         "ttft": _rounded(first - began) if first is not None else None,
         "seconds": _rounded(now - began),
-        "cancelled": exchange.hung_up or None,
-        "error": failure_of(exchange.error).code if exchange.error is not None else None,
-        "id": exchange.id,
+        "cancelled": context.hung_up or None,
+        "error": failure_of(context.error).code if context.error is not None else None,
+        "id": context.id,
     }
     return head, fields
 
@@ -97,15 +97,15 @@ def _rounded(seconds: float) -> float:
     return round(seconds, 6)
 
 
-def _texts(exchange: Exchange) -> dict[str, Any]:
+def _texts(context: RequestContext) -> dict[str, Any]:
     """The prompt and, of a stream, the reply."""
     told: dict[str, Any] = {}
-    call = exchange.call
+    call = context.call
     if call is not None and call.arguments:
         asked = call.arguments[0].get("messages", call.arguments[0].get("prompt"))
         told["prompt"] = asked if isinstance(asked, str) else msgspec.json.encode(asked).decode()
         told["prompt"] = told["prompt"][:_LONGEST_TEXT]
-    kept = exchange.notes.get("reply")
+    kept = context.notes.get("reply")
     if isinstance(kept, list):
         told["reply"] = "".join(kept)[:_LONGEST_TEXT]
     return told

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from miner.config.config import config_of
 from miner.core._typing import override
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.buckets import told_usage
 from miner.gateway.middleware.rate_limit import Limiter
 from miner.gateway.middleware.series import Histogram, ModelNames, ModelSeries
@@ -26,7 +26,7 @@ _MOST_MODELS = 100
 _HEALTH_SECONDS = 2.0
 
 
-class Metrics(Stage):
+class Metrics(Middleware):
     """Counts. Labels are bounded: routes of the table, methods HTTP has, models that have answered, at most 100."""
 
     def __init__(self, limiter: Limiter | None = None) -> None:
@@ -46,45 +46,45 @@ class Metrics(Stage):
         self._engines_seen: dict[str, tuple[int | None, int]] = {}
 
     @override
-    def batch(self, exchange: Exchange, batch: list[LLMChunk]) -> None:
-        now = exchange.last_token_at
+    def batch(self, context: RequestContext, batch: list[LLMChunk]) -> None:
+        now = context.last_token_at
         assert now is not None
-        note = exchange.notes.get("metrics")
+        note = context.notes.get("metrics")
         if type(note) is not list:
-            series = self.models[self.names.proved(_model_of(exchange))]
-            series.first.observe(now - exchange.began)
-            exchange.notes["metrics"] = [series, now]
+            series = self.models[self.names.proved(_model_of(context))]
+            series.first.observe(now - context.began)
+            context.notes["metrics"] = [series, now]
             return
         count = len(batch)
         note[0].between.observe((now - note[1]) / count, count)
         note[1] = now
 
     @override
-    def leave(self, exchange: Exchange) -> None:
-        route = exchange.route
+    def leave(self, context: RequestContext) -> None:
+        route = context.route
         path = "unmatched" if route.method == "*" else route.path
         # A client can invent methods; those of the table are known.
         method = "other" if route.method == "*" else route.method
-        self.requests[path, method, exchange.status or 200] += 1
-        self.seconds[path].observe(asyncio.get_running_loop().time() - exchange.began)
-        waited = exchange.notes.get("waited")
+        self.requests[path, method, context.status or 200] += 1
+        self.seconds[path].observe(asyncio.get_running_loop().time() - context.began)
+        waited = context.notes.get("waited")
         if isinstance(waited, float):
             self.queue.observe(waited)
-        self.cancelled += exchange.hung_up
-        if exchange.call is not None:
-            self._count_model(exchange)
+        self.cancelled += context.hung_up
+        if context.call is not None:
+            self._count_model(context)
 
-    def _count_model(self, exchange: Exchange) -> None:
-        name = _model_of(exchange)
-        usage = told_usage(exchange)
-        answered = exchange.first_token_at is not None or exchange.status == 200
+    def _count_model(self, context: RequestContext) -> None:
+        name = _model_of(context)
+        usage = told_usage(context)
+        answered = context.first_token_at is not None or context.status == 200
         series = self.models[self.names.proved(name) if answered else self.names.asked(name)]
-        series.cancelled += exchange.hung_up
+        series.cancelled += context.hung_up
         if usage is not None:
             series.tokens_in += usage.prompt_tokens
             series.tokens_out += usage.completion_tokens
         else:
-            series.tokens_out += exchange.chunks  # it broke off, or the backend does not count: what was sent
+            series.tokens_out += context.chunks  # it broke off, or the backend does not count: what was sent
 
     def see_engines(self, engines: list[EngineStatus]) -> None:
         """Count the processes that are new since the last look."""
@@ -95,19 +95,21 @@ class Metrics(Stage):
                 self._engines_seen[engine.model] = mark
 
 
-def _model_of(exchange: Exchange) -> str:
-    call = exchange.call
+def _model_of(context: RequestContext) -> str:
+    call = context.call
     name = call.model if call is not None else None
-    return name or config_of(exchange.gateway.service.config).default_model or "default"
+    return name or config_of(context.gateway.service.config).default_model or "default"
 
 
-async def metrics(exchange: Exchange) -> web.StreamResponse:
+async def metrics(context: RequestContext) -> web.StreamResponse:
     """What was counted, in the form that the scraper prefers.
 
     Raises:
         RefusedError: 501 without `prometheus_client` or where nothing is counted.
     """
-    counted = next((stage for stage in exchange.gateway.stages.all if isinstance(stage, Metrics)), None)
+    counted = next(
+        (middleware for middleware in context.gateway.middleware.all if isinstance(middleware, Metrics)), None
+    )
     try:
         from miner.gateway.endpoints.exposition import exposed
     except ImportError:
@@ -120,13 +122,13 @@ async def metrics(exchange: Exchange) -> web.StreamResponse:
     engines: list[EngineStatus] | None = None
     try:
         async with asyncio.timeout(_HEALTH_SECONDS):
-            health = await exchange.gateway.health.current()
+            health = await context.gateway.health.current()
         engines = health.engines
         up = bool(health)
     except TimeoutError:
         up = False
     counted.see_engines(engines or [])
-    gateway, accept = exchange.gateway, exchange.request.headers.get("Accept")
+    gateway, accept = context.gateway, context.request.headers.get("Accept")
     content_type, body = await exposed(gateway, counted, engines or [], up, accept)
-    exchange.status = 200
-    return web.Response(body=body, headers=exchange.headers(content_type))
+    context.status = 200
+    return web.Response(body=body, headers=context.headers(content_type))

@@ -17,10 +17,10 @@ from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.auth.keys import KeyCaller, Limits
 from miner.gateway.concurrency import QueueFullError, Turns
-from miner.gateway.context import ANYBODY, NOBODY, OPERATOR, Exchange
+from miner.gateway.context import ANYBODY, NOBODY, OPERATOR, RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.auth import Access
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.buckets import Account, Accounts, Bucket, subject_of
 from miner.gateway.middleware.token_cost import Charge, expected, used, weight_of
 from miner.gateway.settings import GatewaySettings
@@ -48,7 +48,7 @@ class _Held:
     """Of those, no more than the whole limit."""
 
 
-class Limiter(Stage):
+class Limiter(Middleware):
     """Refuses with 429 and `Retry-After` whoever asks too much, and lets the others in in a fair order."""
 
     def __init__(self, settings: GatewaySettings, access: Access | None = None) -> None:
@@ -74,39 +74,39 @@ class Limiter(Stage):
         self.turns = Turns(most, self._settings.serve_max_queued)
 
     @override
-    def check(self, exchange: Exchange) -> None:
-        if exchange.route.always:
+    def check(self, context: RequestContext) -> None:
+        if context.route.always:
             return
-        caller = exchange.caller
+        caller = context.caller
         limits = self._all
         if caller is ANYBODY or caller is OPERATOR or caller is NOBODY:
-            owner = subject_of(exchange.peer)
+            owner = subject_of(context.peer)
         else:
             owner = f"key {caller.name}"
             if isinstance(caller, KeyCaller):
                 limits = self._limits_of(caller)
-        exchange.notes["owner"] = owner
+        context.notes["owner"] = owner
         if limits.requests is None and limits.tokens is None and limits.concurrency is None:
             return
         now = asyncio.get_running_loop().time()
         account = self._accounts.of(owner)
         if limits.concurrency is not None and account.running >= limits.concurrency:
             raise _refused(f"Rate limit exceeded: {limits.concurrency} requests at once.", 1)
-        if limits.tokens is not None and exchange.request.method == "POST":
+        if limits.tokens is not None and context.request.method == "POST":
             self._check_tokens(account, limits.tokens, now)
         if limits.requests is not None:
-            self._take_request(exchange, account, limits.requests, now)
+            self._take_request(context, account, limits.requests, now)
         account.running += 1
-        exchange.notes["account"] = _Held(account, limits)
+        context.notes["account"] = _Held(account, limits)
 
     @override
-    async def enter(self, exchange: Exchange, call: Call) -> None:
-        notes = exchange.notes
+    async def enter(self, context: RequestContext, call: Call) -> None:
+        notes = context.notes
         if "turn" in notes:
             return
         held = notes.get("account")
         if isinstance(held, _Held):
-            self._reserve(held, exchange, call)
+            self._reserve(held, context, call)
         loop, turns = asyncio.get_running_loop(), self.turns
         if self._following is not None:
             turns.most = _turns_of(self._following)
@@ -123,8 +123,8 @@ class Limiter(Stage):
         notes["turn"] = owner, weight, now
 
     @override
-    def leave(self, exchange: Exchange) -> None:
-        notes = exchange.notes
+    def leave(self, context: RequestContext) -> None:
+        notes = context.notes
         turn = notes.pop("turn", None)
         if isinstance(turn, tuple):
             owner, weight, since = turn
@@ -134,7 +134,7 @@ class Limiter(Stage):
         if isinstance(held, _Held):
             held.account.running -= held.slots
             if held.account.tokens is not None and held.charge is not None:
-                held.account.tokens.use(used(exchange, held.charge) - held.reserved)
+                held.account.tokens.use(used(context, held.charge) - held.reserved)
 
     def _limits_of(self, caller: KeyCaller) -> Limits:
         """The key's own, else those of the file, else those of the settings."""
@@ -153,7 +153,7 @@ class Limiter(Stage):
         if bucket.left(limit, now) <= 0:
             raise _refused(f"Rate limit exceeded: {limit} tokens per minute.", bucket.seconds_until(1))
 
-    def _reserve(self, held: _Held, exchange: Exchange, call: Call) -> None:
+    def _reserve(self, held: _Held, context: RequestContext, call: Call) -> None:
         """Take what the body asks for beyond one request without tokens, which was looked at before it was read."""
         account, limits = held.account, held.limits
         if limits.concurrency is not None:
@@ -174,16 +174,16 @@ class Limiter(Stage):
         if limits.tokens is not None:
             self._check_tokens(account, limits.tokens, asyncio.get_running_loop().time())
             assert account.tokens is not None
-            held.charge = expected(exchange, call)
+            held.charge = expected(context, call)
             held.reserved = min(held.charge.total, limits.tokens)
             account.tokens.use(held.reserved)
 
-    def _take_request(self, exchange: Exchange, account: Account, limit: int, now: float) -> None:
+    def _take_request(self, context: RequestContext, account: Account, limit: int, now: float) -> None:
         bucket = account.requests
         if bucket is None:
             bucket = account.requests = Bucket(limit, now)
         left = bucket.left(limit, now)
-        headers = exchange.extra_headers
+        headers = context.extra_headers
         headers["X-Ratelimit-Limit-Requests"] = str(limit)
         headers["X-Ratelimit-Remaining-Requests"] = str(max(0, int(left) - 1))
         headers["X-Ratelimit-Reset-Requests"] = f"{bucket.seconds_until(limit):.0f}s"

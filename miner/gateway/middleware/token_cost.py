@@ -11,7 +11,7 @@ from miner.gateway.middleware.buckets import told_usage
 
 if TYPE_CHECKING:
     from miner.gateway.apis.base import Call
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
 
 __all__ = ["Charge", "expected", "used", "weight_of"]
 
@@ -37,11 +37,11 @@ def weight_of(call: Call) -> int:
     return max(1, len(call.arguments), call.items)
 
 
-def expected(exchange: Exchange, call: Call) -> Charge:
+def expected(context: RequestContext, call: Call) -> Charge:
     """What it will use at most, as far as can be told before: the texts that came, and max_tokens of each reply."""
     if not call.arguments and not call.items:
         return Charge()  # nothing is generated
-    default = config_of(exchange.gateway.service.config).default_max_tokens
+    default = config_of(context.gateway.service.config).default_max_tokens
     prompts: dict[int, object] = {}
     completion = images = in_images = 0
     for arguments in call.arguments:
@@ -58,25 +58,25 @@ def expected(exchange: Exchange, call: Call) -> Charge:
                 if isinstance(image, dict):
                     images += 1
                     in_images += len(str(image.get("url", "")))
-    text = max(0, exchange.body_size - in_images) // _BYTES_A_TOKEN
+    text = max(0, context.body_size - in_images) // _BYTES_A_TOKEN
     each = (text + images * _TOKENS_AN_IMAGE) / max(1, len(prompts))
     return Charge(max(1, round(each * max(1, len(call.arguments)))), max(0, completion))
 
 
-def used(exchange: Exchange, charge: Charge) -> int:
+def used(context: RequestContext, charge: Charge) -> int:
     """What it did use: as the backend tells; where it has not told, what was sent and what had been generated."""
-    usage, call, error = told_usage(exchange), exchange.call, exchange.error
+    usage, call, error = told_usage(context), context.call, context.error
     told = usage.prompt_tokens + usage.completion_tokens if usage is not None else 0
-    broken = exchange.hung_up or error is not None
+    broken = context.hung_up or error is not None
     if told and not (broken and call is not None and len(call.arguments) > 1):
         return told
-    if exchange.entered is None or not charge.total:
+    if context.entered is None or not charge.total:
         return 0
-    if error is not None and not exchange.chunks:
+    if error is not None and not context.chunks:
         return _of_error(error)
-    if exchange.hung_up and not exchange.streamed:
+    if context.hung_up and not context.streamed:
         return charge.total  # nobody counted what the engine wrote meanwhile
-    return max(told, charge.prompt + max(exchange.chunks, exchange.letters // _BYTES_A_TOKEN))
+    return max(told, charge.prompt + max(context.chunks, context.letters // _BYTES_A_TOKEN))
 
 
 def _of_error(error: Exception) -> int:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
 from miner.errors import ConfigError
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import failure_of
-from miner.gateway.middleware.base import Stage
+from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.buckets import told_usage
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _OPTIONS = {
 
 
 def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """The stage, where the environment asks for traces (`OTEL_...`) and the packages are installed."""
+    """The middleware, where the environment asks for traces (`OTEL_...`) and the packages are installed."""
     asked = any(name.startswith("OTEL_") and value for name, value in environment.items())
     if not asked or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
@@ -74,7 +74,7 @@ def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
     return Tracing(made, owned=True)
 
 
-class Tracing(Stage):
+class Tracing(Middleware):
     """Writes the spans.
 
     Args:
@@ -106,53 +106,53 @@ class Tracing(Stage):
             logger.warning("The last traces could not be sent within %g s.", _LAST_SPANS_SECONDS)
 
     @override
-    def leave(self, exchange: Exchange) -> None:
-        call = exchange.call
+    def leave(self, context: RequestContext) -> None:
+        call = context.call
         if call is None:
             return
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         now = asyncio.get_running_loop().time()
         ended = time.time_ns()
-        headers = exchange.request.headers
+        headers = context.request.headers
         given = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
-        operation = _OPERATIONS.get(exchange.route.path, "chat")
+        operation = _OPERATIONS.get(context.route.path, "chat")
         span = self._tracer.start_span(
             f"{operation} {call.model}" if call.model else operation,
             context=self._propagator.extract(given),
             kind=SpanKind.SERVER,
-            attributes=_attributes(exchange, operation),
-            start_time=ended - int((now - exchange.began) * 1e9),
+            attributes=_attributes(context, operation),
+            start_time=ended - int((now - context.began) * 1e9),
         )
-        first = exchange.first_token_at
+        first = context.first_token_at
         if first is not None:
             span.add_event("gen_ai.first_token", timestamp=ended - int((now - first) * 1e9))
-        kind = _error_type(exchange)
+        kind = _error_type(context)
         if kind is not None:
             span.set_attribute("error.type", kind)
-            if kind == "cancelled" or exchange.status >= 500 or exchange.streamed:
+            if kind == "cancelled" or context.status >= 500 or context.streamed:
                 span.set_status(Status(StatusCode.ERROR, kind))
         span.end(ended)
 
 
-def _error_type(exchange: Exchange) -> str | None:
-    if exchange.hung_up:
+def _error_type(context: RequestContext) -> str | None:
+    if context.hung_up:
         return "cancelled"
-    return failure_of(exchange.error).code if exchange.error is not None else None
+    return failure_of(context.error).code if context.error is not None else None
 
 
-def _attributes(exchange: Exchange, operation: str) -> dict[str, Any]:
-    call, usage = exchange.call, told_usage(exchange)
+def _attributes(context: RequestContext, operation: str) -> dict[str, Any]:
+    call, usage = context.call, told_usage(context)
     told: dict[str, Any] = {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": exchange.gateway.service.name,
-        "http.request.method": exchange.route.method,
-        "http.route": exchange.route.path,
-        "http.response.status_code": exchange.status or 200,
-        "client.address": exchange.peer,
-        "miner.request.id": exchange.id,
-        "miner.key": exchange.caller.name,
-        "miner.stream": exchange.streamed,
+        "gen_ai.provider.name": context.gateway.service.name,
+        "http.request.method": context.route.method,
+        "http.route": context.route.path,
+        "http.response.status_code": context.status or 200,
+        "client.address": context.peer,
+        "miner.request.id": context.id,
+        "miner.key": context.caller.name,
+        "miner.stream": context.streamed,
     }
     if call is not None:
         if call.model:
@@ -165,7 +165,7 @@ def _attributes(exchange: Exchange, operation: str) -> dict[str, Any]:
     if usage is not None:
         told["gen_ai.usage.input_tokens"] = usage.prompt_tokens
         told["gen_ai.usage.output_tokens"] = usage.completion_tokens
-    waited = exchange.notes.get("waited")
+    waited = context.notes.get("waited")
     if isinstance(waited, float):
         told["miner.queue.seconds"] = waited
     return told

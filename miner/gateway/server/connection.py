@@ -11,7 +11,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from miner.core._typing import override
-from miner.gateway.context import Exchange, new_id
+from miner.gateway.context import RequestContext, new_id
 from miner.gateway.endpoints.not_found import shape_of
 from miner.gateway.errors import Failure, RefusedError
 from miner.gateway.middleware.errors import guarded
@@ -160,6 +160,6 @@ def expecting(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitab
     return expect
 
 
-async def _refuse_expectation(exchange: Exchange) -> web.StreamResponse:
-    wanted = exchange.request.headers.get(hdrs.EXPECT, "")[:100]
+async def _refuse_expectation(context: RequestContext) -> web.StreamResponse:
+    wanted = context.request.headers.get(hdrs.EXPECT, "")[:100]
     raise RefusedError(417, "expectation_failed", f"Expect: {wanted} is not supported.", hint="Only 100-continue is.")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from miner.core._typing import override
 
 if TYPE_CHECKING:
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
 
 __all__ = ["JsonFormatter", "TextFormatter", "current_request", "word"]
 
-current_request: ContextVar[weakref.ref[Exchange] | None] = ContextVar("current_request", default=None)
+current_request: ContextVar[weakref.ref[RequestContext] | None] = ContextVar("current_request", default=None)
 """The request in whose task a record is logged. Weak: a timer keeps the context that it was set in until its time, even
 when it was cancelled, and would keep the request's body with it.
 """
@@ -33,9 +33,9 @@ class _Formatter(logging.Formatter):
         """What is known besides the message; of a request's records also its id."""
         fields: dict[str, Any] = dict(getattr(record, "fields", None) or {})
         request = current_request.get()
-        exchange = request() if request is not None else None
-        if "id" not in fields and exchange is not None and not exchange.left:
-            fields["id"] = exchange.id
+        context = request() if request is not None else None
+        if "id" not in fields and context is not None and not context.left:
+            fields["id"] = context.id
         return {name: value for name, value in fields.items() if value is not None}
 
     def _exception(self, record: logging.LogRecord) -> str | None:

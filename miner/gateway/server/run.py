@@ -157,8 +157,8 @@ async def _drain(gateway: Gateway, signals: _Signals) -> None:
         for task in (finishing, hurried):
             task.cancel()
         await asyncio.gather(finishing, hurried, return_exceptions=True)
-    for exchange in list(gateway.present):
-        interrupt(exchange)
+    for context in list(gateway.present):
+        interrupt(context)
     await gateway.drained(_LAST_WORDS_SECONDS)
 
 

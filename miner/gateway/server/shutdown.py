@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from miner.gateway.errors import RefusedError
 
 if TYPE_CHECKING:
-    from miner.gateway.context import Exchange
+    from miner.gateway.context import RequestContext
 
 __all__ = ["Interruptible", "interrupt"]
 
 
-def interrupt(exchange: Exchange) -> None:
+def interrupt(context: RequestContext) -> None:
     """End this request: what it awaits is cancelled, and it tells its client why."""
-    task = exchange.task
-    if task is not None and not exchange.interrupted:
-        exchange.interrupted = True
+    task = context.task
+    if task is not None and not context.interrupted:
+        context.interrupted = True
         task.cancel()
 
 
@@ -29,8 +29,8 @@ class Interruptible:
 
     __slots__ = ("_cancelling", "_exchange")
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, context: RequestContext) -> None:
+        self._exchange = context
         self._cancelling = 0
 
     def __enter__(self) -> None:
@@ -42,9 +42,9 @@ class Interruptible:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        exchange = self._exchange
-        if kind is not asyncio.CancelledError or not exchange.interrupted or exchange.task is None:
+        context = self._exchange
+        if kind is not asyncio.CancelledError or not context.interrupted or context.task is None:
             return
-        task, exchange.task = exchange.task, None
+        task, context.task = context.task, None
         if task.uncancel() <= self._cancelling:
             raise RefusedError(503, "shutting_down", "The server is shutting down.", retry_after=5) from None

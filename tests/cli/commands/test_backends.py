@@ -14,21 +14,21 @@ pytestmark = pytest.mark.process
 HEADS = ["NAME", "STATE", "VERSION", "DISTRIBUTION", "CLASS"]
 
 
-def third_party(folder: Path, name: str, target: str, source: str = "") -> None:
-    """A distribution with one entry point, as an installer would leave it, in a folder of its own."""
-    info = folder / f"{name}_pack-1.5.dist-info"
+def third_party(directory: Path, name: str, target: str, source: str = "") -> None:
+    """A distribution with one entry point, as an installer would leave it, in a directory of its own."""
+    info = directory / f"{name}_pack-1.5.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-pack\nVersion: 1.5\n")
     (info / "entry_points.txt").write_text(f"[inference.backends]\n{name} = {target}\n")
-    (folder / f"{name}_module.py").write_text(source)
+    (directory / f"{name}_module.py").write_text(source)
 
 
 @pytest.fixture
 def plugins(tmp_path) -> Path:
     """Echo works, broken does not import, alien is no backend, missing wants what is not installed."""
-    folder = tmp_path / "plugins"
+    directory = tmp_path / "plugins"
     third_party(
-        folder, "echo", "echo_module:EchoService",
+        directory, "echo", "echo_module:EchoService",
         "from miner.core.llms import LLMService\n"
         "class EchoService(LLMService):\n"
         "    def __init__(self, config): self.config = config\n"
@@ -36,14 +36,14 @@ def plugins(tmp_path) -> Path:
         "        return f'{prompt}|{model}|{max_tokens}|{temperature}|{top_p}'\n"
         "    async def _get_model(self, model_name): pass\n",
     )  # fmt: skip
-    third_party(folder, "broken", "broken_module:X", "raise RuntimeError('it is\\nbroken')\n")
-    third_party(folder, "alien", "alien_module:X", "class X: pass\n")
-    third_party(folder, "missing", "missing_module:X", "import not_installed_at_all\n")
-    return folder
+    third_party(directory, "broken", "broken_module:X", "raise RuntimeError('it is\\nbroken')\n")
+    third_party(directory, "alien", "alien_module:X", "class X: pass\n")
+    third_party(directory, "missing", "missing_module:X", "import not_installed_at_all\n")
+    return directory
 
 
-def path_with(folder: Path) -> str:
-    return f"{ROOT}{':' if sys.platform != 'win32' else ';'}{folder}"
+def path_with(directory: Path) -> str:
+    return f"{ROOT}{':' if sys.platform != 'win32' else ';'}{directory}"
 
 
 def test_the_table_is_aligned_and_marks_the_default(miner):

@@ -88,7 +88,7 @@ def test_what_is_not_given_comes_from_the_settings(miner):
 
 def test_settings_are_read_from_dotenv(miner):
     with in_thread(StubServer(["smollm2"])) as server:
-        (miner.folder / ".env").write_text(f"LLM_BACKEND=vllm\nvllm_api_base={server.v1}\nSOMETHING_ELSE=1\n")
+        (miner.directory / ".env").write_text(f"LLM_BACKEND=vllm\nvllm_api_base={server.v1}\nSOMETHING_ELSE=1\n")
         done = miner("generate", "hi")
     assert (done.returncode, done.stdout) == (0, b"Hello there.\n")
 
@@ -152,11 +152,11 @@ CALLERS_MISTAKES = [
     (["--temperature", "9", "hi"], "--temperature must be a number from 0 to 2, not 9."),
     (["--temperature", "hot", "hi"], "--temperature must be a number from 0 to 2, not 'hot'."),
     (["--temperature", "nan", "hi"], "--temperature must be a number from 0 to 2, not nan."),
-    (["--max-tokens", "0", "hi"], "--max-tokens must be a whole number of at least 1, not 0."),
-    (["--max-tokens", "1.5", "hi"], "--max-tokens must be a whole number of at least 1, not 1.5."),
+    (["--max-tokens", "0", "hi"], "--max-tokens must be an integer of at least 1, not 0."),
+    (["--max-tokens", "1.5", "hi"], "--max-tokens must be an integer of at least 1, not 1.5."),
     (["--top-p", "2", "hi"], "--top-p must be a number from 0 to 1, not 2."),
     (["--top-p", "NaN", "hi"], "--top-p must be a number from 0 to 1, not nan."),
-    (["--seed", "x", "hi"], "--seed must be a whole number"),
+    (["--seed", "x", "hi"], "--seed must be an integer"),
     (["--stop", "", "hi"], "--stop must be a text or a list of texts, none of them empty"),
     (["--model", "", "hi"], "--model must be a model's name"),
     (["--backend", "nope", "hi"], "There is no backend 'nope'."),
@@ -360,8 +360,8 @@ def test_ctrl_c_while_the_prompt_is_read(miner):
     code = "import sys; from miner.cli.main import run; print(1, flush=True); sys.exit(run())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "generate", "-"],
-        stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=miner.folder,
-        env=environment(miner.folder),
+        stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=miner.directory,
+        env=environment(miner.directory),
     )  # fmt: skip
     os.close(read)
     process.stdout.readline()
@@ -423,8 +423,8 @@ def test_an_output_that_was_closed_takes_nothing_and_harms_nothing(miner, closed
     with in_thread(FaultServer(faults.ok())) as server:
         done = subprocess.run(
             ["/bin/sh", "-c", f'exec "$0" -m miner generate hi {closed}', sys.executable],
-            stdin=subprocess.DEVNULL, capture_output=True, cwd=miner.folder, timeout=LONG,
-            env=environment(miner.folder, **settings("vllm", server)),
+            stdin=subprocess.DEVNULL, capture_output=True, cwd=miner.directory, timeout=LONG,
+            env=environment(miner.directory, **settings("vllm", server)),
         )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, out, err)
 
@@ -444,7 +444,7 @@ sys.exit(run(["generate", "hi"]))
 
 
 def test_ctrl_c_does_not_wait_for_the_look_up_of_a_name(miner):
-    script = miner.folder / "slow_lookup.py"
+    script = miner.directory / "slow_lookup.py"
     script.write_text(SLOW_LOOKUP)
     process = miner.start_script(script, LLM_BACKEND="vllm", VLLM_API_BASE="http://some.invalid/v1", DEFAULT_MODEL="m")
     assert process.stderr.readline() == b"looking\n"
@@ -524,7 +524,7 @@ sys.exit(signals.run_until_stopped(main))
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_does_not_let_itself_be_stopped_is_ended_after_a_while(miner, number):
-    script = miner.folder / "stubborn.py"
+    script = miner.directory / "stubborn.py"
     script.write_text(STUBBORN)
     process = miner.start_script(script)
     assert process.stdout.readline() == b"on\n"

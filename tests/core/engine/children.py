@@ -37,7 +37,7 @@ class BadLauncher:
     name: str = "bad"
     features: frozenset[str] = frozenset()
 
-    def plan(self, spec: EngineSpec, folder: Path) -> LaunchPlan:
+    def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         script = str(Path(__file__).with_name("bad_child.py"))
         note = [str(self.note)] if self.note else []
         return LaunchPlan((sys.executable, "-I", "-S", script, self.way, *note), {"PATH": os.environ["PATH"]})

@@ -1,7 +1,7 @@
 """Engines and time for the pool's tests and bench: real asyncio, real waiting, but a clock that jumps.
 
 When nothing is ready to run, the loop's time jumps to the next timer; when there is no timer either, everybody waits
-for ever, and that is an error. A simulated minute takes a millisecond, and each run is the same.
+forever, and that is an error. A simulated minute takes a millisecond, and each run is the same.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class _Jump(selectors.SelectSelector):
     def select(self, timeout=None):
         ready = super().select(0)
         if not ready and timeout is None:
-            raise AssertionError("everybody waits for ever")
+            raise AssertionError("everybody waits forever")
         if not ready:
             self.now += max(0.0, timeout)
         return ready

@@ -89,7 +89,7 @@ def test_a_named_binary_wins(tmp_path, monkeypatch):
     [
         (lambda path: None, "is not there"),
         (lambda path: path.write_text("#!/bin/sh\n"), "is not executable"),
-        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.mkdir(), "is a directory"),
     ],
 )
 def test_a_named_binary_that_cannot_run(tmp_path, make, why):
@@ -150,7 +150,7 @@ def test_the_plan_holds_no_secret_where_others_can_read_it(tmp_path):
     assert find_launcher().plan(demo_spec(), tmp_path).api_key != plan.api_key
 
 
-def test_a_folder_with_a_long_path_means_a_port(tmp_path):
+def test_a_directory_with_a_long_path_means_a_port(tmp_path):
     long = tmp_path / ("x" * 100)
     assert json.loads(find_launcher().plan(demo_spec(), long).stdin)["socket"] is None
 
@@ -222,8 +222,8 @@ async def test_the_wheel_on_a_port_asks_for_its_key():
         name: str = "xllamacpp"
         features: frozenset[str] = frozenset()
 
-        def plan(self, spec, folder):
-            plan = find_launcher().plan(spec, folder)
+        def plan(self, spec, directory):
+            plan = find_launcher().plan(spec, directory)
             orders = json.loads(plan.stdin) | {"socket": None}
             return dataclasses.replace(plan, stdin=json.dumps(orders).encode() + b"\n")
 
@@ -247,8 +247,8 @@ async def test_a_parameter_that_the_wheel_lacks_is_named():
         name: str = "xllamacpp"
         features: frozenset[str] = frozenset()
 
-        def plan(self, spec, folder):
-            plan = find_launcher().plan(spec, folder)
+        def plan(self, spec, directory):
+            plan = find_launcher().plan(spec, directory)
             orders = json.loads(plan.stdin)
             orders["values"]["model.warp_factor"] = 9
             return dataclasses.replace(plan, stdin=json.dumps(orders).encode() + b"\n")
@@ -357,8 +357,8 @@ def start_parent(tmp_path, way, what):
     )
     eventually(lambda: note.exists() or parent.poll() is not None, "the parent has its engine")
     assert note.exists(), parent.communicate()[1].decode()
-    pid, folder, other, state = note.read_text().split("\n")
-    return parent, int(pid), Path(folder) if folder else None, int(other) if other else None, state
+    pid, directory, other, state = note.read_text().split("\n")
+    return parent, int(pid), Path(directory) if directory else None, int(other) if other else None, state
 
 
 def end(parent, number):
@@ -369,13 +369,13 @@ def end(parent, number):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.engine
 def test_the_engine_dies_with_its_parent(tmp_path, number):
-    parent, pid, folder, _, _ = start_parent(tmp_path, "real", "ready")
+    parent, pid, directory, _, _ = start_parent(tmp_path, "real", "ready")
     assert alive(pid)
-    assert folder
-    assert folder.exists()
+    assert directory
+    assert directory.exists()
     end(parent, number)
     eventually(lambda: not alive(pid), "the engine is gone")
-    eventually(lambda: not folder.exists(), "its folder too")
+    eventually(lambda: not directory.exists(), "its directory too")
 
 
 @pytest.mark.engine
@@ -387,29 +387,29 @@ def test_the_engine_dies_with_a_parent_that_is_killed_while_it_loads(tmp_path):
 
 
 @pytest.fixture
-def short_folder():
-    """Pytest's own folders have names that are too long for a socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
+def short_directory():
+    """Pytest's own directories have names that are too long for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
 
 
 @pytest.mark.engine
-async def test_folders_that_nobody_owns_are_swept_up(short_folder, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+async def test_directories_that_nobody_owns_are_swept_up(short_directory, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_directory))
     launcher, hour_ago = BadLauncher("well"), time.time() - 3600
     owner = EngineProcess(demo_spec(), launcher)
     await owner.ensure_ready()
-    (owned,) = short_folder.iterdir()
+    (owned,) = short_directory.iterdir()
     left, young, other = (
-        short_folder / "miner-engine-left",
-        short_folder / "miner-engine-young",
-        short_folder / "miner-other",
+        short_directory / "miner-engine-left",
+        short_directory / "miner-engine-young",
+        short_directory / "miner-other",
     )
-    for folder in (left, young, other):
-        folder.mkdir()
-        (folder / "engine.sock").touch()
-    for folder in (owned, left, other):
-        os.utime(folder, (hour_ago, hour_ago))
+    for directory in (left, young, other):
+        directory.mkdir()
+        (directory / "engine.sock").touch()
+    for directory in (owned, left, other):
+        os.utime(directory, (hour_ago, hour_ago))
     second = EngineProcess(demo_spec(), launcher)
     await second.ensure_ready()
     assert not left.exists()
@@ -418,19 +418,19 @@ async def test_folders_that_nobody_owns_are_swept_up(short_folder, monkeypatch):
     assert other.exists()
     await owner.stop()
     await second.stop()
-    assert sorted(short_folder.iterdir()) == [young, other]
+    assert sorted(short_directory.iterdir()) == [young, other]
 
 
 @pytest.mark.engine
 def test_the_engine_dies_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):
-    parent, pid, folder, copy, _ = start_parent(tmp_path, "real", "fork")
+    parent, pid, directory, copy, _ = start_parent(tmp_path, "real", "fork")
     assert copy
-    assert folder
+    assert directory
     try:
         parent.kill()
         parent.wait(PATIENCE)
         eventually(lambda: not alive(pid), "the engine is gone")
-        eventually(lambda: not folder.exists(), "its folder too")
+        eventually(lambda: not directory.exists(), "its directory too")
         assert alive(copy), "the test is of no use if the copy went too"
     finally:
         os.kill(copy, signal.SIGKILL)
@@ -442,13 +442,13 @@ def test_a_binary_dies_with_its_parent(tmp_path, monkeypatch):
     arguments = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(arguments))
     binary = make_binary(tmp_path / "llama-server")
-    parent, pid, folder, _, _ = start_parent(tmp_path, f"binary:{binary}", "ready")
+    parent, pid, directory, _, _ = start_parent(tmp_path, f"binary:{binary}", "ready")
     server = json.loads(arguments.read_text())["pid"]
     assert alive(server)
-    assert folder
+    assert directory
     end(parent, signal.SIGKILL)
     eventually(lambda: not alive(pid) and not alive(server), "supervisor and server are gone")
-    eventually(lambda: not folder.exists(), "its folder too")
+    eventually(lambda: not directory.exists(), "its directory too")
 
 
 @pytest.mark.parametrize("what", ["exit", "raise"])

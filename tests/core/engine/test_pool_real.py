@@ -22,10 +22,10 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
+    directory = tmp_path_factory.mktemp("models")
     found = []
     for name in ("a", "b", "c"):
-        link = folder / f"{name}.gguf"
+        link = directory / f"{name}.gguf"
         link.symlink_to(resolve("demo").path)
         found.append(EngineSpec(model_path=link, alias=name, ctx_size=256, parallel=4, batch_size=128))
     return found

@@ -268,8 +268,8 @@ async def test_each_waiter_has_an_error_of_its_own(engines):
 
 async def test_a_program_that_is_not_there(engines):
     class Nothing(BadLauncher):
-        def plan(self, spec, folder):
-            plan = super().plan(spec, folder)
+        def plan(self, spec, directory):
+            plan = super().plan(spec, directory)
             return type(plan)(("/nonexistent/engine",), plan.env)
 
     with pytest.raises(EngineStartError, match=r"bad cannot be started: .*No such file"):
@@ -451,12 +451,12 @@ async def test_old_crashes_are_forgotten(engines):
         (None, "there is no file"),
         (b"", "is empty"),
         (os.urandom(8) * 1000, "is not a GGUF file"),
-        ("folder", "is a folder"),
+        ("directory", "is a directory"),
     ],
 )
 async def test_a_file_that_is_no_model_is_refused_without_a_child(engines, tmp_path, content, reason):
     model = tmp_path / "model.gguf"
-    if content == "folder":
+    if content == "directory":
         model.mkdir()
     elif content is not None:
         model.write_bytes(content)
@@ -536,8 +536,8 @@ class NoThreads:
     name: str = "xllamacpp"
     features: frozenset[str] = frozenset()
 
-    def plan(self, spec, folder):
-        plan = find_launcher().plan(spec, folder)
+    def plan(self, spec, directory):
+        plan = find_launcher().plan(spec, directory)
         orders = json.loads(plan.stdin)
         orders["values"][self.where] = 0
         return dataclasses.replace(plan, stdin=json.dumps(orders).encode() + b"\n")

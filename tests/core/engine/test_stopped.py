@@ -167,7 +167,7 @@ def test_a_stopped_engine_dies_with_its_parent(tmp_path, monkeypatch, way, which
     arguments = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(arguments))
     binary = make_binary(tmp_path / "llama-server")
-    parent, pid, folder, _, _ = start_parent(tmp_path, way if way == "real" else f"binary:{binary}", "ready")
+    parent, pid, directory, _, _ = start_parent(tmp_path, way if way == "real" else f"binary:{binary}", "ready")
     everybody = family(pid)
     assert len(everybody) > 1
     if way == "binary":
@@ -176,7 +176,7 @@ def test_a_stopped_engine_dies_with_its_parent(tmp_path, monkeypatch, way, which
     stop(pid, which)
     end(parent, signal.SIGKILL)
     eventually(lambda: not any(alive(one.pid) for one in everybody), "all are gone", SOON)
-    eventually(lambda: not folder.exists(), "the private directory too", SOON)
+    eventually(lambda: not directory.exists(), "the private directory too", SOON)
 
 
 @pytest.mark.parametrize("which", ["child", "others", "group"])

@@ -329,7 +329,7 @@ async def test_other_names_than_that_of_the_one_model(tmp_path, caplog):
             await service.generate("Hi", model="mistralai/Mistral-7B-v0.1")
         assert "My-Model" in str(caught.value)
     async with llamacpp(models_dir=str(tmp_path)) as service:
-        # One file that happens to lie in the folder is no such word of the owner's.
+        # One file that happens to lie in the directory is no such word of the owner's.
         with pytest.raises(ModelNotFoundError):
             await service.generate("Hi", model="mistralai/Mistral-7B-v0.1")
         assert (await service._usable_model(None)).id == "My-Model"

@@ -30,7 +30,7 @@ PLAIN = {
     "model": "m:latest", "stream": True, "options": SAMPLING, "truncate": False, "shift": False,
     "messages": [{"role": "user", "content": "hi"}],
 }  # fmt: skip
-"""`truncate` and `shift`: nothing is cut without a word (protocol notes, 3.4)."""
+"""`truncate` and `shift`: nothing is cut silently (protocol notes, 3.4)."""
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
@@ -88,7 +88,7 @@ async def test_the_exact_body_of_each_option(given: dict[str, Any], options: dic
 
 
 async def test_a_models_context_is_asked_for_alike_in_every_request():
-    """A different num_ctx would make Ollama load the model anew (protocol notes, 3.3)."""
+    """A different num_ctx would make Ollama load the model again (protocol notes, 3.3)."""
     async with StubServer() as server, ollama(server, ollama_num_ctx=1024) as service:
         await service.generate("hi")
         await service.generate("hi", raw=True)

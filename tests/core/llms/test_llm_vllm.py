@@ -367,7 +367,7 @@ def answer_with(details: dict[str, int] | None) -> dict[str, Any]:
 
 
 async def test_thoughts_are_refused_where_the_server_has_no_parser_for_them():
-    """Without --reasoning-parser such a wish is ignored there without a word; only the usage tells."""
+    """Without --reasoning-parser such a wish is ignored there silently; only the usage tells."""
     for details in (None, {"reasoning_tokens": 0}):
         async with StubServer(owner="vllm", reply=answer_with(details)) as server, vllm(server) as service:
             [model] = await service.list_models()

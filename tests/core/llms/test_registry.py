@@ -1,4 +1,4 @@
-"""Discovery: fresh, isolated, ordered; proved with real distributions in folders on the import path."""
+"""Discovery: fresh, isolated, ordered; proved with real distributions in directories on the import path."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     modules: list[str] = []
 
     def put(name: str, source: str = GOOD, *, target: str | None = None, version: str = "1.2", entry: str = "") -> None:
-        folder = tmp_path / name
+        directory = tmp_path / name
         module = f"module_of_{name}"
         modules.append(module)
-        info = folder / f"{name}-{version}.dist-info"
+        info = directory / f"{name}-{version}.dist-info"
         info.mkdir(parents=True)
-        (folder / f"{module}.py").write_text(textwrap.dedent(source))
+        (directory / f"{module}.py").write_text(textwrap.dedent(source))
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         (info / "entry_points.txt").write_text(
             f"[inference.backends]\n{entry or name} = {target or f'{module}:Service'}\n"
         )
-        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.syspath_prepend(str(directory))
 
     yield put
     for module in modules:

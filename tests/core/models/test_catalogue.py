@@ -1,4 +1,4 @@
-"""The catalogue on real folders: what is read again, what is not, and what a name costs."""
+"""The catalogue on real directories: what is read again, what is not, and what a name costs."""
 
 import os
 import threading
@@ -14,15 +14,15 @@ from miner.errors import ModelNotFoundError
 
 
 @pytest.fixture
-def folder(tmp_path, write_gguf):
+def directory(tmp_path, write_gguf):
     for name in ("one", "two", "owner/repo/three-Q4_0"):
         write_gguf(tmp_path / "models" / f"{name}.gguf")
     return tmp_path / "models"
 
 
 @pytest.fixture
-def catalogue(folder):
-    return Catalogue(folder)
+def catalogue(directory):
+    return Catalogue(directory)
 
 
 def later(*paths):
@@ -51,14 +51,14 @@ class Calls:
         return before
 
 
-def many(folder, write_gguf, count):
+def many(directory, write_gguf, count):
     for number in range(count):
-        write_gguf(folder / f"m{number:04}.gguf")
-    later(folder)
-    return Catalogue(folder)
+        write_gguf(directory / f"m{number:04}.gguf")
+    later(directory)
+    return Catalogue(directory)
 
 
-def test_a_name_costs_the_same_in_a_large_folder(tmp_path, write_gguf, monkeypatch):
+def test_a_name_costs_the_same_in_a_large_directory(tmp_path, write_gguf, monkeypatch):
     small, large = (many(tmp_path / str(count), write_gguf, count) for count in (1, 500))
     for catalogue in (small, large):
         catalogue.find("m0000")
@@ -93,9 +93,9 @@ def test_a_list_of_many_models_grows_no_faster_than_they_do(tmp_path, write_gguf
     """With a projector beside them, too. Ten times the models take ten times as long, not a hundred."""
     seconds = []
     for count in (100, 1000):
-        folder = tmp_path / str(count)
-        write_gguf(folder / "mmproj-F16.gguf", {"general.architecture": "clip"})
-        catalogue = many(folder, write_gguf, count)
+        directory = tmp_path / str(count)
+        write_gguf(directory / "mmproj-F16.gguf", {"general.architecture": "clip"})
+        catalogue = many(directory, write_gguf, count)
         catalogue.listed()
         began = time.process_time()
         for _ in range(3):
@@ -104,35 +104,35 @@ def test_a_list_of_many_models_grows_no_faster_than_they_do(tmp_path, write_gguf
     assert seconds[1] < 40 * seconds[0]
 
 
-def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalogue, folder, write_gguf):
-    later(folder)
+def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalogue, directory, write_gguf):
+    later(directory)
     assert len(catalogue.listed()) == 4
     with pytest.raises(ModelNotFoundError):
         catalogue.find("new")
-    write_gguf(folder / "new.gguf")
+    write_gguf(directory / "new.gguf")
     assert catalogue.find("new").alias == "new"
-    write_gguf(folder / "deep" / "er.gguf")
+    write_gguf(directory / "deep" / "er.gguf")
     ends = time.monotonic() + 30
     while "deep/er" not in [item.alias for item in catalogue.listed()]:
         assert time.monotonic() < ends
         time.sleep(0.05)
-    (folder / "deep" / "er.gguf").unlink()
+    (directory / "deep" / "er.gguf").unlink()
     with pytest.raises(ModelNotFoundError):
         catalogue.find("deep/er")
 
 
-def test_a_file_that_was_replaced_is_another_model(catalogue, folder, write_gguf):
+def test_a_file_that_was_replaced_is_another_model(catalogue, directory, write_gguf):
     before = catalogue.find("one")
     assert catalogue.header(before).name is None
-    write_gguf(folder / "x", {"general.name": "Another"})
-    os.replace(folder / "x", folder / "one.gguf")
+    write_gguf(directory / "x", {"general.name": "Another"})
+    os.replace(directory / "x", directory / "one.gguf")
     after = catalogue.find("one")
     assert after != before
     assert catalogue.header(after).name == "Another"
     assert catalogue.facts(after).name == "Another"
-    os.utime(folder / "one.gguf", (1, 1))
+    os.utime(directory / "one.gguf", (1, 1))
     assert catalogue.find("one") != after
-    (folder / "one.gguf").write_bytes(b"GGUF" + bytes(100))
+    (directory / "one.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(GGUFError, match=r"one\.gguf"):
         catalogue.header(catalogue.find("one"))
     for _ in range(2):
@@ -140,9 +140,9 @@ def test_a_file_that_was_replaced_is_another_model(catalogue, folder, write_gguf
             catalogue.facts(catalogue.find("one"))
 
 
-def test_a_projector_that_comes_later_or_changes(catalogue, folder, write_gguf):
+def test_a_projector_that_comes_later_or_changes(catalogue, directory, write_gguf):
     assert catalogue.find("one").mmproj is None
-    projector = write_gguf(folder / "mmproj-one-F16.gguf", {"general.architecture": "clip"})
+    projector = write_gguf(directory / "mmproj-one-F16.gguf", {"general.architecture": "clip"})
     with_it = catalogue.find("one")
     assert with_it.mmproj == projector
     write_gguf(projector, {"general.architecture": "clip", "general.name": "more"})
@@ -153,7 +153,7 @@ def test_a_projector_that_comes_later_or_changes(catalogue, folder, write_gguf):
     assert catalogue.find("one").mmproj == projector
 
 
-def test_what_no_name_means_follows_the_folder(tmp_path, write_gguf, monkeypatch):
+def test_what_no_name_means_follows_the_directory(tmp_path, write_gguf, monkeypatch):
     monkeypatch.setattr(module, "LIST_SECONDS", 0.0)
     catalogue = Catalogue(tmp_path)
     assert catalogue.find(None).alias == "demo"
@@ -166,15 +166,15 @@ def test_what_no_name_means_follows_the_folder(tmp_path, write_gguf, monkeypatch
     assert catalogue.find(None, model_path=str(tmp_path / "mine.gguf"), default_model="yours").alias == "mine"
 
 
-def test_a_name_that_another_file_could_mean_too(catalogue, folder, write_gguf, monkeypatch):
+def test_a_name_that_another_file_could_mean_too(catalogue, directory, write_gguf, monkeypatch):
     monkeypatch.setattr(module, "NAME_SECONDS", 0.0)
     assert catalogue.find("three-Q4_0").alias == "owner/repo/three-Q4_0"
-    write_gguf(folder / "other" / "three-Q4_0.gguf")
+    write_gguf(directory / "other" / "three-Q4_0.gguf")
     with pytest.raises(ModelNotFoundError, match="fits 2"):
         catalogue.find("three-Q4_0")
 
 
-def test_files_outside_have_aliases_of_their_own(catalogue, folder, tmp_path, write_gguf):
+def test_files_outside_have_aliases_of_their_own(catalogue, directory, tmp_path, write_gguf):
     paths = [
         write_gguf(tmp_path / place / name) for place, name in (("a", "x.gguf"), ("b", "x.gguf"), ("c", "one.gguf"))
     ]
@@ -182,12 +182,12 @@ def test_files_outside_have_aliases_of_their_own(catalogue, folder, tmp_path, wr
     assert aliases == ["x", str(paths[1]), str(paths[2])]
     for alias, path in zip(aliases, paths, strict=True):
         assert catalogue.find(alias).path == path
-    assert catalogue.find("one").path == folder / "one.gguf"
+    assert catalogue.find("one").path == directory / "one.gguf"
 
 
-def test_aliases_are_names_that_mean_it(catalogue, folder, write_gguf):
-    write_gguf(folder / "a" / "same.gguf")
-    write_gguf(folder / "b" / "same.gguf")
+def test_aliases_are_names_that_mean_it(catalogue, directory, write_gguf):
+    write_gguf(directory / "a" / "same.gguf")
+    write_gguf(directory / "b" / "same.gguf")
     for files in catalogue.listed():
         for alias in catalogue.aliases(files):
             assert catalogue.find(alias) == files
@@ -197,7 +197,7 @@ def test_aliases_are_names_that_mean_it(catalogue, folder, write_gguf):
     assert "SmolLM2-135M-Instruct.Q4_1" in aliases["demo"]
 
 
-def test_many_threads_read_once(catalogue, folder, monkeypatch):
+def test_many_threads_read_once(catalogue, directory, monkeypatch):
     started, reads = threading.Barrier(8), []
     real = catalogue._reader.read
 
@@ -219,49 +219,49 @@ def test_many_threads_read_once(catalogue, folder, monkeypatch):
     assert len(reads) < 8
 
 
-def kept_facts(folder, tmp_path, monkeypatch):
+def kept_facts(directory, tmp_path, monkeypatch):
     """What another start lists, and the files whose headers it reads."""
     read = []
     real = module.read_model
     monkeypatch.setattr(module, "read_model", lambda parts: read.append(parts[0].name) or real(parts))
-    found = Catalogue(folder, kept=tmp_path / "cache").listed_facts()
+    found = Catalogue(directory, kept=tmp_path / "cache").listed_facts()
     monkeypatch.setattr(module, "read_model", real)
     return found, read
 
 
 def test_the_next_start_reads_only_headers_that_have_changed(tmp_path, write_gguf, monkeypatch):
-    folder = tmp_path / "large"
-    many(folder, write_gguf, 100)
-    (folder / "broken.gguf").write_bytes(b"no")
-    first, read = kept_facts(folder, tmp_path, monkeypatch)
+    directory = tmp_path / "large"
+    many(directory, write_gguf, 100)
+    (directory / "broken.gguf").write_bytes(b"no")
+    first, read = kept_facts(directory, tmp_path, monkeypatch)
     assert len(read) >= 101
-    assert len([model for model, _ in first if model.source == "folder"]) == 100
-    again, read = kept_facts(folder, tmp_path, monkeypatch)
+    assert len([model for model, _ in first if model.source == "directory"]) == 100
+    again, read = kept_facts(directory, tmp_path, monkeypatch)
     assert again == first
     assert read == ["broken.gguf"]
-    write_gguf(folder / "m0007.gguf", {"general.name": "another"})
-    changed, read = kept_facts(folder, tmp_path, monkeypatch)
+    write_gguf(directory / "m0007.gguf", {"general.name": "another"})
+    changed, read = kept_facts(directory, tmp_path, monkeypatch)
     assert sorted(read) == ["broken.gguf", "m0007.gguf"]
     assert [facts.name for model, facts in changed if model.alias == "m0007"] == ["another"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no", b"[[1, 2]]", b"[" * 100_000, b"\xff\xfe", None])
 def test_what_was_kept_is_only_a_help(tmp_path, write_gguf, monkeypatch, content):
-    folder = tmp_path / "large"
-    many(folder, write_gguf, 40)
-    first, _ = kept_facts(folder, tmp_path, monkeypatch)
+    directory = tmp_path / "large"
+    many(directory, write_gguf, 40)
+    first, _ = kept_facts(directory, tmp_path, monkeypatch)
     [file] = (tmp_path / "cache").iterdir()
     file.unlink()
     if content is None:
         file.mkdir()  # nothing can be written there either
     else:
         file.write_bytes(content)
-    again, read = kept_facts(folder, tmp_path, monkeypatch)
+    again, read = kept_facts(directory, tmp_path, monkeypatch)
     assert again == first
     assert len(read) >= 40
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [file.name]
 
 
-def test_of_a_small_folder_nothing_is_kept(folder, tmp_path):
-    Catalogue(folder, kept=tmp_path / "cache").listed_facts()
+def test_of_a_small_directory_nothing_is_kept(directory, tmp_path):
+    Catalogue(directory, kept=tmp_path / "cache").listed_facts()
     assert not (tmp_path / "cache").exists()

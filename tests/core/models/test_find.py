@@ -1,4 +1,4 @@
-"""From a name to a file, on real folders."""
+"""From a name to a file, on real directories."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from miner.core.models.catalogue import Catalogue
-from miner.core.models.directory import FolderReader
+from miner.core.models.directory import DirectoryReader
 from miner.core.models.resolve import default_models_dir, list_local, resolve
 from miner.errors import InvalidRequestError, ModelNotFoundError
 
 
 @pytest.fixture
-def folder(tmp_path, write_gguf):
-    """A models folder with plain, split, pulled and spoiled models."""
+def directory(tmp_path, write_gguf):
+    """A models directory with plain, split, pulled and spoiled models."""
     root = tmp_path / "models"
     for name in (
         "Llama-3-8B-Q4_K_M",
@@ -33,8 +33,8 @@ def folder(tmp_path, write_gguf):
 
 
 @pytest.fixture
-def find(folder):
-    return lambda name, **options: resolve(name, **{"models_dir": folder} | options)
+def find(directory):
+    return lambda name, **options: resolve(name, **{"models_dir": directory} | options)
 
 
 def refused(find, name, **options) -> ModelNotFoundError:
@@ -65,16 +65,16 @@ def refused(find, name, **options) -> ModelNotFoundError:
         ("hf.co/owner/one-gguf:latest", "Owner/One-GGUF/one-Q6_K"),
     ],
 )
-def test_names_in_the_models_folder(find, folder, name, alias):
+def test_names_in_the_models_directory(find, directory, name, alias):
     found = find(name)
     assert found.alias == alias
-    assert found.source == "folder"
+    assert found.source == "directory"
     assert found.path == found.parts[0]
     assert found.size == sum(part.stat().st_size for part in found.parts)
     assert found.path.name.startswith(alias.rsplit("/", 1)[-1])
 
 
-def test_split_model(find, folder):
+def test_split_model(find, directory):
     found = find("big-q4_k_m")
     assert [part.name for part in found.parts] == [
         "Big-Q4_K_M-00001-of-00002.gguf",
@@ -83,14 +83,14 @@ def test_split_model(find, folder):
     assert find(str(found.parts[1])).parts == found.parts
 
 
-def test_missing_parts(find, folder):
+def test_missing_parts(find, directory):
     error = refused(find, "Half")
     assert "half/Half-00001-of-00003.gguf, half/Half-00003-of-00003.gguf" in str(error)
-    assert "Half-00001-of-00003.gguf" in str(refused(find, str(folder / "half" / "Half-00002-of-00003.gguf")))
+    assert "Half-00001-of-00003.gguf" in str(refused(find, str(directory / "half" / "Half-00002-of-00003.gguf")))
 
 
-def test_the_same_name_in_other_letters(find, folder, write_gguf):
-    write_gguf(folder / "LLAMA-3-8b-q4_k_m.gguf")
+def test_the_same_name_in_other_letters(find, directory, write_gguf):
+    write_gguf(directory / "LLAMA-3-8b-q4_k_m.gguf")
     assert find("Llama-3-8B-Q4_K_M").alias == "Llama-3-8B-Q4_K_M"
     assert find("LLAMA-3-8b-q4_k_m").alias == "LLAMA-3-8b-q4_k_m"
     assert len(refused(find, "llama-3-8b-q4_k_m").available) == 2
@@ -107,8 +107,8 @@ def test_the_beginning_of_a_name_is_no_name(find, name):
     assert "Did you mean" in str(refused(find, "llama-3"))
 
 
-def test_ambiguous(find, folder, write_gguf):
-    write_gguf(folder / "other" / "qwen3-4b-q8_0.gguf")
+def test_ambiguous(find, directory, write_gguf):
+    write_gguf(directory / "other" / "qwen3-4b-q8_0.gguf")
     error = refused(find, "QWEN3-4B-Q8_0")
     assert error.available == ["chat/Qwen3-4B-Q8_0", "other/qwen3-4b-q8_0"]
     assert "fits 2 models" in str(error)
@@ -128,7 +128,7 @@ def test_not_pulled_yet(find):
     assert "fits none" in str(refused(find, "hf:Owner/Repo-GGUF:Q2_K"))
 
 
-def test_paths(find, folder, tmp_path, monkeypatch, write_gguf):
+def test_paths(find, directory, tmp_path, monkeypatch, write_gguf):
     file = write_gguf(tmp_path / "work" / "Mine.gguf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -139,33 +139,33 @@ def test_paths(find, folder, tmp_path, monkeypatch, write_gguf):
     error = refused(find, str(tmp_path / "work" / "Min.gguf"))
     assert "There is no file" in str(error)
     assert "Mine.gguf" in str(error)
-    assert "is a folder" in str(refused(find, str(folder)))
-    assert "Llama-3-8B-Q4_K_M" in str(refused(find, str(folder)))
+    assert "is a directory" in str(refused(find, str(directory)))
+    assert "Llama-3-8B-Q4_K_M" in str(refused(find, str(directory)))
 
 
-def test_paths_can_be_closed_to_callers(find, folder, tmp_path, monkeypatch, write_gguf):
+def test_paths_can_be_closed_to_callers(find, directory, tmp_path, monkeypatch, write_gguf):
     file = write_gguf(tmp_path / "work" / "Mine.gguf")
     monkeypatch.chdir(tmp_path)
-    for name in (str(file), "work/Mine.gguf", "./work/Mine.gguf", "~/Mine.gguf", str(folder / "chat")):
+    for name in (str(file), "work/Mine.gguf", "./work/Mine.gguf", "~/Mine.gguf", str(directory / "chat")):
         refused(find, name, allow_paths=False)
     assert find("qwen3-4b-q8_0", allow_paths=False).alias == "chat/Qwen3-4B-Q8_0"
     assert find(None, allow_paths=False, default_model=str(file)).alias == "Mine"
 
 
 @pytest.mark.parametrize("name", ["../secret", "../secret.gguf", "chat/../../secret", "//secret", "chat/../demo"])
-def test_a_name_never_leaves_the_folder(find, folder, tmp_path, write_gguf, name):
+def test_a_name_never_leaves_the_directory(find, directory, tmp_path, write_gguf, name):
     write_gguf(tmp_path / "secret.gguf")
     refused(find, name, allow_paths=False)
 
 
 @pytest.fixture
-def links(folder, tmp_path, write_gguf):
-    """A link to a file and one to a folder, both out of the models folder."""
+def links(directory, tmp_path, write_gguf):
+    """A link to a file and one to a directory, both out of the models directory."""
     target = write_gguf(tmp_path / "disk" / "far.gguf")
     write_gguf(tmp_path / "shelf" / "inside.gguf")
-    (folder / "link.gguf").symlink_to(target)
-    (folder / "sub").symlink_to(tmp_path / "shelf")
-    return folder
+    (directory / "link.gguf").symlink_to(target)
+    (directory / "sub").symlink_to(tmp_path / "shelf")
+    return directory
 
 
 def test_links_of_ours_are_followed(find, links, tmp_path):
@@ -184,23 +184,23 @@ def test_links_of_others_are_not(find, links, tmp_path, caplog, monkeypatch):
     caplog.clear()
     for _ in range(3):
         [first, second] = catalogue.models(newer_than=time.monotonic()).skipped
-    assert "link.gguf leads out of the folder" in first
+    assert "link.gguf leads out of the directory" in first
     assert "another user" in second
     assert len(caplog.records) == 2  # each is told once
     assert find("Llama-3-8B-Q4_K_M").alias == "Llama-3-8B-Q4_K_M"
 
 
-def test_a_link_that_leads_nowhere(find, folder, tmp_path, write_gguf):
-    (folder / "gone.gguf").symlink_to(tmp_path / "later.gguf")
-    assert "leads nowhere" in FolderReader(folder).read().skipped[0]
-    reader = FolderReader(folder)
+def test_a_link_that_leads_nowhere(find, directory, tmp_path, write_gguf):
+    (directory / "gone.gguf").symlink_to(tmp_path / "later.gguf")
+    assert "leads nowhere" in DirectoryReader(directory).read().skipped[0]
+    reader = DirectoryReader(directory)
     assert "gone" not in {item.name for item in reader.read().groups}
     write_gguf(tmp_path / "later.gguf")
     assert "gone" in {item.name for item in reader.read().groups}
 
 
-def test_a_link_within_the_folder_is_a_model(find, folder):
-    (folder / "short.gguf").symlink_to(folder / "chat" / "Qwen3-4B-Q8_0.gguf")
+def test_a_link_within_the_directory_is_a_model(find, directory):
+    (directory / "short.gguf").symlink_to(directory / "chat" / "Qwen3-4B-Q8_0.gguf")
     assert find("short").alias == "short"
 
 
@@ -252,10 +252,10 @@ def test_model_path(find, demo_model, tmp_path):
     assert find("demo", model_path="demo").path == demo_model
 
 
-def test_model_path_without_a_folder_in_it(folder, monkeypatch, write_gguf, tmp_path):
+def test_model_path_without_a_directory_in_it(directory, monkeypatch, write_gguf, tmp_path):
     write_gguf(tmp_path / "here.gguf")
     monkeypatch.chdir(tmp_path)
-    assert resolve(None, model_path="here.gguf", models_dir=folder).alias == "here"
+    assert resolve(None, model_path="here.gguf", models_dir=directory).alias == "here"
 
 
 def test_without_the_demo_package(find, monkeypatch, tmp_path):
@@ -267,8 +267,8 @@ def test_without_the_demo_package(find, monkeypatch, tmp_path):
     assert "demo" not in [item.alias for item in list_local(models_dir=tmp_path)]
 
 
-def test_listing(folder, demo_model):
-    listed = list_local(models_dir=folder)
+def test_listing(directory, demo_model):
+    listed = list_local(models_dir=directory)
     assert [item.alias for item in listed] == [
         "big/Big-Q4_K_M",
         "chat/Qwen3-4B-Q8_0",
@@ -280,52 +280,54 @@ def test_listing(folder, demo_model):
         "demo",
     ]
     for item in listed:
-        assert resolve(item.alias, models_dir=folder) == item
-    assert [item.alias for item in list_local(models_dir=folder, model_path="qwen3-4b-q8_0")] == ["chat/Qwen3-4B-Q8_0"]
-    assert [item.alias for item in list_local(models_dir=folder / "none")] == ["demo"]
+        assert resolve(item.alias, models_dir=directory) == item
+    assert [item.alias for item in list_local(models_dir=directory, model_path="qwen3-4b-q8_0")] == [
+        "chat/Qwen3-4B-Q8_0"
+    ]
+    assert [item.alias for item in list_local(models_dir=directory / "none")] == ["demo"]
 
 
-def test_projector(find, folder, write_gguf):
+def test_projector(find, directory, write_gguf):
     assert find("qwen3-4b-q8_0").mmproj is None
-    write_gguf(folder / "chat" / "mmproj-Qwen3-F32.gguf", {"general.architecture": "clip"})
-    wanted = write_gguf(folder / "chat" / "mmproj-Qwen3-F16.gguf", {"general.architecture": "clip"})
+    write_gguf(directory / "chat" / "mmproj-Qwen3-F32.gguf", {"general.architecture": "clip"})
+    wanted = write_gguf(directory / "chat" / "mmproj-Qwen3-F16.gguf", {"general.architecture": "clip"})
     assert find("qwen3-4b-q8_0").mmproj == wanted
-    assert "mmproj" not in str([item.alias for item in list_local(models_dir=folder)])
+    assert "mmproj" not in str([item.alias for item in list_local(models_dir=directory)])
 
 
-def test_a_projector_of_another_width_belongs_to_another_model(find, folder, write_gguf):
-    write_gguf(folder / "see" / "mmproj-model-f16.gguf", {"clip.vision.projection_dim": 64})
-    write_gguf(folder / "see" / "wide.gguf", {"llama.embedding_length": 64})
-    write_gguf(folder / "see" / "narrow.gguf", {"llama.embedding_length": 32})
-    assert find("see/wide").mmproj == folder / "see" / "mmproj-model-f16.gguf"
+def test_a_projector_of_another_width_belongs_to_another_model(find, directory, write_gguf):
+    write_gguf(directory / "see" / "mmproj-model-f16.gguf", {"clip.vision.projection_dim": 64})
+    write_gguf(directory / "see" / "wide.gguf", {"llama.embedding_length": 64})
+    write_gguf(directory / "see" / "narrow.gguf", {"llama.embedding_length": 32})
+    assert find("see/wide").mmproj == directory / "see" / "mmproj-model-f16.gguf"
     assert find("see/narrow").mmproj is None
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(200), b"no projector at all" * 100])
-def test_a_broken_projector_never_stops_a_model(find, folder, caplog, content):
-    (folder / "chat" / "mmproj-F16.gguf").write_bytes(content)
+def test_a_broken_projector_never_stops_a_model(find, directory, caplog, content):
+    (directory / "chat" / "mmproj-F16.gguf").write_bytes(content)
     for _ in range(3):
         assert find("qwen3-4b-q8_0").mmproj is None
-        list_local(models_dir=folder)
+        list_local(models_dir=directory)
     [record] = caplog.records
     assert "mmproj-F16.gguf" in record.getMessage()
 
 
-def test_a_foreign_projector_is_passed_over_for_a_fitting_one(find, folder, write_gguf):
-    write_gguf(folder / "chat" / "mmproj-a-F16.gguf", {"general.architecture": "llama"})
-    (folder / "chat" / "mmproj-b-F16.gguf").write_bytes(b"GGUF")
+def test_a_foreign_projector_is_passed_over_for_a_fitting_one(find, directory, write_gguf):
+    write_gguf(directory / "chat" / "mmproj-a-F16.gguf", {"general.architecture": "llama"})
+    (directory / "chat" / "mmproj-b-F16.gguf").write_bytes(b"GGUF")
     assert find("qwen3-4b-q8_0").mmproj is None
-    wanted = write_gguf(folder / "chat" / "mmproj-c-F32.gguf", {"general.architecture": "clip"})
+    wanted = write_gguf(directory / "chat" / "mmproj-c-F32.gguf", {"general.architecture": "clip"})
     assert find("qwen3-4b-q8_0").mmproj == wanted
 
 
-def test_projectors_of_the_same_width_by_name(find, folder, write_gguf):
+def test_projectors_of_the_same_width_by_name(find, directory, write_gguf):
     clip = {"general.architecture": "clip"}
-    write_gguf(folder / "two" / "alpha-7B-Q4_K_M.gguf")
-    write_gguf(folder / "two" / "beta-7B-Q4_K_M.gguf")
-    alpha = write_gguf(folder / "two" / "mmproj-alpha-7B-F16.gguf", clip)
+    write_gguf(directory / "two" / "alpha-7B-Q4_K_M.gguf")
+    write_gguf(directory / "two" / "beta-7B-Q4_K_M.gguf")
+    alpha = write_gguf(directory / "two" / "mmproj-alpha-7B-F16.gguf", clip)
     assert find("beta-7B-Q4_K_M").mmproj is None
-    beta = write_gguf(folder / "two" / "beta-7B-mmproj-Q8_0.gguf", clip)
+    beta = write_gguf(directory / "two" / "beta-7B-mmproj-Q8_0.gguf", clip)
     assert (find("alpha-7B-Q4_K_M").mmproj, find("beta-7B-Q4_K_M").mmproj) == (alpha, beta)
 
 
@@ -345,17 +347,17 @@ def test_the_demo_model_stands_aside(tmp_path, write_gguf, demo_model):
     assert caught.value.available == ["mine", "yours"]
 
 
-def test_hidden_and_unfinished_files_are_no_models(folder, write_gguf):
-    before = list_local(models_dir=folder)
-    write_gguf(folder / ".parts" / "x.gguf")
-    write_gguf(folder / ".x.gguf")
-    write_gguf(folder / "y.gguf.part")
-    write_gguf(folder / "1" / "2" / "3" / "4" / "5" / "6" / "deep.gguf")
-    (folder / "folder.gguf").mkdir()
-    assert list_local(models_dir=folder) == before
+def test_hidden_and_unfinished_files_are_no_models(directory, write_gguf):
+    before = list_local(models_dir=directory)
+    write_gguf(directory / ".parts" / "x.gguf")
+    write_gguf(directory / ".x.gguf")
+    write_gguf(directory / "y.gguf.part")
+    write_gguf(directory / "1" / "2" / "3" / "4" / "5" / "6" / "deep.gguf")
+    (directory / "directory.gguf").mkdir()
+    assert list_local(models_dir=directory) == before
 
 
-def test_default_folder(monkeypatch, tmp_path):
+def test_default_directory(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_models_dir() == tmp_path / "miner" / "models"

@@ -102,11 +102,11 @@ MODELS = {
 @pytest.fixture(scope="module")
 def random_models(tmp_path_factory):
     """Models with random weights, made once when asked for."""
-    folder, made = tmp_path_factory.mktemp("random"), {}
+    directory, made = tmp_path_factory.mktemp("random"), {}
 
     def get(name):
         if name not in made:
-            made[name] = random_model(folder / f"{len(made)}.gguf", **MODELS[name])
+            made[name] = random_model(directory / f"{len(made)}.gguf", **MODELS[name])
         return made[name]
 
     return get

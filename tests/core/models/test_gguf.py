@@ -149,8 +149,8 @@ def test_missing_file(tmp_path):
     assert reason(tmp_path / "no.gguf") == "there is no such file"
 
 
-def test_folder(tmp_path):
-    assert "folder" in reason(tmp_path)
+def test_directory(tmp_path):
+    assert "directory" in reason(tmp_path)
 
 
 def test_pipe_does_not_block(tmp_path):

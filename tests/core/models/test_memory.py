@@ -18,7 +18,7 @@ def put(root: Path, path: str, content: object) -> None:
 
 @pytest.fixture
 def root(tmp_path):
-    """A machine with 16 GiB, of which 10 are available, and no control groups."""
+    """A machine with 16 GiB, of which 10 are available, and no cgroups."""
     put(tmp_path, "proc/meminfo", f"MemTotal: {16 << 20} kB\nMemFree: {1 << 20} kB\nMemAvailable: {10 << 20} kB")
     return tmp_path
 

@@ -16,7 +16,7 @@ from miner.errors import ModelNotFoundError
         ("model-BF16.gguf", "BF16"),
         ("model-fp16.gguf", "F16"),
         ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
-        ("folder/Q8_0/part-Q8_0-00001-of-00003.gguf", "Q8_0"),
+        ("directory/Q8_0/part-Q8_0-00001-of-00003.gguf", "Q8_0"),
         ("Q8_0/model.gguf", "Q8_0"),
         ("qwen2-7b.gguf", None),
         ("model.gguf", None),

@@ -79,7 +79,7 @@ def models(tmp_path):
 
 @pytest.fixture
 def get(fake, models):
-    """Pull from the fake hub into an empty models folder."""
+    """Pull from the fake hub into an empty models directory."""
     return lambda ref, **options: pull(ref, models, hub=Hub(fake.endpoint), **options)
 
 
@@ -305,7 +305,7 @@ def test_what_is_no_reference(get, ref):
         get(ref)
 
 
-def test_files_that_would_leave_the_folder_are_not_there(get, fake, models, model):
+def test_files_that_would_leave_the_directory_are_not_there(get, fake, models, model):
     fake.repositories["owner/bad"] = {
         "../../evil.gguf": model(),
         "/evil.gguf": model(),
@@ -326,7 +326,7 @@ def test_a_full_disk_is_seen_before(get, fake, monkeypatch):
     assert fake.sent == 0
 
 
-def test_a_folder_that_cannot_be_written(fake, tmp_path):
+def test_a_directory_that_cannot_be_written(fake, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MinerError, match="cannot be written") as caught:
         pull("hf:owner/model-GGUF", tmp_path / "file", hub=Hub(fake.endpoint))

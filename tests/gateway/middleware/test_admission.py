@@ -136,7 +136,7 @@ async def test_who_hangs_up_ends_the_hook():
         finally:
             ended.set()
 
-    async with serving(Parrot(config()), stages=[Admission([("long", long)], 500)]) as served:
+    async with serving(Parrot(config()), middleware=[Admission([("long", long)], 500)]) as served:
         asking = asyncio.create_task(ask(served))
         await asyncio.wait_for(begun.wait(), 60)
         asking.cancel()
@@ -151,7 +151,7 @@ async def test_whatever_a_hook_raises_it_ends_no_server_and_is_logged_once(error
         raise error
 
     service = Parrot(config())
-    async with serving(service, stages=[Admission([("raising", raising)], 60)]) as served:
+    async with serving(service, middleware=[Admission([("raising", raising)], 60)]) as served:
         for _ in range(2):
             answer = await asyncio.wait_for(ask(served), 60)
             assert answer.status == 503

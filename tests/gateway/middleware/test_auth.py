@@ -191,7 +191,7 @@ async def test_models_and_the_admin_right_of_a_key():
 async def test_who_called_is_known_by_name():
     write_keys(key_path(None), KeyFile(keys=[entry("alice")]))
     app = create_app(Parrot(config()), GatewaySettings(_env_file=None, api_keys=KEY))
-    [access] = [stage for stage in app[GATEWAY].stages.all if type(stage).__name__ == "Access"]
+    [access] = [middleware for middleware in app[GATEWAY].middleware.all if type(middleware).__name__ == "Access"]
     await access.keys.load()
     assert access.keys.find("key-of-alice-0123456789").name == "alice"
     assert access.keys.find(KEY).name == "MINER_API_KEYS-1"

@@ -15,7 +15,7 @@ import warnings
 import pytest
 
 from miner.core.llms.llm_vllm import VLLMService
-from miner.gateway.app import default_stages
+from miner.gateway.app import default_middleware
 from miner.gateway.middleware.logging import AccessLog, PromptLog
 from miner.gateway.server.log import server_log
 from miner.gateway.settings import GatewaySettings
@@ -27,8 +27,8 @@ SECRET = "the secret of the prompt"
 CHAT = {"messages": [{"role": "user", "content": SECRET}], "model": "m"}
 
 
-def stages(log, **settings):
-    rest = default_stages(GatewaySettings(_env_file=None, serve_log="off", **settings))
+def middleware(log, **settings):
+    rest = default_middleware(GatewaySettings(_env_file=None, serve_log="off", **settings))
     return [log, *rest]
 
 
@@ -50,7 +50,7 @@ def objects(fd, logger=None):
 
 async def test_json_tells_what_is_known_and_no_secret(file):
     with server_log("json", "info", fd=file):
-        async with serving(Parrot(config()), stages=stages(AccessLog(), api_keys=KEY)) as served:
+        async with serving(Parrot(config()), middleware=middleware(AccessLog(), api_keys=KEY)) as served:
             headers = {"x-api-key": KEY, "x-request-id": "mine"}
             async with post(served, {**CHAT, "stream": True}, headers=headers) as answer:
                 await answer.read()
@@ -73,7 +73,7 @@ async def test_json_tells_what_is_known_and_no_secret(file):
 
 async def test_text_is_one_line_whatever_the_client_sends(file):
     with server_log("text", "info", fd=file):
-        async with serving(Parrot(config()), stages=stages(AccessLog())) as served:
+        async with serving(Parrot(config()), middleware=middleware(AccessLog())) as served:
             assert (await ask(served, model='evil"\n2026 model=\u001b[31m')).status == 400
     [line] = lines(file)
     head = r"\S+Z INFO miner\.access 127\.0\.0\.1 anybody POST /v1/chat/completions 400 model=\"evil\\\"\\n2026"
@@ -83,7 +83,7 @@ async def test_text_is_one_line_whatever_the_client_sends(file):
 
 async def test_prompts_when_asked(file):
     with server_log("json", "info", fd=file):
-        async with serving(Parrot(config()), stages=stages(PromptLog())) as served:
+        async with serving(Parrot(config()), middleware=middleware(PromptLog())) as served:
             await ask(served, stream=True, messages=CHAT["messages"])
     [told] = objects(file)
     assert SECRET in told["prompt"]
@@ -93,7 +93,7 @@ async def test_prompts_when_asked(file):
 async def test_who_hung_up(file):
     service = Gated(config())
     with server_log("json", "info", fd=file):
-        async with serving(service, stages=stages(AccessLog())) as served:
+        async with serving(service, middleware=middleware(AccessLog())) as served:
             asking = asyncio.create_task(ask(served))
             await until(lambda: service.running == 1)
             asking.cancel()
@@ -139,7 +139,7 @@ class Cycle:
 @pytest.mark.filterwarnings("default::DeprecationWarning")
 async def test_all_lines_have_one_form_and_those_of_a_request_its_id(file):
     with server_log("json", "info", fd=file):
-        async with serving(Talkative(config()), stages=stages(AccessLog())) as served:
+        async with serving(Talkative(config()), middleware=middleware(AccessLog())) as served:
             await complain(served)
     told = objects(file)
     assert all({"time", "level", "logger", "message"} <= set(one) for one in told)
@@ -164,7 +164,7 @@ async def test_all_lines_have_one_form_and_those_of_a_request_its_id(file):
 @pytest.mark.filterwarnings("default::DeprecationWarning")
 async def test_text_has_one_form_too_and_nothing_can_be_forged(file):
     with server_log("text", "info", fd=file):
-        async with serving(Talkative(config()), stages=stages(AccessLog())) as served:
+        async with serving(Talkative(config()), middleware=middleware(AccessLog())) as served:
             await complain(served)
     told = lines(file)
     line = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (INFO|WARNING|ERROR|CRITICAL) [\w.]+ .+|  \| .*")
@@ -179,7 +179,7 @@ async def test_an_error_of_a_backend_is_logged_once_under_the_id_of_its_request(
     service = VLLMService(config(vllm_api_base="http://127.0.0.1:9/v1", max_retries=1))
     with server_log("json", level, fd=file):
         async with (
-            serving(service, stages=stages(AccessLog())) as served,
+            serving(service, middleware=middleware(AccessLog())) as served,
             post(served, {**CHAT, "stream": stream}, headers={"x-request-id": "mine"}) as answer,
         ):
             assert answer.status == 503
@@ -206,7 +206,7 @@ async def test_a_full_disk_and_a_closed_pipe_break_no_request():
     try:
         for fd in (full, writing):
             with server_log("json", "info", fd=fd):
-                async with serving(Parrot(config()), stages=stages(AccessLog())) as served:
+                async with serving(Parrot(config()), middleware=middleware(AccessLog())) as served:
                     for _ in range(3):
                         assert (await ask(served)).status == 200
                         await asyncio.sleep(0.15)
@@ -221,7 +221,7 @@ async def test_a_reader_that_stands_still_holds_nobody_up():
     log = logging.getLogger("miner.gateway")
     try:
         with server_log("json", "info", fd=writing) as out:
-            async with serving(Parrot(config()), stages=stages(AccessLog())) as served:
+            async with serving(Parrot(config()), middleware=middleware(AccessLog())) as served:
                 log.warning("x" * (1 << 20))  # more than a pipe holds: the thread hangs in it
                 await asyncio.sleep(0.3)
                 for _ in range(5):

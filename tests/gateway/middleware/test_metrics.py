@@ -86,7 +86,7 @@ async def test_openmetrics_where_the_scraper_prefers_it():
 
 async def test_a_client_cannot_make_labels():
     async with serving(Parrot(config())) as served:
-        counted = next(stage for stage in served.gateway.stages.all if isinstance(stage, Metrics))
+        counted = next(middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Metrics))
         for number in range(130):
             async with post(served, {**CHAT, "model": f"model-{number}"}) as answer:
                 assert answer.status == 200

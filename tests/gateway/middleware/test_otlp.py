@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from miner.gateway.app import default_stages
+from miner.gateway.app import default_middleware
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.middleware.test_rate_limit import ask
 from tests.gateway.serving import Parrot, config, serving
@@ -18,7 +18,7 @@ SECRET = "the secret of the prompt"
 
 
 def quiet():
-    return default_stages(GatewaySettings(_env_file=None, serve_log="off"))
+    return default_middleware(GatewaySettings(_env_file=None, serve_log="off"))
 
 
 class Collector:
@@ -57,7 +57,7 @@ async def test_spans_reach_a_collector(monkeypatch):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_SERVICE_NAME", "my-gateway")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-        async with serving(Parrot(config()), stages=quiet()) as served:
+        async with serving(Parrot(config()), middleware=quiet()) as served:
             for stream in (False, True):
                 assert (await ask(served, stream=stream, messages=[{"role": "user", "content": SECRET}])).status == 200
         spans = collector.spans()  # the server has stopped: nothing is held back
@@ -74,5 +74,5 @@ async def test_a_collector_that_does_not_answer_holds_nobody_up(monkeypatch, sil
             collector.close()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
         async with asyncio.timeout(60):  # the exporter itself would try for longer
-            async with serving(Parrot(config()), stages=quiet()) as served:
+            async with serving(Parrot(config()), middleware=quiet()) as served:
                 assert (await ask(served)).status == 200

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from miner.core.wire import LLMResponse, TokenUsage
-from miner.gateway.app import default_stages
+from miner.gateway.app import default_middleware
 from miner.gateway.auth.keys import KeyEntry, KeyFile, Limits, hash_of, key_path, write_keys
 from miner.gateway.concurrency import Turns
 from miner.gateway.middleware.buckets import Accounts, Bucket, subject_of
@@ -54,7 +54,7 @@ async def until(condition):
 
 
 def limiter_of(served):
-    return next(stage for stage in served.gateway.stages.all if isinstance(stage, Limiter))
+    return next(middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter))
 
 
 def keys(**limits):
@@ -136,9 +136,9 @@ async def test_tokens_a_minute_are_paid_when_known():
 async def test_who_cannot_wait_is_told_at_once(tmp_path):
     service, fd = Gated(config()), os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     limits = {"serve_max_running": 1, "serve_max_queued": 1}
-    rest = default_stages(GatewaySettings(_env_file=None, serve_log="off", **limits))
+    rest = default_middleware(GatewaySettings(_env_file=None, serve_log="off", **limits))
     with server_log("json", "info", fd=fd):
-        async with serving(service, stages=[AccessLog(), *rest], **limits) as served:
+        async with serving(service, middleware=[AccessLog(), *rest], **limits) as served:
             asking = [asyncio.create_task(ask(served))]
             await until(lambda: service.running == 1)
             asking.append(asyncio.create_task(ask(served)))

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from miner.core.wire import LLMResponse, TokenUsage
-from miner.gateway.app import default_stages
+from miner.gateway.app import default_middleware
 from miner.gateway.middleware.tracing import Tracing, make_tracing
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.middleware.test_rate_limit import Gated, ask, until
@@ -32,15 +32,15 @@ class Counting(Parrot):
 def traced():
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    stages = [Tracing(provider), *default_stages(GatewaySettings(_env_file=None, serve_log="off"))]
-    yield exporter, stages
+    middleware = [Tracing(provider), *default_middleware(GatewaySettings(_env_file=None, serve_log="off"))]
+    yield exporter, middleware
     provider.shutdown()
 
 
 async def test_a_span_tells_what_was_asked_and_used_and_whose_child_it_is(traced):
-    exporter, stages = traced
+    exporter, middleware = traced
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with serving(Counting(config()), stages=stages) as served:
+    async with serving(Counting(config()), middleware=middleware) as served:
         await ask(
             served, {"traceparent": parent, "x-request-id": "mine"}, temperature=0.5, max_completion_tokens=9,
             messages=[{"role": "user", "content": SECRET}],
@@ -64,9 +64,9 @@ async def test_a_span_tells_what_was_asked_and_used_and_whose_child_it_is(traced
 
 
 async def test_streams_and_hang_ups(traced):
-    exporter, stages = traced
+    exporter, middleware = traced
     service = Gated(config())
-    async with serving(service, stages=stages) as served:
+    async with serving(service, middleware=middleware) as served:
         service.go.release()
         assert (await ask(served, stream=True)).status == 200
         asking = asyncio.create_task(ask(served))
@@ -90,7 +90,7 @@ async def test_a_collector_that_does_not_answer_does_not_keep_the_server(caplog,
             answered.wait(60)
 
     try:
-        async with serving(Parrot(config()), stages=[Tracing(Silent(shutdown_on_exit=False), owned=True)]):
+        async with serving(Parrot(config()), middleware=[Tracing(Silent(shutdown_on_exit=False), owned=True)]):
             began = time.monotonic()
         assert time.monotonic() - began < 30
     finally:
@@ -99,8 +99,8 @@ async def test_a_collector_that_does_not_answer_does_not_keep_the_server(caplog,
 
 
 async def test_what_is_no_generation_has_no_span(traced):
-    exporter, stages = traced
-    async with serving(Parrot(config()), stages=stages) as served:
+    exporter, middleware = traced
+    async with serving(Parrot(config()), middleware=middleware) as served:
         assert (await ask(served, messages="nonsense")).status == 400
     assert exporter.get_finished_spans() == ()
 

@@ -27,7 +27,7 @@ async def generate_many(
         concurrency = service.concurrency
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise InvalidRequestError(
-            f"concurrency must be a whole number of at least 1, not {concurrency!r}.", param="concurrency"
+            f"concurrency must be an integer of at least 1, not {concurrency!r}.", param="concurrency"
         )
     if isinstance(prompts, (str, bytes)):
         raise InvalidRequestError("prompts must be several texts, not one.", param="prompts")

@@ -41,7 +41,7 @@ async def rerank(
     if not given or not all(isinstance(text, str) and text for text in given):
         raise InvalidRequestError("documents must be a list of texts, none of them empty.", param="documents")
     if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
-        raise InvalidRequestError(f"top_n must be a whole number of at least 1, not {top_n!r}.", param="top_n")
+        raise InvalidRequestError(f"top_n must be an integer of at least 1, not {top_n!r}.", param="top_n")
     if "rerank" not in service.capabilities:
         raise UnsupportedFeatureError(f"{service.name} does not rerank.", param="rerank")
     answer = await _asked(

@@ -1,4 +1,4 @@
-"""The smallest backend: a class that overrides `generate`, or `chat_completion`, and gets everything else from here.
+"""A generate-only backend overrides `generate`, or `chat_completion`, and gets everything else from here.
 
 Its verb is called with the parameters that it declares, no others; what it cannot be told is refused by name.
 """

@@ -1,4 +1,4 @@
-"""Conversations: checked on the way in, so that no engine drops a turn without a word."""
+"""Conversations: checked on the way in, so that no engine drops a turn silently."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """From what a caller typed to a ChatRequest: every parameter checked, under one name, in one range, on all backends.
 
 Ranges are those that all engines share. An engine's own laxness (Ollama takes a temperature of -3, llama.cpp clamps it
-without a word) never shows.
+silently) never shows.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _unknown_option(name: str) -> InvalidRequestError:
 def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
     try:
         shown = reprlib.repr(value) if isinstance(value, str) and len(value) > 80 else repr(value)
-    except ValueError:  # Python refuses to write out a whole number of thousands of digits
+    except ValueError:  # Python refuses to write out an integer of thousands of digits
         shown = f"a number of {value.bit_length()} bits"
     if len(shown) > 80:
         shown = shown[:77] + "..."
@@ -144,7 +144,7 @@ def checked_number(
     bounds = f"above {low:g} and at most {high:g}" if low_open else f"from {low:g} to {high:.10g}"
     if whole and high >= 2**31 - 1 and not (number and value > high):
         bounds = f"of at least {low:g}"  # the upper end is that of the engines' integers: told to those who pass it
-    raise _wrong(name, value, f"{'a whole number' if whole else 'a number'} {bounds}")
+    raise _wrong(name, value, f"{'an integer' if whole else 'a number'} {bounds}")
 
 
 def _number(given: Mapping[str, Any], name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
@@ -159,13 +159,13 @@ def folded_seed(value: Any) -> int | None:
     """A seed of any 64 bits as one that every engine takes; equal ones stay equal. -1 is a random one: None.
 
     Raises:
-        InvalidRequestError: it is no whole number of 64 bits.
+        InvalidRequestError: it is no integer of 64 bits.
     """
     if value is None:
         return None
     whole = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not whole or not -(2**63) <= value < 2**63 or value != int(value):
-        raise _wrong("seed", value, "a whole number of 64 bits, or -1 for a random one")
+        raise _wrong("seed", value, "an integer of 64 bits, or -1 for a random one")
     return None if value == -1 else int(value) % SEEDS
 
 

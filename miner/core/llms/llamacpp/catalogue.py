@@ -18,7 +18,7 @@ from miner.core.llms.llamacpp.models import (
     find_model,
     fitting_slots,
     model_info,
-    models_folder,
+    models_directory,
     pooling_of,
     spec_of,
     template_text,
@@ -27,7 +27,7 @@ from miner.core.models.catalogue import Catalogue, Facts
 from miner.core.models.directory import Stamp
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
-from miner.core.models.resolve import LocatedModel, cache_folder
+from miner.core.models.resolve import LocatedModel, cache_directory
 from miner.core.wire import ModelInfo
 from miner.errors import EngineStartError, MinerError, ModelNotFoundError
 
@@ -71,10 +71,10 @@ class LocalModels:
 
     @property
     def catalogue(self) -> Catalogue:
-        """What the models folder of the settings holds."""
-        folder = models_folder(self._settings)
-        if self._catalogue is None or self._catalogue.folder != folder:
-            self._catalogue = Catalogue(folder, kept=cache_folder() / "headers")
+        """What the models directory of the settings holds."""
+        directory = models_directory(self._settings)
+        if self._catalogue is None or self._catalogue.directory != directory:
+            self._catalogue = Catalogue(directory, kept=cache_directory() / "headers")
         return self._catalogue
 
     async def find(self, name: str | None, *, any_name: bool = False) -> Found:

@@ -32,7 +32,7 @@ __all__ = [
     "fitting_slots",
     "load_of",
     "model_info",
-    "models_folder",
+    "models_directory",
     "pooling_of",
     "spec_of",
     "template_text",
@@ -76,7 +76,7 @@ def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | N
         ModelNotFoundError: there is none, or several.
         EngineStartError: the file is there and is no usable model.
     """
-    catalogue = catalogue or Catalogue(models_folder(settings))
+    catalogue = catalogue or Catalogue(models_directory(settings))
     try:
         files = catalogue.find(name, model_path=settings.model_path, default_model=settings.default_model)
     except OSError as error:
@@ -94,7 +94,7 @@ def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | N
         ) from error
 
 
-def models_folder(settings: MinerConfig) -> Path:
+def models_directory(settings: MinerConfig) -> Path:
     """Where models are looked for, and pulled to."""
     return Path(settings.models_dir).expanduser() if settings.models_dir else default_models_dir()
 

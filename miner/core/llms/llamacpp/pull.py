@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from miner.core.llms.llamacpp.engines import until_entered
-from miner.core.llms.llamacpp.models import models_folder
+from miner.core.llms.llamacpp.models import models_directory
 from miner.core.models.hub.client import Hub
 from miner.core.models.hub.pull import PullProgress, pull
 from miner.core.models.names import parse_ref
@@ -48,7 +48,7 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
     if ref is None and await asyncio.to_thread(_is_here, name, settings):
         yield {"status": "success"}
         return
-    folder, hub = models_folder(settings), hub_of(settings)
+    directory, hub = models_directory(settings), hub_of(settings)
     loop, news, left = asyncio.get_running_loop(), asyncio.Queue[PullProgress](), threading.Event()
 
     def tell(progress: PullProgress) -> None:
@@ -58,7 +58,7 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
 
     if ref is not None:
         yield {"status": "pulling manifest"}
-    work = asyncio.ensure_future(asyncio.to_thread(pull, name, folder, hub=hub, on_progress=tell))
+    work = asyncio.ensure_future(asyncio.to_thread(pull, name, directory, hub=hub, on_progress=tell))
     # One bar for all files of the model: clients tell bars apart by the digest.
     digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     try:
@@ -74,7 +74,7 @@ async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[s
 def _is_here(name: str, settings: MinerConfig) -> bool:
     # The name may come from a client, who must not reach for files.
     try:
-        resolve(name, model_path=settings.model_path, models_dir=models_folder(settings), allow_paths=False)
+        resolve(name, model_path=settings.model_path, models_dir=models_directory(settings), allow_paths=False)
     except ModelNotFoundError:
         return False
     return True

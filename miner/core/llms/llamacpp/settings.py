@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import refuse_other_program
-from miner.core.llms.llamacpp.models import models_folder, template_text
+from miner.core.llms.llamacpp.models import models_directory, template_text
 from miner.core.models.gguf.header import GGUFError, read_model
 from miner.core.models.resolve import resolve
 from miner.errors import ConfigError, EngineStartError, MinerError
@@ -38,25 +38,25 @@ def check_settings(settings: MinerConfig) -> None:
             refuse_other_program(settings.llamacpp_server)
         except EngineStartError as error:
             raise ConfigError(error.message, hint=error.hint) from error
-    _check_folder(settings)
+    _check_directory(settings)
     template_text(settings)
     header = _model_of(settings)
     _check_cache_types(settings, header)
 
 
-def _check_folder(settings: MinerConfig) -> None:
+def _check_directory(settings: MinerConfig) -> None:
     if not settings.models_dir:
         return
-    folder = Path(settings.models_dir).expanduser()
+    directory = Path(settings.models_dir).expanduser()
     why = None
-    if folder.exists() and not folder.is_dir():
-        why = "is a file, not a folder"
-    elif folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+    if directory.exists() and not directory.is_dir():
+        why = "is a file, not a directory"
+    elif directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
         why = "may not be read"
     if why is not None:
         raise ConfigError(
             f"MODELS_DIR={settings.models_dir!r} {why}.",
-            hint="Name the folder of the .gguf files, or unset it: `miner/models` in the cache folder is used then.",
+            hint="Name the directory of the .gguf files, or unset it for `miner/models` in the cache directory.",
         )
 
 
@@ -65,7 +65,7 @@ def _model_of(settings: MinerConfig) -> GGUFHeader | None:
     if not settings.model_path:
         return None
     try:
-        files = resolve(None, model_path=settings.model_path, models_dir=models_folder(settings))
+        files = resolve(None, model_path=settings.model_path, models_dir=models_directory(settings))
         return read_model(files.parts)
     except GGUFError as error:
         why = f"{error.path} is no usable model: {error.reason}."

@@ -59,7 +59,7 @@ def ollama_error(
     if status == 500 and text.startswith(_RUNNER_DIED):
         return BackendUnavailableError(
             f"ollama at {origin.shown_url} lost the model's runner: {text}.",
-            hint="Ollama loads the model anew on the next request; its log says why the runner died.",
+            hint="Ollama loads the model again on the next request; its log says why the runner died.",
             engine_died=True,
             **details,
         )
@@ -75,7 +75,7 @@ def ollama_error(
 
 def error_in_answer(body: ErrorBody, origin: Origin, *, begun: bool) -> MinerError:
     """The error for an `error` inside an answer that began with status 200: the runner died, or gave up. Once text has
-    come it is an interruption; before that, Ollama loads the model anew on the next request.
+    come it is an interruption; before that, Ollama loads the model again on the next request.
     """
     if body.type == "exceed_context_size_error":
         return ollama_error(400, body, origin, None)
@@ -86,7 +86,7 @@ def error_in_answer(body: ErrorBody, origin: Origin, *, begun: bool) -> MinerErr
         return BackendUnavailableError(said, hint="Ollama's log says more.", engine_died=True, **origin.details(200))
     return StreamInterruptedError(
         f"{said}.",
-        hint="What had arrived is in the error's `partial`; Ollama loads the model anew on the next request.",
+        hint="What had arrived is in the error's `partial`; Ollama loads the model again on the next request.",
         **origin.details(200),
     )
 

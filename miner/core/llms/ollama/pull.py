@@ -24,7 +24,7 @@ def load_request(
 
     Args:
         writes: whether the model makes text; one that only embeds cannot be loaded by `/api/generate`.
-        num_ctx: as in every request that generates: a different one would make Ollama load the model anew, as would
+        num_ctx: as in every request that generates: a different one would make Ollama load the model again, as would
             another `shift`.
     """
     body: dict[str, Any] = {"model": model, "truncate": False}

@@ -74,7 +74,7 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, thinks: bool) -> 
     """Path and JSON body.
 
     Args:
-        num_ctx: context length that every request asks for; a different one would make Ollama load the model anew.
+        num_ctx: context length that every request asks for; a different one would make Ollama load the model again.
         thinks: whether the model can think; on others `think` is an error.
     """
     options: dict[str, Any] = {
@@ -96,7 +96,7 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, thinks: bool) -> 
         "model": request.model,
         "stream": True,
         "options": options,
-        # Without these two Ollama cuts the prompt, and forgets its beginning, without a word.
+        # Without these two Ollama cuts the prompt, and forgets its beginning, silently.
         "truncate": False,
         "shift": False,
     }

@@ -43,7 +43,7 @@ class OpenAIServer(LLMService):
 
     unreachable_hint: ClassVar[str | None] = None
     """What an operator does when nobody answers; may hold {url}."""
-    timeout_setting: ClassVar[str] = "the time-out"
+    timeout_setting: ClassVar[str] = "the timeout"
     key_setting: ClassVar[str | None] = None
     address_setting: ClassVar[str] = "the address"
     """With its `/v1`, in hints."""

@@ -315,7 +315,7 @@ class _Bounds:
 
 
 def _integers(low: int, high: int | None) -> list[str]:
-    """Whole numbers from 0 on, as their digits."""
+    """Integers from 0 on, as their digits."""
     if high is None:
         if low == 0:
             return ['"0"', f"[1-9] [0-9]{{0,{_DIGITS - 1}}}"]

@@ -124,7 +124,7 @@ class Scalars(Translating):
             return NEVER
         if "multipleOf" in schema:
             step = Decimal(str(schema["multipleOf"]))
-            if step % 1 == 0:  # whole numbers, then, and those have bounds
+            if step % 1 == 0:  # integers, then, and those have bounds
                 return self._integer({**schema, "type": "integer"}, path)
             return self._stepped({**schema, "type": "number"}, low, high, path)
         names = [name for name in OF_TYPE["number"][:4] if is_number(schema.get(name))]

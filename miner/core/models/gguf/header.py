@@ -72,7 +72,7 @@ class GGUFHeader:
         return value if isinstance(value, str) and value else None
 
     def number(self, key: str) -> int | None:
-        """The value of `key` if it is a whole number of zero or more; `{arch}` stands for the architecture."""
+        """The value of `key` if it is an integer of zero or more; `{arch}` stands for the architecture."""
         value = self.metadata.get(key.replace("{arch}", self.architecture))
         return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
@@ -187,7 +187,7 @@ def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
     try:
         status = where.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise GGUFError(where, "this is a folder, not a GGUF file")
+            raise GGUFError(where, "this is a directory, not a GGUF file")
         if not stat.S_ISREG(status.st_mode):
             raise GGUFError(where, "this is not a regular file")
         with where.open("rb") as file:

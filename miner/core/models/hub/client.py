@@ -71,7 +71,7 @@ class Hub:
             raise ConfigError("HF_ENDPOINT holds a user name or password.", hint="Leave them out, and set HF_TOKEN.")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise ConfigError(
-                "HF_TOKEN holds what no token has, such as a space or a line break.", hint="Copy it anew."
+                "HF_TOKEN holds what no token has, such as a space or a line break.", hint="Copy it again."
             )
 
     def repository(self, ref: HubRef) -> Repository:
@@ -261,7 +261,7 @@ def _file(item: RepoSibling) -> HubFile:
 
 
 def _is_safe(path: str) -> bool:
-    """Whether this is a GGUF's path that stays inside the repository's folder."""
+    """Whether this is a GGUF's path that stays inside the repository's directory."""
     if not path.lower().endswith(SUFFIX) or len(path) > 500:
         return False
     parts = path.split("/")

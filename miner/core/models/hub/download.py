@@ -163,7 +163,7 @@ def lock(held: ExitStack, place: Path, waiting: Callable[[], None]) -> None:
 def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> str:
     """Download what is missing; the SHA-256 of it all.
 
-    huggingface_hub's `hf_hub_download` throws away what it has when it ends early, so a killed pull would start anew;
+    huggingface_hub's `hf_hub_download` throws away what it has when it ends early, so a killed pull would start again;
     and it compares no hash. Its `http_get` goes on from what a file holds.
     """
     failures = 0

@@ -1,4 +1,4 @@
-"""Bring a model from a hub into the models folder: all its files, checked, in place only when all are there."""
+"""Bring a model from a hub into the models directory: all its files, checked, in place only when all are there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from miner.errors import BackendProtocolError, InvalidRequestError, MinerError, 
 __all__ = ["PARTS", "PullProgress", "pull"]
 
 PARTS = ".downloads"
-"""Folder inside the models folder for what is not complete yet."""
+"""Directory inside the models directory for what is not complete yet."""
 SPARE = 64 << 20
 """Bytes of the disk that a pull leaves free."""
 
@@ -75,22 +75,22 @@ def pull(
             f"{wanted} is not complete on the hub: {', '.join(chosen.missing)} is not there.", model=ref
         )
     files = [hub.complete(wanted, repository.revision, file) for file in _wanted(repository, chosen)]
-    folder = models_dir.expanduser()
+    directory = models_dir.expanduser()
     try:
-        items = _plan(wanted, files, folder)
+        items = _plan(wanted, files, directory)
         with ExitStack() as locks:
             _get(items, locks, hub=hub, ref=wanted, revision=repository.revision, tell=on_progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MinerError(
-                f"The disk of {folder} is full.",
+                f"The disk of {directory} is full.",
                 hint="Make room and pull again: it goes on from where it stopped. Or set MODELS_DIR to another disk.",
             ) from error
         raise MinerError(
-            f"{error.filename or folder} cannot be written: {error.strerror or error}.",
-            hint="Set MODELS_DIR to a folder that can.",
+            f"{error.filename or directory} cannot be written: {error.strerror or error}.",
+            hint="Set MODELS_DIR to a directory that can.",
         ) from error
-    return resolve(f"{wanted.repository}/{chosen.name}", models_dir=folder)
+    return resolve(f"{wanted.repository}/{chosen.name}", models_dir=directory)
 
 
 def _wanted(repository: Repository, chosen: FileGroup) -> list[HubFile]:
@@ -101,14 +101,14 @@ def _wanted(repository: Repository, chosen: FileGroup) -> list[HubFile]:
     return [files[name] for name in (*chosen.files, *([projector] if projector else ()))]
 
 
-def _plan(ref: HubRef, files: list[HubFile], folder: Path) -> list[_Item]:
-    parts = folder / PARTS
+def _plan(ref: HubRef, files: list[HubFile], directory: Path) -> list[_Item]:
+    parts = directory / PARTS
     parts.mkdir(parents=True, exist_ok=True)
     items = []
     for file in files:
         # A file that was replaced on the hub has another key, so it does not go on from the old one's part.
         key = hashlib.sha256(f"{ref.repository}/{file.path}/{file.size}/{file.sha256}".encode()).hexdigest()[:40]
-        target = folder / ref.owner / ref.repo / file.path
+        target = directory / ref.owner / ref.repo / file.path
         items.append(_Item(file, target, parts / f"{key}.part", parts / f"{key}.lock"))
     return items
 

@@ -72,7 +72,7 @@ def _machine(root: Path) -> tuple[int | None, int | None]:
 
 
 def _limits(root: Path) -> list[tuple[int, int]]:
-    """Limit and use of each control group that we are in; use without what the kernel can drop at once."""
+    """Limit and use of each cgroup that we are in; use without what the kernel can drop at once."""
     found: list[tuple[int, int]] = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")

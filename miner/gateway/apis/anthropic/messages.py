@@ -17,7 +17,7 @@ from miner.gateway.apis.anthropic.schema import (
 )
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.base import Call, Head
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response, reply
@@ -184,21 +184,21 @@ def _thoughts(asked: AnthropicMessagesBody, ignored: list[str]) -> dict[str, Any
 _DIALECT = AnthropicMessages()
 
 
-async def messages(exchange: Exchange) -> web.StreamResponse:
+async def messages(context: RequestContext) -> web.StreamResponse:
     """The next turn of a conversation."""
-    call = await parse_body(exchange, _DIALECT.parse)
+    call = await parse_body(context, _DIALECT.parse)
     asked: AnthropicMessagesBody = call.options
     wants = asked.thinking is not None and asked.thinking.type == "enabled"
-    if not wants and call.arguments[0].get("reasoning") and not await _thinks(exchange, asked.model):
+    if not wants and call.arguments[0].get("reasoning") and not await _thinks(context, asked.model):
         # How hard to try is left to the model, and this one does not think.
         call.ignored.append("output_config.effort")
         del call.arguments[0]["reasoning"]
-    return await reply(exchange, _DIALECT, call)
+    return await reply(context, _DIALECT, call)
 
 
-async def _thinks(exchange: Exchange, model: str) -> bool:
+async def _thinks(context: RequestContext, model: str) -> bool:
     """Whether a model thinks, as far as can be told before it is asked."""
-    service = exchange.gateway.service
+    service = context.gateway.service
     try:
         info = await service._usable_model(model)
     except MinerError:
@@ -207,16 +207,16 @@ async def _thinks(exchange: Exchange, model: str) -> bool:
     return "reasoning" in (service.capabilities if able is None else able)
 
 
-async def count_tokens(exchange: Exchange) -> web.StreamResponse:
+async def count_tokens(context: RequestContext) -> web.StreamResponse:
     """Tokens that a conversation would take."""
-    asked = await decode_body(exchange, _COUNT)
-    exchange.ignored += _without_effect(asked)
+    asked = await decode_body(context, _COUNT)
+    context.ignored += _without_effect(asked)
     remote: list[str] = []
     names = _names(asked)
-    conversation = await off_loop(exchange, turns, asked, exchange.ignored, remote, names)
-    tools = (await off_loop(exchange, tool_arguments, asked, exchange.ignored)).get("tools")
-    await exchange.enter(Call(arguments=[], model=asked.model, remote_images=remote))
-    service = exchange.gateway.service
+    conversation = await off_loop(context, turns, asked, context.ignored, remote, names)
+    tools = (await off_loop(context, tool_arguments, asked, context.ignored)).get("tools")
+    await context.enter(Call(arguments=[], model=asked.model, remote_images=remote))
+    service = context.gateway.service
     try:
         with FieldNames(names).told():
             count = await service.count_tokens(messages=conversation, model=asked.model, tools=tools)
@@ -226,4 +226,4 @@ async def count_tokens(exchange: Exchange) -> web.StreamResponse:
         raise RefusedError(
             501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="A reply's usage tells them."
         ) from error
-    return json_response(exchange, msgspec.json.encode({"input_tokens": count}))
+    return json_response(context, msgspec.json.encode({"input_tokens": count}))

@@ -22,7 +22,7 @@ from miner.gateway.apis.ollama.common import (
 from miner.gateway.apis.ollama.convert import OllamaMessage, call_object, turns
 from miner.gateway.apis.ollama.loading import complete, load
 from miner.gateway.apis.ollama.stream import LineStream, finished, said
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import reply
 from miner.gateway.request_body import bounded, decode, decode_body, off_loop
@@ -94,12 +94,12 @@ def _calls(response: LLMResponse) -> list[dict[str, Any]]:
 _DIALECT = OllamaChat()
 
 
-async def chat(exchange: Exchange) -> web.StreamResponse:
+async def chat(context: RequestContext) -> web.StreamResponse:
     """A turn of a conversation; without messages, loading or unloading a model."""
-    asked = await decode_body(exchange, _DECODER)
+    asked = await decode_body(context, _DECODER)
     model_of(asked.model)
     if not asked.messages:
-        return await load(exchange, asked, "chat")
-    call = await off_loop(exchange, _DIALECT.call, asked)
-    await complete(exchange, call, asked.options)
-    return await reply(exchange, _DIALECT, call)
+        return await load(context, asked, "chat")
+    call = await off_loop(context, _DIALECT.call, asked)
+    await complete(context, call, asked.options)
+    return await reply(context, _DIALECT, call)

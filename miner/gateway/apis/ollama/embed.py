@@ -13,7 +13,7 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.base import Call
 from miner.gateway.apis.ollama.common import OllamaOptions, model_of
 from miner.gateway.apis.ollama.loading import full_name
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -47,16 +47,16 @@ _EMBED = msgspec.json.Decoder(OllamaEmbedBody)
 _EMBEDDINGS = msgspec.json.Decoder(OllamaEmbeddingsBody)
 
 
-async def embed(exchange: Exchange) -> web.StreamResponse:
+async def embed(context: RequestContext) -> web.StreamResponse:
     """One vector for each text; none for no text, as at Ollama."""
     began = asyncio.get_running_loop().time()
-    asked = await decode_body(exchange, _EMBED)
+    asked = await decode_body(context, _EMBED)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if len(texts) > MAX_TEXTS:
         raise InvalidRequestError(f"input holds {len(texts)} texts; {MAX_TEXTS} at most.", param="input")
     if len(texts) > 1 and not all(texts):
         raise InvalidRequestError(f"input[{texts.index('')}] is empty.", param=f"input[{texts.index('')}]")
-    made = await _vectors(exchange, asked, [text for text in texts if text])
+    made = await _vectors(context, asked, [text for text in texts if text])
     if made.data and asked.dimensions not in (None, 0, made.dimensions):
         raise UnsupportedFeatureError(
             f"The vectors of this model have {made.dimensions} dimensions, not {asked.dimensions}.", param="dimensions",
@@ -67,27 +67,27 @@ async def embed(exchange: Exchange) -> web.StreamResponse:
         body["total_duration"] = round((asyncio.get_running_loop().time() - began) * 1e9)
         if made.usage is not None and made.usage.prompt_tokens:
             body["prompt_eval_count"] = made.usage.prompt_tokens
-    return json_response(exchange, msgspec.json.encode(body))
+    return json_response(context, msgspec.json.encode(body))
 
 
-async def embeddings(exchange: Exchange) -> web.StreamResponse:
+async def embeddings(context: RequestContext) -> web.StreamResponse:
     """The vector of one text."""
-    asked = await decode_body(exchange, _EMBEDDINGS)
-    made = await _vectors(exchange, asked, [asked.prompt] if asked.prompt else [])
-    return json_response(exchange, msgspec.json.encode({"embedding": made.embeddings[0] if made.data else []}))
+    asked = await decode_body(context, _EMBEDDINGS)
+    made = await _vectors(context, asked, [asked.prompt] if asked.prompt else [])
+    return json_response(context, msgspec.json.encode({"embedding": made.embeddings[0] if made.data else []}))
 
 
-async def _vectors(exchange: Exchange, asked: _Body, texts: list[str]) -> EmbeddingResponse:
-    model = await full_name(exchange, model_of(asked.model))
+async def _vectors(context: RequestContext, asked: _Body, texts: list[str]) -> EmbeddingResponse:
+    model = await full_name(context, model_of(asked.model))
     # A text that is too long is an error here, never cut, and a vector knows no sampling.
-    exchange.ignored += [name for name in ("truncate", "keep_alive") if getattr(asked, name)]
+    context.ignored += [name for name in ("truncate", "keep_alive") if getattr(asked, name)]
     if asked.options is not None:
         given = msgspec.structs.asdict(asked.options)
-        exchange.ignored += [f"options.{name}" for name, value in given.items() if value is not None]
-    await exchange.enter(Call(arguments=[], model=model, items=len(texts)))
+        context.ignored += [f"options.{name}" for name, value in given.items() if value is not None]
+    await context.enter(Call(arguments=[], model=model, items=len(texts)))
     if not texts:
-        await exchange.gateway.service._usable_model(model)
+        await context.gateway.service._usable_model(model)
         return EmbeddingResponse(data=[])
-    made = await exchange.gateway.service.embed(texts, model)
-    exchange.usage = made.usage
+    made = await context.gateway.service.embed(texts, model)
+    context.usage = made.usage
     return made

@@ -23,7 +23,7 @@ from miner.gateway.apis.ollama.common import (
 from miner.gateway.apis.ollama.convert import content_of
 from miner.gateway.apis.ollama.loading import complete, load
 from miner.gateway.apis.ollama.stream import LineStream, finished, said
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import reply
 from miner.gateway.request_body import decode, decode_body, off_loop
@@ -115,16 +115,16 @@ def _prompt(asked: OllamaGenerateBody) -> dict[str, Any]:
 _DIALECT = OllamaGenerate()
 
 
-async def generate(exchange: Exchange) -> web.StreamResponse:
+async def generate(context: RequestContext) -> web.StreamResponse:
     """The text after a prompt; without a prompt, loading or unloading a model."""
-    asked = await decode_body(exchange, _DECODER)
+    asked = await decode_body(context, _DECODER)
     model_of(asked.model)
     if not asked.prompt:
-        return await load(exchange, asked, "generate")
-    call = await off_loop(exchange, _DIALECT.call, asked)
-    if asked.raw and "raw" not in exchange.gateway.service.capabilities:
+        return await load(context, asked, "generate")
+    call = await off_loop(context, _DIALECT.call, asked)
+    if asked.raw and "raw" not in context.gateway.service.capabilities:
         # A backend that takes prompts as they are and knows no template, such as one of the smallest form.
         call.ignored.append("raw")
         del call.arguments[0]["raw"]
-    await complete(exchange, call, asked.options)
-    return await reply(exchange, _DIALECT, call)
+    await complete(context, call, asked.options)
+    return await reply(context, _DIALECT, call)

@@ -14,7 +14,7 @@ from miner.errors import ModelNotFoundError
 from miner.gateway.apis.ollama.common import Named
 from miner.gateway.apis.ollama.loading import full_name
 from miner.gateway.catalog import find_model, known_models
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -46,46 +46,46 @@ class OllamaShowBody(Named, kw_only=True, forbid_unknown_fields=True):
 _SHOW = msgspec.json.Decoder(OllamaShowBody)
 
 
-async def root(exchange: Exchange) -> web.StreamResponse:
+async def root(context: RequestContext) -> web.StreamResponse:
     """What Ollama says; its command line asks it before anything else."""
-    exchange.status = 200
-    return web.Response(body=b"Ollama is running", headers=exchange.headers("text/plain; charset=utf-8"))
+    context.status = 200
+    return web.Response(body=b"Ollama is running", headers=context.headers("text/plain; charset=utf-8"))
 
 
-async def version(exchange: Exchange) -> web.StreamResponse:
+async def version(context: RequestContext) -> web.StreamResponse:
     """The version of the API."""
-    return json_response(exchange, msgspec.json.encode({"version": API_VERSION}))
+    return json_response(context, msgspec.json.encode({"version": API_VERSION}))
 
 
-async def tags(exchange: Exchange) -> web.StreamResponse:
+async def tags(context: RequestContext) -> web.StreamResponse:
     """Every model that can be named, the default first, loaded or not."""
-    able = exchange.gateway.service.capabilities
+    able = context.gateway.service.capabilities
     listed = []
-    for model in await known_models(exchange):
+    for model in await known_models(context):
         entry = {**_entry(model), "capabilities": _abilities(model, able)}
         if model.created:
             entry["modified_at"] = _time(model.created)
         listed.append(entry)
-    return json_response(exchange, msgspec.json.encode({"models": listed}))
+    return json_response(context, msgspec.json.encode({"models": listed}))
 
 
-async def ps(exchange: Exchange) -> web.StreamResponse:
+async def ps(context: RequestContext) -> web.StreamResponse:
     """The models that are loaded, as far as the backend knows."""
     listed = []
-    for model in await known_models(exchange):
+    for model in await known_models(context):
         if model.loaded:
             entry = {**_entry(model), "expires_at": _FAR, "size_vram": 0}
             if model.context_length is not None:
                 entry["context_length"] = model.context_length
             listed.append(entry)
-    return json_response(exchange, msgspec.json.encode({"models": listed}))
+    return json_response(context, msgspec.json.encode({"models": listed}))
 
 
-async def show(exchange: Exchange) -> web.StreamResponse:
+async def show(context: RequestContext) -> web.StreamResponse:
     """One model."""
-    asked = await decode_body(exchange, _SHOW)
-    exchange.ignored += [name for name in ("verbose", "system", "template", "options") if getattr(asked, name)]
-    model = await _described(exchange, await full_name(exchange, asked.named()))
+    asked = await decode_body(context, _SHOW)
+    context.ignored += [name for name in ("verbose", "system", "template", "options") if getattr(asked, name)]
+    model = await _described(context, await full_name(context, asked.named()))
     architecture = model.architecture or "unknown"
     known = {
         "general.parameter_count": model.parameters,
@@ -96,22 +96,22 @@ async def show(exchange: Exchange) -> web.StreamResponse:
     body: dict[str, Any] = {
         "details": _details(model),
         "model_info": info,
-        "capabilities": _abilities(model, exchange.gateway.service.capabilities),
+        "capabilities": _abilities(model, context.gateway.service.capabilities),
     }
     if model.created:
         body["modified_at"] = _time(model.created)
-    return json_response(exchange, msgspec.json.encode(body))
+    return json_response(context, msgspec.json.encode(body))
 
 
-async def _described(exchange: Exchange, name: str) -> ModelInfo:
+async def _described(context: RequestContext, name: str) -> ModelInfo:
     """All that is known of a model: some backends tell more of one than in their list."""
     try:
-        listed = await find_model(exchange, name)
+        listed = await find_model(context, name)
     except ModelNotFoundError:
-        if await known_models(exchange) or exchange.caller.models is not None:
+        if await known_models(context) or context.caller.models is not None:
             raise
         listed = ModelInfo(id=name)  # a backend that lists nothing; it says itself whether it takes the name
-    told = await exchange.gateway.service._usable_model(name)
+    told = await context.gateway.service._usable_model(name)
     if told is None:
         return listed
     fields = {

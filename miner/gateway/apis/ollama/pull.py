@@ -11,7 +11,7 @@ from aiohttp import web
 
 from miner.errors import UnsupportedFeatureError
 from miner.gateway.apis.ollama.common import STREAM_TYPE, Named, ollama_error
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
@@ -33,27 +33,27 @@ class OllamaPullBody(Named, kw_only=True, forbid_unknown_fields=True):
 _DECODER = msgspec.json.Decoder(OllamaPullBody)
 
 
-async def pull(exchange: Exchange) -> web.StreamResponse:
+async def pull(context: RequestContext) -> web.StreamResponse:
     """Get a model. A client that hangs up ends it; the next pull goes on from there.
 
     Raises:
         RefusedError: 501 where the backend gets no models.
     """
-    asked = await decode_body(exchange, _DECODER)
-    exchange.ignored += [name for name in ("username", "password") if getattr(asked, name)]
-    events = _events(exchange, asked.named(), insecure=asked.insecure)
+    asked = await decode_body(context, _DECODER)
+    context.ignored += [name for name in ("username", "password") if getattr(asked, name)]
+    events = _events(context, asked.named(), insecure=asked.insecure)
     if asked.stream:
-        return await _streamed(exchange, events)
+        return await _streamed(context, events)
     last: dict[str, Any] = {}
     async with aclosing(events):
         async for event in events:
             last = event
-    return json_response(exchange, msgspec.json.encode({"status": last.get("status", "success")}))
+    return json_response(context, msgspec.json.encode({"status": last.get("status", "success")}))
 
 
-def _events(exchange: Exchange, name: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
+def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
     try:
-        return exchange.gateway.service.pull_model(name, insecure=insecure)
+        return context.gateway.service.pull_model(name, insecure=insecure)
     except UnsupportedFeatureError as error:
         if error.param != "pull":
             raise
@@ -63,10 +63,10 @@ def _events(exchange: Exchange, name: str, *, insecure: bool) -> AsyncGenerator[
         ) from error  # fmt: skip
 
 
-async def _streamed(exchange: Exchange, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
+async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
     """A line for each event; what fails before the first one has a status of its own."""
-    exchange.streamed = True
-    out = OpenStream(exchange, STREAM_TYPE, b"")
+    context.streamed = True
+    out = OpenStream(context, STREAM_TYPE, b"")
 
     async def write() -> bytes:
         async with aclosing(events):

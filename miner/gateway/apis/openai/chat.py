@@ -33,7 +33,7 @@ __all__ = ["ChatBody", "OpenAIChat", "chat_messages"]
 
 _EFFORTS = ("none", *REASONING_LEVELS)
 _NO_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
-"""Accepted without a word: they steer OpenAI's own books, not the reply."""
+"""Accepted silently: they steer OpenAI's own books, not the reply."""
 
 
 class ChatBody(Sampling, kw_only=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ from miner.gateway.apis.openai.common import (
     usage_object,
     usage_of_choices,
 )
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.errors import Failure
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import reply
@@ -117,16 +117,16 @@ class OpenAICompletions:
         return CompletionStream(head, call.options)
 
 
-async def completions(exchange: Exchange) -> web.StreamResponse:
+async def completions(context: RequestContext) -> web.StreamResponse:
     """Answer a completion."""
     dialect = OpenAICompletions()
-    call = await parse_body(exchange, dialect.parse)
-    if "raw" not in exchange.gateway.service.capabilities:
+    call = await parse_body(context, dialect.parse)
+    if "raw" not in context.gateway.service.capabilities:
         # A backend that takes prompts as they are and knows no template, such as one of the smallest form.
         call.ignored.append("raw")
         for arguments in call.arguments:
             del arguments["raw"]
-    return await reply(exchange, dialect, call)
+    return await reply(context, dialect, call)
 
 
 class CompletionStream:

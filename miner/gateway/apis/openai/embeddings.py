@@ -13,7 +13,7 @@ from aiohttp import web
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.base import Call
 from miner.gateway.apis.openai.common import read_usage
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -37,9 +37,9 @@ class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 _DECODER = msgspec.json.Decoder(EmbeddingBody)
 
 
-async def embeddings(exchange: Exchange) -> web.StreamResponse:
+async def embeddings(context: RequestContext) -> web.StreamResponse:
     """One vector for each text."""
-    asked = await decode_body(exchange, _DECODER)
+    asked = await decode_body(context, _DECODER)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidRequestError(
@@ -51,14 +51,14 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
         raise InvalidRequestError(
             f"encoding_format must be float or base64, not {asked.encoding_format!r}.", param="encoding_format"
         )
-    await exchange.enter(Call(arguments=[], model=asked.model, items=len(texts)))
-    made = await exchange.gateway.service.embed(texts, asked.model)
+    await context.enter(Call(arguments=[], model=asked.model, items=len(texts)))
+    made = await context.gateway.service.embed(texts, asked.model)
     if asked.dimensions not in (None, made.dimensions):
         raise UnsupportedFeatureError(
             f"The vectors of this model have {made.dimensions} dimensions, not {asked.dimensions}.", param="dimensions",
             hint="Leave it out.",
         )  # fmt: skip
-    exchange.usage = made.usage
+    context.usage = made.usage
     packed = asked.encoding_format == "base64"
     data = [
         {
@@ -71,10 +71,10 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     body = {
         "object": "list",
         "data": data,
-        "model": made.model or asked.model or exchange.gateway.service.name,
+        "model": made.model or asked.model or context.gateway.service.name,
         "usage": read_usage(made.usage),
     }
-    return json_response(exchange, msgspec.json.encode(body))
+    return json_response(context, msgspec.json.encode(body))
 
 
 def _packed(vector: list[float]) -> str:

@@ -9,22 +9,22 @@ from aiohttp import web
 
 from miner.core.wire import ModelInfo
 from miner.gateway.catalog import find_model, known_models
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 
 __all__ = ["models", "one_model"]
 
 
-async def models(exchange: Exchange) -> web.StreamResponse:
+async def models(context: RequestContext) -> web.StreamResponse:
     """Every model that can be named, the default first."""
-    listed = [_model(model, exchange.gateway.service.name) for model in await known_models(exchange)]
-    return json_response(exchange, msgspec.json.encode({"object": "list", "data": listed}))
+    listed = [_model(model, context.gateway.service.name) for model in await known_models(context)]
+    return json_response(context, msgspec.json.encode({"object": "list", "data": listed}))
 
 
-async def one_model(exchange: Exchange) -> web.StreamResponse:
+async def one_model(context: RequestContext) -> web.StreamResponse:
     """One of them, by its id or another name of it."""
-    found = await find_model(exchange, exchange.request.match_info["model"])
-    return json_response(exchange, msgspec.json.encode(_model(found, exchange.gateway.service.name)))
+    found = await find_model(context, context.request.match_info["model"])
+    return json_response(context, msgspec.json.encode(_model(found, context.gateway.service.name)))
 
 
 def _model(model: ModelInfo, backend: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from aiohttp import web
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.base import Call
 from miner.gateway.apis.openai.common import read_usage
-from miner.gateway.context import Exchange
+from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -34,21 +34,21 @@ class RerankBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 _DECODER = msgspec.json.Decoder(RerankBody)
 
 
-async def rerank(exchange: Exchange) -> web.StreamResponse:
+async def rerank(context: RequestContext) -> web.StreamResponse:
     """The documents in the order of their scores."""
-    asked = await decode_body(exchange, _DECODER)
+    asked = await decode_body(context, _DECODER)
     texts = [_text(one, place) for place, one in enumerate(asked.documents)]
     if not asked.query or not texts or len(texts) > MAX_DOCUMENTS:
         raise InvalidRequestError(f"query and 1 to {MAX_DOCUMENTS} documents are needed.", param="documents")
-    service = exchange.gateway.service
-    await exchange.enter(Call(arguments=[], model=asked.model, items=len(texts)))
+    service = context.gateway.service
+    await context.enter(Call(arguments=[], model=asked.model, items=len(texts)))
     try:
         made = await service.rerank(asked.query, texts, asked.model, asked.top_n)
     except UnsupportedFeatureError as error:
         if error.param == "rerank":
             error.param = "model"  # the client's field that chooses who is asked
         raise
-    exchange.usage = made.usage
+    context.usage = made.usage
     results: list[dict[str, Any]] = [
         {"index": one.index, "relevance_score": one.relevance_score} for one in made.results
     ]
@@ -56,12 +56,12 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
         for result in results:
             result["document"] = {"text": texts[result["index"]]}
     body = {
-        "id": f"rerank-{exchange.id}",
+        "id": f"rerank-{context.id}",
         "model": made.model or asked.model or service.name,
         "results": results,
         "usage": read_usage(made.usage),
     }
-    return json_response(exchange, msgspec.json.encode(body))
+    return json_response(context, msgspec.json.encode(body))
 
 
 def _text(document: str | dict[str, Any], place: int) -> str:

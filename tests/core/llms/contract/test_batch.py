@@ -111,7 +111,7 @@ async def test_arguments_are_the_same_for_all():
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, True, "2"])
 async def test_a_wrong_concurrency_is_named(concurrency: Any):
-    with pytest.raises(InvalidRequestError, match="concurrency must be a whole number of at least 1") as caught:
+    with pytest.raises(InvalidRequestError, match="concurrency must be an integer of at least 1") as caught:
         await anext(Gated(settings()).generate_many(["a"], concurrency=concurrency))
     assert caught.value.param == "concurrency"
 

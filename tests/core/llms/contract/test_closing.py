@@ -69,7 +69,7 @@ class Silent(Faulty):
 
 
 async def closed_at_once(service: LLMService, *tasks: asyncio.Task[Any]) -> None:
-    """Close it, and expect the error in each task within a bound that no retry and no time-out would keep."""
+    """Close it, and expect the error in each task within a bound that no retry and no timeout would keep."""
     await asyncio.sleep(0.05)
     async with asyncio.timeout(10):
         await service.aclose()
@@ -97,7 +97,7 @@ async def test_a_call_that_waits_for_its_first_byte(engine: str, verb: str, warm
         assert len(server.posts) == 1
         server.holds = False
         server.behaviour = faults.ok()
-        assert await ask(service, "call") == "Hello there."  # used again, it opens anew
+        assert await ask(service, "call") == "Hello there."  # used again, it opens again
         await service.aclose()
     await nothing_left()
 

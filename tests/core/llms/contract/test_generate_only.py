@@ -1,4 +1,4 @@
-"""The smallest backend: a class with `generate` and nothing else, through every verb; and wrappers of built-ins."""
+"""A generate-only backend: a class with `generate` and nothing else, through every verb; and wrappers of built-ins."""
 
 from __future__ import annotations
 

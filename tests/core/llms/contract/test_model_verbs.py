@@ -58,7 +58,7 @@ async def until(condition):
 
 @pytest.fixture
 def two_models(tmp_path):
-    """A folder with the demo model under two names."""
+    """A directory with the demo model under two names."""
     for name in ("one", "two"):
         shutil.copy(demo_model(), tmp_path / f"{name}.gguf")
     return str(tmp_path)
@@ -500,7 +500,7 @@ async def test_a_pull_that_is_left_stops():
     loop = asyncio.get_running_loop()
     stopped: list[BaseException] = []
 
-    def slow(ref, folder, *, hub, on_progress):
+    def slow(ref, directory, *, hub, on_progress):
         from miner.core.llms.llamacpp.pull import PullProgress
 
         try:

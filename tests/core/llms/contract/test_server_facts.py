@@ -1,4 +1,4 @@
-"""What is remembered of a server does not count for the one that stands there after a restart, nor for ever."""
+"""What is remembered of a server does not count for the one that stands there after a restart, nor forever."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ async def test_the_real_engine_keeps_to_it(form: Any):
                     "Numbers: 1, 85, -3", response_format=form, temperature=1.8, max_tokens=90, raw=raw
                 ).collect()
             except OutputValidationError as error:
-                assert error.response.finish_reason == "length", error  # noqa: PT017  (the model may go on for ever)
+                assert error.response.finish_reason == "length", error  # noqa: PT017  (the model may go on forever)
 
 
 NESTED = {"$defs": {"P": {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}},

@@ -118,7 +118,7 @@ def without_effect(asked: ResponseBody) -> list[str]:
             raise UnsupportedFeatureError(f"{name} is not supported.", param=name, hint=instead)
     if asked.truncation not in (None, "disabled"):
         raise UnsupportedFeatureError(
-            f"truncation {asked.truncation!r} is not supported: nothing is cut without a word.", param="truncation",
+            f"truncation {asked.truncation!r} is not supported: nothing is cut silently.", param="truncation",
             hint='Leave it out or send "disabled".',
         )  # fmt: skip
     if asked.service_tier not in (None, "auto", "default"):

@@ -76,7 +76,7 @@ class ResponseStream:
         out = [] if self._begun else self._begin()
         self._close_thoughts(out)
         if not self._places:
-            self._open_message(out)  # a reply without a word is a message without a word
+            self._open_message(out)  # a reply silently is a message silently
         self._close_message(out)
         for item in self._calls.values():
             self._close_call(item, out)
