@@ -28,10 +28,10 @@ async def look_up(directory: Path, requests: int) -> dict[str, float]:
         await service.list_models()
         cold = time.perf_counter() - began
         for _ in range(20):
-            await service._usable_model("m0000")
+            await service.resolve_model("m0000")
         cpu = time.process_time()
         for _ in range(requests):
-            await service._usable_model("m0000")
+            await service.resolve_model("m0000")
         each = (time.process_time() - cpu) / requests
         warm = []
         for _ in range(10):

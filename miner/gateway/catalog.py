@@ -45,7 +45,7 @@ async def find_model(context: RequestContext, name: str) -> ModelInfo:
             return model
     if not could_be_a_file(name):
         with suppress(ModelNotFoundError):
-            meant = await context.gateway.service._usable_model(name)
+            meant = await context.gateway.service.resolve_model(name)
             for model in models:
                 if meant is not None and meant.id == model.id:
                     return model

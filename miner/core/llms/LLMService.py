@@ -209,6 +209,39 @@ class LLMService(Hooks):
         default = self._settings.default_model
         return [ModelInfo(id=default)] if default else []
 
+    async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
+        """Return the model that a request with this name would use; None if the backend names no models.
+
+        Args:
+            name: None for the default: DEFAULT_MODEL, else the one model that the engine serves. Ollama's `:latest` is
+                dropped where no model has that name.
+
+        Raises:
+            ModelNotFoundError: no such model, or several and none was named; lists what there is.
+        """
+        if name is not None:
+            check_name(name)
+        wanted = name or self._settings.default_model or await self._sole_model()
+        if wanted is None:
+            return None
+        try:
+            found = await self._get_model(wanted)
+        except ModelNotFoundError:
+            # Ollama's clients put `:latest` behind any name.
+            short = without_tag(wanted)
+            if short in ("", wanted):
+                raise
+            try:
+                found = await self._get_model(short)
+            except ModelNotFoundError:
+                found = None
+            if found is None:
+                raise
+            wanted = short
+        info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
+        self.models[wanted] = found if found is not None else info
+        return info
+
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
         """Make a model ready to answer; no token is generated. Where a server keeps its models loaded while it runs, or
         a backend knows no loading, this makes sure that the model is there.
@@ -307,38 +340,13 @@ class LLMService(Hooks):
         request.ignore_unsupported = mode == "ignore"
         return request
 
-    async def _usable_model(self, name: str | None) -> ModelInfo | None:
-        """The model behind a name, or behind none."""
-        if name is not None:
-            check_name(name)
-        wanted = name or self._settings.default_model or await self._sole_model()
-        if wanted is None:
-            return None
-        try:
-            found = await self._get_model(wanted)
-        except ModelNotFoundError:
-            # Ollama's clients put `:latest` behind any name.
-            short = without_tag(wanted)
-            if short in ("", wanted):
-                raise
-            try:
-                found = await self._get_model(short)
-            except ModelNotFoundError:
-                found = None
-            if found is None:
-                raise
-            wanted = short
-        info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
-        self.models[wanted] = found if found is not None else info
-        return info
-
     async def _context_of(self, info: ModelInfo) -> int | None:
         """Tokens that a prompt of this model may have at most; None where nobody knows."""
         return info.context_length
 
     async def _resolve(self, request: ChatRequest) -> None:
         """Find the model and make sure that the request can be honoured."""
-        info = await self._usable_model(request.model)
+        info = await self.resolve_model(request.model)
         able, where = self.capabilities, self.name
         if info is not None:
             request.model = info.id

@@ -458,9 +458,9 @@ class LlamaCppService(OpenAIService):
         return info
 
     @override
-    async def _usable_model(self, name: str | None) -> ModelInfo | None:
+    async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
         if self._external:
-            return await super()._usable_model(name)
+            return await super().resolve_model(name)
         # MODEL_PATH goes before DEFAULT_MODEL here, and both before the one model of the directory: found in one go.
         info = await self._get_model(name)
         self.models[info.id] = info

@@ -223,7 +223,7 @@ class OllamaService(LLMService):
 
     @override
     async def unload_model(self, model: str) -> bool:
-        info = await self._usable_model(model)
+        info = await self.resolve_model(model)
         name = info.id if info is not None else model
         http = self._http()
         running = decoded(await http.request("GET", "/api/ps"), http.origin, decode_tags)

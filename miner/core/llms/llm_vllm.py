@@ -94,7 +94,7 @@ class VLLMService(OpenAIService):
     @override
     async def _resolve(self, request: ChatRequest) -> None:
         if request.reasoning:
-            info = await self._usable_model(request.model)
+            info = await self.resolve_model(request.model)
             if info is not None:
                 await self._has_parser(info)
         await super()._resolve(request)

@@ -307,7 +307,7 @@ async def test_names_of_the_one_model(tmp_path):
     file.symlink_to(demo_model())
     async with llamacpp(model_path=str(file), default_model="mine") as service:
         for name in (None, str(file), "My-Model", "My-Model.gguf", "Smollm2 135M 8k Lc100K Mix1 Ep2", "mine"):
-            info = await service._usable_model(name)
+            info = await service.resolve_model(name)
             assert isinstance(info, ModelInfo)
             assert info.context_length == 1024
 
@@ -332,7 +332,7 @@ async def test_other_names_than_that_of_the_one_model(tmp_path, caplog):
         # One file that happens to lie in the directory is no such word of the owner's.
         with pytest.raises(ModelNotFoundError):
             await service.generate("Hi", model="mistralai/Mistral-7B-v0.1")
-        assert (await service._usable_model(None)).id == "My-Model"
+        assert (await service.resolve_model(None)).id == "My-Model"
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"\x00" * 4096, "GGUF"), (None, "")])

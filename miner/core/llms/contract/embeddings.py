@@ -85,7 +85,7 @@ async def _able_model(
     service: LLMService, model: str | None, ability: str, inputs: Sequence[tuple[str, ...]], param: str
 ) -> ModelInfo | None:
     """The model behind a name, or behind none, if it can do this with each of these inputs."""
-    info = await service._usable_model(model)
+    info = await service.resolve_model(model)
     able = service.capabilities if info is None or info.capabilities is None else info.capabilities
     if ability not in able:
         which = f"{service.name}'s model {info.id!r}" if info is not None else service.name

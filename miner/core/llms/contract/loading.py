@@ -28,6 +28,6 @@ async def load(service: LLMService, model: str | None, keep_alive: float | str |
                 f"{service.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
             )
     with service._in_flight.call():
-        info = await service._usable_model(model)
+        info = await service.resolve_model(model)
         # A backend that names no models: there is nothing to load, and its own name stands for what answers.
         return await service._load(info, keep_alive) if info is not None else ModelInfo(id=service.name)

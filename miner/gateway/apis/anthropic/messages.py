@@ -200,7 +200,7 @@ async def _thinks(context: RequestContext, model: str) -> bool:
     """Whether a model thinks, as far as can be told before it is asked."""
     service = context.gateway.service
     try:
-        info = await service._usable_model(model)
+        info = await service.resolve_model(model)
     except MinerError:
         info = None  # the request itself will say why
     able = None if info is None else info.capabilities

@@ -86,7 +86,7 @@ async def _vectors(context: RequestContext, asked: _Body, texts: list[str]) -> E
         context.ignored += [f"options.{name}" for name, value in given.items() if value is not None]
     await context.enter(Call(arguments=[], model=model, items=len(texts)))
     if not texts:
-        await context.gateway.service._usable_model(model)
+        await context.gateway.service.resolve_model(model)
         return EmbeddingResponse(data=[])
     made = await context.gateway.service.embed(texts, model)
     context.usage = made.usage

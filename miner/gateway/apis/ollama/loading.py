@@ -23,7 +23,7 @@ async def full_name(context: RequestContext, name: str) -> str:
     if short in ("", name) or could_be_a_file(name):
         return name
     try:
-        meant = await context.gateway.service._usable_model(name)
+        meant = await context.gateway.service.resolve_model(name)
     except ModelNotFoundError:
         return name  # told once it is known what this caller may see
     if meant is not None and meant.id != name:
@@ -44,7 +44,7 @@ async def complete(context: RequestContext, call: Call, options: OllamaOptions |
     endless = options.num_predict is not None and options.num_predict < 0
     if options.num_ctx is None and not endless:
         return
-    info = await service._usable_model(call.model)
+    info = await service.resolve_model(call.model)
     context_length = info.context_length if info is not None else None
     if options.num_ctx is not None and (context_length is None or options.num_ctx > context_length):
         # Loading is the operator's affair. Nothing is lost silently: what does not fit is refused.

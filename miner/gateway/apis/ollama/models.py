@@ -111,7 +111,7 @@ async def _described(context: RequestContext, name: str) -> ModelInfo:
         if await known_models(context) or context.caller.models is not None:
             raise
         listed = ModelInfo(id=name)  # a backend that lists nothing; it says itself whether it takes the name
-    told = await context.gateway.service._usable_model(name)
+    told = await context.gateway.service.resolve_model(name)
     if told is None:
         return listed
     fields = {

@@ -146,14 +146,14 @@ async def test_a_model_file_that_was_replaced_is_loaded_again(tmp_path):
     async with llamacpp(models_dir=str(tmp_path), llamacpp_parallel=2) as service:
         await service.load_model("mine")
         service.pin_model("mine")
-        digest, old = (await service._usable_model("mine")).digest, await pid_of(service)
+        digest, old = (await service.resolve_model("mine")).digest, await pid_of(service)
         running = service.stream("Tell me a long story.", model="mine", max_tokens=60, temperature=0)
         first = await anext(running)
         replace(file, demo_model().read_bytes())
-        assert not (await service._usable_model("mine")).loaded
+        assert not (await service.resolve_model("mine")).loaded
         # The next request is served by the new file's engine, the one that runs ends on its own.
         await service.generate("Hi", model="mine", max_tokens=1)
-        assert (await service._usable_model("mine")).digest != digest
+        assert (await service.resolve_model("mine")).digest != digest
         rest = [chunk async for chunk in running]
         assert rest[-1].usage.completion_tokens == 60
         assert first is not None
@@ -218,9 +218,9 @@ async def test_a_projector_that_llama_cpp_cannot_load_never_stops_the_text(tmp_p
     (tmp_path / "mmproj-F16.gguf").write_bytes(make_gguf(clip))
     (tmp_path / "mmproj-F32.gguf").write_bytes(make_gguf(clip))
     async with llamacpp(models_dir=str(tmp_path)) as service:
-        assert "images" in (await service._usable_model("mine")).capabilities
+        assert "images" in (await service.resolve_model("mine")).capabilities
         assert await service.generate("Hi", model="mine", max_tokens=2) is not None
-        assert "images" not in (await service._usable_model("mine")).capabilities
+        assert "images" not in (await service.resolve_model("mine")).capabilities
         told = [record.getMessage() for record in caplog.records if "projector" in record.getMessage()]
         assert [("F16" in line, "F32" in line) for line in told] == [(True, False), (False, True)]
 
@@ -482,7 +482,7 @@ async def test_a_pull_from_the_hub_is_told_in_ollamas_words(name, hub, tmp_path)
         assert told[-1]["completed"] == told[-1]["total"] == size
         assert len({event["digest"] for event in told}) == 1
         for known in (name, "owner/model-GGUF/m-Q4_K_M"):
-            assert (await service._usable_model(known)).id == "owner/model-GGUF/m-Q4_K_M"
+            assert (await service.resolve_model(known)).id == "owner/model-GGUF/m-Q4_K_M"
 
 
 async def test_pulls_that_cannot_be(hub, tmp_path):
