@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from msgspec.structs import replace
 
+from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.http.client import HttpClient
@@ -107,11 +108,9 @@ class LlamaCppService(OpenAIService):
     @override
     def endpoint(self) -> Endpoint:
         settings = self._settings
-        key: Any = settings.llamacpp_api_key
-        reveal = getattr(key, "get_secret_value", None)
         base = (settings.llamacpp_api_base or "").rstrip("/")
         base = base if base.endswith("/v1") else base + "/v1"
-        return Endpoint(base, reveal() if reveal else key, settings.llamacpp_timeout)
+        return Endpoint(base, secret_text(settings.llamacpp_api_key), settings.llamacpp_timeout)
 
     @property
     def _external(self) -> bool:

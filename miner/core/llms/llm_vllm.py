@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.server_facts import Memory
@@ -64,7 +65,7 @@ class VLLMService(OpenAIService):
     @override
     def endpoint(self) -> Endpoint:
         settings = self._settings
-        return Endpoint(settings.vllm_api_base.rstrip("/"), _plain(settings.vllm_api_key), settings.vllm_timeout)
+        return Endpoint(settings.vllm_api_base.rstrip("/"), secret_text(settings.vllm_api_key), settings.vllm_timeout)
 
     @override
     async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
@@ -230,12 +231,6 @@ _UNSUPPORTED = (
 
 class _Count(msgspec.Struct):
     count: int
-
-
-def _plain(secret: Any) -> str | None:
-    """The text of a secret; configs that are not ours hold plain text."""
-    reveal = getattr(secret, "get_secret_value", None)
-    return str(reveal()) if reveal is not None else secret
 
 
 def _effort(reasoning: bool | str) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from miner.config.secrets import secret_text
 from miner.errors import ConfigError
 from miner.gateway.auth.keys import KeyCaller, KeyFile, Keyring, Limits, hash_of, key_path, read_keys
 from miner.gateway.settings import GatewaySettings
@@ -35,7 +36,7 @@ def has_keys(settings: GatewaySettings) -> bool:
 
 
 def _given_keys(settings: GatewaySettings) -> list[str]:
-    text = settings.api_keys.get_secret_value() if settings.api_keys is not None else ""
+    text = secret_text(settings.api_keys) or ""
     keys = [key.strip() for key in text.split(",") if key.strip()]
     for place, key in enumerate(keys):
         if len(key) < _SHORTEST:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from miner.config.secrets import secret_text
 from miner.core.llms.llamacpp.engines import until_entered
 from miner.core.llms.llamacpp.models import models_directory
 from miner.core.models.hub.client import Hub
@@ -33,8 +34,8 @@ def hub_of(settings: MinerConfig) -> Hub:
     Raises:
         ConfigError: HF_ENDPOINT or HF_TOKEN cannot be used.
     """
-    token = settings.hf_token
-    return Hub(settings.hf_endpoint, token.get_secret_value().strip() if token else None)
+    token = secret_text(settings.hf_token)
+    return Hub(settings.hf_endpoint, token.strip() if token else None)
 
 
 async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
