@@ -10,21 +10,14 @@ from aiohttp import web
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.apis.anthropic.errors import anthropic_error
 from miner.gateway.apis.anthropic.routes import ANTHROPIC, ID_HEADER
-from miner.gateway.apis.ollama.common import ollama_error
+from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.routes import OLLAMA
-from miner.gateway.apis.openai.chat import ChatBody, OpenAIChat
-from miner.gateway.apis.openai.common import error_body
-from miner.gateway.apis.openai.completions import CompletionBody, completions
-from miner.gateway.apis.openai.embeddings import EmbeddingBody, embeddings
-from miner.gateway.apis.openai.models import models, one_model
-from miner.gateway.apis.openai.rerank import RerankBody, rerank
-from miner.gateway.apis.openai.responses.routes import OpenAIResponses
-from miner.gateway.apis.openai.responses.schema import ResponseBody
+from miner.gateway.apis.openai.errors import openai_error
+from miner.gateway.apis.openai.routes import OPENAI
 from miner.gateway.endpoints.admin import ADMIN
 from miner.gateway.endpoints.health import livez, readyz
 from miner.gateway.endpoints.not_found import nowhere
 from miner.gateway.endpoints.openapi import docs, openapi
-from miner.gateway.generation import generation
 from miner.gateway.middleware.admission import Admission, find_hooks
 from miner.gateway.middleware.auth import Access
 from miner.gateway.middleware.base import Middleware
@@ -43,43 +36,23 @@ __all__ = ["GATEWAY", "ROUTES", "create_app"]
 
 GATEWAY = web.AppKey("gateway", Gateway)
 
-_JSON_OR_EVENTS = ("application/json", "text/event-stream")
-
-OPENAI = [
-    Route(
-        "POST", "/v1/chat/completions", generation(OpenAIChat()), "key", error_body,
-        "A chat completion, whole or streamed", ChatBody, _JSON_OR_EVENTS,
-    ),
-    Route(
-        "POST", "/v1/completions", completions, "key", error_body,
-        "A completion of a bare prompt, past the chat template", CompletionBody, _JSON_OR_EVENTS,
-    ),
-    Route(
-        "POST", "/v1/responses", generation(OpenAIResponses()), "key", error_body,
-        "A response, whole or streamed; nothing is stored", ResponseBody, _JSON_OR_EVENTS,
-    ),
-    Route("POST", "/v1/embeddings", embeddings, "key", error_body, "One vector for each text", EmbeddingBody),
-    Route("POST", "/v1/rerank", rerank, "key", error_body, "Documents by how well they answer a query", RerankBody),
-    Route("GET", "/v1/models", models, "key", error_body, "The models that can be named, the default first"),
-    Route("GET", "/v1/models/{model:.+}", one_model, "key", error_body, "One model"),
-]  # fmt: skip
 SERVER = [
-    Route("GET", "/livez", livez, "open", error_body, "Whether the process is alive", always=True),
-    Route("HEAD", "/livez", livez, "open", error_body, "The same without a body", always=True),
-    Route("GET", "/readyz", readyz, "key", error_body, "Whether a request could be served now", always=True),
-    Route("HEAD", "/readyz", readyz, "key", error_body, "The same without a body", always=True),
+    Route("GET", "/livez", livez, "open", openai_error, "Whether the process is alive", always=True),
+    Route("HEAD", "/livez", livez, "open", openai_error, "The same without a body", always=True),
+    Route("GET", "/readyz", readyz, "key", openai_error, "Whether a request could be served now", always=True),
+    Route("HEAD", "/readyz", readyz, "key", openai_error, "The same without a body", always=True),
     Route(
         "GET",
         "/metrics",
         metrics,
         "admin",
-        error_body,
+        openai_error,
         "What was counted, for Prometheus",
         answers="text/plain",
         always=True,
     ),
-    Route("GET", "/openapi.json", openapi, "key", error_body, "This list for programs"),
-    Route("GET", "/docs", docs, "key", error_body, "This list for people", answers="text/html"),
+    Route("GET", "/openapi.json", openapi, "key", openai_error, "This list for programs"),
+    Route("GET", "/docs", docs, "key", openai_error, "This list for people", answers="text/html"),
 ]
 ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *SERVER, *ADMIN]
 """Every route there is. What is not here is answered with 404 or 405 after the same checks."""
@@ -153,6 +126,6 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
 _FALLBACKS = [
     ("/api/{path:.*}", ollama_error, None),
     ("/v1/messages{path:.*}", anthropic_error, ID_HEADER),
-    ("/{path:.*}", error_body, None),
+    ("/{path:.*}", openai_error, None),
 ]
 """What is below these paths and no route: in whose shape the 404 is, and its id. The longest prefix wins."""

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.gateway.apis.base import Call
-from miner.gateway.apis.openai.common import error_body
+from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.middleware.auth import Access
@@ -76,16 +76,16 @@ def _answer(context: RequestContext, told: Any) -> web.Response:
 
 ADMIN = [
     Route(
-        "POST", "/admin/models/{model:.+}/load", load, "admin", error_body, "Make a model ready to answer", LoadBody
+        "POST", "/admin/models/{model:.+}/load", load, "admin", openai_error, "Make a model ready to answer", LoadBody
     ),
     Route(
-        "POST", "/admin/models/{model:.+}/unload", unload, "admin", error_body,
+        "POST", "/admin/models/{model:.+}/unload", unload, "admin", openai_error,
         "Let a model go once its requests are done", NoFields,
     ),
     Route(
-        "POST", "/admin/models/{model:.+}/reset", reset, "admin", error_body,
+        "POST", "/admin/models/{model:.+}/reset", reset, "admin", openai_error,
         "Forget that a model's engine failed, so that the next request starts it again", NoFields,
     ),
-    Route("GET", "/admin/engines", engines, "admin", error_body, "The backend's health and all its engines"),
+    Route("GET", "/admin/engines", engines, "admin", openai_error, "The backend's health and all its engines"),
 ]  # fmt: skip
 """What only a key with the admin right opens."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from miner.gateway.apis.anthropic.errors import anthropic_error
-from miner.gateway.apis.ollama.common import ollama_error
-from miner.gateway.apis.openai.common import error_body
+from miner.gateway.apis.ollama.errors import ollama_error
+from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def shape_of(path: str) -> ErrorShape:
     path = _SLASHES.sub("/", path)
     if path.startswith("/api/"):
         return ollama_error
-    return anthropic_error if path.startswith("/v1/messages") else error_body
+    return anthropic_error if path.startswith("/v1/messages") else openai_error
 
 
 async def nowhere(context: RequestContext) -> web.StreamResponse:

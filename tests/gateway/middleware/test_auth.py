@@ -13,7 +13,7 @@ from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.models.resolve import resolve
 from miner.errors import ConfigError
-from miner.gateway.apis.openai.common import error_body
+from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.app import GATEWAY, ROUTES, create_app
 from miner.gateway.auth.key_store import has_keys
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
@@ -201,7 +201,10 @@ async def test_who_called_is_known_by_name():
 
 async def test_without_keys_the_admin_right_ends_where_others_can_call():
     for host, status in (("127.0.0.1", 200), ("0.0.0.0", 403)):
-        routes = [Route("POST", "/admin", livez, "admin", error_body), Route("POST", "/any", livez, "key", error_body)]
+        routes = [
+            Route("POST", "/admin", livez, "admin", openai_error),
+            Route("POST", "/any", livez, "key", openai_error),
+        ]
         settings = {"serve_host": host, "serve_allow_unauthenticated": True}
         async with serving(Parrot(config()), routes=routes, **settings) as served:
             async with post(served, {}, "/admin") as answer:

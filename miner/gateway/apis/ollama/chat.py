@@ -16,10 +16,10 @@ from miner.gateway.apis.ollama.common import (
     logprob_entries,
     model_of,
     now,
-    ollama_error,
     sampling,
 )
 from miner.gateway.apis.ollama.convert import OllamaMessage, call_object, turns
+from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.loading import complete, load
 from miner.gateway.apis.ollama.stream import LineStream, finished, said
 from miner.gateway.context import RequestContext

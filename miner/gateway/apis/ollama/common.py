@@ -1,4 +1,4 @@
-"""What Ollama's resources share: errors, times, sampling options, formats, log probabilities."""
+"""What Ollama's resources share: times, sampling options, formats, log probabilities."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from miner.core.llms.contract.durations import seconds_of
 from miner.core.llms.contract.images import is_base64
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.errors import Failure
 from miner.gateway.request_body import MAX_SCHEMA, bounded
 
 __all__ = [
     "NAMES", "STREAM_TYPE", "Common", "Named", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries",
-    "model_of", "now", "ollama_error", "sampling", "unloads",
+    "model_of", "now", "sampling", "unloads",
 ]  # fmt: skip
 
 STREAM_TYPE = "application/x-ndjson"
@@ -36,16 +35,6 @@ _OFF = {
 }  # fmt: skip
 """Values that ask for nothing."""
 _IMAGES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
-
-
-def ollama_error(failure: Failure) -> bytes:
-    """`{"error": "..."}`, with the words that Ollama's clients look for."""
-    text = failure.message
-    if failure.code == "context_length_exceeded":
-        text = f"the input length exceeds the context length: {text}"
-    elif failure.code == "model_not_found":
-        text = f"model not found: {text}"
-    return msgspec.json.encode({"error": text})
 
 
 class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -17,10 +17,10 @@ from miner.gateway.apis.ollama.common import (
     logprob_entries,
     model_of,
     now,
-    ollama_error,
     sampling,
 )
 from miner.gateway.apis.ollama.convert import content_of
+from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.loading import complete, load
 from miner.gateway.apis.ollama.stream import LineStream, finished, said
 from miner.gateway.context import RequestContext

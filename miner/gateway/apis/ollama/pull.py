@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import UnsupportedFeatureError
-from miner.gateway.apis.ollama.common import STREAM_TYPE, Named, ollama_error
+from miner.gateway.apis.ollama.common import STREAM_TYPE, Named
+from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.generation import json_response

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from miner.gateway.apis.ollama.chat import OllamaChatBody, chat
-from miner.gateway.apis.ollama.common import STREAM_TYPE, ollama_error
+from miner.gateway.apis.ollama.common import STREAM_TYPE
 from miner.gateway.apis.ollama.embed import OllamaEmbedBody, OllamaEmbeddingsBody, embed, embeddings
+from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.generate import OllamaGenerateBody, generate
 from miner.gateway.apis.ollama.models import OllamaShowBody, ps, root, show, tags, version
 from miner.gateway.apis.ollama.pull import OllamaPullBody, pull

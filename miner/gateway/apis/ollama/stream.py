@@ -7,8 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, Timings, TokenUsage, ToolCall
-from miner.gateway.apis.ollama.common import counts, done_reason, logprob_entries, now, ollama_error
+from miner.gateway.apis.ollama.common import counts, done_reason, logprob_entries, now
 from miner.gateway.apis.ollama.convert import call_object
+from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.errors import Failure
 
 __all__ = ["LineStream", "finished", "said"]

@@ -17,7 +17,6 @@ from miner.gateway.apis.openai.chat_stream import ChatStream
 from miner.gateway.apis.openai.common import (
     STREAM_TYPE,
     Sampling,
-    error_body,
     logprob_entry,
     replies,
     sampling,
@@ -25,6 +24,7 @@ from miner.gateway.apis.openai.common import (
     usage_object,
     usage_of_choices,
 )
+from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import MAX_SCHEMA, bounded, decode, limited
 from miner.gateway.structure import check_arguments
@@ -78,7 +78,7 @@ class OpenAIChat:
 
     stream_type = STREAM_TYPE
     heartbeat = b": keep-alive\n\n"
-    errors = staticmethod(error_body)
+    errors = staticmethod(openai_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

@@ -8,7 +8,8 @@ import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse
 from miner.gateway.apis.base import Head
-from miner.gateway.apis.openai.common import DONE, error_event, logprob_entry, usage_object, usage_of_choices
+from miner.gateway.apis.openai.common import DONE, logprob_entry, usage_object, usage_of_choices
+from miner.gateway.apis.openai.errors import error_event
 from miner.gateway.errors import Failure
 
 __all__ = ["ChatStream"]

@@ -1,4 +1,4 @@
-"""What OpenAI's resources share: errors, usage, sampling parameters, tools and formats."""
+"""What OpenAI's resources share: usage, sampling parameters, tools and formats."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import msgspec
 from miner.core.llms.contract.request import folded_seed
 from miner.core.wire import LLMResponse, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.errors import Failure
 from miner.gateway.request_body import bounded
 
 __all__ = [
-    "DONE", "STREAM_TYPE", "Sampling", "StreamOptions", "error_body", "error_event", "logprob_entry", "read_usage",
+    "DONE", "STREAM_TYPE", "Sampling", "StreamOptions", "logprob_entry", "read_usage",
     "sampling", "sampling_names", "usage_object",
 ]  # fmt: skip
 
@@ -21,26 +20,6 @@ STREAM_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 MAX_REPLIES = 16
 """Replies (`n`, or prompts) of one request at most."""
-
-_TYPES = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    408: "timeout_error", 413: "invalid_request_error", 429: "rate_limit_error",
-}  # fmt: skip
-
-
-def error_body(failure: Failure) -> bytes:
-    """`{"error": {"message", "type", "param", "code"}}`."""
-    return msgspec.json.encode({"error": _error(failure)})
-
-
-def error_event(failure: Failure) -> bytes:
-    """The same as an event of a stream. No `[DONE]` follows it."""
-    return b"data: " + error_body(failure) + b"\n\n"
-
-
-def _error(failure: Failure) -> dict[str, Any]:
-    kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
-    return {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):

@@ -15,14 +15,13 @@ from miner.gateway.apis.openai.common import (
     MAX_REPLIES,
     STREAM_TYPE,
     Sampling,
-    error_body,
-    error_event,
     replies,
     sampling,
     sampling_names,
     usage_object,
     usage_of_choices,
 )
+from miner.gateway.apis.openai.errors import error_event, openai_error
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import Failure
 from miner.gateway.field_names import FieldNames
@@ -59,7 +58,7 @@ class OpenAICompletions:
 
     stream_type = STREAM_TYPE
     heartbeat = b": keep-alive\n\n"
-    errors = staticmethod(error_body)
+    errors = staticmethod(openai_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""
