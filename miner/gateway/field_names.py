@@ -57,7 +57,7 @@ class FieldNames:
         return _PATH.sub(renamed, text)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """What the service refuses in this block is refused in the client's words."""
         try:
             yield

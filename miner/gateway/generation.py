@@ -45,7 +45,7 @@ async def reply(context: RequestContext, dialect: Dialect, call: Call) -> web.St
         for arguments in call.arguments:
             arguments.setdefault("unsupported", "ignore")
     await context.enter(call)
-    with call.names.told():
+    with call.names.translate_errors():
         return await (_streamed if call.stream else _whole)(context, dialect, call)
 
 
@@ -65,7 +65,7 @@ async def _whole(context: RequestContext, dialect: Dialect, call: Call) -> web.R
         context.usage = total_usage(response.usage for response in responses)
     context.letters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
     _note_ignored(context, responses)
-    return json_response(context, dialect.whole(call, _head(context, call, responses), responses))
+    return json_response(context, dialect.response_body(call, _head(context, call, responses), responses))
 
 
 async def _respond(context: RequestContext, arguments: dict[str, Any]) -> LLMResponse:
@@ -131,7 +131,7 @@ async def _streamed(context: RequestContext, dialect: Dialect, call: Call) -> we
         index = 0
         try:
             async with aclosing(source) as batches:
-                with call.names.told():
+                with call.names.translate_errors():
                     async for batch in batches:
                         if several:
                             index, batch = batch

@@ -17,7 +17,7 @@ from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.structure import check_structure
 
-__all__ = ["MAX_DEPTH", "MAX_SCHEMA", "bounded", "decode", "decode_body", "limited", "off_loop", "parse_body"]
+__all__ = ["MAX_DEPTH", "MAX_SCHEMA", "bounded", "check_length", "decode", "decode_body", "off_loop", "parse_body"]
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -191,7 +191,7 @@ def _wrong_field(text: str, kind: Any) -> InvalidRequestError:
     return InvalidRequestError(f"{place or 'The body'} is not valid: {reason}.", param=place or None)
 
 
-def limited(items: Sized | None, name: str, most: int = MAX_MESSAGES) -> None:
+def check_length(items: Sized | None, name: str, most: int = MAX_MESSAGES) -> None:
     """Refuse a list that is longer than anybody needs.
 
     Raises:

@@ -87,7 +87,7 @@ class Dialect(Protocol):
             RequestError: names the field, the value and the way out.
         """
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""
 
     def stream(self, call: Call, head: Head) -> StreamWriter:

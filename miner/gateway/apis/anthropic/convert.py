@@ -23,7 +23,7 @@ from miner.gateway.apis.anthropic.schema import (
     ToolUseBlock,
 )
 from miner.gateway.apis.images import image_part
-from miner.gateway.request_body import bounded, limited
+from miner.gateway.request_body import bounded, check_length
 
 __all__ = ["tool_arguments", "turns"]
 
@@ -43,7 +43,7 @@ def turns(
     """
     if not asked.messages:
         raise InvalidRequestError("messages: at least one message is needed.", param="messages")
-    limited(asked.messages, "messages")
+    check_length(asked.messages, "messages")
     system = asked.system
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)

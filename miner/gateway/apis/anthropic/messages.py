@@ -71,7 +71,7 @@ class AnthropicMessages:
             options=asked,
         )
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A message in one piece."""
         response = responses[0]
         return msgspec.json.encode(
@@ -218,7 +218,7 @@ async def count_tokens(context: RequestContext) -> web.StreamResponse:
     await context.enter(Call(arguments=[], model=asked.model, remote_images=remote))
     service = context.gateway.service
     try:
-        with FieldNames(names).told():
+        with FieldNames(names).translate_errors():
             count = await service.count_tokens(messages=conversation, model=asked.model, tools=tools)
     except UnsupportedFeatureError as error:
         if error.param != "count_tokens":

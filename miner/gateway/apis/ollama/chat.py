@@ -62,7 +62,7 @@ class OllamaChat:
             [arguments], asked.model, asked.stream is not False, ignored, names=FieldNames(NAMES), options=asked.model
         )
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""
         response = responses[0]
         calls = _calls(response)

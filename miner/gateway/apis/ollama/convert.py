@@ -9,7 +9,7 @@ import msgspec
 from miner.core.wire import ToolCall
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.ollama.common import image_url
-from miner.gateway.request_body import bounded, limited
+from miner.gateway.request_body import bounded, check_length
 
 __all__ = ["OllamaMessage", "call_object", "content_of", "turns"]
 
@@ -68,7 +68,7 @@ class _Calls:
 
 def turns(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
     """The turns as the service takes them."""
-    limited(messages, "messages")
+    check_length(messages, "messages")
     calls = _Calls()
     return [_turn(message, f"messages[{place}]", calls) for place, message in enumerate(messages)]
 

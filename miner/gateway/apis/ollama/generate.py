@@ -76,7 +76,7 @@ class OllamaGenerate:
             [arguments], asked.model, asked.stream is not False, ignored, names=_names(asked), options=asked.model
         )
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A reply in one piece."""
         response = responses[0]
         body = {

@@ -26,7 +26,7 @@ from miner.gateway.apis.openai.common import (
 )
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.field_names import FieldNames
-from miner.gateway.request_body import MAX_SCHEMA, bounded, decode, limited
+from miner.gateway.request_body import MAX_SCHEMA, bounded, check_length, decode
 from miner.gateway.structure import check_arguments
 
 __all__ = ["ChatBody", "OpenAIChat", "chat_messages"]
@@ -115,7 +115,7 @@ class OpenAIChat:
             options=bool(asked.stream_options is not None and asked.stream_options.include_usage),
         )
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
         return msgspec.json.encode(
             {
@@ -197,7 +197,7 @@ def chat_messages(messages: list[dict[str, Any]], ignored: list[str], remote: li
     """The turns as the service takes them, which is as OpenAI has them: what says nothing to a model is told as
     ignored, what is gone from OpenAI's API too is refused.
     """
-    limited(messages, "messages")
+    check_length(messages, "messages")
     check_arguments(_arguments(messages), "messages")
     for place, message in enumerate(messages):
         role = message.get("role")

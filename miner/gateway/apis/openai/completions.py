@@ -88,7 +88,7 @@ class OpenAICompletions:
             options=_Options(include_usage, len(prompts)),
         )
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `text_completion`."""
         choices = [
             {

@@ -46,7 +46,7 @@ class OpenAIResponses:
             options=asked,
         )  # fmt: skip
 
-    def whole(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
+    def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `response`."""
         response = responses[0]
         output: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.images import image_part
 from miner.gateway.apis.openai.allowed_tools import allow_tools
 from miner.gateway.apis.openai.common import StreamOptions
-from miner.gateway.request_body import MAX_SCHEMA, bounded, limited
+from miner.gateway.request_body import MAX_SCHEMA, bounded, check_length
 from miner.gateway.structure import check_arguments
 
 __all__ = ["ResponseBody", "conversation", "service_arguments", "without_effect"]
@@ -213,7 +213,7 @@ def conversation(
         return [*turns, {"role": "user", "content": asked.input}]
     if not asked.input:
         raise InvalidRequestError("input must be a text or a list of at least one item.", param="input")
-    limited(asked.input, "input")
+    check_length(asked.input, "input")
     calls = (item.get("arguments") for item in asked.input)
     check_arguments((text for text in calls if isinstance(text, str)), "input")
     thoughts: str | None = None
