@@ -11,8 +11,8 @@ from miner.cli.parser import UsageError
 from miner.errors import BackendProtocolError, BackendUnavailableError, MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from miner.core.http.client import Reply
-    from miner.core.http.errors import Origin
+    from miner.core.http.client import HttpResponse
+    from miner.core.http.errors import Upstream
 
 __all__ = ["default_url", "reset_model"]
 
@@ -51,34 +51,34 @@ def reset_model(model: str, *, url: str | None, key: str | None) -> str:
 
 async def _reset(model: str, address: str, key: str | None) -> str:
     from miner.core.http.client import HttpClient
-    from miner.core.http.errors import Origin
+    from miner.core.http.errors import Upstream
 
-    origin = Origin(
+    upstream = Upstream(
         backend="the gateway",
         base_url=address,
         timeout_setting="the time",
-        silence=_SECONDS,
-        unreachable="Start it with `miner serve`, or say where it is with --url.",
+        read_timeout=_SECONDS,
+        unreachable_hint="Start it with `miner serve`, or say where it is with --url.",
         address_setting="--url",
     )
-    http = HttpClient(origin, api_key=key)
+    http = HttpClient(upstream, api_key=key)
     try:
         reply = await http.request("POST", f"/admin/models/{quote(model, safe='')}/reset", b"{}", total=_SECONDS)
     finally:
         await http.close()
     if reply.status != 200:
-        raise _error(reply, model, origin)
+        raise _error(reply, model, upstream)
     if b'"reset":true' not in reply.body:
-        raise _somebody_else(origin, reply.status)
+        raise _somebody_else(upstream, reply.status)
     return model
 
 
-def _error(reply: Reply, model: str, origin: Origin) -> MinerError:
+def _error(reply: HttpResponse, model: str, upstream: Upstream) -> MinerError:
     """What the answer means, and what to do."""
     from miner.core.http.errors import parse_error_body
 
     body = parse_error_body(reply.body)
-    where, code = f"The gateway at {origin.shown_url}", body.fields.get("code")
+    where, code = f"The gateway at {upstream.shown_url}", body.fields.get("code")
     if reply.status == 401:
         return UsageError(f"{where} wants a key with the admin right.", hint=_KEY_HINT)
     if reply.status == 403:
@@ -87,16 +87,16 @@ def _error(reply: Reply, model: str, origin: Origin) -> MinerError:
     if reply.status == 404 and code == "model_not_found":
         return ModelNotFoundError(f"{where} says: {body.message}", model=model)
     if reply.status == 404:
-        return _somebody_else(origin, 404)
-    details: dict[str, Any] = origin.details(reply.status)
+        return _somebody_else(upstream, 404)
+    details: dict[str, Any] = upstream.details(reply.status)
     if 400 <= reply.status < 500:
         return UsageError(f"{where} says: {body.message}")
     return BackendUnavailableError(f"{where} failed (HTTP {reply.status}): {body.message}", **details)
 
 
-def _somebody_else(origin: Origin, status: int) -> BackendProtocolError:
+def _somebody_else(upstream: Upstream, status: int) -> BackendProtocolError:
     return BackendProtocolError(
-        f"What answers at {origin.shown_url} has no admin routes.",
+        f"What answers at {upstream.shown_url} has no admin routes.",
         hint="Is --url that of `miner serve`, of this version?",
-        **origin.details(status),
+        **upstream.details(status),
     )

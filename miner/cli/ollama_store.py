@@ -14,7 +14,7 @@ from miner.cli.model_store import Row, Store
 from miner.cli.parser import UsageError
 from miner.core._typing import override
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import Origin, parse_error_body
+from miner.core.http.errors import Upstream, parse_error_body
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama.errors import ollama_error
@@ -43,15 +43,15 @@ class OllamaStore(Store):
 
     left_out = ()
     settings: MinerConfig
-    origin: Origin = field(init=False)
+    upstream: Upstream = field(init=False)
 
     def __post_init__(self) -> None:
-        self.origin = Origin(
+        self.upstream = Upstream(
             backend="ollama",
             base_url=self.settings.ollama_base_url.rstrip("/"),
             timeout_setting="OLLAMA_TIMEOUT",
-            silence=self.settings.ollama_timeout,
-            unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
+            read_timeout=self.settings.ollama_timeout,
+            unreachable_hint="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
             address_setting="OLLAMA_BASE_URL",
         )
 
@@ -80,7 +80,7 @@ class OllamaStore(Store):
             "context length": model.context_length,
             "embedding length": model.dimensions,
             "capabilities": ", ".join(sorted(model.capabilities or ())) or None,
-            "server": self.origin.shown_url,
+            "server": self.upstream.shown_url,
         }
 
     @override
@@ -105,7 +105,7 @@ class OllamaStore(Store):
         async with self._http() as http:
             reply = await http.request("DELETE", "/api/delete", msgspec.json.encode({"model": name}))
         if reply.status != 200:
-            raise ollama_error(reply.status, parse_error_body(reply.body), self.origin, name)
+            raise ollama_error(reply.status, parse_error_body(reply.body), self.upstream, name)
 
     async def _pull(self, name: str, tell: Callable[[PullProgress], None]) -> None:
         show = _Shown(name, tell)
@@ -115,7 +115,7 @@ class OllamaStore(Store):
 
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[HttpClient]:
-        http = HttpClient(self.origin)
+        http = HttpClient(self.upstream)
         try:
             yield http
         finally:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from miner.core.http.connect_errors import BadAddressError, NotConnectedError
 from miner.core.http.connection import Connection
 from miner.core.http.proxy import Proxy, open_tunnel
 from miner.core.http.tls import untrusted_hint
+from miner.core.http.transport_errors import ConnectError, InvalidAddressError
 
-__all__ = ["Address", "connect"]
+__all__ = ["ServerAddress", "connect"]
 
 _NEXT_ADDRESS_SECONDS = 0.25
 """As RFC 8305 recommends."""
@@ -28,7 +28,7 @@ _P = TypeVar("_P", bound=Connection)
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """A server and the base path of its API."""
 
     host: str
@@ -40,7 +40,7 @@ class Address:
     """Header lines of every request, our key among them."""
     proxy: Proxy | None = None
 
-    def through(self, proxy: Proxy) -> Address:
+    def through(self, proxy: Proxy) -> ServerAddress:
         """The same by way of a proxy. Without TLS the proxy reads each request, and is told the whole address; with it,
         `connect` has it open a tunnel.
         """
@@ -52,22 +52,22 @@ class Address:
         )
 
     @classmethod
-    def of(cls, url: str, api_key: str | None, *, keep: bool) -> Address:
+    def of(cls, url: str, api_key: str | None, *, keep: bool) -> ServerAddress:
         """Read an address such as http://localhost:8000/v1. It may carry a user and a password.
 
         Raises:
-            BadAddressError: it is none.
+            InvalidAddressError: it is none.
         """
         try:
             parts = urlsplit(url)
             port = parts.port
             host = parts.hostname
         except ValueError as error:
-            raise BadAddressError(str(error)) from None
+            raise InvalidAddressError(str(error)) from None
         if parts.scheme not in ("http", "https") or not host or port == 0:
-            raise BadAddressError("not http://host:port")
+            raise InvalidAddressError("not http://host:port")
         if "?" in url or "#" in url:
-            raise BadAddressError("a query or a fragment is not sent: it must end with its path")
+            raise InvalidAddressError("a query or a fragment is not sent: it must end with its path")
         tls = parts.scheme == "https"
         lines = [
             f"Host: {parts.netloc.rpartition('@')[2]}", "Content-Type: application/json", "Accept: */*",
@@ -82,7 +82,7 @@ class Address:
         if not keep:
             lines.append("Connection: close")
         if any(ord(letter) < 32 or ord(letter) == 127 for line in lines for letter in line):
-            raise BadAddressError("a control character in the address or in the key")
+            raise InvalidAddressError("a control character in the address or in the key")
         base = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
         return cls(host, port or (443 if tls else 80), tls, base.encode(), "\r\n".join(lines).encode() + b"\r\n")
 
@@ -97,7 +97,7 @@ class Address:
 
 
 async def connect(
-    loop: asyncio.AbstractEventLoop, address: Address, unix_socket: Path | None, make: Callable[[], _P],
+    loop: asyncio.AbstractEventLoop, address: ServerAddress, unix_socket: Path | None, make: Callable[[], _P],
     *, tls: ssl.SSLContext | None, timeout: float,
 ) -> _P:  # fmt: skip
     """A connection to the address, or to a socket in its place; with TLS if there is a context for it.
@@ -106,7 +106,7 @@ async def connect(
         timeout: seconds for all of it: the name, the addresses, a proxy's tunnel, TLS.
 
     Raises:
-        NotConnectedError: there is none; BadAddressError: no such host can be.
+        ConnectError: there is none; InvalidAddressError: no such host can be.
     """
     proxy = address.proxy
     host, port = (address.host, address.port) if proxy is None else (proxy.host, proxy.port)
@@ -123,7 +123,7 @@ async def connect(
                 raise
             name = address.host if tls is not None else None
             return (await loop.create_connection(make, sock=sock, ssl=tls, server_hostname=name))[1]
-    except NotConnectedError:
+    except ConnectError:
         raise
     except TimeoutError:
         why, hint = "timed out", None
@@ -136,10 +136,10 @@ async def connect(
     except OSError as error:
         why, hint = _reason(error), None
     except UnicodeError as error:
-        raise BadAddressError(f"no host name: {error}") from None
+        raise InvalidAddressError(f"no host name: {error}") from None
     if proxy is not None and hint is None:
         why, hint = f"by way of {proxy}: {why}", proxy.hint(address.host)
-    raise NotConnectedError(why, hint=hint)
+    raise ConnectError(why, hint=hint)
 
 
 async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:

@@ -13,25 +13,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from miner.core.http.address import Address
-from miner.core.http.attempts import deliveries
+from miner.core.http.address import ServerAddress
 from miner.core.http.connection import Connection
-from miner.core.http.errors import Origin, faults
+from miner.core.http.connection_pool import ConnectionLimits, ConnectionPool
+from miner.core.http.crash_budget import current_budget
+from miner.core.http.errors import Upstream, map_errors
 from miner.core.http.framing import FramingError
-from miner.core.http.http1 import BrokenOffError
+from miner.core.http.http1 import ServerDisconnectedError
 from miner.core.http.in_flight import InFlight
-from miner.core.http.pool import ConnectionPool, Limits
 from miner.core.http.proxy import proxy_for
 from miner.core.http.redirect import redirected
 from miner.errors import BackendOverloadedError
 
-__all__ = ["ByteStream", "HttpClient", "Limits", "Reply"]
+__all__ = ["ByteStream", "ConnectionLimits", "HttpClient", "HttpResponse"]
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
-_DEFAULT_LIMITS = Limits()
+_DEFAULT_LIMITS = ConnectionLimits()
 
 
-class Reply(NamedTuple):
+class HttpResponse(NamedTuple):
     """A whole answer."""
 
     status: int
@@ -71,7 +71,7 @@ class HttpClient:
     """Speaks to one engine. Connects on first use, on another event loop and after `close`, which is idempotent.
 
     Args:
-        origin: names backend and address in errors; `origin.silence` bounds each wait for bytes, in seconds.
+        upstream: names backend and address in errors; `upstream.read_timeout` bounds each wait for bytes, in seconds.
         api_key: sent as a bearer token.
         unix_socket: where the engine listens, in place of the address's host and port.
         limits: of its connections.
@@ -80,33 +80,40 @@ class HttpClient:
     """
 
     def __init__(
-        self, origin: Origin, *, api_key: str | None = None, unix_socket: Path | None = None, reuse: bool = True,
-        limits: Limits = _DEFAULT_LIMITS,
+        self, upstream: Upstream, *, api_key: str | None = None, unix_socket: Path | None = None, reuse: bool = True,
+        limits: ConnectionLimits = _DEFAULT_LIMITS,
     ) -> None:  # fmt: skip
-        self.origin = origin
+        self.upstream = upstream
         self._limits = limits
         self._unix_socket = unix_socket
         self._permits: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         self._api_key = api_key
         self._reuse = reuse and unix_socket is None
-        self._address: Address | None = None
+        self._address: ServerAddress | None = None
         self._pool = ConnectionPool(
-            origin.silence, unix_socket, limits.connect_timeout, reuse=self._reuse, on_lost=origin.lost
+            upstream.read_timeout,
+            unix_socket,
+            limits.connect_timeout,
+            reuse=self._reuse,
+            on_lost=upstream.on_connection_lost,
         )
-        self._in_flight = InFlight(origin.closed)
+        self._in_flight = InFlight(upstream.closed_error)
 
     async def request(
         self, method: str, path: str, body: bytes | None = None, *, total: float | None = None, root: bool = False,
-        harmless: bool = False,
-    ) -> Reply:  # fmt: skip
+        read_only: bool = False,
+    ) -> HttpResponse:  # fmt: skip
         """Send a request and read the whole answer, whatever its status.
 
         Args:
             total: seconds for the whole exchange, where it must be short; then it waits for nobody else's.
             root: the path begins at the server's root, before the `/v1` of the address.
-            harmless: it asks for facts, as every request without a body does: no engine dies of it.
+            read_only: it asks for facts, as every request without a body does: no engine dies of it.
         """
-        with self._in_flight.call(), faults(self.origin, total=total, harmless=harmless or body is None) as state:
+        with (
+            self._in_flight.call(),
+            map_errors(self.upstream, total=total, read_only=read_only or body is None) as state,
+        ):
             if total is not None:
                 async with asyncio.timeout(total):
                     return await self._whole(state, method, path, body, root)
@@ -117,10 +124,10 @@ class HttpClient:
                 if permit is not None:
                     permit.release()
 
-    async def _whole(self, state: faults, method: str, path: str, body: bytes | None, root: bool) -> Reply:
+    async def _whole(self, state: map_errors, method: str, path: str, body: bytes | None, root: bool) -> HttpResponse:
         connection, answer = await self._ask(state, method, path, body, root)
         try:
-            return Reply(answer.status, answer.headers, await answer.read_all())
+            return HttpResponse(answer.status, answer.headers, await answer.read_all())
         finally:
             self._pool.release(connection)
 
@@ -131,7 +138,7 @@ class HttpClient:
         return _Streaming(self, path, body)
 
     async def _ask(
-        self, state: faults, method: str, path: str, body: bytes | None, root: bool
+        self, state: map_errors, method: str, path: str, body: bytes | None, root: bool
     ) -> tuple[Connection, ByteStream]:
         """The answer, of which the head has come. The caller releases the connection."""
         address = self._address or await self._find()
@@ -143,17 +150,17 @@ class HttpClient:
                 connection = await self._pool.connect(address)
             try:
                 head = await connection.ask(request)
-            except BrokenOffError:
+            except ServerDisconnectedError:
                 connection.abort()
                 state.receiving = connection.answered
                 # A kept connection that the server has just closed: once more on a fresh one, since not a byte of an
                 # answer has come. On a new connection it means something else: the request may have killed the engine.
-                count = deliveries()
-                if fresh or connection.answered or count.deaths:
+                count = current_budget()
+                if fresh or connection.answered or count.crashes:
                     raise
-                count.deaths += not state.harmless
+                count.crashes += not state.read_only
                 connection = None
-                self.origin.lost()
+                self.upstream.on_connection_lost()
             except BaseException:
                 connection.abort()
                 raise
@@ -161,12 +168,12 @@ class HttpClient:
                 state.receiving = True
                 if 300 <= head.status < 400:
                     connection.abort()
-                    raise redirected(head.status, head.headers.get("location"), self.origin)
+                    raise redirected(head.status, head.headers.get("location"), self.upstream)
                 return connection, ByteStream(connection, head.status, head.headers)
 
-    async def _find(self) -> Address:
+    async def _find(self) -> ServerAddress:
         """Where requests go, and by way of which proxy."""
-        address = Address.of(self.origin.base_url, self._api_key, keep=self._reuse)
+        address = ServerAddress.of(self.upstream.base_url, self._api_key, keep=self._reuse)
         if self._unix_socket is None:
             proxy = await proxy_for(address.host, address.port, tls=address.tls)
             address = address if proxy is None else address.through(proxy)
@@ -187,11 +194,11 @@ class HttpClient:
                 await permits.acquire()
         except TimeoutError:
             raise BackendOverloadedError(
-                f"{self.origin.backend} at {self.origin.shown_url} has as many requests in flight as there may be "
+                f"{self.upstream.backend} at {self.upstream.shown_url} has as many requests in flight as there may be "
                 f"connections ({most}), and none ended in {self._limits.queue_timeout:g} s.",
                 retry_after=1.0,
                 hint="Try again later, or raise MINER_MAX_CONNECTIONS or MINER_QUEUE_TIMEOUT.",
-                **self.origin.details(),
+                **self.upstream.details(),
             ) from None
         self._pool.make_room(most)
         return permits
@@ -213,18 +220,18 @@ class HttpClient:
 class _Streaming:
     """What `HttpClient.stream` gives."""
 
-    __slots__ = ("_answer", "_body", "_client", "_connection", "_faults", "_path", "_permit")
+    __slots__ = ("_answer", "_body", "_client", "_connection", "_mapper", "_path", "_permit")
 
     def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
         self._client, self._path, self._body = client, path, body
-        self._faults = faults(client.origin)
+        self._mapper = map_errors(client.upstream)
 
     async def __aenter__(self) -> ByteStream:
-        with self._client._in_flight.call(), self._faults:
+        with self._client._in_flight.call(), self._mapper:
             self._permit = await self._client._permit()
             try:
                 self._connection, self._answer = await self._client._ask(
-                    self._faults, "POST", self._path, self._body, False
+                    self._mapper, "POST", self._path, self._body, False
                 )
             except BaseException:
                 self._leave()
@@ -241,4 +248,4 @@ class _Streaming:
         self._client._pool.release(self._connection, message_over=self._answer.over)
         self._leave()
         if error is not None:
-            self._faults.__exit__(kind, error, trace)
+            self._mapper.__exit__(kind, error, trace)

@@ -8,15 +8,15 @@ from typing import cast
 
 from miner.core._typing import override
 from miner.core.http.framing import FramingError
-from miner.core.http.http1 import BrokenOffError, Head, Response
+from miner.core.http.http1 import Head, Response, ServerDisconnectedError
 
-__all__ = ["ClosedHereError", "Connection"]
+__all__ = ["Connection", "LocallyClosedError"]
 
 _HIGH_WATER = 1024 * 1024
 """Bytes that may wait to be read before the engine is asked to wait."""
 
 
-class ClosedHereError(Exception):
+class LocallyClosedError(Exception):
     """The connection was closed on this side, by whoever owns it."""
 
 
@@ -108,8 +108,8 @@ class Connection(asyncio.Protocol):
 
         Raises:
             TimeoutError: silence.
-            BrokenOffError: the connection ended before.
-            ClosedHereError: it was closed on this side.
+            ServerDisconnectedError: the connection ended before.
+            LocallyClosedError: it was closed on this side.
             FramingError: the answer is no HTTP.
         """
         self.answered = False
@@ -132,8 +132,8 @@ class Connection(asyncio.Protocol):
 
         Raises:
             TimeoutError: silence.
-            BrokenOffError: the connection ended before the body did.
-            ClosedHereError: it was closed on this side before that.
+            ServerDisconnectedError: the connection ended before the body did.
+            LocallyClosedError: it was closed on this side before that.
             FramingError: the body is not in its form.
         """
         response = self._response
@@ -157,13 +157,13 @@ class Connection(asyncio.Protocol):
     def _end_body(self, response: Response) -> None:
         try:
             response.end()
-        except BrokenOffError as error:
+        except ServerDisconnectedError as error:
             raise self._broken() from error
         if self._closed_here:  # a body that ends with its connection has not ended so
             raise self._broken()
 
     def _broken(self) -> Exception:
-        return ClosedHereError() if self._closed_here else BrokenOffError(self._why)
+        return LocallyClosedError() if self._closed_here else ServerDisconnectedError(self._why)
 
     @property
     def finished(self) -> bool:
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def close(self) -> None:
-        """End it; whoever waits for its answer gets ClosedHereError."""
+        """End it; whoever waits for its answer gets LocallyClosedError."""
         self._closed_here = True
         self.abort()
         self._wake()

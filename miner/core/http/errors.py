@@ -15,10 +15,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from miner.core.http.connect_errors import BadAddressError, NotConnectedError
-from miner.core.http.connection import ClosedHereError
+from miner.core.http.connection import LocallyClosedError
 from miner.core.http.framing import FramingError
-from miner.core.http.http1 import BrokenOffError
+from miner.core.http.http1 import ServerDisconnectedError
+from miner.core.http.transport_errors import ConnectError, InvalidAddressError
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -32,25 +32,25 @@ from miner.errors import (
     StreamInterruptedError,
 )
 
-__all__ = ["ErrorBody", "Origin", "faults", "parse_error_body", "retry_after_seconds", "status_error"]
+__all__ = ["ErrorBody", "Upstream", "map_errors", "parse_error_body", "retry_after_seconds", "status_error"]
 
 _TEXT_LIMIT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Upstream:
     """Whose fault it would be, and what to do then. Every error of the transport speaks with these words."""
 
     backend: str
     base_url: str = field(repr=False)
     """May carry a user's name and password: `shown_url` does not."""
     timeout_setting: str = "the timeout"
-    silence: float = 300.0
-    unreachable: str | None = None
+    read_timeout: float = 300.0
+    unreachable_hint: str | None = None
     """What to do when nobody answers."""
     key_setting: str | None = None
     address_setting: str = "the address"
-    lost: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+    on_connection_lost: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
     """Called when the server may have been restarted: a connection was refused or broken off, or a kept one closed."""
 
     @property
@@ -69,100 +69,102 @@ class Origin:
         """The fields that every BackendError carries."""
         return {"backend": self.backend, "base_url": self.shown_url, "status": status}
 
-    def closed(self) -> ServiceClosedError:
+    def closed_error(self) -> ServiceClosedError:
         """For what was in flight when its client was closed."""
         return ServiceClosedError(
             f"The service was closed while {self.backend} at {self.shown_url} worked on the request.", **self.details()
         )
 
-    def slow(self) -> str:
+    def timeout_hint(self) -> str:
         """What to do when the engine is silent for too long."""
         return f"Raise {self.timeout_setting} if it needs longer, or ask for less."
 
-    def misplaced(self) -> str:
+    def address_hint(self) -> str:
         """What to do when something else answers."""
         return f"Is {self.address_setting} that of the engine's API?"
 
 
-class faults:
+class map_errors:
     """Context manager: turns what the transport raises into errors of miner.
 
     Programming errors and cancellation pass through untouched. `receiving` is set once an answer has begun: from then
     on a lost connection is a StreamInterruptedError. `total`: seconds for the whole exchange, where that is the bound.
-    `harmless`: the request asks for facts alone; an engine that is lost without a response has not died of it.
+    `read_only`: the request asks for facts alone; an engine that is lost without a response has not died of it.
     """
 
-    __slots__ = ("harmless", "origin", "receiving", "total")
+    __slots__ = ("read_only", "receiving", "total", "upstream")
 
     def __init__(
-        self, origin: Origin, *, receiving: bool = False, total: float | None = None, harmless: bool = False
+        self, upstream: Upstream, *, receiving: bool = False, total: float | None = None, read_only: bool = False
     ) -> None:
-        self.origin = origin
+        self.upstream = upstream
         self.receiving = receiving
         self.total = total
-        self.harmless = harmless
+        self.read_only = read_only
 
-    def __enter__(self) -> faults:
+    def __enter__(self) -> map_errors:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None or isinstance(error, (MinerError, asyncio.CancelledError)):
             return
-        mapped = _map(error, self.origin, receiving=self.receiving, total=self.total)
+        mapped = _map(error, self.upstream, receiving=self.receiving, total=self.total)
         if mapped is not None:
-            if isinstance(error, (NotConnectedError, ConnectionError)):
-                self.origin.lost()
-            mapped.engine_died = type(error) is BrokenOffError and not self.harmless
+            if isinstance(error, (ConnectError, ConnectionError)):
+                self.upstream.on_connection_lost()
+            mapped.engine_died = type(error) is ServerDisconnectedError and not self.read_only
             raise mapped from error
 
 
-def _map(error: BaseException, origin: Origin, *, receiving: bool, total: float | None) -> BackendError | None:
+def _map(error: BaseException, upstream: Upstream, *, receiving: bool, total: float | None) -> BackendError | None:
     """The error of miner for one of the transport, None where it is none of its errors."""
-    where = f"{origin.backend} at {origin.shown_url}"
-    if isinstance(error, ClosedHereError):
-        return origin.closed()
-    if isinstance(error, NotConnectedError):
+    where = f"{upstream.backend} at {upstream.shown_url}"
+    if isinstance(error, LocallyClosedError):
+        return upstream.closed_error()
+    if isinstance(error, ConnectError):
         told = "does not accept the connection" if str(error) == "timed out" else "cannot be reached"
         return BackendUnavailableError(
             f"{where} {told}: {error}.",
-            hint=error.hint or origin.unreachable,
+            hint=error.hint or upstream.unreachable_hint,
             retryable=error.retryable,
-            **origin.details(),
+            **upstream.details(),
         )
     if isinstance(error, TimeoutError) and total is not None:
         return BackendTimeoutError(
             f"{where} did not answer within {total:g} s.",
             hint="It may be overloaded or hung: see its log.",
-            **origin.details(),
+            **upstream.details(),
         )
     if isinstance(error, TimeoutError):
         return BackendTimeoutError(
-            f"{where} was silent for more than {origin.silence:g} s.", hint=origin.slow(), **origin.details()
+            f"{where} was silent for more than {upstream.read_timeout:g} s.",
+            hint=upstream.timeout_hint(),
+            **upstream.details(),
         )
     if isinstance(error, ConnectionError):
         if receiving:
             return StreamInterruptedError(
                 f"{where} broke off in the middle of its answer: {_reason(error)}.",
                 hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
-                **origin.details(),
+                **upstream.details(),
             )
         return BackendUnavailableError(
             f"{where} closed the connection without an answer: {_reason(error)}.",
             hint="The engine may have died: see its log.",
-            **origin.details(),
+            **upstream.details(),
         )
-    if isinstance(error, BadAddressError):
+    if isinstance(error, InvalidAddressError):
         return BackendUnavailableError(
-            f"{origin.shown_url!r} is not a usable address: {error}.",
-            hint=origin.unreachable,
+            f"{upstream.shown_url!r} is not a usable address: {error}.",
+            hint=upstream.unreachable_hint,
             retryable=False,
-            **origin.details(),
+            **upstream.details(),
         )
     if isinstance(error, (FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
         return BackendProtocolError(
             f"{where} sent something that is not its protocol: {_reason(error)}.",
-            hint=origin.misplaced(),
-            **origin.details(),
+            hint=upstream.address_hint(),
+            **upstream.details(),
         )
     return None
 
@@ -242,13 +244,13 @@ def retry_after_seconds(value: str | None) -> float | None:
         return None
 
 
-def status_error(status: int, body: ErrorBody, origin: Origin, *, retry_after: float | None = None) -> MinerError:
+def status_error(status: int, body: ErrorBody, upstream: Upstream, *, retry_after: float | None = None) -> MinerError:
     """The error for an HTTP status, where the engine's own rules said nothing more exact."""
-    where = f"{origin.backend} at {origin.shown_url}"
+    where = f"{upstream.backend} at {upstream.shown_url}"
     said = f": {body.message}" if body.message else ""
-    details = origin.details(status)
+    details = upstream.details(status)
     if status in (401, 403):
-        setting = origin.key_setting
+        setting = upstream.key_setting
         hint = f"Set {setting} to a key that the server knows." if setting else "Does it expect another Host header?"
         refused = "our key" if setting else "us"
         return AuthenticationError(f"{where} refused {refused} (HTTP {status}){said}.", hint=hint, **details)
@@ -260,7 +262,9 @@ def status_error(status: int, body: ErrorBody, origin: Origin, *, retry_after: f
             **details,
         )
     if status in (408, 504):
-        return BackendTimeoutError(f"{where} ran out of time (HTTP {status}){said}.", hint=origin.slow(), **details)
+        return BackendTimeoutError(
+            f"{where} ran out of time (HTTP {status}){said}.", hint=upstream.timeout_hint(), **details
+        )
     if status in (502, 503):
         return BackendUnavailableError(
             f"{where} cannot serve now (HTTP {status}){said}.",
@@ -271,9 +275,9 @@ def status_error(status: int, body: ErrorBody, origin: Origin, *, retry_after: f
     if status == 404:
         return BackendProtocolError(
             f"{where} does not have that path (HTTP 404){said}.",
-            hint=origin.misplaced(),
+            hint=upstream.address_hint(),
             **details,
         )
     if status in (400, 413, 422):
-        return InvalidRequestError(f"{origin.backend} refused the request{said}", param=body.param)
+        return InvalidRequestError(f"{upstream.backend} refused the request{said}", param=body.param)
     return BackendError(f"{where} failed (HTTP {status}){said}.", hint="The engine's log says more.", **details)

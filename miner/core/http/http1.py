@@ -12,13 +12,13 @@ from typing import Any, Final
 from miner.core._typing import override
 from miner.core.http.framing import FramingError
 
-__all__ = ["MAX_BARE_BYTES", "BrokenOffError", "Head", "Headers", "Response"]
+__all__ = ["MAX_BARE_BYTES", "Head", "Headers", "Response", "ServerDisconnectedError"]
 
 MAX_BARE_BYTES: Final = 64 * 1024
 """Bytes without content at most: of a head, of a chunk's extensions, of trailers."""
 
 
-class BrokenOffError(ConnectionError):
+class ServerDisconnectedError(ConnectionError):
     """The connection ended before the response did."""
 
 
@@ -127,11 +127,11 @@ class Response:
         return b""
 
     def end(self) -> None:
-        """The connection has ended; BrokenOffError if the response had not."""
+        """The connection has ended; ServerDisconnectedError if the response had not."""
         if self._until_closed:
             self.done = True
         if not self.done:
-            raise BrokenOffError("the connection was closed")
+            raise ServerDisconnectedError("the connection was closed")
 
     def drop(self) -> None:
         """Nothing more is fed. The parser and this hold each other, which only the garbage collector would end."""

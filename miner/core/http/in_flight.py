@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Call", "InFlight"]
+__all__ = ["InFlight", "InFlightCall"]
 
 
 class InFlight:
@@ -20,11 +20,11 @@ class InFlight:
 
     def __init__(self, closed: Callable[[], Exception]) -> None:
         self.closed = closed
-        self.calls: set[Call] = set()
+        self.calls: set[InFlightCall] = set()
 
-    def call(self) -> Call:
+    def call(self) -> InFlightCall:
         """A new call: a `with` block around all that it waits for."""
-        return Call(self)
+        return InFlightCall(self)
 
     def stop(self) -> None:
         """End what waits now. What is suspended (a stream between two reads) learns it when it goes on."""
@@ -36,7 +36,7 @@ class InFlight:
         await asyncio.gather(*(call.end() for call in list(self.calls)), return_exceptions=True)
 
 
-class Call:
+class InFlightCall:
     """One call. As a context manager it raises the owner's error in place of the cancellation that ended it; a stream
     uses `enter`, `leave` and `finish` around each of its reads instead.
     """
@@ -118,7 +118,7 @@ class Call:
     def _is_here(self) -> bool:
         return self.reader is None or self.reader.get_loop() is _running_loop()
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> InFlightCall:
         self.enter()
         return self
 

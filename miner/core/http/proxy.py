@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from miner.core._typing import override
-from miner.core.http.connect_errors import NotConnectedError
+from miner.core.http.transport_errors import ConnectError
 
 __all__ = ["Proxy", "open_tunnel", "proxy_for"]
 
@@ -48,7 +48,7 @@ async def proxy_for(host: str, port: int, *, tls: bool) -> Proxy | None:
     """The proxy on the way to this host, if there is one.
 
     Raises:
-        NotConnectedError: the environment names one that cannot be used.
+        ConnectError: the environment names one that cannot be used.
     """
     found = _variable("https_proxy" if tls else "http_proxy") or _variable("all_proxy")
     if found is None or _goes_directly(host, port) or await _is_this_machine(host):
@@ -60,7 +60,7 @@ async def proxy_for(host: str, port: int, *, tls: bool) -> Proxy | None:
     except ValueError:
         proxy_host, proxy_port = None, 0
     if not proxy_host or parts.scheme != "http":
-        raise NotConnectedError(
+        raise ConnectError(
             f"{variable} names no proxy that can be used", retryable=False,
             hint=f"Only proxies at http://host:port are spoken to. Set NO_PROXY={host} to go there directly.",
         )  # fmt: skip
@@ -139,7 +139,7 @@ async def open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, prox
     """Have the proxy pass on what is sent: the socket then speaks with the host itself.
 
     Raises:
-        NotConnectedError: it does not.
+        ConnectError: it does not.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     target = where.encode("idna" if not where.isascii() else "ascii")
@@ -151,8 +151,8 @@ async def open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, prox
         piece = await loop.sock_recv(sock, 4096)
         head += piece
         if not piece or len(head) > _MAX_HEAD_BYTES:
-            raise NotConnectedError(f"{proxy} opens no way there", hint=proxy.hint(host))
+            raise ConnectError(f"{proxy} opens no way there", hint=proxy.hint(host))
     status = head.split(b"\r\n", 1)[0].split(b" ")[1:2]
     if not status or not head.startswith(b"HTTP/1.") or not status[0].startswith(b"2"):
         said = status[0].decode("latin-1") if status and status[0].isdigit() else "no HTTP"
-        raise NotConnectedError(f"{proxy} opens no way there (HTTP {said})", hint=proxy.hint(host))
+        raise ConnectError(f"{proxy} opens no way there (HTTP {said})", hint=proxy.hint(host))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.errors import BackendProtocolError
 
 __all__ = ["redirected"]
 
 
-def redirected(status: int, location: str | None, origin: Origin) -> BackendProtocolError:
+def redirected(status: int, location: str | None, upstream: Upstream) -> BackendProtocolError:
     """The error for a status from 300 to 399. No engine's API redirects: something else is at the address.
 
     Args:
         location: the answer's header. Of it the error shows the host alone: the rest may hold secrets.
     """
-    where = f"{origin.backend} at {origin.shown_url}"
+    where = f"{upstream.backend} at {upstream.shown_url}"
     return BackendProtocolError(
         f"{where} redirects to {_host(location)} (HTTP {status}), which is not followed.",
-        hint=f"Set {origin.address_setting} to the engine's own address.",
-        **origin.details(status),
+        hint=f"Set {upstream.address_setting} to the engine's own address.",
+        **upstream.details(status),
     )
 
 

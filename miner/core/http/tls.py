@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 
-from miner.core.http.connect_errors import NotConnectedError
+from miner.core.http.transport_errors import ConnectError
 
 __all__ = ["trusted", "untrusted_hint"]
 
@@ -18,7 +18,7 @@ def trusted() -> ssl.SSLContext:
     """A context for connections to servers. Reads many certificates: not in the event loop.
 
     Raises:
-        NotConnectedError: a variable names a file without certificates.
+        ConnectError: a variable names a file without certificates.
     """
     context = ssl.create_default_context()
     for variable in _OTHERS:
@@ -31,7 +31,7 @@ def trusted() -> ssl.SSLContext:
             else:
                 context.load_verify_locations(cafile=path)
         except OSError as error:  # an SSLError is one
-            raise NotConnectedError(
+            raise ConnectError(
                 f"no TLS: {variable}={path!r} cannot be read as certificates", retryable=False,
                 hint=f"Unset {variable}, or name a PEM file.",
             ) from error  # fmt: skip

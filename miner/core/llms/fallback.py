@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from miner.core._typing import override
-from miner.core.http.attempts import counted, deliveries
+from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.driver import respond, stream_batches
 from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.llms.LLMService import LLMService
@@ -97,7 +97,7 @@ class FallbackService(LLMService):
     async def _first_able(self, call: Callable[[LLMService, bool], Awaitable[T]]) -> T:
         """The answer of the first backend that gives one."""
         services = self._awake()
-        with self._in_flight.call(), counted(deliveries()):  # what one sent again, no other does
+        with self._in_flight.call(), budget_scope(current_budget()):  # what one sent again, no other does
             for service in services:
                 try:
                     return await call(service, service is self._services[0])
@@ -138,7 +138,7 @@ class FallbackService(LLMService):
         services = self._awake()
         failed: BackendError | None = None
         refused: RequestError | None = None
-        with self._in_flight.call(), counted(deliveries()):  # what one sent again, no other does
+        with self._in_flight.call(), budget_scope(current_budget()):  # what one sent again, no other does
             for service in services:
                 try:
                     return await call(service, service is self._services[0])
@@ -225,13 +225,13 @@ class FallbackService(LLMService):
 
     async def _fallen_over(self, request: ChatRequest, response: LLMResponse) -> Batches:
         services = self._awake()
-        count = deliveries()
+        count = current_budget()
         for service in services:
             delivered = False
             try:
                 prepared = await self._prepared(service, request, first=service is self._services[0])
                 async with aclosing(stream_batches(service, prepared, response)) as batches:
-                    with counted(count):  # not over a yield: who reads has a context of its own
+                    with budget_scope(count):  # not over a yield: who reads has a context of its own
                         first = await anext(batches, None)
                     if first is not None:
                         delivered = True
@@ -256,7 +256,7 @@ class FallbackService(LLMService):
         name = model or self._settings.default_model or self._answered.get(verb)
         failed: BackendError | None = None
         refused: UnsupportedFeatureError | None = None
-        with self._in_flight.call(), counted(deliveries()):  # what one sent again, no other does
+        with self._in_flight.call(), budget_scope(current_budget()):  # what one sent again, no other does
             for service in self._all() if name is None else self._awake():
                 other = service is not self._services[0] and (failed is not None or name is not None)
                 try:

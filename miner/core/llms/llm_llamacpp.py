@@ -221,12 +221,13 @@ class LlamaCppService(OpenAIService):
         """What a server says of itself."""
         reply = await http.request("GET", "/props", total=self._short, root=True)
         if reply.status != 200:
-            raise self._error(reply.status, reply.body, None, http.origin)
+            raise self._error(reply.status, reply.body, None, http.upstream)
         try:
             return msgspec.json.decode(reply.body, type=Props)
         except msgspec.DecodeError as error:
             raise BackendProtocolError(
-                f"{self.name} at {http.origin.shown_url} is no llama.cpp server: {error}.", **http.origin.details(200)
+                f"{self.name} at {http.upstream.shown_url} is no llama.cpp server: {error}.",
+                **http.upstream.details(200),
             ) from error
 
     @property
@@ -289,7 +290,7 @@ class LlamaCppService(OpenAIService):
                 body = msgspec.json.encode(prepared.body)
                 async with self._prefill(http, body) as prefill, http.stream(prepared.path, body) as answer:
                     if answer.status == 200:
-                        async with aclosing(self._events(answer, request, http.origin)) as events:
+                        async with aclosing(self._events(answer, request, http.upstream)) as events:
                             async for batch in events:
                                 if prefill is not None and prefill.see(batch):
                                     waited.queue = (waited.queue or 0.0) + prefill.waited
@@ -321,8 +322,8 @@ class LlamaCppService(OpenAIService):
         body = msgspec.json.encode(fields)
         async with self._prefill(http, body) as prefill, http.stream(path, body) as answer:
             if answer.status != 200:
-                raise self._error(answer.status, await answer.read_all(), request, http.origin)
-            async with aclosing(self._events(answer, request, http.origin)) as events:
+                raise self._error(answer.status, await answer.read_all(), request, http.upstream)
+            async with aclosing(self._events(answer, request, http.upstream)) as events:
                 async for batch in events:
                     if prefill is not None and prefill.see(batch):
                         prefill = None
@@ -366,7 +367,7 @@ class LlamaCppService(OpenAIService):
         """
         said = template_refusal(parse_error_body(raw).message)
         if said is None or prepared.fitted is None:
-            raise self._error(status, raw, request, http.origin)
+            raise self._error(status, raw, request, http.upstream)
         template = await self._template(http)
         apply = partial(self._apply_template, http)
         fitted = await template.refused(request, prepared.fitted, prepared.body, said, apply)

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from miner.core._typing import override
-from miner.core.http.client import HttpClient, Limits
-from miner.core.http.errors import Origin, parse_error_body
+from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.errors import Upstream, parse_error_body
 from miner.core.llms.contract.malformed import MalformedReplyError, rest_of
-from miner.core.llms.contract.server_facts import Memory
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.ttl_cache import TTLCache
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama.errors import ollama_error
 from miner.core.llms.ollama.models import (
@@ -30,7 +30,7 @@ from miner.core.llms.ollama.models import (
     info_of_show,
     info_of_tag,
 )
-from miner.core.llms.ollama.pull import load_request, pull_events
+from miner.core.llms.ollama.pull import load_request, stream_pull
 from miner.core.llms.ollama.response import decoded, read_lines
 from miner.core.llms.ollama.wire import request_body
 from miner.core.llms.schema.support import check_llama, refuse_both
@@ -63,8 +63,8 @@ class OllamaService(LLMService):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._client: HttpClient | None = None
-        self._client_made_for: tuple[str, float, Limits] | None = None
-        self._shown: Memory[str, ModelInfo] = Memory()
+        self._client_made_for: tuple[str, float, ConnectionLimits] | None = None
+        self._shown: TTLCache[str, ModelInfo] = TTLCache()
 
     @property
     @override
@@ -79,16 +79,16 @@ class OllamaService(LLMService):
             if self._client is not None:
                 self._client.retire()
                 self._shown.clear()
-            origin = Origin(
+            upstream = Upstream(
                 backend=self.name,
                 base_url=settings.ollama_base_url.rstrip("/"),
                 timeout_setting="OLLAMA_TIMEOUT",
-                silence=settings.ollama_timeout,
-                unreachable="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
+                read_timeout=settings.ollama_timeout,
+                unreachable_hint="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
                 address_setting="OLLAMA_BASE_URL",
-                lost=self._shown.clear,
+                on_connection_lost=self._shown.clear,
             )
-            self._client, self._client_made_for = HttpClient(origin, limits=limits), made_for
+            self._client, self._client_made_for = HttpClient(upstream, limits=limits), made_for
         return self._client
 
     # Generation
@@ -115,8 +115,8 @@ class OllamaService(LLMService):
                 if answer.status != 200:
                     raw = await answer.read_all()
                     after = answer.headers.get("Retry-After")
-                    raise ollama_error(answer.status, parse_error_body(raw), http.origin, request.model, after)
-                async with aclosing(read_lines(answer, request, http.origin)) as batches:
+                    raise ollama_error(answer.status, parse_error_body(raw), http.upstream, request.model, after)
+                async with aclosing(read_lines(answer, request, http.upstream)) as batches:
                     async for batch in batches:
                         if request.tools is not None:
                             calls += [call for chunk in batch for call in chunk.tool_calls or ()]
@@ -147,7 +147,7 @@ class OllamaService(LLMService):
     async def _listed_models(self) -> list[ModelInfo]:
         """What /api/tags says, without models that run elsewhere."""
         http = self._http()
-        tags = decoded(await http.request("GET", "/api/tags"), http.origin, decode_tags)
+        tags = decoded(await http.request("GET", "/api/tags"), http.upstream, decode_tags)
         return [info_of_tag(tag) for tag in tags.models if not tag.remote_host]
 
     @override
@@ -167,16 +167,16 @@ class OllamaService(LLMService):
         if known is not None:
             return known
         http = self._http()
-        reply = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}), harmless=True)
+        reply = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}), read_only=True)
         if reply.status == 404 and parse_error_body(reply.body).json:
             names = [model.id for model in await self._listed_models()]
             raise ModelNotFoundError(
-                f"ollama at {http.origin.shown_url} has no model {model_name!r}.",
+                f"ollama at {http.upstream.shown_url} has no model {model_name!r}.",
                 model=model_name,
                 available=names,
                 hint=f"Get it with `ollama pull {model_name}`, or use one of: {', '.join(names) or 'none'}.",
             )
-        shown = decoded(reply, http.origin, decode_show, model_name)
+        shown = decoded(reply, http.upstream, decode_show, model_name)
         if shown.remote_host or shown.remote_model:
             raise UnsupportedFeatureError(
                 f"{model_name!r} runs on {shown.remote_host or 'a remote host'}, not on this Ollama server.",
@@ -191,7 +191,7 @@ class OllamaService(LLMService):
     async def _health(self) -> Health:
         http = self._http()
         reply = await http.request("GET", "/api/tags", total=_HEALTH_SECONDS)
-        tags = decoded(reply, http.origin, decode_tags).models
+        tags = decoded(reply, http.upstream, decode_tags).models
         names = [tag.name for tag in tags if not tag.remote_host]
         default = self._settings.default_model
         known = {name.lower() for name in names}  # as Ollama takes them
@@ -218,7 +218,7 @@ class OllamaService(LLMService):
         )
         http = self._http()
         reply = await http.request("POST", path, msgspec.json.encode(body))
-        decoded(reply, http.origin, decode_any, info.id)
+        decoded(reply, http.upstream, decode_any, info.id)
         return msgspec.structs.replace(info, loaded=True)
 
     @override
@@ -226,17 +226,17 @@ class OllamaService(LLMService):
         info = await self.resolve_model(model)
         name = info.id if info is not None else model
         http = self._http()
-        running = decoded(await http.request("GET", "/api/ps"), http.origin, decode_tags)
+        running = decoded(await http.request("GET", "/api/ps"), http.upstream, decode_tags)
         loaded = {name, f"{name}:latest"} & {tag.name for tag in running.models}
         body = {"model": name, "keep_alive": 0, "stream": False}
         reply = await http.request("POST", "/api/generate", msgspec.json.encode(body))
-        decoded(reply, http.origin, decode_any, name)
+        decoded(reply, http.upstream, decode_any, name)
         return bool(loaded)
 
     @override
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
         self._shown.clear()  # it may become another model
-        return pull_events(self._http(), model, insecure=insecure)
+        return stream_pull(self._http(), model, insecure=insecure)
 
     # Embeddings
 
@@ -245,10 +245,10 @@ class OllamaService(LLMService):
         http = self._http()
         body = {"model": model, "input": texts, "truncate": False}
         reply = await http.request("POST", "/api/embed", msgspec.json.encode(body))
-        answer = decoded(reply, http.origin, decode_embeddings, model)
+        answer = decoded(reply, http.upstream, decode_embeddings, model)
         if len(answer.embeddings) != len(texts):
             raise BackendProtocolError(
-                f"ollama sent {len(answer.embeddings)} vectors for {len(texts)} texts.", **http.origin.details(200)
+                f"ollama sent {len(answer.embeddings)} vectors for {len(texts)} texts.", **http.upstream.details(200)
             )
         count = answer.prompt_eval_count
         return EmbeddingResponse(

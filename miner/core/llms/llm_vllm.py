@@ -9,7 +9,7 @@ import msgspec
 from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.http.errors import ErrorBody
-from miner.core.llms.contract.server_facts import Memory
+from miner.core.llms.contract.ttl_cache import TTLCache
 from miner.core.llms.openai.response import decode_event
 from miner.core.llms.openai.service import Endpoint, OpenAIService, _NoTemplateError
 from miner.core.llms.schema.support import check_vllm, refuse_both
@@ -53,8 +53,8 @@ class VLLMService(OpenAIService):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._thinks: Memory[str, bool] = Memory()
-        self._probed: Memory[str, frozenset[str]] = Memory()
+        self._thinks: TTLCache[str, bool] = TTLCache()
+        self._probed: TTLCache[str, frozenset[str]] = TTLCache()
 
     @override
     def _forget(self) -> None:
@@ -179,16 +179,16 @@ class VLLMService(OpenAIService):
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
         text = body.message
-        origin = self._http().origin
-        where = f"vllm at {origin.shown_url}"
+        upstream = self._http().upstream
+        where = f"vllm at {upstream.shown_url}"
         if "EngineCore" in text:
             return BackendUnavailableError(
                 f"{where}: its engine has died: {text}", hint="Restart the server.", engine_died=True,
-                **origin.details(status),
+                **upstream.details(status),
             )  # fmt: skip
         if status == 503 and body.type == "Service Unavailable":
             return BackendOverloadedError(
-                f"{where} has a full queue: {text}", hint="Try again later.", **origin.details(status)
+                f"{where} has a full queue: {text}", hint="Try again later.", **upstream.details(status)
             )
         if status == 404 and not body.fields.get("type"):
             lacking = "embeddings or rankings" if request is None else "chat"

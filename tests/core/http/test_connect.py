@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from miner.core.http.client import HttpClient, Limits
-from miner.core.http.errors import Origin
+from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.errors import Upstream
 from miner.core.llms.LLMService import LLMService
 from miner.errors import BackendOverloadedError, BackendUnavailableError
 from tests.core.llms.contract.test_closing import black_hole
@@ -36,7 +36,7 @@ class Echo(RawServer):
 
 
 def client(base: str, **limits: Any) -> HttpClient:
-    return HttpClient(Origin("vllm", base, silence=30.0), limits=Limits(**limits))
+    return HttpClient(Upstream("vllm", base, read_timeout=30.0), limits=ConnectionLimits(**limits))
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from miner.core.http.connect_errors import BadAddressError, NotConnectedError
 from miner.core.http.errors import (
     ErrorBody,
-    Origin,
-    faults,
+    Upstream,
+    map_errors,
     parse_error_body,
     retry_after_seconds,
     status_error,
 )
 from miner.core.http.framing import FramingError
-from miner.core.http.http1 import BrokenOffError
+from miner.core.http.http1 import ServerDisconnectedError
+from miner.core.http.transport_errors import ConnectError, InvalidAddressError
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -35,12 +35,12 @@ from miner.errors import (
 )
 from tests.servers.captures import capture
 
-ORIGIN = Origin(
+UPSTREAM = Upstream(
     backend="vllm",
     base_url="http://user:hunter2@host:1/v1",
     timeout_setting="VLLM_TIMEOUT",
-    silence=7.5,
-    unreachable="Start it, or set VLLM_API_BASE.",
+    read_timeout=7.5,
+    unreachable_hint="Start it, or set VLLM_API_BASE.",
     key_setting="VLLM_API_KEY",
     address_setting="VLLM_API_BASE",
 )
@@ -124,7 +124,7 @@ def test_retry_after_as_number_as_date_and_as_nonsense():
     ],
 )
 def test_statuses(status: int, kind: type[MinerError], words: list[str], retryable: bool | None):
-    error = status_error(status, ErrorBody("nope"), ORIGIN, retry_after=4.0)
+    error = status_error(status, ErrorBody("nope"), UPSTREAM, retry_after=4.0)
     assert type(error) is kind
     assert [word for word in words if word not in str(error)] == []
     assert "hunter2" not in str(error)
@@ -137,7 +137,7 @@ def test_statuses(status: int, kind: type[MinerError], words: list[str], retryab
 
 def test_an_engine_without_a_key_is_not_said_to_refuse_one():
     """Ollama answers 403 with an empty body to a foreign Host header (protocol notes, 3.1)."""
-    error = status_error(403, ErrorBody("", json=False), Origin("ollama", "http://h:1"))
+    error = status_error(403, ErrorBody("", json=False), Upstream("ollama", "http://h:1"))
     assert "key" not in str(error)
     assert "refused us (HTTP 403)." in error.message
     assert error.hint == "Does it expect another Host header?"
@@ -151,16 +151,16 @@ class FakeTransportError(ConnectionResetError):
 @pytest.mark.parametrize(
     ("raised", "before", "during"),
     [
-        (BrokenOffError("the connection was closed"), BackendUnavailableError, StreamInterruptedError),
+        (ServerDisconnectedError("the connection was closed"), BackendUnavailableError, StreamInterruptedError),
         (FakeTransportError("gone"), BackendUnavailableError, StreamInterruptedError),
         (TimeoutError(), BackendTimeoutError, BackendTimeoutError),
-        (NotConnectedError("timed out"), BackendUnavailableError, BackendUnavailableError),
+        (ConnectError("timed out"), BackendUnavailableError, BackendUnavailableError),
         (FramingError("a page"), BackendProtocolError, BackendProtocolError),
-        (BadAddressError("x"), BackendUnavailableError, BackendUnavailableError),
+        (InvalidAddressError("x"), BackendUnavailableError, BackendUnavailableError),
     ],
 )
 def test_library_errors(raised: Exception, before: type[MinerError], during: type[MinerError], receiving: bool):
-    with pytest.raises(during if receiving else before) as caught, faults(ORIGIN, receiving=receiving):
+    with pytest.raises(during if receiving else before) as caught, map_errors(UPSTREAM, receiving=receiving):
         raise raised
     assert caught.value.__cause__ is raised
     assert "http://host:1/v1" in str(caught.value)
@@ -170,15 +170,21 @@ def test_library_errors(raised: Exception, before: type[MinerError], during: typ
 @pytest.mark.parametrize("raised", [KeyError("a"), TypeError("b"), asyncio.CancelledError(), ModelNotFoundError("c"),
                                     RuntimeError("d"), GeneratorExit(), ZeroDivisionError()])  # fmt: skip
 def test_programming_errors_cancellation_and_our_own_pass_untouched(raised: BaseException):
-    with pytest.raises(type(raised)) as caught, faults(ORIGIN, receiving=True):
+    with pytest.raises(type(raised)) as caught, map_errors(UPSTREAM, receiving=True):
         raise raised
     assert caught.value is raised
 
 
 def test_silence_is_told_with_its_bound_and_its_setting():
-    with pytest.raises(BackendTimeoutError, match=r"silent for more than 7\.5 s\. Raise VLLM_TIMEOUT"), faults(ORIGIN):
+    with (
+        pytest.raises(BackendTimeoutError, match=r"silent for more than 7\.5 s\. Raise VLLM_TIMEOUT"),
+        map_errors(UPSTREAM),
+    ):
         raise TimeoutError
-    with pytest.raises(BackendTimeoutError, match=r"did not answer within 1\.5 s") as caught, faults(ORIGIN, total=1.5):
+    with (
+        pytest.raises(BackendTimeoutError, match=r"did not answer within 1\.5 s") as caught,
+        map_errors(UPSTREAM, total=1.5),
+    ):
         raise TimeoutError
     assert "VLLM_TIMEOUT" not in str(caught.value)
 
@@ -188,7 +194,7 @@ def all_of(value: Any) -> str:
 
 
 def test_the_errors_survive_pickling_with_all_they_carry():
-    error = status_error(429, ErrorBody("full"), ORIGIN, retry_after=2.0)
+    error = status_error(429, ErrorBody("full"), UPSTREAM, retry_after=2.0)
     again = pickle.loads(pickle.dumps(error))
     assert all_of(again) == all_of(error)
     assert type(again) is type(error)

@@ -14,7 +14,7 @@ import pytest
 
 from miner.core.http import client as http
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.errors import (
     BackendProtocolError,
     BackendTimeoutError,
@@ -30,9 +30,9 @@ from tests.servers.threaded import in_thread
 CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
 
 
-def client(server: RawServer | str, silence: float = 30.0, **given: Any) -> HttpClient:
+def client(server: RawServer | str, read_timeout: float = 30.0, **given: Any) -> HttpClient:
     base = server if isinstance(server, str) else server.v1
-    return HttpClient(Origin("vllm", base, silence=silence, timeout_setting="VLLM_TIMEOUT"), **given)
+    return HttpClient(Upstream("vllm", base, read_timeout=read_timeout, timeout_setting="VLLM_TIMEOUT"), **given)
 
 
 class Echo(RawServer):
@@ -80,7 +80,7 @@ async def test_a_new_connection_that_dies_is_not_tried_a_second_time_here():
 
 async def test_the_bounds_of_silence_and_of_the_whole_exchange_say_which_it_was():
     async with FaultServer(faults.silent()) as server:
-        http_client = client(server, silence=0.2)
+        http_client = client(server, read_timeout=0.2)
         with pytest.raises(BackendTimeoutError, match=r"silent for more than 0\.2 s\. Raise VLLM_TIMEOUT"):
             await http_client.request("GET", "/models")
         with pytest.raises(BackendTimeoutError, match=r"did not answer within 0\.1 s"):
@@ -177,9 +177,9 @@ def test_a_client_that_is_never_closed_says_nothing_at_exit(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
         "import asyncio, sys\n"
-        "from miner.core.http.errors import Origin\n"
+        "from miner.core.http.errors import Upstream\n"
         "from miner.core.http.client import HttpClient\n"
-        "client = HttpClient(Origin('vllm', sys.argv[1]))\n"
+        "client = HttpClient(Upstream('vllm', sys.argv[1]))\n"
         "async def main():\n"
         "    print((await client.request('GET', '/x')).status)\n"
         "asyncio.run(main())\n"
@@ -326,7 +326,7 @@ async def test_a_message_that_is_over_keeps_its_connection_though_the_body_ends_
 
 
 async def test_a_body_that_never_ends_loses_its_connection(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("miner.core.http.pool._LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("miner.core.http.connection_pool._LINGER_SECONDS", 0.1)
     async with LateEnd() as server:
         server.delay = None
         http_client = client(server)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.core.http.framing import FramingError
-from miner.core.http.http1 import MAX_BARE_BYTES, BrokenOffError, Head, Response
+from miner.core.http.http1 import MAX_BARE_BYTES, Head, Response, ServerDisconnectedError
 
 TOKEN = b'data: {"choices":[{"delta":{"content":" is"}}]}\n\n'
 TRICKY = b"\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -89,7 +89,7 @@ def test_what_is_no_chunk_is_garbage(wire: bytes):
     for pieces in ([wire], byte_by_byte(wire)):
         response = Response()
         response.feed(CHUNKED)
-        with pytest.raises((FramingError, BrokenOffError)):  # noqa: PT012
+        with pytest.raises((FramingError, ServerDisconnectedError)):  # noqa: PT012
             for piece in pieces:
                 response.feed(piece)
             response.feed(b"")
@@ -110,7 +110,7 @@ def test_an_end_before_the_end():
         OK + b"content-length: 5\r\n\r\nhell", OK, b"", b"HTTP/1.1 100 Continue\r\n\r\n",
     ):  # fmt: skip
         _, response = read(wire)
-        with pytest.raises(BrokenOffError):
+        with pytest.raises(ServerDisconnectedError):
             response.end()
     content, response = read(OK + b"\r\nhel", b"lo")
     assert (content, response.done) == (b"hello", False)

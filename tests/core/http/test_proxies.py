@@ -13,7 +13,7 @@ import pytest
 
 from miner.core.http import proxy
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.errors import BackendUnavailableError
 from tests.core.http.test_tls import AUTHORITY, STREAM
 
@@ -75,7 +75,7 @@ class ProxyServer:
 
 
 def client(base: str) -> HttpClient:
-    return HttpClient(Origin("vllm", base, silence=30.0, unreachable="Start it."), api_key="k")
+    return HttpClient(Upstream("vllm", base, read_timeout=30.0, unreachable_hint="Start it."), api_key="k")
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])

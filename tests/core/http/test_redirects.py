@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.errors import BackendProtocolError
 from tests.core.llms.contract.test_failures import MODES
 from tests.core.services import ENGINES, ask, service_at
@@ -34,8 +34,8 @@ class Target(RawServer):
 async def test_neither_a_whole_answer_nor_a_stream_follows(status: int):
     async with Target() as target, Redirecting() as server:
         server.status, server.location = status, f"http://user:hunter2@127.0.0.1:{target.port}/login?token=hunter2"
-        origin = Origin("vllm", server.v1, address_setting="VLLM_API_BASE")
-        client = HttpClient(origin, api_key="s3cret")
+        upstream = Upstream("vllm", server.v1, address_setting="VLLM_API_BASE")
+        client = HttpClient(upstream, api_key="s3cret")
         for _ in range(2):  # and the connection stays in order
             with pytest.raises(BackendProtocolError) as whole:
                 await client.request("POST", "/chat/completions", b"{}")
@@ -67,7 +67,7 @@ async def test_neither_a_whole_answer_nor_a_stream_follows(status: int):
 async def test_where_it_points_is_told_by_host_alone(location: str | None, shown: str):
     async with Redirecting() as server:
         server.location = location
-        client = HttpClient(Origin("vllm", server.v1))
+        client = HttpClient(Upstream("vllm", server.v1))
         with pytest.raises(BackendProtocolError, match="redirects to") as caught:
             await client.request("GET", "/models")
         await client.close()

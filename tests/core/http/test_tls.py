@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.errors import BackendUnavailableError
 
 AUTHORITY = trustme.CA()
@@ -50,7 +50,7 @@ async def server(name: str) -> AsyncIterator[str]:
 
 
 def client(base: str) -> HttpClient:
-    return HttpClient(Origin("vllm", base, silence=30.0))
+    return HttpClient(Upstream("vllm", base, read_timeout=30.0))
 
 
 async def test_calls_and_streams_go_through_and_keep_their_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.in_flight import InFlight
-from miner.core.http.pool import Limits
 from miner.core.llms.contract import generate_only as smallest
 from miner.core.llms.contract.join import drain
 from miner.core.llms.contract.stream import Batches
@@ -92,10 +92,10 @@ class Hooks:
         return self._completed[1]
 
     @property
-    def _connection_limits(self) -> Limits:
+    def _connection_limits(self) -> ConnectionLimits:
         """What bounds a client's connections: the same settings for all backends."""
         settings = self._settings
-        return Limits(settings.connect_timeout, settings.max_connections, settings.queue_timeout)
+        return ConnectionLimits(settings.connect_timeout, settings.max_connections, settings.queue_timeout)
 
     async def _get_model(self, model_name: str) -> Any:
         """Make sure that the model can be used; built-in backends return its ModelInfo.

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from miner.core.http.attempts import counted
+from miner.core.http.crash_budget import budget_scope
 from miner.core.llms.contract.capabilities import IGNORABLE, forget
 from miner.core.llms.contract.join import join
 from miner.core.llms.contract.retry import Retries, retried
@@ -140,7 +140,7 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
         delivered = False
         try:
             async with aclosing(service._stream(request)) as batches:
-                with counted(retries.deliveries):  # not over a yield: who reads has a context of its own
+                with budget_scope(retries.budget):  # not over a yield: who reads has a context of its own
                     first = await _first(batches)
                 if first is not None:
                     delivered = True

@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from miner.core.http.attempts import counted, deliveries
+from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.errors import BackendError, BackendOverloadedError, BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ class Retries:
         self._deadline = deadline
         self.count = 0
         """How often it was sent again."""
-        self.deliveries = deliveries()
+        self.budget = current_budget()
 
     async def pause_or_raise(self, error: BackendError) -> None:
         """Wait until the next attempt; raises the error where there is none."""
-        self.deliveries.deaths += error.engine_died
-        if self._left <= 0 or not error.retryable or not _may_help(error) or self.deliveries.spent:
+        self.budget.crashes += error.engine_died
+        if self._left <= 0 or not error.retryable or not _may_help(error) or self.budget.exhausted:
             raise error
         pause = random.uniform(0.5, 1.0) * _FIRST_PAUSE * 4**self.count
         if error.retry_after is not None:
@@ -68,7 +68,7 @@ async def retried(service: LLMService, work: Callable[[], Awaitable[T]], retries
         retries: of the request that this is a part of; None: it is a request by itself.
     """
     retries = retries or Retries(service._settings.max_retries)
-    with counted(retries.deliveries):
+    with budget_scope(retries.budget):
         while True:
             try:
                 return await work()

@@ -16,7 +16,7 @@ from miner.core.engine.launchers import Launcher
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
 from miner.core.engine.spec import Address, EngineSpec
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.core.llms.llamacpp.catalogue import LocalModels
 from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llamacpp.fit import FittedProcess
@@ -220,13 +220,13 @@ class LocalEngines:
         if running is None or running.address != address:
             if running is not None:
                 running.http.discard()
-            origin = Origin(
+            upstream = Upstream(
                 backend=_BACKEND,
                 base_url=f"{address.base_url}/v1",
                 timeout_setting="LLAMACPP_TIMEOUT",
-                silence=self._settings.llamacpp_timeout,
+                read_timeout=self._settings.llamacpp_timeout,
             )
-            http = HttpClient(origin, api_key=address.api_key, unix_socket=address.unix_socket, reuse=False)
+            http = HttpClient(upstream, api_key=address.api_key, unix_socket=address.unix_socket, reuse=False)
             running = self._running[spec] = Running(spec, address, http)
         return running
 

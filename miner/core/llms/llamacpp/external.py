@@ -131,7 +131,7 @@ async def _serves(http: HttpClient, path: str) -> bool | None:
     body afterwards. None: it does not answer that.
     """
     try:
-        reply = await http.request("POST", path, b"{}", total=_PROBE_SECONDS, harmless=True)
+        reply = await http.request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True)
     except BackendError:
         return None
     return reply.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(reply.body).message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from miner.core.http.errors import ErrorBody, Origin, retry_after_seconds, status_error
+from miner.core.http.errors import ErrorBody, Upstream, retry_after_seconds, status_error
 from miner.core.llms.contract.malformed import malformed_reply
 from miner.errors import (
     BackendOverloadedError,
@@ -26,11 +26,11 @@ _FATAL_TEXTS = ("terminated", "unexpectedly stopped", "out of memory", "file siz
 
 
 def ollama_error(
-    status: int, body: ErrorBody, origin: Origin, model: str | None, retry_after: str | None = None
+    status: int, body: ErrorBody, upstream: Upstream, model: str | None, retry_after: str | None = None
 ) -> MinerError:
     """The error for an HTTP answer that is no success."""
     text = body.message
-    details: dict[str, Any] = origin.details(status)
+    details: dict[str, Any] = upstream.details(status)
     if (malformed := malformed_reply(text, _BACKEND, details)) is not None:
         return malformed
     if body.type == "exceed_context_size_error":
@@ -49,45 +49,47 @@ def ollama_error(
         return UnsupportedFeatureError(f"ollama: {text}", param=_param(text))
     if status == 503:
         return BackendOverloadedError(
-            f"ollama at {origin.shown_url} is busy: {text}", hint="Try again later, or raise OLLAMA_MAX_QUEUE.",
+            f"ollama at {upstream.shown_url} is busy: {text}", hint="Try again later, or raise OLLAMA_MAX_QUEUE.",
             retry_after=retry_after_seconds(retry_after), **details,
         )  # fmt: skip
     if status == 500 and text.startswith(('option "', "invalid format:")):
         return InvalidRequestError(f"ollama refused the request: {text}", param=_param(text))
     if "timed out waiting for" in text:
-        return BackendTimeoutError(f"ollama could not load the model in time: {text}", hint=origin.slow(), **details)
+        return BackendTimeoutError(
+            f"ollama could not load the model in time: {text}", hint=upstream.timeout_hint(), **details
+        )
     if status == 500 and text.startswith(_RUNNER_DIED):
         return BackendUnavailableError(
-            f"ollama at {origin.shown_url} lost the model's runner: {text}.",
+            f"ollama at {upstream.shown_url} lost the model's runner: {text}.",
             hint="Ollama loads the model again on the next request; its log says why the runner died.",
             engine_died=True,
             **details,
         )
     if status == 500 and any(sign in text for sign in _FATAL_TEXTS):
         return BackendUnavailableError(
-            f"ollama at {origin.shown_url} could not run the model: {text}",
+            f"ollama at {upstream.shown_url} could not run the model: {text}",
             hint="Its log says more; `ollama pull` the model again if its file is broken.",
             retryable=False,
             **details,
         )
-    return status_error(status, body, origin, retry_after=retry_after_seconds(retry_after))
+    return status_error(status, body, upstream, retry_after=retry_after_seconds(retry_after))
 
 
-def error_in_answer(body: ErrorBody, origin: Origin, *, begun: bool) -> MinerError:
+def error_in_answer(body: ErrorBody, upstream: Upstream, *, begun: bool) -> MinerError:
     """The error for an `error` inside an answer that began with status 200: the runner died, or gave up. Once text has
     come it is an interruption; before that, Ollama loads the model again on the next request.
     """
     if body.type == "exceed_context_size_error":
-        return ollama_error(400, body, origin, None)
-    if (malformed := malformed_reply(body.message, _BACKEND, origin.details(200))) is not None:
+        return ollama_error(400, body, upstream, None)
+    if (malformed := malformed_reply(body.message, _BACKEND, upstream.details(200))) is not None:
         return malformed
-    said = f"ollama at {origin.shown_url} broke off its answer: {body.message}"
+    said = f"ollama at {upstream.shown_url} broke off its answer: {body.message}"
     if not begun:
-        return BackendUnavailableError(said, hint="Ollama's log says more.", engine_died=True, **origin.details(200))
+        return BackendUnavailableError(said, hint="Ollama's log says more.", engine_died=True, **upstream.details(200))
     return StreamInterruptedError(
         f"{said}.",
         hint="What had arrived is in the error's `partial`; Ollama loads the model again on the next request.",
-        **origin.details(200),
+        **upstream.details(200),
     )
 
 

@@ -14,7 +14,7 @@ from miner.core.http.framing import FramingError, NDJSONDecoder
 from miner.core.llms.ollama.errors import ollama_error
 from miner.errors import BackendUnavailableError, ModelNotFoundError, StreamInterruptedError
 
-__all__ = ["load_request", "pull_events"]
+__all__ = ["load_request", "stream_pull"]
 
 
 def load_request(
@@ -49,7 +49,7 @@ class _Line(msgspec.Struct):
     error: str | None = None
 
 
-async def pull_events(http: HttpClient, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
+async def stream_pull(http: HttpClient, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
     """Ollama's own events of a pull, to the last one, "success". Ollama stops pulling when this is left.
 
     Raises:
@@ -57,13 +57,13 @@ async def pull_events(http: HttpClient, model: str, *, insecure: bool) -> AsyncG
         BackendUnavailableError: it cannot get it.
         StreamInterruptedError: it broke off.
     """
-    origin = http.origin
+    upstream = http.upstream
     body = {"model": model, "stream": True, **({"insecure": True} if insecure else {})}
     cause = None
     try:
         async with http.stream("/api/pull", msgspec.json.encode(body)) as answer:
             if answer.status != 200:
-                raise ollama_error(answer.status, parse_error_body(await answer.read_all()), origin, model)
+                raise ollama_error(answer.status, parse_error_body(await answer.read_all()), upstream, model)
             async with aclosing(_events(answer)) as events:
                 async for event in events:
                     if event.get("error") is not None:
@@ -74,9 +74,9 @@ async def pull_events(http: HttpClient, model: str, *, insecure: bool) -> AsyncG
     except StreamInterruptedError as error:
         cause = error
     raise StreamInterruptedError(
-        f"ollama at {origin.shown_url} broke off the pull of {model!r}.",
+        f"ollama at {upstream.shown_url} broke off the pull of {model!r}.",
         hint="Pull again: it goes on where it stopped.",
-        **origin.details(200),
+        **upstream.details(200),
     ) from cause
 
 
@@ -103,7 +103,7 @@ def _refused(model: str, text: str, http: HttpClient) -> ModelNotFoundError | Ba
             f"Ollama's registry has no model {model!r}.", model=model, hint="See https://ollama.com/search for names."
         )
     return BackendUnavailableError(
-        f"ollama at {http.origin.shown_url} cannot pull {model!r}: {text}.",
+        f"ollama at {http.upstream.shown_url} cannot pull {model!r}: {text}.",
         hint="Its own way to the registry failed: see its log, and its proxy settings.",
-        **http.origin.details(200),
+        **http.upstream.details(200),
     )

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
-from miner.core.http.client import ByteStream, Reply
-from miner.core.http.errors import Origin, parse_error_body
+from miner.core.http.client import ByteStream, HttpResponse
+from miner.core.http.errors import Upstream, parse_error_body
 from miner.core.http.framing import FramingError, NDJSONDecoder
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.ollama.errors import error_in_answer, ollama_error
@@ -21,7 +21,7 @@ __all__ = ["check_end", "decoded", "read_lines"]
 T = TypeVar("T")
 
 
-async def read_lines(answer: ByteStream, request: ChatRequest, origin: Origin) -> Batches:
+async def read_lines(answer: ByteStream, request: ChatRequest, upstream: Upstream) -> Batches:
     """The chunks of the lines, in the batches in which they arrived."""
     mapper = LineMapper(request)
     frames = NDJSONDecoder()
@@ -33,7 +33,7 @@ async def read_lines(answer: ByteStream, request: ChatRequest, origin: Origin) -
             for raw in frames.feed(piece) if piece else frames.flush():
                 line = decode_line(raw)
                 if line.error is not None:
-                    raise error_in_answer(parse_error_body(raw), origin, begun=mapper.delivered)
+                    raise error_in_answer(parse_error_body(raw), upstream, begun=mapper.delivered)
                 if stopped := mapper.feed(line, batch):
                     break
         except (MinerError, msgspec.DecodeError, RecursionError) as error:
@@ -55,28 +55,28 @@ async def read_lines(answer: ByteStream, request: ChatRequest, origin: Origin) -
         if not piece:
             break
     answer.over = mapper.finished and not stopped
-    check_end(mapper, origin)
+    check_end(mapper, upstream)
 
 
-def check_end(mapper: LineMapper, origin: Origin) -> None:
+def check_end(mapper: LineMapper, upstream: Upstream) -> None:
     """Make sure that the reply that just ended is one."""
     if mapper.finished and mapper.lost is None:
         return
-    where = f"ollama at {origin.shown_url}"
+    where = f"ollama at {upstream.shown_url}"
     if not mapper.finished:
         raise StreamInterruptedError(
             f"{where} ended its answer before it was done.",
             hint="What had arrived is in the error's `partial`; Ollama's log says why it stopped.",
-            **origin.details(200),
+            **upstream.details(200),
         )
     if mapper.lost is not None:
         raise BackendProtocolError(
             f"{where} lost its reply: {mapper.lost}.", hint="Raise max_tokens, or leave tools out.",
-            **origin.details(200),
+            **upstream.details(200),
         )  # fmt: skip
 
 
-def decoded(reply: Reply, origin: Origin, decode: Callable[[bytes], T], model: str | None = None) -> T:
+def decoded(reply: HttpResponse, upstream: Upstream, decode: Callable[[bytes], T], model: str | None = None) -> T:
     """A whole answer, read by `decode`.
 
     Args:
@@ -86,12 +86,14 @@ def decoded(reply: Reply, origin: Origin, decode: Callable[[bytes], T], model: s
         MinerError: it is no success, or nothing that `decode` can read.
     """
     if reply.status != 200:
-        raise ollama_error(reply.status, parse_error_body(reply.body), origin, model, reply.headers.get("Retry-After"))
+        raise ollama_error(
+            reply.status, parse_error_body(reply.body), upstream, model, reply.headers.get("Retry-After")
+        )
     try:
         return decode(reply.body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BackendProtocolError(
-            f"ollama at {origin.shown_url} answered with something that is not its API: {error}.",
-            hint=origin.misplaced(),
-            **origin.details(200),
+            f"ollama at {upstream.shown_url} answered with something that is not its API: {error}.",
+            hint=upstream.address_hint(),
+            **upstream.details(200),
         ) from error

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from miner.core._typing import override
-from miner.core.http.client import HttpClient, Limits
-from miner.core.http.errors import ErrorBody, Origin, parse_error_body, retry_after_seconds, status_error
+from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.errors import ErrorBody, Upstream, parse_error_body, retry_after_seconds, status_error
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai.models import read_models
 from miner.core.wire import ChatRequest, Health, ModelInfo
@@ -52,7 +52,7 @@ class OpenAIServer(LLMService):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._client: HttpClient | None = None
-        self._client_made_for: tuple[Endpoint, Limits] | None = None
+        self._client_made_for: tuple[Endpoint, ConnectionLimits] | None = None
         self._listed: list[ModelInfo] = []
         self._listed_at = float("-inf")
         self._one_model = False
@@ -79,18 +79,18 @@ class OpenAIServer(LLMService):
             self._client_made_for = made_for
         return self._client
 
-    def _origin(self, endpoint: Endpoint) -> Origin:
-        origin = Origin(
+    def _origin(self, endpoint: Endpoint) -> Upstream:
+        upstream = Upstream(
             backend=self.name,
             base_url=endpoint.api_base,
             timeout_setting=self.timeout_setting,
-            silence=endpoint.timeout,
+            read_timeout=endpoint.timeout,
             key_setting=self.key_setting,
             address_setting=self.address_setting,
-            lost=_weakly(self._forget),
+            on_connection_lost=_weakly(self._forget),
         )
-        hint = self.unreachable_hint.format(url=origin.shown_url) if self.unreachable_hint else None
-        return replace(origin, unreachable=hint)
+        hint = self.unreachable_hint.format(url=upstream.shown_url) if self.unreachable_hint else None
+        return replace(upstream, unreachable_hint=hint)
 
     def _forget(self) -> None:
         """The server may be another one by now: what it said of itself counts no more."""
@@ -102,20 +102,20 @@ class OpenAIServer(LLMService):
         """The client for one request, or for one that names only a model. llama.cpp waits for a slot here."""
         return nullcontext(self._http())
 
-    def _error(self, status: int, raw: bytes | dict[str, Any], request: ChatRequest | None, origin: Origin,
+    def _error(self, status: int, raw: bytes | dict[str, Any], request: ChatRequest | None, upstream: Upstream,
                retry_after: str | None = None) -> MinerError:  # fmt: skip
         body = parse_error_body(raw)
         refined = self.refine(status, body, request)
         if refined is not None:
             if isinstance(refined, BackendError):
-                refined.base_url = refined.base_url or origin.shown_url
+                refined.base_url = refined.base_url or upstream.shown_url
                 if refined.retry_after is None:
                     refined.retry_after = retry_after_seconds(retry_after)
             return refined
         if status == 404 and body.json and request is not None and request.model is not None and body.param == "model":
             self._listed_at = float("-inf")
-            return ModelNotFoundError(f"{self.name} at {origin.shown_url}: {body.message}", model=request.model)
-        return status_error(status, body, origin, retry_after=retry_after_seconds(retry_after))
+            return ModelNotFoundError(f"{self.name} at {upstream.shown_url}: {body.message}", model=request.model)
+        return status_error(status, body, upstream, retry_after=retry_after_seconds(retry_after))
 
     async def _post(
         self, path: str, body: dict[str, Any], request: ChatRequest | None = None, *, model: str | None = None,
@@ -124,7 +124,7 @@ class OpenAIServer(LLMService):
         async with self._connection(request, model) as http:
             reply = await http.request("POST", path, msgspec.json.encode(body), root=root)
             if reply.status != 200:
-                raise self._error(reply.status, reply.body, request, http.origin, reply.headers.get("Retry-After"))
+                raise self._error(reply.status, reply.body, request, http.upstream, reply.headers.get("Retry-After"))
             return reply.body
 
     # Models and health
@@ -133,17 +133,17 @@ class OpenAIServer(LLMService):
         http = self._http()
         reply = await http.request("GET", "/models", total=total)
         if reply.status in (404, 405):  # every such server has this path: something else is at the address
-            raise status_error(404, parse_error_body(reply.body), http.origin)
+            raise status_error(404, parse_error_body(reply.body), http.upstream)
         if reply.status != 200:
-            raise self._error(reply.status, reply.body, None, http.origin, reply.headers.get("Retry-After"))
+            raise self._error(reply.status, reply.body, None, http.upstream, reply.headers.get("Retry-After"))
         before = self._listed
         try:
             self._listed, self._one_model = read_models(reply.body)
         except msgspec.DecodeError as error:
             raise BackendProtocolError(
-                f"{self.name} at {http.origin.shown_url} did not answer /models with a list of models: {error}.",
-                hint=http.origin.misplaced(),
-                **http.origin.details(200),
+                f"{self.name} at {http.upstream.shown_url} did not answer /models with a list of models: {error}.",
+                hint=http.upstream.address_hint(),
+                **http.upstream.details(200),
             ) from error
         if before and _same(before) != _same(self._listed):
             self._forget()
@@ -179,7 +179,7 @@ class OpenAIServer(LLMService):
                     return model
         names = [model.id for model in self._listed]
         raise ModelNotFoundError(
-            f"{self.name} at {self._http().origin.shown_url} has no model {model_name!r}.",
+            f"{self.name} at {self._http().upstream.shown_url} has no model {model_name!r}.",
             model=model_name,
             available=names,
             hint=f"It serves: {', '.join(names) or 'none'}.",

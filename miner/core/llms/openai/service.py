@@ -13,12 +13,12 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.http.client import ByteStream
-from miner.core.http.errors import Origin, parse_error_body
+from miner.core.http.errors import Upstream, parse_error_body
 from miner.core.http.framing import FramingError, SSEDecoder
 from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.malformed import MalformedReplyError
-from miner.core.llms.contract.server_facts import Memory
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.ttl_cache import TTLCache
 from miner.core.llms.openai.end import check_end, interrupted
 from miner.core.llms.openai.models import read_embeddings, read_scores
 from miner.core.llms.openai.request import chat_body, completion_body
@@ -56,7 +56,7 @@ class OpenAIService(OpenAIServer):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._no_template: Memory[str, bool] = Memory()
+        self._no_template: TTLCache[str, bool] = TTLCache()
 
     @override
     def _forget(self) -> None:
@@ -107,19 +107,19 @@ class OpenAIService(OpenAIServer):
             path, body = self._body(request, stream=True)
             async with self._connection(request) as http, http.stream(path, msgspec.json.encode(body)) as answer:
                 if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
-                    yield self._whole(await answer.read_all(), request, http.origin)
+                    yield self._whole(await answer.read_all(), request, http.upstream)
                     return
                 if answer.status == 200:
-                    async with aclosing(self._events(answer, request, http.origin)) as batches:
+                    async with aclosing(self._events(answer, request, http.upstream)) as batches:
                         async for batch in batches:
                             yield batch
                     return
                 raw = await answer.read_all()
-                error = self._error(answer.status, raw, request, http.origin, answer.headers.get("Retry-After"))
+                error = self._error(answer.status, raw, request, http.upstream, answer.headers.get("Retry-After"))
                 if not isinstance(error, _NoTemplateError):
                     raise error
 
-    async def _events(self, answer: ByteStream, request: ChatRequest, origin: Origin) -> Batches:
+    async def _events(self, answer: ByteStream, request: ChatRequest, upstream: Upstream) -> Batches:
         """The chunks of an event stream, in the batches in which they arrived."""
         mapper = ChatMapper(request, self._watched(request))
         frames = SSEDecoder()
@@ -134,7 +134,7 @@ class OpenAIService(OpenAIServer):
                         break
                     event = decode_event(payload)
                     if event.error is not None:
-                        raise self._error_in_stream(payload, request, origin, begun=mapper.delivered)
+                        raise self._error_in_stream(payload, request, upstream, begun=mapper.delivered)
                     if mapper.feed(event, batch):
                         stopped = True
                         break
@@ -156,9 +156,9 @@ class OpenAIService(OpenAIServer):
             if not piece:
                 break
         answer.over = done
-        check_end(mapper, origin, ended=done or stopped)
+        check_end(mapper, upstream, ended=done or stopped)
 
-    def _whole(self, raw: bytes, request: ChatRequest, origin: Origin) -> list[LLMChunk]:
+    def _whole(self, raw: bytes, request: ChatRequest, upstream: Upstream) -> list[LLMChunk]:
         """The chunks of a reply in one piece, from a server that does not stream."""
         mapper = ChatMapper(request, self._watched(request))
         batch: list[LLMChunk] = []
@@ -166,26 +166,26 @@ class OpenAIService(OpenAIServer):
             event = decode_event(raw)
         except (msgspec.DecodeError, RecursionError) as error:
             raise BackendProtocolError(
-                f"{origin.backend} at {origin.shown_url} answered with something that is no chat completion: {error}.",
-                hint=origin.misplaced(),
-                **origin.details(200),
+                f"{upstream.backend} at {upstream.shown_url} sent something that is no chat completion: {error}.",
+                hint=upstream.address_hint(),
+                **upstream.details(200),
             ) from error
         if event.error is not None:
-            raise self._error_in_stream(raw, request, origin)
+            raise self._error_in_stream(raw, request, upstream)
         if not event.choices:
             raise BackendProtocolError(
-                f"{origin.backend} at {origin.shown_url} answered without choices.",
-                hint=origin.misplaced(),
-                **origin.details(200),
+                f"{upstream.backend} at {upstream.shown_url} answered without choices.",
+                hint=upstream.address_hint(),
+                **upstream.details(200),
             )
         mapper.feed(event, batch)
         mapper.flush(batch)
         mapper.close(batch)
-        check_end(mapper, origin, ended=mapper.finished is not None)
+        check_end(mapper, upstream, ended=mapper.finished is not None)
         return batch
 
     def _error_in_stream(
-        self, payload: bytes, request: ChatRequest, origin: Origin, *, begun: bool = False
+        self, payload: bytes, request: ChatRequest, upstream: Upstream, *, begun: bool = False
     ) -> MinerError:
         """An error object inside an answer that began with status 200. Once text has come, the engine's failure is an
         interruption: nothing is sent again then.
@@ -193,13 +193,13 @@ class OpenAIService(OpenAIServer):
         body = parse_error_body(payload)
         code = body.fields.get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        error = self._error(status, payload, request, origin)
+        error = self._error(status, payload, request, upstream)
         if isinstance(error, MalformedReplyError):
             return error
         if begun and isinstance(error, BackendError):
-            return interrupted(error.message.rstrip("."), origin, status)
+            return interrupted(error.message.rstrip("."), upstream, status)
         if type(error) is BackendError:
-            return BackendUnavailableError(error.message, hint=error.hint, engine_died=True, **origin.details(status))
+            return BackendUnavailableError(error.message, hint=error.hint, engine_died=True, **upstream.details(status))
         return error
 
     # Embeddings and rankings

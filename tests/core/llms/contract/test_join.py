@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miner.core.http.errors import Origin
+from miner.core.http.errors import Upstream
 from miner.core.llms.contract.join import join
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.LLMService import LLMService
@@ -81,12 +81,12 @@ def request_of(item: Capture) -> ChatRequest:
 async def joined(item: Capture, pieces: Iterable[bytes]) -> tuple[LLMResponse, str | None]:
     """The reply in these pieces through the service's own reading of streams, and the error that ended it."""
     service = READERS[item.engine]
-    origin = Origin(item.engine, "http://h:1")
+    upstream = Upstream(item.engine, "http://h:1")
     source: Any = Pieces(pieces)
     reading = read_lines if isinstance(service, OllamaService) else service._events
     batches: list[list[LLMChunk]] = []
     try:
-        async with aclosing(reading(source, request_of(item), origin)) as stream:
+        async with aclosing(reading(source, request_of(item), upstream)) as stream:
             async for batch in stream:
                 batches.append(batch)  # noqa: PERF401
     except BackendError as error:

@@ -61,7 +61,7 @@ async def test_no_error_shows_a_key_or_a_password(
                 assert leaked(repr(pickle.dumps(caught.value))) == []
                 assert leaked(str(await service.health())) == []
                 client: Any = service._http()  # type: ignore[attr-defined]
-                assert leaked(f"{service!r} {client!r} {client.origin!r}") == []
+                assert leaked(f"{service!r} {client!r} {client.upstream!r}") == []
         if engine == "vllm":  # and they were sent
             sent = {request.headers["authorization"] for request in server.generations}
             assert sent == {f"Bearer {KEY}", f"Basic {BASIC}"}

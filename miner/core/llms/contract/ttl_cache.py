@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Generic, TypeVar
 
-__all__ = ["FRESH_SECONDS", "Memory"]
+__all__ = ["FRESH_SECONDS", "TTLCache"]
 
 FRESH_SECONDS = 60.0
 """How long a server's word counts where nothing shows that it was restarted."""
@@ -14,7 +14,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Memory(Generic[K, V]):
+class TTLCache(Generic[K, V]):
     """A mapping whose entries are gone after a while; it is cleared when the server may have been restarted."""
 
     def __init__(self, seconds: float = FRESH_SECONDS) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["BadAddressError", "NotConnectedError"]
+__all__ = ["ConnectError", "InvalidAddressError"]
 
 
-class BadAddressError(ValueError):
+class InvalidAddressError(ValueError):
     """It names no server."""
 
 
-class NotConnectedError(ConnectionError):
+class ConnectError(ConnectionError):
     """There is no connection to the server; the text says why."""
 
     def __init__(self, reason: str, *, hint: str | None = None, retryable: bool = True) -> None:

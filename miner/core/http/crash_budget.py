@@ -10,34 +10,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["Deliveries", "counted", "deliveries"]
+__all__ = ["CrashBudget", "budget_scope", "current_budget"]
 
 
-class Deliveries:
+class CrashBudget:
     """The count of one request."""
 
-    __slots__ = ("deaths",)
+    __slots__ = ("crashes",)
 
     def __init__(self) -> None:
-        self.deaths = 0
+        self.crashes = 0
         """Times that it was sent and the engine died without a response."""
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether it has been sent again as often as it may be: once."""
-        return self.deaths > 1
+        return self.crashes > 1
 
 
-_current: ContextVar[Deliveries | None] = ContextVar("deliveries", default=None)
+_current: ContextVar[CrashBudget | None] = ContextVar("crash_budget", default=None)
 
 
-def deliveries() -> Deliveries:
+def current_budget() -> CrashBudget:
     """The count of the request that is being sent; a new one where nobody counts yet."""
-    return _current.get() or Deliveries()
+    return _current.get() or CrashBudget()
 
 
 @contextmanager
-def counted(count: Deliveries) -> Iterator[None]:
+def budget_scope(count: CrashBudget) -> Iterator[None]:
     """What is sent inside the block belongs to this count."""
     token = _current.set(count)
     try:

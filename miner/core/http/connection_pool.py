@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.http.address import Address, connect
+from miner.core.http.address import ServerAddress, connect
 from miner.core.http.connection import Connection
 from miner.core.http.framing import FramingError
 from miner.core.http.tls import trusted
 
-__all__ = ["ConnectionPool", "Limits"]
+__all__ = ["ConnectionLimits", "ConnectionPool"]
 
 _KEEPALIVE_SECONDS = 4.0
 """vLLM and llama.cpp close an idle connection after 5 s: we let go of it before."""
@@ -23,7 +23,7 @@ _LINGER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """What bounds the connections of a client."""
 
     connect_timeout: float = 10.0
@@ -62,7 +62,7 @@ class ConnectionPool:
         self._tls: ssl.SSLContext | None = None
         self._guard: AsyncGenerator[None, None] | None = None
 
-    async def connect(self, address: Address) -> Connection:
+    async def connect(self, address: ServerAddress) -> Connection:
         """A new connection."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:

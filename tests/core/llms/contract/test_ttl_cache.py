@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from miner.core.llms.contract.server_facts import Memory
+from miner.core.llms.contract.ttl_cache import TTLCache
 from miner.core.llms.llamacpp.limiter import Gate
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendOverloadedError, BackendUnavailableError, UnsupportedFeatureError
@@ -44,7 +44,7 @@ async def test_a_template_in_one_request_changes_nothing_for_others():
 
 async def test_that_a_model_has_no_template_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch):
     async with StubServer(reply=without_template) as server, speaking_to("vllm", server) as service:
-        service._no_template = Memory(0.2)
+        service._no_template = TTLCache(0.2)
         assert await service.generate("hi") == await service.generate("hi") == "Once more."
         assert [request.path[4:] for request in server.generations] == [
             "chat/completions",
