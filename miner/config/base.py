@@ -1,21 +1,26 @@
-"""What all settings classes have in common: where a value comes from, and what a wrong one says."""
+"""The base of all settings classes: precedence of the sources, checks on assignment, and one-line errors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from miner.config.messages import config_error, unknown_argument, without_password
-from miner.config.sources import VariablesSource
+from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
 from miner.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 __all__ = ["Settings"]
+
+_SECRET_WORDS = ("key", "token", "secret", "password")
+_ADDRESS_SUFFIXES = ("_url", "_base", "_endpoint")
+_USERINFO = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)
+"""Up to the last @: a password may contain a character that would end it in a well-formed URL."""
 
 
 class Settings(BaseSettings):
@@ -24,7 +29,7 @@ class Settings(BaseSettings):
     Fields can be assigned after construction, and are checked then too.
 
     Raises:
-        ConfigError: a value is wrong, or an argument is no setting.
+        ConfigError: a value is invalid, or an argument is not a setting.
     """
 
     model_config = SettingsConfigDict(
@@ -49,9 +54,9 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python counts True as 1; a setting that is given so is a mistake."""
-        if isinstance(value, bool) and _holds_a_number(cls.model_fields[info.field_name or ""].annotation):
+    def _bool_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1; for a numeric setting it is a mistake."""
+        if isinstance(value, bool) and _is_numeric(cls.model_fields[info.field_name or ""].annotation):
             raise ValueError("must be a number, not True or False")
         return value
 
@@ -59,30 +64,76 @@ class Settings(BaseSettings):
         cls = type(self)
         unknown = [name for name in settings if name.lower() not in cls.model_fields and not name.startswith("_")]
         if unknown:
-            raise unknown_argument(unknown[0], cls)
+            raise _unknown_argument(unknown[0], cls)
         try:
             super().__init__(**settings)
         except UnicodeDecodeError as error:
             raise ConfigError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
         except ValidationError as error:
-            raise config_error(error, settings) from None
+            raise _config_error(error, settings) from None
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in type(self).model_fields:
-            raise unknown_argument(name, type(self))
+            raise _unknown_argument(name, type(self))
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            raise config_error(error, {name: value}) from None
+            raise _config_error(error, {name: value}) from None
 
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        # An address may carry a password; keys are SecretStr.
+        # A URL may contain a password; keys are SecretStr.
         for name, value in super().__repr_args__():
-            yield name, without_password(value) if isinstance(value, str) and "://" in value else value
+            yield name, _without_password(value) if isinstance(value, str) and "://" in value else value
 
 
-def _holds_a_number(kind: Any) -> bool:
-    """Whether a field of this type is a number: also where it may be None, or is bounded."""
-    return kind in (int, float) or any(map(_holds_a_number, get_args(kind)))
+def _is_numeric(annotation: Any) -> bool:
+    """Whether a field of this type is a number, optional and constrained ones included."""
+    return annotation in (int, float) or any(map(_is_numeric, get_args(annotation)))
+
+
+def _unknown_argument(name: str, cls: type[BaseSettings]) -> ConfigError:
+    near = difflib.get_close_matches(name.lower(), list(cls.model_fields), n=1)
+    hint = f"Did you mean {near[0]}?" if near else "Settings are listed in .env.example."
+    return ConfigError(f"{cls.__name__} has no setting {name!r}.", operator_hint=hint)
+
+
+def _config_error(error: ValidationError, arguments: Mapping[str, Any]) -> ConfigError:
+    """One line for the first invalid value: the variable, its value (unless it is a secret) and what is allowed."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0]).lower() if first["loc"] else "?"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if any(word in name.split("_") for word in _SECRET_WORDS):
+        return ConfigError(f"{variable_of(name)} is not valid: {reason}{more}.")
+    return ConfigError(f"{variable_of(name)}={_invalid_value(name, arguments)}: {reason}{more}.")
+
+
+def _invalid_value(name: str, arguments: Mapping[str, Any]) -> str:
+    """The invalid value as it was written: `hide_input_in_errors` keeps it out of pydantic's error."""
+    by_variable = {variable_of(key.lower()): value for key, value in arguments.items()}
+    for source in (by_variable, os.environ, dotenv_variables(".env")):
+        for key, value in source.items():
+            if key.upper() == variable_of(name):
+                hide = _without_secrets if name.endswith(_ADDRESS_SUFFIXES) else _without_password
+                return hide(repr(value))
+    return "?"
+
+
+def _without_password(text: str) -> str:
+    """A URL, or what was meant as one, without what may be a user name and password."""
+    return _USERINFO.sub(r"\1***@", text)
+
+
+def _without_secrets(text: str) -> str:
+    """The same for a quoted URL, without the query or fragment as well: either may contain a key."""
+    address, *rest = re.split(r"([?#])", text, maxsplit=1)
+    if not rest or not rest[1].strip("'\""):
+        return _without_password(text)
+    separator, query = rest
+    if "@" in query:  # a password may contain the separator: nobody can tell where the host begins
+        return f"{text[: text.find('://') + 3]}***" if "://" in address else "***"
+    closing_quote = text[-1] if text[-1] in ("'", '"') else ""
+    return f"{_without_password(address)}{separator}***{closing_quote}"

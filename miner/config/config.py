@@ -26,7 +26,7 @@ class MinerConfig(Settings):
     Fields can be assigned after construction; a service reads them when it needs them.
 
     Raises:
-        ConfigError: a value is wrong, or an argument is no setting.
+        ConfigError: a value is wrong, or an argument is not a setting.
     """
 
     llm_backend: str = Field("llamacpp", min_length=1)

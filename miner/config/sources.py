@@ -1,9 +1,10 @@
-"""Where a setting is looked for besides the arguments: its variable in the environment, then in `.env`."""
+"""Where a setting is looked up besides the arguments: its variable in the environment, then in `.env`."""
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,20 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_settings import BaseSettings
 
-__all__ = ["VariablesSource", "variable_of"]
+__all__ = ["VariablesSource", "dotenv_variables", "unknown_variables", "variable_of"]
 
+_PREFIX = "MINER_"
 _UNPREFIXED = (
     "llm_backend", "model_path", "models_dir", "default_", "ollama_", "vllm_", "llamacpp_", "hf_",
 )  # fmt: skip
-"""The published names. All others have a prefix: a working directory's `.env` belongs to other programs too."""
+"""The published names. All others have the prefix: a working directory's `.env` belongs to other programs too."""
+_NOT_SETTINGS = {"MINER_CACHE", "MINER_CHAT_TEMPLATES", "MINER_CONFIG", "MINER_VLLM_POOLING_BASE"}
+"""Prefixed variables that tests, examples and scripts read."""
 
 
 def variable_of(field: str) -> str:
     """The variable that sets a field: `MINER_MAX_RETRIES` for `max_retries`, `LLAMACPP_PARALLEL` as it is."""
-    return field.upper() if field.startswith(_UNPREFIXED) else f"MINER_{field.upper()}"
+    return field.upper() if field.startswith(_UNPREFIXED) else f"{_PREFIX}{field.upper()}"
 
 
 class VariablesSource(PydanticBaseSettingsSource):
@@ -33,7 +37,7 @@ class VariablesSource(PydanticBaseSettingsSource):
     the case of names does not matter.
 
     Raises:
-        UnicodeDecodeError: such a file is no UTF-8 text.
+        UnicodeDecodeError: such a file is not UTF-8 text.
     """
 
     def __init__(self, settings_cls: type[BaseSettings], files: Any) -> None:
@@ -57,7 +61,7 @@ def dotenv_variables(file: str | os.PathLike[str]) -> Mapping[str, str | None]:
     """The variables in a `.env` file; none where there is no file.
 
     Raises:
-        UnicodeDecodeError: it is no UTF-8 text.
+        UnicodeDecodeError: it is not UTF-8 text.
     """
     path = Path(file).expanduser()
     if path.is_dir() or not path.exists():
@@ -65,3 +69,24 @@ def dotenv_variables(file: str | os.PathLike[str]) -> Mapping[str, str | None]:
     from dotenv import dotenv_values  # here: importing the library must not cost it where there is no file
 
     return dotenv_values(path, encoding="utf-8")
+
+
+def unknown_variables(settings: Iterable[type[BaseSettings]]) -> list[str]:
+    """One sentence for each variable of the environment or `.env` that begins with MINER_, has a value, and sets no
+    field of these classes: most likely a mistyped name. The value is left out, it might be a key.
+
+    Raises:
+        UnicodeDecodeError: `.env` is not UTF-8 text.
+    """
+    known = {variable_of(field) for cls in settings for field in cls.model_fields}
+    found = {
+        name.upper() for source in (dotenv_variables(".env"), os.environ) for name, value in source.items() if value
+    }
+    unknown = sorted(name for name in found - known - _NOT_SETTINGS if name.startswith(_PREFIX))
+    return [f"{name} is not a setting: {_suggestion(name, known)}" for name in unknown]
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    without = name.removeprefix(_PREFIX)
+    near = [without] if without in known else difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near else "settings are listed in .env.example."

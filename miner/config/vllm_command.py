@@ -17,7 +17,7 @@ class VLLMCommandConfig(Settings):
     """What a vLLM server is started with, from the arguments, the environment and .env, in this order.
 
     Raises:
-        ConfigError: a value is wrong, or an argument is no setting.
+        ConfigError: a value is wrong, or an argument is not a setting.
     """
 
     tensor_parallel_size: int = Field(1, ge=1)

@@ -21,7 +21,7 @@ class GatewaySettings(Settings):
     """Settings of the gateway, from the same places as MinerConfig's: arguments, environment, `.env`, defaults.
 
     Raises:
-        ConfigError: a value is wrong, or an argument is no setting.
+        ConfigError: a value is wrong, or an argument is not a setting.
     """
 
     serve_host: str = Field("127.0.0.1", min_length=1)

@@ -146,8 +146,8 @@ def test_a_variable_that_sets_nothing_is_told(files, monkeypatch, capfd, place, 
     for command in (["generate", "Hi"], ["serve", "--port", "0"]):
         assert main.run(command) == 2
         written = capfd.readouterr().err
-        assert written.count("is no setting") == 1
-        assert f"{name.upper()} is no setting: " in written
+        assert written.count("is not a setting") == 1
+        assert f"{name.upper()} is not a setting: " in written
         assert words in written
         assert "a-secret-value" not in written
 

@@ -82,10 +82,12 @@ def run(args: argparse.Namespace) -> int:
     from miner.cli.output.errors import note
     from miner.cli.signals import run_until_stopped
     from miner.config.config import MinerConfig
-    from miner.gateway.server.unknown_variables import unknown_variables
+    from miner.config.sources import unknown_variables
+    from miner.config.vllm_command import VLLMCommandConfig
+    from miner.gateway.settings import GatewaySettings
 
     config = MinerConfig()
-    for line in unknown_variables():
+    for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
         note(f"miner: {line}")
     return run_until_stopped(lambda signals: _generate(args, prompt, config, signals))
 

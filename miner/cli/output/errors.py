@@ -31,8 +31,8 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     if as_json:
         _print_json(error, status)
     lines = [f"miner: {error.message}"]
-    if error.hint:
-        lines.append(f"  {error.hint}")
+    if hint := _hints(error):
+        lines.append(f"  {hint}")
     tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
     if tail:
         lines += ["  The engine's last lines:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
@@ -67,6 +67,11 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _hints(error: MinerError) -> str:
+    """Both hints: who uses the command line is the operator."""
+    return " ".join(filter(None, (error.hint, error.operator_hint)))
+
+
 def _partial(error: MinerError) -> str:
     """The text that had arrived."""
     partial = error.partial if isinstance(error, BackendError) else None
@@ -80,7 +85,7 @@ def _print_json(error: MinerError, status: int) -> None:
         "type": type(error).__name__,
         "code": error.code,
         "message": error.message,
-        "hint": error.hint,
+        "hint": _hints(error) or None,
         "exit_code": status,
     }
     try:

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from miner.config.config import MinerConfig
+from miner.config.sources import unknown_variables
+from miner.config.vllm_command import VLLMCommandConfig
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
@@ -22,7 +25,6 @@ from miner.gateway.server.log import server_log
 from miner.gateway.server.shutdown import interrupt
 from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address, shown
 from miner.gateway.server.stderr import give_up_unwritten, open_missing
-from miner.gateway.server.unknown_variables import unknown_variables
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
@@ -65,7 +67,7 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
     """
     open_missing()
     with server_log("json" if settings.serve_log == "json" else "text", settings.log_level):
-        for line in unknown_variables():
+        for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
             logger.warning("%s", line)
         refuse_open_address(settings)
         _allow_many_connections()
