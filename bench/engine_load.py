@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 
 from miner.config.config import MinerConfig
-from miner.core.engine.launch_arguments import wheel_orders
+from miner.core.engine.launch_arguments import xllamacpp_arguments
 from miner.core.engine.launchers import clean_environment
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.top_k_cap import NUCLEUS_TOKENS
@@ -157,7 +157,7 @@ async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> Asy
     Args:
         own_environment: leave out what miner's launcher sets (GOMP_SPINCOUNT), which matters on a busy machine only.
     """
-    orders = wheel_orders(spec)
+    orders = xllamacpp_arguments(spec)
     assert not orders["constants"] or set(orders["constants"]) <= {"flash_attn_type", "cache_type_k", "cache_type_v"}
     values = json.dumps({**orders["values"], "fit_params": False})
     process = await asyncio.create_subprocess_exec(

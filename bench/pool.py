@@ -19,14 +19,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.engine.member import Engine
 from miner.core.engine.pool import EnginePool, PoolLimits
-from miner.core.engine.spec import Address, EngineSpec
+from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from tests.core.engine.simulated import Machine, simulate, spec_of
 
 REQUESTS = 200
 
-Serve = Callable[[EngineSpec, Address, float], Awaitable[None]]
+Serve = Callable[[EngineSpec, EngineAddress, float], Awaitable[None]]
 
 
 @dataclass
@@ -46,12 +45,12 @@ class FirstCome:
         self._engines: dict[EngineSpec, Engine] = {}
         self._door = asyncio.Lock()  # first in, first out
         self._loaded: EngineSpec | None = None
-        self._address: Address | None = None
+        self._address: EngineAddress | None = None
         self._in_flight = 0
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
-    async def slot(self, spec: EngineSpec) -> AsyncIterator[Address]:
+    async def slot(self, spec: EngineSpec) -> AsyncIterator[EngineAddress]:
         async with self._door, self._changed:
             if self._loaded != spec:
                 await self._changed.wait_for(lambda: self._in_flight == 0)
@@ -82,7 +81,7 @@ class Turns:
         self._pool = EnginePool(make, limits=limits)
 
     @asynccontextmanager
-    async def slot(self, spec: EngineSpec) -> AsyncIterator[Address]:
+    async def slot(self, spec: EngineSpec) -> AsyncIterator[EngineAddress]:
         async with self._pool.lease(spec) as lease:
             yield lease.address
 
@@ -159,7 +158,7 @@ def simulated(seed: int, rules: Rules) -> None:
     head()
     specs = [spec_of(name, parallel=4) for name in "abc"]
 
-    async def serve(spec: EngineSpec, address: Address, work: float) -> None:
+    async def serve(spec: EngineSpec, address: EngineAddress, work: float) -> None:
         await asyncio.sleep(work)
 
     for name, chains in (
@@ -189,12 +188,12 @@ async def real(specs: list[EngineSpec], seed: int, rules: Rules) -> None:
     loads = 0
 
     class Counted(EngineProcess):
-        async def ensure_ready(self) -> Address:
+        async def ensure_ready(self) -> EngineAddress:
             nonlocal loads
             loads += 1
             return await super().ensure_ready()
 
-    async def serve(spec: EngineSpec, address: Address, work: float) -> None:
+    async def serve(spec: EngineSpec, address: EngineAddress, work: float) -> None:
         body = {"prompt": "Once upon a time", "max_tokens": round(work), "stream": True, "ignore_eos": True}
         connector = aiohttp.UnixConnector(str(address.unix_socket)) if address.unix_socket else None
         headers = {"Authorization": f"Bearer {address.api_key}"} if address.api_key else {}

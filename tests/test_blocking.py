@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from miner.core.engine.diagnosis import check_model_file
-from miner.core.engine.oneshot import OneShot
 from miner.core.engine.procstat import physical_cores, usage
+from miner.core.engine.shared_future import SharedFuture
 from tests.blocking import blocking_calls_fail
 
 
 def wait():
-    OneShot().wait_blocking(0.001)
+    SharedFuture().wait_blocking(0.001)
 
 
 @pytest.mark.parametrize("call", [wait, physical_cores, lambda: usage(1), lambda: check_model_file(Path(__file__))])

@@ -8,7 +8,7 @@ import pytest
 
 from miner.cli import main
 from miner.config.config import MinerConfig
-from miner.core.engine.launchers import refuse_other_program
+from miner.core.engine.launchers import check_server_binary
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_ollama import OllamaService
 from miner.errors import ConfigError, EngineStartError
@@ -113,7 +113,7 @@ def test_a_server_that_never_answers_its_help_is_refused(files):
     (files / "server").write_text("#!/bin/sh\nsleep 600 &\necho --mod\nwait\n")
     (files / "server").chmod(stat.S_IRWXU)
     with pytest.raises(EngineStartError, match="it is no llama-server"):
-        refuse_other_program("./server", timeout=1)
+        check_server_binary("./server", timeout=1)
 
 
 def test_a_chosen_backend_has_no_fallbacks(files, monkeypatch, capsys):

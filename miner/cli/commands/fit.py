@@ -87,11 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _may_offload(settings: MinerConfig) -> bool:
     from miner.core.engine.launchers import find_launcher
-    from miner.core.engine.offload import may_offload
     from miner.errors import EngineStartError
 
     try:
-        return may_offload(find_launcher(settings.llamacpp_server), settings.llamacpp_n_gpu_layers)
+        return find_launcher(settings.llamacpp_server).may_offload(settings.llamacpp_n_gpu_layers)
     except EngineStartError:
         return True  # none is installed: this is about the model alone
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.member import Member
 from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
-
-if TYPE_CHECKING:
-    from miner.core.engine.eviction import PoolLimits
-    from miner.core.engine.member import Member
 
 __all__ = ["closed", "not_started", "overloaded", "pinned_out", "too_big"]
 

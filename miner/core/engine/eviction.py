@@ -27,50 +27,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from miner.core.engine.errors import pinned_out, too_big
+from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
-from miner.errors import BackendError, ConfigError
+from miner.errors import BackendError
 
-__all__ = ["Plan", "PoolLimits", "fits", "make_room"]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """Bounds of a pool; seconds and bytes. None: no bound."""
-
-    max_queue: int = 1024
-    """Requests beyond the engines' slots, all models together."""
-    queue_timeout: float = 300.0
-    """A request waits this long at most, for a slot, for room and for the load."""
-    memory_budget: int | None = None
-    """Bytes of the machine's memory for all engines together, by the pool's `memory_of`."""
-    gpu_budget: tuple[int, ...] = ()
-    """Bytes on each GPU for all engines together, by the pool's `gpu_memory_of`."""
-    max_loaded: int | None = None
-    """Engines at a time."""
-    idle_timeout: float | None = None
-    """An engine without a request for this long is unloaded."""
-    fairness_wait: float = 10.0
-    """While others wait, a loaded model goes on for this long."""
-    linger: float = 1.0
-    """While others wait, an idle engine is kept for this long at most, in case its client's next request follows."""
-    start_timeout: float = 1800.0
-    """Last bound of a load, pauses between restarts included; the engine has a stricter one on silence."""
-    stop_timeout: float = 30.0
-    """An engine that has not stopped by then is killed."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_queue", 0), ("max_loaded", 1), ("memory_budget", 1), ("idle_timeout", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; it must be {least} or more.")
-        for name in ("queue_timeout", "fairness_wait", "linger", "start_timeout", "stop_timeout"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ConfigError(f"{name} is {value}; it must be a number of seconds, 0 or more.")
+__all__ = ["EvictionPlan", "fits", "plan_eviction"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvictionPlan:
     """What to do for one model that wants room."""
 
     load: bool = False
@@ -82,19 +47,19 @@ class Plan:
     """There never is room, or not while the pins stand."""
 
 
-_ROOM_IS_COMING = Plan()
+_ROOM_IS_COMING = EvictionPlan()
 """A stop that is under way leaves enough: nobody else may take it."""
-_LATER = Plan(at=math.inf)
+_LATER = EvictionPlan(at=math.inf)
 """No engine can be chosen before a load that is under way is done."""
 
 
-def make_room(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> Plan:
+def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> EvictionPlan:
     """How `wanted` gets its room among `members`. See the module's docstring for the rule."""
-    occupied = [member for member in members if member.state is not State.OUT]
+    occupied = [member for member in members if member.state is not State.UNLOADED]
     if fits(wanted, occupied, limits):
-        return Plan(load=True)
+        return EvictionPlan(load=True)
     if not fits(wanted, (), limits):
-        return Plan(refusal=too_big(wanted, limits))
+        return EvictionPlan(refusal=too_big(wanted, limits))
     staying = [member for member in occupied if member.state is not State.STOPPING]
     if fits(wanted, staying, limits):
         return _ROOM_IS_COMING
@@ -107,12 +72,12 @@ def make_room(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> 
                 break
     else:
         pinned = [member for member in staying if member.pinned and not member.retired]
-        return _LATER if fits(wanted, pinned, limits) else Plan(refusal=pinned_out(wanted, pinned, limits))
+        return _LATER if fits(wanted, pinned, limits) else EvictionPlan(refusal=pinned_out(wanted, pinned, limits))
     for member in victims[:-1]:  # a later, larger one may have made an earlier one needless
         if fits(wanted, [*staying, member], limits):
             victims.remove(member)
             staying.append(member)
-    return Plan(victims=victims, at=max(_yields_at(victim, wanted, limits) for victim in victims))
+    return EvictionPlan(victims=victims, at=max(_yields_at(victim, wanted, limits) for victim in victims))
 
 
 def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
@@ -132,13 +97,13 @@ def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
 def _precedence(member: Member) -> tuple[bool, float]:
     if member.retired:
         return False, -math.inf
-    return (True, member.turn_began or 0.0) if member.busy else (False, member.last_used)
+    return (True, member.slice_began or 0.0) if member.busy else (False, member.last_used)
 
 
 def _yields_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
     if victim.retired and not victim.queue:
         return 0.0  # it only finishes what it has in flight
-    began, least = victim.turn_began or 0.0, max(limits.fairness_wait, 2 * victim.load_seconds)
+    began, least = victim.slice_began or 0.0, max(limits.fairness_wait, 2 * victim.load_seconds)
     turn_over = max(wanted.waiting_since + limits.fairness_wait, began + least)
     if victim.idle_since is None:
         return math.inf if _pays_to_finish(victim, wanted) else turn_over
@@ -146,7 +111,7 @@ def _yields_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
 
 
 def _pays_to_finish(victim: Member, wanted: Member) -> bool:
-    older = victim.queue.came_until(wanted.waiting_since)
+    older = victim.queue.arrived_by(wanted.waiting_since)
     if older == 0 or victim.times.mean is None:
         return False
     mean = wanted.times.mean if wanted.times.mean is not None else victim.times.mean

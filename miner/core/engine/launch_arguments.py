@@ -7,7 +7,7 @@ from typing import Any
 from miner.core.engine.procstat import physical_cores
 from miner.core.engine.spec import EngineSpec
 
-__all__ = ["CONTEXT_CHECKPOINTS", "binary_orders", "bindings_orders", "wheel_orders"]
+__all__ = ["CONTEXT_CHECKPOINTS", "llama_cpp_python_arguments", "llama_server_arguments", "xllamacpp_arguments"]
 
 CONTEXT_CHECKPOINTS = 4
 """Copies of a sliding window that a slot keeps to go back to; llama.cpp's default of 32 can take gigabytes a slot."""
@@ -15,7 +15,7 @@ CONTEXT_CHECKPOINTS = 4
 _FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 
 
-def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
+def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Attributes of `xllamacpp.CommonParams`; `constants` are named, because only the child may import the wheel.
 
     Every attribute is looked up before it is set: names change between releases of the wheel, and an attribute
@@ -65,7 +65,7 @@ def wheel_orders(spec: EngineSpec) -> dict[str, Any]:
     return {"values": values, "constants": constants}
 
 
-def binary_orders(spec: EngineSpec) -> dict[str, Any]:
+def llama_server_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Flags of `llama-server`. Those under `optional` are used where the binary's own help names them: they have
     changed their names or came late, and a version that lacks one behaves as if it were given, or says so itself.
     """
@@ -102,7 +102,7 @@ def binary_orders(spec: EngineSpec) -> dict[str, Any]:
     return {"flags": flags, "optional": optional, "chat_template": spec.chat_template}
 
 
-def bindings_orders(spec: EngineSpec) -> dict[str, Any]:
+def llama_cpp_python_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Arguments of `llama_cpp.Llama`, and what our server over it needs."""
     threads = spec.threads or physical_cores()
     values: dict[str, Any] = {

@@ -17,16 +17,24 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from miner.core.engine.launch_arguments import binary_orders, bindings_orders, wheel_orders
-from miner.core.engine.spec import Address, EngineSpec
+from miner.core.engine.launch_arguments import llama_cpp_python_arguments, llama_server_arguments, xllamacpp_arguments
+from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.errors import EngineStartError
 
 __all__ = [
-    "BinaryLauncher", "LaunchPlan", "Launcher", "LlamaCppPythonLauncher", "XllamacppLauncher", "clean_environment",
-    "find_launcher", "launcher_available", "refuse_other_program",
+    "BinaryLauncher",
+    "LaunchPlan",
+    "Launcher",
+    "LlamaCppPythonLauncher",
+    "XllamacppLauncher",
+    "check_server_binary",
+    "clean_environment",
+    "find_launcher",
+    "launcher_available",
 ]  # fmt: skip
 
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
@@ -39,6 +47,7 @@ _ENVIRONMENT = {
     "PATH", "HOME", "LANG", "LANGUAGE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT",
 }  # fmt: skip
 _ENVIRONMENT_FAMILIES = ("LC_", "CUDA_", "HIP_", "ROCR_", "HSA_", "GGML_", "OMP_", "GOMP_", "VK_", "ONEAPI_")
+_GPU_RUNTIMES = (b"libcuda.so", b"libcudart", b"libamdhip64", b"libvulkan", b"ggml_metal")
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
@@ -54,11 +63,11 @@ class LaunchPlan:
     api_key: str | None = field(default=None, repr=False)
     """The key that the child asks for where it must listen on a port."""
 
-    def address(self, reported: str) -> Address:
+    def address(self, reported: str) -> EngineAddress:
         """Where the child answers: `reported` is `unix:///path` or `http://127.0.0.1:port`."""
         if reported.startswith("unix://"):
-            return Address("http://engine", unix_socket=Path(reported.removeprefix("unix://")))
-        return Address(reported.rstrip("/"), api_key=self.api_key)
+            return EngineAddress("http://engine", unix_socket=Path(reported.removeprefix("unix://")))
+        return EngineAddress(reported.rstrip("/"), api_key=self.api_key)
 
 
 class Launcher(Protocol):
@@ -80,6 +89,9 @@ class Launcher(Protocol):
     def converts_schemas(self) -> bool:
         """Whether its server makes llama.cpp's own grammar of a JSON Schema; else it is sent one."""
 
+    def may_offload(self, n_gpu_layers: int | None) -> bool:
+        """Whether layers may run on a GPU, as far as files tell: no library is loaded, but some may be read."""
+
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         """How to start `spec` with its socket in `directory`, which is private and exists; nothing is started here."""
 
@@ -95,9 +107,15 @@ class XllamacppLauncher:
     slots: int | None = None
     converts_schemas: bool = True
 
+    def may_offload(self, n_gpu_layers: int | None) -> bool:
+        if n_gpu_layers == 0 or sys.platform != "linux":
+            return n_gpu_layers != 0
+        directories = (self.package, self.package.with_name(f"{self.package.name}.libs"))
+        return any(_names_a_gpu(file) for each in directories for file in sorted(each.glob("*.so*")))
+
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         # -S: the wheel needs nothing but its own directory, and a start without site-packages is quicker.
-        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], wheel_orders(spec), directory)
+        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], xllamacpp_arguments(spec), directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +128,13 @@ class BinaryLauncher:
     slots: int | None = None
     converts_schemas: bool = True
 
+    def may_offload(self, n_gpu_layers: int | None) -> bool:
+        return n_gpu_layers != 0
+
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
-        return _child_plan("binary", ["-I", "-S"], [], {"binary": str(self.binary), **binary_orders(spec)}, directory)
+        return _child_plan(
+            "binary", ["-I", "-S"], [], {"binary": str(self.binary), **llama_server_arguments(spec)}, directory
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +153,9 @@ class LlamaCppPythonLauncher:
     # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, among others.
     converts_schemas: bool = False
 
+    def may_offload(self, n_gpu_layers: int | None) -> bool:
+        return n_gpu_layers not in (None, 0)  # without a number the bindings use no GPU
+
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         refused = {
             "LLAMACPP_PARALLEL": spec.parallel if spec.parallel > 1 else None,
@@ -146,7 +172,9 @@ class LlamaCppPythonLauncher:
                 )
         # Its dependencies are many and may come from anywhere that our own path reaches.
         paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
-        return _child_plan("llama_cpp", ["-I"], [self.package.parent, *paths], bindings_orders(spec), directory)
+        return _child_plan(
+            "llama_cpp", ["-I"], [self.package.parent, *paths], llama_cpp_python_arguments(spec), directory
+        )
 
 
 def find_launcher(server_binary: str | None = None) -> Launcher:
@@ -166,7 +194,7 @@ def find_launcher(server_binary: str | None = None) -> Launcher:
     raise EngineStartError("No llama.cpp engine is installed.", backend="llamacpp", hint=_INSTALL)
 
 
-def refuse_other_program(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> None:
+def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> None:
     """Ask the binary for its `--help`, which a llama-server answers with its options. Not for an event loop.
 
     Args:
@@ -225,6 +253,21 @@ def clean_environment() -> dict[str, str]:
         kept.setdefault("GOMP_SPINCOUNT", "1000")
     # ggml answers a failed assertion by running gdb on itself, for seconds and pages.
     return {**kept, "GGML_NO_BACKTRACE": "1"}
+
+
+@lru_cache(maxsize=64)
+def _names_a_gpu(library: Path) -> bool:
+    """Whether a shared library names a GPU runtime; True if it cannot be read."""
+    tail = b""
+    try:
+        with library.open("rb") as file:
+            while block := file.read(1 << 20):
+                if any(name in tail + block for name in _GPU_RUNTIMES):
+                    return True
+                tail = block[-32:]
+    except OSError:
+        return True
+    return False
 
 
 def _package(name: str) -> Path | None:

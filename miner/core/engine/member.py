@@ -7,82 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, Protocol
 
 from miner.core.engine.slot_queue import ServiceTimes, SlotQueue
+from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from miner.core.wire import EngineStatus
-from miner.errors import EngineCrashedError, EngineStartError
+from miner.errors import EngineStartError
 
-if TYPE_CHECKING:
-    from miner.core.engine.spec import Address, EngineSpec
-
-__all__ = ["Engine", "Lease", "Member", "State"]
-
-
-class Engine(Protocol):
-    """What the pool asks of an engine; `EngineProcess` is one."""
-
-    @property
-    def state(self) -> Literal["stopped", "starting", "ready", "stopping", "failed"]: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def memory(self) -> int | None: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def log_tail(self) -> Sequence[str]: ...
-    async def ensure_ready(self) -> Address:
-        """Start, if need be after a pause; raises EngineStartError."""
-
-    async def stop(self) -> None:
-        """End the process; returns when its memory is free."""
-
-    def fail(self, why: str, hint: str | None = None) -> None:
-        """End a process that does not work, as a crash for that reason; returns at once."""
-
-    def kill(self) -> None:
-        """End the process at once, with or without a loop, on which it does not wait."""
-
-    def refusal(self) -> EngineStartError | None:
-        """Why it is not started now, although asked for, and for how long; given while it is `failed`."""
-
-    async def look_at_file(self) -> None:
-        """Forget past failures if they were those of another model file."""
-
-    def reset(self) -> None:
-        """Forget past failures."""
-
-    def crashed(self, address: Address | None = None) -> EngineCrashedError | None:
-        """Why the process, or the one that answered at `address`, is gone, if it went by itself."""
-
-    async def died(self, address: Address | None = None) -> EngineCrashedError:
-        """Wait until the process, or the one that answers at `address`, is gone."""
-
-
-@dataclass(eq=False, slots=True)
-class Lease:
-    """One slot of a ready engine, for one request."""
-
-    address: Address
-    queue_seconds: float
-    """Waited for a slot, or for room to load."""
-    load_seconds: float
-    """Waited while the engine loaded."""
-    engine: Engine
-    granted_at: float
-    """Loop time."""
-    generation: int
-    """Which life of the engine the slot belongs to."""
+__all__ = ["Member", "State"]
 
 
 class State(Enum):
-    """Where a member stands; all but OUT occupy memory."""
+    """Where a member stands; all but UNLOADED occupy memory."""
 
-    OUT = "out"
+    UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
     STOPPING = "stopping"
@@ -99,7 +37,7 @@ class Member:
         self.gpu_need = gpu_need
         """Bytes on each GPU."""
         """Bytes that it takes when loaded; 0 where nobody counts."""
-        self.state = State.OUT
+        self.state = State.UNLOADED
         self.queue = SlotQueue()
         self.times = ServiceTimes()
         self.active = 0
@@ -115,7 +53,7 @@ class Member:
         """Set while the member is out."""
         self.keep_alive: float | None = None
         """Idle seconds after which it goes; None: it stays."""
-        self.address: Address | None = None
+        self.address: EngineAddress | None = None
         self.failure: str | None = None
         """Why the last start failed, or the engine died; None once it is ready again."""
         self.task: asyncio.Task[None] | None = None
@@ -124,10 +62,10 @@ class Member:
         self.ready_at = 0.0
         self.last_used = 0.0
         """End of the last request, or of the load."""
-        self.turn_began: float | None = None
+        self.slice_began: float | None = None
         """When it became ready; a restart after a crash goes on with the same turn."""
-        self.turn_ended = 0.0
-        self.told_at = 0.0
+        self.slice_ended = 0.0
+        self.load_reported_at = 0.0
         """When the progress of the load was reported last."""
 
     @property
@@ -167,18 +105,18 @@ class Member:
     def waiting_since(self) -> float:
         """Since when its first request waits, or since it had its turn last: what orders those that want room."""
         head = self.queue.head
-        return max(head.arrived if head else 0.0, self.turn_ended)
+        return max(head.arrived if head else 0.0, self.slice_ended)
 
     @property
-    def without_slot(self) -> int:
+    def backlog(self) -> int:
         """Requests beyond the slots that the engine has, or will have once it is loaded."""
         return max(0, self.active + len(self.queue) - self.parallel)
 
-    def refusal(self) -> EngineStartError | None:
+    def cooldown_error(self) -> EngineStartError | None:
         """Why no request is taken now; None unless the engine has failed too often just now."""
-        return self.engine.refusal() if self.engine.state == "failed" else None
+        return self.engine.cooldown_error() if self.engine.state == "failed" else None
 
-    def is_called(self, target: EngineSpec | str) -> bool:
+    def matches(self, target: EngineSpec | str) -> bool:
         """Whether `target`, an alias or a spec, means this member."""
         return target in (self.spec.alias, self.spec)
 
@@ -186,7 +124,7 @@ class Member:
         """The load begins; unless a request says otherwise, it will stay idle for `keep_alive` seconds."""
         self.state = State.LOADING
         self.gone.clear()
-        self.load_began, self.told_at = now, -math.inf
+        self.load_began, self.load_reported_at = now, -math.inf
         self.keep_alive = keep_alive
 
     def ready(self, now: float) -> None:
@@ -194,16 +132,16 @@ class Member:
         self.state = State.READY
         self.failure = None
         self.ready_at = self.last_used = now
-        if self.turn_began is None:
-            self.turn_began = now
+        if self.slice_began is None:
+            self.slice_began = now
 
-    def end_turn(self, now: float) -> None:
+    def end_slice(self, now: float) -> None:
         """It goes to the end of those that want room."""
-        self.turn_began, self.turn_ended = None, now
+        self.slice_began, self.slice_ended = None, now
 
     def out(self) -> None:
         """The process is gone, and with it all slots."""
-        self.state = State.OUT
+        self.state = State.UNLOADED
         self.task = None
         self.active = 0
         self.generation += 1
@@ -212,8 +150,8 @@ class Member:
 
     def status(self) -> EngineStatus:
         """As `health()` shows it."""
-        crash = self.engine.crashed()
-        refusal = self.refusal()
+        crash = self.engine.crash_error()
+        refusal = self.cooldown_error()
         return EngineStatus(
             model=self.spec.alias,
             state=self.engine.state,

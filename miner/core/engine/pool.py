@@ -16,17 +16,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from miner.core.engine.errors import closed
-from miner.core.engine.eviction import PoolLimits
-from miner.core.engine.member import Engine, Lease, Member, State
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.member import Member, State
 from miner.core.engine.scheduler import Scheduler
+from miner.core.engine.slot_queue import Lease
+from miner.core.engine.spec import Engine, EngineSpec
 from miner.core.wire import EngineStatus, Progress
 from miner.errors import BackendTimeoutError
-
-if TYPE_CHECKING:
-    from miner.core.engine.spec import EngineSpec
 
 __all__ = ["EnginePool", "Lease", "PoolLimits"]
 
@@ -84,8 +82,8 @@ class EnginePool:
         scheduler = self.bind_loop()
         member = scheduler.members.get(spec) or self._add(scheduler, spec)
         member.retired = False
-        if member.refusal() is not None:
-            await member.engine.look_at_file()
+        if member.cooldown_error() is not None:
+            await member.engine.recheck_model_file()
         waiter = scheduler.enqueue(member, keep_alive, on_progress)
         try:
             yield await waiter.future
@@ -108,7 +106,7 @@ class EnginePool:
         Returns whether there was one to stop. BackendTimeoutError after `queue_timeout`: the engine then goes on.
         """
         scheduler = self.bind_loop()
-        members = [member for member in self._named(target) if member.state is not State.OUT]
+        members = [member for member in self._named(target) if member.state is not State.UNLOADED]
         for member in members:
             member.unloading = True
         scheduler.schedule()
@@ -186,7 +184,7 @@ class EnginePool:
         need = self._memory_of(spec) if self._memory_of is not None else 0
         gpu_need = self._gpu_memory_of(spec) if self._gpu_memory_of is not None else ()
         member = Member(spec, self._make(spec), need, gpu_need)
-        member.pinned = any(member.is_called(target) for target in self._pins)
+        member.pinned = any(member.matches(target) for target in self._pins)
         scheduler.members[spec] = member
         return member
 
@@ -194,10 +192,10 @@ class EnginePool:
         return list(self._scheduler.members.values()) if self._scheduler is not None else []
 
     def _named(self, target: EngineSpec | str) -> list[Member]:
-        return [member for member in self._members() if member.is_called(target)]
+        return [member for member in self._members() if member.matches(target)]
 
     def _pins_changed(self) -> None:
         for member in self._members():
-            member.pinned = any(member.is_called(target) for target in self._pins)
+            member.pinned = any(member.matches(target) for target in self._pins)
         if self._scheduler is not None and self._scheduler.loop.is_running():
             self._scheduler.schedule()

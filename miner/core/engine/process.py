@@ -16,18 +16,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from miner.core.engine.circuit_breaker import CircuitBreaker
 from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, describe_exit, explain
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.spec import Address, EngineInfo, EngineSpec
-from miner.core.engine.supervisor import Ended, Limits, Supervisor
+from miner.core.engine.spec import EngineAddress, EngineInfo, EngineSpec, EngineState
+from miner.core.engine.supervisor import RunResult, RunTimeouts, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
 
-__all__ = ["EngineProcess", "EngineState"]
-
-EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
+__all__ = ["EngineProcess"]
 
 _E = TypeVar("_E", EngineCrashedError, EngineStartError)
 
@@ -70,7 +68,7 @@ class EngineProcess:
     ) -> None:
         self.spec = spec
         self.launcher = launcher
-        self._limits = Limits(start_timeout, stop_grace)
+        self._limits = RunTimeouts(start_timeout, stop_grace)
         self._breaker = CircuitBreaker(backoff=backoff, limit=crash_limit, window=crash_window, cooldown=cooldown)
         self._forget_everything()
 
@@ -82,7 +80,7 @@ class EngineProcess:
         self._starts = 0
         self._breaker.reset()
         self._crashed: EngineCrashedError | None = None
-        self._remembered: deque[tuple[Address, EngineCrashedError]] = deque(maxlen=_REMEMBERED)
+        self._remembered: deque[tuple[EngineAddress, EngineCrashedError]] = deque(maxlen=_REMEMBERED)
         self._failure: EngineStartError | EngineCrashedError | None = None
         """The last one."""
         self._failed_file: tuple[float, int] | None = None
@@ -98,11 +96,11 @@ class EngineProcess:
         return "ready" if run.ready.done else "starting"
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> EngineAddress | None:
         """Where it answers, None unless it is ready."""
         run = self._run
         where = run.ready.value if run is not None and self.state == "ready" else None
-        return where if isinstance(where, Address) else None
+        return where if isinstance(where, EngineAddress) else None
 
     @property
     def pid(self) -> int | None:
@@ -138,7 +136,7 @@ class EngineProcess:
         """What the child said of itself when it became ready."""
         return self._run.info if self._run is not None else EngineInfo()
 
-    async def ensure_ready(self) -> Address:
+    async def ensure_ready(self) -> EngineAddress:
         """The address of the running engine, which is started if need be: once, however many ask.
 
         A caller that is cancelled does not end the start, not even when nobody else waits: the next one finds it done.
@@ -149,11 +147,11 @@ class EngineProcess:
                 last lines.
         """
         while True:
-            await self.look_at_file()
+            await self.recheck_model_file()
             with self._lock_of_this_process():
                 run = self._run
                 if run is None or run.ended.done:
-                    refusal = self.refusal()
+                    refusal = self.cooldown_error()
                     if refusal is not None:
                         raise refusal
                     run = self._start()
@@ -162,11 +160,11 @@ class EngineProcess:
                 await run.ended.wait()
                 continue
             outcome = await run.ready.wait()
-            if isinstance(outcome, Address):
+            if isinstance(outcome, EngineAddress):
                 return outcome
             raise _own_copy(outcome)
 
-    def refusal(self) -> EngineStartError | None:
+    def cooldown_error(self) -> EngineStartError | None:
         """Why nothing is started now, with `retry_after`; None unless it has crashed too often just now."""
         seconds, failure = self._breaker.open_for, self._failure
         if not seconds or failure is None:
@@ -181,12 +179,12 @@ class EngineProcess:
             hint=f"{failure.hint or 'See the log lines.'} To try again at once, reset the model.",
         )
 
-    async def look_at_file(self) -> None:
+    async def recheck_model_file(self) -> None:
         """Forget the crashes of another model file than the one that is there now."""
         if self.state == "failed" and await asyncio.to_thread(self._model_file) != self._failed_file:
             self.reset()
 
-    def crashed(self, address: Address | None = None) -> EngineCrashedError | None:
+    def crash_error(self, address: EngineAddress | None = None) -> EngineCrashedError | None:
         """Why the child is gone, if it went by itself: None while another one runs, and after `stop` or `reset`.
 
         With the `address` that a request used: why that very child is gone, also when another one runs already.
@@ -196,7 +194,7 @@ class EngineProcess:
             return _own_copy(found) if found else None
         return _own_copy(self._crashed) if self._crashed is not None and self.state in ("stopped", "failed") else None
 
-    async def died(self, address: Address | None = None) -> EngineCrashedError:
+    async def wait_for_exit(self, address: EngineAddress | None = None) -> EngineCrashedError:
         """Wait for the end of the current child, or of the one at `address`, and say why; at once if there is none.
 
         A child that was told to stop gives an error that says so.
@@ -206,7 +204,7 @@ class EngineProcess:
         if run is not None and (address is None or run.ready.value == address):
             end = await run.ended.wait()
             text = end.error.message if end.error is not None else text
-        return self.crashed(address) or EngineCrashedError(text, backend="llamacpp", log_tail=self.log_tail)
+        return self.crash_error(address) or EngineCrashedError(text, backend="llamacpp", log_tail=self.log_tail)
 
     async def stop(self) -> None:
         """End the child and all that it has started; returns when it is gone and its socket's directory removed.
@@ -219,7 +217,7 @@ class EngineProcess:
         if run is not None and self._owner == os.getpid():
             run.stop()
             try:
-                async with asyncio.timeout(self._limits.whole_stop):
+                async with asyncio.timeout(self._limits.stop_total):
                     await run.ended.wait()
             except TimeoutError:
                 _log.warning("The llama.cpp engine for %s has not stopped; it is left alone.", self.spec.alias)
@@ -261,7 +259,7 @@ class EngineProcess:
             if method := ready():
                 method()
 
-        def on_end(end: Ended) -> None:
+        def on_end(end: RunResult) -> None:
             if method := ended():
                 method(run, end)
 
@@ -288,13 +286,13 @@ class EngineProcess:
         with self._lock:
             self._breaker.ready()
 
-    def _on_end(self, run: Supervisor, end: Ended) -> None:
+    def _on_end(self, run: Supervisor, end: RunResult) -> None:
         if end.by_us or not end.counts:
             return
         where, file = run.ready.value, self._model_file()
         failure = self._crash(run, end) if end.error is None else end.error
         with self._lock:
-            if isinstance(failure, EngineCrashedError) and isinstance(where, Address):
+            if isinstance(failure, EngineCrashedError) and isinstance(where, EngineAddress):
                 self._crashed = failure
                 self._remembered.append((where, failure))
             self._failure, self._failed_file = failure, file
@@ -302,11 +300,11 @@ class EngineProcess:
             opened = self._breaker.failed(ran)
         if end.error is None:  # what did not start is told to those who wait for it
             _log.warning("%s", failure.message)
-        refusal = self.refusal() if opened else None
+        refusal = self.cooldown_error() if opened else None
         if refusal is not None:
             _log.error("%s", refusal)
 
-    def _crash(self, run: Supervisor, end: Ended) -> EngineCrashedError:
+    def _crash(self, run: Supervisor, end: RunResult) -> EngineCrashedError:
         lines = run.tail.lines()
         reason = end.reason or (FROM_OUTSIDE if end.status == 0 else explain(lines, end.status))
         return EngineCrashedError(

@@ -13,17 +13,16 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miner.core.engine.errors import closed, not_started, overloaded
-from miner.core.engine.eviction import PoolLimits, fits, make_room
-from miner.core.engine.member import Lease, Member, State
-from miner.core.engine.slot_queue import Waiter
+from miner.core.engine.eviction import fits, plan_eviction
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.member import Member, State
+from miner.core.engine.slot_queue import Lease, Waiter
+from miner.core.engine.spec import EngineSpec
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
-
-if TYPE_CHECKING:
-    from miner.core.engine.spec import EngineSpec
 
 __all__ = ["Scheduler"]
 
@@ -38,7 +37,7 @@ class Scheduler:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.members: dict[EngineSpec, Member] = {}
-        self._yielding: set[Member] = set()
+        self._draining: set[Member] = set()
         """Those that get no new requests, because others wait and their turn is over; chosen again in each pass."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -52,7 +51,7 @@ class Scheduler:
         """Take a request in; BackendOverloadedError if too many wait, EngineStartError after too many failures."""
         if self._closed:
             raise closed()
-        if (refusal := member.refusal()) is not None:
+        if (refusal := member.cooldown_error()) is not None:
             raise refusal
         waiting = self._waiting()
         if waiting >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
@@ -82,7 +81,7 @@ class Scheduler:
         return None if keep_alive < 0 else keep_alive
 
     def _waiting(self) -> int:
-        return sum(member.without_slot for member in self.members.values())
+        return sum(member.backlog for member in self.members.values())
 
     def _overloaded(self, member: Member, why: str, setting: str) -> BackendOverloadedError:
         seconds = member.times.retry_after(self._waiting(), member.parallel, most=self.limits.queue_timeout)
@@ -95,33 +94,33 @@ class Scheduler:
         if self._closed:
             return
         now = self.loop.time()
-        for member in [m for m in self.members.values() if m.retired and m.state is State.OUT and not m.queue]:
+        for member in [m for m in self.members.values() if m.retired and m.state is State.UNLOADED and not m.queue]:
             del self.members[member.spec]
-        look_again = [self._take_turns(now)]
+        look_again = [self._schedule_loads(now)]
         for member in self.members.values():
             if member.state is State.READY:
                 self._serve(member, now)
             look_again.append(self._refuse_late(member, now))
             if member.state is State.LOADING and member.queue.listeners:
-                look_again.append(self._tell_load(member, now))
+                look_again.append(self._report_load(member, now))
             if member.expires_at is not None:
                 look_again.append(member.expires_at)
-            member.queue.tell_positions()
+            member.queue.report_positions()
         self._set_timer(min(look_again))
 
-    def _take_turns(self, now: float) -> float:
+    def _schedule_loads(self, now: float) -> float:
         """Load what waits and has room, and choose who makes room; returns when time alone will change the choice."""
-        self._yielding.clear()
+        self._draining.clear()
         look_again = math.inf
         first: Member | None = None
         """The one that is next to have its room: others may load only if they fit beside it, too."""
         leaving: Sequence[Member] = ()
-        wanting = [member for member in self.members.values() if member.queue and member.state is State.OUT]
+        wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
         for wanted in sorted(wanting, key=lambda member: member.waiting_since):
-            if (refused := wanted.refusal()) is not None:  # nobody makes room for it
+            if (refused := wanted.cooldown_error()) is not None:  # nobody makes room for it
                 self.fail(wanted, refused)
                 continue
-            plan = make_room(wanted, self.members.values(), self.limits)
+            plan = plan_eviction(wanted, self.members.values(), self.limits)
             if plan.refusal is not None:
                 self.fail(wanted, plan.refusal)
             elif plan.load and (first is None or fits(wanted, self._after(first, leaving), self.limits)):
@@ -131,7 +130,7 @@ class Scheduler:
             elif plan.at <= now or wanted.waiting_since + self.limits.fairness_wait <= now:
                 first, leaving = wanted, plan.victims
                 if plan.at <= now:
-                    self._send_away(plan.victims)
+                    self._evict(plan.victims)
                 else:
                     look_again = min(look_again, plan.at)
             else:
@@ -143,10 +142,10 @@ class Scheduler:
         staying = [member for member in self.members.values() if member.state in (State.LOADING, State.READY)]
         return [first, *(member for member in staying if member not in leaving)]
 
-    def _send_away(self, victims: Sequence[Member]) -> None:
+    def _evict(self, victims: Sequence[Member]) -> None:
         for victim in victims:
             if victim.active:
-                self._yielding.add(victim)
+                self._draining.add(victim)
             else:
                 self.stop(victim)
 
@@ -154,7 +153,7 @@ class Scheduler:
         """Give free slots away; stop an engine whose time is over."""
         # It may have died a moment ago: those whom it failed can be back here before the watch has run.
         alive = member.engine.state == "ready"
-        if alive and not member.unloading and member not in self._yielding:
+        if alive and not member.unloading and member not in self._draining:
             while member.active < member.parallel and (waiter := member.queue.pop()) is not None:
                 waited, loading = now - waiter.arrived, member.load_part(waiter.arrived)
                 assert member.address is not None
@@ -176,12 +175,12 @@ class Scheduler:
             member.queue.discard(head)
         return math.inf
 
-    def _tell_load(self, member: Member, now: float) -> float:
-        if now >= member.told_at + _TELL_LOAD_EVERY:
-            member.told_at = now
+    def _report_load(self, member: Member, now: float) -> float:
+        if now >= member.load_reported_at + _TELL_LOAD_EVERY:
+            member.load_reported_at = now
             done = member.engine.memory or 0
-            member.queue.tell_loading(min(done, member.need or done), member.need or done)
-        return member.told_at + _TELL_LOAD_EVERY
+            member.queue.report_load(min(done, member.need or done), member.need or done)
+        return member.load_reported_at + _TELL_LOAD_EVERY
 
     def fail(self, member: Member, error: MinerError) -> None:
         """End all waits for an engine, each with an error of its own: a shared one would collect all tracebacks."""
@@ -199,7 +198,7 @@ class Scheduler:
     def stop(self, member: Member) -> None:
         """Begin to stop an engine, whatever it does."""
         member.state = State.STOPPING
-        member.end_turn(self.loop.time())
+        member.end_slice(self.loop.time())
         if member.task is not None:
             member.task.cancel()
         self._start_task(member, self._stop_engine(member))
@@ -216,8 +215,8 @@ class Scheduler:
             member.ready(self.loop.time())
             self._serve(member, member.ready_at)  # before turns are looked at: however short, a turn serves somebody
             self.schedule()
-            await member.engine.died(member.address)
-            crash = member.engine.crashed()  # None if it was reset meanwhile
+            await member.engine.wait_for_exit(member.address)
+            crash = member.engine.crash_error()  # None if it was reset meanwhile
             member.failure = crash.message if crash else None
         except asyncio.CancelledError:
             if member.state is not State.STOPPING:  # the loop goes down and nobody closed the pool
@@ -246,8 +245,8 @@ class Scheduler:
         if member.state is State.LOADING and error is not None:
             member.failure = error.message
             self.fail(member, error)
-        if member in self._yielding:  # a crash must not win it another turn
-            member.end_turn(self.loop.time())
+        if member in self._draining:  # a crash must not win it another turn
+            member.end_slice(self.loop.time())
         member.out()
         if not task.cancelled():
             self.schedule()

@@ -10,14 +10,27 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from miner.core.engine.spec import Engine, EngineAddress
 from miner.core.wire import Progress
 
-if TYPE_CHECKING:
-    from miner.core.engine.member import Lease
+__all__ = ["Lease", "ServiceTimes", "SlotQueue", "Waiter"]
 
-__all__ = ["ServiceTimes", "SlotQueue", "Waiter"]
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """One slot of a ready engine, for one request."""
+
+    address: EngineAddress
+    queue_seconds: float
+    """Waited for a slot, or for room to load."""
+    load_seconds: float
+    """Waited while the engine loaded."""
+    engine: Engine
+    granted_at: float
+    """Loop time."""
+    generation: int
+    """Which life of the engine the slot belongs to."""
 
 
 @dataclass(eq=False, slots=True)
@@ -62,7 +75,7 @@ class SlotQueue:
             self._drop_first()
         return self._waiters[0] if self._waiters else None
 
-    def came_until(self, moment: float) -> int:
+    def arrived_by(self, moment: float) -> int:
         """How many of those that wait came at that moment or before."""
         return sum(1 for _ in itertools.takewhile(lambda waiter: waiter.arrived <= moment, self._waiters))
 
@@ -87,7 +100,7 @@ class SlotQueue:
             self._waiters.remove(waiter)
             self.listeners -= waiter.on_progress is not None
 
-    def tell_positions(self) -> None:
+    def report_positions(self) -> None:
         """Report to each listener whose position has changed how many are gone of those that were before it."""
         if not self.listeners:
             return
@@ -96,7 +109,7 @@ class SlotQueue:
                 waiter.told = position
                 waiter.tell(Progress(done=waiter.ahead - position, total=waiter.ahead, stage="queue"))
 
-    def tell_loading(self, done: int, total: int) -> None:
+    def report_load(self, done: int, total: int) -> None:
         """Report to each listener how far the load is, in bytes."""
         if self.listeners:
             for waiter in self._waiters:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, Protocol
 
-from miner.errors import ConfigError
+from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
-__all__ = ["CACHE_TYPES", "FLASH_ATTENTION", "POOLING", "Address", "EngineInfo", "EngineSpec"]
+__all__ = [
+    "CACHE_TYPES",
+    "FLASH_ATTENTION",
+    "POOLING",
+    "Engine",
+    "EngineAddress",
+    "EngineInfo",
+    "EngineSpec",
+    "EngineState",
+]
 
 FLASH_ATTENTION = ("on", "off", "auto")
 POOLING = ("none", "mean", "cls", "last", "rank")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
 
 _MOST_THREADS = 512  # ggml's own bound; far above the cores of the machine it takes minutes to load a small model
 
@@ -86,7 +99,7 @@ class EngineSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class EngineAddress:
     """Where one start of an engine answers; another start has another address."""
 
     base_url: str
@@ -104,6 +117,47 @@ class EngineInfo:
     n_ctx: int | None = None
     """Tokens of each slot, as the engine made it."""
     slots: int | None = None
+
+
+class Engine(Protocol):
+    """What the pool asks of an engine; `EngineProcess` is one."""
+
+    @property
+    def state(self) -> EngineState: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def memory(self) -> int | None: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def log_tail(self) -> Sequence[str]: ...
+    async def ensure_ready(self) -> EngineAddress:
+        """Start, if need be after a pause; raises EngineStartError."""
+
+    async def stop(self) -> None:
+        """End the process; returns when its memory is free."""
+
+    def fail(self, why: str, hint: str | None = None) -> None:
+        """End a process that does not work, as a crash for that reason; returns at once."""
+
+    def kill(self) -> None:
+        """End the process at once, with or without a loop, on which it does not wait."""
+
+    def cooldown_error(self) -> EngineStartError | None:
+        """Why it is not started now, although asked for, and for how long; given while it is `failed`."""
+
+    async def recheck_model_file(self) -> None:
+        """Forget past failures if they were those of another model file."""
+
+    def reset(self) -> None:
+        """Forget past failures."""
+
+    def crash_error(self, address: EngineAddress | None = None) -> EngineCrashedError | None:
+        """Why the process, or the one that answered at `address`, is gone, if it went by itself."""
+
+    async def wait_for_exit(self, address: EngineAddress | None = None) -> EngineCrashedError:
+        """Wait until the process, or the one that answers at `address`, is gone."""
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -25,18 +25,18 @@ from typing import Any
 from miner.core.engine.diagnosis import STOPPED, Reason, check_model_file, describe_exit, explain
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.logtail import LogTail
-from miner.core.engine.oneshot import OneShot
-from miner.core.engine.private_directory import PrivateDirectory
 from miner.core.engine.procstat import Usage, usage
-from miner.core.engine.spec import Address, EngineInfo, EngineSpec
-from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, Halt, Progress, Watch, signal_group
+from miner.core.engine.shared_future import SharedFuture
+from miner.core.engine.socket_directory import SocketDirectory
+from miner.core.engine.spec import EngineAddress, EngineInfo, EngineSpec
+from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, signal_group
 from miner.errors import EngineStartError
 
-__all__ = ["Ended", "Limits", "Supervisor"]
+__all__ = ["RunResult", "RunTimeouts", "Supervisor"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunTimeouts:
     """Bounds on the waits for one child, in seconds."""
 
     start_timeout: float
@@ -45,18 +45,18 @@ class Limits:
     """From STOP_SIGNAL to SIGKILL."""
 
     @property
-    def whole_start(self) -> float:
+    def start_total(self) -> float:
         """Longest time for a start, whatever its progress."""
         return 10 * self.start_timeout
 
     @property
-    def whole_stop(self) -> float:
+    def stop_total(self) -> float:
         """Longest time for a stop, whatever hangs."""
         return self.stop_grace + UNKILLABLE + 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RunResult:
     """How a run ended."""
 
     status: int | None
@@ -78,18 +78,18 @@ class Supervisor:
         self,
         spec: EngineSpec,
         launcher: Launcher,
-        limits: Limits,
+        limits: RunTimeouts,
         *,
         delay: float,
         on_ready: Callable[[], None],
-        on_end: Callable[[Ended], None],
+        on_end: Callable[[RunResult], None],
     ) -> None:
         """`on_ready` and `on_end` are called once at most, from the thread of this run, before anybody who waits hears
         of it.
         """
         self.tail = LogTail(spec.alias)
-        self.ready: OneShot[Address | EngineStartError] = OneShot()
-        self.ended: OneShot[Ended] = OneShot()
+        self.ready: SharedFuture[EngineAddress | EngineStartError] = SharedFuture()
+        self.ended: SharedFuture[RunResult] = SharedFuture()
         self.info = EngineInfo()
         self.pid: int | None = None
         self.ready_since: float | None = None
@@ -105,11 +105,11 @@ class Supervisor:
         self._lock = threading.Lock()
         self._stopping = False
         self._killed = False
-        self._directory: PrivateDirectory | None = None
+        self._directory: SocketDirectory | None = None
         self._failure: Reason | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._thread = threading.Thread(target=self._live, name=f"miner-engine-{spec.alias}", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name=f"miner-engine-{spec.alias}", daemon=True)
 
     def start(self) -> None:
         """Begin. The run goes on in a thread of its own."""
@@ -158,8 +158,10 @@ class Supervisor:
 
     # What follows runs in the thread of this run.
 
-    def _live(self) -> None:
-        end = Ended(None, by_us=False, error=self._start_error("a fault in its supervision, see the traceback", None))
+    def _supervise(self) -> None:
+        end = RunResult(
+            None, by_us=False, error=self._start_error("its supervisor failed, see the traceback", None)
+        )
         try:
             end = self._whole_run()
         finally:
@@ -173,19 +175,19 @@ class Supervisor:
             # Last: who waits for this and asks again must find that this run is over.
             self.ready.set(end.error or self._start_error("it was stopped while it started", None))
 
-    def _whole_run(self) -> Ended:
+    def _whole_run(self) -> RunResult:
         fault = check_model_file(self._spec.model_path)
         if fault is not None:
-            return Ended(None, by_us=False, error=self._start_error(fault.text, fault.hint), counts=False)
+            return RunResult(None, by_us=False, error=self._start_error(fault.text, fault.hint), counts=False)
         if self._delay > 0 and _readable(self._wake_read, self._delay):
             os.read(self._wake_read, 4096)
             if self._stopping:
-                return Ended(None, by_us=True, error=None)
+                return RunResult(None, by_us=True, error=None)
         try:
-            self._directory = PrivateDirectory()
+            self._directory = SocketDirectory()
             plan = self._launcher.plan(self._spec, self._directory.path)
             if self._stopping:
-                return Ended(None, by_us=True, error=None)
+                return RunResult(None, by_us=True, error=None)
             process = subprocess.Popen(  # not under the lock, for which event loops wait
                 plan.argv,
                 env=plan.env,
@@ -199,10 +201,10 @@ class Supervisor:
             with self._lock:
                 self.pid = process.pid
         except EngineStartError as error:
-            return Ended(None, by_us=False, error=error, counts=False)
+            return RunResult(None, by_us=False, error=error, counts=False)
         except (OSError, ValueError) as error:
             text = f"{self._launcher.name} cannot be started: {error}"
-            return Ended(None, by_us=False, error=self._start_error(text, None))
+            return RunResult(None, by_us=False, error=self._start_error(text, None))
         watch = Watch(process, plan.stdin, self._wake_read, self.tail, lambda line: self._said(line, plan.address))
         try:
             self._accompany(watch)
@@ -210,7 +212,7 @@ class Supervisor:
             status = watch.reap()
         return self._judge(status)
 
-    def _said(self, line: bytes, address: Callable[[str], Address]) -> None:
+    def _said(self, line: bytes, address: Callable[[str], EngineAddress]) -> None:
         """Take a line of the child's standard output: one of them says that it is ready."""
         try:
             said: Any = json.loads(line)
@@ -230,7 +232,7 @@ class Supervisor:
     def _accompany(self, watch: Watch) -> None:
         """From the start to the death of the child: look at its signs of life, end it in order, end it by force."""
         pid, began, told = watch.process.pid, time.monotonic(), None
-        progress, halt = Progress(self._limits.start_timeout), Halt()
+        progress, halt = StallDetector(self._limits.start_timeout), SuspendDetector()
         while True:
             now = time.monotonic()
             self.used = usage(pid)
@@ -256,7 +258,7 @@ class Supervisor:
                 if now - progress.last >= self._limits.start_timeout:
                     self._give_up(_stalled(f"it has shown no sign of progress for {self._limits.start_timeout:g} s"))
                     continue
-                if now - began >= self._limits.whole_start:
+                if now - began >= self._limits.start_total:
                     self._give_up(_stalled(f"it was not ready after {now - began:.0f} s"))
                     continue
                 pause = min(progress.pause, halt.pause)
@@ -268,17 +270,17 @@ class Supervisor:
             self._failure = reason
         self._killed = self._stopping = True
 
-    def _judge(self, status: int | None) -> Ended:
-        served = isinstance(self.ready.value, Address)
+    def _judge(self, status: int | None) -> RunResult:
+        served = isinstance(self.ready.value, EngineAddress)
         reason = self._failure
         if reason is None and self._stopping:
-            return Ended(status, by_us=True, error=None)
+            return RunResult(status, by_us=True, error=None)
         if served:
-            return Ended(status, by_us=False, error=None, reason=reason)
+            return RunResult(status, by_us=False, error=None, reason=reason)
         if reason is None:
             found = explain(self.tail.lines(), status)
             reason = Reason(f"{found.text} ({describe_exit(status)})", found.hint)
-        return Ended(status, by_us=False, error=self._start_error(reason.text, reason.hint), reason=reason)
+        return RunResult(status, by_us=False, error=self._start_error(reason.text, reason.hint), reason=reason)
 
     def _start_error(self, reason: str, hint: str | None) -> EngineStartError:
         return EngineStartError(

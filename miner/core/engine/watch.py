@@ -12,7 +12,7 @@ from collections.abc import Callable
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
 
-__all__ = ["STOP_SIGNAL", "UNKILLABLE", "Halt", "Progress", "Watch", "signal_group"]
+__all__ = ["STOP_SIGNAL", "UNKILLABLE", "StallDetector", "SuspendDetector", "Watch", "signal_group"]
 
 STOP_SIGNAL = signal.SIGUSR1
 """Ends a child in order. Not SIGTERM, which whoever stops a whole service sends to its engines too."""
@@ -23,7 +23,7 @@ _POLL = 0.2  # seconds between two looks at the child where the system has no pi
 _STEP = 1 << 20  # bytes of memory that count as a step of a load
 
 
-class Progress:
+class StallDetector:
     """Whether a starting child gets on: it prints, computes, or takes memory.
 
     A little computing does not count, because a child that hangs may still look after its parent twice a second.
@@ -45,7 +45,7 @@ class Progress:
             self._mark = (used, bytes_read)
 
 
-class Halt:
+class SuspendDetector:
     """Whether a child is stopped (SIGSTOP, a debugger) and stays so. A tracer that samples it stops it for a moment."""
 
     _LONG = min(0.4, LOOK_SECONDS)

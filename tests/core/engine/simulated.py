@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
-from miner.core.engine.spec import Address, EngineSpec
+from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.errors import EngineCrashedError, EngineStartError, MinerError
 
 
@@ -113,7 +113,7 @@ class SimulatedEngine:
     def memory(self) -> int | None:
         return self.spec.ctx_size // 2 if self.state != "stopped" else None
 
-    async def ensure_ready(self) -> Address:
+    async def ensure_ready(self) -> EngineAddress:
         assert self.state == "stopped", "a load is single flight"
         self.state = "starting"
         self.machine.loads += 1
@@ -134,7 +134,7 @@ class SimulatedEngine:
         self.state = "ready"
         self._crash = None
         self._died = asyncio.Event()
-        return Address(base_url=f"http://{self.spec.alias}", unix_socket=None, api_key=None)
+        return EngineAddress(base_url=f"http://{self.spec.alias}", unix_socket=None, api_key=None)
 
     async def stop(self) -> None:
         assert self.in_flight == 0 or self.machine.closing, "a busy engine was stopped"
@@ -150,10 +150,10 @@ class SimulatedEngine:
     def fail(self, why: str, hint: str | None = None) -> None:
         self.crash()
 
-    def refusal(self) -> EngineStartError | None:
+    def cooldown_error(self) -> EngineStartError | None:
         return self.refused
 
-    async def look_at_file(self) -> None:
+    async def recheck_model_file(self) -> None:
         pass
 
     def reset(self) -> None:
@@ -168,10 +168,10 @@ class SimulatedEngine:
         assert self._died is not None
         asyncio.get_running_loop().call_later(noticed_after, self._died.set)
 
-    def crashed(self, address: Address | None = None) -> EngineCrashedError | None:
+    def crash_error(self, address: EngineAddress | None = None) -> EngineCrashedError | None:
         return self._crash
 
-    async def died(self, address: Address | None = None) -> EngineCrashedError:
+    async def wait_for_exit(self, address: EngineAddress | None = None) -> EngineCrashedError:
         assert self._died is not None
         await self._died.wait()
         assert self._crash is not None

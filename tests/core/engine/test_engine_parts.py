@@ -12,8 +12,8 @@ import pytest
 
 from miner.core.engine.diagnosis import check_model_file, describe_exit, explain
 from miner.core.engine.logtail import LogTail
-from miner.core.engine.oneshot import OneShot
 from miner.core.engine.procstat import _clock, _from_ps, physical_cores, usage
+from miner.core.engine.shared_future import SharedFuture
 
 
 def test_log_lines_survive_any_cut():
@@ -55,7 +55,7 @@ def test_each_line_is_logged_at_debug(caplog):
 
 
 async def test_a_value_from_another_thread_wakes_all():
-    shot = OneShot()
+    shot = SharedFuture()
     waiters = [asyncio.create_task(shot.wait()) for _ in range(10)]
     await asyncio.sleep(0)
     threading.Thread(target=shot.set, args=("yes",)).start()
@@ -66,7 +66,7 @@ async def test_a_value_from_another_thread_wakes_all():
 
 
 def test_a_waiter_on_a_closed_loop_is_no_harm():
-    shot = OneShot()
+    shot = SharedFuture()
     loop = asyncio.new_event_loop()
     task = loop.create_task(shot.wait())
     loop.run_until_complete(asyncio.sleep(0))

@@ -312,11 +312,11 @@ async def test_a_binary_that_dies_is_seen_as_it_died(tmp_path, monkeypatch):
         assert server != engine.pid
         assert (engine.memory or 0) > 100_000_000, "the server's memory counts, not only the supervisor's"
         os.kill(server, signal.SIGSEGV)
-        assert (await asyncio.wait_for(engine.died(), PATIENCE)).exit_status == -signal.SIGSEGV
+        assert (await asyncio.wait_for(engine.wait_for_exit(), PATIENCE)).exit_status == -signal.SIGSEGV
         await engine.ensure_ready()
         server = json.loads(note.read_text())["pid"]
         os.kill(engine.pid, signal.SIGKILL)  # the supervisor alone: the server must go all the same
-        await asyncio.wait_for(engine.died(), PATIENCE)
+        await asyncio.wait_for(engine.wait_for_exit(), PATIENCE)
         await asyncio.to_thread(eventually, lambda: not alive(server), "the server is gone")
     finally:
         await engine.stop()

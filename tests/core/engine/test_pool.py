@@ -585,7 +585,7 @@ def test_after_a_crash_the_queue_goes_on_with_the_restarted_engine():
         async def one():
             async with use(pool, a) as lease:
                 await asyncio.sleep(10)
-                seen.append(lease.engine.crashed())
+                seen.append(lease.engine.crash_error())
 
         tasks = [start(one()) for _ in range(5)]
         await asyncio.sleep(3)

@@ -89,7 +89,7 @@ async def test_a_killed_engine_fails_what_is_in_flight_and_serves_the_queue_agai
         async with pool.lease(spec) as lease:
             with pytest.raises(aiohttp.ClientError):
                 await complete(lease, tokens=2000, began=began)
-            raise await lease.engine.died(lease.address)
+            raise await lease.engine.wait_for_exit(lease.address)
 
     async def queued():
         async with pool.lease(spec) as lease:

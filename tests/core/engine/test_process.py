@@ -74,7 +74,7 @@ async def test_a_real_engine_starts_answers_and_leaves_nothing(engines):
     assert (engine.state, engine.pid, engine.memory, engine.address) == ("stopped", None, None, None)
     assert not alive(pid)
     assert not socket.parent.exists()
-    assert engine.crashed() is None
+    assert engine.crash_error() is None
     await engine.stop()
 
 
@@ -133,7 +133,7 @@ async def test_stop_while_it_starts(engines):
     with pytest.raises(EngineStartError, match="stopped while it started"):
         await caller
     assert engine.state == "stopped"
-    assert engine.crashed() is None
+    assert engine.crash_error() is None
 
 
 async def test_ready_is_asked_for_while_it_stops(engines):
@@ -177,7 +177,7 @@ async def test_grandchildren_go_too(engines, tmp_path, how):
         engine.kill()
     else:
         os.kill(engine.pid, signal.SIGKILL)
-        assert (await asyncio.wait_for(engine.died(), PATIENCE)).exit_status == -9
+        assert (await asyncio.wait_for(engine.wait_for_exit(), PATIENCE)).exit_status == -9
     deadline = time.monotonic() + PATIENCE
     while alive(grandchild):
         assert time.monotonic() < deadline
@@ -279,8 +279,8 @@ async def test_a_program_that_is_not_there(engines):
 async def test_a_killed_engine_is_a_typed_error_and_comes_back(engines):
     engine = engines()
     address = await engine.ensure_ready()
-    assert engine.crashed() is None
-    waiter = asyncio.create_task(engine.died())
+    assert engine.crash_error() is None
+    waiter = asyncio.create_task(engine.wait_for_exit())
     await asyncio.sleep(0)
     os.kill(engine.pid, signal.SIGKILL)
     died = await asyncio.wait_for(waiter, PATIENCE)
@@ -289,17 +289,17 @@ async def test_a_killed_engine_is_a_typed_error_and_comes_back(engines):
     assert "SIGKILL" in died.message
     assert "want of memory" in died.message
     assert died.retryable
-    assert str(engine.crashed()) == str(died)
+    assert str(engine.crash_error()) == str(died)
     assert engine.state == "stopped"
     assert not address.unix_socket.parent.exists()
 
     again = await engine.ensure_ready()
     assert again != address
     assert engine.restarts == 1
-    assert engine.crashed() is None
-    assert engine.crashed(again) is None
-    assert str(engine.crashed(address)) == str(died), "who used the first child can still learn what became of it"
-    assert str(await engine.died(address)) == str(died)
+    assert engine.crash_error() is None
+    assert engine.crash_error(again) is None
+    assert str(engine.crash_error(address)) == str(died), "who used the first child can still learn what became of it"
+    assert str(await engine.wait_for_exit(address)) == str(died)
     assert "Paris" in await asyncio.to_thread(completion, again)
 
 
@@ -307,7 +307,7 @@ async def test_the_next_start_waits_out_the_pause(engines):
     engine = engines("well", backoff=(1.0, 5.0))
     await engine.ensure_ready()
     os.kill(engine.pid, signal.SIGKILL)
-    await engine.died()
+    await engine.wait_for_exit()
     began = time.monotonic()
     start = asyncio.create_task(engine.ensure_ready())
     await asyncio.sleep(0.2)
@@ -316,9 +316,9 @@ async def test_the_next_start_waits_out_the_pause(engines):
     await start
     assert time.monotonic() - began > 0.7
     os.kill(engine.pid, signal.SIGKILL)
-    await engine.died()
+    await engine.wait_for_exit()
     engine.reset()
-    assert engine.crashed() is None
+    assert engine.crash_error() is None
     await engine.ensure_ready()
 
 
@@ -326,7 +326,7 @@ async def test_a_reset_ends_the_pause(engines):
     engine = engines("well", backoff=(10 * PATIENCE, 10 * PATIENCE))
     await engine.ensure_ready()
     os.kill(engine.pid, signal.SIGKILL)
-    await engine.died()
+    await engine.wait_for_exit()
     start = asyncio.create_task(engine.ensure_ready())
     await asyncio.sleep(0.1)
     assert engine.pid is None
@@ -339,7 +339,7 @@ async def test_stop_ends_the_pause(engines):
     engine = engines("well", backoff=(PATIENCE, PATIENCE))
     await engine.ensure_ready()
     os.kill(engine.pid, signal.SIGKILL)
-    await engine.died()
+    await engine.wait_for_exit()
     start = asyncio.create_task(engine.ensure_ready())
     await asyncio.sleep(0.1)
     await asyncio.wait_for(engine.stop(), 30)
@@ -351,14 +351,14 @@ async def test_an_engine_that_keeps_crashing_is_given_up(engines):
     engine = engines("ready_then_dies", crash_limit=3)
     for _ in range(3):
         await engine.ensure_ready()
-        crash = await asyncio.wait_for(engine.died(), PATIENCE)
+        crash = await asyncio.wait_for(engine.wait_for_exit(), PATIENCE)
         assert "SIGABRT" in crash.message
         assert "n_tokens > 0" in crash.message
     assert engine.state == "failed"
     with pytest.raises(EngineStartError, match="failed 3 times") as caught:
         await engine.ensure_ready()
     assert caught.value.log_tail == ["GGML_ASSERT(n_tokens > 0) failed"]
-    assert engine.crashed() is not None
+    assert engine.crash_error() is not None
     engine.reset()
     assert engine.state == "stopped"
     await engine.ensure_ready()
@@ -397,7 +397,7 @@ async def test_a_try_that_succeeds_closes_the_circuit(engines, clock):
     for cooldown in (300.0, 600.0):  # it has not run for long: the cooldown still grows
         for _ in range(2):
             await engine.ensure_ready()
-            await engine.died()
+            await engine.wait_for_exit()
         with pytest.raises(EngineStartError, match="failed 2 times") as caught:
             await engine.ensure_ready()
         assert cooldown - PATIENCE < caught.value.retry_after <= cooldown
@@ -553,7 +553,7 @@ async def test_an_abort_while_llama_cpp_answers(engines):
     address = await engine.ensure_ready()
     with pytest.raises((OSError, http.client.HTTPException)):
         await asyncio.to_thread(completion, address)
-    died = await asyncio.wait_for(engine.died(address), PATIENCE)
+    died = await asyncio.wait_for(engine.wait_for_exit(address), PATIENCE)
     assert died.exit_status == -signal.SIGABRT
     assert "n_threads > 0" in died.message
 
@@ -612,7 +612,7 @@ async def test_waiting_for_death_leaves_nothing_behind(engines):
     gc.collect()
     before = len(gc.get_objects())
     for _ in range(2000):
-        waiter = asyncio.create_task(engine.died())
+        waiter = asyncio.create_task(engine.wait_for_exit())
         await asyncio.sleep(0)
         waiter.cancel()
         with pytest.raises(asyncio.CancelledError):

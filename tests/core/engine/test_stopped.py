@@ -18,7 +18,7 @@ import pytest
 from miner.core.engine.launchers import find_launcher
 from miner.core.engine.process import EngineProcess
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
-from miner.core.engine.watch import Halt
+from miner.core.engine.watch import SuspendDetector
 from miner.errors import EngineStartError
 from tests.core.engine.children import PATIENCE, BadLauncher, alive, completion, demo_spec, eventually
 from tests.core.engine.test_launchers import end, make_binary, start_parent
@@ -100,7 +100,7 @@ async def test_stopped_while_it_serves(engines, tmp_path, way, which):
     address = await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
     everybody = family(engine.pid)
     stop(engine.pid, which)
-    died = await asyncio.wait_for(engine.died(address), SOON)
+    died = await asyncio.wait_for(engine.wait_for_exit(address), SOON)
     assert "it was stopped" in died.message
     assert died.retryable
     await asyncio.to_thread(eventually, lambda: not any(alive(one.pid) for one in everybody), "all are gone", SOON)
@@ -111,7 +111,7 @@ async def test_stopped_while_it_serves(engines, tmp_path, way, which):
 def test_stopped_for_a_moment_is_no_failure():
     """A tracer that samples a process stops it again and again."""
     running, stopped = Usage(0.0, 0), Usage(0.0, 0, stopped=True)
-    halt = Halt()
+    halt = SuspendDetector()
     now = 0.0
     for _ in range(100):
         assert not halt.look(now, stopped)
@@ -156,7 +156,7 @@ async def test_one_that_hangs_is_ended_by_whoever_sees_it(engines):
     began = time.monotonic()
     engine.fail("it sent nothing for 2 s", "Look after it.")
     assert time.monotonic() - began < 1.0, "nobody waits for it on the event loop"
-    died = await asyncio.wait_for(engine.died(address), SOON)
+    died = await asyncio.wait_for(engine.wait_for_exit(address), SOON)
     assert "SIGKILL): it sent nothing for 2 s." in died.message
     assert died.hint == "Look after it."
 

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from miner.core.engine.launchers import BinaryLauncher, LlamaCppPythonLauncher, XllamacppLauncher, find_launcher
-from miner.core.engine.offload import may_offload
 from miner.core.models.memory import gpus
 from miner.core.models.memory.available import available_memory
 from miner.core.models.memory.gpus import find_gpus, metal_free
@@ -117,12 +116,12 @@ def test_what_makes_no_sense_is_no_gpu(root, script):
 def test_which_engines_can_use_one(tmp_path):
     own = find_launcher()
     assert isinstance(own, XllamacppLauncher)
-    assert not may_offload(own, None)  # the wheel of the index is for processors
+    assert not own.may_offload(None)  # the wheel of the index is for processors
     for name, text in (("plain", b"nothing"), ("cuda", b"x" * (1 << 20) + b"libcuda.so.1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lib.so").write_bytes(text)
-        assert may_offload(XllamacppLauncher(tmp_path / name), None) is (name == "cuda")
-    assert may_offload(BinaryLauncher(tmp_path / "llama-server"), None)
-    assert not may_offload(BinaryLauncher(tmp_path / "llama-server"), 0)
+        assert XllamacppLauncher(tmp_path / name).may_offload(None) is (name == "cuda")
+    assert BinaryLauncher(tmp_path / "llama-server").may_offload(None)
+    assert not BinaryLauncher(tmp_path / "llama-server").may_offload(0)
     bindings = LlamaCppPythonLauncher(tmp_path)
-    assert (may_offload(bindings, None), may_offload(bindings, -1)) == (False, True)
+    assert (bindings.may_offload(None), bindings.may_offload(-1)) == (False, True)

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import Launcher, find_launcher
-from miner.core.engine.offload import may_offload
 from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llamacpp.fit import Need, budget_of, need_of
 from miner.core.llms.llamacpp.models import (
@@ -135,7 +134,7 @@ class LocalModels:
         slots = self._slots.get(stamps)
         if slots is None:
             # Once for each model: the same settings must give the same engine, however much memory is free later.
-            memory = available_memory(gpus=may_offload(launcher, settings.llamacpp_n_gpu_layers))
+            memory = available_memory(gpus=launcher.may_offload(settings.llamacpp_n_gpu_layers))
             slots = self._slots[stamps] = fitting_slots(model, settings, memory, most=launcher.slots)
         spec = spec_of(model, settings, parallel=slots)
         if spec not in self._needs:

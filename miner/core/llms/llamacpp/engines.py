@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from miner.core.engine.errors import closed
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.pool import EnginePool, Lease, PoolLimits
-from miner.core.engine.spec import Address, EngineSpec
+from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.llamacpp.catalogue import LocalModels
@@ -52,7 +52,7 @@ class Running:
     """One start of an engine, as a service speaks to it."""
 
     spec: EngineSpec
-    address: Address
+    address: EngineAddress
     http: HttpClient
     props: Props | None = None
     """What the engine says of itself; None until it was asked."""
@@ -214,7 +214,7 @@ class LocalEngines:
                 await _explain(lease, error)
                 raise
 
-    def _client_of(self, spec: EngineSpec, address: Address) -> Running:
+    def _client_of(self, spec: EngineSpec, address: EngineAddress) -> Running:
         """The client for this start of an engine; that of an earlier start is dropped."""
         running = self._running.get(spec)
         if running is None or running.address != address:
@@ -283,12 +283,12 @@ async def _explain(lease: Lease, error: BackendError) -> None:
     try:
         # The connection breaks a moment before the exit status is known.
         async with asyncio.timeout(_DEATH_NOTICE_SECONDS):
-            crash = await lease.engine.died(lease.address)
+            crash = await lease.engine.wait_for_exit(lease.address)
     except TimeoutError:
         if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
             return
         lease.engine.fail("it takes no connections any more, as after a signal from outside, and has been killed")
-        crash = await lease.engine.died(lease.address)
+        crash = await lease.engine.wait_for_exit(lease.address)
     raise crash from error
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from miner.core._typing import override
 from miner.core.engine.launchers import LlamaCppPythonLauncher
-from miner.core.engine.offload import may_offload
 from miner.core.engine.process import EngineProcess
 from miner.core.llms.llamacpp.models import load_of
 from miner.core.models.gguf.header import GGUFHeader
@@ -21,7 +20,7 @@ from miner.errors import EngineStartError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.core.engine.launchers import Launcher
-    from miner.core.engine.spec import Address, EngineSpec
+    from miner.core.engine.spec import EngineAddress, EngineSpec
 
 __all__ = ["FittedProcess", "Need", "budget_of", "need_of"]
 
@@ -55,7 +54,7 @@ def need_of(spec: EngineSpec, header: GGUFHeader, budget: Memory, launcher: Laun
         EngineStartError: more than the budget for all engines; says how much, and the largest context that would do.
     """
     verdict = _fitting(spec, header, budget, launcher)
-    if verdict.placement.gpu and not may_offload(launcher, spec.n_gpu_layers):
+    if verdict.placement.gpu and not launcher.may_offload(spec.n_gpu_layers):
         without = judge(header, replace(_load(spec, launcher), n_gpu_layers=0), budget)
         if without.fits:
             return Need(without.placement.ram)
@@ -70,7 +69,7 @@ class FittedProcess(EngineProcess):
         self._header = header
 
     @override
-    async def ensure_ready(self) -> Address:
+    async def ensure_ready(self) -> EngineAddress:
         if self.state == "stopped":
             # Idle engines that had to give way are gone by now: what is free is what this one gets.
             await asyncio.to_thread(self._refuse_misfit)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miner.core.engine.launchers import refuse_other_program
+from miner.core.engine.launchers import check_server_binary
 from miner.core.llms.llamacpp.models import models_directory, template_text
 from miner.core.models.gguf.header import GGUFError, read_model
 from miner.core.models.resolve import resolve
@@ -35,7 +35,7 @@ def check_settings(settings: MinerConfig) -> None:
         return  # all of this is the other server's affair
     if settings.llamacpp_server:
         try:
-            refuse_other_program(settings.llamacpp_server)
+            check_server_binary(settings.llamacpp_server)
         except EngineStartError as error:
             raise ConfigError(error.message, hint=error.hint) from error
     _check_directory(settings)

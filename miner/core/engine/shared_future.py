@@ -6,12 +6,12 @@ import asyncio
 import threading
 from typing import Generic, TypeVar
 
-__all__ = ["OneShot"]
+__all__ = ["SharedFuture"]
 
 T = TypeVar("T")
 
 
-class OneShot(Generic[T]):
+class SharedFuture(Generic[T]):
     """Like a `concurrent.futures.Future`, but a wait that is cancelled leaves nothing behind.
 
     (`asyncio.wrap_future` adds a callback that stays until the future is done: a leak for each request

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["PrivateDirectory"]
+__all__ = ["SocketDirectory"]
 
 _PREFIX = "miner-engine-"
 _LONG = 60  # bytes: with a path longer than that a socket's name might not fit
@@ -17,7 +17,7 @@ _SHORT_PLACES = ("/tmp", "/var/tmp")
 _YOUNG = 60.0  # seconds during which a directory that nobody has locked may belong to somebody who is about to
 
 
-class PrivateDirectory:
+class SocketDirectory:
     """A new directory that only this user can enter. Its lock ends with the process, however that ends.
 
     A child removes its directory when its parent was killed. When it was killed itself at the same time, the next
