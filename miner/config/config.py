@@ -8,16 +8,15 @@ the published ones (`sources.variable_of`); case does not matter. Empty variable
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, SecretStr
 
 from miner.config.base import Settings
+from miner.config.llamacpp import CacheType, FlashAttention, PoolingType
 from miner.config.values import HttpUrl, PathText, Seconds, path_as_text
 
 __all__ = ["MinerConfig", "config_of"]
-
-KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
 class MinerConfig(Settings):
@@ -91,13 +90,13 @@ class MinerConfig(Settings):
     llamacpp_threads: int | None = Field(None, ge=1, le=512)
     llamacpp_n_gpu_layers: int | None = Field(None, ge=-1)
     """Layers in GPU memory; -1: all; default: as many as fit."""
-    llamacpp_flash_attn: Literal["on", "off", "auto"] = "auto"
-    llamacpp_cache_type_k: KVType = "f16"
-    llamacpp_cache_type_v: KVType = "f16"
+    llamacpp_flash_attn: FlashAttention = "auto"
+    llamacpp_cache_type_k: CacheType = "f16"
+    llamacpp_cache_type_v: CacheType = "f16"
     llamacpp_batch_size: int | None = Field(None, ge=32, le=16384)
     """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done. Default:
     128 on processors alone, 512 where a GPU may compute."""
-    llamacpp_pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
+    llamacpp_pooling: PoolingType | None = None
     """How an embedding model makes one vector of many; set: embeddings are served (rank: reranking)."""
     llamacpp_chat_template: PathText | None = None
     """File with a Jinja chat template to use in place of the model's own."""

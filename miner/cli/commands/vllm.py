@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.errors import note
 from miner.cli.parser import UsageError
+from miner.config.secrets import secret_text
 from miner.errors import ConfigError, MinerError
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def _become(arguments: list[str], config: MinerConfig) -> int:
 
     if find_spec("vllm") is None:
         raise ConfigError("vLLM is not installed.", hint='Install it with: pip install "llm-service-backends[vllm]"')
-    if config.vllm_api_key is not None:
+    if (key := secret_text(config.vllm_api_key)) is not None:
         # It may stand in .env alone, which vLLM does not read; on the command line everybody could see it.
-        os.environ["VLLM_API_KEY"] = config.vllm_api_key.get_secret_value()
+        os.environ["VLLM_API_KEY"] = key
         note("miner: The server asks for VLLM_API_KEY.")
     try:
         os.execv(sys.executable, [sys.executable, *arguments])

@@ -7,22 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
 __all__ = [
-    "CACHE_TYPES",
-    "FLASH_ATTENTION",
-    "POOLING",
     "Engine",
     "EngineAddress",
     "EngineInfo",
     "EngineSpec",
     "EngineState",
 ]
-
-FLASH_ATTENTION = ("on", "off", "auto")
-POOLING = ("none", "mean", "cls", "last", "rank")
-CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
 
@@ -77,7 +71,7 @@ class EngineSpec:
         _one_of("flash_attn", "LLAMACPP_FLASH_ATTN", self.flash_attn, FLASH_ATTENTION)
         _one_of("cache_type_k", "LLAMACPP_CACHE_TYPE_K", self.cache_type_k, CACHE_TYPES)
         _one_of("cache_type_v", "LLAMACPP_CACHE_TYPE_V", self.cache_type_v, CACHE_TYPES)
-        _one_of("pooling", None, self.pooling, POOLING)
+        _one_of("pooling", None, self.pooling, POOLING_TYPES)
 
     @property
     def mmproj_bytes(self) -> int:

@@ -159,9 +159,7 @@ class Supervisor:
     # What follows runs in the thread of this run.
 
     def _supervise(self) -> None:
-        end = RunResult(
-            None, by_us=False, error=self._start_error("its supervisor failed, see the traceback", None)
-        )
+        end = RunResult(None, by_us=False, error=self._start_error("its supervisor failed, see the traceback", None))
         try:
             end = self._whole_run()
         finally:

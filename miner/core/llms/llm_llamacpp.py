@@ -36,7 +36,7 @@ from miner.core.llms.llamacpp.forced_tools import as_calls, is_either, is_forced
 from miner.core.llms.llamacpp.malformed import recovered
 from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL, find_model
 from miner.core.llms.llamacpp.prefill import Prefill, PrefillGate
-from miner.core.llms.llamacpp.pull import pull_events
+from miner.core.llms.llamacpp.pull import pull_from_hub
 from miner.core.llms.llamacpp.settings import check_settings
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.llms.schema.support import check_llama, refuse_both
@@ -546,7 +546,7 @@ class LlamaCppService(OpenAIService):
             raise UnsupportedFeatureError(
                 "llamacpp does not support insecure.", param="insecure", hint="HF_ENDPOINT names the hub, also by http."
             )
-        return pull_events(model, self._settings)
+        return pull_from_hub(model, self._settings)
 
     def _alias(self, model: str) -> str:
         """The name under which a model's engine runs, also where its file is gone by now."""

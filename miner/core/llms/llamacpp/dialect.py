@@ -166,22 +166,25 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
             f"The prompt has {count} tokens, the context {limit} ({where}).",
             prompt_tokens=count,
             context_length=limit,
-            hint="Shorten the prompt, or raise LLAMACPP_CTX_SIZE.",
+            hint="Shorten the prompt.",
+            operator_hint="Raise LLAMACPP_CTX_SIZE.",
         )
     if "contains invalid tokens" in text:
+        hint = "Each is below the size of the model's vocabulary."
         return InvalidRequestError(
-            f"prompt holds token ids that the model of {where} does not have.", param="prompt",
-            hint="Each is below the size of the model's vocabulary.",
-        )  # fmt: skip
+            f"prompt has token ids that are not in {where}'s vocabulary.", param="prompt", hint=hint
+        )
     if "Context size has been exceeded" in text or "too large to process" in text:
-        return ContextLengthError(f"The input is too long for {where}: {text}", hint="Raise LLAMACPP_CTX_SIZE.")
+        return ContextLengthError(
+            f"The input is too long for {where}: {text}",
+            hint="Shorten the prompt.",
+            operator_hint="Raise LLAMACPP_CTX_SIZE.",
+        )
     if status == 503:
         return BackendUnavailableError(f"{where} is not ready: {text}.", hint="Try again later.", **details)
     if status == 501 or "Pooling type" in text:
-        return UnsupportedFeatureError(
-            f"{where} does not serve this: {text}", param="model",
-            hint="Set LLAMACPP_POOLING for embeddings (rank: for rankings).",
-        )  # fmt: skip
+        setting = "Set LLAMACPP_POOLING for embeddings (rank: reranking)."
+        return UnsupportedFeatureError(f"{where} does not serve this: {text}", param="model", operator_hint=setting)
     if "image input is not supported" in text or "multimodal" in text:
         return UnsupportedFeatureError(f"{where} does not support images: {text}", param="messages")
     if "Cannot use both" in text or "grammar" in text or "JSON schema" in text:

@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miner.config.llamacpp import POOLING_TYPES
 from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.catalogue import Catalogue, Facts
 from miner.core.models.directory import Stamp, stamp_of
+from miner.core.models.gguf.architectures import ENCODERS
 from miner.core.models.gguf.header import GGUFError, GGUFHeader
 from miner.core.models.memory.available import Memory, gpu_is_likely
 from miner.core.models.memory.verdict import Load, placed
@@ -43,16 +45,6 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_PARALLEL = 8
 _CPU_BATCH = 128
 _GPU_BATCH = 512
-_EMBEDDING_ARCHITECTURES = (
-    "bert",
-    "nomic-bert",
-    "jina-bert-v2",
-    "xlm-roberta",
-    "modern-bert",
-    "gemma-embedding",
-    "t5encoder",
-)
-_POOLING = ("none", "mean", "cls", "last", "rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +130,9 @@ def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
     if settings.llamacpp_pooling:
         return settings.llamacpp_pooling
     kind = model.pooling_type
-    if kind is not None and 0 < kind < len(_POOLING):
-        return _POOLING[kind]
-    return "mean" if model.architecture in _EMBEDDING_ARCHITECTURES else None
+    if kind is not None and 0 < kind < len(POOLING_TYPES):
+        return POOLING_TYPES[kind]
+    return "mean" if model.architecture in ENCODERS else None
 
 
 def _batch_of(settings: MinerConfig) -> int:

@@ -21,7 +21,7 @@ from miner.errors import MinerError, ModelNotFoundError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["hub_of", "pull_events"]
+__all__ = ["hub_of", "pull_from_hub"]
 
 
 class _StoppedError(MinerError):
@@ -38,7 +38,7 @@ def hub_of(settings: MinerConfig) -> Hub:
     return Hub(settings.hf_endpoint, token.strip() if token else None)
 
 
-async def pull_events(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
+async def pull_from_hub(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
     """How far the pull of a model is. A name that is no hub's and is known here needs none.
 
     Raises:

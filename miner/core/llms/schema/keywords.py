@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 __all__ = [
     "ANNOTATIONS", "ANYWHERE", "CHECKED", "FORMATS", "MAX_BRANCHES", "MAX_ENUM", "NEVER", "OF_TYPE", "TYPES", "Lack",
     "Schema", "Translating", "annotated", "anything", "checker", "constraints", "disjoint", "is_anything", "is_never",
-    "is_number", "json_types", "listed_in", "matches", "same", "schemas_of", "types", "union",
+    "is_number", "json_types", "listed_in", "matches", "resolve", "same", "schemas_of", "types", "union",
 ]  # fmt: skip
 
 ANNOTATIONS = ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment")
@@ -137,7 +138,33 @@ def checker(schema: Schema, root: Any) -> Any:
         return None
 
 
+def resolve(reference: str, root: Any) -> Schema:
+    """What a `$ref` inside a document points to: a JSON pointer, or the name of an anchor.
+
+    Raises:
+        ValueError: it points to nothing.
+    """
+    fragment = unquote(reference.removeprefix("#"))
+    missing = ValueError(f"$ref {reference!r} points to nothing")
+    if fragment and not fragment.startswith("/"):
+        for node in schemas_of(root):
+            if fragment in (node.get("$anchor"), node.get("$dynamicAnchor"), str(node.get("$id", "")).strip("#")):
+                return node
+        raise missing
+    target = root
+    for step in fragment.split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, Mapping) and key in target:
+            target = target[key]
+        elif isinstance(target, list) and key.isdecimal() and int(key[:6]) < len(target):
+            target = target[int(key)]
+        else:
+            raise missing
+    return target
+
+
 def schemas_of(root: Any) -> Iterator[Mapping[str, Any]]:
+    """All objects of a document."""
     stack = [root]
     while stack:
         node = stack.pop()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 
 from miner.core.llms.contract.cache import Cache
-from miner.core.llms.schema.keywords import ANNOTATIONS, CHECKED, TYPES, schemas_of
+from miner.core.llms.schema.keywords import ANNOTATIONS, CHECKED, TYPES, resolve
 
 __all__ = ["fault_of", "relaxed", "without_nulls"]
 
@@ -147,27 +146,14 @@ def _without_dead_references(node: dict[str, Any], root: Any) -> dict[str, Any]:
 def _leads_somewhere(reference: str, root: Any) -> bool:
     """Whether a reference, and those that it leads to, end at a schema inside of the document."""
     seen: set[str] = set()
-    while reference not in seen:
+    while reference.startswith("#") and reference not in seen:
         seen.add(reference)
-        if not reference.startswith("#"):
+        try:
+            target = resolve(reference, root)
+        except ValueError:
             return False
-        fragment = unquote(reference[1:])
-        if fragment and not fragment.startswith("/"):
-            return any(fragment in (node.get("$anchor"), str(node.get("$id", "")).strip("#"))
-                       for node in schemas_of(root))  # fmt: skip
-        target = root
-        for step in fragment.split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, Mapping) and key in target:
-                target = target[key]
-            elif isinstance(target, list) and key.isdecimal() and int(key[:6]) < len(target):
-                target = target[int(key)]
-            else:
-                return False
-        if isinstance(target, bool):
-            return True
         if not isinstance(target, Mapping):
-            return False
+            return isinstance(target, bool)
         if not isinstance(target.get("$ref"), str):
             return True
         reference = target["$ref"]

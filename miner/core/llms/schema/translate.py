@@ -38,8 +38,8 @@ from miner.core.llms.schema.keywords import (
     disjoint,
     is_never,
     matches,
+    resolve,
     same,
-    schemas_of,
     types,
     union,
 )
@@ -128,7 +128,7 @@ class Translator(Scalars, Containers):
     def _reference(self, reference: str, path: str) -> Schema:
         steps = unquote(reference.removeprefix("#")).split("/")[1:]
         place = "".join(f".{step}" for step in steps)
-        return self._definition(reference, reference, lambda: self._node(self._resolved(reference), place))
+        return self._definition(reference, reference, lambda: self._node(resolve(reference, self._root), place))
 
     def _definition(self, key: str, name: str, make: Callable[[], Schema]) -> Schema:
         """A reference to what `make` makes, which is made once."""
@@ -154,24 +154,6 @@ class Translator(Scalars, Containers):
             name = f"{stem}-{number}"
         return name
 
-    def _resolved(self, reference: str) -> Schema:
-        fragment = unquote(reference.removeprefix("#"))
-        if fragment and not fragment.startswith("/"):
-            for node in schemas_of(self._root):
-                if fragment in (node.get("$anchor"), node.get("$dynamicAnchor"), str(node.get("$id", "")).strip("#")):
-                    return node
-            raise ValueError(f"$ref {reference!r} points to nothing")
-        target = self._root
-        for step in fragment.split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, Mapping) and key in target:
-                target = target[key]
-            elif isinstance(target, list) and key.isdecimal() and int(key[:6]) < len(target):
-                target = target[int(key)]
-            else:
-                raise ValueError(f"$ref {reference!r} points to nothing")
-        return target
-
     # Schemas that hold together
 
     def _flattened(self, schema: Schema, path: str, depth: int = 0) -> Iterator[_Part]:
@@ -184,7 +166,7 @@ class Translator(Scalars, Containers):
         own = {name: value for name, value in schema.items() if name not in ("allOf", "$ref", "$dynamicRef")}
         reference = schema.get("$ref", schema.get("$dynamicRef"))
         if reference is not None:
-            yield from self._flattened(self._resolved(reference), path, depth + 1)
+            yield from self._flattened(resolve(reference, self._root), path, depth + 1)
             if not self._siblings_count():
                 return
         for place, part in enumerate(schema.get("allOf", ())):

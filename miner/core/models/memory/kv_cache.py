@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miner.core.models.gguf.architectures import ENCODERS
 from miner.core.models.gguf.ggml_types import TENSOR_TYPES
 from miner.core.models.gguf.header import GGUFHeader
 
@@ -30,16 +31,6 @@ SWA_PERIODS = {
     "plamo3": 8,
 }
 """Every so many layers one looks at the whole context; for those that do not say so in their settings."""
-ENCODERS = (
-    "bert",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "neo-bert",
-    "modern-bert",
-    "t5encoder",
-)
 TYPE_NAMES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
 
 
