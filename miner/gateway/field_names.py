@@ -1,4 +1,4 @@
-"""The service's names of parameters as the fields that the client wrote, in errors and in what was ignored."""
+"""Parameter names of the service as the fields that the client wrote, in errors and in what was ignored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from miner.errors import RequestError
 __all__ = ["LENIENT_HEADER", "FieldNames"]
 
 LENIENT_HEADER = "X-Miner-Unsupported"
-"""`ignore`: what the backend lacks is left out and listed; any client of any dialect can send it."""
+"""`ignore`: what the backend does not support is left out and listed; works in every dialect."""
 _WAY_OUT = (
-    f"Leave it out, or send the header {LENIENT_HEADER}: ignore to have it ignored and listed "
-    "in x-miner-ignored-params."
+    f"Remove it, or send the header {LENIENT_HEADER}: ignore to have it ignored and listed in x-miner-ignored-params."
 )
 _INDEX = re.compile(r"\[\d+\]")
 _PATH = re.compile(r"(?<![\w.'\"\]/])[a-z][a-z_]*(?:\[\d+\]|\.(?=[\w$])[\w$]+)*")
@@ -25,12 +24,16 @@ class FieldNames:
     """The fields of one request.
 
     Args:
-        names: the client's field for a parameter of the service, or for a part of one; `[*]` stands for any place in a
-            list. The longest that fits counts, and what is behind it stays.
+        names: the client's field for a parameter of the service, or for a part of one; `[*]` stands for any index. The
+            longest match counts, and what follows it stays.
     """
 
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
         self._names = dict(names or {})
+
+    def add(self, names: Mapping[str, str]) -> None:
+        """Add the client's fields for more parameters."""
+        self._names.update(names)
 
     def of(self, param: str) -> str:
         """The client's field."""
@@ -46,7 +49,7 @@ class FieldNames:
         return param
 
     def _text(self, text: str, param: str | None) -> str:
-        """A message with the client's names: the parameter at fault, and all that are no ordinary words."""
+        """A message with the client's names: the parameter at fault, and every other one that is not a plain word."""
         root = re.split(r"[.\[]", param or "", maxsplit=1)[0]
 
         def renamed(found: re.Match[str]) -> str:
@@ -58,12 +61,12 @@ class FieldNames:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """What the service refuses in this block is refused in the client's words."""
+        """Errors that the service raises in this block name the client's fields."""
         try:
             yield
         except RequestError as error:
-            if not error.__dict__.get("in_clients_words"):
-                error.__dict__["in_clients_words"] = True
+            if not error.__dict__.get("names_client_fields"):
+                error.__dict__["names_client_fields"] = True
                 error.message = self._text(error.message, error.param)
                 if error.hint is not None:
                     error.hint = _WAY_OUT if error.hint == WAY_OUT else self._text(error.hint, error.param)

@@ -1,8 +1,13 @@
-"""Nothing of the tester's own keys."""
+"""Nothing of the tester's own keys, and no process that a client package starts."""
 
 from __future__ import annotations
 
+import platform
+
 import pytest
+
+platform.processor()
+"""Runs `uname` once and remembers: the OpenAI package puts it into its headers."""
 
 
 @pytest.fixture(autouse=True)

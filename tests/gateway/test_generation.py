@@ -287,12 +287,12 @@ async def test_request_ids_go_in_and_out():
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        (b"", 400, "no body"),
-        (b"{", 400, "not JSON"),
-        (b"[]", 400, "not valid"),
-        (b'{"messages": "x"}', 400, "messages is not valid"),
-        (b'{"model": "m"}', 400, "messages is missing"),
-        (b'{"messages": [{"role": "user", "content": "\xff"}]}', 400, "not JSON"),
+        (b"", 400, "body is empty"),
+        (b"{", 400, "not valid JSON"),
+        (b"[]", 400, "Invalid type for the request body"),
+        (b'{"messages": "x"}', 400, "Invalid type for 'messages'"),
+        (b'{"model": "m"}', 400, "Missing required parameter: 'messages'"),
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', 400, "not valid JSON"),
         (b"[" * 500_000, 400, "expected `object`"),
         (b'{"tool_choice":' * 50_000, 400, "nested too deeply"),
         (b'{"messages":[],"tools":' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "nested"),

@@ -15,8 +15,8 @@ import pytest
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Embedding, EmbeddingResponse, LLMResponse, RerankResponse, RerankResult, TokenUsage
 from miner.errors import InvalidRequestError
+from miner.gateway.body_limits import MAX_ESCAPES, MAX_VALUES, check_structure
 from miner.gateway.context import RequestContext
-from miner.gateway.structure import MAX_ESCAPES, MAX_VALUES, check_structure
 from tests.gateway.bodies import CHAT, KINDS, watched
 from tests.gateway.middleware.test_rate_limit import Gated, until
 from tests.gateway.serving import Parrot, config, post, serving
@@ -205,5 +205,5 @@ def test_values_are_counted_outside_of_texts():
         b'["' + b"x" * (1 << 20) + b'"' + many + b"]", b'{"a":"\\\\","b":[' + b"{}," * MAX_VALUES + b"{}]}",
         b'["' + b"\\n" * (MAX_ESCAPES + 1) + b'"]', b"[" + b" " * 5_000_000 + b"]", b"[" + b'""' * 500_000 + b"]",
     ):  # fmt: skip
-        with pytest.raises(InvalidRequestError, match="The body holds more than"):
+        with pytest.raises(InvalidRequestError, match="The request body holds more than"):
             check_structure(b'{"x":' + raw + b"}")

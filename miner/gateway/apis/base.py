@@ -77,8 +77,7 @@ class Dialect(Protocol):
     stream_type: str
     """Content type of a stream."""
     heartbeat: bytes
-    """What may be sent while nothing comes; b"" if the dialect has no such thing."""
-    errors: ErrorShape
+    """Sent while the engine is silent; b"" if the dialect has no such thing."""
 
     def parse(self, body: bytes) -> Call:
         """Read a body.

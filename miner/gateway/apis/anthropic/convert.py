@@ -23,7 +23,7 @@ from miner.gateway.apis.anthropic.schema import (
     ToolUseBlock,
 )
 from miner.gateway.apis.images import image_part
-from miner.gateway.request_body import bounded, check_length
+from miner.gateway.body_limits import bounded, check_length
 
 __all__ = ["tool_arguments", "turns"]
 

@@ -10,18 +10,19 @@ from aiohttp import web
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
 from miner.gateway.apis.anthropic.convert import tool_arguments, turns
-from miner.gateway.apis.anthropic.errors import anthropic_error, stop_reason, usage_object
+from miner.gateway.apis.anthropic.errors import stop_reason, usage_object
 from miner.gateway.apis.anthropic.schema import (
     AnthropicCountBody,
     AnthropicMessagesBody,
 )
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.base import Call, Head
+from miner.gateway.body_limits import MAX_SCHEMA, bounded
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response, reply
-from miner.gateway.request_body import MAX_SCHEMA, bounded, decode, decode_body, off_loop, parse_body
+from miner.gateway.request_body import decode, decode_body, off_loop, parse_body
 
 __all__ = ["AnthropicMessages", "count_tokens", "messages"]
 
@@ -39,7 +40,6 @@ class AnthropicMessages:
 
     stream_type = "text/event-stream; charset=utf-8"
     heartbeat = PING
-    errors = staticmethod(anthropic_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

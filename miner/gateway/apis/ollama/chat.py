@@ -19,13 +19,13 @@ from miner.gateway.apis.ollama.common import (
     sampling,
 )
 from miner.gateway.apis.ollama.convert import OllamaMessage, call_object, turns
-from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.loading import complete, load
 from miner.gateway.apis.ollama.stream import LineStream, finished, said
+from miner.gateway.body_limits import bounded
 from miner.gateway.context import RequestContext
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import reply
-from miner.gateway.request_body import bounded, decode, decode_body, off_loop
+from miner.gateway.request_body import decode, decode_body, off_loop
 
 __all__ = ["OllamaChat", "OllamaChatBody", "chat"]
 
@@ -45,7 +45,6 @@ class OllamaChat:
 
     stream_type = STREAM_TYPE
     heartbeat = b'{"message":{"role":"assistant","content":""},"done":false}\n'
-    errors = staticmethod(ollama_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

@@ -12,7 +12,7 @@ from miner.core.llms.contract.durations import seconds_of
 from miner.core.llms.contract.images import is_base64
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.request_body import MAX_SCHEMA, bounded
+from miner.gateway.body_limits import MAX_SCHEMA, bounded
 
 __all__ = [
     "NAMES", "STREAM_TYPE", "Common", "Named", "OllamaOptions", "counts", "done_reason", "image_url", "logprob_entries",

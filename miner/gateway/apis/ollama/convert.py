@@ -9,7 +9,7 @@ import msgspec
 from miner.core.wire import ToolCall
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.ollama.common import image_url
-from miner.gateway.request_body import bounded, check_length
+from miner.gateway.body_limits import bounded, check_length
 
 __all__ = ["OllamaMessage", "call_object", "content_of", "turns"]
 

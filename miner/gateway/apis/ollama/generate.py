@@ -20,7 +20,6 @@ from miner.gateway.apis.ollama.common import (
     sampling,
 )
 from miner.gateway.apis.ollama.convert import content_of
-from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.loading import complete, load
 from miner.gateway.apis.ollama.stream import LineStream, finished, said
 from miner.gateway.context import RequestContext
@@ -56,7 +55,6 @@ class OllamaGenerate:
 
     stream_type = STREAM_TYPE
     heartbeat = b'{"response":"","done":false}\n'
-    errors = staticmethod(ollama_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

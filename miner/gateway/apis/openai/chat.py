@@ -24,10 +24,9 @@ from miner.gateway.apis.openai.common import (
     usage_object,
     usage_of_choices,
 )
-from miner.gateway.apis.openai.errors import openai_error
+from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.field_names import FieldNames
-from miner.gateway.request_body import MAX_SCHEMA, bounded, check_length, decode
-from miner.gateway.structure import check_arguments
+from miner.gateway.request_body import decode
 
 __all__ = ["ChatBody", "OpenAIChat", "chat_messages"]
 
@@ -78,7 +77,6 @@ class OpenAIChat:
 
     stream_type = STREAM_TYPE
     heartbeat = b": keep-alive\n\n"
-    errors = staticmethod(openai_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

@@ -9,7 +9,7 @@ import msgspec
 from miner.core.llms.contract.request import folded_seed
 from miner.core.wire import LLMResponse, TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.request_body import bounded
+from miner.gateway.body_limits import bounded
 
 __all__ = [
     "DONE", "STREAM_TYPE", "Sampling", "StreamOptions", "logprob_entry", "read_usage",

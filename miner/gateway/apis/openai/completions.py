@@ -21,12 +21,13 @@ from miner.gateway.apis.openai.common import (
     usage_object,
     usage_of_choices,
 )
-from miner.gateway.apis.openai.errors import error_event, openai_error
+from miner.gateway.apis.openai.errors import error_event
+from miner.gateway.body_limits import MAX_SCHEMA, bounded
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import Failure
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import reply
-from miner.gateway.request_body import MAX_SCHEMA, bounded, decode, parse_body
+from miner.gateway.request_body import decode, parse_body
 
 __all__ = ["CompletionBody", "OpenAICompletions", "completions"]
 
@@ -58,7 +59,6 @@ class OpenAICompletions:
 
     stream_type = STREAM_TYPE
     heartbeat = b": keep-alive\n\n"
-    errors = staticmethod(openai_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

@@ -9,7 +9,6 @@ import msgspec
 from miner.core.wire import LLMResponse
 from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.openai.common import STREAM_TYPE
-from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.responses.items import call_item, cut_reason, finished, message_item, reasoning_item
 from miner.gateway.apis.openai.responses.schema import ResponseBody, service_arguments, without_effect
 from miner.gateway.apis.openai.responses.stream import ResponseStream
@@ -32,7 +31,6 @@ class OpenAIResponses:
 
     stream_type = STREAM_TYPE
     heartbeat = b": keep-alive\n\n"
-    errors = staticmethod(openai_error)
 
     def parse(self, body: bytes) -> Call:
         """Read a body."""

@@ -10,8 +10,7 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.images import image_part
 from miner.gateway.apis.openai.allowed_tools import allow_tools
 from miner.gateway.apis.openai.common import StreamOptions
-from miner.gateway.request_body import MAX_SCHEMA, bounded, check_length
-from miner.gateway.structure import check_arguments
+from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 
 __all__ = ["ResponseBody", "conversation", "service_arguments", "without_effect"]
 
