@@ -40,7 +40,7 @@ async def test_every_route_is_described():
         assert ("requestBody" in operation) is (route.method == "POST")
     for schema in described["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
-    chat = described["components"]["schemas"]["ChatBody"]
+    chat = described["components"]["schemas"]["ChatCompletionRequest"]
     assert {"messages", "max_completion_tokens", "top_k", "tools"} <= set(chat["properties"])
 
 

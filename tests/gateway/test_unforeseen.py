@@ -280,7 +280,7 @@ async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplo
 
 @pytest.mark.parametrize("part", ["batch", "end", "error"])
 async def test_a_writer_that_fails_ends_the_stream_with_one_head(part, monkeypatch, caplog):
-    from miner.gateway.apis.openai.chat_stream import ChatStream
+    from miner.gateway.apis.openai.stream import ChatStream
 
     real = ChatStream.batch
     calls = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from miner.gateway.errors import Failure
@@ -18,14 +16,11 @@ _TYPES = {
 
 def openai_error(failure: Failure) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
-    return msgspec.json.encode({"error": _error(failure)})
+    kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
+    error = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
+    return msgspec.json.encode({"error": error})
 
 
 def error_event(failure: Failure) -> bytes:
     """The same as an event of a stream. No `[DONE]` follows it."""
     return b"data: " + openai_error(failure) + b"\n\n"
-
-
-def _error(failure: Failure) -> dict[str, Any]:
-    kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
-    return {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}

@@ -16,30 +16,30 @@ __all__ = ["models", "one_model"]
 
 
 async def models(context: RequestContext) -> web.StreamResponse:
-    """Every model that can be named, the default first."""
+    """List the models that this caller may use, the default first."""
     listed = [_model(model, context.gateway.service.name) for model in await known_models(context)]
     return json_response(context, msgspec.json.encode({"object": "list", "data": listed}))
 
 
 async def one_model(context: RequestContext) -> web.StreamResponse:
-    """One of them, by its id or another name of it."""
+    """Describe one of them, by its id or an alias."""
     found = await find_model(context, context.request.match_info["model"])
     return json_response(context, msgspec.json.encode(_model(found, context.gateway.service.name)))
 
 
 def _model(model: ModelInfo, backend: str) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    body: dict[str, Any] = {
         "id": model.id,
         "object": "model",
         "created": model.created or 0,
         "owned_by": backend,
     }
     if model.aliases:
-        told["aliases"] = model.aliases
+        body["aliases"] = model.aliases
     if model.context_length is not None:
-        told["max_model_len"] = model.context_length
+        body["max_model_len"] = model.context_length
     if model.capabilities is not None:
-        told["capabilities"] = sorted(model.capabilities)
+        body["capabilities"] = sorted(model.capabilities)
     if model.loaded is not None:
-        told["loaded"] = model.loaded
-    return told
+        body["loaded"] = model.loaded
+    return body

@@ -1,4 +1,4 @@
-"""OpenAI's `/v1/responses`: create, whole and streamed. Nothing is stored."""
+"""OpenAI's `/v1/responses`: create, streamed or not. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import msgspec
 
 from miner.core.wire import LLMResponse
 from miner.gateway.apis.base import Call, Head
-from miner.gateway.apis.openai.common import STREAM_TYPE
-from miner.gateway.apis.openai.responses.items import call_item, cut_reason, finished, message_item, reasoning_item
-from miner.gateway.apis.openai.responses.schema import ResponseBody, service_arguments, without_effect
+from miner.gateway.apis.openai.responses.convert import convert_input, ignored_fields, service_arguments
+from miner.gateway.apis.openai.responses.items import (
+    call_item,
+    final_response,
+    incomplete_reason,
+    message_item,
+    reasoning_item,
+)
+from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.apis.openai.responses.stream import ResponseStream
+from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import decode
 
@@ -22,27 +29,31 @@ _NAMES = {
     "response_format": "text.format", "response_format.json_schema": "text.format", "messages": "input",
     "tools[*].function": "tools[*]",
 }  # fmt: skip
-"""The service's names of what has another one here; `conversation` adds those of the messages."""
-_DECODER = msgspec.json.Decoder(ResponseBody)
+"""The client's fields for the service's parameters; `convert_input` adds those of the messages."""
+_DECODER = msgspec.json.Decoder(ResponseRequest)
 
 
 class OpenAIResponses:
     """The dialect of `/v1/responses`."""
 
     stream_type = STREAM_TYPE
-    heartbeat = b": keep-alive\n\n"
+    heartbeat = HEARTBEAT
 
     def parse(self, body: bytes) -> Call:
-        """Read a body."""
-        asked = decode(body, _DECODER)
-        ignored = without_effect(asked)
-        remote: list[str] = []
-        names = dict(_NAMES)
-        arguments = service_arguments(asked, ignored, remote, names)
-        return Call(
-            [arguments], asked.model, bool(asked.stream), ignored, remote_images=remote, names=FieldNames(names),
-            options=asked,
-        )  # fmt: skip
+        """Parse a request body."""
+        request = decode(body, _DECODER)
+        call = Call(
+            arguments=[],
+            model=request.model,
+            stream=bool(request.stream),
+            ignored=ignored_fields(request),
+            names=FieldNames(_NAMES),
+            options=request,
+        )
+        arguments = service_arguments(request, call)
+        arguments["messages"] = convert_input(request, call)
+        call.arguments = [arguments]
+        return call
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `response`."""
@@ -51,11 +62,11 @@ class OpenAIResponses:
         if response.reasoning:
             output.append(reasoning_item(f"rs_{head.id}", response.reasoning))
         if response.content or not response.tool_calls:
-            status = "completed" if cut_reason(response.finish_reason) is None else "incomplete"
+            status = "completed" if incomplete_reason(response.finish_reason) is None else "incomplete"
             output.append(message_item(f"msg_{head.id}", response.content, response.logprobs, status))
         for number, tool_call in enumerate(response.tool_calls or ()):
             output.append(call_item(f"fc_{number}_{head.id}", tool_call))
-        return msgspec.json.encode(finished(call, head, output, response.finish_reason, response.usage))
+        return msgspec.json.encode(final_response(call, head, output, response.finish_reason, response.usage))
 
     def stream(self, call: Call, head: Head) -> ResponseStream:
         """The writer of its events."""

@@ -1,4 +1,4 @@
-"""What a response of OpenAI's `/v1/responses` is made of."""
+"""The response object of OpenAI's `/v1/responses` and the items of its output."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ from typing import Any
 
 from miner.core.wire import TokenLogprob, TokenUsage, ToolCall
 from miner.gateway.apis.base import Call, Head
-from miner.gateway.apis.openai.common import logprob_entry
-from miner.gateway.apis.openai.responses.schema import ResponseBody
+from miner.gateway.apis.openai.convert import logprob_entry
+from miner.gateway.apis.openai.responses.schema import ResponseRequest
 
-__all__ = ["call_item", "cut_reason", "finished", "message_item", "reasoning_item", "response_object", "text_part"]
+__all__ = [
+    "call_item",
+    "final_response",
+    "incomplete_reason",
+    "message_item",
+    "reasoning_item",
+    "response_object",
+    "text_part",
+]
 
-_CUTS = {
+_INCOMPLETE = {
     "length": "max_output_tokens", "content_filter": "content_filter", "repetition": "repetition", "unknown": "unknown",
 }  # fmt: skip
 
 
 def response_object(call: Call, head: Head, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
-    """A response in some state, with what was asked for."""
-    asked: ResponseBody = call.options
-    text = asked.text.format if asked.text is not None and asked.text.format is not None else {"type": "text"}
+    """The response object in some state, with the parameters of its request."""
+    request: ResponseRequest = call.options
+    text = request.text.format if request.text is not None and request.text.format is not None else {"type": "text"}
     return {
         "id": f"resp_{head.id}",
         "object": "response",
@@ -27,39 +35,39 @@ def response_object(call: Call, head: Head, status: str, output: list[dict[str, 
         "status": status,
         "error": None,
         "incomplete_details": None,
-        "instructions": asked.instructions,
-        "max_output_tokens": asked.max_output_tokens,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
         "model": head.model,
         "output": output,
-        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "reasoning": {"effort": asked.reasoning.effort if asked.reasoning is not None else None, "summary": None},
+        "reasoning": {"effort": request.reasoning.effort if request.reasoning is not None else None, "summary": None},
         "store": False,
-        "temperature": asked.temperature,
+        "temperature": request.temperature,
         "text": {"format": text},
-        "tool_choice": asked.tool_choice if asked.tool_choice is not None else "auto",
-        "tools": [{"strict": None, "parameters": None, **tool} for tool in asked.tools or ()],
-        "top_p": asked.top_p,
+        "tool_choice": request.tool_choice if request.tool_choice is not None else "auto",
+        "tools": [{"strict": None, "parameters": None, **tool} for tool in request.tools or ()],
+        "top_p": request.top_p,
         "truncation": "disabled",
         "usage": None,
-        "user": asked.user,
-        "metadata": asked.metadata or {},
+        "user": request.user,
+        "metadata": request.metadata or {},
     }
 
 
-def cut_reason(finish_reason: str | None) -> str | None:
-    """Why a response is incomplete, in OpenAI's two words or one of ours; None: it is complete."""
-    return _CUTS.get(finish_reason or "")
+def incomplete_reason(finish_reason: str | None) -> str | None:
+    """Why a response is incomplete, in one of OpenAI's two reasons or of ours; None: it is complete."""
+    return _INCOMPLETE.get(finish_reason or "")
 
 
-def finished(
+def final_response(
     call: Call, head: Head, output: list[dict[str, Any]], finish_reason: str | None, usage: TokenUsage | None
 ) -> dict[str, Any]:
-    """A response that has ended, completed or cut."""
-    cut = cut_reason(finish_reason)
-    response = response_object(call, head, "completed" if cut is None else "incomplete", output)
-    if cut is not None:
-        response["incomplete_details"] = {"reason": cut}
+    """The response object at the end, completed or incomplete."""
+    reason = incomplete_reason(finish_reason)
+    response = response_object(call, head, "completed" if reason is None else "incomplete", output)
+    if reason is not None:
+        response["incomplete_details"] = {"reason": reason}
     response["usage"] = (
         None
         if usage is None
@@ -75,7 +83,7 @@ def finished(
 
 
 def reasoning_item(item_id: str, text: str) -> dict[str, Any]:
-    """The model's thoughts."""
+    """A reasoning item."""
     return {
         "id": item_id,
         "type": "reasoning",
@@ -88,19 +96,19 @@ def reasoning_item(item_id: str, text: str) -> dict[str, Any]:
 def message_item(
     item_id: str, text: str, logprobs: list[TokenLogprob] | None = None, status: str = "completed"
 ) -> dict[str, Any]:
-    """The model's words."""
+    """A message item."""
     content = [] if status == "in_progress" else [text_part(text, logprobs)]
     return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
 def text_part(text: str, logprobs: list[TokenLogprob] | None = None) -> dict[str, Any]:
-    """The text of a message."""
-    told = [logprob_entry(one) for one in logprobs or ()]
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": told}
+    """An `output_text` part."""
+    entries = [logprob_entry(one) for one in logprobs or ()]
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": entries}
 
 
 def call_item(item_id: str, call: ToolCall, status: str = "completed") -> dict[str, Any]:
-    """A call of a tool."""
+    """A function call item."""
     return {
         "id": item_id,
         "type": "function_call",
