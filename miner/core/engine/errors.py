@@ -19,7 +19,8 @@ def overloaded(member: Member, why: str, retry_after: float, setting: str) -> Ba
         f"The engine of {member.spec.alias!r} is overloaded: {why}.",
         backend=_BACKEND,
         retry_after=retry_after,
-        hint=f"Try again in {retry_after:.0f} s, or raise {setting}.",
+        hint=f"Try again in {retry_after:.0f} s.",
+        operator_hint=f"Raise {setting}.",
     )
 
 
@@ -27,13 +28,13 @@ def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
     """It does not fit even alone."""
     text = f"{wanted.spec.alias!r} needs about {wanted.need} bytes"
     text += f" and {_each(wanted.gpu_need)} on the GPUs" if any(wanted.gpu_need) else ""
-    text += f", and all engines together may take {limits.memory_budget} bytes (LLAMACPP_MEMORY_BUDGET)"
+    text += f", and all engines together may take {limits.memory_budget} bytes"
     text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
     return EngineStartError(
         f"{text}.",
         backend=_BACKEND,
         retryable=False,
-        hint="Raise the budget, or load the model with a smaller LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL.",
+        operator_hint="Raise LLAMACPP_MEMORY_BUDGET, or lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL.",
     )
 
 
@@ -55,7 +56,8 @@ def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> 
         f"{wanted.spec.alias!r} cannot be loaded beside the pinned {names}: {'; '.join(bounds)}.",
         backend=_BACKEND,
         retry_after=60.0,
-        hint="Unpin a model, or raise LLAMACPP_MEMORY_BUDGET or LLAMACPP_MAX_LOADED.",
+        hint="Try again later, or use one of those models.",
+        operator_hint="Unpin a model, or raise LLAMACPP_MEMORY_BUDGET or LLAMACPP_MAX_LOADED.",
     )
 
 

@@ -104,8 +104,8 @@ class Member:
     @property
     def waiting_since(self) -> float:
         """Since when its first request waits, or since it had its turn last: what orders those that want room."""
-        head = self.queue.head
-        return max(head.arrived if head else 0.0, self.slice_ended)
+        oldest = self.queue.oldest
+        return max(oldest.arrived if oldest else 0.0, self.slice_ended)
 
     @property
     def backlog(self) -> int:
@@ -144,6 +144,7 @@ class Member:
         self.state = State.UNLOADED
         self.task = None
         self.active = 0
+        self.queue.waiters.release_all()
         self.generation += 1
         self.unloading = False
         self.gone.set()

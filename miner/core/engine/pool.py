@@ -62,6 +62,7 @@ class EnginePool:
         self,
         spec: EngineSpec,
         *,
+        client: str = "",
         keep_alive: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncIterator[Lease]:
@@ -69,6 +70,7 @@ class EnginePool:
 
         Args:
             spec: which engine.
+            client: whose request it is: waiting is fair between clients.
             keep_alive: idle seconds after which the engine goes when this request was the last; 0: at once, negative:
                 never for idleness. None: the pool's `idle_timeout`.
             on_progress: gets how far the queue and the load are.
@@ -84,7 +86,7 @@ class EnginePool:
         member.retired = False
         if member.cooldown_error() is not None:
             await member.engine.recheck_model_file()
-        waiter = scheduler.enqueue(member, keep_alive, on_progress)
+        waiter = scheduler.enqueue(member, client, keep_alive, on_progress)
         try:
             yield await waiter.future
         finally:

@@ -21,6 +21,7 @@ from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.slot_queue import Lease, Waiter
 from miner.core.engine.spec import EngineSpec
+from miner.core.fair_queue import waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
 
@@ -46,17 +47,17 @@ class Scheduler:
     # Who comes and goes.
 
     def enqueue(
-        self, member: Member, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
+        self, member: Member, client: str, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
     ) -> Waiter:
-        """Take a request in; BackendOverloadedError if too many wait, EngineStartError after too many failures."""
+        """Queue a request; BackendOverloadedError if too many wait, EngineStartError after too many failures."""
         if self._closed:
             raise closed()
         if (refusal := member.cooldown_error()) is not None:
             raise refusal
         waiting = self._waiting()
         if waiting >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
-            raise self._overloaded(member, f"{waiting} requests wait already, the most that may", "MINER_MAX_QUEUE")
-        waiter = Waiter(self.loop.create_future(), self.loop.time(), keep_alive, on_progress)
+            self._drop_for(client, member)
+        waiter = Waiter(client, self.loop.create_future(), self.loop.time(), keep_alive, on_progress)
         member.queue.push(waiter)
         self.schedule()
         return waiter
@@ -71,9 +72,22 @@ class Scheduler:
             member.times.record(now - lease.granted_at)
             if lease.generation == member.generation:
                 member.active -= 1
+                member.queue.waiters.release(waiter.client)
                 member.last_used = now
                 member.keep_alive = self._idle_seconds(waiter.keep_alive)
         self.schedule()
+
+    def _drop_for(self, client: str, member: Member) -> None:
+        """Make place for a request where the queues are full, or raise BackendOverloadedError."""
+        full = [each for each in self.members.values() if each.backlog]
+        dropped = waiter_to_drop(client, (each.queue.waiters for each in full))
+        for each in full:
+            if dropped is not None and dropped in each.queue.waiters:
+                why = "too many requests wait, most of them yours"
+                each.queue.refuse(dropped, self._overloaded(each, why, "MINER_MAX_QUEUE"))
+                return
+        why = f"{self._waiting()} requests wait already, the most that may"
+        raise self._overloaded(member, why, "MINER_MAX_QUEUE")
 
     def _idle_seconds(self, keep_alive: float | None) -> float | None:
         if keep_alive is None:
@@ -101,7 +115,7 @@ class Scheduler:
             if member.state is State.READY:
                 self._serve(member, now)
             look_again.append(self._refuse_late(member, now))
-            if member.state is State.LOADING and member.queue.listeners:
+            if member.state is State.LOADING and member.queue.has_listeners:
                 look_again.append(self._report_load(member, now))
             if member.expires_at is not None:
                 look_again.append(member.expires_at)
@@ -154,25 +168,24 @@ class Scheduler:
         # It may have died a moment ago: those whom it failed can be back here before the watch has run.
         alive = member.engine.state == "ready"
         if alive and not member.unloading and member not in self._draining:
-            while member.active < member.parallel and (waiter := member.queue.pop()) is not None:
+            while member.active < member.parallel and (waiter := member.queue.next()) is not None:
                 waited, loading = now - waiter.arrived, member.load_part(waiter.arrived)
                 assert member.address is not None
                 lease = Lease(member.address, waited - loading, loading, member.engine, now, member.generation)
                 member.active += 1
-                waiter.future.set_result(lease)
+                member.queue.grant(waiter, lease)
         expired = member.expires_at is not None and member.expires_at <= now
         if expired or (member.unloading and not member.active):
             self.stop(member)
 
     def _refuse_late(self, member: Member, now: float) -> float:
         """End the waits that were too long; returns when the next one will be."""
-        while (head := member.queue.head) is not None:
-            deadline = head.arrived + self.limits.queue_timeout
+        while (oldest := member.queue.oldest) is not None:
+            deadline = oldest.arrived + self.limits.queue_timeout
             if deadline > now:
                 return deadline
             why = f"no slot was free within {self.limits.queue_timeout:g} s"
-            head.future.set_exception(self._overloaded(member, why, "MINER_QUEUE_TIMEOUT"))
-            member.queue.discard(head)
+            member.queue.refuse(oldest, self._overloaded(member, why, "MINER_QUEUE_TIMEOUT"))
         return math.inf
 
     def _report_load(self, member: Member, now: float) -> float:
@@ -184,10 +197,10 @@ class Scheduler:
 
     def fail(self, member: Member, error: MinerError) -> None:
         """End all waits for an engine, each with an error of its own: a shared one would collect all tracebacks."""
-        while (waiter := member.queue.pop()) is not None:
+        for waiter in list(member.queue.waiters):
             own = copy.copy(error)
             own.__cause__ = error.__cause__
-            waiter.future.set_exception(own)
+            member.queue.refuse(waiter, own)
 
     # What takes time: one task for each engine, which loads and watches, or stops.
 

@@ -1,17 +1,17 @@
-"""Who waits for a slot of one engine, in order of arrival, and how long that may take.
+"""Requests that wait for a slot of one engine, fair between clients, and how long that may take.
 
-Plain data and synchronous methods: the pool owns the queues and decides; nothing here waits or starts anything.
+Plain data and synchronous methods: the scheduler owns the queues and decides; nothing here waits or starts anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from miner.core.engine.spec import Engine, EngineAddress
+from miner.core.fair_queue import FairQueue
 from miner.core.wire import Progress
 
 __all__ = ["Lease", "ServiceTimes", "SlotQueue", "Waiter"]
@@ -37,17 +37,19 @@ class Lease:
 class Waiter:
     """One request that waits. Its future gets a lease or an error, or is cancelled with the task that awaits it."""
 
+    client: str
+    """Whose request it is."""
     future: asyncio.Future[Lease]
     arrived: float
     """Loop time in seconds."""
     keep_alive: float | None = None
     on_progress: Callable[[Progress], None] | None = None
     ahead: int = 0
-    """Requests that stood before this one when it came."""
-    told: int | None = None
-    """The position that was reported last."""
+    """Requests that were or came before this one."""
+    position: int | None = None
+    """How many of them were left when that was reported last."""
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         """Report progress, if anybody listens. A callback that raises harms nobody but its owner's log."""
         if self.on_progress is not None and not self.future.done():
             # Not called from here: an error in it must not cut a scheduling pass in half.
@@ -55,65 +57,81 @@ class Waiter:
 
 
 class SlotQueue:
-    """First come, first served. Cancelled waiters are passed over, and gone as soon as they leave."""
+    """The queue of one engine. Cancelled waiters are passed over, and gone as soon as their tasks leave."""
 
     def __init__(self) -> None:
-        self._waiters: deque[Waiter] = deque()
-        self.listeners = 0
+        self.waiters: FairQueue[Waiter] = FairQueue()
+        """By client, with the slots that each client holds."""
+        self._listeners = 0
         """Waiters that want progress."""
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self.waiters)
 
     def __bool__(self) -> bool:
-        return self.head is not None
+        return self.oldest is not None
 
     @property
-    def head(self) -> Waiter | None:
-        """Who is next; a request that was cancelled just now waits no more."""
-        while self._waiters and self._waiters[0].future.done():
-            self._drop_first()
-        return self._waiters[0] if self._waiters else None
-
-    def arrived_by(self, moment: float) -> int:
-        """How many of those that wait came at that moment or before."""
-        return sum(1 for _ in itertools.takewhile(lambda waiter: waiter.arrived <= moment, self._waiters))
-
-    def push(self, waiter: Waiter) -> None:
-        """Put at the end."""
-        waiter.ahead = len(self._waiters)
-        self.listeners += waiter.on_progress is not None
-        self._waiters.append(waiter)
-
-    def pop(self) -> Waiter | None:
-        """Take the first that still waits; None if there is none."""
-        return self._drop_first() if self.head is not None else None
-
-    def _drop_first(self) -> Waiter:
-        waiter = self._waiters.popleft()
-        self.listeners -= waiter.on_progress is not None
+    def oldest(self) -> Waiter | None:
+        """Who has waited longest."""
+        while (waiter := next(iter(self.waiters), None)) is not None and waiter.future.done():
+            self.discard(waiter)
         return waiter
 
+    def arrived_by(self, moment: float) -> int:
+        """How many of those that wait arrived at that loop time or before."""
+        return sum(1 for _ in itertools.takewhile(lambda waiter: waiter.arrived <= moment, self.waiters))
+
+    def push(self, waiter: Waiter) -> None:
+        """Add a request."""
+        self._listeners += waiter.on_progress is not None
+        self.waiters.push(waiter.client, waiter)
+
+    def next(self) -> Waiter | None:
+        """Who gets the next slot; None if nobody waits."""
+        while (waiter := self.waiters.next()) is not None and waiter.future.done():
+            self.discard(waiter)
+        return waiter
+
+    def grant(self, waiter: Waiter, lease: Lease) -> None:
+        """Give a slot to a waiter, whose client holds it until `waiters.release`."""
+        self._listeners -= waiter.on_progress is not None
+        self.waiters.grant(waiter)
+        waiter.future.set_result(lease)
+
     def discard(self, waiter: Waiter) -> None:
-        """Take out, wherever it stands; nothing if it is not here."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
-            self.listeners -= waiter.on_progress is not None
+        """Remove a waiter; nothing if it is not here."""
+        if waiter in self.waiters:
+            self._listeners -= waiter.on_progress is not None
+            self.waiters.discard(waiter)
+
+    def refuse(self, waiter: Waiter, error: Exception) -> None:
+        """End a wait with an error."""
+        self.discard(waiter)
+        if not waiter.future.done():
+            waiter.future.set_exception(error)
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody wants progress."""
+        return self._listeners > 0
 
     def report_positions(self) -> None:
-        """Report to each listener whose position has changed how many are gone of those that were before it."""
-        if not self.listeners:
+        """Report to each listener whose position has changed how many went that were before it."""
+        if not self._listeners:
             return
-        for position, waiter in enumerate(self._waiters):
-            if waiter.told != position:
-                waiter.told = position
-                waiter.tell(Progress(done=waiter.ahead - position, total=waiter.ahead, stage="queue"))
+        for position, waiter in enumerate(self.waiters.in_order()):
+            before = waiter.position
+            if before != position:
+                waiter.position = position
+                waiter.ahead += position if before is None else max(0, position - before)  # others were let past it
+                waiter.report(Progress(done=waiter.ahead - position, total=waiter.ahead, stage="queue"))
 
     def report_load(self, done: int, total: int) -> None:
         """Report to each listener how far the load is, in bytes."""
-        if self.listeners:
-            for waiter in self._waiters:
-                waiter.tell(Progress(done=done, total=total, stage="load"))
+        if self._listeners:
+            for waiter in self.waiters:
+                waiter.report(Progress(done=done, total=total, stage="load"))
 
 
 class ServiceTimes:

@@ -185,10 +185,10 @@ class LlamaCppService(OpenAIService):
         waited = Timings() if waited is None else waited
         if self._external:
             http, settings = self._http(), self._settings
-            gate = await self._server.gate(
+            limiter = await self._server.limiter(
                 http, self._ask_props, backend=self.name, max_queue=settings.max_queue, timeout=settings.queue_timeout
             )
-            async with gate.slot() as waited.queue:
+            async with limiter.slot() as waited.queue:
                 yield http
             return
         name = request.model if request is not None else model

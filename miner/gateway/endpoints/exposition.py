@@ -71,10 +71,10 @@ def _requests(gateway: Gateway, counted: Metrics) -> Iterator[Metric]:
     hung_up = CounterMetricFamily("miner_hangups", "Clients that left before their answer was out.")
     hung_up.add_metric([], counted.cancelled)
     yield hung_up
-    turns = counted.limiter.turns if counted.limiter is not None else None
+    turns = counted.limiter.queue.permits if counted.limiter is not None else None
     yield _gauge("miner_requests_running", "Requests that the backend works on.", len(gateway.running))
     yield _gauge("miner_requests_queued", "Requests that wait for their turn.", turns.waiting if turns else 0)
-    yield _gauge("miner_turns", "Requests that the backend may work on at once.", turns.most if turns else 0)
+    yield _gauge("miner_turns", "Requests that the backend may work on at once.", turns.limit if turns else 0)
 
 
 def _models(gateway: Gateway, counted: Metrics) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Limits: what each client may use a minute and at once, and turns at the backend for all of them together.
+"""Limits: what each client may use a minute and at once, and permits to use the backend for all of them together.
 
 Rates are looked at before the body is read. What a request may use in tokens is reserved before the backend is asked,
 and settled when it is known what it did use: only the last request before the limit may overdraw, however many come at
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from miner.core._typing import override
-from miner.core.llms.fallback import FallbackService
-from miner.core.llms.LLMService import LLMService
 from miner.gateway.auth.keys import KeyCaller, Limits
-from miner.gateway.concurrency import QueueFullError, Turns
+from miner.gateway.concurrency import BackendQueue, Permit
 from miner.gateway.context import ANYBODY, NOBODY, OPERATOR, RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.auth import Access
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
     from miner.gateway.state import Gateway
 
 __all__ = ["Limiter"]
-
-_UNTOLD_TURNS = 256
-"""Turns at a backend that says nothing of how many it can work on: as many as vLLM takes by itself."""
 
 
 @dataclass(slots=True)
@@ -60,18 +55,11 @@ class Limiter(Middleware):
             concurrency=settings.rate_limit_concurrency,
         )
         self._accounts = Accounts()
-        self.turns = Turns(settings.serve_max_running or _UNTOLD_TURNS, settings.serve_max_queued)
-        self._usual_seconds = 1.0
-        """How long a turn lasts, smoothed."""
-        self._following: FallbackService | None = None
-        """Whoever answers now says how many turns there are."""
+        self.queue = BackendQueue(settings)
 
     @override
     async def start(self, gateway: Gateway) -> None:
-        most = self._settings.serve_max_running or _turns_of(gateway.service)
-        if self._settings.serve_max_running is None and isinstance(gateway.service, FallbackService):
-            self._following = gateway.service
-        self.turns = Turns(most, self._settings.serve_max_queued)
+        self.queue.start(gateway.service)
 
     @override
     def check(self, context: RequestContext) -> None:
@@ -102,34 +90,21 @@ class Limiter(Middleware):
     @override
     async def enter(self, context: RequestContext, call: Call) -> None:
         notes = context.notes
-        if "turn" in notes:
+        if "permit" in notes:
             return
         held = notes.get("account")
         if isinstance(held, _Held):
             self._reserve(held, context, call)
-        loop, turns = asyncio.get_running_loop(), self.turns
-        if self._following is not None:
-            turns.most = _turns_of(self._following)
-        owner, came = str(notes["owner"]), loop.time()
-        seconds = self._settings.serve_queue_timeout
-        try:
-            weight = await turns.take(owner, weight_of(call), seconds)
-        except QueueFullError:
-            raise self._overloaded("There are too many requests.") from None
-        except TimeoutError:
-            raise self._overloaded(f"There was no turn for this request within {seconds:g} s.") from None
-        now = loop.time()
-        notes["waited"] = now - came
-        notes["turn"] = owner, weight, now
+        began = asyncio.get_running_loop().time()
+        permit = notes["permit"] = await self.queue.acquire(str(notes["owner"]), weight_of(call))
+        notes["waited"] = permit.granted_at - began
 
     @override
     def leave(self, context: RequestContext) -> None:
         notes = context.notes
-        turn = notes.pop("turn", None)
-        if isinstance(turn, tuple):
-            owner, weight, since = turn
-            self._usual_seconds += 0.1 * (asyncio.get_running_loop().time() - since - self._usual_seconds)
-            self.turns.give_back(owner, weight)
+        permit = notes.pop("permit", None)
+        if isinstance(permit, Permit):
+            self.queue.release(permit)
         held = notes.pop("account", None)
         if isinstance(held, _Held):
             held.account.running -= held.slots
@@ -190,19 +165,6 @@ class Limiter(Middleware):
         if left < 1:
             raise _refused(f"Rate limit exceeded: {limit} requests per minute.", bucket.seconds_until(1))
         bucket.use(1)
-
-    def _overloaded(self, message: str) -> RefusedError:
-        turns = self.turns
-        seconds = self._usual_seconds * (turns.waiting + 1) / turns.most
-        return RefusedError(429, "overloaded", message, retry_after=math.ceil(min(max(seconds, 1), 60)))
-
-
-def _turns_of(service: LLMService) -> int:
-    """How many requests the backend works on at once, if it says so."""
-    if isinstance(service, FallbackService):
-        service = service.next_asked
-    silent = type(service).concurrency is LLMService.concurrency
-    return _UNTOLD_TURNS if silent else max(1, service.concurrency)
 
 
 def _refused(message: str, seconds: float) -> RefusedError:

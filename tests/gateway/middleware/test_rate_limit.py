@@ -1,4 +1,4 @@
-"""Rates, turns and the fair order, over the wire where time allows it."""
+"""Rates, permits and the fair order, over the wire where time allows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from miner.core.wire import LLMResponse, TokenUsage
 from miner.gateway.app import default_middleware
 from miner.gateway.auth.keys import KeyEntry, KeyFile, Limits, hash_of, key_path, write_keys
-from miner.gateway.concurrency import Turns
 from miner.gateway.middleware.buckets import Accounts, Bucket, subject_of
 from miner.gateway.middleware.logging import AccessLog
 from miner.gateway.middleware.rate_limit import Limiter
@@ -142,7 +141,7 @@ async def test_who_cannot_wait_is_told_at_once(tmp_path):
             asking = [asyncio.create_task(ask(served))]
             await until(lambda: service.running == 1)
             asking.append(asyncio.create_task(ask(served)))
-            await until(lambda: limiter_of(served).turns.waiting == 1)
+            await until(lambda: limiter_of(served).queue.permits.waiting == 1)
             for _ in range(20):
                 answer = await ask(served)
                 assert answer.status == 429
@@ -150,7 +149,7 @@ async def test_who_cannot_wait_is_told_at_once(tmp_path):
             for _ in asking:
                 service.go.release()
             assert [(await one).status for one in asking] == [200, 200]
-            assert limiter_of(served).turns.running == 0
+            assert limiter_of(served).queue.permits.held == 0
     told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     os.close(fd)
     took = sorted(line["seconds"] for line in told if line.get("status") == 429)
@@ -165,7 +164,7 @@ async def test_waiting_is_bounded():
         await until(lambda: service.running == 1)
         answer = await ask(served)
         assert answer.status == 429
-        assert limiter_of(served).turns.waiting == 0
+        assert limiter_of(served).queue.permits.waiting == 0
         service.go.release()
         assert (await first).status == 200
 
@@ -174,15 +173,15 @@ async def test_waiting_is_bounded():
 async def test_who_hangs_up_leaves_the_queue_and_the_backend(stream):
     service = Gated(config())
     async with serving(service, serve_max_running=1) as served:
-        turns = limiter_of(served).turns
+        permits = limiter_of(served).queue.permits
         asking = [asyncio.create_task(ask(served, stream=stream)) for _ in range(2)]
-        await until(lambda: service.running == 1 and turns.waiting == 1)
+        await until(lambda: service.running == 1 and permits.waiting == 1)
         waiting = asking[1 if len(service.order) == 1 else 0]
         waiting.cancel()
         await asyncio.wait([waiting], timeout=LONG)
-        await until(lambda: turns.waiting == 0)
+        await until(lambda: permits.waiting == 0)
         asking[0].cancel()
-        await until(lambda: turns.running == 0 and service.running == 0)
+        await until(lambda: permits.held == 0 and service.running == 0)
         service.go.release()
         assert (await ask(served)).status == 200
 
@@ -192,28 +191,28 @@ async def test_several_replies_are_as_much_work_as_they_are():
     async with serving(service, serve_max_running=4) as served:
         asking = asyncio.create_task(ask(served, n=3))
         await until(lambda: service.running == 3)
-        assert limiter_of(served).turns.running == 3
+        assert limiter_of(served).queue.permits.held == 3
         for _ in range(3):
             service.go.release()
         assert (await asking).status == 200
-        assert limiter_of(served).turns.running == 0
+        assert limiter_of(served).queue.permits.held == 0
 
 
-async def test_a_greedy_key_delays_another_by_one_turn():
+async def test_a_greedy_key_delays_another_by_one_request():
     keys(greedy=Limits(), modest=Limits())
     service = Gated(config())
     async with serving(service, serve_max_running=1, serve_max_queued=10) as served:
-        turns = limiter_of(served).turns
+        permits = limiter_of(served).queue.permits
 
         def say(name, text):
             return asyncio.create_task(ask(served, of(name), messages=[{"role": "user", "content": text}]))
 
         greedy = [say("greedy", "greedy") for _ in range(11)]
-        await until(lambda: turns.waiting == 10)
+        await until(lambda: permits.waiting == 10)
         modest = say("modest", "modest")  # there is no place left, so the greedy one loses its last
         done, _ = await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED, timeout=LONG)
         assert [one.result().status for one in done] == [429]
-        await until(lambda: turns.waiting == 10)
+        await until(lambda: permits.waiting == 10)
         service.go.release()
         service.go.release()
         await until(lambda: len(service.order) == 3)
@@ -222,74 +221,6 @@ async def test_a_greedy_key_delays_another_by_one_turn():
             service.go.release()
         assert (await modest).status == 200
         assert sorted([(await one).status for one in greedy]) == [200] * 10 + [429]
-
-
-async def test_turns_go_round_among_those_who_wait():
-    turns = Turns(1, 100)
-    order = []
-    await turns.take("x", 1, LONG)
-
-    async def work(owner):
-        weight = await turns.take(owner, 1, LONG)
-        order.append(owner)
-        await asyncio.sleep(0)
-        turns.give_back(owner, weight)
-
-    working = [asyncio.create_task(work(owner)) for owner in ["a"] * 6 + ["b"] * 3 + ["c"]]
-    await until(lambda: turns.waiting == 10)
-    turns.give_back("x", 1)
-    await asyncio.wait_for(asyncio.gather(*working), LONG)
-    assert "".join(order) == "abcababaaa"
-    assert (turns.running, turns.waiting) == (0, 0)
-
-
-async def test_whoever_runs_least_goes_first():
-    turns = Turns(4, 100)
-    for _ in range(4):
-        await turns.take("a", 1, LONG)
-    waiting = [asyncio.create_task(turns.take(owner, 1, LONG)) for owner in ("a", "b", "b")]
-    await until(lambda: turns.waiting == 3)
-    turns.give_back("a", 1)
-    turns.give_back("a", 1)
-    await asyncio.wait_for(asyncio.gather(*waiting[1:]), LONG)  # a has two running: both of b's went first
-    assert not waiting[0].done()
-    turns.give_back("b", 1)
-    assert await asyncio.wait_for(waiting[0], LONG) == 1
-
-
-async def test_a_turn_that_comes_with_the_end_of_waiting_is_not_lost():
-    turns = Turns(1, 10)
-    await turns.take("a", 1, LONG)
-    given_up = asyncio.create_task(turns.take("b", 1, LONG))
-    await until(lambda: turns.waiting == 1)
-    turns.give_back("a", 1)  # b has the turn
-    given_up.cancel()  # and does not know
-    await asyncio.wait([given_up])
-    assert (turns.running, turns.waiting) == (0, 0)
-    await turns.take("a", 1, LONG)
-    given_up = asyncio.create_task(turns.take("b", 1, LONG))
-    await until(lambda: turns.waiting == 1)
-    given_up.cancel()
-    turns.give_back("a", 1)  # in the same step: b is not to get it
-    await asyncio.wait([given_up])
-    assert (turns.running, turns.waiting) == (0, 0)
-
-
-async def test_a_heavy_request_is_not_starved_by_light_ones():
-    turns = Turns(4, 10)
-    for _ in range(4):
-        await turns.take("a", 1, LONG)
-    heavy = asyncio.create_task(turns.take("b", 100, LONG))
-    light = asyncio.create_task(turns.take("a", 1, LONG))
-    await until(lambda: turns.waiting == 2)
-    for _ in range(3):
-        turns.give_back("a", 1)
-    await asyncio.sleep(0.05)
-    assert not heavy.done()
-    turns.give_back("a", 1)
-    assert await asyncio.wait_for(heavy, LONG) == 4
-    turns.give_back("b", 4)
-    assert await asyncio.wait_for(light, LONG) == 1
 
 
 def test_a_bucket_refills_evenly_and_follows_its_limit():

@@ -15,7 +15,7 @@ from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
 from miner.core.llms.llamacpp.chat_template import Template
 from miner.core.llms.llamacpp.dialect import Props
-from miner.core.llms.llamacpp.limiter import Gate
+from miner.core.llms.llamacpp.limiter import SlotLimiter
 from miner.errors import BackendError
 
 __all__ = ["Facts", "ForeignServer", "template_of"]
@@ -55,7 +55,7 @@ class ForeignServer:
     def __init__(self) -> None:
         self._facts: Facts | None = None
         self._asked = float("-inf")
-        self._gate: tuple[asyncio.AbstractEventLoop, Gate] | None = None
+        self._limiter: tuple[asyncio.AbstractEventLoop, SlotLimiter] | None = None
 
     @property
     def capabilities(self) -> frozenset[str] | None:
@@ -74,7 +74,7 @@ class ForeignServer:
     async def facts(self, http: HttpClient, ask: Ask) -> Facts:
         """What it says of itself now, or said a moment ago."""
         now = time.monotonic()
-        busy = self._gate is not None and self._gate[1].busy > 0
+        busy = self._limiter is not None and self._limiter[1].busy > 0
         known = self._facts
         if known is not None and now - self._asked < (_FRESH_SECONDS if busy else _IDLE_FRESH_SECONDS):
             return known
@@ -105,15 +105,15 @@ class ForeignServer:
             self._facts.embeds = False
         self._facts.probed = time.monotonic()
 
-    async def gate(self, http: HttpClient, ask: Ask, *, backend: str, max_queue: int, timeout: float) -> Gate:
+    async def limiter(self, http: HttpClient, ask: Ask, *, backend: str, max_queue: int, timeout: float) -> SlotLimiter:
         """The queue in front of it, as wide as it has slots."""
         slots = max(1, (await self.facts(http, ask)).props.total_slots)
         loop = asyncio.get_running_loop()
-        if self._gate is None or self._gate[0] is not loop:
-            self._gate = loop, Gate(backend, slots, max_queue=max_queue, timeout=timeout)
-        gate = self._gate[1]
-        gate.resize(slots)
-        return gate
+        if self._limiter is None or self._limiter[0] is not loop:
+            self._limiter = loop, SlotLimiter(backend, slots, max_queue=max_queue, timeout=timeout)
+        limiter = self._limiter[1]
+        limiter.resize(slots)
+        return limiter
 
 
 def template_of(props: Props) -> Template:

@@ -1,4 +1,4 @@
-"""Waiting in front of a server that somebody else runs: in order, bounded, cancellable.
+"""The queue in front of a llama.cpp server that somebody else runs: fair between clients, bounded, cancellable.
 
 llama.cpp's own queue has no bound, and a request that waits there is noticed late when its client goes.
 """
@@ -6,17 +6,17 @@ llama.cpp's own queue has no bound, and a request that waits there is noticed la
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from miner.core.fair_queue import Permits, QueueFullError
 from miner.errors import BackendOverloadedError
 
-__all__ = ["Gate"]
+__all__ = ["SlotLimiter"]
 
 
-class Gate:
-    """Lets `slots` requests through at once; first come, first served. Belongs to one event loop.
+class SlotLimiter:
+    """Sends `slots` requests at once at most. Belongs to one event loop.
 
     Args:
         backend: name for errors.
@@ -27,75 +27,49 @@ class Gate:
 
     def __init__(self, backend: str, slots: int, *, max_queue: int, timeout: float) -> None:
         self._backend = backend
-        self._slots = slots
-        self._max_queue = max_queue
         self._timeout = timeout
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self.busy = 0
-        """Requests that are through."""
+        self._permits = Permits(slots, max_queue)
+
+    @property
+    def busy(self) -> int:
+        """Slots in use."""
+        return self._permits.held
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
-        return len(self._waiters)
+        """Requests that wait for a slot."""
+        return self._permits.waiting
 
     def resize(self, slots: int) -> None:
-        """Let so many through from now on."""
-        self._slots = slots
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiters and self.busy < self._slots:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self.busy += 1
-                waiter.set_result(None)
-
-    async def _acquire(self) -> None:
-        if self.busy < self._slots and not self._waiters:
-            self.busy += 1
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._release()  # it came through in the very moment
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
-            raise
-
-    def _release(self) -> None:
-        self.busy -= 1
-        self._wake()
+        """Change how many requests are sent at once, from now on."""
+        self._permits.resize(slots)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Hold one place; gives the seconds that it was waited for.
+    async def slot(self, client: str = "") -> AsyncIterator[float]:
+        """Hold one slot for the length of the block; gives the seconds that it was waited for.
 
         Raises:
-            BackendOverloadedError: the queue is full, or the wait was too long.
+            BackendOverloadedError: too many wait, or the wait was longer than `timeout`.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if self.busy >= self._slots and self.waiting >= self._max_queue:
-            raise self._overloaded(f"{self.waiting} requests wait already", "MINER_MAX_QUEUE")
-        timer = asyncio.timeout(self._timeout)
         try:
-            async with timer:
-                await self._acquire()
+            await self._permits.acquire(client, self._timeout)
+        except QueueFullError:
+            raise self._overloaded(f"{self.waiting} requests wait for a slot already", "MINER_MAX_QUEUE") from None
         except TimeoutError:
-            raise self._overloaded(f"no slot became free in {self._timeout:g} s", "MINER_QUEUE_TIMEOUT") from None
+            why = f"no slot was free within {self._timeout:g} s"
+            raise self._overloaded(why, "MINER_QUEUE_TIMEOUT") from None
         try:
             yield loop.time() - began
         finally:
-            self._release()
+            self._permits.release(client)
 
     def _overloaded(self, why: str, setting: str) -> BackendOverloadedError:
         return BackendOverloadedError(
             f"{self._backend} is overloaded: {why}.",
             backend=self._backend,
             retry_after=1.0,
-            hint=f"Try again later, or raise {setting}.",
+            hint="Try again later.",
+            operator_hint=f"Raise {setting}.",
         )

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from miner.core.llms.contract.ttl_cache import TTLCache
-from miner.core.llms.llamacpp.limiter import Gate
 from miner.core.llms.llm_llamacpp import LlamaCppService
-from miner.errors import BackendOverloadedError, BackendUnavailableError, UnsupportedFeatureError
+from miner.errors import BackendUnavailableError, UnsupportedFeatureError
 from tests.core.llms.test_llm_vllm import answer_with, without_template
 from tests.core.services import MESSAGES, WEATHER, service_at, settings, speaking_to
 from tests.servers.captures import DATA
@@ -158,50 +157,7 @@ async def test_a_server_of_somebody_else_that_was_restarted():
             assert (await service.embed("hi")).dimensions > 100
             assert "rerank" not in service.capabilities
             await asyncio.gather(*(service.generate("Hi", max_tokens=3) for _ in range(4)))
-            assert service._server._gate is not None
-            assert service._server._gate[1]._slots == 3
+            assert service._server._limiter is not None
+            assert service._server._limiter[1]._permits.limit == 3
     finally:
         await runner.stop()
-
-
-# The queue in front of it
-
-
-async def test_the_queue_grows_and_shrinks_with_the_server():
-    gate = Gate("x", 1, max_queue=2, timeout=30)
-    let = asyncio.Event()
-    through: list[int] = []
-
-    async def one(number: int) -> None:
-        async with gate.slot():
-            through.append(number)
-            await let.wait()
-
-    tasks = [asyncio.create_task(one(number)) for number in range(3)]
-    await asyncio.sleep(0)
-    assert (through, gate.busy, gate.waiting) == ([0], 1, 2)
-    with pytest.raises(BackendOverloadedError, match="2 requests wait already"):
-        await one(9)
-    gate.resize(2)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert (through, gate.busy, gate.waiting) == ([0, 1], 2, 1)
-    tasks[2].cancel()
-    await asyncio.gather(tasks[2], return_exceptions=True)
-    assert (gate.busy, gate.waiting) == (2, 0)
-    gate.resize(1)
-    tasks.append(asyncio.create_task(one(3)))
-    let.set()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert (through, gate.busy, gate.waiting) == ([0, 1, 3], 0, 0)
-
-
-async def test_a_wait_that_is_too_long_ends():
-    gate = Gate("x", 1, max_queue=2, timeout=0.05)
-    async with gate.slot():
-        with pytest.raises(BackendOverloadedError, match="no slot became free"):
-            async with gate.slot():
-                pass
-    async with gate.slot():
-        assert gate.busy == 1
-    assert (gate.busy, gate.waiting) == (0, 0)

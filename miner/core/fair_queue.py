@@ -1,0 +1,232 @@
+"""A queue that is fair between clients, and permits that are granted through one.
+
+The next permit goes to the client that holds the fewest and, among those, to the one whose last grant is the oldest. So
+a client with a thousand waiting requests delays another's first one by one grant at most. Within a client it is first
+come, first served; a single client therefore sees a plain FIFO.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+__all__ = ["FairQueue", "Permits", "QueueFullError", "waiter_to_drop"]
+
+W = TypeVar("W", bound=Hashable)
+
+_arrivals = itertools.count()
+
+
+class FairQueue(Generic[W]):
+    """Waiters of several clients, and how many permits each client holds. Plain data: nothing waits here."""
+
+    def __init__(self) -> None:
+        self._by_client: dict[str, OrderedDict[W, int]] = {}
+        """Waiters with their arrival numbers, in order of arrival; clients in the order of their last grants."""
+        self._clients: OrderedDict[W, str] = OrderedDict()
+        """The client of each waiter, in order of arrival."""
+        self._held: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __contains__(self, waiter: object) -> bool:
+        return waiter in self._clients
+
+    def __iter__(self) -> Iterator[W]:
+        """All waiters, in order of arrival."""
+        return iter(self._clients)
+
+    def push(self, client: str, waiter: W) -> None:
+        """Add a waiter."""
+        self._by_client.setdefault(client, OrderedDict())[waiter] = next(_arrivals)
+        self._clients[waiter] = client
+
+    def discard(self, waiter: W) -> None:
+        """Remove a waiter, wherever it stands; nothing if it is not here."""
+        client = self._clients.pop(waiter, None)
+        if client is not None:
+            waiters = self._by_client[client]
+            del waiters[waiter]
+            if not waiters:
+                del self._by_client[client]
+
+    def next(self) -> W | None:
+        """The waiter that gets the next permit; None if nobody waits."""
+        if not self._by_client:
+            return None
+        client = min(self._by_client, key=self._held.__getitem__)  # the first of equals: its last grant is the oldest
+        return next(iter(self._by_client[client]))
+
+    def in_order(self) -> Iterator[W]:
+        """All waiters in the order of their grants, if no permit is released meanwhile and each takes one."""
+        heads = [
+            (self._held[client], place, iter(each)) for place, (client, each) in enumerate(self._by_client.items())
+        ]
+        grants = itertools.count(len(heads))
+        heapq.heapify(heads)
+        while heads:
+            held, _, waiters = heads[0]
+            waiter = next(waiters, None)
+            if waiter is None:
+                heapq.heappop(heads)
+            else:
+                yield waiter
+                heapq.heapreplace(heads, (held + 1, next(grants), waiters))
+
+    def grant(self, waiter: W, weight: int = 1) -> None:
+        """Remove a waiter whose client holds `weight` more permits from now on, and comes last among equals."""
+        client = self._clients[waiter]
+        self.discard(waiter)
+        if client in self._by_client:
+            self._by_client[client] = self._by_client.pop(client)
+        self.hold(client, weight)
+
+    def hold(self, client: str, weight: int) -> None:
+        """Count permits that a client got without waiting."""
+        self._held[client] += weight
+
+    def release(self, client: str, weight: int = 1) -> None:
+        """A client gives permits back."""
+        self._held[client] -= weight
+        if self._held[client] <= 0:
+            del self._held[client]
+
+    def release_all(self) -> None:
+        """All permits are void."""
+        self._held.clear()
+
+    def waiting_by_client(self) -> dict[str, int]:
+        """How many waiters each client has, of those that have any."""
+        return {client: len(waiters) for client, waiters in self._by_client.items()}
+
+    def newest(self, client: str) -> tuple[int, W] | None:
+        """Arrival number and last waiter of a client; None if it has none."""
+        waiters = self._by_client.get(client)
+        if not waiters:
+            return None
+        waiter = next(reversed(waiters))
+        return waiters[waiter], waiter
+
+
+def waiter_to_drop(client: str, queues: Iterable[FairQueue[W]]) -> W | None:
+    """Who makes place for a new waiter of `client` where the queues are full: the newest of whoever has the most.
+
+    None: nobody, because `client` itself would have the most then.
+    """
+    queues = list(queues)
+    waiting: Counter[str] = Counter()
+    for queue in queues:
+        waiting.update(queue.waiting_by_client())
+    greedy = max(waiting, key=waiting.__getitem__, default=None)
+    if greedy is None or waiting[greedy] <= waiting[client] + 1:
+        return None
+    return max(newest for queue in queues if (newest := queue.newest(greedy)) is not None)[1]
+
+
+class QueueFullError(Exception):
+    """Too many wait already, or a client with fewer waiters took the place."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    client: str
+    weight: int
+    granted: asyncio.Future[bool]
+    """True: it has its permits; False: it was dropped."""
+
+
+class Permits:
+    """Bounded concurrency with a fair queue in front. Belongs to one event loop.
+
+    Args:
+        limit: permits that are held at once.
+        max_queue: how many may wait.
+    """
+
+    def __init__(self, limit: int, max_queue: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._max_queue = max_queue
+        self._queue: FairQueue[_Waiter] = FairQueue()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    def resize(self, limit: int) -> None:
+        """Change how many permits are held at once, from now on."""
+        self.limit = limit
+        self._grant()
+
+    async def acquire(self, client: str, seconds: float, weight: int = 1) -> int:
+        """Wait for permits and return how many they are, which `release` needs.
+
+        Args:
+            client: whose request it is.
+            seconds: to wait at most.
+            weight: permits that it takes; no more than all together.
+
+        Raises:
+            QueueFullError: too many wait, or this client has the most waiters and another one came.
+            TimeoutError: it took longer than `seconds`.
+        """
+        weight = max(1, min(weight, self.limit))
+        if not self._queue and self._fits(weight):
+            self._queue.hold(client, weight)
+            self.held += weight
+            return weight
+        if len(self._queue) >= self._max_queue:
+            self._drop_for(client)
+        waiter = _Waiter(client, weight, asyncio.get_running_loop().create_future())
+        self._queue.push(client, waiter)
+        granted = False
+        try:
+            async with asyncio.timeout(seconds):
+                granted = await waiter.granted
+            if not granted:
+                raise QueueFullError
+            return weight
+        finally:
+            if not granted:
+                self._give_up(waiter)
+
+    def release(self, client: str, weight: int = 1) -> None:
+        """Give permits back."""
+        self._queue.release(client, weight)
+        self.held -= weight
+        self._grant()
+
+    def _grant(self) -> None:
+        while (waiter := self._queue.next()) is not None and self._fits(waiter.weight):
+            if waiter.granted.done():  # cancelled just now
+                self._queue.discard(waiter)
+                continue
+            self._queue.grant(waiter, waiter.weight)
+            self.held += waiter.weight
+            waiter.granted.set_result(True)
+
+    def _fits(self, weight: int) -> bool:
+        return self.held + weight <= self.limit
+
+    def _drop_for(self, client: str) -> None:
+        dropped = waiter_to_drop(client, [self._queue])
+        if dropped is None:
+            raise QueueFullError
+        self._queue.discard(dropped)
+        if not dropped.granted.done():
+            dropped.granted.set_result(False)
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        if waiter.granted.done() and not waiter.granted.cancelled():
+            if waiter.granted.result():  # it was granted in the same step and cannot be used
+                self.release(waiter.client, waiter.weight)
+            return
+        self._queue.discard(waiter)
+        self._grant()  # it may have been a heavy one that blocked the others
