@@ -29,6 +29,7 @@ __all__ = [
     "Progress",
     "RerankResponse",
     "RerankResult",
+    "Resolution",
     "TextPart",
     "Timeout",
     "Timings",
@@ -117,8 +118,23 @@ class Timeout(Struct, kw_only=True, frozen=True):
     """For the whole call."""
 
 
-class ChatRequest(Struct, kw_only=True):
-    """One generation, checked and complete. Either `prompt` or `messages` is set. None means: not asked for."""
+class Resolution(Struct, kw_only=True):
+    """What is found out about a request on its way. The copies that `msgspec.structs.replace` makes of one share it."""
+
+    model: ModelInfo | None = None
+    """The model that the request's name stands for; None where the backend names no models."""
+    ignored: list[str] = []
+    """Parameters that are not honoured as they were sent, because the caller allowed that."""
+    grammar_allowed: bool = False
+    """Whether the backend may send a grammar in the place of a JSON Schema."""
+
+
+class ChatRequest(Struct, kw_only=True, frozen=True):
+    """One generation request, validated and complete: either `prompt` or `messages` is set, None means not set.
+
+    It is not changed on its way: a backend that needs another one makes it with `msgspec.structs.replace`, and what is
+    found out about it goes into `resolution`.
+    """
 
     model: str | None = None
     prompt: str | None = None
@@ -152,10 +168,7 @@ class ChatRequest(Struct, kw_only=True):
     extra: dict[str, Any] | None = None
     ignore_unsupported: bool = False
     """Drop what cannot be honoured, instead of refusing the request."""
-    ignored: list[str] = []
-    """Parameters that the caller let us ignore, and that were."""
-    grammar_allowed: bool = False
-    """Whether the backend may ask the engine for a grammar in the place of a schema; the backend finds out."""
+    resolution: Resolution = msgspec.field(default_factory=Resolution)
 
     def as_messages(self) -> list[Message]:
         """The conversation; a bare prompt is one user turn."""

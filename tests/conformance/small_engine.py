@@ -10,6 +10,8 @@ import random
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from miner.core._typing import override
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.LLMService import LLMService
@@ -118,8 +120,7 @@ class SwallowsOption(RightService):
 
     @override
     def _words(self, request: ChatRequest) -> list[str]:
-        request.seed = None
-        return super()._words(request)
+        return super()._words(replace(request, seed=None))
 
 
 class SwallowsStop(RightService):
@@ -129,8 +130,7 @@ class SwallowsStop(RightService):
 
     @override
     async def _write(self, request: ChatRequest, count: int) -> Batches:
-        request.stop = []
-        async for batch in super()._write(request, count):
+        async for batch in super()._write(replace(request, stop=[]), count):
             yield batch
 
 

@@ -61,7 +61,7 @@ async def served(template: Path, **settings: Any) -> AsyncIterator[LlamaCppServi
 async def prompt_of(service: LlamaCppService, arguments: dict[str, Any]) -> str:
     """The text that the model would read."""
     request = service._request({}, **arguments)
-    await service._resolve(request)
+    request = await service._resolve(request)
     async with service._connection(request) as http:
         prepared = await service._prepared(request, http, stream=False)
         while True:

@@ -39,9 +39,10 @@ class LMStudioService(OpenAIService):
             )
         return None
 
-    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
         """llama.cpp runs under it: what that enforces of a JSON Schema is sent, the rest is refused by its keyword."""
         await check_llama(request, self.name, bounds=False)
+        return request
 
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         """LM Studio unloads a model after `ttl` seconds without a request."""

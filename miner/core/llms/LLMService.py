@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from miner.core._typing import override
 from miner.core.llms.contract import generate_only as smallest
 from miner.core.llms.contract.backend import Hooks
@@ -38,7 +40,7 @@ from miner.core.wire import (
     RerankResponse,
     TokenUsage,
 )
-from miner.errors import InvalidRequestError, MinerError, ModelNotFoundError, UnsupportedFeatureError
+from miner.errors import MinerError, ModelNotFoundError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     pass
@@ -329,37 +331,41 @@ class LLMService(Hooks):
 
     def _request(self, options: dict[str, Any], **given: Any) -> ChatRequest:
         """A checked request with the defaults of the settings filled in."""
-        mode = options.pop("unsupported", None) or "error"
-        if mode not in ("error", "ignore"):
-            raise InvalidRequestError(f'unsupported must be "error" or "ignore", not {mode!r}.', param="unsupported")
+        unsupported = options.pop("unsupported", None)
         settings = self._settings
         for name in ("max_tokens", "temperature", "top_p"):
             if given.get(name) is None:
                 given[name] = getattr(settings, f"default_{name}")
-        request = build_request(options=options, **given)
-        request.ignore_unsupported = mode == "ignore"
+        request = build_request(unsupported=unsupported, options=options, **given)
+        check_images(request.messages or (), remote=settings.allow_remote_images)
         return request
+
+    async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
+        """What a model can do, as far as this request has to know; None: what the backend can do."""
+        return info.capabilities
 
     async def _context_of(self, info: ModelInfo) -> int | None:
         """Tokens that a prompt of this model may have at most; None where nobody knows."""
         return info.context_length
 
-    async def _resolve(self, request: ChatRequest) -> None:
-        """Find the model and make sure that the request can be honoured."""
-        info = await self.resolve_model(request.model)
+    async def _resolve(self, request: ChatRequest) -> ChatRequest:
+        """Find the model and return the request as the backend can honour it."""
+        info = request.resolution.model or await self.resolve_model(request.model)
         able, where = self.capabilities, self.name
         if info is not None:
-            request.model = info.id
-            if info.capabilities is not None:
-                able, where = info.capabilities, f"{self.name}'s model {info.id!r}"
+            request = replace(request, model=info.id)
+            request.resolution.model = info
+            known = await self._capabilities_of(info, request)
+            if known is not None:
+                able, where = known, f"{self.name}'s model {info.id!r}"
             param = "messages" if request.messages is not None else "prompt"
             check_length(
                 texts_of(request), await self._context_of(info), where, param, tokens=len(request.prompt_tokens or ())
             )
-        refuse_unsupported(request, able, where, ignore=request.ignore_unsupported)
+        request = refuse_unsupported(request, able, where)
         if request.response_format is not None or request.tools is not None:
-            await self._check_schemas(request, able)
-        check_images(request.messages or (), remote=self._settings.allow_remote_images)
+            request = await self._check_schemas(request, able) or request
+        return request
 
 
 def _ending_calls(aclose: _Close) -> _Close:

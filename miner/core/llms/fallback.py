@@ -12,13 +12,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from miner.core._typing import override
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.driver import respond, stream_batches
 from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.registry import load_backend
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, Resolution
 from miner.errors import (
     BackendError,
     BackendProtocolError,
@@ -111,11 +113,13 @@ class FallbackService(LLMService):
 
     async def _prepared(self, service: LLMService, request: ChatRequest, *, first: bool) -> ChatRequest:
         """The request as this backend takes it."""
-        copy = ChatRequest(**{name: getattr(request, name) for name in request.__struct_fields__})
-        copy.ignored = list(request.ignored)
-        if not first and copy.model is not None:
-            copy.model = await self._model_for(service, copy.model, first=first)
-        return copy
+        resolution = Resolution()
+        if not first and request.model is not None:
+            try:
+                resolution.model = await service.resolve_model(request.model)
+            except ModelNotFoundError:
+                request = replace(request, model=await service._sole_model())
+        return replace(request, resolution=resolution)
 
     async def _model_for(self, service: LLMService, model: str | None, *, first: bool) -> str | None:
         """The model that is meant, on this backend."""

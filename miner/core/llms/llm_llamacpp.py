@@ -89,6 +89,7 @@ class LlamaCppService(OpenAIService):
         self._server = ForeignServer()
         self._prefills: WeakKeyDictionary[HttpClient, PrefillGate] = WeakKeyDictionary()
         self._templates: WeakKeyDictionary[HttpClient, Template] = WeakKeyDictionary()
+        self._able: WeakKeyDictionary[HttpClient, frozenset[str]] = WeakKeyDictionary()
 
     @classmethod
     @override
@@ -167,12 +168,14 @@ class LlamaCppService(OpenAIService):
         return error
 
     @override
-    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
         # A grammar is for all of the reply: there could be no reasoning before it.
-        request.grammar_allowed = self._verbatim(request) or "reasoning" not in able or request.reasoning is False
+        allowed = self._verbatim(request) or "reasoning" not in able or request.reasoning is False
+        request.resolution.grammar_allowed = allowed
         if request.response_format is not None and request.response_format.kind == "grammar":
-            refuse_both(request, self.name)
-        await check_llama(request, self.name, bounds=request.grammar_allowed)
+            request = refuse_both(request, self.name)
+        await check_llama(request, self.name, bounds=allowed)
+        return request
 
     # A slot
 
@@ -197,18 +200,18 @@ class LlamaCppService(OpenAIService):
         async with self._engines.slot(name, keep_alive=keep_alive, on_progress=on_progress) as (running, lease):
             waited.queue, waited.load = lease.queue_seconds, lease.load_seconds
             props = await self._props_of(running)
-            if request is not None:
-                # The running engine knows exactly what its template can do.
-                able = props.capabilities(embeds=running.spec.embeds, ranks=running.spec.ranks)
-                refuse_unsupported(
-                    request,
-                    able - self._engines.launcher.lacks,
-                    f"{self.name}'s model {running.spec.alias!r} (its chat template)",
-                    ignore=request.ignore_unsupported,
-                )
+            able = props.capabilities(embeds=running.spec.embeds, ranks=running.spec.ranks)
+            self._able[running.http] = able - self._engines.launcher.lacks
             if running.http not in self._prefills:
                 self._prefills[running.http] = PrefillGate(running.spec.batch_size)
             yield running.http
+
+    def _supported(self, request: ChatRequest, http: HttpClient) -> ChatRequest:
+        """The request as a running engine of ours can honour it: only then it is known what its template can do."""
+        able = self._able.get(http)
+        if able is None:
+            return request
+        return refuse_unsupported(request, able, f"{self.name}'s model {request.model!r} (its chat template)")
 
     async def _props_of(self, running: Running) -> Props:
         """What an engine of ours says of itself, asked once for each start."""
@@ -264,6 +267,7 @@ class LlamaCppService(OpenAIService):
                 http = entering.result()
             else:
                 http = await stack.enter_async_context(connection)
+            request = self._supported(request, http)
             prepared = await self._prepared(request, http, stream=True)
             events = self._parsed(prepared, request, http, waited)
             if is_forced(request) or is_either(request):
@@ -351,7 +355,6 @@ class LlamaCppService(OpenAIService):
         if fitted.messages is not request.messages and request.prompt is None:
             sent = replace(request, messages=fitted.messages)
         path, body = self._body(sent, stream=stream)
-        request.ignored = sent.ignored
         if fitted.tells_tools:
             for name in ("tools", "tool_choice", "parallel_tool_calls"):
                 body.pop(name, None)
@@ -405,6 +408,7 @@ class LlamaCppService(OpenAIService):
     @override
     async def _count_tokens(self, request: ChatRequest) -> int:
         async with self._connection(request) as http:
+            request = self._supported(request, http)
             prepared = await self._prepared(request, http, stream=False)
             while True:
                 path, body = "/v1/chat/completions/input_tokens", prepared.body

@@ -94,20 +94,20 @@ class OllamaService(LLMService):
     # Generation
 
     @override
-    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
-        refuse_both(request, self.name)
-        request.grammar_allowed = False
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
+        request = refuse_both(request, self.name)
         await check_llama(request, self.name, bounds=False)
+        return request
 
-    async def _body(self, request: ChatRequest) -> tuple[str, bytes]:
-        known = await self._get_model(request.model) if request.model else None
+    def _body(self, request: ChatRequest) -> tuple[str, bytes]:
+        known = request.resolution.model
         thinks = known is not None and "reasoning" in (known.capabilities or ())
         path, body = request_body(request, num_ctx=self._settings.ollama_num_ctx, thinks=thinks)
         return path, msgspec.json.encode(body)
 
     @override
     async def _stream(self, request: ChatRequest) -> Batches:
-        path, body = await self._body(request)
+        path, body = self._body(request)
         http = self._http()
         calls: list[ToolCall] = []
         try:

@@ -93,17 +93,16 @@ class VLLMService(OpenAIService):
         return info
 
     @override
-    async def _resolve(self, request: ChatRequest) -> None:
-        if request.reasoning:
-            info = await self.resolve_model(request.model)
-            if info is not None:
-                await self._has_parser(info)
-        await super()._resolve(request)
+    async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
+        if request.reasoning and not await self._has_parser(info):
+            return (info.capabilities or self.features) - {"reasoning"}
+        return info.capabilities
 
     @override
-    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
-        refuse_both(request, self.name)
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
+        request = refuse_both(request, self.name)
         check_vllm(request, self.name)
+        return request
 
     async def _has_parser(self, info: ModelInfo) -> bool:
         """Whether the server tells thoughts from text (--reasoning-parser). Without it vLLM ignores a wish for thoughts

@@ -53,16 +53,20 @@ class Hooks:
     def __init__(self, config: Any = None) -> None:
         self.config = config
 
-    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> None:
+    async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest | None:
         """Refuse, or list as ignored where the caller allows that, what the engine does not enforce of the JSON Schemas
         of the format and of strict tools. By default it enforces all.
 
         Args:
             able: what the model can do.
 
+        Returns:
+            The request to send; None for the same.
+
         Raises:
             UnsupportedFeatureError: names the keyword and its place.
         """
+        return None
 
     @classmethod
     def unavailable_reason(cls, config: Any = None) -> str | None:

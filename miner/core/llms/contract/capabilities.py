@@ -10,7 +10,16 @@ from miner.core.llms.contract.request import REASONING_LEVELS
 from miner.core.wire import OPTIONS, ChatRequest, Message
 from miner.errors import UnsupportedFeatureError
 
-__all__ = ["CAPABILITIES", "IGNORABLE", "WAY_OUT", "forget", "nearest_level", "note_ignored", "refuse_unsupported"]
+__all__ = [
+    "CAPABILITIES",
+    "IGNORABLE",
+    "WAY_OUT",
+    "forget",
+    "nearest_level",
+    "note_ignored",
+    "refuse_unsupported",
+    "without_ignored",
+]
 
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
@@ -49,11 +58,8 @@ def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
         yield name, name
 
 
-def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where: str, *, ignore: bool) -> None:
-    """Make sure that everything asked for is honoured, or refuse it by name.
-
-    Args:
-        ignore: drop instead what cannot be honoured, and list it in `request.ignored`.
+def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where: str) -> ChatRequest:
+    """Return the request if all of its parameters are supported, else without those that the caller lets us ignore.
 
     Raises:
         UnsupportedFeatureError: names the parameter. Content is never dropped: images are refused in any case.
@@ -63,17 +69,18 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
     for capability, param in _needs(request):
         if capability in capabilities:
             continue
-        if ignore and param != "prompt":
-            forget(request, param)
+        if request.ignore_unsupported and param != "prompt":
+            request = forget(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"
         raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=WAY_OUT)
     if request.messages is not None and any(map(_named, request.messages)):
-        _refuse_names(request, where, ignore=ignore)
+        request = _refuse_names(request, where)
     if "images" not in capabilities:
         for place, message in enumerate(request.messages or ()):
             if message.images():
                 raise UnsupportedFeatureError(f"{where} does not support images.", param=f"messages[{place}].content")
+    return request
 
 
 def _named(message: Message) -> bool:
@@ -81,30 +88,39 @@ def _named(message: Message) -> bool:
     return message.name is not None and message.role != "tool"
 
 
-def _refuse_names(request: ChatRequest, where: str, *, ignore: bool) -> None:
+def _refuse_names(request: ChatRequest, where: str) -> ChatRequest:
     """A speaker's name: Ollama drops it; vLLM and llama.cpp leave it to the chat template, and templates ignore it."""
     turns = request.messages or []
     params = [f"messages[{place}].name" for place, message in enumerate(turns) if _named(message)]
-    if not ignore:
+    if not request.ignore_unsupported:
         raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=WAY_OUT)
-    # Copies: a fallback is asked with the same turns, and has to list the names too.
-    request.messages = [replace(message, name=None) if _named(message) else message for message in turns]
-    request.ignored = [*request.ignored, *params]
+    request.resolution.ignored += params
+    return replace(request, messages=[replace(message, name=None) if _named(message) else message for message in turns])
 
 
-def forget(request: ChatRequest, param: str) -> None:
-    """Drop a parameter and note that it was ignored."""
-    setattr(request, param, _UNSET.get(param))
-    if param == "tools":
-        request.tool_choice = None
-        request.parallel_tool_calls = None
+def forget(request: ChatRequest, param: str) -> ChatRequest:
+    """Return the request without a parameter, which is listed as ignored."""
     note_ignored(request, param)
+    return _without(request, param)
+
+
+def without_ignored(request: ChatRequest) -> ChatRequest:
+    """Return the request without any parameter that is listed as ignored."""
+    for param in request.resolution.ignored:
+        if param in IGNORABLE:
+            request = _without(request, param)
+    return request
+
+
+def _without(request: ChatRequest, param: str) -> ChatRequest:
+    dropped = ("tools", "tool_choice", "parallel_tool_calls") if param == "tools" else (param,)
+    return replace(request, **{name: _UNSET.get(name) for name in dropped})
 
 
 def note_ignored(request: ChatRequest, param: str) -> None:
-    """List a parameter, or a part of one, as not honoured as it was asked for."""
-    if param not in request.ignored:
-        request.ignored = [*request.ignored, param]
+    """List a parameter, or a part of one, as ignored or not honoured exactly."""
+    if param not in request.resolution.ignored:
+        request.resolution.ignored.append(param)
 
 
 def nearest_level(request: ChatRequest, levels: Sequence[str]) -> bool | str | None:

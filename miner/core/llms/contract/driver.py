@@ -6,12 +6,13 @@ The same for a whole reply and for a stream, and for every backend.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from miner.core.http.crash_budget import budget_scope
-from miner.core.llms.contract.capabilities import IGNORABLE, forget
+from miner.core.llms.contract.capabilities import IGNORABLE, forget, without_ignored
 from miner.core.llms.contract.join import join
 from miner.core.llms.contract.retry import Retries, retried
 from miner.core.llms.contract.structured import check_output
@@ -55,24 +56,24 @@ async def _respond(service: LLMService, request: ChatRequest) -> LLMResponse:
 
 async def _ask(service: LLMService, request: ChatRequest, deadline: float | None) -> LLMResponse:
     retries = Retries(service._settings.max_retries, deadline)
-    await _resolve(service, request, retries)
+    request = await _resolve(service, request, retries)
     while True:
         try:
-            return await retried(service, lambda: service._chat(request), retries)
+            return await retried(service, functools.partial(service._chat, request), retries)
         except UnsupportedFeatureError as error:
-            _ignore_or_raise(request, error)
+            request = _ignore_or_raise(request, error)
         except BackendError as error:
             if error.partial is not None:
                 _describe(service, request, error.partial)
             raise
 
 
-async def _resolve(service: LLMService, request: ChatRequest, retries: Retries) -> None:
+async def _resolve(service: LLMService, request: ChatRequest, retries: Retries) -> ChatRequest:
     while True:
         try:
-            return await retried(service, lambda: service._resolve(request), retries)
+            return await retried(service, functools.partial(service._resolve, request), retries)
         except UnsupportedFeatureError as error:
-            _ignore_or_raise(request, error)
+            request = _ignore_or_raise(request, error)
 
 
 async def stream_batches(service: LLMService, request: ChatRequest, response: LLMResponse) -> _Batches:
@@ -119,7 +120,8 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
             _complete(service, request, join(arrived, response))
     except BackendError as error:
         if error.partial is None and first is not None:
-            error.partial = join(arrived, LLMResponse(model=request.model, backend=service.name))
+            error.partial = join(arrived)
+            error.partial.model, error.partial.backend = _model_name(request), service.name
         cut = isinstance(error, OutputValidationError) and response.finish_reason not in (None, "stop", "tool_calls")
         for batch in held:
             for chunk in batch:
@@ -135,7 +137,7 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
     limits = request.timeout
     deadline = began + limits.total if limits is not None and limits.total is not None else None
     retries = Retries(service._settings.max_retries, deadline)
-    await _resolve(service, request, retries)
+    request = await _resolve(service, request, retries)
     while True:
         delivered = False
         try:
@@ -152,7 +154,7 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
         except UnsupportedFeatureError as error:
             if delivered:
                 raise
-            _ignore_or_raise(request, error)
+            request = _ignore_or_raise(request, error)
         except BackendError as error:
             if delivered:
                 raise
@@ -168,12 +170,12 @@ async def _first(batches: _Batches) -> list[LLMChunk] | None:
     return None
 
 
-def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> None:
+def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> ChatRequest:
     """Some engines say only when asked that they lack something (vLLM's tools need flags of its server)."""
     param = error.param
-    if not request.ignore_unsupported or param not in IGNORABLE or param in request.ignored:
+    if not request.ignore_unsupported or param not in IGNORABLE or param in request.resolution.ignored:
         raise error  # the messages, say, are never ignored
-    forget(request, param)
+    return forget(request, param)
 
 
 async def _bounded(batches: _Batches, limits: Timeout, service: LLMService) -> _Batches:
@@ -233,15 +235,21 @@ def _keep_first_call(batch: list[LLMChunk]) -> None:
             chunk.tool_calls = [call for call in chunk.tool_calls if call.get("index", 0) == 0] or None
 
 
+def _model_name(request: ChatRequest) -> str | None:
+    found = request.resolution.model
+    return request.model if found is None else found.id
+
+
 def _describe(service: LLMService, request: ChatRequest, response: LLMResponse) -> None:
-    response.ignored = list(request.ignored)
-    response.model = response.model or request.model
+    response.ignored = list(request.resolution.ignored)
+    response.model = response.model or _model_name(request)
     response.backend = response.backend or service.name
 
 
 def _complete(service: LLMService, request: ChatRequest, response: LLMResponse) -> None:
     """Check a whole reply before it is called a success."""
     _describe(service, request, response)
+    request = without_ignored(request)
     origin: dict[str, Any] = {"backend": service.name}
     if response.tool_calls:
         if request.parallel_tool_calls is False:

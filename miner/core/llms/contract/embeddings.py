@@ -63,14 +63,15 @@ async def rerank(
 async def count_tokens(service: LLMService, request: ChatRequest) -> int:
     """Tokens of the prompt as the model gets it."""
 
-    async def resolve() -> None:
-        await service._resolve(request)
+    async def resolve() -> ChatRequest:
+        found = await service._resolve(request)
         if "count_tokens" not in service.capabilities:
             raise UnsupportedFeatureError(f"{service.name} cannot count tokens.", param="count_tokens")
+        return found
 
     if request.prompt_tokens is not None:
         return len(request.prompt_tokens)
-    return await _asked(service, resolve, lambda _: service._count_tokens(request))
+    return await _asked(service, resolve, service._count_tokens)
 
 
 async def _asked(service: LLMService, find: Callable[[], Awaitable[A]], ask: Callable[[A], Awaitable[T]]) -> T:

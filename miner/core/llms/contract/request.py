@@ -42,6 +42,7 @@ def build_request(
     top_p: Any,
     tools: Any = None,
     tool_choice: Any = None,
+    unsupported: Any = None,
     options: Mapping[str, Any],
 ) -> ChatRequest:
     """A checked request.
@@ -52,6 +53,8 @@ def build_request(
     for name in options:
         if name not in OPTIONS:
             raise _unknown_option(name)
+    if unsupported not in (None, "error", "ignore"):
+        raise InvalidRequestError(f'unsupported must be "error" or "ignore", not {unsupported!r}.', param="unsupported")
     given = {name: value for name, value in options.items() if value is not None}
     if (prompt is None) == (messages is None):
         raise InvalidRequestError("Give either a prompt or messages.", param="prompt")
@@ -105,6 +108,7 @@ def build_request(
         timeout=_timeout(given.get("timeout")),
         keep_alive=_keep_alive(given.get("keep_alive")),
         extra=checked_extra(given.get("extra")),
+        ignore_unsupported=unsupported == "ignore",
     )
 
 

@@ -126,7 +126,7 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     elif "tools" in body:
         body["tools"] = [_sent_tool(tool, place) for place, tool in enumerate(body["tools"])]
     if (wanted := request.response_format) is not None and wanted.schema is not None and "tools" not in body:
-        constrain(body, sendable_format(request, bounds=request.grammar_allowed), wanted.name)
+        constrain(body, sendable_format(request, bounds=request.resolution.grammar_allowed), wanted.name)
     if "messages" not in body:
         # Some builds read a schema on this route in a way of their own; a grammar is one everywhere.
         format_as_grammar(body)

@@ -50,7 +50,7 @@ def ask_for_call(body: dict[str, Any], request: ChatRequest) -> None:
 
     body["tool_choice"] = "none"  # the tools stay in the prompt; the schema decides what is written
     # Its own grammar lets the JSON stand in a Markdown fence, which hides for long whether it is a call.
-    allowed = request.grammar_allowed
+    allowed = request.resolution.grammar_allowed
     made = cached_sendable(schemas, names, bounds=allowed, form=either, always=is_either(request))
     constrain(body, made, "call")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from miner.core.llms.contract.cache import Cache
 from miner.core.llms.contract.capabilities import WAY_OUT, forget, note_ignored
@@ -162,25 +163,24 @@ def _translate_all(request: ChatRequest, *, bounds: bool) -> None:
         sendable_tool(tool, place)
 
 
-def refuse_both(request: ChatRequest, where: str) -> None:
-    """Make sure that a format and tools do not get in each other's way, on an engine where the format's grammar lets no
-    call through. With a call that must come, the format has nothing to speak of.
+def refuse_both(request: ChatRequest, where: str) -> ChatRequest:
+    """Return the request without a format that would get in the way of its tools, on an engine where the format's
+    grammar lets no call through. With a call that must come, the format has nothing to speak of.
 
     Raises:
         UnsupportedFeatureError: they do, and nobody allowed that the format is left out.
     """
     if request.tools is None or request.response_format is None or request.tool_choice == "none":
-        return
+        return request
     if request.tool_choice not in (None, "auto"):
-        request.response_format = None
-        return
+        return replace(request, response_format=None)
     if not request.ignore_unsupported:
         raise UnsupportedFeatureError(
             f"{where} does not support response_format together with tools: no call would get through.",
             param="response_format",
             hint="Send one of them, or tool_choice none or required.",
         )
-    forget(request, "response_format")
+    return forget(request, "response_format")
 
 
 def check_vllm(request: ChatRequest, where: str) -> None:

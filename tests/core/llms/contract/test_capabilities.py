@@ -10,7 +10,7 @@ from miner.core.llms import get_backend
 from miner.core.llms.contract.capabilities import CAPABILITIES, refuse_unsupported
 from miner.core.llms.contract.request import build_request
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import OPTIONS
+from miner.core.wire import OPTIONS, ChatRequest
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from tests.core.llms.contract.test_failures import Faulty
 from tests.core.services import ENGINES, MESSAGES, WEATHER, read, settings, speaking_to
@@ -39,17 +39,18 @@ def test_each_option_has_a_value_here():
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_what_is_lacking_is_refused_or_listed_even_when_it_is_zero(name: str):
-    def asked() -> Any:
-        return build_request(prompt="x", max_tokens=1, temperature=0, top_p=1, options={name: GIVEN[name]})
+    def request_of(unsupported: str | None = None) -> ChatRequest:
+        return build_request(
+            prompt="x", max_tokens=1, temperature=0, top_p=1, unsupported=unsupported, options={name: GIVEN[name]}
+        )
 
     nothing: frozenset[str] = frozenset({"chat"})
     with pytest.raises(UnsupportedFeatureError, match=f"tiny does not support {name}") as caught:
-        refuse_unsupported(asked(), nothing, "tiny", ignore=False)
+        refuse_unsupported(request_of(), nothing, "tiny")
     assert caught.value.param == name
     assert 'unsupported="ignore"' in (caught.value.hint or "")
-    request = asked()
-    refuse_unsupported(request, nothing, "tiny", ignore=True)
-    assert request.ignored == [name]
+    request = refuse_unsupported(request_of("ignore"), nothing, "tiny")
+    assert request.resolution.ignored == [name]
     plain = build_request(prompt="x", max_tokens=1, temperature=0, top_p=1, options={})
     assert getattr(request, name) == getattr(plain, name)
 

@@ -117,8 +117,7 @@ async def request_for(service: LLMService, engine: str, name: str) -> ChatReques
     given = options_of(engine, name)
     options = {option: given.pop(option) for option in ("raw", "logprobs") if option in given}
     request = service._request(options, **given)
-    await service._resolve(request)
-    return request
+    return await service._resolve(request)
 
 
 @pytest.mark.parametrize(("engine", "streamed", "whole"), PAIRS)

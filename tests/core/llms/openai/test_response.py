@@ -40,7 +40,7 @@ async def test_the_logprobs_of_a_raw_prompt_have_another_shape(mode: str):
 
     async with StubServer(reply=reply) as server, vllm(server) as service:
         request = service._request({"raw": True, "logprobs": 1}, prompt="x", model="m")
-        await service._resolve(request)
+        request = await service._resolve(request)
         reply_ = await service._chat(request) if mode == "call" else join([b async for b in service._stream(request)])
     assert reply_.logprobs == [
         TokenLogprob("Hel", -0.1, alternatives=[TokenLogprob("Hel", -0.1)]),
