@@ -1,4 +1,4 @@
-"""The backend that a command uses: what was chosen on the command line, and no other in its place."""
+"""The backend that a command uses: an explicit --backend never falls back."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ __all__ = ["chosen_backend", "served_backend"]
 
 
 def chosen_backend(name: str | None, config: MinerConfig) -> LLMService:
-    """The backend of that name, alone; without a name LLM_BACKEND, which falls back as published.
+    """The backend of that name without fallbacks; without a name LLM_BACKEND with its fallbacks.
 
     Raises:
-        ConfigError: it cannot be used, or one of its settings cannot.
+        ConfigError: it is unavailable, or one of its settings is invalid.
     """
-    cls = _usable(name, config) if name is not None else None
-    _check([name or config.llm_backend, *(_fallbacks(config) if name is None else ())], config)
-    return cls(config) if cls is not None else _default_backend(config)
+    if name is None:
+        _check([config.llm_backend, *_fallbacks(config)], config)
+        return _default_backend(config)
+    cls = _load(name, config)
+    _check([name], config)
+    return cls(config)
 
 
 def served_backend(name: str | None, config: MinerConfig) -> LLMService:
-    """The same, with the backends of MINER_LLM_FALLBACKS behind it: whoever set those has chosen them too.
+    """The backend of that name, else LLM_BACKEND; either with the backends of MINER_LLM_FALLBACKS behind it.
 
     Raises:
-        ConfigError: it cannot be used, or one of its settings cannot.
+        ConfigError: it is unavailable, or one of its settings is invalid.
     """
     from miner.core.llms.registry import get_backend
 
     if name is not None:
-        _usable(name, config)
+        _load(name, config)
     _check([name or config.llm_backend, *_fallbacks(config)], config)
     if (name or config.llm_backend) == "llamacpp":
         _check_default_model(config)
-    if name is None:
-        return _default_backend(config)
-    return get_backend(name, config)
+    return _default_backend(config) if name is None else get_backend(name, config)
 
 
 def _check_default_model(config: MinerConfig) -> None:
-    """The models that llama.cpp runs here are on the disk: one that is not there will not come by itself."""
+    """Check that DEFAULT_MODEL is on the disk where llama.cpp's engines run here: nothing would download it."""
     from miner.core.llms.llamacpp.models import models_directory
     from miner.core.models.resolve import resolve
 
@@ -53,13 +54,16 @@ def _check_default_model(config: MinerConfig) -> None:
         try:
             resolve(name, default_model=name, models_dir=models_directory(config))
         except ModelNotFoundError as error:
-            why = error.message.replace(f"There is no model {name!r}", "There is no such model", 1)
-            hint = " ".join(filter(None, (error.hint, "Else change --model or DEFAULT_MODEL.")))
-            raise ConfigError(f"DEFAULT_MODEL={name!r}: {why[:1].lower()}{why[1:]}", hint=hint) from error
+            reason = error.message.replace(f"There is no model {name!r}", "There is no such model", 1)
+            raise ConfigError(
+                f"DEFAULT_MODEL={name!r}: {reason[:1].lower()}{reason[1:]}",
+                hint=error.hint,
+                operator_hint=" ".join(filter(None, (error.operator_hint, "Else change --model or DEFAULT_MODEL."))),
+            ) from error
 
 
 def _check(names: list[str], config: MinerConfig) -> None:
-    """A setting that is wrong ends the command here, not each of its requests."""
+    """An invalid setting ends the command here, not each of its requests."""
     from miner.core.llms.registry import check_settings
 
     for name in dict.fromkeys(names):
@@ -70,29 +74,29 @@ def _fallbacks(config: MinerConfig) -> list[str]:
     """The backends of MINER_LLM_FALLBACKS.
 
     Raises:
-        ConfigError: one of them is none.
+        ConfigError: one of them does not exist.
     """
     from miner.core.llms.registry import registered_names
 
     names = [name for name in map(str.strip, config.llm_fallbacks.split(",")) if name]
     known = registered_names() if names else []
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise ConfigError(
-            f"MINER_LLM_FALLBACKS={config.llm_fallbacks!r}: there is no backend {unknown!r}.",
-            hint=" ".join(filter(None, (nearest(unknown, known), f"Registered are: {', '.join(known)}."))),
-        )
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"MINER_LLM_FALLBACKS={config.llm_fallbacks!r}: unknown backend {name!r}.",
+                operator_hint=" ".join(filter(None, (nearest(name, known), f"Available: {', '.join(known)}."))),
+            )
     return names
 
 
-def _usable(name: str, config: MinerConfig) -> type[LLMService]:
+def _load(name: str, config: MinerConfig) -> type[LLMService]:
     from miner.core.llms.registry import load_backend
 
     backend = load_backend(name, config)
     if backend.cls is None:
         raise ConfigError(
-            f"Backend {name!r} cannot be used: {' '.join((backend.reason or '').split()).rstrip('.')}.",
-            hint="`miner backends` lists those that can.",
+            f"Backend {name!r} is unavailable: {' '.join((backend.reason or '').split()).rstrip('.')}.",
+            operator_hint="`miner backends` lists those that are available.",
         )
     return backend.cls
 

@@ -1,102 +1,93 @@
-"""What `miner models` asks of a gateway that runs: a request to one of its admin routes, and what its answers mean."""
+"""A request of `miner models` to an admin route of a running gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from miner.cli.parser import UsageError
+from miner.core.http.client import HttpClient, HttpResponse
+from miner.core.http.errors import Upstream, parse_error_body
 from miner.errors import BackendProtocolError, BackendUnavailableError, MinerError, ModelNotFoundError
-
-if TYPE_CHECKING:
-    from miner.core.http.client import HttpResponse
-    from miner.core.http.errors import Upstream
+from miner.gateway.settings import GatewaySettings
 
 __all__ = ["default_url", "reset_model"]
 
-_SECONDS = 30.0
-_KEY_HINT = "`miner keys new NAME --admin` makes one; pass it with --key, or with --key - on standard input."
-_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_TIMEOUT_SECONDS = 30.0
+_KEY_HINT = "Create a key with `miner keys new NAME --admin` and pass it with --key, or on standard input with --key -."
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Wildcard address -> the one to connect to."""
 
 
 def default_url() -> str:
-    """Where `miner serve` listens by the settings of this environment."""
-    from miner.gateway.settings import GatewaySettings
-
+    """The URL of `miner serve` by the settings of this environment."""
     settings = GatewaySettings()
-    host = _EVERY_ADDRESS.get(settings.serve_host.strip("[]"), settings.serve_host.strip("[]"))
+    host = settings.serve_host.strip("[]")
+    host = _LOOPBACK.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve_port}"
 
 
 def reset_model(model: str, *, url: str | None, key: str | None) -> str:
-    """Have a gateway forget that the engine of a model failed; the model's name.
+    """Make a gateway start the failed engine of a model again at the next request; return the model's name.
 
     Args:
-        url: None for the settings' own.
-        key: one with the admin right, where the gateway has keys; "-": it stands on standard input.
+        url: base URL of the gateway; None: `default_url`.
+        key: an API key with the admin right, if the gateway has keys; "-": read it from standard input.
 
     Raises:
-        MinerError: nobody answers, the key does not do, there is no such model, or the backend has no engines.
+        MinerError: the gateway cannot be reached or refuses the key, the model does not exist, or the backend runs no
+            engines.
     """
-    address = (default_url() if url is None else url).rstrip("/").removesuffix("/v1")
-    if not address.startswith(("http://", "https://")):
-        raise UsageError(
-            f"--url {url}: an address begins with http:// or https://.", hint="Such as http://127.0.0.1:8088."
-        )
-    secret = sys.stdin.readline().strip() if key == "-" else key
-    return asyncio.run(_reset(model, address, secret))
+    base_url = (default_url() if url is None else url).rstrip("/").removesuffix("/v1")
+    if not base_url.startswith(("http://", "https://")):
+        raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
+    return asyncio.run(_reset(model, base_url, sys.stdin.readline().strip() if key == "-" else key))
 
 
-async def _reset(model: str, address: str, key: str | None) -> str:
-    from miner.core.http.client import HttpClient
-    from miner.core.http.errors import Upstream
-
+async def _reset(model: str, base_url: str, key: str | None) -> str:
     upstream = Upstream(
         backend="the gateway",
-        base_url=address,
-        timeout_setting="the time",
-        read_timeout=_SECONDS,
-        unreachable_hint="Start it with `miner serve`, or say where it is with --url.",
+        base_url=base_url,
+        read_timeout=_TIMEOUT_SECONDS,
+        unreachable_hint="Start it with `miner serve`, or set its URL with --url.",
         address_setting="--url",
     )
     http = HttpClient(upstream, api_key=key)
     try:
-        reply = await http.request("POST", f"/admin/models/{quote(model, safe='')}/reset", b"{}", total=_SECONDS)
+        path = f"/admin/models/{quote(model, safe='')}/reset"
+        response = await http.request("POST", path, b"{}", total=_TIMEOUT_SECONDS)
     finally:
         await http.close()
-    if reply.status != 200:
-        raise _error(reply, model, upstream)
-    if b'"reset":true' not in reply.body:
-        raise _somebody_else(upstream, reply.status)
+    if response.status != 200:
+        raise _error(response, model, upstream)
+    if b'"reset":true' not in response.body:
+        raise _no_gateway(upstream, response.status)
     return model
 
 
-def _error(reply: HttpResponse, model: str, upstream: Upstream) -> MinerError:
-    """What the answer means, and what to do."""
-    from miner.core.http.errors import parse_error_body
-
-    body = parse_error_body(reply.body)
-    where, code = f"The gateway at {upstream.shown_url}", body.fields.get("code")
-    if reply.status == 401:
-        return UsageError(f"{where} wants a key with the admin right.", hint=_KEY_HINT)
-    if reply.status == 403:
-        hint = f"Keys of MINER_API_KEYS never have that right. {_KEY_HINT}"
-        return UsageError(f"{where} does not allow it: {body.message}", hint=hint)
-    if reply.status == 404 and code == "model_not_found":
-        return ModelNotFoundError(f"{where} says: {body.message}", model=model)
-    if reply.status == 404:
-        return _somebody_else(upstream, 404)
-    details: dict[str, Any] = upstream.details(reply.status)
-    if 400 <= reply.status < 500:
-        return UsageError(f"{where} says: {body.message}")
-    return BackendUnavailableError(f"{where} failed (HTTP {reply.status}): {body.message}", **details)
+def _error(response: HttpResponse, model: str, upstream: Upstream) -> MinerError:
+    body = parse_error_body(response.body)
+    gateway = f"The gateway at {upstream.shown_url}"
+    if response.status == 401:
+        return UsageError(f"{gateway} requires an API key with the admin right.", operator_hint=_KEY_HINT)
+    if response.status == 403:
+        hint = f"Keys of MINER_API_KEYS never have the admin right. {_KEY_HINT}"
+        return UsageError(f"{gateway} refused the request: {body.message}", operator_hint=hint)
+    if response.status == 404:
+        if body.fields.get("code") != "model_not_found":
+            return _no_gateway(upstream, 404)
+        return ModelNotFoundError(f"{gateway}: {body.message}", model=model)
+    if 400 <= response.status < 500:
+        return UsageError(f"{gateway} refused the request: {body.message}")
+    details: dict[str, Any] = upstream.details(response.status)
+    return BackendUnavailableError(f"{gateway} failed (HTTP {response.status}): {body.message}", **details)
 
 
-def _somebody_else(upstream: Upstream, status: int) -> BackendProtocolError:
+def _no_gateway(upstream: Upstream, status: int) -> BackendProtocolError:
     return BackendProtocolError(
-        f"What answers at {upstream.shown_url} has no admin routes.",
-        hint="Is --url that of `miner serve`, of this version?",
+        f"The server at {upstream.shown_url} has no admin routes.",
+        operator_hint="Is --url that of `miner serve`, in this version?",
         **upstream.details(status),
     )

@@ -1,8 +1,8 @@
-"""The command `miner`: finds the command that was typed and runs it.
+"""The command `miner`: parses the command line and runs the subcommand.
 
-Only the module of that command is loaded, so `miner --help` imports no engine, no HTTP client and no settings. A
-command is a module with `add_parser(subparsers)`, which sets the default `run`: a function from the parsed arguments to
-the exit status, or one that raises a MinerError.
+Only the module of that subcommand is imported, so `miner --help` imports no engine, no HTTP client and no settings. A
+subcommand is a module with `add_parser(new_parser)`, where `new_parser` takes the arguments of `ArgumentParser`; the
+parser's default `run` is a function from the parsed arguments to the exit status, which may raise MinerError.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -23,15 +24,15 @@ from miner.errors import MinerError
 __all__ = ["COMMANDS", "run"]
 
 COMMANDS = {
-    "generate": ("miner.cli.commands.generate", "print a model's answer to a prompt as it comes"),
-    "backends": ("miner.cli.commands.backends", "list the backends, and why one cannot be used"),
-    "models": ("miner.cli.commands.models", "list, show, get and delete models"),
-    "fit": ("miner.cli.commands.fit", "tell whether a model fits into memory"),
-    "serve": ("miner.cli.commands.serve", "serve a backend to clients of OpenAI, Ollama and Anthropic"),
-    "keys": ("miner.cli.commands.keys", "make, list and revoke the keys of the gateway"),
+    "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt"),
+    "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable"),
+    "models": ("miner.cli.commands.models", "list, show, pull and remove models"),
+    "fit": ("miner.cli.commands.fit", "check whether a model fits into memory"),
+    "serve": ("miner.cli.commands.serve", "serve a backend over the OpenAI, Ollama and Anthropic APIs"),
+    "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway"),
     "vllm": ("miner.cli.commands.vllm", "print or run the command that starts a vLLM server"),
 }
-"""Name -> module, one line of help."""
+"""Name -> module, line of help."""
 
 _DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
 _EXAMPLES = f"""\
@@ -43,20 +44,20 @@ examples:
   miner vllm --model Qwen/Qwen2.5-0.5B-Instruct --run
 
 Settings come from the environment and from .env in the working directory;
-.env.example lists them. `miner COMMAND --help` tells more about a command.
+.env.example lists them all. `miner COMMAND --help` describes a command.
 
 {EXIT_STATUS}"""
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
+    """Run the command line and return the exit status (`parser.EXIT_STATUS`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _open_what_is_closed()
+    _open_closed_streams()
     status = _run(arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads our output any more: end silently, as a program does that SIGPIPE kills.
+        # The reader of our output is gone: exit silently, like a program killed by SIGPIPE.
         drop_output()
         status = 141
     except OSError as error:
@@ -71,7 +72,7 @@ def _run(arguments: list[str]) -> int:
         args = _parse(arguments)
         debug = getattr(args, "debug", False)
         if debug:
-            _log_everything()
+            _log_debug()
         status: int = args.run(args)
     except MinerError as error:
         if args is not None:
@@ -86,13 +87,13 @@ def _run(arguments: list[str]) -> int:
         return 141
     except SystemExit as stop:  # argparse has printed its help
         return stop.code if isinstance(stop.code, int) else 0
-    except Exception as error:  # noqa: BLE001  (the command line's top: one line is better than a page)
+    except Exception as error:  # noqa: BLE001  (the top of the command line: one line instead of a traceback)
         return report_unexpected(error, debug=debug)
     return status
 
 
-def _open_what_is_closed() -> None:
-    """A command that was started without an output (`>&-`) writes it to nowhere, and opens no socket in its place."""
+def _open_closed_streams() -> None:
+    """Open /dev/null for an output that is closed (`>&-`), so that no socket gets its descriptor."""
     if sys.stdout is None:
         sys.stdout = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
@@ -100,11 +101,6 @@ def _open_what_is_closed() -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The arguments, checked.
-
-    Raises:
-        UsageError: they make no sense.
-    """
     # prog is set: under `python -m miner` it would be "__main__.py".
     parser = CommandParser(prog="miner", description=_DESCRIPTION, epilog=_EXAMPLES, usage="miner COMMAND [options]")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -112,24 +108,27 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     typed = next((word for word in arguments if not word.startswith("-")), None)
     for name, (module, line) in COMMANDS.items():
         if name == typed:
-            import_module(module).add_parser(subparsers)
+            import_module(module).add_parser(partial(subparsers.add_parser, name, help=line))
         else:
             subparsers.add_parser(name, help=line, add_help=False)
     if typed is not None and typed not in COMMANDS:
         raise UsageError(
-            f"There is no command {typed!r}.",
-            hint=nearest(typed, COMMANDS) or f"Commands are: {', '.join(COMMANDS)}. See `miner --help`.",
+            f"Unknown command {typed!r}.", hint=nearest(typed, COMMANDS) or f"{_commands()} See `miner --help`."
         )
     args, rest = parser.parse_known_args(arguments)
     if rest:
         raise unexpected(rest, subparsers.choices[args.command] if args.command else parser)
     if args.command is None:
-        raise UsageError("No command was given.", hint=f"Commands are: {', '.join(COMMANDS)}. See `miner --help`.")
+        raise UsageError("No command given.", hint=f"{_commands()} See `miner --help`.")
     return args
 
 
+def _commands() -> str:
+    return f"Commands: {', '.join(COMMANDS)}."
+
+
 class _Version(argparse.Action):
-    """Prints the version and ends."""
+    """Prints the version and exits."""
 
     @override
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
@@ -138,12 +137,12 @@ class _Version(argparse.Action):
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    """Whether --json stood there, even where the rest could not be parsed."""
+    """Whether --json was given, even if the rest could not be parsed."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in options
 
 
-def _log_everything() -> None:
+def _log_debug() -> None:
     import logging
 
     logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s: %(message)s")

@@ -1,6 +1,6 @@
-"""argparse in the house's manner: errors are raised, options are not abbreviated, help fits 80 columns.
+"""argparse with errors that are raised, no abbreviated options, and help that fits 80 columns.
 
-This module is loaded for `miner --help`, so it imports nothing but argparse and the errors.
+`miner --help` loads this module, so it imports little beyond argparse.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["EXIT_STATUS", "CommandParser", "UsageError", "name_flags", "nearest"
 
 EXIT_STATUS = """\
 exit status:
-  0    done
-  1    the engine, or the way to it, failed, and nothing was printed
-  2    wrong usage, a wrong setting, or a request that cannot be served as it is
-  3    the engine failed after a part of the answer was printed
-  130  stopped by Ctrl-C (143: by SIGTERM)
-  141  whoever read the output went away
+  0    success
+  1    the engine or the connection to it failed before any output
+  2    invalid usage, setting or request
+  3    the engine failed after part of the output was printed
+  130  interrupted by Ctrl-C (143: by SIGTERM)
+  141  the reader of the output is gone (broken pipe)
 """
 
 
 class UsageError(MinerError):
-    """The command line makes no sense; exit status 2."""
+    """Invalid command line; exit status 2."""
 
     code = "usage_error"
 
@@ -51,7 +51,7 @@ class CommandParser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", _HelpFormatter)
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
-        # SUPPRESS: a command's parser must not overwrite what stood before the command.
+        # SUPPRESS: a subcommand's parser must not overwrite what was given before the subcommand.
         self.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show log messages and tracebacks"
         )
@@ -62,28 +62,27 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
-    """The error for arguments that a command does not take, with the option that was meant."""
+    """The error for arguments that a command does not take, with the nearest option."""
     first = rest[0]
     if not first.startswith("-"):
         return UsageError(
-            f"There is one argument too many: {first!r}.",
-            hint="Put what belongs together, such as a prompt, into quotes.",
+            f"Unexpected argument {first!r}.", hint="Quote an argument that has spaces, such as a prompt."
         )
     name = first.partition("=")[0]
     hint = nearest(name, parser._option_string_actions) or f"See `{parser.prog} --help`."
-    return UsageError(f"There is no option {name}.", hint=hint)
+    return UsageError(f"Unknown option {name}.", hint=hint)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """`Did you mean ...?` where something is like it."""
+    """Return `Did you mean ...?` if a known name is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]}?" if near else None
 
 
 def name_flags(error: MinerError, args: argparse.Namespace) -> None:
-    """Let an error speak of the flag that was typed, not of the parameter or setting behind it.
+    """Replace the parameter or setting that an error's message begins with by the flag that set it.
 
-    A command says in its default `flags` what stands behind which of its arguments: `{"serve_port": "port"}`.
+    A command declares them in its parser's default `flags`: setting -> argument, `{"serve_port": "port"}`.
     """
     for name, argument in getattr(args, "flags", {}).items():
         typed = getattr(args, argument, None)
@@ -98,7 +97,7 @@ def name_flags(error: MinerError, args: argparse.Namespace) -> None:
 
 
 def number(text: str) -> int | float | str:
-    """A number where it is one. Everything else stays as it is: the library says what is allowed, once for all."""
+    """Parse a number; return other text as it is, for the library's own check to reject."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what runs is cancelled, closes what it holds, and the command ends with 128 + signal."""
+"""Ctrl-C and SIGTERM cancel the command's task, which cleans up; the exit status is 128 + signal."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["StopSignals", "run_until_stopped"]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _GRACE_SECONDS = 15.0
-"""For cleaning up: longer than an engine gets between SIGTERM and SIGKILL."""
+"""For cleanup: longer than an engine gets between SIGTERM and SIGKILL."""
 
 
 class StopSignals:
-    """Cancels a task on the first signal, its cleaning up on the second, and ends the process on the third, or when the
-    cleaning up takes too long. Engines of ours die with this process, so even that leaves no child.
+    """Cancels a task on the first signal, its cleanup on the second, and exits the process on the third or when the
+    cleanup takes too long. Engines exit with their parent process, so even that leaves no child behind.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        """The first signal that came."""
+        """The first signal received."""
         self._count = 0
         self._task: asyncio.Task[Any] | None = None
         self._blocking = False
 
     @contextmanager
     def handled_for(self, task: asyncio.Task[Any]) -> Iterator[None]:
-        """Handle the signals while the block lasts. A signal that is ignored (nohup, a background job) stays so."""
+        """Handle the signals within the block. One that is ignored (nohup, a background job) stays ignored."""
         self._task = task
         previous: dict[int, Any] = {}
         for name in _NAMES:
@@ -48,7 +48,7 @@ class StopSignals:
 
     @contextmanager
     def blocking(self) -> Iterator[None]:
-        """Around a call that blocks the event loop, such as a write to a pipe that nobody empties: a signal ends it."""
+        """Let a signal interrupt a call that blocks the event loop, such as a write to a full pipe."""
         self._blocking = True
         try:
             yield
@@ -64,7 +64,7 @@ class StopSignals:
         if self._blocking:
             raise asyncio.CancelledError
         if self._task is not None:
-            # Not task.cancel alone: the loop may be asleep.
+            # Not task.cancel alone: the loop may be waiting in select.
             self._task.get_loop().call_soon_threadsafe(self._stop, self._task)
 
     def _stop(self, task: asyncio.Task[Any]) -> None:
@@ -73,7 +73,7 @@ class StopSignals:
 
 
 def run_until_stopped(main: Callable[[StopSignals], Coroutine[Any, Any, int]]) -> int:
-    """Run a command's coroutine and return its exit status, or 128 + signal where one stopped it."""
+    """Run a command's coroutine and return its exit status, or 128 + signal if one stopped it."""
     signals = StopSignals()
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
@@ -85,13 +85,13 @@ def run_until_stopped(main: Callable[[StopSignals], Coroutine[Any, Any, int]]) -
             if signals.received is None:
                 raise
         status = 128 + signals.received
-        _end_now_if_threads_work(loop, status)
+        _exit_if_threads_run(loop, status)
     return status
 
 
-def _end_now_if_threads_work(loop: asyncio.AbstractEventLoop, status: int) -> None:
-    """A look-up of a host's name runs in a thread, cannot be stopped and may take half a minute. What had to be closed
-    is closed, so nobody waits for it.
+def _exit_if_threads_run(loop: asyncio.AbstractEventLoop, status: int) -> None:
+    """Exit at once while a worker thread runs: a DNS lookup cannot be cancelled and may take half a minute, and all
+    that needs closing is closed.
     """
     if not any(thread.name.startswith("asyncio_") for thread in threading.enumerate()):
         return

@@ -69,14 +69,14 @@ def test_the_console_script_is_the_same_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "miner: No command was given.\n  Commands are: "),
-        (["genrate", "x"], "miner: There is no command 'genrate'.\n  Did you mean generate?\n"),
-        (["zzz"], "miner: There is no command 'zzz'.\n  Commands are: generate, "),
-        (["--nothing"], "miner: There is no option --nothing.\n  See `miner --help`.\n"),
+        ([], "miner: No command given.\n  Commands: "),
+        (["genrate", "x"], "miner: Unknown command 'genrate'.\n  Did you mean generate?\n"),
+        (["zzz"], "miner: Unknown command 'zzz'.\n  Commands: generate, "),
+        (["--nothing"], "miner: Unknown option --nothing.\n  See `miner --help`.\n"),
         (["generate"], "miner: The following arguments are required: PROMPT.\n  See `miner generate --help`.\n"),
-        (["generate", "--maxtokens=5", "x"], "miner: There is no option --maxtokens.\n  Did you mean --max-tokens?\n"),
-        (["generate", "--max", "5", "x"], "miner: There is no option --max.\n"),
-        (["generate", "why", "is"], "miner: There is one argument too many: 'is'.\n  Put what belongs together"),
+        (["generate", "--maxtokens=5", "x"], "miner: Unknown option --maxtokens.\n  Did you mean --max-tokens?\n"),
+        (["generate", "--max", "5", "x"], "miner: Unknown option --max.\n"),
+        (["generate", "why", "is"], "miner: Unexpected argument 'is'.\n  Quote an argument"),
         (["generate", "x", "--model"], "miner: Argument --model: expected one argument.\n"),
     ],
 )
@@ -92,7 +92,7 @@ def test_wrong_usage_is_json_where_json_was_asked_for(miner):
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
     assert (error["type"], error["code"], error["exit_code"]) == ("UsageError", "usage_error", 2)
-    assert error["message"] == "There is one argument too many: 'b'."
+    assert error["message"] == "Unexpected argument 'b'."
 
 
 def test_a_wrong_setting_exits_2_with_one_line_and_no_traceback(miner):
@@ -125,7 +125,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_a_traceback_with_debug(tmp
     assert plain.returncode == 1
     assert lines_of(plain.stderr) == [
         "miner: Unexpected LookupError: oh no",
-        "  This is a fault of miner. --debug shows where it happened.",
+        "  This is a bug in miner. --debug prints the traceback.",
     ]
     full = done("--debug")
     assert full.returncode == 1

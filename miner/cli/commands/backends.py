@@ -1,59 +1,58 @@
-"""`miner backends`: which backends there are, and why one cannot be used."""
+"""`miner backends`: list the backends, and why one is unavailable."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from miner.cli.output.tables import aligned, print_json
 
 if TYPE_CHECKING:
     from miner.core.llms.registry import Backend
 
 __all__ = ["add_parser", "run"]
 
-_EXAMPLES = """\
+_EPILOG = """\
 examples:
   miner backends
   miner backends --json
 
-available    it can be loaded; whether its server answers is seen on use
-unavailable  the line below says why, and what to install
+available    it can be loaded; its server is not contacted
+unavailable  the line below gives the reason and what to install
 
 The default is LLM_BACKEND. With --json: {"default": ..., "backends": [{"name",
 "state", "default", "version", "distribution", "class", "reason"}, ...]}.
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "backends",
-        help="list the backends, and why one cannot be used",
-        description="List the backends that are installed, and why one cannot be used.",
-        epilog=_EXAMPLES,
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="List the installed backends, and why one is unavailable.",
+        epilog=_EPILOG,
         usage="miner backends [options]",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="print a JSON object in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the backends."""
+    """List the backends; return the exit status."""
     from miner.config.config import MinerConfig
     from miner.core.llms.registry import find_backends
 
     config = MinerConfig()
     backends = find_backends(config)
     if args.json:
-        import json
-
-        listed = [_described(backend, config.llm_backend) for backend in backends]
-        print(json.dumps({"default": config.llm_backend, "backends": listed}, indent=2))
-        return 0
-    print(_table(backends, config.llm_backend))
+        described = [_describe(backend, config.llm_backend) for backend in backends]
+        print_json({"default": config.llm_backend, "backends": described})
+    else:
+        print(_table(backends, config.llm_backend))
     return 0
 
 
-def _described(backend: Backend, default: str) -> dict[str, Any]:
+def _describe(backend: Backend, default: str) -> dict[str, Any]:
     return {
         "name": backend.name,
         "state": _state(backend),
@@ -70,8 +69,8 @@ def _state(backend: Backend) -> str:
 
 
 def _table(backends: list[Backend], default: str) -> str:
-    heads = ("NAME", "STATE", "VERSION", "DISTRIBUTION", "CLASS")
-    rows = [
+    rows = [("NAME", "STATE", "VERSION", "DISTRIBUTION", "CLASS")]
+    rows += [
         (
             backend.name + (" (default)" if backend.name == default else ""),
             _state(backend),
@@ -81,18 +80,14 @@ def _table(backends: list[Backend], default: str) -> str:
         )
         for backend in backends
     ]
-    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
-    lines = [_row(heads, widths)]
-    for backend, row in zip(backends, rows, strict=True):
-        lines.append(_row(row, widths))
+    heading, *lines = aligned(rows).split("\n")
+    shown = [heading]
+    for backend, line in zip(backends, lines, strict=True):
+        shown.append(line)
         if backend.reason:
-            lines.append(f"  {' '.join(backend.reason.split())}")
+            shown.append(f"  {' '.join(backend.reason.split())}")
     if default not in {backend.name for backend in backends}:
         usable = next((backend.name for backend in backends if backend.cls is not None), None)
-        instead = f"{usable} is used instead" if usable else "nothing can be used instead"
-        lines += ["", f"LLM_BACKEND={default} is none of these: {instead}."]
-    return "\n".join(lines)
-
-
-def _row(cells: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        instead = f"{usable} is used instead" if usable else "no other backend is available"
+        shown += ["", f"LLM_BACKEND={default} is not installed; {instead}."]
+    return "\n".join(shown)

@@ -1,37 +1,39 @@
-"""`miner fit`: whether a model fits into the memory that is free, and what takes how much of it."""
+"""`miner fit`: whether a model fits into free memory, and what takes how much of it."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from miner.cli.output.errors import note
+from miner.cli.output.tables import aligned, print_json, printable
+from miner.cli.parser import number
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
+    from miner.core.models.memory.verdict import Verdict
 
 __all__ = ["add_parser", "run"]
 
-_EXAMPLES = """\
+_EPILOG = """\
 examples:
   miner fit demo
   miner fit Llama-3.2-3B-Q4_K_M --ctx 16384 --parallel 4
   miner fit hf:unsloth/Qwen3-4B-GGUF --kv-type q8_0
 
-The numbers come from the model's header; nothing is loaded. They are those
-that llama.cpp checks against what is free before each load.
+The numbers come from the model's header; nothing is loaded. Before each load
+the same estimate is compared with the free memory.
 
-exit status: 0 it fits, 1 it does not, 2 wrong usage or no such model
+exit status: 0 it fits, 1 it does not, 2 invalid usage or no such model
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command's arguments."""
-    from miner.cli.parser import number
-
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "fit",
-        help="tell whether a model fits into memory",
-        description="Tell whether a model fits into memory, and what takes how much of it.",
-        epilog=_EXAMPLES,
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="Check whether a model fits into memory, and show what takes how much of it.",
+        epilog=_EPILOG,
         usage="miner fit [NAME] [options]",
     )
     flags = {
@@ -39,39 +41,35 @@ def add_parser(subparsers: Any) -> None:
         "llamacpp_cache_type_v": "kv_type",
     }  # fmt: skip
     parser.set_defaults(run=run, flags=flags)
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="the model; default: the one that requests without a name get"
-    )
-    parser.add_argument("--ctx", type=number, metavar="N", help="tokens of each slot; default: LLAMACPP_CTX_SIZE")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the model; default: that of requests that name none")
+    parser.add_argument("--ctx", type=number, metavar="N", help="tokens per slot; default: LLAMACPP_CTX_SIZE")
     parser.add_argument("--parallel", type=number, metavar="P", help="slots; default: LLAMACPP_PARALLEL")
     parser.add_argument("--kv-type", metavar="T", help="type of the KV cache, such as f16 or q8_0")
-    parser.add_argument("--json", action="store_true", help="print a JSON object in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table and say whether it fits."""
-    from miner.cli.model_store import verdict_on
-    from miner.cli.output.errors import note
-    from miner.cli.output.tables import aligned, printable
+    """Print the estimate; return 0 if the model fits, else 1."""
+    from miner.cli.local_store import verdict_on
     from miner.config.config import MinerConfig
     from miner.core.llms.llamacpp.models import find_model
     from miner.core.models.memory.available import available_memory
 
-    wanted = {
+    overrides = {
         "llamacpp_ctx_size": args.ctx,
         "llamacpp_parallel": args.parallel,
         "llamacpp_cache_type_k": args.kv_type,
         "llamacpp_cache_type_v": args.kv_type,
     }
-    settings = MinerConfig(**{name: value for name, value in wanted.items() if value is not None})
+    settings = MinerConfig(**{name: value for name, value in overrides.items() if value is not None})
     model = find_model(args.name, settings)
     verdict = verdict_on(model, settings, available_memory())
     if verdict.load.ctx_size < (settings.llamacpp_ctx_size or 0):
-        note(f"miner: The model was trained for {verdict.load.ctx_size} tokens: more are not used.")
+        note(f"miner: The model was trained for {verdict.load.ctx_size} tokens; a larger context is not used.")
     if verdict.placement.gpu and not _may_offload(settings):
-        note("miner: The engine that is installed computes without a GPU: LLAMACPP_SERVER names a build that uses one.")
+        note("miner: The installed engine runs on the CPU only. Set LLAMACPP_SERVER to a build with GPU support.")
     if args.json:
-        _print_json(model.alias, verdict)
+        _print_verdict(model.alias, verdict)
     else:
         kinds = dict.fromkeys((verdict.load.cache_type_k, verdict.load.cache_type_v))
         print(f"{printable(model.alias)}: {verdict.load}, KV cache in {' and '.join(kinds)}")
@@ -92,20 +90,20 @@ def _may_offload(settings: MinerConfig) -> bool:
     try:
         return find_launcher(settings.llamacpp_server).may_offload(settings.llamacpp_n_gpu_layers)
     except EngineStartError:
-        return True  # none is installed: this is about the model alone
+        return True  # no engine is installed: show what the model alone needs
 
 
-def _print_json(name: str, verdict: Any) -> None:
-    import json
+def _print_verdict(name: str, verdict: Verdict) -> None:
     from dataclasses import asdict
 
-    described = {
-        "name": name,
-        "fits": verdict.fits,
-        "largest_context": verdict.largest_context,
-        "load": asdict(verdict.load),
-        "bytes": asdict(verdict.estimate) | {"total": verdict.estimate.total, "ram": verdict.estimate.ram},
-        "placement": asdict(verdict.placement),
-        "memory": asdict(verdict.memory),
-    }
-    print(json.dumps(described, indent=2))
+    print_json(
+        {
+            "name": name,
+            "fits": verdict.fits,
+            "largest_context": verdict.largest_context,
+            "load": asdict(verdict.load),
+            "bytes": asdict(verdict.estimate) | {"total": verdict.estimate.total, "ram": verdict.estimate.ram},
+            "placement": asdict(verdict.placement),
+            "memory": asdict(verdict.memory),
+        }
+    )

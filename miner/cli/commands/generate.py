@@ -1,15 +1,19 @@
-"""`miner generate`: a model's answer to a prompt, on standard output as it comes."""
+"""`miner generate`: stream a model's response to a prompt to standard output."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import stat
+import sys
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from miner.cli.backend_choice import chosen_backend
+from miner.cli.output.errors import note
 from miner.cli.parser import EXIT_STATUS, number
-from miner.cli.prompt import read_prompt
-from miner.errors import InvalidRequestError
+from miner.errors import BackendError, InvalidRequestError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.cli.output.terminal import Output, Status
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_EXAMPLES = f"""\
+_EPILOG = f"""\
 examples:
   miner generate "Why is the sky blue?"
   miner generate --max-tokens 100 --temperature 0 --seed 7 "Name a colour."
@@ -30,16 +34,15 @@ examples:
   miner generate - < prompt.txt
   miner generate --json "Hello" | python -m json.tool
 
-Text that is piped in stands before the prompt (in a loop that reads lines, give
-it </dev/null). The answer alone goes to standard output. Notices, such as that
-it was cut at --max-tokens, go to standard error; so does what the engine is
-doing before its first word, if standard error is a terminal. Ctrl-C stops the
-engine at once.
+Piped standard input is placed before the prompt (in a `while read` loop, add
+</dev/null). Only the generated text goes to standard output; notices, such as
+that it was cut at --max-tokens, go to standard error, and so does a status line
+until the first token if standard error is a terminal. Ctrl-C stops the engine.
 
-With --json standard output holds one object: content, reasoning, finish_reason,
-stop_sequence, usage (null where the engine sends none), timings (seconds),
-model, backend, context_exhausted; after a failure error (type, code, message,
-hint, exit_code) and content, what had arrived.
+--json prints one object: content, reasoning, finish_reason, stop_sequence,
+usage (null if the engine sends none), timings (seconds), model, backend,
+context_exhausted. After an error it has error (type, code, message, hint,
+exit_code) and content, the text received before.
 
 {EXIT_STATUS}"""
 _CONTEXT_HINTS = {
@@ -47,39 +50,34 @@ _CONTEXT_HINTS = {
     "ollama": "Shorten the prompt, or raise OLLAMA_NUM_CTX.",
     "vllm": "Shorten the prompt, or raise the server's --max-model-len.",
 }
+_PARAMETERS = ("model", "max_tokens", "temperature", "top_p", "seed", "stop")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "generate",
-        help="print a model's answer to a prompt as it comes",
-        description="Print a model's answer to a prompt as it comes.",
-        epilog=_EXAMPLES,
-        usage="miner generate [options] PROMPT",
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="Stream a model's response to a prompt.", epilog=_EPILOG, usage="miner generate [options] PROMPT"
     )
-    names = ("max_tokens", "temperature", "top_p", "seed", "stop", "model")
-    parser.set_defaults(run=run, flags={name: name for name in names})
-    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads all of it from standard input")
-    add = parser.add_argument
-    add("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
-    add("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
-    add("--max-tokens", metavar="N", type=number, help="tokens to generate at most (DEFAULT_MAX_TOKENS, 512)")
-    add("--temperature", metavar="T", type=number, help="0 to 2; 0: always the likeliest (DEFAULT_TEMPERATURE, 0.7)")
-    add("--top-p", metavar="P", type=number, help="0 to 1; 0 takes the likeliest token (DEFAULT_TOP_P, 0.95)")
-    add("--seed", metavar="N", type=number, help="the same number gives the same answer")
-    add("--stop", metavar="TEXT", action="append", help="end before this text; may be given several times")
-    add("--system", metavar="TEXT", help="a system message before the prompt")
-    add("--json", action="store_true", help="print one JSON object in place of the text")
-    add("--no-stream", action="store_true", help="ask for the whole answer and print it when it is there")
+    parser.set_defaults(run=run, flags={name: name for name in _PARAMETERS})
+    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; -: read it from standard input")
+    option = parser.add_argument
+    option("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
+    option("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
+    option("--max-tokens", metavar="N", type=number, help="maximum tokens to generate (DEFAULT_MAX_TOKENS, 512)")
+    option("--temperature", metavar="T", type=number, help="0 to 2; 0: greedy (DEFAULT_TEMPERATURE, 0.7)")
+    option("--top-p", metavar="P", type=number, help="0 to 1; 0: greedy (DEFAULT_TOP_P, 0.95)")
+    option("--seed", metavar="N", type=number, help="seed for reproducible sampling")
+    option("--stop", metavar="TEXT", action="append", help="stop sequence; can be repeated")
+    option("--system", metavar="TEXT", help="system message before the prompt")
+    option("--json", action="store_true", help="print one JSON object instead of text")
+    option("--no-stream", action="store_true", help="print the text when it is complete")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate, and return the exit status."""
-    prompt = read_prompt(args.prompt)
+    """Generate; return the exit status."""
+    prompt = _read_prompt(args.prompt)
     for name, texts in {"prompt": [prompt], "system": [args.system], "stop": args.stop, "model": [args.model]}.items():
         _check_utf8(name, texts or [])
-    from miner.cli.output.errors import note
     from miner.cli.signals import run_until_stopped
     from miner.config.config import MinerConfig
     from miner.config.sources import unknown_variables
@@ -92,13 +90,51 @@ def run(args: argparse.Namespace) -> int:
     return run_until_stopped(lambda signals: _generate(args, prompt, config, signals))
 
 
+def _read_prompt(argument: str) -> str:
+    """The prompt: the argument after the text piped to standard input; with `-` standard input alone.
+
+    Raises:
+        InvalidRequestError: it is empty, or not text.
+    """
+    if argument == "-":
+        if sys.stdin is None:
+            raise InvalidRequestError("The prompt is -, but standard input is closed.", param="prompt")
+        text = _read_stdin()
+        if not text.strip():
+            raise InvalidRequestError("Standard input has no prompt.", param="prompt")
+        return text
+    if not argument.strip():
+        raise InvalidRequestError("The prompt must not be empty.", param="prompt")
+    text = _read_stdin() if _stdin_is_piped() else ""
+    return f"{text}\n\n{argument}" if text.strip() else argument
+
+
+def _stdin_is_piped() -> bool:
+    """Whether standard input is a pipe, a file or a socket, as opposed to a terminal or /dev/null."""
+    if sys.stdin is None:
+        return False
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # ValueError: it has no descriptor
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def _read_stdin() -> str:
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"Standard input is not UTF-8 text: {error}.", param="prompt") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
 def _check_utf8(name: str, texts: list[str | None]) -> None:
-    """Refuse bytes of the command line that are no text: Python hides them in it, and no engine can take them."""
+    """Refuse arguments that are not UTF-8: Python decodes them to surrogates, which no engine accepts."""
     for text in texts:
         try:
             (text or "").encode()
         except UnicodeEncodeError:
-            raise InvalidRequestError(f"The {name} is no UTF-8 text.", param=name) from None
+            raise InvalidRequestError(f"The {name} is not UTF-8 text.", param=name) from None
 
 
 async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, signals: StopSignals) -> int:
@@ -112,43 +148,31 @@ async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, 
     try:
         async with chosen_backend(args.backend, config) as service:
             status.show(f"waiting for {service.name}")
-            response = await _answer(service, prompt, args, output, status)
+            response = await _respond(service, prompt, args, output, status)
             status.erase()
             if args.json:
                 output.write(_as_json(response))
             output.end_line()
-            _tell_how_it_ended(response, args.max_tokens or config.default_max_tokens)
+            _note_finish(response, args.max_tokens or config.default_max_tokens)
     finally:
         status.erase()
         output.end_line()
     return 0
 
 
-async def _answer(
+async def _respond(
     service: LLMService, prompt: str, args: argparse.Namespace, output: Output, status: Status
 ) -> LLMResponse:
-    """The reply, printed as it comes unless the arguments say otherwise."""
-    from miner.cli.output.terminal import describe_progress
-    from miner.core.llms.contract.join import join
-    from miner.core.wire import LLMChunk
-    from miner.errors import BackendError, UnsupportedFeatureError
-
-    asked: dict[str, Any] = {
-        "model": args.model,
-        "max_tokens": args.max_tokens,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "seed": args.seed,
-        "stop": args.stop,
-    }
+    """Return the response, whose text is printed as it arrives unless the arguments say otherwise."""
+    parameters: dict[str, Any] = {name: getattr(args, name) for name in _PARAMETERS}
     messages = [{"role": "user", "content": prompt}]
     if args.system is not None:
         messages.insert(0, {"role": "system", "content": args.system})
     if args.no_stream:
         try:
-            response = await service.chat_completion(messages, **asked)
+            response = await service.chat_completion(messages, **parameters)
         except UnsupportedFeatureError as error:
-            # A model without a chat template takes the prompt as it is, but no messages.
+            # A model without a chat template takes a prompt, but no messages: stream it below.
             if error.param != "messages" or args.system is not None:
                 raise
         except BackendError as error:
@@ -159,14 +183,24 @@ async def _answer(
             if not args.json:
                 output.write(response.content)
             return response
-    given: dict[str, Any] = {"prompt": prompt} if args.system is None else {"messages": messages}
+    parameters |= {"prompt": prompt} if args.system is None else {"messages": messages}
+    return await _stream(service, parameters, args, output, status)
+
+
+async def _stream(
+    service: LLMService, parameters: dict[str, Any], args: argparse.Namespace, output: Output, status: Status
+) -> LLMResponse:
+    from miner.cli.output.terminal import describe_progress
+    from miner.core.llms.contract.join import join
+    from miner.core.wire import LLMChunk
+
     if "progress" in service.capabilities:
-        given["progress"] = True
-    stream = service.stream(**given, **asked)
-    arrived: list[list[LLMChunk]] = []
+        parameters["progress"] = True
+    stream = service.stream(**parameters)
+    received: list[list[LLMChunk]] = []
     async with aclosing(stream.batches()) as batches:
         async for batch in batches:
-            arrived.append(batch)
+            received.append(batch)
             text = "".join(chunk.content for chunk in batch if chunk.content)
             if text and not args.json and not args.no_stream:
                 status.erase()
@@ -174,8 +208,8 @@ async def _answer(
             elif batch[-1].progress is not None:
                 status.show(describe_progress(batch[-1].progress))
             elif batch[-1].reasoning:
-                status.show("thinking")
-    response = join(arrived, stream.response)
+                status.show("reasoning")
+    response = join(received, stream.response)
     if args.no_stream and not args.json:
         output.write(response.content)
     return response
@@ -201,20 +235,18 @@ def _as_json(response: LLMResponse) -> str:
     )
 
 
-def _tell_how_it_ended(response: LLMResponse, max_tokens: int) -> None:
-    """A notice where the answer is not all that the model had to say."""
-    from miner.cli.output.errors import note
-
+def _note_finish(response: LLMResponse, max_tokens: int) -> None:
+    """Print a notice if the response is incomplete or empty."""
     if response.context_exhausted:
         hint = _CONTEXT_HINTS.get(response.backend or "", "Shorten the prompt.")
-        note(f"miner: The context is full: the answer was cut before max_tokens={max_tokens}.\n  {hint}")
+        note(f"miner: The context is full: the response was cut before max_tokens={max_tokens}.\n  {hint}")
     elif response.finish_reason == "length":
-        note(f"miner: The answer was cut at max_tokens={max_tokens}.\n  Raise it with --max-tokens.")
+        note(f"miner: The response was cut at max_tokens={max_tokens}.\n  Raise it with --max-tokens.")
     elif response.finish_reason == "repetition":
-        note("miner: The engine ended the answer: the model wrote the same token over and over.")
+        note("miner: The engine stopped the response: the model repeated the same token.")
     elif response.finish_reason == "unknown":
-        note("miner: The engine ended the answer for a reason that is not known here; the log has its word.")
+        note("miner: The engine stopped the response for an unknown reason.")
     elif response.finish_reason == "content_filter":
-        note("miner: The engine's content filter ended the answer.")
+        note("miner: The engine's content filter stopped the response.")
     elif not response.content:
-        note("miner: The model answered with nothing.")
+        note("miner: The response is empty.")

@@ -1,16 +1,23 @@
-"""`miner models`: the models that are here; get one, look at one, delete one, give one that failed another chance."""
+"""`miner models`: list, show, pull and remove models; reset a failed one of a gateway."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from miner.cli.output.errors import note
+from miner.cli.output.progress import PullBar
+from miner.cli.output.tables import aligned, print_json, printable
+from miner.cli.parser import UsageError
+
 if TYPE_CHECKING:
-    from miner.cli.model_store import Row, Store
+    from miner.cli.model_store import ModelStore, Row
+    from miner.config.config import MinerConfig
 
 __all__ = ["add_parser", "run"]
 
-_EXAMPLES = """\
+_EPILOG = """\
 examples:
   miner models list
   miner models pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF
@@ -20,34 +27,30 @@ examples:
   miner models path demo
   miner models reset demo --url http://127.0.0.1:8088 --key - < key.txt
 
-A model is named by a path, by its whole name in MODELS_DIR, or what stands
-behind its last / (capitals do not matter), by hf:owner/repo[:quantisation or
-file], or demo. A pull that was broken off goes on where it stopped. HF_TOKEN,
-HF_ENDPOINT and proxies are honoured.
-With LLM_BACKEND=ollama all this goes to the Ollama server.
+NAME is a path, a model's full name in MODELS_DIR or its last part (in any
+case), hf:owner/repo[:quantization or file], or demo. An interrupted pull
+resumes. HF_TOKEN, HF_ENDPOINT and proxy variables are used.
+With LLM_BACKEND=ollama the models are those of the Ollama server.
 """
-_NAMED = (
+_ACTIONS_WITH_NAME = (
     ("show", "show what a model's header says, and whether it fits into memory"),
     ("pull", "download a model into the models directory"),
-    ("rm", "delete a model from the models directory; the whole name is needed"),
-    ("path", "print where a model's file is"),
+    ("rm", "delete a model from the models directory; needs its full name"),
+    ("path", "print the path of a model's file"),
 )
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "models",
-        help="list, show, get and delete models",
-        description="List, show, get and delete models.",
-        epilog=_EXAMPLES,
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="List, show, pull and remove models.",
+        epilog=_EPILOG,
         usage="miner models ACTION [NAME] [options]",
     )
     parser.set_defaults(run=run, action=None, name=None)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="miner models")
-    listed = actions.add_parser("list", help="list the models that are here", description="List the models.")
-    commands = [listed]
-    for action, line in _NAMED:
+    commands = [actions.add_parser("list", help="list the available models", description="List the available models.")]
+    for action, line in _ACTIONS_WITH_NAME:
         command = actions.add_parser(action, help=line, description=f"{line[0].upper()}{line[1:]}.")
         command.add_argument("name", metavar="NAME", help="the model")
         commands.append(command)
@@ -55,108 +58,104 @@ def add_parser(subparsers: Any) -> None:
         command.add_argument("--backend", metavar="NAME", help="llamacpp or ollama; default: LLM_BACKEND")
     reset = actions.add_parser(
         "reset",
-        help="have a gateway start the engine of a model again that failed",
-        description="Have a gateway that runs forget that the engine of a model failed, so that\n"
-        "the next request starts it again.",
+        help="let a running gateway start a model's failed engine again",
+        description="Let a running gateway start the failed engine of a model again at the next\nrequest.",
     )
     reset.add_argument("name", metavar="NAME", help="the model")
     reset.add_argument(
         "--url", metavar="URL", help="the gateway; default: that of MINER_SERVE_HOST and MINER_SERVE_PORT"
     )
-    reset.add_argument("--key", metavar="KEY", help="a key with the admin right; -: read it from standard input")
+    reset.add_argument("--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input")
     for command in (*commands, reset):
-        command.add_argument("--json", action="store_true", help="print JSON in place of text")
+        command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the action says."""
-    from miner.cli.parser import UsageError
-
+    """Run the action; return the exit status."""
     if args.action is None:
-        raise UsageError("No action was given.", hint="Actions are: list, show, pull, rm, path, reset.")
+        raise UsageError("No action given.", operator_hint="Actions: list, show, pull, rm, path, reset.")
     if args.action == "reset":
-        return _reset(args)
-    from miner.cli.model_store import store_of
-    from miner.config.config import MinerConfig
+        _reset(args)
+    else:
+        from miner.config.config import MinerConfig
 
-    store = store_of(MinerConfig(llm_backend=args.backend) if args.backend else MinerConfig())
-    return _ACTIONS[args.action](store, args)
+        store = _store_of(MinerConfig(llm_backend=args.backend) if args.backend else MinerConfig())
+        _ACTIONS[args.action](store, args)
+    return 0
 
 
-def _reset(args: argparse.Namespace) -> int:
+def _store_of(settings: MinerConfig) -> ModelStore:
+    if settings.llm_backend == "ollama":
+        from miner.cli.ollama_store import OllamaStore
+
+        return OllamaStore(settings)
+    if settings.llm_backend == "llamacpp":
+        from miner.cli.local_store import LocalStore
+
+        return LocalStore(settings)
+    raise UsageError(
+        f"`miner models` does not support the backend {settings.llm_backend!r}, which manages its models itself.",
+        operator_hint="Use --backend llamacpp or --backend ollama.",
+    )
+
+
+def _reset(args: argparse.Namespace) -> None:
     from miner.cli.gateway_client import reset_model
 
     name = reset_model(args.name, url=args.url, key=args.key)
-    if args.json:
-        _print_json({"reset": name})
-    else:
-        print(f"reset {name}: the next request starts its engine again")
-    return 0
+    _print(args, "reset", name, f"reset {name}: the next request starts its engine again")
 
 
-def _list(store: Store, args: argparse.Namespace) -> int:
-    from miner.cli.output.errors import note
-
+def _list(store: ModelStore, args: argparse.Namespace) -> None:
     rows = store.rows()
-    for line in store.left_out:
-        note(f"miner: Left out: {line}")
+    for line in store.skipped:
+        note(f"miner: Skipped: {line}")
     if args.json:
-        _print_json({"models": [row.as_dict() for row in rows]})
+        from dataclasses import asdict
+
+        print_json({"models": [asdict(row) for row in rows]})
     elif rows:
         print(_table(rows))
     else:
-        note("There are no models here. Get one with `miner models pull NAME`.")
-    return 0
+        note("There are no models. Get one with `miner models pull NAME`.")
 
 
-def _show(store: Store, args: argparse.Namespace) -> int:
-    from miner.cli.output.tables import aligned, printable
-
+def _show(store: ModelStore, args: argparse.Namespace) -> None:
     details = store.details(args.name)
     if args.json:
-        _print_json({key.replace(" ", "_").lower(): value for key, value in details.items()})
-        return 0
-    print(
-        aligned([(key, printable(_text(key, value), limit=500)) for key, value in details.items() if value is not None])
-    )
-    return 0
+        print_json({key.replace(" ", "_").lower(): value for key, value in details.items()})
+    else:
+        known = [(key, _text(key, value)) for key, value in details.items() if value is not None]
+        print(aligned([(key, printable(text, limit=500)) for key, text in known]))
 
 
-def _pull(store: Store, args: argparse.Namespace) -> int:
-    from miner.cli.output.progress import PullBar
-
+def _pull(store: ModelStore, args: argparse.Namespace) -> None:
     with PullBar() as bar:
         name = store.pull(args.name, bar)
-    if args.json:
-        _print_json({"name": name})
-    else:
-        print(name)
-    return 0
+    _print(args, "name", name, name)
 
 
-def _remove(store: Store, args: argparse.Namespace) -> int:
+def _remove(store: ModelStore, args: argparse.Namespace) -> None:
     name = store.remove(args.name)
-    if args.json:
-        _print_json({"removed": name})
-    else:
-        print(f"removed {name}")
-    return 0
+    _print(args, "removed", name, f"removed {name}")
 
 
-def _path(store: Store, args: argparse.Namespace) -> int:
+def _path(store: ModelStore, args: argparse.Namespace) -> None:
     path = store.path(args.name)
+    _print(args, "path", path, path)
+
+
+def _print(args: argparse.Namespace, key: str, value: str, text: str) -> None:
     if args.json:
-        _print_json({"path": path})
+        print_json({key: value})
     else:
-        print(path)
-    return 0
+        print(text)
 
 
 _ACTIONS = {"list": _list, "show": _show, "pull": _pull, "rm": _remove, "path": _path}
 
 
 def _table(rows: list[Row]) -> str:
-    from miner.cli.output.tables import aligned, printable
     from miner.core.models.memory.verdict import readable
 
     lines = [("NAME", "SIZE", "QUANT", "PARAMS", "CONTEXT", "FITS NOW", "SOURCE")]
@@ -172,11 +171,13 @@ def _table(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    table = aligned(lines, right=frozenset({1, 3, 4})).split("\n")
-    for number in range(len(rows), 0, -1):
-        if rows[number - 1].problem:
-            table.insert(number + 1, f"  {printable(rows[number - 1].problem or '')}")
-    return "\n".join(table)
+    heading, *table = aligned(lines, right=frozenset({1, 3, 4})).split("\n")
+    shown = [heading]
+    for row, line in zip(rows, table, strict=True):
+        shown.append(line)
+        if row.problem:
+            shown.append(f"  {printable(row.problem)}")
+    return "\n".join(shown)
 
 
 def _text(key: str, value: Any) -> str:
@@ -190,16 +191,10 @@ def _text(key: str, value: Any) -> str:
 
 
 def _count(number: int | None) -> str:
-    """A number of weights as people say it."""
+    """Format a parameter count, such as 1.24 B."""
     if not number:
         return "?"
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= size:
             return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number // size} {unit}"
     return str(number)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=2))

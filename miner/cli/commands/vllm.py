@@ -1,4 +1,4 @@
-"""`miner vllm`: the command that starts a vLLM server, printed or run."""
+"""`miner vllm`: print or run the command that starts a vLLM server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
 from miner.cli.parser import UsageError
@@ -19,60 +20,58 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_EXAMPLES = """\
+_EPILOG = """\
 examples:
   miner vllm --model Qwen/Qwen2.5-0.5B-Instruct
   miner vllm --model Qwen/Qwen2.5-0.5B-Instruct --port 8001 --run
   miner vllm --model my/model --run -- --enable-auto-tool-choice \\
       --tool-call-parser hermes
 
-Without --run the command is only printed, ready for a shell. What stands after
--- goes to vLLM as it is. Set VLLM_API_BASE to where the server then listens.
-If VLLM_API_KEY is set, vLLM reads it from the environment and asks for it.
+Without --run the command is only printed, quoted for a shell. Options after --
+are passed to vLLM. Set VLLM_API_BASE to the URL of the server. If VLLM_API_KEY
+is set, vLLM reads it from the environment and requires it from clients.
 """
 
 _SETTINGS = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "vllm",
-        help="print or run the command that starts a vLLM server",
-        description="Print, or run, the command that starts a vLLM server.",
-        epilog=_EXAMPLES,
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="Print or run the command that starts a vLLM server.",
+        epilog=_EPILOG,
         usage="miner vllm [options] [-- VLLM_OPTION ...]",
     )
     parser.set_defaults(run=run, flags={name: name for name in _SETTINGS})
     add = parser.add_argument
-    add("--model", metavar="NAME", help="a model of the Hugging Face hub, or its directory (DEFAULT_MODEL)")
-    add("--host", metavar="ADDRESS", help="where to listen (vLLM's own default: all addresses)")
-    add("--port", metavar="N", help="where to listen (the port of VLLM_API_BASE, 8000)")
-    add("--tensor-parallel-size", metavar="N", help="GPUs that share the model (MINER_TENSOR_PARALLEL_SIZE, 1)")
+    add("--model", metavar="NAME", help="a model of the Hugging Face hub, or a directory (DEFAULT_MODEL)")
+    add("--host", metavar="ADDRESS", help="address to listen on (vLLM's own default: all)")
+    add("--port", metavar="N", help="port to listen on (that of VLLM_API_BASE, 8000)")
+    add("--tensor-parallel-size", metavar="N", help="GPUs to split the model across (MINER_TENSOR_PARALLEL_SIZE, 1)")
     add(
         "--gpu-memory-utilization",
-        metavar="PART",
-        help="above 0, at most 1: part of the GPU's memory that vLLM may take (MINER_GPU_MEMORY_UTILIZATION, 0.9)",
+        metavar="FRACTION",
+        help="fraction of GPU memory to use, above 0, at most 1 (MINER_GPU_MEMORY_UTILIZATION, 0.9)",
     )
     add("--max-model-len", metavar="N", help="context length in tokens (MINER_MAX_MODEL_LEN, else the model's own)")
-    add("--run", action="store_true", dest="execute", help="run the command in place of this one")
-    add("extra", nargs="*", metavar="VLLM_OPTION", help="after --: any other option of vLLM's server")
+    add("--run", action="store_true", dest="execute", help="replace this process by the command")
+    add("extra", nargs="*", metavar="VLLM_OPTION", help="after --: further options of vLLM's server")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the command; with --run, become it."""
+    """Print the command; with --run, replace this process by it."""
     from miner.config.config import MinerConfig
     from miner.config.vllm_command import VLLMCommandConfig
 
     if args.extra and not args.extra[0].startswith("-"):
         raise UsageError(
-            f"{args.extra[0]!r} is no option.", hint="Name the model with --model; options of vLLM's own go after --."
+            f"Unexpected argument {args.extra[0]!r}.", hint="Set the model with --model; vLLM's options go after --."
         )
     config = MinerConfig()
-    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
-    arguments = _arguments(args, config, VLLMCommandConfig(**given))
+    overrides = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    arguments = _arguments(args, config, VLLMCommandConfig(**overrides))
     print(shlex.join(["python", *arguments]), flush=True)
-    return _become(arguments, config) if args.execute else 0
+    return _exec(arguments, config) if args.execute else 0
 
 
 def _arguments(args: argparse.Namespace, config: MinerConfig, settings: VLLMCommandConfig) -> list[str]:
@@ -80,7 +79,7 @@ def _arguments(args: argparse.Namespace, config: MinerConfig, settings: VLLMComm
 
     model = args.model or config.default_model
     if not model:
-        raise ConfigError("No model is named.", hint="Name one with --model, or set DEFAULT_MODEL.")
+        raise ConfigError("No model given.", operator_hint="Name one with --model, or set DEFAULT_MODEL.")
     port = _port(args.port) if args.port is not None else default_port(config)
     arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
     arguments += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
@@ -98,17 +97,19 @@ def _port(text: str) -> int:
     raise ConfigError(f"--port must be an integer from 1 to 65535, not {text!r}.")
 
 
-def _become(arguments: list[str], config: MinerConfig) -> int:
-    """Put vLLM in the place of this process, so that signals and the exit status are its own."""
+def _exec(arguments: list[str], config: MinerConfig) -> int:
+    """Replace this process by vLLM, so that signals and the exit status are its own."""
     from importlib.util import find_spec
 
     if find_spec("vllm") is None:
-        raise ConfigError("vLLM is not installed.", hint='Install it with: pip install "llm-service-backends[vllm]"')
+        raise ConfigError(
+            "vLLM is not installed.", operator_hint='Install it with: pip install "llm-service-backends[vllm]"'
+        )
     if (key := secret_text(config.vllm_api_key)) is not None:
-        # It may stand in .env alone, which vLLM does not read; on the command line everybody could see it.
+        # vLLM does not read .env, and the arguments of a process are visible to other users.
         os.environ["VLLM_API_KEY"] = key
-        note("miner: The server asks for VLLM_API_KEY.")
+        note("miner: The server requires VLLM_API_KEY.")
     try:
         os.execv(sys.executable, [sys.executable, *arguments])
     except OSError as error:
-        raise MinerError(f"{sys.executable} cannot be run: {error.strerror}.") from error
+        raise MinerError(f"Cannot run {sys.executable}: {error.strerror}.") from error

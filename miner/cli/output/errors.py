@@ -1,4 +1,4 @@
-"""How an error ends a command: what is printed, and the exit status."""
+"""What a command prints for an error, and its exit status."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from miner.errors import BackendError, ConfigError, MinerError, RequestError
 __all__ = ["drop_output", "exit_status", "note", "report", "report_unexpected"]
 
 _LOG_LINES = 12
+"""Of the engine's log tail."""
 
 
 def exit_status(error: MinerError) -> int:
-    """2: the caller can mend it; 3: a part of the answer was printed; 1: anything else."""
+    """2: invalid usage, setting or request; 3: part of the output was printed; 1: anything else."""
     if isinstance(error, (ConfigError, RequestError, UsageError)):
         return 2
     return 3 if _partial(error) else 1
 
 
 def report(error: MinerError, *, as_json: bool = False) -> int:
-    """Print an error as `miner: message`, the hint below it, and return the exit status.
+    """Print an error as `miner: message` with both hints below it, and return the exit status.
 
     Args:
-        as_json: print it as a JSON object on standard output, too.
+        as_json: also print it as a JSON object on standard output.
     """
     status = exit_status(error)
     if as_json:
@@ -35,13 +36,13 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
         lines.append(f"  {hint}")
     tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
     if tail:
-        lines += ["  The engine's last lines:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
+        lines += ["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
     note("\n".join(lines))
     return status
 
 
 def report_unexpected(error: Exception, *, debug: bool) -> int:
-    """Print one line about an error that nobody foresaw, or its traceback."""
+    """Print one line about an error that is not a MinerError, or its traceback; return the exit status."""
     if debug:
         import traceback
 
@@ -49,13 +50,13 @@ def report_unexpected(error: Exception, *, debug: bool) -> int:
     else:
         note(
             f"miner: Unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
-            "  This is a fault of miner. --debug shows where it happened."
+            "  This is a bug in miner. --debug prints the traceback."
         )
     return 1
 
 
 def note(text: str) -> None:
-    """Write to standard error; where nobody listens there, nobody is told."""
+    """Write to standard error; a closed or broken one is ignored."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -63,17 +64,17 @@ def note(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Send standard output to nowhere: Python flushes it once more at its end, and would complain."""
+    """Redirect standard output to /dev/null: Python flushes it once more at exit, which would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hints(error: MinerError) -> str:
-    """Both hints: who uses the command line is the operator."""
+    """Both hints: the user of the command line is the operator."""
     return " ".join(filter(None, (error.hint, error.operator_hint)))
 
 
 def _partial(error: MinerError) -> str:
-    """The text that had arrived."""
+    """The text that had arrived before the error."""
     partial = error.partial if isinstance(error, BackendError) else None
     return str(partial) if partial is not None else ""
 
@@ -91,4 +92,4 @@ def _print_json(error: MinerError, status: int) -> None:
     try:
         print(json.dumps({"error": described, "content": _partial(error) or None}), flush=True)
     except OSError:
-        drop_output()  # the line on standard error tells it
+        drop_output()  # standard error has the message

@@ -1,4 +1,4 @@
-"""How a pull is shown: a bar that is redrawn on a terminal, a line now and then elsewhere. On standard error."""
+"""The progress of a pull on standard error: a bar on a terminal, a line per 10 % elsewhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PullBar"]
 
-_STEP = 10  # per cent between two lines where there is no terminal
+_STEP = 10
+"""Percent between two lines where there is no terminal."""
 _BAR = 24
+"""Characters."""
 
 
 class PullBar:
-    """Shows each PullProgress that it is called with; used with `with`, it leaves the line empty or ended."""
+    """Shows each PullProgress that it is called with; as a context manager, it ends the line at exit."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -34,12 +36,12 @@ class PullBar:
             self._put("\n")
 
     def __call__(self, progress: PullProgress) -> None:
-        """Show it."""
+        """Show the progress."""
         share = 100 * progress.done // max(1, progress.total)
         if self._terminal:
             self._drawn = True
             columns = shutil.get_terminal_size().columns - 1
-            # The cursor goes back to the beginning, so that what the library says of its retries has a line of its own.
+            # The cursor returns to the start, so that the hub library's retry messages get a line of their own.
             self._put(f"\x1b[K{_line(progress, share, columns)}\r")
             return
         key = (progress.file, progress.stage, share // _STEP)
@@ -80,7 +82,7 @@ def _line(progress: PullProgress, share: int, columns: int, *, bar: bool = True)
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
+    """Format as m:ss or h:mm:ss."""
     whole = min(int(seconds), 359_999)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

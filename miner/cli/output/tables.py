@@ -1,14 +1,16 @@
-"""Tables of text, and text of others made fit for a terminal."""
+"""Tables, JSON, and untrusted text made safe for a terminal."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["aligned", "printable"]
+__all__ = ["aligned", "print_json", "printable"]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Lines with columns of equal width; those in `right` end at the same place instead of beginning there."""
+    """Format rows as columns of equal width, those in `right` right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -21,6 +23,11 @@ def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(
 
 
 def printable(text: str, *, limit: int = 200) -> str:
-    """What a file says of itself, without what would steer a terminal, and not without end."""
-    clean = "".join(sign if sign.isprintable() else "?" for sign in text[: limit + 1])
+    """Replace unprintable characters, such as terminal escapes, and truncate to `limit` characters."""
+    clean = "".join(char if char.isprintable() else "?" for char in text[: limit + 1])
     return clean if len(clean) <= limit else f"{clean[: limit - 3]}..."
+
+
+def print_json(value: Any) -> None:
+    """Print indented JSON to standard output."""
+    print(json.dumps(value, indent=2))

@@ -1,4 +1,4 @@
-"""Where a command's text goes: the answer to standard output, everything else to standard error."""
+"""Generated text on standard output; status line and notices on standard error."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Notices", "Output", "Status", "describe_progress"]
 
 _REDRAW_SECONDS = 0.5
 _NEVER_BLOCKS = 512
-"""Bytes that a pipe takes for sure once it can be written to (POSIX's smallest PIPE_BUF)."""
+"""Bytes that a writable pipe always takes (POSIX's smallest PIPE_BUF)."""
 
 
 class Output:
-    """Standard output, written at once and without a buffer: what was not written when a signal came stays away."""
+    """Unbuffered standard output: text not yet written when a signal arrives is dropped."""
 
     def __init__(self, signals: StopSignals) -> None:
         self._signals = signals
@@ -35,13 +35,13 @@ class Output:
         """Write text.
 
         Raises:
-            BrokenPipeError: nobody reads it any more.
-            MinerError: it cannot be written, to a full disk for example.
+            BrokenPipeError: the reader is gone.
+            MinerError: it cannot be written, for example because the disk is full.
         """
         data = text.encode(self._encoding, "replace")
         while data:
             with self._signals.blocking():
-                # For as long as the reader likes: a pager, or a terminal that was halted.
+                # Unbounded: the reader may be a pager, or a paused terminal.
                 self._writable(None)
             try:
                 written = os.write(sys.stdout.fileno(), data[:_NEVER_BLOCKS])
@@ -53,22 +53,19 @@ class Output:
             data = data[written:]
 
     def end_line(self) -> None:
-        """Make sure that what follows begins on a line of its own."""
+        """Write a newline unless the output is at the start of a line."""
         if not self._at_line_start and (self._signals.received is None or self._writable(0.0)):
             self.write("\n")
 
     @staticmethod
     def _writable(timeout: float | None) -> bool:
         if os.name == "nt":
-            return True  # there, only sockets can be asked
+            return True  # select takes only sockets there
         return bool(select.select([], [sys.stdout.fileno()], [], timeout)[1])
 
 
 class Status:
-    """One line on a terminal's standard error, redrawn in place with the seconds that have passed.
-
-    Where standard error is no terminal it does nothing.
-    """
+    """A status line on standard error, redrawn in place with the elapsed seconds; nothing where that is no terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -77,13 +74,13 @@ class Status:
         self._timer: asyncio.TimerHandle | None = None
 
     def show(self, text: str) -> None:
-        """Show this from now on."""
+        """Set the line's text."""
         if self._shown:
             self._text = text
             self._draw()
 
     def erase(self) -> None:
-        """Leave the line empty, for good."""
+        """Clear the line until the next `show`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -107,8 +104,8 @@ class Status:
 
 
 class Notices(logging.Handler):
-    """Shows the library's warnings as lines of ours. What is tried again is told only by the status line; that an
-    engine has died, by the error that the command ends with.
+    """Log handler that prints the library's warnings. Retries appear only in the status line, and an engine's exit only
+    in the error that the command ends with.
     """
 
     def __init__(self, status: Status) -> None:
@@ -126,10 +123,10 @@ class Notices(logging.Handler):
 
 
 def describe_progress(progress: Progress) -> str:
-    """What the engine is doing before its first word."""
+    """What the engine is doing before its first token."""
     if progress.stage == "queue":
         ahead = progress.total - progress.done
         return f"waiting for a free slot, {ahead} ahead" if ahead else "starting the engine"
     if progress.stage == "load":
         return f"loading the model: {100 * progress.done // max(1, progress.total)} %"
-    return f"reading the prompt: {progress.done} of {progress.total} tokens"
+    return f"processing the prompt: {progress.done} of {progress.total} tokens"

@@ -238,6 +238,18 @@ class OllamaService(LLMService):
         self._shown.clear()  # it may become another model
         return stream_pull(self._http(), model, insecure=insecure)
 
+    async def delete_model(self, model: str) -> None:
+        """Delete a model from the server's disk.
+
+        Raises:
+            ModelNotFoundError: the server has no such model.
+        """
+        self._shown.clear()
+        http = self._http()
+        reply = await http.request("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
+        if reply.status != 200:
+            raise ollama_error(reply.status, parse_error_body(reply.body), http.upstream, model)
+
     # Embeddings
 
     @override

@@ -102,7 +102,7 @@ def test_what_to_install_where_an_engine_is_missing(miner):
 def test_a_default_that_does_not_exist_is_told(miner):
     done = miner("backends", LLM_BACKEND="nope")
     assert done.returncode == 0
-    assert done.stdout.decode().endswith("\n\nLLM_BACKEND=nope is none of these: llamacpp is used instead.\n")
+    assert done.stdout.decode().endswith("\n\nLLM_BACKEND=nope is not installed; llamacpp is used instead.\n")
 
 
 def test_the_smallest_third_party_backend_answers(miner, plugins):
@@ -121,4 +121,4 @@ def test_what_the_smallest_backend_cannot_be_told_is_refused(miner, plugins):
 def test_an_explicit_third_party_backend_that_is_broken_exits_2_with_the_reason(miner, plugins):
     done = miner("generate", "--backend", "broken", "hi", PYTHONPATH=path_with(plugins))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"miner: Backend 'broken' cannot be used: RuntimeError: it is broken.\n")
+    assert done.stderr.startswith(b"miner: Backend 'broken' is unavailable: RuntimeError: it is broken.\n")

@@ -17,7 +17,7 @@ def miner(tmp_path, monkeypatch, capsys):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(main.COMMANDS, "fit", ("miner.cli.commands.fit", "tell whether a model fits into memory"))
+    monkeypatch.setitem(main.COMMANDS, "fit", ("miner.cli.commands.fit", "check whether a model fits into memory"))
 
     def run(*arguments):
         status = main.run(["fit", *arguments])
@@ -87,7 +87,7 @@ def test_cards_are_shown(miner, tmp_path, monkeypatch):
     rows = {line.rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1].strip() for line in out.splitlines()[1:-2]}
     assert rows["on GPU 0"].startswith("640 GiB")
     assert rows["free on GPU 1 (CUDA)"] == "1.95 GiB"
-    assert "without a GPU" in err
+    assert "runs on the CPU only" in err
     monkeypatch.setenv("LLAMACPP_N_GPU_LAYERS", "0")
     assert miner("./huge.gguf")[0] == 1
     monkeypatch.delenv("LLAMACPP_N_GPU_LAYERS")

@@ -129,7 +129,7 @@ def test_an_answer_that_was_cut_is_told_on_standard_error(miner):
     with in_thread(StubServer(["smollm2"], reply=[cut, {"choices": [], "usage": usage}])) as server:
         done = miner("generate", "--max-tokens", "4", "hi", **settings("vllm", server))
     assert (done.returncode, done.stdout) == (0, b"Hel\n")
-    assert done.stderr == b"miner: The answer was cut at max_tokens=4.\n  Raise it with --max-tokens.\n"
+    assert done.stderr == b"miner: The response was cut at max_tokens=4.\n  Raise it with --max-tokens.\n"
 
 
 def test_a_full_context_is_told_on_standard_error(miner):
@@ -138,16 +138,16 @@ def test_a_full_context_is_told_on_standard_error(miner):
     with in_thread(StubServer(["smollm2"], reply=[cut, {"choices": [], "usage": usage}])) as server:
         done = miner("generate", "--max-tokens", "100", "hi", **settings("vllm", server))
     assert done.returncode == 0
-    assert done.stderr.startswith(b"miner: The context is full: the answer was cut before max_tokens=100.\n")
+    assert done.stderr.startswith(b"miner: The context is full: the response was cut before max_tokens=100.\n")
     assert b"--max-model-len" in done.stderr
 
 
 # What goes wrong
 
 CALLERS_MISTAKES = [
-    ([""], "prompt must be a text that is not empty, not ''."),
-    (["  \n"], "prompt must be a text that is not empty"),
-    (["--system", "x", ""], "prompt must be a text that is not empty"),
+    ([""], "The prompt must not be empty."),
+    (["  \n"], "The prompt must not be empty."),
+    (["--system", "x", ""], "The prompt must not be empty."),
     (["--temperature", "-1", "hi"], "--temperature must be a number from 0 to 2, not -1."),
     (["--temperature", "9", "hi"], "--temperature must be a number from 0 to 2, not 9."),
     (["--temperature", "hot", "hi"], "--temperature must be a number from 0 to 2, not 'hot'."),
@@ -188,10 +188,10 @@ def test_text_that_is_piped_in_stands_before_the_prompt(miner, piped, prompt):
 def test_piped_bytes_that_are_no_text_exit_2(miner):
     done = miner("generate", "What?", stdin=b"\xff")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"miner: Standard input is no UTF-8 text")
+    assert done.stderr.startswith(b"miner: Standard input is not UTF-8 text")
 
 
-@pytest.mark.parametrize(("stdin", "said"), [(b" \n", b"held no prompt"), (b"\xff\xfe!", b"is no UTF-8 text")])
+@pytest.mark.parametrize(("stdin", "said"), [(b" \n", b"has no prompt"), (b"\xff\xfe!", b"is not UTF-8 text")])
 def test_standard_input_without_a_prompt_exits_2(miner, stdin, said):
     done = miner("generate", "-", stdin=stdin)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -202,7 +202,7 @@ def test_standard_input_without_a_prompt_exits_2(miner, stdin, said):
 def test_an_argument_that_is_no_utf8_exits_2(miner):
     done = miner("generate", os.fsdecode(b"\xff"))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == b"miner: The prompt is no UTF-8 text.\n"
+    assert done.stderr == b"miner: The prompt is not UTF-8 text.\n"
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_an_explicit_backend_that_cannot_be_used_exits_2_with_the_reason(miner):
     done = miner("generate", "--backend", "llamacpp", "hi", LLAMACPP_SERVER="/no/such/llama-server")
     assert (done.returncode, done.stdout) == (2, b"")
     said = done.stderr.decode()
-    assert said.startswith("miner: Backend 'llamacpp' cannot be used: ")
+    assert said.startswith("miner: Backend 'llamacpp' is unavailable: ")
     assert "/no/such/llama-server" in said
 
 

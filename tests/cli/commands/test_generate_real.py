@@ -39,7 +39,7 @@ def test_the_first_command_of_the_readme(miner):
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 10
     assert done.stdout.endswith(b"\n")
-    assert done.stderr in (b"", b"miner: The answer was cut at max_tokens=24.\n  Raise it with --max-tokens.\n")
+    assert done.stderr in (b"", b"miner: The response was cut at max_tokens=24.\n  Raise it with --max-tokens.\n")
 
 
 def test_a_fact_at_temperature_0_and_valid_json(miner):
@@ -154,12 +154,12 @@ def test_an_engine_that_dies_at_its_start_is_told_once(miner):
 
 def test_a_cut_answer_and_a_full_context_are_told_apart(miner):
     cut = miner("generate", "--max-tokens", "5", "--temperature", "0", STORY, **SMALL)
-    assert (cut.returncode, cut.stderr.splitlines()[0]) == (0, b"miner: The answer was cut at max_tokens=5.")
+    assert (cut.returncode, cut.stderr.splitlines()[0]) == (0, b"miner: The response was cut at max_tokens=5.")
     long = (STORY + " ") * 11  # most of 256 tokens
     full = miner("generate", "--max-tokens", "2000", "--temperature", "0", long, LLAMACPP_CTX_SIZE="256", **SMALL)
     assert full.returncode == 0
     first, hint = full.stderr.decode().splitlines()
-    assert first == "miner: The context is full: the answer was cut before max_tokens=2000."
+    assert first == "miner: The context is full: the response was cut before max_tokens=2000."
     assert "LLAMACPP_CTX_SIZE" in hint
 
 
@@ -221,7 +221,7 @@ def test_on_a_terminal_the_load_is_told_and_erased(miner):
     assert answer.strip()
     assert "waiting for llamacpp" in shown
     lines = [line.rpartition("\r\x1b[K")[2].strip() for line in shown.split("\n")]
-    assert lines == ["miner: The answer was cut at max_tokens=4.", "Raise it with --max-tokens.", ""]
+    assert lines == ["miner: The response was cut at max_tokens=4.", "Raise it with --max-tokens.", ""]
 
 
 def test_the_directory_is_left_as_it_was(miner, tmp_path: Path):

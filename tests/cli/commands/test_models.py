@@ -44,7 +44,7 @@ def add(directory):
 @pytest.fixture
 def miner(directory, monkeypatch, capsys):
     """Run the command; gives exit status, standard output and standard error."""
-    monkeypatch.setitem(main.COMMANDS, "models", ("miner.cli.commands.models", "list, show, get and delete models"))
+    monkeypatch.setitem(main.COMMANDS, "models", ("miner.cli.commands.models", "list, show, pull and remove models"))
 
     def run(*arguments):
         status = main.run(["models", *arguments])
@@ -92,7 +92,7 @@ def test_list_says_which_links_are_left_out(miner, add, directory, tmp_path):
     (directory / "gone.gguf").symlink_to(tmp_path / "nowhere.gguf")
     status, out, err = miner("list", "--json")
     assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "demo"])
-    assert err == f"miner: Left out: {directory}/gone.gguf is a link that leads nowhere.\n"
+    assert err == f"miner: Skipped: {directory}/gone.gguf is a link that leads nowhere.\n"
 
 
 def test_list_says_what_is_no_file(miner, add, directory):
@@ -104,9 +104,9 @@ def test_list_says_what_is_no_file(miner, add, directory):
     status, out, err = miner("list", "--json")
     assert (status, [row["name"] for row in json.loads(out)["models"]]) == (0, ["m", "owner/repo.gguf/inside", "demo"])
     assert err.splitlines() == [
-        f"miner: Left out: {directory}/dir.gguf is a directory, not a GGUF file.",
-        f"miner: Left out: {directory}/link.gguf is a FIFO (named pipe), not a GGUF file.",
-        f"miner: Left out: {directory}/pipe.gguf is a FIFO (named pipe), not a GGUF file.",
+        f"miner: Skipped: {directory}/dir.gguf is a directory, not a GGUF file.",
+        f"miner: Skipped: {directory}/link.gguf is a FIFO (named pipe), not a GGUF file.",
+        f"miner: Skipped: {directory}/pipe.gguf is a FIFO (named pipe), not a GGUF file.",
     ]
 
 
@@ -114,7 +114,7 @@ def test_the_help_does_not_promise_the_beginnings_of_names(miner):
     status, out, _ = miner("--help")
     assert status == 0
     assert "beginning will do" not in out
-    assert "whole name" in out
+    assert "full name" in out
 
 
 def test_list_as_json(miner, add):
@@ -199,7 +199,7 @@ def test_pull_and_remove(miner, hub, directory):
     assert miner("rm", "owner/model")[0] == 2
     status, out, err = miner("rm", "owner/model-GGUF")
     assert status == 2
-    assert "names a repository" in err
+    assert "is a repository" in err
     assert "miner models rm owner/model-GGUF/m-Q4_K_M" in err
     assert miner("rm", "owner/model-GGUF/m-Q4_K_M") == (0, "removed owner/model-GGUF/m-Q4_K_M\n", "")
     assert not (directory / "owner").exists()
@@ -281,7 +281,7 @@ def test_usage(miner):
     assert miner("show")[0] == 2
     status, _, err = miner("list", "--backend", "vllm")
     assert status == 2
-    assert "nothing to do with the backend 'vllm'" in err
+    assert "does not support the backend 'vllm'" in err
     assert miner("--help")[0] == 0
 
 

@@ -108,7 +108,7 @@ def test_what_the_gateway_refuses(miner):
     with in_thread(Gate(Parrot(config()))) as served:
         engineless = miner("m", "--url", served.url)
     assert missing[0] == 2
-    assert re.search(r"gateway at http://127.0.0.1:\d+ says: There is no model 'none'. There is: demo.", missing[2])
+    assert re.search(r"gateway at http://127.0.0.1:\d+: There is no model 'none'. There is: demo.", missing[2])
     assert down[0] == 1
     assert "The engines are gone." in down[2]
     assert engineless[0] == 2
@@ -130,4 +130,4 @@ def test_nobody_there_or_somebody_else(miner):
         assert "has no admin routes" in err
     status, _, err = miner("m", "--url", "localhost:8088")
     assert status == 2
-    assert "begins with http://" in err
+    assert "must start with http://" in err

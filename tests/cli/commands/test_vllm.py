@@ -55,15 +55,15 @@ def test_it_is_quoted_for_a_shell_and_other_options_go_on(miner):
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
-        ([], {}, "No model is named.\n  Name one with --model, or set DEFAULT_MODEL.\n"),
+        ([], {}, "No model given.\n  Name one with --model, or set DEFAULT_MODEL.\n"),
         (["--model", "m", "--port", "9x"], {}, "--port must be an integer from 1 to 65535, not '9x'.\n"),
         (["--model", "m", "--port", "0"], {}, "--port must be an integer from 1 to 65535, not '0'.\n"),
         (["--model", "m"], {"MINER_TENSOR_PARALLEL_SIZE": "0"}, "MINER_TENSOR_PARALLEL_SIZE='0': "),
         (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "1.5"}, "MINER_GPU_MEMORY_UTILIZATION='1.5': "),
         (["--model", "m"], {"MINER_GPU_MEMORY_UTILIZATION": "nan"}, "MINER_GPU_MEMORY_UTILIZATION='nan': "),
         (["--model", "m", "--max-model-len", "long"], {}, "--max-model-len 'long': "),
-        (["--model", "m", "oops"], {}, "'oops' is no option.\n  Name the model with --model"),
-        (["--model", "m", "--enforce-eager"], {}, "There is no option --enforce-eager.\n"),
+        (["--model", "m", "oops"], {}, "Unexpected argument 'oops'.\n  Set the model with --model"),
+        (["--model", "m", "--enforce-eager"], {}, "Unknown option --enforce-eager.\n"),
         (["--model", "m"], {"VLLM_API_BASE": "localhost:8000"}, "VLLM_API_BASE='localhost:8000': "),
         (["--model", "m"], {"VLLM_API_BASE": "http://localhost:99999/v1"}, "VLLM_API_BASE"),
     ],
@@ -105,4 +105,4 @@ def test_run_becomes_the_server_with_the_key_in_its_environment_alone(miner, fak
     assert "sesame" not in command
     arguments = shlex.split(command)[3:]
     assert started == f"{process.pid} {arguments} sesame-open-1234"
-    assert err == "miner: The server asks for VLLM_API_KEY.\n"
+    assert err == "miner: The server requires VLLM_API_KEY.\n"

@@ -13,7 +13,7 @@ from miner.core.wire import Progress
         (Progress(0, 0, "queue"), "starting the engine"),
         (Progress(50, 200, "load"), "loading the model: 25 %"),
         (Progress(0, 0, "load"), "loading the model: 0 %"),
-        (Progress(512, 1531), "reading the prompt: 512 of 1531 tokens"),
+        (Progress(512, 1531), "processing the prompt: 512 of 1531 tokens"),
     ],
 )
 def test_progress_in_words(progress, said):

