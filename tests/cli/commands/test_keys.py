@@ -12,29 +12,20 @@ import sys
 import aiohttp
 import pytest
 
-from tests.cli.conftest import environment
-from tests.cli.forked import ForkedMiner
+from tests.cli.conftest import LONG
 from tests.gateway.middleware.test_auth import until
 from tests.gateway.serving import Parrot, config, serving
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.process
 
-LONG = 120.0
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory):
-    process = ForkedMiner(environment(tmp_path_factory.mktemp("forked")))
-    yield process
-    process.end()
-
 
 @pytest.fixture
-def keys(tmp_path, forked):
+def keys(miner, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
     def run(*arguments, **settings):
-        env = environment(tmp_path, XDG_CONFIG_HOME=os.environ["XDG_CONFIG_HOME"], **settings)
-        done = forked.run(["keys", *arguments], None, tmp_path, env, LONG)
+        done = miner("keys", *arguments, XDG_CONFIG_HOME=str(tmp_path / "config"), **settings)
         done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
         return done
 
@@ -68,13 +59,13 @@ def test_new_list_revoke(keys, tmp_path):
     ("arguments", "complaint"),
     [
         (("new", "MINER_API_KEYS-1"), "cannot name a key"),
-        ([], "No action was given"),
+        ([], "No action given"),
         (["new"], "NAME"),
         (["new", "a b"], "'a b' cannot name a key"),
         (["new", "a", "--requests", "0"], "--requests 0"),
         (["new", "a", "--tokens", "many"], "--tokens many"),
         (["list", "a"], "'a'"),
-        (["revoke", "a"], "There is no key 'a'"),
+        (["revoke", "a"], "No key named 'a'"),
         (["revoke", "a", "--admin"], "--admin"),
         (["make"], "make"),
     ],
@@ -90,7 +81,7 @@ def test_a_name_is_given_once(keys):
     assert keys("new", "a").returncode == 0
     again = keys("new", "a")
     assert again.returncode == 2
-    assert "There is a key 'a' already" in again.stderr
+    assert "A key named 'a' exists already" in again.stderr
     assert again.stdout == ""
 
 
