@@ -1,16 +1,18 @@
-"""Fields of request bodies that every dialect treats alike: those that are set, and those that are not supported."""
+"""Fields that several dialects treat alike: those that are set, those that are not supported, log probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from miner.core.wire import TokenLogprob
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.base import Call
 
 __all__ = [
     "check_dimensions",
     "drop_raw",
+    "logprob_object",
     "logprobs_argument",
     "refuse_service_tier",
     "refuse_unsupported",
@@ -60,6 +62,12 @@ def logprobs_argument(logprobs: bool | None, top_logprobs: int | None) -> dict[s
     if top_logprobs:
         raise InvalidRequestError("top_logprobs requires logprobs: true.", param="top_logprobs")
     return {}
+
+
+def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
+    """One token with its log probability, as OpenAI and Ollama write it."""
+    raw = entry.bytes if entry.bytes is not None else list(entry.token.encode())
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": raw}
 
 
 def drop_raw(call: Call, capabilities: Collection[str]) -> None:

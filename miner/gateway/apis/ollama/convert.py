@@ -1,87 +1,160 @@
-"""Conversations in Ollama's form: images beside the text, calls whose arguments are objects, tools' turns by name."""
+"""Ollama's options and messages as the service takes them."""
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import msgspec
 
-from miner.core.wire import ToolCall
-from miner.errors import InvalidRequestError
-from miner.gateway.apis.ollama.common import image_url
-from miner.gateway.body_limits import bounded, check_length
+from miner.core.llms.contract.images import is_base64
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.gateway.apis.base import Call
+from miner.gateway.apis.fields import logprobs_argument, set_fields
+from miner.gateway.apis.ollama.schema import OllamaCall, OllamaGenerationParams, OllamaMessage, OllamaOptions
+from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
 
-__all__ = ["OllamaMessage", "call_object", "content_of", "turns"]
+__all__ = ["NAMES", "content_with_images", "convert_messages", "generation_arguments", "required_model"]
 
-
-class OllamaFunction(msgspec.Struct, kw_only=True):
-    """What is called. Fields besides these come from our own answers and say nothing new."""
-
-    name: str
-    arguments: dict[str, Any] | None = None
-
-
-class OllamaCall(msgspec.Struct, kw_only=True):
-    """A call of an assistant's turn."""
-
-    function: OllamaFunction
-    id: str | None = None
-
-
-class OllamaMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One turn."""
-
-    role: str
-    content: str | None = None
-    thinking: str | None = None
-    images: list[str] | None = None
-    tool_calls: list[OllamaCall] | None = None
-    tool_name: str | None = None
-    name: str | None = None
-    """The older name of tool_name."""
-    tool_call_id: str | None = None
+NAMES = {
+    "max_tokens": "options.num_predict", "reasoning": "think", "response_format": "format",
+    "response_format.json_schema.schema": "format", "logprobs": "top_logprobs",
+    **{name: f"options.{name}" for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "repeat_penalty",
+                                            "presence_penalty", "frequency_penalty")},
+}  # fmt: skip
+"""Ollama's fields for the service's parameters."""
+_IGNORED = (
+    "numa", "num_batch", "num_gpu", "main_gpu", "num_thread", "low_vram", "f16_kv", "use_mmap", "use_mlock",
+    "num_keep", "draft_num_predict", "repeat_last_n",
+)  # fmt: skip
+"""Accepted and listed as ignored: loading a model is up to the operator, no context is ever truncated (num_keep), and
+each engine has its own window for the repeat penalty.
+"""
+_NEUTRAL = {"typical_p": (1,), "tfs_z": (1,), "mirostat": (0,), "penalize_newline": (False,)}
+"""Accepted with the values that switch them off; no engine here supports them."""
+_OFF = {
+    "seed": (-1,), "min_p": (0,), "repeat_penalty": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
+}  # fmt: skip
+"""Values that mean the default."""
+_IMAGES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
 
 
-class _Calls:
-    """The calls of a conversation that wait for their results: Ollama's clients often send no ids."""
+def required_model(name: str) -> str:
+    """The model's name.
+
+    Raises:
+        InvalidRequestError: it is empty.
+    """
+    if not name.strip():
+        raise InvalidRequestError("model is required.", param="model")
+    return name
+
+
+def generation_arguments(request: OllamaGenerationParams, call: Call) -> dict[str, Any]:
+    """The service's arguments that both generating routes share. `num_ctx` and a negative `num_predict` depend on the
+    model: `models.apply_model` adds them.
+    """
+    arguments: dict[str, Any] = {"model": required_model(request.model)}
+    if request.debug_render_only:
+        raise UnsupportedFeatureError("Unsupported parameter: '_debug_render_only'.", param="_debug_render_only")
+    arguments |= _sampling_arguments(request.options or OllamaOptions(), call)
+    response_format = _response_format(request.format)
+    if response_format is not None:
+        arguments["response_format"] = response_format
+    if request.think is not None:
+        arguments["reasoning"] = _reasoning(request.think)
+    if request.keep_alive is not None:
+        arguments["keep_alive"] = request.keep_alive
+    # A prompt that is too long is an error here, and a full context ends the response.
+    call.ignored += [name for name in ("truncate", "shift") if getattr(request, name)]
+    return arguments | logprobs_argument(request.logprobs, request.top_logprobs)
+
+
+def _sampling_arguments(options: OllamaOptions, call: Call) -> dict[str, Any]:
+    count = options.num_predict
+    if count is not None and count < -2:
+        raise InvalidRequestError(
+            f"options.num_predict must be a number of tokens, or -1 for as many as fit, not {count}.",
+            param="options.num_predict",
+        )
+    arguments = set_fields(options, ("temperature", "top_p"))
+    if count is not None and count > 0:
+        arguments["max_tokens"] = count
+    if options.top_k is not None and options.top_k > 0:
+        arguments["top_k"] = options.top_k
+    arguments |= {name: value for name, value in set_fields(options, _OFF).items() if value not in _OFF[name]}
+    if options.stop:
+        arguments["stop"] = options.stop
+    for name, value in set_fields(options, _NEUTRAL).items():
+        if value not in _NEUTRAL[name]:
+            raise UnsupportedFeatureError(
+                f"Unsupported parameter: 'options.{name}'.", param=f"options.{name}", hint="Remove it."
+            )
+    ignored = set_fields(options, (*_IGNORED, *_NEUTRAL, "mirostat_tau", "mirostat_eta"))
+    call.ignored += [f"options.{name}" for name in ignored]
+    return arguments
+
+
+def _response_format(value: Any) -> dict[str, Any] | None:
+    if value in (None, ""):
+        return None
+    if value == "json":
+        return {"type": "json_object"}
+    if isinstance(value, dict):
+        return {"type": "json_schema", "json_schema": {"schema": bounded(value, "format", MAX_SCHEMA)}}
+    raise InvalidRequestError(
+        f'invalid format: {str(value)[:80]!r}; expected "json" or a valid JSON Schema object.', param="format"
+    )
+
+
+def _reasoning(think: bool | str) -> bool | str:
+    if think not in (True, False, "low", "medium", "high", "max"):
+        raise InvalidRequestError(
+            f'think must be true, false, "low", "medium", "high" or "max", not {think!r}.', param="think"
+        )
+    return think
+
+
+class _OpenCalls:
+    """The tool calls of a conversation that wait for their results: Ollama's clients often send no ids."""
 
     def __init__(self) -> None:
         self._open: list[tuple[str, str]] = []
-        self._made = 0
+        self._count = 0
 
     def add(self, call: OllamaCall) -> str:
-        """The id of a call, made where it has none."""
-        self._made += 1
-        name = call.id or f"call_{self._made}"
-        self._open.append((name, call.function.name))
-        return name
+        """The id of a call, generated where it has none."""
+        self._count += 1
+        call_id = call.id or f"call_{self._count}"
+        self._open.append((call_id, call.function.name))
+        return call_id
 
-    def answered(self, turn: OllamaMessage) -> str:
-        """The id of the call that a tool's turn answers: the one that it names, else the first that fits."""
-        for place, (name, function) in enumerate(self._open):
-            if name == turn.tool_call_id if turn.tool_call_id else turn.tool_name in (None, "", function):
+    def close(self, message: OllamaMessage) -> str:
+        """The id of the call whose result a tool message holds: the one that it names, else the first that fits."""
+        for place, (call_id, function) in enumerate(self._open):
+            if call_id == message.tool_call_id if message.tool_call_id else message.tool_name in (None, "", function):
                 del self._open[place]
-                return name
-        self._made += 1
-        return turn.tool_call_id or f"call_{self._made}"
+                return call_id
+        self._count += 1
+        return message.tool_call_id or f"call_{self._count}"
 
 
-def turns(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
-    """The turns as the service takes them."""
+def convert_messages(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
+    """The messages as the service takes them."""
     check_length(messages, "messages")
-    calls = _Calls()
-    return [_turn(message, f"messages[{place}]", calls) for place, message in enumerate(messages)]
+    calls = _OpenCalls()
+    return [_convert_message(message, f"messages[{place}]", calls) for place, message in enumerate(messages)]
 
 
-def _turn(message: OllamaMessage, where: str, calls: _Calls) -> dict[str, Any]:
-    turn: dict[str, Any] = {
+def _convert_message(message: OllamaMessage, where: str, calls: _OpenCalls) -> dict[str, Any]:
+    converted: dict[str, Any] = {
         "role": message.role,
-        "content": content_of(message.content or "", message.images, f"{where}.images"),
+        "content": content_with_images(message.content or "", message.images, f"{where}.images"),
     }
     if message.thinking:
-        turn["reasoning"] = message.thinking
+        converted["reasoning"] = message.thinking
     if message.tool_calls:
-        turn["tool_calls"] = [
+        converted["tool_calls"] = [
             {
                 "id": calls.add(call),
                 "type": "function",
@@ -89,37 +162,41 @@ def _turn(message: OllamaMessage, where: str, calls: _Calls) -> dict[str, Any]:
             }
             for call in message.tool_calls
         ]
-        turn["content"] = turn["content"] or None
+        converted["content"] = converted["content"] or None
     if message.role == "tool":
         message.tool_name = message.tool_name or message.name
-        turn["tool_call_id"] = calls.answered(message)
+        converted["tool_call_id"] = calls.close(message)
         if message.tool_name:
-            turn["name"] = message.tool_name
+            converted["name"] = message.tool_name
     elif message.tool_name or message.tool_call_id or message.name:
-        raise InvalidRequestError(f"{where}: name, tool_name and tool_call_id belong to a tool's turn.", param=where)
-    return turn
+        raise InvalidRequestError(
+            f"{where}: name, tool_name and tool_call_id are only allowed with role 'tool'.", param=where
+        )
+    return converted
 
 
 def _arguments(call: OllamaCall, where: str) -> str:
     return msgspec.json.encode(bounded(call.function.arguments or {}, f"{where}.tool_calls")).decode()
 
 
-def content_of(text: str, images: list[str] | None, where: str) -> str | list[dict[str, Any]]:
-    """A text, or a text with its images."""
+def content_with_images(text: str, images: list[str] | None, where: str) -> str | list[dict[str, Any]]:
+    """The text, or the parts for a text with its images."""
     if not images:
         return text
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
     for place, image in enumerate(images):
-        parts.append({"type": "image_url", "image_url": {"url": image_url(image, f"{where}[{place}]")}})
+        parts.append({"type": "image_url", "image_url": {"url": _image_url(image, f"{where}[{place}]")}})
     return parts
 
 
-def call_object(call: ToolCall, index: int) -> dict[str, Any]:
-    """A finished call as Ollama writes it.
-
-    Raises:
-        msgspec.DecodeError, RecursionError: the arguments are no JSON, or nested without end.
-    """
-    function = call["function"]
-    arguments = msgspec.json.decode(function.get("arguments") or "{}")
-    return {"id": call["id"], "function": {"index": index, "name": function["name"], "arguments": arguments}}
+def _image_url(data: str, where: str) -> str:
+    """A `data:` URL of a bare base64 image, whose type its first bytes tell."""
+    if not is_base64(data):
+        raise InvalidRequestError(f"{where} is not valid base64.", param=where)
+    head = base64.b64decode(data[:32])
+    for magic, kind in _IMAGES:
+        if head.startswith(magic):
+            return f"data:image/{kind};base64,{data}"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return f"data:image/webp;base64,{data}"
+    raise InvalidRequestError(f"{where} is not a PNG, JPEG, GIF or WebP image.", param=where)

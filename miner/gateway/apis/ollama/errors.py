@@ -6,14 +6,19 @@ import msgspec
 
 from miner.gateway.errors import Failure
 
-__all__ = ["ollama_error"]
+__all__ = ["error_line", "ollama_error"]
 
 
 def ollama_error(failure: Failure) -> bytes:
-    """`{"error": "..."}`, with the words that Ollama's clients look for."""
+    """`{"error": "..."}`, with the phrases that Ollama's clients search for."""
     text = failure.message
     if failure.code == "context_length_exceeded":
         text = f"the input length exceeds the context length: {text}"
     elif failure.code == "model_not_found":
         text = f"model not found: {text}"
     return msgspec.json.encode({"error": text})
+
+
+def error_line(failure: Failure) -> bytes:
+    """The same as the last line of a stream."""
+    return ollama_error(failure) + b"\n"

@@ -1,4 +1,4 @@
-"""What Ollama's clients ask beside generations: whether somebody is there, which version, which models."""
+"""Ollama's routes about the server and its models: version, list, loaded ones, details."""
 
 from __future__ import annotations
 
@@ -11,43 +11,35 @@ from aiohttp import web
 
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
-from miner.gateway.apis.ollama.common import Named
+from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.loading import full_name
+from miner.gateway.apis.ollama.schema import OllamaShowRequest
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
-__all__ = ["OllamaShowBody", "ps", "root", "show", "tags", "version"]
+__all__ = ["ps", "root", "show", "tags", "version"]
 
 API_VERSION = "0.33.0"
 """The version of Ollama whose API this is: clients compare it before they use newer parts."""
-_WORDS = {
+_CAPABILITIES = {
     "chat": "completion",
     "tools": "tools",
     "reasoning": "thinking",
     "images": "vision",
     "embeddings": "embedding",
 }
-"""What a model can do, and Ollama's word for it."""
-_FAR = "2318-01-01T00:00:00Z"
-"""Ollama's clients take a missing time for one that is over; nobody here tells when a model goes."""
+"""Our capabilities and Ollama's names for them."""
+_NO_EXPIRY = "2318-01-01T00:00:00Z"
+"""Ollama's clients take a missing time for one in the past; no backend reports when a model is unloaded."""
 
 
-class OllamaShowBody(Named, kw_only=True, forbid_unknown_fields=True):
-    """The body of `/api/show`. Ollama's command line sends all of these, most of them empty."""
-
-    verbose: bool = False
-    system: str = ""
-    template: str = ""
-    options: dict[str, Any] | None = None
-
-
-_SHOW = msgspec.json.Decoder(OllamaShowBody)
+_SHOW = msgspec.json.Decoder(OllamaShowRequest)
 
 
 async def root(context: RequestContext) -> web.StreamResponse:
-    """What Ollama says; its command line asks it before anything else."""
+    """Ollama's liveness text; its command line requests it first."""
     context.status = 200
     return web.Response(body=b"Ollama is running", headers=context.headers("text/plain; charset=utf-8"))
 
@@ -58,11 +50,11 @@ async def version(context: RequestContext) -> web.StreamResponse:
 
 
 async def tags(context: RequestContext) -> web.StreamResponse:
-    """Every model that can be named, the default first, loaded or not."""
-    able = context.gateway.service.capabilities
+    """List models, the default first, loaded or not."""
+    backend = context.gateway.service.capabilities
     listed = []
     for model in await known_models(context):
-        entry = {**_entry(model), "capabilities": _abilities(model, able)}
+        entry = {**_entry(model), "capabilities": _capabilities(model, backend)}
         if model.created:
             entry["modified_at"] = _time(model.created)
         listed.append(entry)
@@ -70,11 +62,11 @@ async def tags(context: RequestContext) -> web.StreamResponse:
 
 
 async def ps(context: RequestContext) -> web.StreamResponse:
-    """The models that are loaded, as far as the backend knows."""
+    """List loaded models, as far as the backend knows."""
     listed = []
     for model in await known_models(context):
         if model.loaded:
-            entry = {**_entry(model), "expires_at": _FAR, "size_vram": 0}
+            entry = {**_entry(model), "expires_at": _NO_EXPIRY, "size_vram": 0}
             if model.context_length is not None:
                 entry["context_length"] = model.context_length
             listed.append(entry)
@@ -82,10 +74,10 @@ async def ps(context: RequestContext) -> web.StreamResponse:
 
 
 async def show(context: RequestContext) -> web.StreamResponse:
-    """One model."""
-    asked = await decode_body(context, _SHOW)
-    context.ignored += [name for name in ("verbose", "system", "template", "options") if getattr(asked, name)]
-    model = await _described(context, await full_name(context, asked.named()))
+    """Describe a model."""
+    request = await decode_body(context, _SHOW)
+    context.ignored += [name for name in ("verbose", "system", "template", "options") if getattr(request, name)]
+    model = await _model_info(context, await full_name(context, required_model(request.model or request.name)))
     architecture = model.architecture or "unknown"
     known = {
         "general.parameter_count": model.parameters,
@@ -96,26 +88,26 @@ async def show(context: RequestContext) -> web.StreamResponse:
     body: dict[str, Any] = {
         "details": _details(model),
         "model_info": info,
-        "capabilities": _abilities(model, context.gateway.service.capabilities),
+        "capabilities": _capabilities(model, context.gateway.service.capabilities),
     }
     if model.created:
         body["modified_at"] = _time(model.created)
     return json_response(context, msgspec.json.encode(body))
 
 
-async def _described(context: RequestContext, name: str) -> ModelInfo:
-    """All that is known of a model: some backends tell more of one than in their list."""
+async def _model_info(context: RequestContext, name: str) -> ModelInfo:
+    """All that is known of a model: some backends report more of one than in their list."""
     try:
         listed = await find_model(context, name)
     except ModelNotFoundError:
         if await known_models(context) or context.caller.models is not None:
             raise
         listed = ModelInfo(id=name)  # a backend that lists nothing; it says itself whether it takes the name
-    told = await context.gateway.service.resolve_model(name)
-    if told is None:
+    details = await context.gateway.service.resolve_model(name)
+    if details is None:
         return listed
     fields = {
-        field: value for field, value in msgspec.structs.asdict(told).items() if value is not None and field != "id"
+        field: value for field, value in msgspec.structs.asdict(details).items() if value is not None and field != "id"
     }
     return msgspec.structs.replace(listed, **fields)
 
@@ -125,14 +117,14 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
         "name": model.id,
         "model": model.id,
         "size": model.size or 0,
-        "digest": model.digest or _stand_in(model),
+        "digest": model.digest or _substitute_digest(model),
         "details": _details(model),
     }
 
 
-def _stand_in(model: ModelInfo) -> str:
-    """Ollama's command line shows twelve characters of a digest and crashes on a shorter one. Where the backend knows
-    none, this one stands for the model's name and size.
+def _substitute_digest(model: ModelInfo) -> str:
+    """Ollama's command line shows twelve characters of a digest and crashes on a shorter one. Where the backend has
+    none, it is one of the model's name and size.
     """
     return hashlib.sha256(f"{model.id} {model.size}".encode()).hexdigest()
 
@@ -144,14 +136,14 @@ def _details(model: ModelInfo) -> dict[str, Any]:
         "format": "gguf" if model.quantization else "",
         "family": family,
         "families": [family] if family else [],
-        "parameter_size": _short(model.parameters),
+        "parameter_size": _parameter_size(model.parameters),
         "quantization_level": model.quantization or "",
         **({"context_length": model.context_length} if model.context_length is not None else {}),
         **({"embedding_length": model.dimensions} if model.dimensions is not None else {}),
     }
 
 
-def _short(parameters: int | None) -> str:
+def _parameter_size(parameters: int | None) -> str:
     """134515008 as "134.52M"."""
     if not parameters:
         return ""
@@ -160,9 +152,9 @@ def _short(parameters: int | None) -> str:
     return f"{parameters / 1e6:.2f}M" if parameters >= 1_000_000 else f"{parameters / 1e3:.2f}K"
 
 
-def _abilities(model: ModelInfo, backend: frozenset[str]) -> list[str]:
-    able = model.capabilities if model.capabilities is not None else backend
-    return [word for ability, word in _WORDS.items() if ability in able]
+def _capabilities(model: ModelInfo, backend: frozenset[str]) -> list[str]:
+    known = model.capabilities if model.capabilities is not None else backend
+    return [name for capability, name in _CAPABILITIES.items() if capability in known]
 
 
 def _time(seconds: int) -> str:

@@ -1,4 +1,4 @@
-"""Ollama's `/api/pull`: the backend gets a model, and the client sees how far it is."""
+"""Ollama's `/api/pull`: the backend downloads a model, and the client sees the progress."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import UnsupportedFeatureError
-from miner.gateway.apis.ollama.common import STREAM_TYPE, Named
-from miner.gateway.apis.ollama.errors import ollama_error
+from miner.gateway.apis.ollama.convert import required_model
+from miner.gateway.apis.ollama.errors import error_line
+from miner.gateway.apis.ollama.schema import OllamaPullRequest
+from miner.gateway.apis.ollama.stream import STREAM_TYPE
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.generation import json_response
@@ -19,31 +21,22 @@ from miner.gateway.request_body import decode_body
 from miner.gateway.streamed import streamed
 from miner.gateway.streaming import OpenStream
 
-__all__ = ["OllamaPullBody", "pull"]
+__all__ = ["pull"]
 
 
-class OllamaPullBody(Named, kw_only=True, forbid_unknown_fields=True):
-    """The body of `/api/pull`."""
-
-    insecure: bool = False
-    stream: bool = True
-    username: str = ""
-    password: str = ""
-
-
-_DECODER = msgspec.json.Decoder(OllamaPullBody)
+_DECODER = msgspec.json.Decoder(OllamaPullRequest)
 
 
 async def pull(context: RequestContext) -> web.StreamResponse:
-    """Get a model. A client that hangs up ends it; the next pull goes on from there.
+    """Pull a model. A client that disconnects stops it; the next pull resumes there.
 
     Raises:
-        RefusedError: 501 where the backend gets no models.
+        RefusedError: 501 where the backend pulls no models.
     """
-    asked = await decode_body(context, _DECODER)
-    context.ignored += [name for name in ("username", "password") if getattr(asked, name)]
-    events = _events(context, asked.named(), insecure=asked.insecure)
-    if asked.stream:
+    request = await decode_body(context, _DECODER)
+    context.ignored += [name for name in ("username", "password") if getattr(request, name)]
+    events = _events(context, required_model(request.model or request.name), insecure=request.insecure)
+    if request.stream:
         return await _streamed(context, events)
     last: dict[str, Any] = {}
     async with aclosing(events):
@@ -60,12 +53,12 @@ def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGener
             raise
         raise RefusedError(
             501, "not_implemented", f"{name!r} cannot be pulled through this server.",
-            hint="Its operator puts models where the backend finds them; GET /api/tags lists those that are there.",
+            hint="Its operator installs models; GET /api/tags lists those that are available.",
         ) from error  # fmt: skip
 
 
 async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
-    """A line for each event; what fails before the first one has a status of its own."""
+    """Send a line for each event; what fails before the first one has a status of its own."""
     context.streamed = True
     out = OpenStream(context, STREAM_TYPE, b"")
 
@@ -75,4 +68,4 @@ async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, An
                 await out.send(msgspec.json.encode(event) + b"\n")
         return b""
 
-    return await streamed(out, write, lambda failure: ollama_error(failure) + b"\n")
+    return await streamed(out, write, error_line)

@@ -1,42 +1,31 @@
-"""Streams in Ollama's form: one JSON object a line, written by hand where it holds only text."""
+"""Streams in Ollama's form: one JSON object per line, written by hand where it holds only text."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, Timings, TokenUsage, ToolCall
-from miner.gateway.apis.ollama.common import counts, done_reason, logprob_entries, now
-from miner.gateway.apis.ollama.convert import call_object
-from miner.gateway.apis.ollama.errors import ollama_error
+from miner.gateway.apis.ollama.errors import error_line
+from miner.gateway.apis.ollama.response import (
+    Kind,
+    final_fields,
+    logprob_entries,
+    text_fields,
+    timestamp,
+    tool_call_object,
+)
 from miner.gateway.errors import Failure
 
-__all__ = ["LineStream", "finished", "said"]
+__all__ = ["STREAM_TYPE", "LineStream"]
 
+STREAM_TYPE = "application/x-ndjson"
 _encode = msgspec.json.encode
-Kind = Literal["chat", "generate"]
-
-
-def said(kind: Kind, content: str, thinking: str | None, calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """What was said, in the place that the route has for it."""
-    if kind == "generate":
-        return {"response": content, **({"thinking": thinking} if thinking else {})}
-    message: dict[str, Any] = {"role": "assistant", "content": content}
-    if thinking:
-        message["thinking"] = thinking
-    if calls:
-        message["tool_calls"] = calls
-    return {"message": message}
-
-
-def finished(reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None) -> dict[str, Any]:
-    """The end of a reply."""
-    return {"done": True, "done_reason": done_reason(reason), **counts(usage, timings)}
 
 
 class LineStream:
-    """Writes one streamed reply. Calls go out whole, each when it is complete; the last line comes at the end."""
+    """Writes one streamed response. Tool calls go out when they are complete; counts are in the last line."""
 
     def __init__(self, kind: Kind, model: str) -> None:
         self._kind: Kind = kind
@@ -54,7 +43,7 @@ class LineStream:
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The lines of a batch."""
-        stamp = now()
+        stamp = timestamp()
         before, after = self._head + stamp.encode() + self._text[0], self._text[1]
         out: list[bytes] = []
         for chunk in batch:
@@ -78,40 +67,37 @@ class LineStream:
         return _encode({"model": self._model, "created_at": stamp, **fields}) + b"\n"
 
     def _other(self, chunk: LLMChunk, stamp: str) -> bytes:
-        fields: dict[str, Any] = {**said(self._kind, chunk.content or "", chunk.reasoning), "done": False}
+        fields: dict[str, Any] = {**text_fields(self._kind, chunk.content or "", chunk.reasoning), "done": False}
         if chunk.logprobs is not None:
             fields["logprobs"] = logprob_entries(chunk.logprobs)
         return self._line(fields, stamp)
 
-    def _add(self, piece: ToolCall, out: list[bytes], stamp: str) -> None:
-        """Join a piece to its call; the calls before it are complete."""
-        place = piece.get("index", 0)
+    def _add(self, delta: ToolCall, out: list[bytes], stamp: str) -> None:
+        """Add a delta to its tool call; the calls before it are complete."""
+        place = delta.get("index", 0)
         if place not in self._calls:
             self._flush(out, stamp)
             self._calls[place] = {"id": "", "function": {"name": "", "arguments": ""}}
-        call, function = self._calls[place], piece.get("function") or {}
-        call["id"] = piece.get("id") or call["id"]
+        call, function = self._calls[place], delta.get("function") or {}
+        call["id"] = delta.get("id") or call["id"]
         call["function"]["name"] += function.get("name") or ""
         call["function"]["arguments"] += function.get("arguments") or ""
 
     def _flush(self, out: list[bytes], stamp: str) -> None:
         for call in self._calls.values():
-            try:
-                whole = call_object(call, self._sent)
-            except (msgspec.DecodeError, RecursionError):
-                continue  # cut short: the end of the stream, or the error that comes in its place, says so
-            self._sent += 1
-            out.append(self._line({**said(self._kind, "", None, [whole]), "done": False}, stamp))
+            if (complete := tool_call_object(call, self._sent)) is not None:
+                self._sent += 1
+                out.append(self._line({**text_fields(self._kind, "", None, [complete]), "done": False}, stamp))
         self._calls.clear()
 
     def end(self, responses: list[LLMResponse]) -> bytes:
         """The last line: why it ended, and the counts."""
-        stamp = now()
+        stamp = timestamp()
         out: list[bytes] = []
         self._flush(out, stamp)
-        fields = {**said(self._kind, "", None), **finished(self._reason, self._usage, self._timings)}
+        fields = {**text_fields(self._kind, "", None), **final_fields(self._reason, self._usage, self._timings)}
         return b"".join(out) + self._line(fields, stamp)
 
     def error(self, failure: Failure) -> bytes:
         """A line with the error; no last line follows."""
-        return ollama_error(failure) + b"\n"
+        return error_line(failure)

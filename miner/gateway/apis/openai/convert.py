@@ -9,7 +9,7 @@ from miner.core.llms.contract.request import folded_seed
 from miner.core.wire import TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.base import Call
-from miner.gateway.apis.fields import set_fields
+from miner.gateway.apis.fields import logprob_object, set_fields
 from miner.gateway.apis.images import check_parts
 from miner.gateway.apis.openai.schema import SamplingParams
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
@@ -167,9 +167,4 @@ def _sum(counts: list[int | None]) -> int | None:
 
 def logprob_entry(entry: TokenLogprob) -> dict[str, Any]:
     """One token of `choices[].logprobs.content`."""
-    return {**_logprob(entry), "top_logprobs": [_logprob(other) for other in entry.alternatives]}
-
-
-def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    raw = entry.bytes if entry.bytes is not None else list(entry.token.encode())
-    return {"token": entry.token, "logprob": entry.logprob, "bytes": raw}
+    return {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}

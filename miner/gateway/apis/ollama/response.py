@@ -1,0 +1,95 @@
+"""The fields of Ollama's responses, streamed or not: text, tool calls, log probabilities, counts and durations."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage, ToolCall
+from miner.gateway.apis.fields import logprob_object
+
+__all__ = ["Kind", "final_fields", "logprob_entries", "text_fields", "timestamp", "tool_call_object"]
+
+Kind = Literal["chat", "generate"]
+
+
+def text_fields(
+    kind: Kind, content: str, thinking: str | None, tool_calls: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """What the model wrote, where the route has it."""
+    if kind == "generate":
+        return {"response": content, **({"thinking": thinking} if thinking else {})}
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if thinking:
+        message["thinking"] = thinking
+    if tool_calls:
+        message["tool_calls"] = tool_calls
+    return {"message": message}
+
+
+def tool_call_object(call: ToolCall, index: int) -> dict[str, Any] | None:
+    """A complete tool call; None for one that was cut short: its arguments are no JSON, and `done_reason` is "length"
+    or an error follows.
+    """
+    function = call["function"]
+    try:
+        arguments = msgspec.json.decode(function.get("arguments") or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return {"id": call["id"], "function": {"index": index, "name": function["name"], "arguments": arguments}}
+
+
+def final_fields(reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None) -> dict[str, Any]:
+    """The last object of a response: why it ended, counts and durations."""
+    return {"done": True, "done_reason": _done_reason(reason), **_counts(usage, timings)}
+
+
+def timestamp() -> str:
+    """The time as Ollama writes it, in UTC to the nanosecond."""
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+
+
+def _done_reason(reason: FinishReason | None) -> str:
+    """Ollama's reason, "stop" also after tool calls. Those that it does not have keep our name."""
+    return reason if reason in ("length", "content_filter", "repetition", "unknown") else "stop"
+
+
+def _counts(usage: TokenUsage | None, timings: Timings | None) -> dict[str, int]:
+    """Counts and durations (nanoseconds); what is zero or unknown is left out, as by Ollama.
+
+    Where the engine does not report them, prefill lasted until the first token, and decoding from then on.
+    """
+    usage, timings = usage or TokenUsage(), timings or Timings()
+    first = timings.time_to_first_token
+    prefill, decode = timings.prefill, timings.decode
+    if prefill is None and first is not None:
+        prefill = max(first - (timings.load or 0) - (timings.queue or 0), 0)
+    if decode is None and first is not None and timings.total is not None:
+        decode = timings.total - first
+    counts = {
+        "total_duration": _nanoseconds(timings.total),
+        "load_duration": _nanoseconds(timings.load),
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_duration": _nanoseconds(prefill),
+        "eval_count": usage.completion_tokens,
+        "eval_duration": _nanoseconds(decode),
+    }
+    return {name: value for name, value in counts.items() if value}
+
+
+def _nanoseconds(seconds: float | None) -> int:
+    return round(seconds * 1e9) if seconds is not None else 0
+
+
+def logprob_entries(entries: list[TokenLogprob]) -> list[dict[str, Any]]:
+    """Log probabilities of tokens, each with its alternatives."""
+    return [
+        {
+            **logprob_object(entry),
+            **({"top_logprobs": [logprob_object(o) for o in entry.alternatives]} if entry.alternatives else {}),
+        }
+        for entry in entries
+    ]
