@@ -1,4 +1,4 @@
-"""Kinds of values that several settings have."""
+"""Annotated types of settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["HttpUrl", "PathText", "Seconds", "path_as_text"]
 
 
 def _http_url(value: str) -> str:
-    """An http(s) address without a trailing slash, to which the path of a request can be added."""
+    """Validate an http(s) base URL; return it without a trailing slash."""
     if not value.startswith(("http://", "https://")):
         raise ValueError(_HTTP)
     try:
@@ -23,21 +23,21 @@ def _http_url(value: str) -> str:
         raise ValueError(_HTTP)
     try:
         port = parts.port
-    except ValueError:  # its own words would show what may be part of a password
+    except ValueError:  # its own message would show what may be part of a password
         port = 0
     if port == 0:
-        raise ValueError("its port must be a number from 1 to 65535, such as 8000 in http://localhost:8000/v1")
+        raise ValueError("its port must be from 1 to 65535, such as 8000 in http://localhost:8000/v1")
     if "?" in value or "#" in value:
         raise ValueError(_NO_QUERY)
     return value.rstrip("/")
 
 
-_NO_QUERY = "must have no query and no fragment (? or #), which would not be sent; a key has a setting of its own"
+_NO_QUERY = "must not have a query or fragment (? or #), which would not be sent; an API key has its own setting"
 _HTTP = "must start with http:// or https:// and name a host, such as http://localhost:8000/v1"
 
 
 def path_as_text(value: Any) -> Any:
-    """A path object's text; anything else as it is."""
+    """Convert a path object to str; return anything else as it is."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

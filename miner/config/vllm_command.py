@@ -1,4 +1,4 @@
-"""The settings of the vLLM server's command line, which `miner vllm` makes. No service reads them."""
+"""Settings of the vLLM server that `miner vllm` starts. No service reads them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["VLLMCommandConfig", "default_port"]
 
 
 class VLLMCommandConfig(Settings):
-    """What a vLLM server is started with, from the arguments, the environment and .env, in this order.
+    """Options of the vLLM server.
 
     Raises:
-        ConfigError: a value is wrong, or an argument is not a setting.
+        ConfigError: a value is invalid, or an argument is not a setting.
     """
 
     tensor_parallel_size: int = Field(1, ge=1)
-    """GPUs that share one model."""
+    """GPUs to split the model across."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, allow_inf_nan=False)
-    """Part of the GPU's memory that vLLM may take."""
+    """Fraction of GPU memory that vLLM may use."""
     max_model_len: int | None = Field(None, ge=1)
     """Context length in tokens; default: the model's own."""
 
-    # Here and not only in the base: else type checkers make one whose arguments must have the fields' exact types.
+    # Repeated here: type checkers would otherwise synthesize one that requires the fields' exact types.
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
 
 
 def default_port(config: MinerConfig) -> int:
-    """The port at which VLLM_API_BASE expects the server; 8000 where it names none."""
+    """Return the port of VLLM_API_BASE; 8000 if it has none."""
     return urlsplit(config.vllm_api_base).port or 8000

@@ -1,4 +1,4 @@
-"""GatewaySettings: what `miner serve` can be told, besides what MinerConfig tells the backends."""
+"""GatewaySettings: the settings of `miner serve`, besides those of the backends (MinerConfig)."""
 
 from __future__ import annotations
 
@@ -18,78 +18,79 @@ LogLevel = Annotated[
 
 
 class GatewaySettings(Settings):
-    """Settings of the gateway, from the same places as MinerConfig's: arguments, environment, `.env`, defaults.
+    """Settings of the gateway, from the same sources as MinerConfig.
 
     Raises:
-        ConfigError: a value is wrong, or an argument is not a setting.
+        ConfigError: a value is invalid, or an argument is not a setting.
     """
 
     serve_host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on."""
     serve_port: int = Field(8088, ge=0, le=65535)
-    """0: any free port."""
+    """Port to listen on; 0: any free port."""
 
     api_keys: SecretStr | None = None
-    """Keys that clients must send, with commas between; each of 16 characters or more."""
+    """API keys of clients, comma-separated; each of at least 16 characters."""
     api_keys_file: PathText | None = None
-    """File of hashed keys, kept by `miner keys`; default: `miner/keys.json` in the user's config directory."""
+    """File of hashed API keys, written by `miner keys`; default: `miner/keys.json` in the user's config directory."""
     serve_allow_unauthenticated: bool = False
-    """Serve a non-loopback address without keys."""
+    """Serve a non-loopback address without API keys."""
     serve_allowed_hosts: str = ""
-    """Host names that a client may ask for besides this machine's own (localhost), with commas between; on an address
-    that others can reach, empty: any."""
+    """Allowed Host names besides this machine's own (localhost), comma-separated; empty: any, on an address that others
+    can reach."""
     serve_trusted_proxies: str = ""
-    """Proxies whose X-Forwarded-For or Forwarded tells the client's address: addresses and networks, with commas."""
+    """Proxies whose X-Forwarded-For or Forwarded is trusted: addresses and networks, comma-separated."""
     serve_cors_origins: str = ""
-    """Origins of web pages that may call, with commas between, `http://localhost:*` among them; `*`: any."""
+    """Allowed origins of web pages, comma-separated, such as `http://localhost:*`; `*`: any."""
 
     serve_any_model_name: bool = False
-    """With MODEL_PATH: answer requests for a model of any other name with that one; otherwise they get a 404."""
+    """With MODEL_PATH: serve requests for any other model name too; false: 404."""
 
     serve_max_body: int = Field(32 * 1024 * 1024, ge=1024)
-    """Bytes of a request's body at most."""
+    """Maximum bytes of a request body."""
     serve_body_budget: int = Field(128 * 1024 * 1024, ge=1024)
-    """Bytes that the bodies of all running requests hold at most, not counted 64 KiB of each; beyond it: 503."""
+    """Maximum bytes of all request bodies in memory, without the first 64 KiB of each; beyond it: 503."""
     serve_body_timeout: Seconds = 30.0
-    """Seconds within which a request's body must have come."""
+    """Seconds within which a request body must arrive."""
     serve_write_timeout: Seconds = 60.0
-    """Seconds that a client may leave an answer unread."""
+    """Seconds for which a client may stop reading the response."""
     serve_keepalive: Seconds = 75.0
-    """Seconds that an idle connection, or one that sends no whole head, stays open."""
+    """Seconds until an idle connection, or one with an incomplete request head, is closed."""
     serve_heartbeat: Seconds = 15.0
-    """Seconds of silence in a stream after which a comment is sent, so that nobody between takes it for dead."""
+    """Seconds without data after which a stream gets a comment, so that no proxy closes it as idle."""
 
     serve_max_running: int | None = Field(None, ge=1)
-    """Requests that the backend works on at once; default: what it says that it can."""
+    """Maximum concurrent requests to the backend; default: what it reports."""
     serve_max_queued: int = Field(256, ge=0)
-    """Requests that wait for their turn at most."""
+    """Maximum requests waiting for the backend."""
     serve_queue_timeout: Seconds = 60.0
-    """Seconds that a request waits for its turn at most."""
+    """Maximum seconds that a request waits for the backend."""
     rate_limit_requests: int | None = Field(None, ge=1)
-    """Requests a minute, for each key or (without keys) address; default: any number."""
+    """Requests per minute and API key, or without keys per client address; default: unlimited."""
     rate_limit_tokens: int | None = Field(None, ge=1)
-    """Tokens a minute, in and out together, for each key or address; max_tokens of what runs counts until it ends."""
+    """Input and output tokens per minute and API key or address; running requests count with their max_tokens."""
     rate_limit_concurrency: int | None = Field(None, ge=1)
-    """Requests at once, for each key or address; each reply (n) and each text to embed counts."""
+    """Concurrent requests per API key or address; each choice (n) and each text to embed counts."""
 
     serve_admission_timeout: Seconds = 2.0
-    """Seconds that each hook of `miner.admission` has to decide about a request."""
+    """Timeout in seconds of each hook of `miner.admission`."""
 
     serve_grace: float = Field(30.0, ge=0, allow_inf_nan=False)
-    """Seconds that running requests get to finish when the server is told to stop."""
+    """Seconds for running requests to finish at shutdown."""
     serve_stall: Seconds = 300.0
-    """Seconds without a token, while requests run, after which `/readyz` says no."""
+    """Seconds without a token, while requests run, after which `/readyz` reports not ready."""
     serve_preload: bool = True
     """Load the default model at start."""
 
     serve_metrics: Literal["admin", "key", "open"] = "admin"
-    """Who may read /metrics: who has the admin right, whoever has a key, or anybody."""
+    """Who may read /metrics: keys with the admin right, any key, or anyone."""
     serve_log: Literal["text", "json", "off"] = "text"
-    """Form of all lines of the server's log; off: text, and no line for each request."""
+    """Format of the log; off: text without the access log."""
     log_level: LogLevel = "info"
-    """The least that the server logs: debug, info, warning, error or critical. A request's line is an info."""
+    """Minimum level of the log: debug, info, warning, error or critical. The access log is at info."""
     serve_log_prompts: bool = False
-    """Write prompts and replies to the log."""
+    """Log prompts and responses."""
 
-    # Here and not only in the base: else type checkers make one whose arguments must have the fields' exact types.
+    # Repeated here: type checkers would otherwise synthesize one that requires the fields' exact types.
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
