@@ -1,4 +1,6 @@
-"""Conversations and tools in Anthropic's form, as the service takes them."""
+"""Anthropic's messages, tools and parameters as the service takes them; blocks, stop reasons and usage as Anthropic
+writes them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from miner.core.wire import FinishReason, LLMResponse, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.anthropic.schema import (
-    AnthropicCountBody,
+    AnthropicCountTokensRequest,
     AnthropicMessage,
+    AnthropicMessagesRequest,
     AnthropicTool,
     Base64Source,
     Block,
@@ -22,120 +26,167 @@ from miner.gateway.apis.anthropic.schema import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from miner.gateway.apis.base import Call
+from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import image_part
-from miner.gateway.body_limits import bounded, check_length
+from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
 
-__all__ = ["tool_arguments", "turns"]
+__all__ = [
+    "content_blocks", "convert_messages", "sampling_arguments", "stop_reason", "tool_arguments", "usage_object",
+]  # fmt: skip
 
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_STOP_REASONS: dict[FinishReason | None, str] = {
+    "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal",
+    # Anthropic has no reason for these two. The model did not mean to end, and only "max_tokens" says that.
+    "repetition": "max_tokens", "unknown": "max_tokens",
+}  # fmt: skip
 Part = dict[str, Any]
 
 
-def turns(
-    asked: AnthropicCountBody, ignored: list[str], remote: list[str], names: dict[str, str]
-) -> list[dict[str, Any]]:
-    """The turns, the system's first. Turns of one role that follow each other become one, as at Anthropic: templates
-    often take nothing but user and assistant in turns.
+def sampling_arguments(request: AnthropicMessagesRequest, call: Call) -> dict[str, Any]:
+    """The service's arguments, but for messages and tools."""
+    arguments: dict[str, Any] = set_fields(request, ("model", "max_tokens", "temperature", "top_p"))
+    if request.top_k:
+        arguments["top_k"] = request.top_k
+    if request.stop_sequences:
+        arguments["stop"] = request.stop_sequences
+    if request.output_config is not None and request.output_config.format is not None:
+        arguments["response_format"] = _response_format(request.output_config.format)
+    reasoning = _reasoning(request, call)
+    if reasoning is not None:
+        arguments["reasoning"] = reasoning
+    return arguments
 
-    Args:
-        names: gets the place in the body of each turn.
+
+def _response_format(output_format: dict[str, Any]) -> dict[str, Any]:
+    if output_format.get("type") != "json_schema" or not isinstance(output_format.get("schema"), dict):
+        raise InvalidRequestError(
+            'output_config.format must be {"type": "json_schema", "schema": {...}}.', param="output_config.format"
+        )
+    schema = bounded(output_format["schema"], "output_config.format.schema", MAX_SCHEMA)
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
+def _reasoning(request: AnthropicMessagesRequest, call: Call) -> bool | str | None:
+    """What `thinking` and `effort` request; None leaves it to the model, as no thinking and `adaptive` do."""
+    thinking = request.thinking
+    effort = request.output_config.effort if request.output_config is not None else None
+    if thinking is not None:
+        if thinking.budget_tokens is not None:
+            call.ignored.append("thinking.budget_tokens")  # no engine here limits reasoning alone
+        if thinking.display == "omitted":
+            call.ignored.append("thinking.display")
+        if thinking.type == "disabled":
+            if effort is not None:
+                call.ignored.append("output_config.effort")
+            return False
+    if effort is not None:
+        return effort
+    return True if thinking is not None and thinking.type == "enabled" else None
+
+
+def convert_messages(request: AnthropicCountTokensRequest, call: Call) -> list[dict[str, Any]]:
+    """The messages, the system's first. Consecutive user messages become one, as at Anthropic: templates often take
+    nothing but alternating roles. The call's names get the place in the body of each message.
     """
-    if not asked.messages:
-        raise InvalidRequestError("messages: at least one message is needed.", param="messages")
-    check_length(asked.messages, "messages")
-    system = asked.system
+    if not request.messages:
+        raise InvalidRequestError("messages: at least one message is required.", param="messages")
+    check_length(request.messages, "messages")
+    system = request.system
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)
-    made: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    if made:
-        names["messages[0]"] = names["messages[0].content"] = "system"
-    for place, message in enumerate(asked.messages):
-        for turn in _turns(message, f"messages[{place}].content", ignored, remote):
-            last = made[-1] if made else None
-            if last is not None and last["role"] == turn["role"] == "user":
-                last["content"] = _joined([*_parts_of(last["content"]), *_parts_of(turn["content"])])
+    converted: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    if converted:
+        call.names.add({"messages[0]": "system", "messages[0].content": "system"})
+    for place, message in enumerate(request.messages):
+        where = f"messages[{place}]"
+        for one in _convert_message(message, f"{where}.content", call):
+            last = converted[-1] if converted else None
+            if last is not None and last["role"] == one["role"] == "user":
+                last["content"] = _joined([*_parts_of(last["content"]), *_parts_of(one["content"])])
             else:
-                names[f"messages[{len(made)}]"] = f"messages[{place}]"
-                names[f"messages[{len(made)}].tool_calls"] = f"messages[{place}].content"
-                made.append(turn)
-    return made
+                name = f"messages[{len(converted)}]"
+                call.names.add({name: where, f"{name}.tool_calls": f"{where}.content"})
+                converted.append(one)
+    return converted
 
 
-def _turns(message: AnthropicMessage, where: str, ignored: list[str], remote: list[str]) -> list[dict[str, Any]]:
+def _convert_message(message: AnthropicMessage, where: str, call: Call) -> list[dict[str, Any]]:
+    """One message, or several: each tool result is a message of its own."""
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     if message.role == "assistant":
-        return [_assistant(message.content, where, ignored)]
-    made: list[dict[str, Any]] = []
+        return [_assistant(message.content, where, call)]
+    converted: list[dict[str, Any]] = []
     parts: list[Part] = []
     for place, block in enumerate(message.content):
         at = f"{where}[{place}]"
         if isinstance(block, ToolResultBlock) and message.role == "user":
             if parts:
-                made.append({"role": "user", "content": _joined(parts)})
+                converted.append({"role": "user", "content": _joined(parts)})
                 parts = []
-            made.append(_result(block, at, remote))
+            converted.append(_tool_result(block, at, call))
         elif isinstance(block, TextBlock | ImageBlock | DocumentBlock):
-            parts.append(_part(block, at, remote))
+            parts.append(_part(block, at, call))
         else:
             raise _misplaced(block, message.role, at)
-    if parts or not made:
-        made.append({"role": message.role, "content": _joined(parts)})
-    return made
+    if parts or not converted:
+        converted.append({"role": message.role, "content": _joined(parts)})
+    return converted
 
 
-def _assistant(blocks: list[Block], where: str, ignored: list[str]) -> dict[str, Any]:
-    texts, thoughts, calls = [], [], []
+def _assistant(blocks: list[Block], where: str, call: Call) -> dict[str, Any]:
+    texts, reasoning, tool_calls = [], [], []
     for place, block in enumerate(blocks):
         match block:
             case TextBlock():
                 texts.append(block.text)
             case ThinkingBlock():
-                thoughts.append(block.thinking)
+                reasoning.append(block.thinking)
             case RedactedBlock():
-                if "redacted_thinking" not in ignored:
-                    ignored.append("redacted_thinking")
+                if "redacted_thinking" not in call.ignored:
+                    call.ignored.append("redacted_thinking")
             case ToolUseBlock():
                 arguments = msgspec.json.encode(bounded(block.input, f"{where}[{place}].input")).decode()
                 function = {"name": block.name, "arguments": arguments}
-                calls.append({"id": block.id, "type": "function", "function": function})
+                tool_calls.append({"id": block.id, "type": "function", "function": function})
             case _:
                 raise _misplaced(block, "assistant", f"{where}[{place}]")
-    turn: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
-    if thoughts and any(thoughts):
-        turn["reasoning"] = "\n".join(thoughts)
-    if calls:
-        turn["tool_calls"] = calls
-    return turn
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or (None if tool_calls else "")}
+    if any(reasoning):
+        message["reasoning"] = "\n".join(reasoning)
+    if tool_calls:
+        message["tool_calls"] = tool_calls
+    return message
 
 
 def _misplaced(block: Block, role: str, where: str) -> InvalidRequestError:
     kind = type(block).__struct_config__.tag
-    return InvalidRequestError(f"{where}: a block of type {kind!r} is not taken in a turn of role {role}.", param=where)
+    return InvalidRequestError(f"{where}: `{kind}` blocks are not allowed in messages of role `{role}`.", param=where)
 
 
-def _result(block: ToolResultBlock, where: str, remote: list[str]) -> dict[str, Any]:
+def _tool_result(block: ToolResultBlock, where: str, call: Call) -> dict[str, Any]:
     parts = [{"type": "text", "text": block.content}] if isinstance(block.content, str) else []
     if isinstance(block.content, list):
-        parts = [_part(part, f"{where}.content[{place}]", remote) for place, part in enumerate(block.content)]
+        parts = [_part(part, f"{where}.content[{place}]", call) for place, part in enumerate(block.content)]
     if block.is_error:
-        # No engine's form has a mark for it: the model reads it as text.
+        # No engine's template has a flag for it: the model reads it as text.
         parts.insert(0, {"type": "text", "text": "The tool failed:"})
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(parts)}
 
 
-def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str, remote: list[str]) -> Part:
+def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str, call: Call) -> Part:
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
     if isinstance(block, DocumentBlock):
-        text = block.source
-        if not isinstance(text, TextSource):
+        if not isinstance(block.source, TextSource):
             raise UnsupportedFeatureError(
-                f"{where}: only documents of plain text are read.", param=where, hint="Send its text."
+                f"{where}: only plain text documents are supported.", param=where, hint="Send its text."
             )
-        heads = [head for head in (block.title, block.context) if head]
-        return {"type": "text", "text": "\n".join([*heads, text.data])}
+        headers = [header for header in (block.title, block.context) if header]
+        return {"type": "text", "text": "\n".join([*headers, block.source.data])}
     source = block.source
     if isinstance(source, Base64Source):
         if source.media_type not in _IMAGES:
@@ -143,8 +194,9 @@ def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str, remote: lis
                 f"{where}.source.media_type must be one of {', '.join(_IMAGES)}, not {source.media_type!r}.",
                 param=f"{where}.source.media_type",
             )
-        return image_part(f"data:{source.media_type};base64,{source.data}", f"{where}.source.data", remote)
-    return image_part(source.url, f"{where}.source.url", remote)
+        url = f"data:{source.media_type};base64,{source.data}"
+        return image_part(url, f"{where}.source.data", call.remote_images)
+    return image_part(source.url, f"{where}.source.url", call.remote_images)
 
 
 def _parts_of(content: str | list[Part]) -> list[Part]:
@@ -152,60 +204,110 @@ def _parts_of(content: str | list[Part]) -> list[Part]:
 
 
 def _joined(parts: list[Part]) -> str | list[Part]:
-    """One text where there is nothing but text: engines put different things between parts."""
+    """One string where there is nothing but text: engines join parts with different separators."""
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
 
 
-def tool_arguments(asked: AnthropicCountBody, ignored: list[str]) -> dict[str, Any]:
-    """The service's arguments for tools and their choice."""
-    choice = asked.tool_choice
-    if not asked.tools:
+def tool_arguments(request: AnthropicCountTokensRequest, call: Call) -> dict[str, Any]:
+    """The service's arguments for tools and the choice among them."""
+    choice = request.tool_choice
+    if not request.tools:
         if choice is not None and choice.type in ("any", "tool"):
-            raise InvalidRequestError("tool_choice needs tools.", param="tool_choice")
+            raise InvalidRequestError("tool_choice requires tools.", param="tool_choice")
         return {}
-    made: dict[str, Any] = {
-        "tools": [_tool(tool, f"tools[{place}]", ignored) for place, tool in enumerate(asked.tools)]
-    }
+    tools = [_tool(tool, f"tools[{place}]", call) for place, tool in enumerate(request.tools)]
+    arguments: dict[str, Any] = {"tools": tools}
     if choice is None:
-        return made
+        return arguments
     if choice.type == "tool":
         if not choice.name:
-            raise InvalidRequestError("tool_choice.name is missing.", param="tool_choice.name")
-        names = [tool["function"]["name"] for tool in made["tools"]]
+            raise InvalidRequestError("Missing required parameter: 'tool_choice.name'.", param="tool_choice.name")
+        names = [tool["function"]["name"] for tool in tools]
         if choice.name not in names:
             raise InvalidRequestError(
                 f"tool_choice.name must be the name of a tool ({', '.join(names)}), not {choice.name!r}.",
                 param="tool_choice.name",
             )
-        made["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+        arguments["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     else:
-        made["tool_choice"] = _CHOICES[choice.type]
+        arguments["tool_choice"] = _TOOL_CHOICES[choice.type]
     if choice.disable_parallel_tool_use:
-        made["parallel_tool_calls"] = False
-    return made
+        arguments["parallel_tool_calls"] = False
+    return arguments
 
 
-def _tool(given: dict[str, Any], where: str, ignored: list[str]) -> dict[str, Any]:
-    kind = given.get("type")
+def _tool(body: dict[str, Any], where: str, call: Call) -> dict[str, Any]:
+    kind = body.get("type")
     if kind not in (None, "custom"):
         raise UnsupportedFeatureError(
-            f"{where}: there is no tool of type {str(kind)[:80]!r} here.", param=f"{where}.type",
-            hint="Only tools of your own are taken, with name, description and input_schema.",
+            f"Unsupported value: '{where}.type' does not support {str(kind)[:80]!r}.", param=f"{where}.type",
+            hint="Only custom tools are supported, with name, description and input_schema.",
         )  # fmt: skip
     try:
-        tool = msgspec.convert(given, AnthropicTool)
+        tool = msgspec.convert(body, AnthropicTool)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{where} is not valid: {error}.", param=where) from None
+        raise InvalidRequestError(f"Invalid value for '{where}': {error}.", param=where) from None
     if tool.input_schema is None:
-        raise InvalidRequestError(f"{where}.input_schema is missing.", param=f"{where}.input_schema")
+        path = f"{where}.input_schema"
+        raise InvalidRequestError(f"Missing required parameter: {path!r}.", param=path)
     for name in ("allowed_callers", "defer_loading", "input_examples"):
-        if getattr(tool, name) and f"tools.{name}" not in ignored:
-            ignored.append(f"tools.{name}")
+        if getattr(tool, name) and f"tools.{name}" not in call.ignored:
+            call.ignored.append(f"tools.{name}")
     function: dict[str, Any] = {"name": tool.name, "parameters": bounded(tool.input_schema, f"{where}.input_schema")}
     if tool.description:
         function["description"] = tool.description
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
+
+
+def content_blocks(response: LLMResponse) -> list[dict[str, Any]]:
+    """`content` of a message."""
+    blocks: list[dict[str, Any]] = []
+    if response.reasoning:
+        blocks.append({"type": "thinking", "thinking": response.reasoning, "signature": ""})
+    if response.content:
+        blocks.append({"type": "text", "text": response.content})
+    for tool_call in response.tool_calls or ():
+        function = tool_call["function"]
+        try:
+            arguments = msgspec.json.decode(function["arguments"] or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            continue  # cut short: stop_reason is "max_tokens"
+        blocks.append({"type": "tool_use", "id": tool_call["id"], "name": function["name"], "input": arguments})
+    return blocks
+
+
+def stop_reason(reason: FinishReason | None, *, exhausted: bool, sequence: str | None) -> str:
+    """`stop_reason` of a message.
+
+    Args:
+        exhausted: whether the context was full.
+        sequence: the stop sequence that ended it, if one did.
+    """
+    if sequence is not None:
+        return "stop_sequence"
+    if reason == "length" and exhausted:
+        return "model_context_window_exceeded"
+    return _STOP_REASONS.get(reason, "end_turn")
+
+
+def usage_object(usage: TokenUsage | None) -> dict[str, Any]:
+    """`usage` of a message, where tokens from the cache are not among `input_tokens`. Anthropic's clients require the
+    object: where the engine sent no usage, its counts are null.
+    """
+    if usage is None:
+        return {"input_tokens": None, "output_tokens": None}
+    cached = usage.cached_tokens
+    body: dict[str, Any] = {
+        "input_tokens": usage.prompt_tokens - (cached or 0),
+        "output_tokens": usage.completion_tokens,
+    }
+    if cached is not None:
+        body["cache_creation_input_tokens"] = 0
+        body["cache_read_input_tokens"] = cached
+    if usage.reasoning_tokens is not None:
+        body["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return body

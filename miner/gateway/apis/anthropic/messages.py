@@ -8,16 +8,19 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
-from miner.gateway.apis.anthropic.convert import tool_arguments, turns
-from miner.gateway.apis.anthropic.errors import stop_reason, usage_object
-from miner.gateway.apis.anthropic.schema import (
-    AnthropicCountBody,
-    AnthropicMessagesBody,
+from miner.errors import MinerError, UnsupportedFeatureError
+from miner.gateway.apis.anthropic.convert import (
+    content_blocks,
+    convert_messages,
+    sampling_arguments,
+    stop_reason,
+    tool_arguments,
+    usage_object,
 )
+from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.base import Call, Head
-from miner.gateway.body_limits import MAX_SCHEMA, bounded
+from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
@@ -26,13 +29,14 @@ from miner.gateway.request_body import decode, decode_body, off_loop, parse_body
 
 __all__ = ["AnthropicMessages", "count_tokens", "messages"]
 
-_MESSAGES = msgspec.json.Decoder(AnthropicMessagesBody)
-_COUNT = msgspec.json.Decoder(AnthropicCountBody)
-_LACKING = {
-    "container": "Nothing is run here.",
+_MESSAGES = msgspec.json.Decoder(AnthropicMessagesRequest)
+_COUNT_TOKENS = msgspec.json.Decoder(AnthropicCountTokensRequest)
+_UNSUPPORTED = {
+    "container": "Nothing is executed here.",
     "inference_geo": "The model runs where this server's operator runs it.",
     "mcp_servers": "Give the model tools, and call the servers yourself.",
 }
+_IGNORED = ("context_management", "user_profile_id", "workspace_id", "diagnostics")
 
 
 class AnthropicMessages:
@@ -42,37 +46,18 @@ class AnthropicMessages:
     heartbeat = PING
 
     def parse(self, body: bytes) -> Call:
-        """Read a body."""
-        asked = decode(body, _MESSAGES)
-        ignored = _without_effect(asked)
-        arguments: dict[str, Any] = {"model": asked.model, "max_tokens": asked.max_tokens}
-        for name in ("temperature", "top_p"):
-            value = getattr(asked, name)
-            if value is not None:
-                arguments[name] = value
-        if asked.top_k:
-            arguments["top_k"] = asked.top_k
-        if asked.stop_sequences:
-            arguments["stop"] = asked.stop_sequences
-        remote: list[str] = []
-        names = _names(asked)
-        arguments["messages"] = turns(asked, ignored, remote, names)
-        arguments.update(tool_arguments(asked, ignored))
-        if asked.output_config is not None and asked.output_config.format is not None:
-            arguments["response_format"] = _format(asked.output_config.format)
-        arguments.update(_thoughts(asked, ignored))
-        return Call(
-            [arguments],
-            asked.model,
-            asked.stream,
-            ignored,
-            remote_images=remote,
-            names=FieldNames(names),
-            options=asked,
-        )
+        """Parse a request body."""
+        request = decode(body, _MESSAGES)
+        refuse_service_tier(request.service_tier, ("auto", "standard_only"))
+        call = _call(request)
+        call.stream = request.stream
+        arguments = sampling_arguments(request, call)
+        arguments["messages"] = convert_messages(request, call)
+        call.arguments = [arguments | tool_arguments(request, call)]
+        return call
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
-        """A message in one piece."""
+        """A `message`."""
         response = responses[0]
         return msgspec.json.encode(
             {
@@ -80,7 +65,7 @@ class AnthropicMessages:
                 "type": "message",
                 "role": "assistant",
                 "model": head.model,
-                "content": _blocks(response),
+                "content": content_blocks(response),
                 "stop_reason": stop_reason(
                     response.finish_reason, exhausted=response.context_exhausted, sequence=response.stop_sequence
                 ),
@@ -90,30 +75,25 @@ class AnthropicMessages:
         )
 
     def stream(self, call: Call, head: Head) -> MessageStream:
-        """The writer of events."""
+        """The writer of its events."""
         return MessageStream(head)
 
 
-def _blocks(response: LLMResponse) -> list[dict[str, Any]]:
-    blocks: list[dict[str, Any]] = []
-    if response.reasoning:
-        blocks.append({"type": "thinking", "thinking": response.reasoning, "signature": ""})
-    if response.content:
-        blocks.append({"type": "text", "text": response.content})
-    for call in response.tool_calls or ():
-        function = call["function"]
-        try:
-            given = msgspec.json.decode(function["arguments"] or "{}")
-        except (msgspec.DecodeError, RecursionError):
-            continue  # cut short: stop_reason says "max_tokens"
-        blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": given})
-    return blocks
+def _call(request: AnthropicCountTokensRequest) -> Call:
+    """The call, but for its arguments."""
+    refuse_unsupported(request, _UNSUPPORTED)
+    ignored = [name for name in _IGNORED if getattr(request, name, None)]
+    if _has_cache_control(request):
+        ignored.append("cache_control")
+    if request.speed not in (None, "standard"):
+        ignored.append("speed")
+    return Call(arguments=[], model=request.model, ignored=ignored, names=FieldNames(_names(request)), options=request)
 
 
-def _names(asked: AnthropicCountBody) -> dict[str, str]:
-    """The service's names of what has another one here; `turns` adds those of the messages."""
-    thinking = asked.thinking is not None and asked.thinking.type == "enabled"
-    effort = not thinking and asked.output_config is not None and asked.output_config.effort is not None
+def _names(request: AnthropicCountTokensRequest) -> dict[str, str]:
+    """The client's fields for the service's parameters; `convert_messages` adds those of the messages."""
+    thinking = request.thinking is not None and request.thinking.type == "enabled"
+    effort = not thinking and request.output_config is not None and request.output_config.effort is not None
     return {
         "stop": "stop_sequences", "reasoning": "output_config.effort" if effort else "thinking",
         "response_format": "output_config.format", "response_format.json_schema": "output_config.format",
@@ -122,108 +102,60 @@ def _names(asked: AnthropicCountBody) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _without_effect(asked: AnthropicCountBody) -> list[str]:
-    """Refuse by name what there is not; return what changes nothing here."""
-    for name, instead in _LACKING.items():
-        if getattr(asked, name, None):
-            raise UnsupportedFeatureError(f"{name} is not supported.", param=name, hint=instead)
-    names = ["context_management", "user_profile_id", "workspace_id", "diagnostics"]
-    ignored = [name for name in names if getattr(asked, name, None)]
-    if _cached(asked):
-        ignored.append("cache_control")
-    if asked.speed not in (None, "standard"):
-        ignored.append("speed")
-    if isinstance(asked, AnthropicMessagesBody) and asked.service_tier not in (None, "auto", "standard_only"):
-        raise UnsupportedFeatureError(
-            f"There is no service_tier {asked.service_tier!r} here.", param="service_tier", hint="Leave it out."
-        )
-    return ignored
-
-
-def _cached(asked: AnthropicCountBody) -> bool:
+def _has_cache_control(request: AnthropicCountTokensRequest) -> bool:
     """Whether the client marks what to cache. Engines here cache by themselves."""
-    blocks: list[Any] = [block for turn in asked.messages if isinstance(turn.content, list) for block in turn.content]
-    if isinstance(asked.system, list):
-        blocks += asked.system
+    blocks: list[Any] = [block for one in request.messages if isinstance(one.content, list) for block in one.content]
+    if isinstance(request.system, list):
+        blocks += request.system
     return (
-        asked.cache_control is not None
+        request.cache_control is not None
         or any(block.cache_control is not None for block in blocks)
-        or any(tool.get("cache_control") is not None for tool in asked.tools or ())
+        or any(tool.get("cache_control") is not None for tool in request.tools or ())
     )
-
-
-def _format(given: dict[str, Any]) -> dict[str, Any]:
-    if given.get("type") != "json_schema" or not isinstance(given.get("schema"), dict):
-        raise InvalidRequestError(
-            'output_config.format must be {"type": "json_schema", "schema": {...}}.', param="output_config.format"
-        )
-    return {
-        "type": "json_schema",
-        "json_schema": {"schema": bounded(given["schema"], "output_config.format.schema", MAX_SCHEMA)},
-    }
-
-
-def _thoughts(asked: AnthropicMessagesBody, ignored: list[str]) -> dict[str, Any]:
-    """What `thinking` and `effort` ask for. Left open (no thinking, or adaptive), the model does as it does."""
-    thinking = asked.thinking
-    effort = asked.output_config.effort if asked.output_config is not None else None
-    if thinking is not None:
-        if thinking.budget_tokens is not None:
-            ignored.append("thinking.budget_tokens")  # no engine here counts thoughts apart
-        if thinking.display == "omitted":
-            ignored.append("thinking.display")
-        if thinking.type == "disabled":
-            if effort is not None:
-                ignored.append("output_config.effort")
-            return {"reasoning": False}
-    if effort is not None:
-        return {"reasoning": effort}
-    return {"reasoning": True} if thinking is not None and thinking.type == "enabled" else {}
 
 
 _DIALECT = AnthropicMessages()
 
 
 async def messages(context: RequestContext) -> web.StreamResponse:
-    """The next turn of a conversation."""
+    """Create a message."""
     call = await parse_body(context, _DIALECT.parse)
-    asked: AnthropicMessagesBody = call.options
-    wants = asked.thinking is not None and asked.thinking.type == "enabled"
-    if not wants and call.arguments[0].get("reasoning") and not await _thinks(context, asked.model):
-        # How hard to try is left to the model, and this one does not think.
+    thinking = call.options.thinking
+    required = thinking is not None and thinking.type == "enabled"
+    if not required and call.arguments[0].get("reasoning") and not await _can_reason(context, call):
+        # How hard to try is left to the model, and this one does not reason.
         call.ignored.append("output_config.effort")
         del call.arguments[0]["reasoning"]
     return await reply(context, _DIALECT, call)
 
 
-async def _thinks(context: RequestContext, model: str) -> bool:
-    """Whether a model thinks, as far as can be told before it is asked."""
+async def _can_reason(context: RequestContext, call: Call) -> bool:
+    """Whether the model reasons, as far as that is known before it is used."""
     service = context.gateway.service
     try:
-        info = await service.resolve_model(model)
+        info = await service.resolve_model(call.model)
     except MinerError:
         info = None  # the request itself will say why
-    able = None if info is None else info.capabilities
-    return "reasoning" in (service.capabilities if able is None else able)
+    known = None if info is None else info.capabilities
+    return "reasoning" in (service.capabilities if known is None else known)
 
 
 async def count_tokens(context: RequestContext) -> web.StreamResponse:
-    """Tokens that a conversation would take."""
-    asked = await decode_body(context, _COUNT)
-    context.ignored += _without_effect(asked)
-    remote: list[str] = []
-    names = _names(asked)
-    conversation = await off_loop(context, turns, asked, context.ignored, remote, names)
-    tools = (await off_loop(context, tool_arguments, asked, context.ignored)).get("tools")
-    await context.enter(Call(arguments=[], model=asked.model, remote_images=remote))
+    """Count the input tokens that a message would have."""
+    request = await decode_body(context, _COUNT_TOKENS)
+    call = _call(request)
+    converted = await off_loop(context, convert_messages, request, call)
+    tools = (await off_loop(context, tool_arguments, request, call)).get("tools")
+    context.ignored += call.ignored
+    await context.enter(call)
     service = context.gateway.service
     try:
-        with FieldNames(names).translate_errors():
-            count = await service.count_tokens(messages=conversation, model=asked.model, tools=tools)
+        with call.names.translate_errors():
+            count = await service.count_tokens(messages=converted, model=request.model, tools=tools)
     except UnsupportedFeatureError as error:
         if error.param != "count_tokens":
             raise
         raise RefusedError(
-            501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="A reply's usage tells them."
+            501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="See usage of a response."
         ) from error
     return json_response(context, msgspec.json.encode({"input_tokens": count}))

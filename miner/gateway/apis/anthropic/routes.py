@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from miner.gateway.apis.anthropic.errors import anthropic_error
 from miner.gateway.apis.anthropic.messages import count_tokens, messages
-from miner.gateway.apis.anthropic.schema import AnthropicCountBody, AnthropicMessagesBody
+from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.routing import Route
 
 __all__ = ["ANTHROPIC", "ID_HEADER"]
 
 ID_HEADER = "Request-Id"
-"""Where Anthropic's clients look for the id of a request."""
+"""The header in which Anthropic's clients look for the id of a request."""
 
 ANTHROPIC = [
     Route(
         "POST", "/v1/messages", messages, "key", anthropic_error,
-        "The next turn of a conversation, whole or streamed", AnthropicMessagesBody,
+        "Create a message, streamed or not", AnthropicMessagesRequest,
         ("application/json", "text/event-stream"), id_header=ID_HEADER,
     ),
     Route(
         "POST", "/v1/messages/count_tokens", count_tokens, "key", anthropic_error,
-        "Tokens that a conversation would take", AnthropicCountBody, id_header=ID_HEADER,
+        "Count the tokens in a message", AnthropicCountTokensRequest, id_header=ID_HEADER,
     ),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The bodies of Anthropic's messages, as structs: an unknown field or kind of block is refused by its place."""
+"""The request bodies of Anthropic's API, as structs: an unknown field or type of block is refused by its place."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Literal
 import msgspec
 
 __all__ = [
-    "AnthropicCountBody", "AnthropicMessage", "AnthropicMessagesBody", "AnthropicTool", "Base64Source", "Block",
-    "DocumentBlock", "ImageBlock", "RedactedBlock", "TextBlock", "TextSource", "ThinkingBlock", "ToolResultBlock",
-    "ToolUseBlock", "URLSource",
+    "AnthropicCountTokensRequest", "AnthropicMessage", "AnthropicMessagesRequest", "AnthropicTool", "Base64Source",
+    "Block", "DocumentBlock", "ImageBlock", "RedactedBlock", "TextBlock", "TextSource", "ThinkingBlock",
+    "ToolResultBlock", "ToolUseBlock", "URLSource",
 ]  # fmt: skip
 
 
 class _Block(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     cache_control: dict[str, Any] | None = None
-    """Engines here cache prompts by themselves."""
+    """Ignored: engines here cache prompts by themselves."""
 
 
 class TextBlock(_Block, tag="text"):
@@ -26,20 +26,20 @@ class TextBlock(_Block, tag="text"):
 
 
 class Base64Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="base64"):
-    """The bytes themselves."""
+    """Inline data."""
 
     media_type: str
     data: str
 
 
 class URLSource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="url"):
-    """An address."""
+    """A URL."""
 
     url: str
 
 
 class TextSource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
-    """A plain text."""
+    """Plain text."""
 
     data: str
     media_type: str = "text/plain"
@@ -52,7 +52,7 @@ class ImageBlock(_Block, tag="image"):
 
 
 class DocumentBlock(_Block, tag="document"):
-    """A document; only plain text is read."""
+    """A document; only plain text is supported."""
 
     source: TextSource | Base64Source | URLSource
     title: str | None = None
@@ -61,20 +61,20 @@ class DocumentBlock(_Block, tag="document"):
 
 
 class ThinkingBlock(_Block, tag="thinking"):
-    """Thoughts of an earlier turn."""
+    """Reasoning of an earlier message."""
 
     thinking: str
     signature: str = ""
 
 
 class RedactedBlock(_Block, tag="redacted_thinking"):
-    """Thoughts that only who wrote them can read."""
+    """Reasoning that only Anthropic can decrypt."""
 
     data: str
 
 
 class ToolUseBlock(_Block, tag="tool_use"):
-    """A call."""
+    """A tool call."""
 
     id: str
     name: str
@@ -84,7 +84,7 @@ class ToolUseBlock(_Block, tag="tool_use"):
 
 
 class ToolResultBlock(_Block, tag="tool_result"):
-    """What a call gave."""
+    """The result of a tool call."""
 
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock | DocumentBlock] | None = None
@@ -95,14 +95,14 @@ Block = TextBlock | ImageBlock | DocumentBlock | ThinkingBlock | RedactedBlock |
 
 
 class AnthropicMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One turn."""
+    """One message."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
 
 class AnthropicTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A tool of the client's own."""
+    """A custom tool."""
 
     name: str
     type: str | None = None
@@ -118,7 +118,7 @@ class AnthropicTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Thinking(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Whether the model thinks first."""
+    """Whether the model reasons first."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = None
@@ -126,21 +126,21 @@ class Thinking(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class OutputConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How hard the model tries, and the form of its text."""
+    """Reasoning effort, and the format of the text."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: dict[str, Any] | None = None
 
 
 class AnthropicToolChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Which tools must be called."""
+    """Which tools must be called, if any."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
-class AnthropicCountBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class AnthropicCountTokensRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of `/v1/messages/count_tokens`."""
 
     model: str
@@ -159,7 +159,7 @@ class AnthropicCountBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     mcp_servers: list[Any] | None = None
 
 
-class AnthropicMessagesBody(AnthropicCountBody, kw_only=True, forbid_unknown_fields=True):
+class AnthropicMessagesRequest(AnthropicCountTokensRequest, kw_only=True, forbid_unknown_fields=True):
     """The body of `/v1/messages`."""
 
     max_tokens: int
@@ -169,7 +169,7 @@ class AnthropicMessagesBody(AnthropicCountBody, kw_only=True, forbid_unknown_fie
     top_p: float | None = None
     top_k: int | None = None
     metadata: dict[str, Any] | None = None
-    """Steers Anthropic's own books."""
+    """For Anthropic's own records: accepted silently."""
     service_tier: str | None = None
     container: Any = None
     diagnostics: Any = None

@@ -1,4 +1,4 @@
-"""Messages as Anthropic's events: each kind of content is a block that is opened, filled and closed."""
+"""Messages as Anthropic's server-sent events: each type of content is a block that starts, grows and stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenUsage, ToolCall
-from miner.gateway.apis.anthropic.errors import error_event, stop_reason, usage_object
+from miner.gateway.apis.anthropic.convert import stop_reason, usage_object
+from miner.gateway.apis.anthropic.errors import error_event
 from miner.gateway.apis.base import Head
 from miner.gateway.errors import Failure
 
@@ -27,15 +28,15 @@ class MessageStream:
 
     def __init__(self, head: Head) -> None:
         self._head = head
-        self._began = False
+        self._started = False
         self._blocks = 0
-        """Blocks that were opened."""
+        """Blocks that were started."""
         self._open: str | None = None
-        """Kind of the block that is open."""
+        """Type of the open block."""
         self._tools: dict[int, int] = {}
-        """Blocks of the calls, by the calls' index."""
+        """Blocks of the tool calls, by their index."""
         self._before = b""
-        """The head of a piece of text or thought for the block that is open."""
+        """The head of a delta of the open block."""
         self._reason: FinishReason | None = None
         self._exhausted = False
         self._sequence: str | None = None
@@ -44,7 +45,7 @@ class MessageStream:
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
         out: list[bytes] = []
-        if not self._began:
+        if not self._started:
             self._start(out)
         for chunk in batch:
             if chunk.reasoning:
@@ -69,7 +70,7 @@ class MessageStream:
         return b"".join(out)
 
     def _start(self, out: list[bytes]) -> None:
-        self._began = True
+        self._started = True
         message: dict[str, Any] = {
             "id": f"msg_{self._head.id}",
             "type": "message",
@@ -78,7 +79,7 @@ class MessageStream:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            # Engines tell the counts at the end: `message_delta` has them all.
+            # Engines report usage at the end: `message_delta` has all counts.
             "usage": {"input_tokens": 0, "output_tokens": 0},
         }
         out.append(_event("message_start", message=message))
@@ -94,22 +95,22 @@ class MessageStream:
             self._open = None
             out.append(_event("content_block_stop", index=self._blocks - 1))
 
-    def _call(self, piece: ToolCall, out: list[bytes]) -> None:
-        place = piece.get("index", 0)
-        function = piece.get("function") or {}
+    def _call(self, delta: ToolCall, out: list[bytes]) -> None:
+        place = delta.get("index", 0)
+        function = delta.get("function") or {}
         if place not in self._tools:
             self._tools[place] = self._blocks
-            named = {"id": piece.get("id") or "", "name": function.get("name") or ""}
-            self._open_block("tool_use", {"type": "tool_use", **named, "input": {}}, out)
+            call = {"id": delta.get("id") or "", "name": function.get("name") or ""}
+            self._open_block("tool_use", {"type": "tool_use", **call, "input": {}}, out)
         arguments = function.get("arguments")
         if arguments:
-            delta = {"type": "input_json_delta", "partial_json": arguments}
-            out.append(_event("content_block_delta", index=self._tools[place], delta=delta))
+            json_delta = {"type": "input_json_delta", "partial_json": arguments}
+            out.append(_event("content_block_delta", index=self._tools[place], delta=json_delta))
 
     def end(self, responses: list[LLMResponse]) -> bytes:
-        """Why it ended, the counts, and the end mark."""
+        """The stop reason, usage, and `message_stop`."""
         out: list[bytes] = []
-        if not self._began:
+        if not self._started:
             self._start(out)
         self._close_block(out)
         reason = stop_reason(self._reason, exhausted=self._exhausted, sequence=self._sequence)
@@ -119,5 +120,5 @@ class MessageStream:
         return b"".join(out)
 
     def error(self, failure: Failure) -> bytes:
-        """An error event; no end mark follows."""
+        """An error event; no `message_stop` follows."""
         return error_event(failure)
