@@ -24,13 +24,15 @@
 Every error survives pickling and says what failed and where. What to do next is in two fields: `hint` is for
 whoever sent the request, `operator_hint` for whoever runs the server (settings, options, packages, paths): the log, the
 command line and administrators see it, other clients do not.
-This module imports nothing of miner.
+This module imports nothing of miner but `override`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
+
+from miner.core._typing import override
 
 __all__ = [
     "AuthenticationError",
@@ -77,9 +79,11 @@ class MinerError(Exception):
         self.operator_hint = operator_hint
         """What whoever runs the server can do; never shown to clients without the admin right."""
 
+    @override
     def __str__(self) -> str:
         return " ".join(filter(None, (self.message, self.hint, self.operator_hint)))
 
+    @override
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.__dict__)
 

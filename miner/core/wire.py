@@ -1,7 +1,7 @@
 """What goes between an entry and a backend: typed requests, responses and chunks.
 
 Shapes follow OpenAI's chat API where it has the concept. Durations are seconds, sizes are bytes, lengths are tokens.
-Everything here is data: this module imports nothing of miner.
+Everything here is data: this module imports nothing of miner but `override`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+
+from miner.core._typing import override
 
 __all__ = [
     "OPTIONS",
@@ -264,6 +266,7 @@ class LLMResponse(Struct, kw_only=True, omit_defaults=True):
     backend: str | None = None
     """Name of the backend that answered."""
 
+    @override
     def __str__(self) -> str:
         return self.content
 
