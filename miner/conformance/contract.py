@@ -1,20 +1,26 @@
-"""What the tests of the contract work with: one service on one event loop, and bounds on every wait."""
+"""What the tests of the contract work with: one service on one event loop, bounds on every wait, and what to do where a
+test cannot check what it is about: make sure that the backend refuses it as declared, or report "not checked".
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
+import pytest
+
 from miner.core.llms.contract.join import join
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import FinishReason, LLMChunk, LLMResponse, ModelInfo
+from miner.core.wire import EmbeddingResponse, FinishReason, LLMChunk, LLMResponse, ModelInfo, TokenUsage
+from miner.errors import UnsupportedFeatureError
 
-__all__ = ["LONG", "Contract", "LongCall"]
+__all__ = ["LONG", "TOO_SHORT", "Contract", "LongCall", "counted", "finished", "not_checked", "supported_or_refused"]
 
 LONG = "Tell me a very long story about a lighthouse and the sea."
+TOO_SHORT = "its replies come too quickly to be stopped"
 _FINISH_REASONS = get_args(FinishReason)
 
 T = TypeVar("T")
@@ -33,7 +39,7 @@ class Contract:
 
     Attributes:
         service: the backend's service, opened once for all tests.
-        model: the model that is asked for; None for the default.
+        model: the model to use; None for the default.
         patience: seconds that any one step may take: generous, since a model may have to be loaded.
     """
 
@@ -43,7 +49,7 @@ class Contract:
         self._backend = backend
         self._config = config
         self.model = model
-        self.service = self.fresh()
+        self.service = self.new_service()
         self._long_call: LongCall | None = None
 
     def run(self, work: Awaitable[T]) -> T:
@@ -60,10 +66,10 @@ class Contract:
         """The loop that the service lives on."""
         return self._runner.get_loop()
 
-    def able(self) -> frozenset[str]:
+    def capabilities(self) -> frozenset[str]:
         """What the backend declares for this model."""
-        for info in self.models():
-            if self.model in (None, info.id, *info.aliases) and info.capabilities is not None:
+        for info in self.listed():
+            if info.capabilities is not None:
                 return info.capabilities & self.service.capabilities
         return self.service.capabilities
 
@@ -71,36 +77,43 @@ class Contract:
         """What the backend lists."""
         return self.run(self.service.list_models())
 
-    def ask(self, prompt: str, **options: Any) -> LLMResponse:
-        """A whole reply to one user turn; greedy and short unless the test says otherwise."""
-        return _finished(self.run(self.asking(prompt, **options)))
+    def listed(self) -> list[ModelInfo]:
+        """Of these, the model under test; all of them where it is the default model."""
+        return [info for info in self.models() if self.model in (None, info.id, *info.aliases)]
 
-    def asking(self, prompt: str, **options: Any) -> Coroutine[Any, Any, LLMResponse]:
-        """The same, not yet run."""
+    def chat(self, prompt: str, **options: Any) -> LLMResponse:
+        """The response to one user message, not streamed; greedy and short unless the test says otherwise."""
+        return finished(self.run(self.chat_call(prompt, **options)))
+
+    def chat_call(self, prompt: str, **options: Any) -> Coroutine[Any, Any, LLMResponse]:
+        """The same as a coroutine."""
         return self.service.chat_completion([{"role": "user", "content": prompt}], **self._with_defaults(options))
 
+    def chat_messages(self, messages: list[dict[str, Any]], **options: Any) -> LLMResponse:
+        """The response to a conversation."""
+        return finished(self.run(self.service.chat_completion(messages, **self._with_defaults(options))))
+
     def stream(self, prompt: str, **options: Any) -> AsyncIterator[LLMChunk]:
-        """The same reply as it comes."""
+        """The same response as a stream."""
         messages = [{"role": "user", "content": prompt}]
         return self.service.stream(messages=messages, **self._with_defaults(options))
 
-    def streamed(self, prompt: str, **options: Any) -> list[LLMChunk]:
-        """All chunks of a reply."""
+    def stream_chunks(self, prompt: str, **options: Any) -> list[LLMChunk]:
+        """All chunks of a stream."""
 
         async def read() -> list[LLMChunk]:
             return [chunk async for chunk in self.stream(prompt, **options)]
 
         return self.run(read())
 
-    @staticmethod
-    def join(chunks: list[LLMChunk]) -> LLMResponse:
-        """The reply that these chunks are pieces of."""
-        return _finished(join([chunks]))
+    def stream_joined(self, prompt: str, **options: Any) -> LLMResponse:
+        """The response that the chunks of a stream join to."""
+        return finished(join([self.stream_chunks(prompt, **options)]))
 
     def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.model, "max_tokens": 16, "temperature": 0, "top_p": 1, **options}
 
-    def fresh(self) -> LLMService:
+    def new_service(self) -> LLMService:
         """Another service of the same backend, for tests that close it. Names are exact, as a gateway's are."""
         service = self._backend(self._config)
         service.any_model_name = False
@@ -113,9 +126,9 @@ class Contract:
         return self._long_call
 
     def _measured_long_call(self) -> LongCall:
-        lengths = [info.context_length for info in self.models() if self.model in (None, info.id, *info.aliases)]
+        lengths = [info.context_length for info in self.listed()]
         limit = min(2048, (lengths[0] if lengths and lengths[0] else 4096) // 2)
-        self.ask(LONG, max_tokens=1)
+        self.chat(LONG, max_tokens=1)
         max_tokens, before = 16, 0.0
         while True:
             response, seconds = self._timed(max_tokens)
@@ -126,7 +139,7 @@ class Contract:
 
     def _timed(self, max_tokens: int) -> tuple[LLMResponse, float]:
         began = time.monotonic()
-        response = self.ask(LONG, max_tokens=max_tokens)
+        response = self.chat(LONG, max_tokens=max_tokens)
         return response, time.monotonic() - began
 
     def tasks(self) -> int:
@@ -141,7 +154,45 @@ class Contract:
             self._runner.close()
 
 
-def _finished(response: LLMResponse) -> LLMResponse:
+def finished(response: LLMResponse) -> LLMResponse:
     """The same; its finish reason must be one of the contract's words."""
     assert response.finish_reason in _FINISH_REASONS, f"{response.finish_reason!r} is no finish reason"
     return response
+
+
+def supported_or_refused(
+    contract: Contract,
+    request: pytest.FixtureRequest,
+    capability: str,
+    send: Callable[[], Any],
+    param: str | None = None,
+) -> bool:
+    """Whether the backend declares the capability. If not, `send` must raise an error that names the parameter."""
+    if capability in contract.capabilities():
+        return True
+    with pytest.raises(UnsupportedFeatureError) as caught:
+        send()
+    if param is not None:
+        assert caught.value.param == param, f"the error must name {param!r}, it names {caught.value.param!r}"
+    request.node.user_properties.append(("refused", True))
+    return False
+
+
+def not_checked(request: pytest.FixtureRequest, reason: str) -> None:
+    """Report that the test, or a part of it, had nothing to check: it does not count as a pass."""
+    if ("not checked", reason) not in request.node.user_properties:
+        request.node.user_properties.append(("not checked", reason))
+
+
+def counted(request: pytest.FixtureRequest, response: LLMResponse | EmbeddingResponse) -> TokenUsage | None:
+    """A response's usage, checked; None, reported as not checked, where the backend counts nothing."""
+    usage = response.usage
+    if usage is None:
+        not_checked(request, "it counts no tokens")
+        return None
+    assert usage.prompt_tokens > 0, "usage counts no token of the prompt: it is None where nothing was counted"
+    if isinstance(response, LLMResponse):
+        if response.content:
+            assert usage.completion_tokens > 0, "usage counts no token of a reply that has text"
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    return usage

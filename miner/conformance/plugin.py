@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ __all__ = ["backend_under_test"]
 _HERE = Path(__file__).parent
 _OUTCOMES = pytest.StashKey[dict[str, list[str]]]()
 _NOT_CHECKED = pytest.StashKey[dict[str, list[str]]]()
+_HEADING = "capability"
 _VERDICTS = ("fails", "passes", "refused as declared", "not checked")
 """A capability's verdict is the first of these that one of its tests has."""
 
@@ -22,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     group = parser.getgroup("miner", "miner: the conformance suite (pytest --pyargs miner.conformance)")
     group.addoption("--miner-backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
-    group.addoption("--miner-model", metavar="MODEL", help="the model to ask for; default: the backend's own")
+    group.addoption("--miner-model", metavar="MODEL", help="the model to use; default: the backend's own")
     group.addoption(
         "--miner-patience", metavar="SECONDS", type=float, default=120.0, help="for any one step; default: 120"
     )
@@ -37,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a backend there is nothing to test; with a wrong one, that is said before anything runs."""
+    """A usage error before anything runs where the backend is missing or does not load."""
     ours = [item for item in items if item.path.is_relative_to(_HERE)]
     if ours:
         backend_under_test(config)
@@ -50,9 +52,7 @@ def backend_under_test(config: pytest.Config) -> Any:
 
     name = config.getoption("miner_backend")
     if not name:
-        raise pytest.UsageError(
-            "--miner-backend NAME is missing: which backend shall be tested? `miner backends` lists them."
-        )
+        raise pytest.UsageError("--miner-backend NAME is missing: the backend to test (`miner backends` lists them).")
     try:
         backend = load_backend(name)
     except ConfigError as error:
@@ -64,7 +64,7 @@ def backend_under_test(config: pytest.Config) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Note the outcome of each capability's tests, and why one of them found nothing to check."""
+    """Note the outcome of each capability's tests, and why one of them had nothing to check."""
     report = yield
     marker = item.get_closest_marker("miner_capability")
     if marker is not None and item.path.is_relative_to(_HERE) and (call.when == "call" or report.failed):
@@ -78,12 +78,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _outcome(item: pytest.Item, report: pytest.TestReport) -> str:
-    said = dict(item.user_properties)
+    properties = dict(item.user_properties)
     if report.failed:
         return "fails"
-    if "not checked" in said:
+    if "not checked" in properties:
         return "not checked"
-    return "refused as declared" if "refused" in said else "passes"
+    return "refused as declared" if "refused" in properties else "passes"
 
 
 def _rows(config: pytest.Config) -> list[tuple[str, str, list[str]]]:
@@ -116,8 +116,36 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"  not checked, since {reason}: {', '.join(names)}")
     file = config.getoption("miner_matrix")
     if file:
-        from miner.conformance.matrix import write_column
-
         column = config.getoption("miner_model") or ""
         cells = {capability: _cell(verdict, outcomes) for capability, verdict, outcomes in rows}
         write_column(Path(file), f"{name} {column}".strip(), cells)
+
+
+def write_column(file: Path, name: str, verdicts: Mapping[str, str]) -> None:
+    """Put a backend's verdicts into the Markdown table of a file: a new column, or in place of the one it had."""
+    columns = _read_columns(file)
+    columns[name] = dict(verdicts)
+    rows = sorted({capability for column in columns.values() for capability in column})
+    lines = [
+        "What the conformance suite found; made by `pytest --pyargs miner.conformance --miner-backend NAME "
+        "--miner-matrix FILE`.",
+        "",
+        f"| {_HEADING} | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+        *(f"| {row} | {' | '.join(column.get(row, '') for column in columns.values())} |" for row in rows),
+    ]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _read_columns(file: Path) -> dict[str, dict[str, str]]:
+    if not file.exists():
+        return {}
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|") and not line.startswith("|--")
+    ]
+    if not rows or rows[0][0] != _HEADING:
+        return {}
+    names = rows[0][1:]
+    return {name: {row[0]: row[place + 1] for row in rows[1:]} for place, name in enumerate(names)}

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from miner.conformance.contract import Contract
-from miner.conformance.refusals import not_checked, supported_or_refused
+from miner.conformance.contract import Contract, not_checked, supported_or_refused
 from miner.core.wire import ModelInfo
 from miner.errors import InvalidRequestError, ModelNotFoundError, UnsupportedFeatureError
 
@@ -23,8 +22,8 @@ def test_unknown_model_is_refused(contract: Contract) -> None:
 
 @pytest.mark.miner_capability("service")
 def test_a_name_is_exact(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """The beginning of a listed name is no name, nor is one with more behind it: another model would answer."""
-    models = [info for info in contract.models() if contract.model in (None, info.id, *info.aliases)]
+    """The beginning of a listed name is no name, nor is one with more behind it: it would be another model."""
+    models = contract.listed()
     if not models:
         not_checked(request, "it lists no models")
         return
@@ -33,7 +32,9 @@ def test_a_name_is_exact(contract: Contract, request: pytest.FixtureRequest) -> 
     taken = {*listed, *(name.removesuffix(":latest") for name in listed)}
     name = models[0].id
     near = {name[:-1], name[: len(name) // 2], name.rpartition("-")[0], f"{name}x", f"{name}-instruct", f"x{name}"}
-    for other in sorted(near - taken - {""}):
+    others = sorted(near - taken - {""})
+    assert others
+    for other in others:
         _is_not_found(contract, other)
 
 
@@ -41,8 +42,8 @@ def _is_not_found(contract: Contract, name: str) -> None:
     """On every verb that takes a model's name; one that is not there at all may be refused as that first."""
     service = contract.service
     verbs: list[Callable[[], Any]] = [
-        lambda: contract.ask("Hello", model=name),
-        lambda: contract.streamed("Hello", model=name),
+        lambda: contract.chat("Hello", model=name),
+        lambda: contract.stream_chunks("Hello", model=name),
         lambda: contract.run(service.generate("Hello", model=name)),
         lambda: contract.run(service.load_model(name)),
     ]
@@ -65,32 +66,35 @@ def test_vectors_come_from_the_model_that_was_named(contract: Contract, request:
         contract, request, "embeddings", lambda: contract.run(contract.service.embed("Hello", contract.model))
     ):
         return
-    models = [info for info in contract.models() if contract.model in (None, info.id, *info.aliases)]
+    models = contract.listed()
     if not models:
         not_checked(request, "it lists no models")
         return
     response = contract.run(contract.service.embed("Hello", models[0].id))
     if response.model is None:
-        not_checked(request, "its vectors do not say which model made them")
+        not_checked(request, "its responses do not name the model of the vectors")
         return
     assert response.model in (models[0].id, *models[0].aliases)
 
 
 @pytest.mark.miner_capability("service")
-def test_a_model_is_loaded(contract: Contract) -> None:
-    """Before it is asked for anything, and again; where nothing is loaded, the name is checked."""
+def test_a_model_is_loaded(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """Loading twice does no harm; a backend that loads nothing checks the name."""
     for _ in range(2):
         info = contract.run(contract.service.load_model(contract.model))
         assert isinstance(info, ModelInfo)
         assert info.id
+        assert contract.model in (None, info.id, *info.aliases)
         assert info.loaded is not False
+        if info.loaded is None:
+            not_checked(request, "it does not report whether a model is loaded")
 
 
 @pytest.mark.miner_capability("keep_alive")
 def test_how_long_a_model_stays_is_kept_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
     """0 is for unload_model; a wrong duration is an error that names it."""
 
-    def ask() -> Any:
+    def send() -> Any:
         return contract.run(contract.service.load_model(contract.model, keep_alive="5m"))
 
     for wrong in (0, "soon"):
@@ -98,25 +102,27 @@ def test_how_long_a_model_stays_is_kept_or_refused(contract: Contract, request: 
             contract.run(contract.service.load_model(contract.model, keep_alive=wrong))
         assert caught.value.param == "keep_alive"
     if "keep_alive" in contract.service.capabilities:
-        assert ask().id
+        assert send().id
         return
     with pytest.raises(UnsupportedFeatureError) as refused:
-        ask()
+        send()
     assert refused.value.param == "keep_alive"
     request.node.user_properties.append(("refused", True))
 
 
 @pytest.mark.miner_capability("rerank")
 def test_documents_are_ranked_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Each document once, the best first; `top_n` gives the first of them."""
+    """Each document once, the best first, by scores that differ; `top_n` gives the first of them."""
 
-    def ask(top_n: int | None = None) -> Any:
+    def send(top_n: int | None = None) -> Any:
         return contract.run(contract.service.rerank("What is the capital of France?", DOCUMENTS, contract.model, top_n))
 
-    if not supported_or_refused(contract, request, "rerank", ask):
+    if not supported_or_refused(contract, request, "rerank", send):
         return
-    ranked = ask().results
+    ranked = send().results
     assert sorted(one.index for one in ranked) == [0, 1, 2]
     assert [one.document for one in ranked] == [DOCUMENTS[one.index] for one in ranked]
-    assert [one.relevance_score for one in ranked] == sorted((one.relevance_score for one in ranked), reverse=True)
-    assert [one.index for one in ask(top_n=1).results] == [ranked[0].index]
+    scores = [one.relevance_score for one in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 1
+    assert [one.index for one in send(top_n=1).results] == [ranked[0].index]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from miner.conformance.contract import Contract
-from miner.conformance.refusals import counted, not_checked, supported_or_refused
-from miner.core.wire import OPTIONS
-from miner.errors import InvalidRequestError, RequestError, UnsupportedFeatureError
+from miner.conformance.contract import Contract, counted, finished, not_checked, supported_or_refused
+from miner.core.llms.contract.join import join
+from miner.core.wire import OPTIONS, LLMChunk
+from miner.errors import BackendTimeoutError, InvalidRequestError, RequestError, UnsupportedFeatureError
 
 PROMPT = "Count: one, two, three, four, five, six, seven,"
 
@@ -25,9 +25,9 @@ WRONG: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_wrong_values_are_refused(contract: Contract, name: str, value: object) -> None:
     """In calls and streams; the error names the parameter."""
-    for ask in (contract.ask, contract.streamed):
+    for send in (contract.chat, contract.stream_chunks):
         with pytest.raises((InvalidRequestError, UnsupportedFeatureError)) as caught:
-            ask("Hello", **{name: value})
+            send("Hello", **{name: value})
         assert name in str(caught.value)
 
 
@@ -51,9 +51,9 @@ def test_wrong_messages_are_refused(contract: Contract, messages: Any) -> None:
 
 @pytest.mark.miner_capability("validation")
 def test_unknown_options_are_refused(contract: Contract) -> None:
-    """With the nearest name."""
+    """The error suggests the nearest name."""
     with pytest.raises(InvalidRequestError) as caught:
-        contract.ask("Hello", frequency_penatly=1)
+        contract.chat("Hello", frequency_penatly=1)
     assert "frequency_penalty" in str(caught.value)
 
 
@@ -64,16 +64,16 @@ def test_unknown_options_are_refused(contract: Contract) -> None:
 )
 def test_extra_overrides_nothing(contract: Contract, name: str, value: object) -> None:
     """What was checked (the model, the prompt, the limits) is what is sent; the error names the field."""
-    for ask in (contract.ask, contract.streamed):
+    for send in (contract.chat, contract.stream_chunks):
         with pytest.raises(RequestError) as caught:
-            ask("Hello", extra={name: value})
+            send("Hello", extra={name: value})
         assert "extra" in str(caught.value)
 
 
 VALUES: dict[str, Any] = {
     "stop": ["zzzz"], "seed": 3, "top_k": 5, "min_p": 0.05, "repeat_penalty": 1.1, "presence_penalty": 0.1,
-    "frequency_penalty": 0.1, "logit_bias": {"0": -1}, "logprobs": 2, "raw": True, "keep_alive": 60,
-    "progress": True, "extra": {},
+    "frequency_penalty": 0.1, "logit_bias": {"0": -1}, "logprobs": 2, "keep_alive": 60, "progress": True,
+    "extra": {"user": "conformance"},
 }  # fmt: skip
 
 
@@ -81,40 +81,57 @@ VALUES: dict[str, Any] = {
 def test_each_option_is_accepted_or_refused_by_name(
     contract: Contract, request: pytest.FixtureRequest, name: str
 ) -> None:
-    """What is declared works, in a call and in a stream; what is not is refused, and can be ignored on request."""
+    """What is declared is taken, in a call and in a stream; what is not is refused, and can be ignored on request."""
     request.applymarker(pytest.mark.miner_capability(name))
-    value = VALUES[name]
+    options: dict[str, Any] = {name: VALUES[name], "max_tokens": 4}
+    if not supported_or_refused(contract, request, name, lambda: contract.chat(PROMPT, **options), param=name):
+        assert name in contract.chat(PROMPT, **options, unsupported="ignore").ignored
+        return
     if name == "extra":
-        value = {"user": "conformance"} if "extra" not in contract.able() else {}
-    prompted = name == "raw"
+        not_checked(request, "what its engine takes in `extra` is not known here")
+        options["extra"] = {}
+    response = contract.chat(PROMPT, **options)
+    assert response.content
+    assert name not in response.ignored
+    assert contract.stream_joined(PROMPT, **options).content
 
-    def ask(**more: Any) -> Any:
-        options = {name: value, **more}
-        if prompted:
-            return contract.run(contract.service.generate("Once upon", contract.model, 4, 0.0, 1.0, **options))
-        return contract.ask(PROMPT, max_tokens=4, **options)
 
-    if supported_or_refused(contract, request, name, ask, param=name):
-        assert ask()
-        if not prompted:
-            assert contract.streamed(PROMPT, max_tokens=4, **{name: value})
-    elif not prompted:
-        ignored = ask(unsupported="ignore")
-        assert name in ignored.ignored
+@pytest.mark.miner_capability("raw")
+def test_raw_prompts(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """A prompt goes to the model verbatim, with fewer tokens than through the chat template; streamed as well."""
+    options: dict[str, Any] = {"model": contract.model, "max_tokens": 4, "temperature": 0, "top_p": 1, "raw": True}
+
+    def send() -> str:
+        return contract.run(contract.service.generate("Once upon", **options))
+
+    if not supported_or_refused(contract, request, "raw", send, param="raw"):
+        return
+    assert send()
+
+    async def read() -> list[LLMChunk]:
+        return [chunk async for chunk in contract.service.stream("Once upon", **options)]
+
+    streamed = finished(join([contract.run(read())]))
+    assert streamed.content == send()
+    raw, templated = counted(request, streamed), counted(request, contract.chat("Once upon", max_tokens=1))
+    if raw is not None and templated is not None:
+        assert raw.prompt_tokens <= templated.prompt_tokens
+        if raw.prompt_tokens == templated.prompt_tokens:
+            not_checked(request, "a prompt has as many tokens with the chat template as without")
 
 
 @pytest.mark.miner_capability("stop")
 def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
     """The stop text ends the reply and is not in it; one text or several."""
-    if not supported_or_refused(contract, request, "stop", lambda: contract.ask(PROMPT, stop="x")):
+    if not supported_or_refused(contract, request, "stop", lambda: contract.chat(PROMPT, stop="x")):
         return
     for others in ([], ["qqqq"]):
         for _ in range(3):  # of two tokens that are as likely as each other, what is in an engine's cache decides
-            free = contract.ask(PROMPT, max_tokens=24).content
+            free = contract.chat(PROMPT, max_tokens=24).content
             word = next(word for word in free.split()[1:] if len(word) > 1)
             stop = [*others, word] if others else word
-            stopped = contract.ask(PROMPT, max_tokens=24, stop=stop)
-            streamed = contract.join(contract.streamed(PROMPT, max_tokens=24, stop=stop))
+            stopped = contract.chat(PROMPT, max_tokens=24, stop=stop)
+            streamed = contract.stream_joined(PROMPT, max_tokens=24, stop=stop)
             if free.startswith(stopped.content) and streamed.content == stopped.content:
                 break
         assert word not in stopped.content
@@ -132,55 +149,73 @@ def test_text_that_might_have_become_a_stop_string_is_not_lost(
     contract: Contract, request: pytest.FixtureRequest
 ) -> None:
     """max_tokens ends the reply in the middle of what begins like one."""
-    if not supported_or_refused(contract, request, "stop", lambda: contract.ask(PROMPT, stop="x")):
+    if not supported_or_refused(contract, request, "stop", lambda: contract.chat(PROMPT, stop="x")):
         return
-    contract.ask(PROMPT, max_tokens=6)
-    free = contract.ask(PROMPT, max_tokens=6)
+    contract.chat(PROMPT, max_tokens=6)
+    free = contract.chat(PROMPT, max_tokens=6)
     if free.finish_reason != "length":
         not_checked(request, "the reply ends by itself")
         return
     stop = free.content[-4:] + "qqqq"
-    cut = contract.ask(PROMPT, max_tokens=6, stop=stop)
+    cut = contract.chat(PROMPT, max_tokens=6, stop=stop)
     assert (cut.content, cut.finish_reason, cut.stop_sequence) == (free.content, "length", None)
-    assert contract.join(contract.streamed(PROMPT, max_tokens=6, stop=stop)).content == free.content
+    assert contract.stream_joined(PROMPT, max_tokens=6, stop=stop).content == free.content
 
 
 @pytest.mark.miner_capability("seed")
 def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest) -> None:
     """With everything else equal; another seed may say something else."""
     hot = {"temperature": 1.5, "max_tokens": 12}
-    if not supported_or_refused(contract, request, "seed", lambda: contract.ask(PROMPT, seed=1, **hot)):
+    if not supported_or_refused(contract, request, "seed", lambda: contract.chat(PROMPT, seed=1, **hot)):
         return
-    contract.ask(PROMPT, seed=1, **hot)  # so that both find the prompt in the cache
-    texts = [contract.ask(PROMPT, seed=1, **hot).content for _ in range(2)]
+    contract.chat(PROMPT, seed=1, **hot)  # so that both find the prompt in the cache
+    texts = [contract.chat(PROMPT, seed=1, **hot).content for _ in range(2)]
     assert texts[0] == texts[1]
-    others = {contract.ask(PROMPT, seed=seed, **hot).content for seed in range(2, 8)}
+    others = {contract.chat(PROMPT, seed=seed, **hot).content for seed in range(2, 8)}
     assert len(others | {texts[0]}) > 1, "seven seeds gave one text at temperature 1.5"
 
 
 @pytest.mark.parametrize(("name", "value"), [("top_k", 1), ("min_p", 1.0)])
 def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRequest, name: str, value: float) -> None:
-    """top_k=1 and min_p=1 leave only the likeliest token, however hot: an option that is swallowed shows here."""
+    """top_k=1 and min_p=1 leave only the likeliest token at any temperature, so a swallowed option shows here."""
     request.applymarker(pytest.mark.miner_capability(name))
     options: dict[str, Any] = {name: value, "temperature": 2.0, "max_tokens": 8}
-    if not supported_or_refused(contract, request, name, lambda: contract.ask(PROMPT, **options), param=name):
+    if not supported_or_refused(contract, request, name, lambda: contract.chat(PROMPT, **options), param=name):
         return
-    assert contract.ask(PROMPT, **options).content == contract.ask(PROMPT, max_tokens=8).content
+    assert contract.chat(PROMPT, **options).content == contract.chat(PROMPT, max_tokens=8).content
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("repeat_penalty", 2.0), ("presence_penalty", 2.0), ("frequency_penalty", 2.0)]
+)
+def test_penalties_change_the_reply(
+    contract: Contract, request: pytest.FixtureRequest, name: str, value: float
+) -> None:
+    """Not every reply repeats itself: one that stays the same proves nothing."""
+    request.applymarker(pytest.mark.miner_capability(name))
+
+    def send(**options: Any) -> str:
+        return contract.chat(PROMPT, max_tokens=32, **options).content
+
+    if supported_or_refused(contract, request, name, lambda: send(**{name: value}), param=name):
+        changed = send(**{name: value}) != send()
+        if not changed:
+            not_checked(request, f"the reply is the same without {name}")
 
 
 @pytest.mark.miner_capability("top_p")
 def test_narrow_top_p_is_greedy(contract: Contract, request: pytest.FixtureRequest) -> None:
     """top_p near 0 leaves only the likeliest token; checked where the backend counts tokens as an engine does."""
-    greedy = contract.ask(PROMPT, max_tokens=8)
+    greedy = contract.chat(PROMPT, max_tokens=8)
     if counted(request, greedy) is not None:
-        assert contract.ask(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
+        assert contract.chat(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
 
 
 @pytest.mark.miner_capability("temperature")
 def test_temperature_is_applied(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Hot replies differ among themselves, where the backend counts tokens as an engine does."""
-    if counted(request, contract.ask(PROMPT, max_tokens=2)) is not None:
-        texts = {contract.ask("Tell me a story.", temperature=2.0, max_tokens=8).content for _ in range(5)}
+    if counted(request, contract.chat(PROMPT, max_tokens=2)) is not None:
+        texts = {contract.chat("Tell me a story.", temperature=2.0, max_tokens=8).content for _ in range(5)}
         assert len(texts) > 1
 
 
@@ -190,20 +225,19 @@ def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) 
     seen from here, so a wide range of them is forbidden.
     """
     bias = {str(token): -100 for token in range(3, 300)}
-    if supported_or_refused(contract, request, "logit_bias", lambda: contract.ask(PROMPT, logit_bias=bias)):
+    if supported_or_refused(contract, request, "logit_bias", lambda: contract.chat(PROMPT, logit_bias=bias)):
         assert (
-            contract.ask(PROMPT, logit_bias=bias, max_tokens=12).content != contract.ask(PROMPT, max_tokens=12).content
+            contract.chat(PROMPT, logit_bias=bias, max_tokens=12).content
+            != contract.chat(PROMPT, max_tokens=12).content
         )
 
 
 @pytest.mark.miner_capability("timeout")
 def test_timeouts_are_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
     """A bound that cannot be kept is a BackendTimeoutError, in calls and streams; a wide one does no harm."""
-    from miner.errors import BackendTimeoutError
-
-    assert contract.ask("Hello.", max_tokens=2, timeout=100).finish_reason
-    assert contract.ask("Hello.", max_tokens=2, timeout={"first": 100, "between": 100, "total": 100}).finish_reason
-    if counted(request, contract.ask("Hello.", max_tokens=2)) is not None:
-        for ask in (contract.ask, contract.streamed):
+    assert contract.chat("Hello.", max_tokens=2, timeout=100).finish_reason
+    assert contract.chat("Hello.", max_tokens=2, timeout={"first": 100, "between": 100, "total": 100}).finish_reason
+    if counted(request, contract.chat("Hello.", max_tokens=2)) is not None:
+        for send in (contract.chat, contract.stream_chunks):
             with pytest.raises(BackendTimeoutError):
-                ask("Tell me a very long story.", max_tokens=2000, timeout=0.05)
+                send("Tell me a very long story.", max_tokens=2000, timeout=0.05)

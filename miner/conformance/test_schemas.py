@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from miner.conformance.contract import Contract
-from miner.conformance.refusals import not_checked, supported_or_refused
+from miner.conformance.contract import Contract, not_checked, supported_or_refused
 from miner.core.wire import LLMChunk
 from miner.errors import OutputValidationError, RequestError
 
@@ -58,10 +57,10 @@ def test_a_schema_is_obeyed_or_refused(
     with `stop` and breaks the schema.
     """
 
-    def ask() -> Any:
-        return contract.ask("Give an example as JSON.", response_format=schema, max_tokens=48)
+    def send() -> Any:
+        return contract.chat("Give an example as JSON.", response_format=schema, max_tokens=48)
 
-    if not supported_or_refused(contract, request, "json_schema", ask, param="response_format"):
+    if not supported_or_refused(contract, request, "json_schema", send, param="response_format"):
         return
     chunks: list[LLMChunk] = []
     fault: RequestError | OutputValidationError | None = None
@@ -80,7 +79,7 @@ def test_a_schema_is_obeyed_or_refused(
         assert not chunks, "it is refused after its text has come"
         assert any(word in str(fault) for word in words), f"the refusal names none of {', '.join(words)}: {fault}"
         with pytest.raises(RequestError):
-            ask()
+            send()
     else:
         reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
         assert reasons == ["length"], f"a reply that ended by itself (or by {reasons}) breaks the schema: {fault}"

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from miner.conformance.contract import Contract
-from miner.conformance.refusals import counted, not_checked
+from miner.conformance.contract import Contract, counted, not_checked
 from miner.core.llms.contract.capabilities import CAPABILITIES
 from miner.core.wire import Health
 from miner.errors import ContextLengthError, MinerError, RequestError
@@ -23,18 +22,23 @@ def test_health_check_is_true(contract: Contract) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_health_tells(contract: Contract) -> None:
-    """State and latency."""
+def test_health_has_state_and_latency(contract: Contract) -> None:
+    """The latency is in seconds, and no longer than the call itself."""
+    began = time.monotonic()
     health = contract.run(contract.service.health())
     assert isinstance(health, Health)
     assert health.state == "ready"
     assert health.latency is not None
-    assert health.latency >= 0
+    assert 0 <= health.latency <= time.monotonic() - began
 
 
-def test_models_are_listed(contract: Contract) -> None:
-    """Names are texts; a context length, where told, is positive; abilities are known words."""
-    for info in contract.models():
+def test_models_are_listed(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """No name comes twice; a context length, where there is one, is positive; capabilities are known words."""
+    models = contract.models()
+    if not models:
+        not_checked(request, "it lists no models")
+    assert len({info.id for info in models}) == len(models)
+    for info in models:
         assert info.id
         assert info.context_length is None or info.context_length > 0
         assert (info.capabilities or frozenset()) <= CAPABILITIES
@@ -49,8 +53,8 @@ def test_capabilities_are_known_words(contract: Contract) -> None:
 
 
 def test_config_is_kept(contract: Contract) -> None:
-    """`service.config` is what was given, `service.models` a dict."""
-    service = contract.fresh()
+    """`service.config` is the object that the constructor got, `service.models` a dict."""
+    service = contract.new_service()
     assert service.config is contract.service.config
     assert isinstance(service.models, dict)
 
@@ -58,7 +62,7 @@ def test_config_is_kept(contract: Contract) -> None:
 def test_errors_survive_pickling(contract: Contract) -> None:
     """They cross processes with all they know."""
     with pytest.raises(MinerError) as caught:
-        contract.ask("Hello", temperature=-1)
+        contract.chat("Hello", temperature=-1)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert type(copy) is type(caught.value)
     assert str(copy) == str(caught.value)
@@ -66,17 +70,16 @@ def test_errors_survive_pickling(contract: Contract) -> None:
 
 def test_a_prompt_that_is_too_long_is_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
     """With both numbers, before anything is generated; streamed or not."""
-    lengths = [info.context_length for info in contract.models() if contract.model in (None, info.id, *info.aliases)]
-    length = lengths[0] if lengths else None
+    length = next((info.context_length for info in contract.listed()), None)
     if length is None:
-        not_checked(request, "it tells no context length")
+        not_checked(request, "it lists no context length")
         return
-    if counted(request, contract.ask("Hello", max_tokens=1)) is None:
+    if counted(request, contract.chat("Hello", max_tokens=1)) is None:
         return
     prompt = "hello " * (length + 200)
-    for ask in (contract.ask, contract.streamed):
+    for send in (contract.chat, contract.stream_chunks):
         with pytest.raises(RequestError) as caught:
-            ask(prompt, max_tokens=4)
+            send(prompt, max_tokens=4)
         assert isinstance(caught.value, ContextLengthError), str(caught.value)[:200]
         assert caught.value.context_length
         assert caught.value.prompt_tokens

@@ -12,18 +12,15 @@ from typing import Any
 
 import pytest
 
-from miner.conformance.contract import LONG, Contract
-from miner.conformance.refusals import not_checked
+from miner.conformance.contract import LONG, TOO_SHORT, Contract, not_checked
 from miner.core.wire import LLMChunk
 from miner.errors import BackendTimeoutError, MinerError, UnsupportedFeatureError
-
-TOO_SHORT = "its replies come too quickly to be stopped"
 
 pytestmark = pytest.mark.miner_capability("stopping")
 
 
 VERBS: dict[str, Callable[[Contract], Awaitable[Any]]] = {
-    "chat_completion": lambda contract: contract.asking("Hello.", max_tokens=8),
+    "chat_completion": lambda contract: contract.chat_call("Hello.", max_tokens=8),
     "stream": lambda contract: _read(contract.stream("Hello.", max_tokens=8)),
     "embed": lambda contract: contract.service.embed("Hello.", contract.model),
     "count_tokens": lambda contract: contract.service.count_tokens("Hello.", model=contract.model),
@@ -78,7 +75,7 @@ async def _read(stream: Any) -> list[LLMChunk]:
 
 
 async def _cancel(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
-    tasks = [asyncio.create_task(contract.asking(LONG, max_tokens=max_tokens)) for _ in range(calls)]
+    tasks = [asyncio.create_task(contract.chat_call(LONG, max_tokens=max_tokens)) for _ in range(calls)]
     await asyncio.sleep(pause)
     for task in tasks:
         task.cancel()
@@ -101,7 +98,7 @@ async def _leave(contract: Contract, calls: int, max_tokens: int, pause: float) 
 
 
 async def _time_out(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
-    asked = (contract.asking(LONG, max_tokens=max_tokens, timeout=pause) for _ in range(calls))
+    asked = (contract.chat_call(LONG, max_tokens=max_tokens, timeout=pause) for _ in range(calls))
     for result in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(result, BaseException) and not isinstance(result, BackendTimeoutError):
             raise result
@@ -109,7 +106,7 @@ async def _time_out(contract: Contract, calls: int, max_tokens: int, pause: floa
 
 async def _close(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
     """A service of its own is closed: its calls end at once, each with an error of the contract."""
-    service = contract.fresh()
+    service = contract.new_service()
     messages = [{"role": "user", "content": LONG}]
     tasks = [
         asyncio.create_task(service.chat_completion(messages, contract.model, max_tokens, temperature=0))
@@ -161,7 +158,7 @@ async def _fault_after(contract: Contract, how: str, max_tokens: int, seconds: f
 
     async def short() -> float:
         began = loop.time()
-        await contract.asking("Hello.", max_tokens=1)
+        await contract.chat_call("Hello.", max_tokens=1)
         return loop.time() - began
 
     alone = await short()

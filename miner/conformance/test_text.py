@@ -1,4 +1,4 @@
-"""Text in, text out; usage, finish reasons and the defaults."""
+"""Text in, text out: usage, finish reasons and the defaults."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from miner.conformance.contract import Contract
-from miner.conformance.refusals import counted, not_checked
+from miner.conformance.contract import Contract, counted, not_checked
 from miner.core.wire import LLMResponse
 from miner.errors import MinerError
 
@@ -26,54 +25,58 @@ def test_generate_gives_text(contract: Contract) -> None:
 def test_generate_takes_positional_arguments(contract: Contract) -> None:
     """`generate(prompt, model, max_tokens, temperature, top_p)`, in this order."""
     text = contract.run(contract.service.generate(PROMPT, contract.model, 8, 0.0, 1.0))
-    assert isinstance(text, str)
+    assert text == contract.chat(PROMPT, max_tokens=8).content
 
 
 def test_generate_has_defaults(contract: Contract) -> None:
     """Everything but the prompt may be left out; max_tokens only keeps the test short."""
     text = contract.run(contract.service.generate("Say hello.", model=contract.model, max_tokens=8))
     assert isinstance(text, str)
+    assert text.strip()
 
 
 def test_chat_gives_a_response(contract: Contract) -> None:
     """`chat_completion` returns an LLMResponse whose text is its content."""
-    response = contract.ask(PROMPT)
+    response = contract.chat(PROMPT)
     assert isinstance(response, LLMResponse)
     assert str(response) == response.content != ""
 
 
 def test_generate_and_chat_say_the_same(contract: Contract) -> None:
-    """A prompt is one user turn: it goes through the same chat template."""
+    """A prompt is one user message: it goes through the same chat template."""
     text = contract.run(contract.service.generate(PROMPT, contract.model, max_tokens=16, temperature=0, top_p=1))
-    assert text == contract.ask(PROMPT).content
+    assert text == contract.chat(PROMPT).content
 
 
-def test_response_says_who_answered(contract: Contract) -> None:
-    """`backend` and `model` are filled in."""
-    response = contract.ask(PROMPT, max_tokens=4)
+def test_response_names_backend_and_model(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """`backend` and `model` are filled in; the model is one that was asked for or is listed."""
+    response = contract.chat(PROMPT, max_tokens=4)
     assert response.backend == contract.service.name
-    if contract.model is not None:
-        assert response.model
+    names = {contract.model} | {name for info in contract.models() for name in (info.id, *info.aliases)}
+    if contract.model is None and response.model is None:
+        not_checked(request, "its responses do not name the default model")
+    else:
+        assert response.model in names
 
 
 def test_usage_adds_up(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Total = prompt + completion; zeros are no counts: where nothing was counted, usage is None. Streamed as well."""
-    for response in (contract.ask(PROMPT), contract.join(contract.streamed(PROMPT))):
+    for response in (contract.chat(PROMPT), contract.stream_joined(PROMPT)):
         usage = counted(request, response)
         assert usage is None or usage.completion_tokens <= 16
 
 
 def test_usage_grows_with_the_prompt(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Longer prompts count more tokens."""
-    short = counted(request, contract.ask("Hello.", max_tokens=2))
-    long = counted(request, contract.ask("Hello. " * 40, max_tokens=2))
+    short = counted(request, contract.chat("Hello.", max_tokens=2))
+    long = counted(request, contract.chat("Hello. " * 40, max_tokens=2))
     if short is not None and long is not None:
         assert long.prompt_tokens > short.prompt_tokens + 30
 
 
 def test_max_tokens_is_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
     """A reply that is cut says `length` and counts exactly max_tokens."""
-    response = contract.ask("Count from one to one hundred in words.", max_tokens=5)
+    response = contract.chat("Count from one to one hundred in words.", max_tokens=5)
     usage = counted(request, response)
     if usage is not None:
         assert usage.completion_tokens <= 5
@@ -85,8 +88,8 @@ def test_max_tokens_is_kept(contract: Contract, request: pytest.FixtureRequest) 
 def test_a_larger_max_tokens_gives_more(contract: Contract, request: pytest.FixtureRequest) -> None:
     """max_tokens is passed on, not fixed."""
     prompt = "Count from one to one hundred in words: one, two, three, four, five, six, seven, eight, nine, ten,"
-    short = contract.ask(prompt, max_tokens=3)
-    long = contract.ask(prompt, max_tokens=24)
+    short = contract.chat(prompt, max_tokens=3)
+    long = contract.chat(prompt, max_tokens=24)
     if short.finish_reason == "length":
         assert len(long.content) > len(short.content)
         assert long.content.startswith(short.content[: len(short.content) // 2])
@@ -96,19 +99,21 @@ def test_a_larger_max_tokens_gives_more(contract: Contract, request: pytest.Fixt
 
 def test_temperature_zero_repeats_itself(contract: Contract) -> None:
     """Greedy decoding gives the same text twice."""
-    assert contract.ask(PROMPT, max_tokens=8).content == contract.ask(PROMPT, max_tokens=8).content
+    first = contract.chat(PROMPT, max_tokens=8).content
+    assert first
+    assert contract.chat(PROMPT, max_tokens=8).content == first
 
 
-def test_system_turns_count(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """A conversation of several turns is read whole."""
+def test_earlier_messages_are_read(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """All messages of a conversation reach the model."""
     messages = [
         {"role": "system", "content": "You are terse."},
         {"role": "user", "content": "Hello."},
         {"role": "assistant", "content": "Hello."},
         {"role": "user", "content": "What is the capital of France?"},
     ]
-    response = contract.run(contract.service.chat_completion(messages, contract.model, max_tokens=8, temperature=0))
-    alone = contract.ask("What is the capital of France?", max_tokens=8)
+    response = contract.chat_messages(messages, max_tokens=8)
+    alone = contract.chat("What is the capital of France?", max_tokens=8)
     assert response.content
     usage, least = counted(request, response), counted(request, alone)
     if usage is not None and least is not None:
@@ -116,33 +121,48 @@ def test_system_turns_count(contract: Contract, request: pytest.FixtureRequest) 
 
 
 def test_text_parts_are_joined(contract: Contract) -> None:
-    """Content may come in parts."""
-    parts = [{"type": "text", "text": "What is the capital of France?"}, {"type": "text", "text": " Answer shortly."}]
-    whole = "What is the capital of France? Answer shortly."
-    say = [contract.run(contract.service.chat_completion([{"role": "user", "content": content}], contract.model,
-           max_tokens=8, temperature=0, top_p=1)).content for content in (parts, whole)]  # fmt: skip
-    assert say[0]
-    if contract.ask(whole, max_tokens=1).usage is None:  # not a tokenising engine: must be the same text
-        assert say[0] == say[1]
+    """Content may come in parts, and each part counts."""
+    first, second = "What is the capital of France?", " Answer shortly."
+    parts = [{"type": "text", "text": text} for text in (first, second)]
+    response = contract.chat_messages([{"role": "user", "content": parts}], max_tokens=8)
+    assert response.content
+    alone = contract.chat(first, max_tokens=1).usage
+    if response.usage is not None and alone is not None:
+        assert response.usage.prompt_tokens > alone.prompt_tokens
+    else:  # not an engine that counts tokens: it must be the same text
+        assert response.content == contract.chat(first + second, max_tokens=8).content
 
 
-def test_unicode_survives(contract: Contract) -> None:
-    """Characters of several bytes arrive whole, streamed or not."""
-    prompt = "Repeat exactly: café 你好 🌍"
-    whole = contract.ask(prompt, max_tokens=24)
-    assert "\ufffd" not in whole.content[:-2]
-    whole.content.encode()
+def test_unicode_survives(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """Characters of several bytes arrive whole, streamed or not; only max_tokens may cut the last one."""
+    prompt = "Repeat exactly: café 你好 🌍 café 你好 🌍"
+    response = contract.chat(prompt, max_tokens=24)
+    chunks = contract.stream_chunks(prompt, max_tokens=24)
+    assert "\ufffd" not in response.content[:-2]
+    texts = [chunk.content for chunk in chunks if chunk.content]
+    assert not any("\ufffd" in text for text in texts[:-1]), "a character was cut between two chunks"
+    assert "".join(texts) == response.content
+    response.content.encode()  # no lone surrogates
+    if response.content.isascii():
+        not_checked(request, "the reply has no character of several bytes")
 
 
-def test_requests_run_at_once(contract: Contract) -> None:
-    """Several requests on one service do not spoil each other."""
+def test_requests_run_at_once(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """Each of several requests on one service gets the response to its own prompt."""
+    prompts = ["Hello. " * count for count in (1, 20, 40, 60)]
 
-    async def four() -> list[LLMResponse]:
-        return list(await asyncio.gather(*(contract.asking(PROMPT, max_tokens=8) for _ in range(4))))
+    async def gathered() -> list[LLMResponse]:
+        return list(await asyncio.gather(*(contract.chat_call(prompt, max_tokens=8) for prompt in prompts)))
 
-    texts = [response.content for response in contract.run(four())]
-    assert len(texts) == 4
-    assert all(text for text in texts)
+    responses = contract.run(gathered())
+    assert all(response.content for response in responses)
+    for prompt, response in zip(prompts, responses, strict=True):
+        usage = counted(request, response)
+        alone = contract.chat(prompt, max_tokens=8)
+        if usage is None or alone.usage is None:  # not an engine that computes in batches: it must be the same text
+            assert response.content == alone.content
+        else:
+            assert usage.prompt_tokens == alone.usage.prompt_tokens
 
 
 def test_many_prompts(contract: Contract) -> None:
@@ -158,4 +178,4 @@ def test_many_prompts(contract: Contract) -> None:
     results = contract.run(many())
     assert sorted(results) == [0, 1, 2, 3]
     assert isinstance(results[1], MinerError)
-    assert all(isinstance(results[index], str) for index in (0, 2, 3))
+    assert all(isinstance(results[index], str) and results[index] for index in (0, 2, 3))

@@ -23,6 +23,9 @@ from miner.core.wire import (
     LLMChunk,
     LLMResponse,
     ModelInfo,
+    Progress,
+    RerankResponse,
+    RerankResult,
     TokenUsage,
 )
 from miner.errors import BackendUnavailableError, ContextLengthError, InvalidRequestError, ModelNotFoundError
@@ -489,3 +492,243 @@ class RefusesSchemaNamelessly(BreaksSchema):
     async def _write(self, request: ChatRequest, count: int) -> Batches:
         raise InvalidRequestError("The schema cannot be used.", param="response_format")
         yield []
+
+
+class _Declares(RightService):
+    """Right, and declares more capabilities than it can honour."""
+
+    name = "declares"
+    more = ""
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[str]:
+        return super().capabilities | frozenset(self.more.split())
+
+
+class DropsImages(_Declares):
+    """Declares images and sends the text alone."""
+
+    name = "drops_images"
+    more = "images"
+
+
+class NeverReasons(_Declares):
+    """Declares reasoning and never reasons."""
+
+    name = "never_reasons"
+    more = "reasoning"
+
+
+class AlwaysReasons(_Declares):
+    """Reasons where reasoning is switched off, too."""
+
+    name = "always_reasons"
+    more = "reasoning"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        yield [LLMChunk(reasoning="Well, ")]
+        async for batch in super()._write(request, count):
+            yield batch
+
+
+class SwallowsPenalty(_Declares):
+    """Declares repeat_penalty and does not honour it."""
+
+    name = "swallows_penalty"
+    more = "repeat_penalty"
+
+
+class ShowsToolMarkup(_Declares):
+    """Offers tools, and leaves the model's markup for a call in the text."""
+
+    name = "shows_markup"
+    more = "tools"
+
+    @override
+    def _words(self, request: ChatRequest) -> list[str]:
+        return ["<tool_call> " if request.tools else word for word in super()._words(request)]
+
+
+class CallsNoTool(_Declares):
+    """Takes tools and never tells its engine about them."""
+
+    name = "calls_no_tool"
+    more = "tools"
+
+
+class EmptyProgress(_Declares):
+    """Reports progress of nothing."""
+
+    name = "empty_progress"
+    more = "progress"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        if request.progress:
+            yield [LLMChunk(progress=Progress(0, 0))]
+        async for batch in super()._write(request, count):
+            yield batch
+
+
+class NoUsage(RightService):
+    """Counts no tokens."""
+
+    name = "no_usage"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        async for batch in super()._write(request, count):
+            batch[0].usage = None
+            yield batch
+
+
+class CountsOne(NoUsage):
+    """Every prompt is one token to `count_tokens`."""
+
+    name = "counts_one"
+
+    @override
+    async def _count_tokens(self, request: ChatRequest) -> int:
+        return 1
+
+
+class EqualScores(_Declares):
+    """Ranks documents and finds all alike."""
+
+    name = "equal_scores"
+    more = "rerank"
+
+    @override
+    async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
+        results = [RerankResult(index, 0.5, text) for index, text in enumerate(documents)]
+        return RerankResponse(results=results[:top_n])
+
+
+class IgnoresSilently(RightService):
+    """Declares the seed and then lists it among what was ignored."""
+
+    name = "ignores_declared"
+
+    @override
+    async def chat_completion(self, messages: Any, *settings: Any, **options: Any) -> Any:
+        response = await super().chat_completion(messages, *settings, **options)
+        response.ignored = [*response.ignored, *(name for name in ("seed",) if name in options)]
+        return response
+
+
+class IgnoresPositions(RightService):
+    """`generate` takes the model and nothing else by position."""
+
+    name = "ignores_positions"
+
+    @override
+    async def generate(self, prompt: Any, model: str | None = None, *settings: Any, **options: Any) -> str:
+        return await super().generate(prompt, model, **options)
+
+
+class FirstPartOnly(RightService):
+    """Reads the first part of a message's content."""
+
+    name = "first_part"
+
+    @override
+    def _count(self, request: ChatRequest) -> int:
+        for message in request.as_messages():
+            if isinstance(message.content, list):
+                message.content = message.content[:1]
+        return super()._count(request)
+
+
+class MixesRequests(RightService):
+    """Keeps the request that is running in an attribute."""
+
+    name = "mixes"
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        self.request = request
+        await asyncio.sleep(0.001)
+        async for batch in super()._stream(self.request):
+            yield batch
+
+
+class CutsCharacters(RightService):
+    """Decodes each read of a stream by itself."""
+
+    name = "cuts_characters"
+
+    @override
+    def _words(self, request: ChatRequest) -> list[str]:
+        words = super()._words(request)
+        return words if request.as_messages()[-1].text().isascii() else ["caf\u00e9 " for _ in words]
+
+    @override
+    async def _chat(self, request: ChatRequest) -> Any:
+        from miner.core.llms.contract.join import join
+
+        return join([batch async for batch in super()._stream(request)])
+
+    @override
+    async def _stream(self, request: ChatRequest) -> Batches:
+        async for batch in super()._stream(request):
+            text = (batch[0].content or "").encode()
+            for piece in (text[:4], text[4:]) if text else ():
+                yield [LLMChunk(content=piece.decode(errors="replace"))]
+            if not text:
+                yield batch
+
+
+class LatencyInMilliseconds(RightService):
+    """Reports the latency of its health check in milliseconds."""
+
+    name = "slow_health"
+
+    @override
+    async def health(self) -> Health:
+        return Health(state="ready", latency=1000.0)
+
+
+class ListsNothing(RightService):
+    """Lists no models."""
+
+    name = "lists_nothing"
+
+    @override
+    async def list_models(self) -> list[ModelInfo]:
+        return []
+
+
+class NamesAnotherModel(RightService):
+    """Its responses name a model that nobody listed."""
+
+    name = "names_another"
+
+    @override
+    async def chat_completion(self, messages: Any, *settings: Any, **options: Any) -> Any:
+        response = await super().chat_completion(messages, *settings, **options)
+        response.model = "gpt-4"
+        return response
+
+
+class Instant(RightService):
+    """A stream is over before anybody can leave it."""
+
+    name = "instant"
+
+    @override
+    async def _write(self, request: ChatRequest, count: int) -> Batches:
+        chunks = [chunk async for batch in super()._write(request, count) for chunk in batch]
+        text = "".join(chunk.content or "" for chunk in chunks)
+        yield [LLMChunk(content=text, finish_reason=chunks[-1].finish_reason, usage=chunks[-1].usage)]
+
+
+class SilentStart(RightService):
+    """`generate` without settings returns nothing."""
+
+    name = "empty_default"
+
+    @override
+    def _words(self, request: ChatRequest) -> list[str]:
+        return super()._words(request) if request.temperature == 0 else [" "]

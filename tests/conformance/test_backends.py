@@ -28,25 +28,25 @@ async def test_llamacpp(tmp_path):
     env = {**ENGINE, "LLAMACPP_POOLING": "mean"}
     status, output = await conformance(tmp_path, "llamacpp", "-k", f"not ({SENSE})", env=env | tiny)
     assert status == 0, output[-4000:]
-    assert "tools                passes" in output
     # One slot: what a prompt finds in the cache of another slot decides between two tokens that are almost alike.
     status, output = await conformance(tmp_path, "llamacpp", "-k", SENSE, env=env | {"LLAMACPP_PARALLEL": "1"})
     assert status == 0, output[-4000:]
-    assert "tool_choice          passes" in output
-    assert "embeddings           passes" in output
+    for capability in ("tools", "tool_choice", "embeddings"):
+        assert f"{capability:<20} passes" in output
 
 
 async def test_llamacpp_with_a_template_that_knows_tools_and_thinks(tmp_path):
-    """With templates of our own the tests of tools and thoughts are run too."""
-    for template, words in (("tools", "tool"), ("think", "reasoning")):
+    """With templates of our own the tests of tools and reasoning are run too."""
+    for template, words, capability in (("tools", "tool", "tool_choice"), ("think", "reasoning", "reasoning")):
         env = {**ENGINE, "LLAMACPP_CHAT_TEMPLATE": str(TEMPLATES / f"{template}.jinja")}
         status, output = await conformance(tmp_path, "llamacpp", "-k", words, env=env)
         assert status == 0, output[-4000:]
-        assert "refused" not in output
+        assert "refused as declared" not in output
+        assert f"{capability:<20} passes" in output
 
 
 async def test_ollama(tmp_path):
-    """Text, tools and thoughts each on the model that can."""
+    """Text, tools and reasoning each on the model that can."""
     async with OllamaFront(num_ctx=2048, parallel=4) as front:
         env = {"OLLAMA_BASE_URL": front.url}
         runs = [("smollm2", ""), ("smollm2-tools", "tool"), ("smollm2-think", "reasoning"), ("smollm2-embed", "embed")]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.running import caught, conformance, register_small_engines
+from tests.conformance.running import (
+    conformance,
+    failed_tests,
+    outputs,
+    register_small_engines,
+    unchecked_tests,
+)
 
 pytestmark = pytest.mark.process
 
@@ -34,6 +40,30 @@ CAUGHT = [
     ("refuses_schema_late", "test_a_schema_is_obeyed_or_refused"),
     ("refuses_schema_namelessly", "test_a_schema_is_obeyed_or_refused"),
     ("own_stream", "test_another_task_closes_a_stream"),
+    ("drops_images", "test_images_are_read_or_refused"),
+    ("always_reasons", "test_reasoning_stays_out_of_the_content"),
+    ("shows_markup", "test_tools_are_offered_or_refused"),
+    ("empty_progress", "test_progress"),
+    ("counts_one", "test_token_counts"),
+    ("equal_scores", "test_documents_are_ranked_or_refused"),
+    ("ignores_declared", "test_each_option_is_accepted_or_refused_by_name"),
+    ("ignores_positions", "test_generate_takes_positional_arguments"),
+    ("empty_default", "test_generate_has_defaults"),
+    ("first_part", "test_text_parts_are_joined"),
+    ("mixes", "test_requests_run_at_once"),
+    ("cuts_characters", "test_unicode_survives"),
+    ("slow_health", "test_health_has_state_and_latency"),
+    ("names_another", "test_response_names_backend_and_model"),
+]
+UNCHECKED = [
+    ("right", "test_unicode_survives"),
+    ("never_reasons", "test_reasoning_stays_out_of_the_content"),
+    ("swallows_penalty", "test_penalties_change_the_reply"),
+    ("calls_no_tool", "test_tools_are_offered_or_refused"),
+    ("no_usage", "test_usage_adds_up"),
+    ("lists_nothing", "test_models_are_listed"),
+    ("instant", "test_leaving_frees_the_slot"),
+    ("right", "test_a_model_is_loaded"),
 ]
 BLOCK = [("blocks_first", f"test_the_loop_is_not_blocked and {verb}") for verb in ("stream", "list_models", "health")]
 GO_ON = [
@@ -57,8 +87,15 @@ async def test_a_right_backend_passes(tmp_path):
 @pytest.mark.parametrize("runs", [CAUGHT, BLOCK, GO_ON], ids=["broken", "blocking", "going-on"])
 async def test_broken_backends_are_caught(tmp_path, runs):
     register_small_engines(tmp_path)
-    found = await caught(tmp_path, runs)
-    assert {run: failed for run, failed in found.items() if run[1].split()[0] not in failed} == {}
+    found = await outputs(tmp_path, runs)
+    assert {run: out for run, out in found.items() if run[1].split()[0] not in failed_tests(out)} == {}
+
+
+async def test_what_proves_nothing_is_not_checked(tmp_path):
+    """A backend that passes only since there was nothing to check is reported as that, and not as a pass."""
+    register_small_engines(tmp_path)
+    found = await outputs(tmp_path, UNCHECKED)
+    assert {run: out for run, out in found.items() if failed_tests(out) or run[1] not in unchecked_tests(out)} == {}
 
 
 async def test_what_can_be_stopped_is_stopped(tmp_path):
