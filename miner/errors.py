@@ -79,6 +79,11 @@ class MinerError(Exception):
         self.operator_hint = operator_hint
         """What whoever runs the server can do; never shown to clients without the admin right."""
 
+    @property
+    def hints(self) -> str | None:
+        """Both hints, for whoever runs the server."""
+        return " ".join(filter(None, (self.hint, self.operator_hint))) or None
+
     @override
     def __str__(self) -> str:
         return " ".join(filter(None, (self.message, self.hint, self.operator_hint)))

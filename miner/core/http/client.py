@@ -1,8 +1,8 @@
-"""The HTTP client towards an engine: kept connections, bounded waits, JSON calls and byte streams.
+"""The HTTP client towards an engine: reused connections, timeouts, whole responses and byte streams.
 
-Our own, since this is the way of every token: over it the gateway spends a third less on a streamed chunk and a quarter
-less on a whole reply than over aiohttp's client (bench/README.md). It does what an engine's API needs and no more: no
-redirects, no cookies, no compression.
+Our own, because every token passes through it: with it the gateway spends a third less on a streamed chunk and a
+quarter less on a non-streaming response than with aiohttp's client (bench/README.md). It does what an engine's API
+needs and no more: no redirects, no cookies, no compression.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from miner.core.http.address import ServerAddress
 from miner.core.http.connection import Connection
 from miner.core.http.connection_pool import ConnectionLimits, ConnectionPool
 from miner.core.http.crash_budget import current_budget
-from miner.core.http.errors import Upstream, map_errors
-from miner.core.http.framing import FramingError
-from miner.core.http.http1 import ServerDisconnectedError
+from miner.core.http.errors import Upstream, map_errors, redirect_error
 from miner.core.http.in_flight import InFlight
 from miner.core.http.proxy import proxy_for
-from miner.core.http.redirect import redirected
+from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
 from miner.errors import BackendOverloadedError
 
 __all__ = ["ByteStream", "ConnectionLimits", "HttpClient", "HttpResponse"]
@@ -32,7 +30,7 @@ _DEFAULT_LIMITS = ConnectionLimits()
 
 
 class HttpResponse(NamedTuple):
-    """A whole answer."""
+    """A response that was read to its end."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,22 +38,22 @@ class HttpResponse(NamedTuple):
 
 
 class ByteStream:
-    """An answer that is read as it comes."""
+    """A response whose body is read as it arrives."""
 
-    __slots__ = ("headers", "over", "read_some", "status")
+    __slots__ = ("headers", "message_complete", "read_some", "status")
 
     def __init__(self, connection: Connection, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
         self.headers = headers
-        self.over = False
-        """Set by who reads, when the message itself has said that it is over: only then the connection may be kept
-        although the mark of the body's end has not come yet.
+        self.message_complete = False
+        """Set by the reader when nothing but the last chunk of the body can follow (after `[DONE]`): the connection may
+        be reused although that chunk has not been received yet.
         """
         self.read_some = connection.read
-        """What has arrived, at least one byte; b"" at the end."""
+        """Return what was received, at least one byte; b"" at the end."""
 
     async def read_all(self) -> bytes:
-        """The rest, which must not be without end."""
+        """Return the rest of the body; raises FramingError beyond 256 MiB."""
         read = self.read_some
         parts = [await read()]
         size = len(parts[0])
@@ -63,20 +61,20 @@ class ByteStream:
             parts.append(part)
             size += len(part)
             if size > _MAX_BODY_BYTES:
-                raise FramingError(f"an answer of more than {_MAX_BODY_BYTES} bytes")
+                raise FramingError(f"the response is larger than {_MAX_BODY_BYTES} bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class HttpClient:
-    """Speaks to one engine. Connects on first use, on another event loop and after `close`, which is idempotent.
+    """Client of one engine. Connects on first use, also on another event loop and after `close`, which is idempotent.
 
     Args:
-        upstream: names backend and address in errors; `upstream.read_timeout` bounds each wait for bytes, in seconds.
+        upstream: the server, as errors name it; its `read_timeout` bounds each read.
         api_key: sent as a bearer token.
         unix_socket: where the engine listens, in place of the address's host and port.
+        reuse: keep connections for later requests. llama.cpp's server closes a connection after a stream although it
+            announces otherwise (protocol notes, pitfall 21), so there it is off.
         limits: of its connections.
-        reuse: keep connections for the next request. llama.cpp's server closes a connection after a stream from it
-            although it announces otherwise (protocol notes, pitfall 21), so there it is off.
     """
 
     def __init__(
@@ -103,77 +101,79 @@ class HttpClient:
         self, method: str, path: str, body: bytes | None = None, *, total: float | None = None, root: bool = False,
         read_only: bool = False,
     ) -> HttpResponse:  # fmt: skip
-        """Send a request and read the whole answer, whatever its status.
+        """Send a request and return the response, whatever its status.
 
         Args:
-            total: seconds for the whole exchange, where it must be short; then it waits for nobody else's.
-            root: the path begins at the server's root, before the `/v1` of the address.
-            read_only: it asks for facts, as every request without a body does: no engine dies of it.
+            total: seconds for the whole request, where it must be short; it then takes no permit.
+            root: the path starts at the server's root, before the `/v1` of the address.
+            read_only: the request does not generate, as no request without a body does: no engine crashes on it.
         """
-        with (
-            self._in_flight.call(),
-            map_errors(self.upstream, total=total, read_only=read_only or body is None) as state,
-        ):
+        mapper = map_errors(self.upstream, total=total, read_only=read_only or body is None)
+        with self._in_flight.call(), mapper:
             if total is not None:
                 async with asyncio.timeout(total):
-                    return await self._whole(state, method, path, body, root)
+                    return await self._request(mapper, method, path, body, root)
             permit = await self._permit()
             try:
-                return await self._whole(state, method, path, body, root)
+                return await self._request(mapper, method, path, body, root)
             finally:
                 if permit is not None:
                     permit.release()
 
-    async def _whole(self, state: map_errors, method: str, path: str, body: bytes | None, root: bool) -> HttpResponse:
-        connection, answer = await self._ask(state, method, path, body, root)
+    async def _request(
+        self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool
+    ) -> HttpResponse:
+        connection, response = await self._send(mapper, method, path, body, root)
         try:
-            return HttpResponse(answer.status, answer.headers, await answer.read_all())
+            return HttpResponse(response.status, response.headers, await response.read_all())
         finally:
             self._pool.release(connection)
 
-    def stream(self, path: str, body: bytes) -> _Streaming:
-        """POST and read the answer as it comes, in an `async with` block that gives a ByteStream. Leaving the block
-        early closes the connection, which is what makes an engine stop; errors raised inside the block are mapped too.
-        """
-        return _Streaming(self, path, body)
+    def stream(self, path: str, body: bytes) -> _StreamContext:
+        """POST and read the response as it arrives: `async with client.stream(path, body) as response`.
 
-    async def _ask(
-        self, state: map_errors, method: str, path: str, body: bytes | None, root: bool
+        Leaving the block early closes the connection, which makes the engine stop. Errors raised inside the block are
+        mapped too.
+        """
+        return _StreamContext(self, path, body)
+
+    async def _send(
+        self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool
     ) -> tuple[Connection, ByteStream]:
-        """The answer, of which the head has come. The caller releases the connection."""
-        address = self._address or await self._find()
+        """Send a request and return its response once the head is complete. The caller releases the connection."""
+        address = self._address or await self._resolve()
         request = address.request(method, path, body, root=root)
-        connection = self._pool.kept()
+        connection = self._pool.idle_connection()
         while True:
             fresh = connection is None
             if connection is None:
                 connection = await self._pool.connect(address)
             try:
-                head = await connection.ask(request)
+                head = await connection.send(request)
             except ServerDisconnectedError:
                 connection.abort()
-                state.receiving = connection.answered
-                # A kept connection that the server has just closed: once more on a fresh one, since not a byte of an
-                # answer has come. On a new connection it means something else: the request may have killed the engine.
-                count = current_budget()
-                if fresh or connection.answered or count.crashes:
+                mapper.response_started = connection.response_started
+                # An idle connection that the server has just closed: retried on a fresh one, since no byte of a
+                # response was received. On a fresh one it means that the request may have crashed the engine.
+                budget = current_budget()
+                if fresh or connection.response_started or budget.crashes:
                     raise
-                count.crashes += not state.read_only
+                budget.crashes += not mapper.read_only
                 connection = None
                 self.upstream.on_connection_lost()
             except BaseException:
                 connection.abort()
                 raise
             else:
-                state.receiving = True
+                mapper.response_started = True
                 if 300 <= head.status < 400:
                     connection.abort()
-                    raise redirected(head.status, head.headers.get("location"), self.upstream)
+                    raise redirect_error(head.status, head.headers.get("location"), self.upstream)
                 return connection, ByteStream(connection, head.status, head.headers)
 
-    async def _find(self) -> ServerAddress:
-        """Where requests go, and by way of which proxy."""
-        address = ServerAddress.of(self.upstream.base_url, self._api_key, keep=self._reuse)
+    async def _resolve(self) -> ServerAddress:
+        """Parse the address and find the proxy on the way to it."""
+        address = ServerAddress.parse(self.upstream.base_url, self._api_key, keep_alive=self._reuse)
         if self._unix_socket is None:
             proxy = await proxy_for(address.host, address.port, tls=address.tls)
             address = address if proxy is None else address.through(proxy)
@@ -181,46 +181,46 @@ class HttpClient:
         return address
 
     async def _permit(self) -> asyncio.Semaphore | None:
-        """One of the connections that there may be, to be released; None where there may be any number."""
-        most = self._limits.max_connections
-        if most is None:
+        """Acquire one of `max_connections` permits, to be released by the caller; None where there is no limit."""
+        limit = self._limits.max_connections
+        if limit is None:
             return None
         loop = asyncio.get_running_loop()
         if self._permits is None or self._permits[0] is not loop:
-            self._permits = loop, asyncio.Semaphore(most)
+            self._permits = loop, asyncio.Semaphore(limit)
         permits = self._permits[1]
         try:
             async with asyncio.timeout(self._limits.queue_timeout):
                 await permits.acquire()
         except TimeoutError:
-            raise BackendOverloadedError(
-                f"{self.upstream.backend} at {self.upstream.shown_url} has as many requests in flight as there may be "
-                f"connections ({most}), and none ended in {self._limits.queue_timeout:g} s.",
+            raise self.upstream.error(
+                BackendOverloadedError,
+                f"has {limit} requests in flight, the limit, and none ended in {self._limits.queue_timeout:g} s.",
                 retry_after=1.0,
-                hint="Try again later, or raise MINER_MAX_CONNECTIONS or MINER_QUEUE_TIMEOUT.",
-                **self.upstream.details(),
+                hint="Try again later.",
+                operator_hint="Raise MINER_MAX_CONNECTIONS or MINER_QUEUE_TIMEOUT.",
             ) from None
-        self._pool.make_room(most)
+        self._pool.abort_draining(limit)
         return permits
 
     async def close(self) -> None:
-        """Close all connections. What is in flight ends with a ServiceClosedError, and is not sent again."""
+        """Close all connections. Requests in flight end with a ServiceClosedError and are not sent again."""
         self._in_flight.stop()
         await self._pool.close()
 
     def retire(self) -> None:
-        """Keep nothing for later requests, since there will be none; what is in flight goes on."""
+        """Keep no connection for later requests; those in flight go on."""
         self._pool.retire()
 
     def discard(self) -> None:
-        """Let go of all connections without waiting: their event loop may be gone."""
+        """Drop all connections without waiting: their event loop may be closed."""
         self._pool.discard()
 
 
-class _Streaming:
-    """What `HttpClient.stream` gives."""
+class _StreamContext:
+    """The context manager that `HttpClient.stream` returns."""
 
-    __slots__ = ("_answer", "_body", "_client", "_connection", "_mapper", "_path", "_permit")
+    __slots__ = ("_body", "_client", "_connection", "_mapper", "_path", "_permit", "_response")
 
     def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
         self._client, self._path, self._body = client, path, body
@@ -230,22 +230,22 @@ class _Streaming:
         with self._client._in_flight.call(), self._mapper:
             self._permit = await self._client._permit()
             try:
-                self._connection, self._answer = await self._client._ask(
+                self._connection, self._response = await self._client._send(
                     self._mapper, "POST", self._path, self._body, False
                 )
             except BaseException:
-                self._leave()
+                self._release_permit()
                 raise
-        return self._answer
+        return self._response
 
-    def _leave(self) -> None:
+    def _release_permit(self) -> None:
         if self._permit is not None:
             self._permit.release()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client._pool.release(self._connection, message_over=self._answer.over)
-        self._leave()
+        self._client._pool.release(self._connection, message_complete=self._response.message_complete)
+        self._release_permit()
         if error is not None:
             self._mapper.__exit__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""One connection to an engine: a request goes out, its answer is read as it comes, with a bound on each silence."""
+"""One HTTP/1.1 connection to an engine, as an asyncio Protocol: one request at a time, with a timeout on each read."""
 
 from __future__ import annotations
 
@@ -7,56 +7,53 @@ from collections.abc import Callable
 from typing import cast
 
 from miner.core._typing import override
-from miner.core.http.framing import FramingError
-from miner.core.http.http1 import Head, Response, ServerDisconnectedError
+from miner.core.http.http1 import ResponseHead, ResponseParser
+from miner.core.http.transport_errors import FramingError, LocallyClosedError, ServerDisconnectedError
 
-__all__ = ["Connection", "LocallyClosedError"]
+__all__ = ["Connection"]
 
 _HIGH_WATER = 1024 * 1024
-"""Bytes that may wait to be read before the engine is asked to wait."""
-
-
-class LocallyClosedError(Exception):
-    """The connection was closed on this side, by whoever owns it."""
+"""Unread bytes above which reading from the socket is paused."""
 
 
 class Connection(asyncio.Protocol):
-    """Made by the loop's create_connection; belongs to that loop. One exchange at a time.
+    """Created by the event loop's `create_connection`; belongs to that loop.
 
     Args:
-        silence: seconds without a byte, while one is waited for, after which TimeoutError is raised.
-        on_end: called when the connection is gone.
+        read_timeout: seconds that a read may wait for bytes before it raises TimeoutError.
+        on_lost: called when the connection is gone.
     """
 
     transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, silence: float, on_end: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, read_timeout: float, on_lost: Callable[[Connection], None]
+    ) -> None:
         self._loop = loop
-        self._silence = silence
-        self._on_end = on_end
-        self._arrived: list[bytes] = []
-        self._size = 0
+        self._read_timeout = read_timeout
+        self._on_lost = on_lost
+        self._buffer: list[bytes] = []
+        self._buffered = 0
         self._paused = False
-        self._over = False
-        """No more bytes will come."""
-        self._why = "the connection was closed"
-        self._closed_here = False
+        self._eof = False
+        self._eof_reason = "the connection was closed"
+        self._closed_locally = False
         self._waiter: asyncio.Future[None] | None = None
-        self._waits_since = 0.0
+        self._waiting_since = 0.0
         self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._response: Response | None = None
+        self._response: ResponseParser | None = None
         self._content = b""
-        """What came with the head."""
-        self._lingers: Callable[[Connection], None] | None = None
-        self.keeps = False
-        """Whether the server takes another request after this answer."""
-        self.answered = False
-        """Whether a byte of the answer has come."""
+        """Content that was received together with the head."""
+        self._on_drained: Callable[[Connection], None] | None = None
+        self.keep_alive = False
+        """Whether the server accepts another request after this response."""
+        self.response_started = False
+        """Whether a byte of the response was received."""
         self.idle_since = 0.0
-        """Loop time; for whoever keeps connections."""
+        """Loop time, set by the connection pool."""
 
-    # What the loop calls
+    # Called by the event loop
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,192 +61,189 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._arrived.append(data)
-        self._size += len(data)
-        if self._size > _HIGH_WATER and not self._paused:
+        self._buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered > _HIGH_WATER and not self._paused:
             self._paused = True
             self.transport.pause_reading()
         self._wake()
 
     @override
     def eof_received(self) -> None:
-        self._over = True
+        self._eof = True
         self._wake()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._over = True
+        self._eof = True
         if isinstance(exc, OSError) and exc.strerror:
-            self._why = exc.strerror.lower()
+            self._eof_reason = exc.strerror.lower()
         if self._timer is not None:
             self._timer.cancel()
         self._wake()
-        self._on_end(self)
-        if self._response is not None and not self._arrived:
-            self._response.drop()
+        self._on_lost(self)
+        if self._response is not None and not self._buffer:
+            self._response.release_parser()
 
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None:
             if not waiter.done():
                 waiter.set_result(None)
-        elif self._lingers is not None:
-            self._read_on()
+        elif self._on_drained is not None:
+            self._drain(self._on_drained)
 
-    # What a client calls
+    # Called by the client
 
     @property
     def usable(self) -> bool:
-        """Whether another request can be sent: nobody has closed it, and nothing unasked has come."""
-        return not self._over and not self._arrived and not self.transport.is_closing()
+        """Whether another request can be sent: it is open and no unexpected bytes were received."""
+        return not self._eof and not self._buffer and not self.transport.is_closing()
 
-    async def ask(self, request: bytes) -> Head:
-        """Send a request and read the head of its answer.
+    async def send(self, request: bytes) -> ResponseHead:
+        """Send a request and return the head of its response.
 
         Raises:
-            TimeoutError: silence.
-            ServerDisconnectedError: the connection ended before.
-            LocallyClosedError: it was closed on this side.
-            FramingError: the answer is no HTTP.
+            TimeoutError: nothing was received for `read_timeout` seconds.
+            ServerDisconnectedError: the connection ended before the head was complete.
+            LocallyClosedError: `close` was called.
+            FramingError: the response is not HTTP.
         """
-        self.answered = False
-        if self._over or self.transport.is_closing():
-            raise self._broken()
+        self.response_started = False
+        if self._eof or self.transport.is_closing():
+            raise self._disconnected()
         self.transport.write(request)
-        self._response = response = Response()
+        self._response = response = ResponseParser()
         while response.head is None:
-            while not self._arrived:
-                if self._over:
-                    raise self._broken()
+            while not self._buffer:
+                if self._eof:
+                    raise self._disconnected()
                 await self._wait()
-            self.answered = True
-            self._content = response.feed(self._take())
-        self.keeps = response.head.keeps
+            self.response_started = True
+            self._content = response.feed(self._take_buffer())
+        self.keep_alive = response.head.keep_alive
         return response.head
 
     async def read(self) -> bytes:
-        """What has arrived of the body, at least one byte; b"" at its end.
+        """Return what was received of the body, at least one byte; b"" at its end.
 
         Raises:
-            TimeoutError: silence.
-            ServerDisconnectedError: the connection ended before the body did.
-            LocallyClosedError: it was closed on this side before that.
-            FramingError: the body is not in its form.
+            TimeoutError: nothing was received for `read_timeout` seconds.
+            ServerDisconnectedError: the connection ended before the body was complete.
+            LocallyClosedError: `close` was called before that.
+            FramingError: the body is malformed.
         """
         response = self._response
         assert response is not None
         if self._content:
             content, self._content = self._content, b""
             return content
-        while not response.done:
-            if self._arrived:
-                content = response.feed(self._take())
+        while not response.complete:
+            if self._buffer:
+                content = response.feed(self._take_buffer())
                 if content:
                     return content
-            elif response.fault is not None:
-                raise response.fault
-            elif self._over:
-                self._end_body(response)
+            elif response.error is not None:
+                raise response.error
+            elif self._eof:
+                self._feed_eof(response)
             else:
                 await self._wait()
         return b""
 
-    def _end_body(self, response: Response) -> None:
+    def _feed_eof(self, response: ResponseParser) -> None:
         try:
-            response.end()
+            response.feed_eof()
         except ServerDisconnectedError as error:
-            raise self._broken() from error
-        if self._closed_here:  # a body that ends with its connection has not ended so
-            raise self._broken()
+            raise self._disconnected() from error
+        if self._closed_locally:  # a body that is delimited by the connection's end: not by ours
+            raise self._disconnected()
 
-    def _broken(self) -> Exception:
-        return LocallyClosedError() if self._closed_here else ServerDisconnectedError(self._why)
+    def _disconnected(self) -> Exception:
+        return LocallyClosedError() if self._closed_locally else ServerDisconnectedError(self._eof_reason)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the whole answer has come, and nothing else: what lies here unread is looked at, nothing waited for.
+    def response_complete(self) -> bool:
+        """Whether the whole response was received, and nothing behind it; unread bytes count, nothing is awaited.
 
         Raises:
-            FramingError: the body is not in its form.
+            FramingError: the body is malformed.
         """
         response = self._response
         if response is None:
             return False
-        if self._arrived and not response.done:
-            response.feed(self._take())
-        return response.done and not response.extra and not self._arrived
+        if self._buffer and not response.complete:
+            response.feed(self._take_buffer())
+        return response.complete and not response.surplus and not self._buffer
 
-    def linger(self, then: Callable[[Connection], None]) -> None:
-        """The message in the body is over, and only the mark of the body's end is not here yet: `then` is called when
-        it has come. If anything else does, or the connection ends, it is dropped.
+    def drain(self, on_drained: Callable[[Connection], None]) -> None:
+        """Wait for the last chunk of a body whose message is complete, then call `on_drained`. If anything else is
+        received, or the connection ends, it is aborted.
         """
-        self._lingers = then
+        self._on_drained = on_drained
 
     @property
-    def lingering(self) -> bool:
-        """Whether the mark of the body's end is still awaited."""
-        return self._lingers is not None
+    def draining(self) -> bool:
+        """Whether the last chunk of the body is still awaited."""
+        return self._on_drained is not None
 
-    def _read_on(self) -> None:
-        then = self._lingers
-        assert then is not None
+    def _drain(self, on_drained: Callable[[Connection], None]) -> None:
         try:
-            if self.finished:
-                self._lingers = None
-                then(self)
-            elif self._over or self._arrived or (self._response is not None and self._response.done):
+            if self.response_complete():
+                self._on_drained = None
+                on_drained(self)
+            elif self._eof or self._buffer or (self._response is not None and self._response.complete):
                 self.abort()
         except FramingError:
             self.abort()
 
     def abort(self) -> None:
-        """End it at once; the engine notices."""
-        self._lingers = None
-        self._over = True
+        """Close the connection at once, which makes the engine stop generating."""
+        self._on_drained = None
+        self._eof = True
         self.transport.abort()
 
     def close(self) -> None:
-        """End it; whoever waits for its answer gets LocallyClosedError."""
-        self._closed_here = True
+        """Abort; a pending read raises LocallyClosedError."""
+        self._closed_locally = True
         self.abort()
         self._wake()
 
     # Waiting
 
-    def _take(self) -> bytes:
-        arrived = self._arrived
-        data = arrived[0] if len(arrived) == 1 else b"".join(arrived)
-        arrived.clear()
-        self._size = 0
+    def _take_buffer(self) -> bytes:
+        buffer = self._buffer
+        data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
+        buffer.clear()
+        self._buffered = 0
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
         return data
 
     async def _wait(self) -> None:
-        """Until bytes come, or the end."""
+        """Wait for bytes or the end of the connection."""
         loop = self._loop
         self._waiter = waiter = loop.create_future()
-        self._waits_since = loop.time()
+        self._waiting_since = loop.time()
         if self._timer is None:
-            # One timer looks again and again, rather than a new one for each read.
-            self._timer = loop.call_later(self._silence, self._look_at_silence)
+            # One timer that re-arms itself, rather than a new one for each read.
+            self._timer = loop.call_later(self._read_timeout, self._check_timeout)
         try:
             await waiter
         finally:
             self._waiter = None
 
-    def _look_at_silence(self) -> None:
+    def _check_timeout(self) -> None:
         self._timer = None
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
         now = self._loop.time()
         unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent:  # a long request that is still going out
-            self._unsent, self._waits_since = unsent, now
-        left = self._waits_since + self._silence - now
+        if unsent != self._unsent:  # a long request is still being sent
+            self._unsent, self._waiting_since = unsent, now
+        left = self._waiting_since + self._read_timeout - now
         if left <= 0:
-            waiter.set_exception(TimeoutError(f"silent for {self._silence:g} s"))
+            waiter.set_exception(TimeoutError(f"nothing received for {self._read_timeout:g} s"))
         else:
-            self._timer = self._loop.call_later(left, self._look_at_silence)
+            self._timer = self._loop.call_later(left, self._check_timeout)

@@ -1,4 +1,4 @@
-"""The connections of one client: kept for the next request, let go when they are idle, closed with their event loop."""
+"""The connections of one client: reused by later requests, closed when idle and with their event loop."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from miner.core.http.address import ServerAddress, connect
 from miner.core.http.connection import Connection
-from miner.core.http.framing import FramingError
-from miner.core.http.tls import trusted
+from miner.core.http.tls import ssl_context
+from miner.core.http.transport_errors import FramingError
 
 __all__ = ["ConnectionLimits", "ConnectionPool"]
 
 _KEEPALIVE_SECONDS = 4.0
-"""vLLM and llama.cpp close an idle connection after 5 s: we let go of it before."""
-_LINGER_SECONDS = 1.0
-"""How long the mark of a body's end may come after the message's own."""
+"""vLLM and llama.cpp close an idle connection after 5 s: ours are closed before."""
+_DRAIN_SECONDS = 1.0
+"""How long the last chunk of a body may take after the message in it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +27,30 @@ class ConnectionLimits:
     """What bounds the connections of a client."""
 
     connect_timeout: float = 10.0
-    """Seconds until there must be a connection."""
+    """Seconds for a new connection."""
     max_connections: int | None = None
-    """Requests at once; those beyond wait for a permit. None: any number."""
+    """Requests at once; further ones wait for a permit. None: unlimited."""
     queue_timeout: float = 300.0
     """Seconds that they wait at most."""
 
 
 class ConnectionPool:
-    """Belongs to the event loop that it was used on last; on another one it begins again.
+    """Belongs to the event loop that used it last; on another one it starts empty.
 
     Args:
-        silence: see Connection.
+        read_timeout: see Connection.
         unix_socket: where to connect to in place of the address's host and port.
-        connect_timeout: seconds until there must be a connection.
-        reuse: keep connections for the next request.
-        on_lost: called when the server closes a connection that was kept, before we let go of it.
+        connect_timeout: seconds for a new connection.
+        reuse: keep connections for later requests.
+        on_lost: called when the server closes an idle connection.
     """
 
     def __init__(
-        self, silence: float, unix_socket: Path | None, connect_timeout: float, *, reuse: bool,
+        self, read_timeout: float, unix_socket: Path | None, connect_timeout: float, *, reuse: bool,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._connect_timeout = connect_timeout
-        self._silence = silence
+        self._read_timeout = read_timeout
         self._unix_socket = unix_socket
         self._reuse = reuse
         self._on_lost = on_lost
@@ -60,43 +60,47 @@ class ConnectionPool:
         self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
-        self._guard: AsyncGenerator[None, None] | None = None
+        self._loop_guard: AsyncGenerator[None, None] | None = None
 
     async def connect(self, address: ServerAddress) -> Connection:
-        """A new connection."""
+        """Return a new connection.
+
+        Raises:
+            ConnectError: it cannot be made; InvalidAddressError: the host cannot exist.
+        """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._begin_on(loop)
-        if self._guard is None:
-            self._guard = _closed_with_the_loop(self)
-            await anext(self._guard)
-        silence, ended = self._silence, self._ended
+            self._bind(loop)
+        if self._loop_guard is None:
+            self._loop_guard = _close_with_loop(self)
+            await anext(self._loop_guard)
+        read_timeout, lost = self._read_timeout, self._lost
         if address.tls and self._tls is None:
-            self._tls = await asyncio.to_thread(trusted)
+            self._tls = await asyncio.to_thread(ssl_context)
         connection = await connect(
             loop,
             address,
             self._unix_socket,
-            lambda: Connection(loop, silence, ended),
+            lambda: Connection(loop, read_timeout, lost),
             tls=self._tls,
             timeout=self._connect_timeout,
         )
         self._open.add(connection)
         return connection
 
-    def _ended(self, connection: Connection) -> None:
+    def _lost(self, connection: Connection) -> None:
         self._open.discard(connection)
-        if connection in self._idle:  # we would have taken it out
+        if connection in self._idle:  # closed by the server: what is closed here has been removed before
             self._idle.remove(connection)
             self._on_lost()
 
-    def kept(self) -> Connection | None:
-        """The connection that was used last, if it still serves; None: connect."""
+    def idle_connection(self) -> Connection | None:
+        """Return the idle connection that was used last and is still usable; None if there is none."""
         if not self._idle:
             return None
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._begin_on(loop)
+            self._bind(loop)
         now = loop.time()
         while self._idle:
             connection = self._idle.pop()
@@ -105,35 +109,41 @@ class ConnectionPool:
             connection.abort()
         return None
 
-    def make_room(self, most: int) -> None:
-        """End connections that are over but for the end of their body, where there are so many already."""
-        if len(self._open) >= most:
-            for connection in [one for one in self._open if one.lingering]:
+    def abort_draining(self, limit: int) -> None:
+        """Abort connections that only drain, if `limit` connections are open."""
+        if len(self._open) >= limit:
+            for connection in [one for one in self._open if one.draining]:
                 connection.abort()
 
-    def release(self, connection: Connection, *, message_over: bool = False) -> None:
-        """After an answer, or in the middle of one that nobody wants any more."""
+    def release(self, connection: Connection, *, message_complete: bool = False) -> None:
+        """Take back a connection after a response, or in the middle of one that is no longer wanted.
+
+        Args:
+            message_complete: nothing but the last chunk of the body can follow: the connection may drain.
+        """
         try:
-            finished = connection.finished
+            complete = connection.response_complete()
         except FramingError:
-            finished = False
-        if finished:
+            complete = False
+        loop = self._loop
+        if complete:
             self._keep(connection)
         elif (
-            message_over
-            and connection.keeps
+            message_complete
+            and connection.keep_alive
             and self._reuse
-            and self._loop is not None
+            and loop is not None
             and not connection.transport.is_closing()
         ):
-            connection.linger(self._keep)
-            self._loop.call_later(_LINGER_SECONDS, _stop_lingering, connection)
+            connection.drain(self._keep)
+            loop.call_later(_DRAIN_SECONDS, _stop_draining, connection)
         else:
             connection.abort()
 
     def _keep(self, connection: Connection) -> None:
         loop = self._loop
-        if loop is None or not (self._reuse and connection.keeps and connection.usable and connection in self._open):
+        reusable = self._reuse and connection.keep_alive and connection.usable and connection in self._open
+        if loop is None or not reusable:
             connection.abort()
             return
         connection.idle_since = loop.time()
@@ -142,7 +152,7 @@ class ConnectionPool:
             self._sweeper = loop.call_later(_KEEPALIVE_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
-        """Let go of connections that nobody has used for a while."""
+        """Close connections that have been idle for too long."""
         self._sweeper = None
         loop = self._loop
         if loop is None:
@@ -154,84 +164,84 @@ class ConnectionPool:
         if self._idle:
             self._sweeper = loop.call_at(self._idle[0].idle_since + _KEEPALIVE_SECONDS, self._sweep)
 
-    # The end
+    # Closing
 
     def retire(self) -> None:
-        """Keep no connection from now on: those in use go when their requests are done."""
+        """Keep no connection from now on: those in use are closed when their requests are done."""
         self._reuse = False
         idle, self._idle = self._idle, []
-        if self._loop is not None and _runs_here(self._loop):
+        if self._loop is not None and _is_running(self._loop):
             for connection in idle:
                 connection.abort()
 
     async def close(self) -> None:
         """Close all connections."""
-        guard, self._guard = self._guard, None
+        guard, self._loop_guard = self._loop_guard, None
         if guard is not None and self._loop is asyncio.get_running_loop():
             await guard.aclose()
         else:
             self.discard()
 
     def discard(self) -> None:
-        """Let go of all connections without waiting: their event loop may be gone."""
-        loop, self._loop = self._loop, None
-        connections, self._open = self._open, set()
-        self._idle.clear()
-        sweeper, self._sweeper = self._sweeper, None
-        self._guard = None
+        """Drop all connections without waiting: their event loop may be closed."""
+        loop = self._loop
+        connections, sweeper = self._reset()
+        self._loop_guard = None
         if loop is None or loop.is_closed() or self._process != os.getpid():
             return
-        if _runs_here(loop):
-            _end(connections, sweeper)
+        if _is_running(loop):
+            _close_all(connections, sweeper)
         else:
             try:
-                loop.call_soon_threadsafe(_end, connections, sweeper)
+                loop.call_soon_threadsafe(_close_all, connections, sweeper)
             except RuntimeError:
-                pass  # closed a moment ago
+                pass  # closed in the meantime
 
-    def _begin_on(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _reset(self) -> tuple[set[Connection], asyncio.TimerHandle | None]:
+        connections, sweeper = self._open, self._sweeper
+        self._open, self._sweeper, self._loop = set(), None, None
+        self._idle.clear()
+        return connections, sweeper
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         self.discard()
         self._loop = loop
         self._process = os.getpid()
 
-    async def _end_with_loop(self) -> None:
-        connections, sweeper = self._open, self._sweeper
-        self._open, self._sweeper, self._loop = set(), None, None
-        self._idle.clear()
-        _end(connections, sweeper)
+    async def _close_connections(self) -> None:
+        connections, sweeper = self._reset()
+        _close_all(connections, sweeper)
         if connections:
-            await asyncio.sleep(0)  # the loop closes the sockets in its next round
+            await asyncio.sleep(0)  # the loop closes the sockets in its next iteration
 
     def __del__(self) -> None:
-        # A service that was never closed must not complain at exit: its sockets go with it.
+        # A service that was never closed causes no ResourceWarning at exit.
         if getattr(self, "_open", None):
             self.discard()
 
 
-def _stop_lingering(connection: Connection) -> None:
-    if connection.lingering:
+def _stop_draining(connection: Connection) -> None:
+    if connection.draining:
         connection.abort()
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
 
 
-def _end(connections: set[Connection], sweeper: asyncio.TimerHandle | None) -> None:
+def _close_all(connections: set[Connection], sweeper: asyncio.TimerHandle | None) -> None:
     if sweeper is not None:
         sweeper.cancel()
     for connection in list(connections):
         connection.close()
 
 
-async def _closed_with_the_loop(pool: ConnectionPool) -> AsyncGenerator[None, None]:
-    """Keeps a pool that nobody closes from being noisy: an event loop that ends closes its generators, and this one
-    closes the connections, while that can still be done in order.
-    """
+async def _close_with_loop(pool: ConnectionPool) -> AsyncGenerator[None, None]:
+    """Close the pool's connections with the event loop, which closes its asynchronous generators at shutdown."""
     try:
         yield
     finally:
-        await pool._end_with_loop()
+        await pool._close_connections()

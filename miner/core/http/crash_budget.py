@@ -1,7 +1,7 @@
-"""How often one request may have reached an engine that then died: transport, retries and fallbacks count together.
+"""How many engines one request may crash: transport, retries and fallbacks share the count.
 
-A request that kills its engine must not be sent over and over. A context variable carries the count, since the hooks
-between those that retry and the transport know nothing of it.
+A request that crashes its engine must not be sent over and over. The count is in a context variable, because the hooks
+between the retries and the transport do not pass it on.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ __all__ = ["CrashBudget", "budget_scope", "current_budget"]
 
 
 class CrashBudget:
-    """The count of one request."""
+    """The crashes of one request."""
 
     __slots__ = ("crashes",)
 
     def __init__(self) -> None:
         self.crashes = 0
-        """Times that it was sent and the engine died without a response."""
+        """Times that it was sent and the engine was lost without a response."""
 
     @property
     def exhausted(self) -> bool:
-        """Whether it has been sent again as often as it may be: once."""
+        """Whether it must not be sent again; one further attempt is allowed."""
         return self.crashes > 1
 
 
@@ -32,14 +32,14 @@ _current: ContextVar[CrashBudget | None] = ContextVar("crash_budget", default=No
 
 
 def current_budget() -> CrashBudget:
-    """The count of the request that is being sent; a new one where nobody counts yet."""
+    """Return the budget of the request that is being sent; a new one outside of any scope."""
     return _current.get() or CrashBudget()
 
 
 @contextmanager
-def budget_scope(count: CrashBudget) -> Iterator[None]:
-    """What is sent inside the block belongs to this count."""
-    token = _current.set(count)
+def budget_scope(budget: CrashBudget) -> Iterator[None]:
+    """Requests sent inside the block use this budget."""
+    token = _current.set(budget)
     try:
         yield
     finally:

@@ -1,4 +1,9 @@
-"""Where transport errors and HTTP statuses become errors of miner, for calls and streams alike."""
+"""Where an engine's failure becomes an error of miner, for whole responses and streams alike.
+
+`map_errors` maps what the transport raises (no connection, a timeout, a connection lost, bytes that are no HTTP),
+`status_error` an HTTP status, `redirect_error` a redirect. What a status and body mean on one engine is decided before:
+`refine` of llm_vllm.py and llm_llamacpp.py (called by OpenAIServer._error), `ollama_error` of ollama/errors.py.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +15,18 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from miner.core.http.connection import LocallyClosedError
-from miner.core.http.framing import FramingError
-from miner.core.http.http1 import ServerDisconnectedError
-from miner.core.http.transport_errors import ConnectError, InvalidAddressError
+from miner.core.http.transport_errors import (
+    ConnectError,
+    FramingError,
+    InvalidAddressError,
+    LocallyClosedError,
+    ServerDisconnectedError,
+)
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -32,73 +40,96 @@ from miner.errors import (
     StreamInterruptedError,
 )
 
-__all__ = ["ErrorBody", "Upstream", "map_errors", "parse_error_body", "retry_after_seconds", "status_error"]
+__all__ = [
+    "ErrorBody", "Upstream", "interrupted", "map_errors", "parse_error_body", "redirect_error", "retry_after_seconds",
+    "status_error",
+]  # fmt: skip
 
 _TEXT_LIMIT = 500
+
+E = TypeVar("E", bound=BackendError)
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Whose fault it would be, and what to do then. Every error of the transport speaks with these words."""
+    """The server behind a client, as errors name it and as their hints speak of its settings."""
 
     backend: str
     base_url: str = field(repr=False)
     """May carry a user's name and password: `shown_url` does not."""
     timeout_setting: str = "the timeout"
     read_timeout: float = 300.0
+    """Seconds that each read may wait for bytes."""
     unreachable_hint: str | None = None
-    """What to do when nobody answers."""
+    """What an operator can do when the server cannot be reached."""
     key_setting: str | None = None
     address_setting: str = "the address"
     on_connection_lost: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
-    """Called when the server may have been restarted: a connection was refused or broken off, or a kept one closed."""
+    """Called when the server may have restarted: it refused or broke a connection, or closed an idle one."""
 
     @property
     def shown_url(self) -> str:
         """The address without user name and password, and without a query, which may hold a key."""
         address, query = re.match(r"([^?#]*)(.*)", self.base_url, re.DOTALL).groups()  # type: ignore[union-attr]
-        if "@" in query:  # a password that holds the mark: nobody can tell where the host begins
+        if "@" in query:  # part of a password that holds "?" or "#": where the host begins is unknown
             return "***"
         try:
             parts = urlsplit(address)
-        except ValueError:  # no address at all: shown from behind where a password could be
+        except ValueError:  # not a URL: shown from behind where a password could be
             return str(address.rpartition("@")[2])
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    @property
+    def label(self) -> str:
+        """Backend and address, as messages name them."""
+        return f"{self.backend} at {self.shown_url}"
 
     def details(self, status: int | None = None) -> dict[str, Any]:
         """The fields that every BackendError carries."""
         return {"backend": self.backend, "base_url": self.shown_url, "status": status}
 
+    def error(self, kind: type[E], text: str, *, status: int | None = None, **fields: Any) -> E:
+        """An error of class `kind` about this server; the message is its label followed by `text`."""
+        return kind(f"{self.label} {text}", **fields, **self.details(status))
+
     def closed_error(self) -> ServiceClosedError:
-        """For what was in flight when its client was closed."""
-        return ServiceClosedError(
-            f"The service was closed while {self.backend} at {self.shown_url} worked on the request.", **self.details()
-        )
+        """The error of requests that were in flight when their client was closed."""
+        return ServiceClosedError(f"The service was closed while {self.label} processed the request.", **self.details())
 
-    def timeout_hint(self) -> str:
-        """What to do when the engine is silent for too long."""
-        return f"Raise {self.timeout_setting} if it needs longer, or ask for less."
+    def timeout_error(self, text: str, *, status: int | None = None) -> BackendTimeoutError:
+        """The error for a request that the server did not finish in time."""
+        hints = {
+            "hint": "Send a shorter prompt or lower max_tokens.",
+            "operator_hint": f"Raise {self.timeout_setting} if the engine needs longer.",
+        }
+        return self.error(BackendTimeoutError, text, status=status, **hints)
 
-    def address_hint(self) -> str:
-        """What to do when something else answers."""
-        return f"Is {self.address_setting} that of the engine's API?"
+    def protocol_error(self, text: str, *, status: int | None = None) -> BackendProtocolError:
+        """The error for a response that no server of this kind sends: another program listens at the address."""
+        hint = f"Check that {self.address_setting} is the address of the engine's API."
+        return self.error(BackendProtocolError, text, status=status, operator_hint=hint)
 
 
 class map_errors:
-    """Context manager: turns what the transport raises into errors of miner.
+    """Context manager that turns what the transport raises into errors of miner.
 
-    Programming errors and cancellation pass through untouched. `receiving` is set once an answer has begun: from then
-    on a lost connection is a StreamInterruptedError. `total`: seconds for the whole exchange, where that is the bound.
-    `read_only`: the request asks for facts alone; an engine that is lost without a response has not died of it.
+    Programming errors and cancellation pass through unchanged.
+
+    Args:
+        total: seconds for the whole request, where that is what bounds it.
+        read_only: the request does not generate: an engine that is lost without a response has not crashed on it.
+
+    Attributes:
+        response_started: set once a response has begun; from then on a lost connection is a StreamInterruptedError.
     """
 
-    __slots__ = ("read_only", "receiving", "total", "upstream")
+    __slots__ = ("read_only", "response_started", "total", "upstream")
 
     def __init__(
-        self, upstream: Upstream, *, receiving: bool = False, total: float | None = None, read_only: bool = False
+        self, upstream: Upstream, *, response_started: bool = False, total: float | None = None, read_only: bool = False
     ) -> None:
         self.upstream = upstream
-        self.receiving = receiving
+        self.response_started = response_started
         self.total = total
         self.read_only = read_only
 
@@ -108,65 +139,54 @@ class map_errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None or isinstance(error, (MinerError, asyncio.CancelledError)):
             return
-        mapped = _map(error, self.upstream, receiving=self.receiving, total=self.total)
+        mapped = self._map(error)
         if mapped is not None:
-            if isinstance(error, (ConnectError, ConnectionError)):
+            if isinstance(error, ConnectionError):
                 self.upstream.on_connection_lost()
             mapped.engine_died = type(error) is ServerDisconnectedError and not self.read_only
             raise mapped from error
 
-
-def _map(error: BaseException, upstream: Upstream, *, receiving: bool, total: float | None) -> BackendError | None:
-    """The error of miner for one of the transport, None where it is none of its errors."""
-    where = f"{upstream.backend} at {upstream.shown_url}"
-    if isinstance(error, LocallyClosedError):
-        return upstream.closed_error()
-    if isinstance(error, ConnectError):
-        told = "does not accept the connection" if str(error) == "timed out" else "cannot be reached"
-        return BackendUnavailableError(
-            f"{where} {told}: {error}.",
-            hint=error.hint or upstream.unreachable_hint,
-            retryable=error.retryable,
-            **upstream.details(),
-        )
-    if isinstance(error, TimeoutError) and total is not None:
-        return BackendTimeoutError(
-            f"{where} did not answer within {total:g} s.",
-            hint="It may be overloaded or hung: see its log.",
-            **upstream.details(),
-        )
-    if isinstance(error, TimeoutError):
-        return BackendTimeoutError(
-            f"{where} was silent for more than {upstream.read_timeout:g} s.",
-            hint=upstream.timeout_hint(),
-            **upstream.details(),
-        )
-    if isinstance(error, ConnectionError):
-        if receiving:
-            return StreamInterruptedError(
-                f"{where} broke off in the middle of its answer: {_reason(error)}.",
-                hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
-                **upstream.details(),
+    def _map(self, error: BaseException) -> BackendError | None:
+        """The error of miner; None for one that is not the transport's."""
+        upstream = self.upstream
+        if isinstance(error, LocallyClosedError):
+            return upstream.closed_error()
+        if isinstance(error, ConnectError):
+            problem = "does not accept the connection" if str(error) == "timed out" else "cannot be reached"
+            hint = error.hint or upstream.unreachable_hint
+            return upstream.error(
+                BackendUnavailableError, f"{problem}: {error}.", operator_hint=hint, retryable=error.retryable
             )
-        return BackendUnavailableError(
-            f"{where} closed the connection without an answer: {_reason(error)}.",
-            hint="The engine may have died: see its log.",
-            **upstream.details(),
-        )
-    if isinstance(error, InvalidAddressError):
-        return BackendUnavailableError(
-            f"{upstream.shown_url!r} is not a usable address: {error}.",
-            hint=upstream.unreachable_hint,
-            retryable=False,
-            **upstream.details(),
-        )
-    if isinstance(error, (FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
-        return BackendProtocolError(
-            f"{where} sent something that is not its protocol: {_reason(error)}.",
-            hint=upstream.address_hint(),
-            **upstream.details(),
-        )
-    return None
+        if isinstance(error, TimeoutError) and self.total is not None:
+            hint = "The engine may be overloaded or hung: see its log."
+            return upstream.error(BackendTimeoutError, f"did not respond within {self.total:g} s.", operator_hint=hint)
+        if isinstance(error, TimeoutError):
+            return upstream.timeout_error(f"sent nothing for {upstream.read_timeout:g} s (read timeout).")
+        if isinstance(error, ConnectionError) and self.response_started:
+            return interrupted(f"{upstream.label} sent an incomplete response: {_reason(error)}.", upstream)
+        if isinstance(error, ConnectionError):
+            return upstream.error(
+                BackendUnavailableError, f"sent no response: {_reason(error)}.",
+                operator_hint="The engine may have crashed: see its log.",
+            )  # fmt: skip
+        if isinstance(error, InvalidAddressError):
+            return BackendUnavailableError(
+                f"{upstream.shown_url!r} is not a valid address: {error}.",
+                operator_hint=upstream.unreachable_hint, retryable=False, **upstream.details(),
+            )  # fmt: skip
+        if isinstance(error, (FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
+            return upstream.protocol_error(f"sent an invalid response: {_reason(error)}.")
+        return None
+
+
+def interrupted(message: str, upstream: Upstream, status: int | None = None) -> StreamInterruptedError:
+    """The error for a response that ended before it was complete."""
+    return StreamInterruptedError(
+        message,
+        hint="What had arrived is in the error's `partial`.",
+        operator_hint="The engine's log says why it stopped.",
+        **upstream.details(status),
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -179,7 +199,7 @@ def _reason(error: BaseException) -> str:
 
 @dataclass(slots=True)
 class ErrorBody:
-    """An engine's error answer, whatever its shape."""
+    """An engine's error response, whatever its shape."""
 
     message: str
     type: str | None = None
@@ -191,17 +211,17 @@ class ErrorBody:
 
 
 def parse_error_body(body: bytes | str | dict[str, Any]) -> ErrorBody:
-    """Read an error in any of the engines' shapes: an object under `error`, a string there that may itself hold JSON
-    (Ollama passes its runner's errors on so), `detail`, or plain text.
+    """Parse an error in any of the engines' shapes: an object under `error`, a string there that may itself hold JSON
+    (as Ollama passes on its runner's errors), `detail`, or plain text.
     """
     value: Any = body
     if isinstance(body, (bytes, str)):
         try:
             value = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # nested without end: garbage
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # nested too deeply
             text = body.decode(errors="replace") if isinstance(body, bytes) else body
             return ErrorBody(_short(text), json=False)
-    for _ in range(4):  # bounded: nesting deeper than this is no engine's
+    for _ in range(4):  # no engine nests deeper than this
         if isinstance(value, dict) and "error" in value:
             value = value["error"]
         elif isinstance(value, str) and value.lstrip().startswith("{"):
@@ -229,7 +249,7 @@ def _short(text: str) -> str:
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number or a date."""
+    """Return the seconds of a Retry-After header, which is a number or a date; None without a valid one."""
     if not value:
         return None
     try:
@@ -245,39 +265,55 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 def status_error(status: int, body: ErrorBody, upstream: Upstream, *, retry_after: float | None = None) -> MinerError:
-    """The error for an HTTP status, where the engine's own rules said nothing more exact."""
-    where = f"{upstream.backend} at {upstream.shown_url}"
-    said = f": {body.message}" if body.message else ""
-    details = upstream.details(status)
-    if status in (401, 403):
-        setting = upstream.key_setting
-        hint = f"Set {setting} to a key that the server knows." if setting else "Does it expect another Host header?"
-        refused = "our key" if setting else "us"
-        return AuthenticationError(f"{where} refused {refused} (HTTP {status}){said}.", hint=hint, **details)
-    if status == 429:
-        return BackendOverloadedError(
-            f"{where} has too many requests (HTTP 429){said}.",
-            hint="Try again later.",
-            retry_after=retry_after,
-            **details,
-        )
-    if status in (408, 504):
-        return BackendTimeoutError(
-            f"{where} ran out of time (HTTP {status}){said}.", hint=upstream.timeout_hint(), **details
-        )
-    if status in (502, 503):
-        return BackendUnavailableError(
-            f"{where} cannot serve now (HTTP {status}){said}.",
-            hint="Try again later.",
-            retry_after=retry_after,
-            **details,
-        )
-    if status == 404:
-        return BackendProtocolError(
-            f"{where} does not have that path (HTTP 404){said}.",
-            hint=upstream.address_hint(),
-            **details,
-        )
-    if status in (400, 413, 422):
-        return InvalidRequestError(f"{upstream.backend} refused the request{said}", param=body.param)
-    return BackendError(f"{where} failed (HTTP {status}){said}.", hint="The engine's log says more.", **details)
+    """The error for an HTTP status, where the backend's own rules found nothing more specific."""
+    problem = f"(HTTP {status}): {body.message}." if body.message else f"(HTTP {status})."
+    match status:
+        case 400 | 413 | 422:
+            reason = f": {body.message}" if body.message else "."
+            return InvalidRequestError(f"{upstream.backend} refused the request{reason}", param=body.param)
+        case 401 | 403 if upstream.key_setting:
+            hint = f"Set {upstream.key_setting} to a key that the server accepts."
+            return upstream.error(
+                AuthenticationError, f"refused the API key {problem}", status=status, operator_hint=hint
+            )
+        case 401 | 403:
+            hint = "It may expect another Host header."
+            return upstream.error(AuthenticationError, f"refused access {problem}", status=status, operator_hint=hint)
+        case 404:
+            return upstream.protocol_error(f"does not have this route {problem}", status=status)
+        case 408 | 504:
+            return upstream.timeout_error(f"timed out {problem}", status=status)
+        case 429 | 502 | 503:
+            kind, state = (
+                (BackendOverloadedError, "has too many requests") if status == 429
+                else (BackendUnavailableError, "is unavailable")
+            )  # fmt: skip
+            return upstream.error(
+                kind, f"{state} {problem}", status=status, hint="Try again later.", retry_after=retry_after
+            )
+    return upstream.error(BackendError, f"failed {problem}", status=status, operator_hint="The engine's log says more.")
+
+
+def redirect_error(status: int, location: str | None, upstream: Upstream) -> BackendProtocolError:
+    """The error for a status from 300 to 399, which is never followed: a POST would become a GET, and a key would go
+    along. No engine's API redirects: another program listens at the address.
+
+    Args:
+        location: the response's header. The error shows only its host: the rest may hold secrets.
+    """
+    return upstream.error(
+        BackendProtocolError, f"redirects to {_redirect_host(location)} (HTTP {status}), which is not followed.",
+        status=status, operator_hint=f"Set {upstream.address_setting} to the engine's own address.",
+    )  # fmt: skip
+
+
+def _redirect_host(location: str | None) -> str:
+    try:
+        parts = urlsplit(location or "")
+    except ValueError:
+        return "an invalid URL"
+    host = parts.netloc.rpartition("@")[2]
+    if not host:
+        return "another path"
+    shown = f"{parts.scheme}://{host}" if parts.scheme in ("http", "https") else host
+    return shown if shown.isprintable() and len(shown) <= 260 else "an invalid URL"

@@ -1,44 +1,40 @@
-"""From bytes to messages: server-sent events and newline-delimited JSON, whatever the chunking.
+"""Stream framing: server-sent events and newline-delimited JSON, however the bytes are chunked.
 
-Pure: no I/O, no JSON. A decoder is fed what arrived and gives back the payloads that are complete.
+No I/O and no JSON: a decoder is fed the received bytes and returns the payloads that are complete.
 """
 
 from __future__ import annotations
 
-__all__ = ["MAX_MESSAGE_BYTES", "FramingError", "NDJSONDecoder", "SSEDecoder"]
+from miner.core.http.transport_errors import FramingError
+
+__all__ = ["MAX_MESSAGE_BYTES", "NDJSONDecoder", "SSEDecoder"]
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-"""A message longer than this is taken for garbage: no engine sends one, and a line without end must not fill memory."""
-
-
-class FramingError(ValueError):
-    """The stream holds no message where one must be."""
+"""A longer message is an error: no engine sends one, and an endless line must not fill memory."""
 
 
 class _LineBuffer:
-    """Keeps the incomplete tail. Pieces without a newline are collected, not concatenated: a message of many
-    pieces costs one copy.
-    """
+    """Buffers an incomplete message; its pieces are joined once, so that many of them cost one copy."""
 
-    __slots__ = ("_held", "_parts")
+    __slots__ = ("_buffered", "_parts")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._held = 0
+        self._buffered = 0
 
-    def _collect(self, piece: bytes) -> None:
+    def _append(self, piece: bytes) -> None:
         self._parts.append(piece)
-        self._held += len(piece)
-        if self._held > MAX_MESSAGE_BYTES:
-            raise FramingError(f"a message of more than {MAX_MESSAGE_BYTES} bytes without an end")
+        self._buffered += len(piece)
+        if self._buffered > MAX_MESSAGE_BYTES:
+            raise FramingError(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
 
-    def _take(self, piece: bytes) -> bytes:
+    def _join(self, piece: bytes) -> bytes:
         if not self._parts:
             return piece
         self._parts.append(piece)
         data = b"".join(self._parts)
         self._parts.clear()
-        self._held = 0
+        self._buffered = 0
         return data
 
 
@@ -48,57 +44,59 @@ class NDJSONDecoder(_LineBuffer):
     __slots__ = ()
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The complete lines after this piece."""
+        """Return the lines that this piece completes."""
         if b"\n" not in piece:
             if piece:
-                self._collect(piece)
+                self._append(piece)
             return []
-        lines = self._take(piece).split(b"\n")
+        lines = self._join(piece).split(b"\n")
         tail = lines.pop()
         if tail:
-            self._collect(tail)
+            self._append(tail)
         return [line for line in lines if line and not line.isspace()]
 
     def flush(self) -> list[bytes]:
-        """The last line, if the stream ended without a newline."""
-        tail = self._take(b"")
+        """Return the last line, if the stream ended without a newline."""
+        tail = self._join(b"")
         return [tail] if tail.strip() else []
 
 
 class SSEDecoder(_LineBuffer):
     r"""Server-sent events: the `data` of each event; comments and other fields are skipped.
 
-    Both engines write one `data:` line for each event and `\n` line ends; that is the short way. `\r\n`, events of
-    several lines and `data:` without a space are understood too.
+    vLLM and llama.cpp write one `data:` line per event and `\n` line ends: that is the fast path. `\r\n`, events of
+    several lines and `data:` without a space are accepted too.
     """
 
-    __slots__ = ("_carriage", "_fault")
+    __slots__ = ("_carriage", "_error")
 
     def __init__(self) -> None:
         super().__init__()
         self._carriage = False
-        self._fault: FramingError | None = None
+        self._error: FramingError | None = None
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The payloads of the events that are complete after this piece; those before a fault come before it."""
-        if self._fault is not None:
-            raise self._fault
+        """Return the payloads of the events that this piece completes. Those before a malformed one are returned first;
+        the next call raises FramingError.
+        """
+        if self._error is not None:
+            raise self._error
         if self._carriage or b"\r" in piece:
             piece = self._without_carriage_returns(piece)
         if b"\n" not in piece:
             if piece:
-                self._collect(piece)
+                self._append(piece)
             return []
-        text = self._take(piece)
+        text = self._join(piece)
         if text.startswith(b"data: ") and text.endswith(b"\n\n"):
-            # Nearly every read is so: whole events of one line each. The count of line ends tells them from others.
+            # Nearly every read: complete events of one line each, which the number of line ends proves.
             payloads = text[6:-2].split(b"\n\ndata: ")
             if text.count(b"\n") == 2 * len(payloads):
                 return payloads
         blocks = text.split(b"\n\n")
         tail = blocks.pop()
         if tail:
-            self._collect(tail)
+            self._append(tail)
         payloads = []
         for block in blocks:
             if block.startswith(b"data: ") and b"\n" not in block:
@@ -109,23 +107,23 @@ class SSEDecoder(_LineBuffer):
                 except FramingError as error:
                     if not payloads:
                         raise
-                    self._fault = error
+                    self._error = error
                     break
                 if payload is not None:
                     payloads.append(payload)
         return payloads
 
     def flush(self) -> list[bytes]:
-        """The last event, if the stream ended without the blank line; it may be cut short."""
-        if self._fault is not None:
-            raise self._fault
-        tail = self._take(b"")
+        """Return the last event, if the stream ended without the blank line; it may be truncated."""
+        if self._error is not None:
+            raise self._error
+        tail = self._join(b"")
         before, _, last = tail.rpartition(b"\n")
         payload = _payload(before if b"data:".startswith(last) else tail)
         return [] if payload is None else [payload]
 
     def _without_carriage_returns(self, piece: bytes) -> bytes:
-        r"""`\r\n` and `\r` become `\n`; a `\r` at the very end may be half of a pair and waits."""
+        r"""Replace `\r\n` and `\r` by `\n`; a `\r` at the very end is held back, as it may be half of a pair."""
         if self._carriage:
             piece = b"\r" + piece
         self._carriage = piece.endswith(b"\r")
@@ -135,7 +133,7 @@ class SSEDecoder(_LineBuffer):
 
 
 def _payload(block: bytes) -> bytes | None:
-    """The data of one event, its lines joined; None where it has none."""
+    """Return the data of one event, its lines joined; None for an event without data."""
     data = []
     for line in block.split(b"\n"):
         if line.startswith(b"data:"):

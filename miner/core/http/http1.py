@@ -1,6 +1,6 @@
-"""HTTP/1.1 responses (RFC 9112) out of bytes, by llhttp (`httptools`), and what an engine's client adds to it. No I/O.
+"""HTTP/1.1 responses (RFC 9112), parsed by llhttp (`httptools`), with the limits and checks of a client. No I/O.
 
-An engine's stream is a chunk for each token, so that reading chunks is most of what reading a stream costs.
+An engine sends one chunk for each token, so parsing chunks is most of the cost of reading a stream.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ from types import ModuleType
 from typing import Any, Final
 
 from miner.core._typing import override
-from miner.core.http.framing import FramingError
+from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
 
-__all__ = ["MAX_BARE_BYTES", "Head", "Headers", "Response", "ServerDisconnectedError"]
+__all__ = ["MAX_OVERHEAD_BYTES", "Headers", "ResponseHead", "ResponseParser"]
 
-MAX_BARE_BYTES: Final = 64 * 1024
-"""Bytes without content at most: of a head, of a chunk's extensions, of trailers."""
-
-
-class ServerDisconnectedError(ConnectionError):
-    """The connection ended before the response did."""
+MAX_OVERHEAD_BYTES: Final = 64 * 1024
+"""Bytes without content at most: of a head, of chunk extensions, of trailers."""
 
 
 class Headers(dict[str, str]):
-    """By name, whatever its case. A name that came several times has its values joined by commas."""
+    """Case-insensitive. The values of a repeated name are joined by commas."""
 
     __slots__ = ()
 
@@ -40,107 +36,109 @@ class Headers(dict[str, str]):
         return super().get(name.lower(), default)
 
 
-class Head:
-    """The first lines of a response."""
+class ResponseHead:
+    """Status and headers of a response."""
 
-    __slots__ = ("headers", "keeps", "status")
+    __slots__ = ("headers", "keep_alive", "status")
 
-    def __init__(self, status: int, headers: Headers, *, keeps: bool) -> None:
+    def __init__(self, status: int, headers: Headers, *, keep_alive: bool) -> None:
         self.status = status
         self.headers = headers
-        self.keeps = keeps
-        """Whether the server will take another request on the connection."""
+        self.keep_alive = keep_alive
+        """Whether the server accepts another request on the connection."""
 
 
 @functools.cache
 def _httptools() -> ModuleType:
-    """Imported with the first response: `import miner` is no slower for it."""
+    """Imported with the first response, so that `import miner` stays fast."""
     import httptools
 
     return httptools
 
 
-class Response:
-    """One response, fed with what arrives. The parser calls its `on_...` methods."""
+class ResponseParser:
+    """Parses one response. llhttp calls its `on_...` methods."""
 
     __slots__ = (
-        "_bare", "_content", "_headers", "_parser", "_pieces", "_until_closed",
-        "done", "extra", "fault", "head", "on_body",
+        "_content", "_headers", "_overhead", "_parser", "_pieces", "_until_close",
+        "complete", "error", "head", "on_body", "surplus",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.head: Head | None = None
-        """None until it has come; interim ones (1xx) are passed over."""
-        self.done = False
-        """The end of the body has come."""
-        self.extra = False
-        """Something came behind its end: nothing does, on an orderly connection."""
-        self.fault: FramingError | None = None
-        """What was wrong behind the content that was given last: raised with the next bytes, or by who looks here."""
+        self.head: ResponseHead | None = None
+        """None until it is complete; interim responses (1xx) are skipped."""
+        self.complete = False
+        """The end of the body was received."""
+        self.surplus = False
+        """Bytes followed the end of the body: the connection cannot be used again."""
+        self.error: FramingError | None = None
+        """What is wrong behind the content that was returned last; the next `feed` raises it."""
         self._headers = Headers()
-        self._until_closed = False
-        self._bare = 0
+        self._until_close = False
+        self._overhead = 0
         self._pieces: int | None = None
-        """How many pieces of content there were at the end."""
+        """Number of pieces of content at the end of the body."""
         self._content: list[bytes] = []
         self.on_body = self._content.append
         parser = _httptools().HttpResponseParser(self)
         self._parser: Any = parser
-        # Servers that pad sizes of chunks, and proxies that leave a content-length beside the chunks, are understood.
+        # Some servers pad chunk sizes, and some proxies leave a content-length beside the chunks.
         parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_spaces_after_chunk_size=True)
 
     def feed(self, data: bytes) -> bytes:
-        """The content in these bytes, in one piece.
+        """Parse received bytes and return the content in them.
 
         Raises:
-            FramingError: they are no HTTP response. Content before the fault is given first.
+            FramingError: they are not HTTP. Content before the error is returned first.
         """
         parser = self._parser
-        if self.fault is not None:
-            raise self.fault
+        if self.error is not None:
+            raise self.error
         if parser is None:
-            self.extra = True
+            self.surplus = True
             return b""
         try:
             parser.feed_data(data)
         except (_httptools().HttpParserError, _httptools().HttpParserUpgrade) as error:
-            if self.done:
-                self.extra = True
-            elif self.fault is None:
-                where = "an HTTP/1.1 response" if self.head is None else "the body of a response"
-                self.fault = FramingError(f"not {where}: {str(error).lower()}: {data[:80]!r}")
+            if self.complete:
+                self.surplus = True
+            elif self.error is None:
+                self.error = self._invalid(str(error).lower(), data)
         content = self._content
-        if self.done:
-            self.drop()
+        if self.complete:
+            self.release_parser()
             del content[self._pieces :]
         if content:
             joined = content[0] if len(content) == 1 else b"".join(content)
             content.clear()
-            self._bare = 0
+            self._overhead = 0
             return joined
-        if self.fault is not None:
-            raise self.fault
-        self._bare += len(data)
-        if self._bare > MAX_BARE_BYTES and not self.done:
-            what = "an HTTP/1.1 response" if self.head is None else "the body of a response"
-            raise FramingError(f"not {what}: more than {MAX_BARE_BYTES} bytes without content: {data[:80]!r}")
+        if self.error is not None:
+            raise self.error
+        self._overhead += len(data)
+        if self._overhead > MAX_OVERHEAD_BYTES and not self.complete:
+            raise self._invalid(f"more than {MAX_OVERHEAD_BYTES} bytes without content", data)
         return b""
 
-    def end(self) -> None:
-        """The connection has ended; ServerDisconnectedError if the response had not."""
-        if self._until_closed:
-            self.done = True
-        if not self.done:
+    def _invalid(self, reason: str, data: bytes) -> FramingError:
+        part = "HTTP/1.1 response" if self.head is None else "response body"
+        return FramingError(f"invalid {part}: {reason}: {data[:80]!r}")
+
+    def feed_eof(self) -> None:
+        """The connection has ended. Raises ServerDisconnectedError if the response was not complete."""
+        if self._until_close:
+            self.complete = True
+        if not self.complete:
             raise ServerDisconnectedError("the connection was closed")
 
-    def drop(self) -> None:
-        """Nothing more is fed. The parser and this hold each other, which only the garbage collector would end."""
+    def release_parser(self) -> None:
+        """Break the reference cycle with the parser, which otherwise only the garbage collector would."""
         self._parser = None
 
-    # What the parser calls
+    # Called by llhttp
 
     def on_message_begin(self) -> None:
-        self.extra = self.done
+        self.surplus = self.complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._headers
@@ -148,24 +146,24 @@ class Response:
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def on_headers_complete(self) -> None:
-        if self.done:
+        if self.complete:
             return
         headers, self._headers = self._headers, Headers()
         status, version = self._parser.get_status_code(), self._parser.get_http_version()
-        coding = headers.get("transfer-encoding")
+        encoding = headers.get("transfer-encoding")
         if version not in ("1.1", "1.0") or not 100 <= status <= 599:
-            self.fault = FramingError(f"not an HTTP/1.1 response: HTTP/{version} {status}")
+            self.error = FramingError(f"invalid HTTP/1.1 response: HTTP/{version} {status}")
         elif status == 101:
-            self.fault = FramingError("a response that changes the protocol")
+            self.error = FramingError("unexpected protocol switch (HTTP 101)")
         elif status < 200:
             return
-        elif coding is not None and coding.lower() != "chunked":
-            self.fault = FramingError(f"a body in transfer-encoding {coding[:40]!r}")
-        self._until_closed = coding is None and "content-length" not in headers and status not in (204, 304)
+        elif encoding is not None and encoding.lower() != "chunked":
+            self.error = FramingError(f"unsupported transfer-encoding {encoding[:40]!r}")
+        self._until_close = encoding is None and "content-length" not in headers and status not in (204, 304)
         closes = version == "1.0" or "close" in (headers.get("connection") or "").lower()
-        self.head = Head(status, headers, keeps=not closes)
+        self.head = ResponseHead(status, headers, keep_alive=not closes)
 
     def on_message_complete(self) -> None:
-        if self.head is not None and not self.done:
-            self.done = True
+        if self.head is not None and not self.complete:
+            self.complete = True
             self._pieces = len(self._content)

@@ -1,4 +1,4 @@
-"""Calls in flight, which closing their owner ends wherever they wait: in a queue, a connect, a pause, for a byte."""
+"""Calls in flight: closing their owner cancels them wherever they wait (in a queue, a connect, a backoff, a read)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class InFlight:
     """The calls of one client or service.
 
     Args:
-        closed: the error that a call gets which is ended here.
+        closed: makes the error that a cancelled call raises.
     """
 
     def __init__(self, closed: Callable[[], Exception]) -> None:
@@ -23,22 +23,22 @@ class InFlight:
         self.calls: set[InFlightCall] = set()
 
     def call(self) -> InFlightCall:
-        """A new call: a `with` block around all that it waits for."""
+        """Return a new call, a context manager around everything that it awaits."""
         return InFlightCall(self)
 
     def stop(self) -> None:
-        """End what waits now. What is suspended (a stream between two reads) learns it when it goes on."""
+        """Cancel the calls that wait now. A suspended one (a stream between two reads) raises when it is resumed."""
         for call in list(self.calls):
             call.stop()
 
     async def end(self) -> None:
-        """The same, and what is suspended is closed too: its engine need not wait for a reader that may never come."""
+        """Like `stop`, and close suspended streams too: an engine must not wait for a reader that may never resume."""
         await asyncio.gather(*(call.end() for call in list(self.calls)), return_exceptions=True)
 
 
 class InFlightCall:
-    """One call. As a context manager it raises the owner's error in place of the cancellation that ended it; a stream
-    uses `enter`, `leave` and `finish` around each of its reads instead.
+    """One call. As a context manager it raises the owner's error in place of the cancellation; a stream uses `enter`,
+    `leave` and `finish` around each of its reads instead.
     """
 
     __slots__ = ("__weakref__", "_base", "_cancelled", "_closing", "_generator", "_owner", "reader", "stopped", "task")
@@ -46,7 +46,7 @@ class InFlightCall:
     def __init__(self, owner: InFlight) -> None:
         self._owner = owner
         self.task: asyncio.Task[Any] | None = None
-        """The task that waits inside it now."""
+        """The task that waits in it now."""
         self.reader: asyncio.Task[Any] | None = None
         """The task that waited last."""
         self.stopped = False
@@ -56,22 +56,22 @@ class InFlightCall:
         self._generator: weakref.ref[AsyncGenerator[Any, None]] | None = None
 
     def closed(self) -> Exception:
-        """What it raises when its owner was closed."""
+        """Return the error to raise when the owner was closed."""
         return self._owner.closed()
 
     def watch(self, generator: AsyncGenerator[Any, None]) -> None:
-        """What `end` closes while nobody waits for it. Held weakly: whoever drops it ends it."""
+        """Register the generator that `end` closes while no task waits in it. Held weakly."""
         self._generator = weakref.ref(generator)
 
     def enter(self) -> bool:
-        """The running task waits inside from now on. False: it has been stopped, and there is nothing to wait for."""
+        """The running task waits in it from now on. Return False if it was stopped: there is nothing to wait for."""
         self.task = self.reader = task = asyncio.current_task()
         self._base = task.cancelling() if task is not None else 0
         self._owner.calls.add(self)
         return not self.stopped
 
     def leave(self) -> bool:
-        """It waits no more. Whether a cancellation that it got was this call's end and nothing else."""
+        """The task no longer waits in it. Return whether it was cancelled by `stop` and by nothing else."""
         task, self.task = self.task, None
         if not self._cancelled:
             return False
@@ -79,13 +79,13 @@ class InFlightCall:
         return task is not None and task.uncancel() <= self._base
 
     def finish(self) -> bool:
-        """It is over. Whether somebody else closes what it watched."""
+        """The call is over. Return whether `end` is closing its generator."""
         self._owner.calls.discard(self)
         self._generator = None
         return self._closing
 
     def stop(self) -> None:
-        """End it: whoever waits inside is woken by a cancellation, which `leave` takes back. Idempotent."""
+        """Cancel the task that waits in it; `leave` takes the cancellation back. Idempotent."""
         if self.stopped:
             return
         self.stopped = True
@@ -94,13 +94,13 @@ class InFlightCall:
             return
         loop = task.get_loop()
         if loop is _running_loop():
-            if task is not asyncio.current_task():  # else it closes its own owner
+            if task is not asyncio.current_task():  # a task that closes its own owner
                 self._cancel()
         elif not loop.is_closed():
             try:
                 loop.call_soon_threadsafe(self._cancel)
             except RuntimeError:
-                pass  # closed a moment ago
+                pass  # closed in the meantime
 
     def _cancel(self) -> None:
         if self.task is not None:
@@ -108,7 +108,7 @@ class InFlightCall:
             self.task.cancel()
 
     async def end(self) -> None:
-        """Stop it, and close what it watches if nobody waits for that."""
+        """Stop it, and close its generator if no task waits in it."""
         self.stop()
         generator = self._generator() if self._generator is not None else None
         if generator is not None and self.task is None and not self._closing and self._is_here():

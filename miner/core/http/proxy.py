@@ -1,7 +1,7 @@
-"""Proxies that the environment names: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY for those that need none.
+"""Proxies from the environment: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY for exceptions.
 
-As curl and the usual HTTP libraries have it, in lower case or upper. Nothing on this machine is ever reached through a
-proxy, whatever NO_PROXY says.
+Read as curl and the usual HTTP libraries read them, in lower case or upper. Nothing on this machine is ever reached
+through a proxy, whatever NO_PROXY says.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 from miner.core._typing import override
 from miner.core.http.transport_errors import ConnectError
 
-__all__ = ["Proxy", "open_tunnel", "proxy_for"]
+__all__ = ["Proxy", "basic_auth", "open_tunnel", "proxy_for"]
 
 _MAX_HEAD_BYTES = 64 * 1024
-_LOOK_UP_SECONDS = 2.0
-"""A name of this machine's own needs no more; one that only the proxy knows must not wait for a resolver's patience."""
+_RESOLVE_SECONDS = 2.0
+"""Enough for a name of this machine; one that only the proxy can resolve must not wait for the resolver's timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,32 @@ class Proxy:
     host: str
     port: int
     variable: str
-    """That names it."""
-    authorization: bytes = field(repr=False)
-    """A header line with our name and password there; empty without."""
+    """The environment variable that names it."""
+    authorization_line: bytes = field(repr=False)
+    """Header line with user and password; empty without."""
 
     @override
     def __str__(self) -> str:
         return f"the proxy {self.host}:{self.port} ({self.variable})"
 
     def hint(self, host: str) -> str:
-        """What to do where it does not help."""
-        return f"Set NO_PROXY={host} to go there directly, or mend {self.variable}."
+        """What an operator can do when it does not reach a host."""
+        return f"Set NO_PROXY={host} to connect directly, or fix {self.variable}."
+
+
+def basic_auth(username: str, password: str | None) -> str:
+    """Return the value of an Authorization header for a URL's (percent-encoded) user and password."""
+    return "Basic " + base64.b64encode(f"{unquote(username)}:{unquote(password or '')}".encode()).decode()
 
 
 async def proxy_for(host: str, port: int, *, tls: bool) -> Proxy | None:
-    """The proxy on the way to this host, if there is one.
+    """Return the proxy through which a host is reached; None for a direct connection.
 
     Raises:
         ConnectError: the environment names one that cannot be used.
     """
     found = _variable("https_proxy" if tls else "http_proxy") or _variable("all_proxy")
-    if found is None or _goes_directly(host, port) or await _is_this_machine(host):
+    if found is None or _in_no_proxy(host, port) or await _is_this_machine(host):
         return None
     variable, value = found
     try:
@@ -61,14 +66,13 @@ async def proxy_for(host: str, port: int, *, tls: bool) -> Proxy | None:
         proxy_host, proxy_port = None, 0
     if not proxy_host or parts.scheme != "http":
         raise ConnectError(
-            f"{variable} names no proxy that can be used", retryable=False,
-            hint=f"Only proxies at http://host:port are spoken to. Set NO_PROXY={host} to go there directly.",
+            f"{variable} is not a usable proxy", retryable=False,
+            hint=f"Only proxies at http://host:port are supported. Set NO_PROXY={host} to connect directly.",
         )  # fmt: skip
-    authorization = b""
+    line = b""
     if parts.username is not None:
-        said = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = b"Proxy-Authorization: Basic %b\r\n" % base64.b64encode(said.encode())
-    return Proxy(proxy_host, proxy_port, variable, authorization)
+        line = f"Proxy-Authorization: {basic_auth(parts.username, parts.password)}\r\n".encode()
+    return Proxy(proxy_host, proxy_port, variable, line)
 
 
 def _variable(name: str) -> tuple[str, str] | None:
@@ -80,11 +84,11 @@ def _variable(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _goes_directly(host: str, port: int) -> bool:
-    """Whether NO_PROXY lists it: names with all that is below them, addresses, networks, each perhaps with a port."""
+def _in_no_proxy(host: str, port: int) -> bool:
+    """Whether NO_PROXY lists the host: names with their subdomains, addresses, networks, each with or without port."""
     listed = _variable("no_proxy")
     host = host.lower().rstrip(".")
-    address = _address(host)
+    address = _parse_ip(host)
     for entry in listed[1].lower().split(",") if listed is not None else ():
         name = entry.strip()
         if name == "*":
@@ -96,12 +100,12 @@ def _goes_directly(host: str, port: int) -> bool:
             except ValueError:
                 continue
         bare, colon, its_port = name.rpartition(":")
-        if colon and its_port.isdecimal() and _address(name) is None:
+        if colon and its_port.isdecimal() and _parse_ip(name) is None:
             if int(its_port) != port:
                 continue
             name = bare
         name = name.strip("[]").removeprefix("*").lstrip(".")
-        if name and (host == name or host.endswith(f".{name}") or (address is not None and address == _address(name))):
+        if name and (host == name or host.endswith(f".{name}") or (address is not None and address == _parse_ip(name))):
             return True
     return False
 
@@ -110,15 +114,15 @@ async def _is_this_machine(host: str) -> bool:
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    address = _address(name)
+    address = _parse_ip(name)
     if address is not None:
         return _is_loopback(address)
     try:
-        async with asyncio.timeout(_LOOK_UP_SECONDS):
+        async with asyncio.timeout(_RESOLVE_SECONDS):
             infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # a TimeoutError is an OSError
-        return False  # behind a proxy, names may be the proxy's alone to resolve
-    found = [_address(str(info[4][0])) for info in infos]
+        return False  # perhaps only the proxy can resolve it
+    found = [_parse_ip(str(info[4][0])) for info in infos]
     return bool(found) and all(address is not None and _is_loopback(address) for address in found)
 
 
@@ -128,7 +132,7 @@ def _is_loopback(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool
     return address.is_loopback or address.is_unspecified
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
@@ -136,23 +140,24 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 async def open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: Proxy, host: str, port: int) -> None:
-    """Have the proxy pass on what is sent: the socket then speaks with the host itself.
+    """Open a tunnel with CONNECT: from then on the socket is connected to the host itself.
 
     Raises:
-        ConnectError: it does not.
+        ConnectError: the proxy refuses.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     target = where.encode("idna" if not where.isascii() else "ascii")
     await loop.sock_sendall(
-        sock, b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: miner\r\n%b\r\n" % (target, target, proxy.authorization)
+        sock,
+        b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: miner\r\n%b\r\n" % (target, target, proxy.authorization_line),
     )
     head = b""
     while b"\r\n\r\n" not in head:
         piece = await loop.sock_recv(sock, 4096)
         head += piece
         if not piece or len(head) > _MAX_HEAD_BYTES:
-            raise ConnectError(f"{proxy} opens no way there", hint=proxy.hint(host))
+            raise ConnectError(f"{proxy} opened no tunnel", hint=proxy.hint(host))
     status = head.split(b"\r\n", 1)[0].split(b" ")[1:2]
     if not status or not head.startswith(b"HTTP/1.") or not status[0].startswith(b"2"):
-        said = status[0].decode("latin-1") if status and status[0].isdigit() else "no HTTP"
-        raise ConnectError(f"{proxy} opens no way there (HTTP {said})", hint=proxy.hint(host))
+        response = f"HTTP {status[0].decode()}" if status and status[0].isdigit() else "invalid response"
+        raise ConnectError(f"{proxy} opened no tunnel ({response})", hint=proxy.hint(host))

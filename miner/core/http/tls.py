@@ -1,4 +1,4 @@
-"""Which certificates are trusted: the system's, and those of the files that the usual variables name."""
+"""Trusted certificates: the system's, and those that the usual environment variables name."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import ssl
 
 from miner.core.http.transport_errors import ConnectError
 
-__all__ = ["trusted", "untrusted_hint"]
+__all__ = ["certificate_hint", "ssl_context"]
 
 _OPENSSL = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""OpenSSL reads these itself, in place of the system's; what is not there it passes over."""
+"""Read by OpenSSL itself in place of the system's; a path that does not exist is ignored."""
 _OTHERS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-def trusted() -> ssl.SSLContext:
-    """A context for connections to servers. Reads many certificates: not in the event loop.
+def ssl_context() -> ssl.SSLContext:
+    """Return a context for connections to servers. Slow (it reads many certificates): not for the event loop.
 
     Raises:
-        ConnectError: a variable names a file without certificates.
+        ConnectError: a variable names a file that holds no certificates.
     """
     context = ssl.create_default_context()
     for variable in _OTHERS:
@@ -32,16 +32,16 @@ def trusted() -> ssl.SSLContext:
                 context.load_verify_locations(cafile=path)
         except OSError as error:  # an SSLError is one
             raise ConnectError(
-                f"no TLS: {variable}={path!r} cannot be read as certificates", retryable=False,
+                f"TLS failed: {variable}={path!r} cannot be read as certificates", retryable=False,
                 hint=f"Unset {variable}, or name a PEM file.",
             ) from error  # fmt: skip
     return context
 
 
-def untrusted_hint() -> str:
-    """What to do about a certificate that nobody vouches for."""
+def certificate_hint() -> str:
+    """What an operator can do about a certificate that is not trusted."""
     for variable in (*_OPENSSL, *_OTHERS):
         path = os.environ.get(variable)
         if path and not os.path.exists(path):
-            return f"{variable}={path!r} names nothing that is there."
-    return "Is it signed by an authority of your own? Name its PEM file in SSL_CERT_FILE."
+            return f"{variable}={path!r} does not exist."
+    return "For a private certificate authority, set SSL_CERT_FILE to its PEM file."

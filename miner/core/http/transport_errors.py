@@ -1,19 +1,48 @@
-"""Why there is no connection, before there is a request to speak of."""
+"""What the transport itself raises.
+
+::
+
+    OSError
+      ConnectionError
+        ConnectError               no connection was made
+        ServerDisconnectedError    the connection ended before the response did
+    ValueError
+      FramingError                 the bytes are not HTTP, or no message where one must be
+      InvalidAddressError          the address names no server
+    LocallyClosedError             the connection was closed on this side
+
+`map_errors` (errors.py) turns them, and TimeoutError, into errors of miner.
+"""
 
 from __future__ import annotations
 
-__all__ = ["ConnectError", "InvalidAddressError"]
-
-
-class InvalidAddressError(ValueError):
-    """It names no server."""
+__all__ = ["ConnectError", "FramingError", "InvalidAddressError", "LocallyClosedError", "ServerDisconnectedError"]
 
 
 class ConnectError(ConnectionError):
-    """There is no connection to the server; the text says why."""
+    """No connection to the server could be made; the text says why.
+
+    Args:
+        hint: what an operator can do, where that differs from the upstream's `unreachable_hint`.
+    """
 
     def __init__(self, reason: str, *, hint: str | None = None, retryable: bool = True) -> None:
         super().__init__(reason)
         self.hint = hint
-        """What to do, where that is not what is always said of this server."""
         self.retryable = retryable
+
+
+class ServerDisconnectedError(ConnectionError):
+    """The connection ended before the response did."""
+
+
+class FramingError(ValueError):
+    """The bytes are not HTTP, or hold no message where one must be."""
+
+
+class InvalidAddressError(ValueError):
+    """The address names no server."""
+
+
+class LocallyClosedError(Exception):
+    """The connection was closed on this side, by its owner."""

@@ -289,9 +289,9 @@ class LLMService(Hooks):
             default = self._settings.default_model
             named = not default or "DEFAULT_MODEL" in error.message
             reason = error.message if named else f"{error.message} (DEFAULT_MODEL={default})"
-            health = Health(state="unavailable", reason=reason, hint=error.hint, models=error.available)
+            health = Health(state="unavailable", reason=reason, hint=error.hints, models=error.available)
         except MinerError as error:
-            health = Health(state="unavailable", reason=error.message, hint=error.hint)
+            health = Health(state="unavailable", reason=error.message, hint=error.hints)
         except Exception as error:  # noqa: BLE001  (a third party's backend may raise anything; this never raises)
             health = Health(state="failed", reason=f"{type(error).__name__}: {error}")
         health.latency = time.monotonic() - began

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner.core.http import framing
-from miner.core.http.framing import MAX_MESSAGE_BYTES, FramingError, NDJSONDecoder, SSEDecoder
+from miner.core.http.framing import MAX_MESSAGE_BYTES, NDJSONDecoder, SSEDecoder
+from miner.core.http.transport_errors import FramingError
 from tests.servers.captures import ENGINES, Capture, captures
 
 Decoder = SSEDecoder | NDJSONDecoder
@@ -167,7 +168,7 @@ def test_a_message_without_an_end_is_refused_before_it_fills_memory(kind: type[D
     decoder, piece = kind(), b"x" * (1 << 20)
     for _ in range(MAX_MESSAGE_BYTES // len(piece)):
         assert decoder.feed(piece) == []
-    with pytest.raises(FramingError, match=f"more than {MAX_MESSAGE_BYTES} bytes"):
+    with pytest.raises(FramingError, match=f"longer than {MAX_MESSAGE_BYTES} bytes"):
         decoder.feed(piece)
 
 

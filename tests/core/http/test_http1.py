@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.core.http.framing import FramingError
-from miner.core.http.http1 import MAX_BARE_BYTES, Head, Response, ServerDisconnectedError
+from miner.core.http.http1 import MAX_OVERHEAD_BYTES, ResponseHead, ResponseParser
+from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
 
 TOKEN = b'data: {"choices":[{"delta":{"content":" is"}}]}\n\n'
 TRICKY = b"\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -22,8 +22,8 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + end
 
 
-def read(*pieces: bytes) -> tuple[bytes, Response]:
-    response = Response()
+def read(*pieces: bytes) -> tuple[bytes, ResponseParser]:
+    response = ResponseParser()
     return b"".join([response.feed(piece) for piece in pieces]), response
 
 
@@ -44,8 +44,8 @@ def test_chunks_come_out_as_they_went_in_however_they_are_cut(chunks: list[bytes
     places = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
     content, response = read(*(wire[a:b] for a, b in pairwise(places) if a < b))
     assert content == b"".join(chunks)
-    assert response.done
-    assert not response.extra
+    assert response.complete
+    assert not response.surplus
 
 
 def test_chunks_cut_at_every_byte():
@@ -53,13 +53,13 @@ def test_chunks_cut_at_every_byte():
     wire = CHUNKED + chunked(*chunks)
     for cut in range(1, len(wire)):
         content, response = read(wire[:cut], wire[cut:])
-        assert (content, response.done) == (b"".join(chunks), True)
+        assert (content, response.complete) == (b"".join(chunks), True)
     content, response = read(*byte_by_byte(wire))
-    assert (content, response.done) == (b"".join(chunks), True)
+    assert (content, response.complete) == (b"".join(chunks), True)
 
 
 def test_the_chunks_of_one_read_are_one_piece():
-    response = Response()
+    response = ResponseParser()
     assert response.feed(CHUNKED + chunked(TOKEN, TOKEN, end=b"")) == TOKEN * 2
     assert response.feed(chunked(TOKEN, TOKEN, TOKEN)) == TOKEN * 3
 
@@ -71,7 +71,7 @@ def test_the_chunks_of_one_read_are_one_piece():
 @pytest.mark.parametrize("body", [CHUNKED + chunked(TOKEN), OK + b"content-length: %d\r\n\r\n%b" % (len(TOKEN), TOKEN)])
 def test_what_comes_behind_the_end_is_not_content(body: bytes, apart: bool, behind: bytes):
     content, response = read(body, behind) if apart else read(body + behind)
-    assert (content, response.done, response.extra) == (TOKEN, True, True)
+    assert (content, response.complete, response.surplus) == (TOKEN, True, True)
     assert response.head is not None
     assert response.head.status == 200
 
@@ -82,25 +82,25 @@ def test_what_comes_behind_the_end_is_not_content(body: bytes, apart: bool, behi
         b"zz\r\nhello\r\n", b"-5\r\nhello\r\n", b"0x5\r\nhello\r\n", b"\r\n5\r\nhello\r\n", b"5\r\nhello!\r\n",
         b"5\r\nhell\r\n0\r\n\r\n", b"5 5\r\nhello\r\n", b"f" * 17 + b"\r\n", b"5" * 5000, b"5\nhello\n",
         chunked(TOKEN, TOKEN, end=b"5\r\nhello!!"), chunked(TOKEN, end=b"4\r\nhello\r\n5\r\nhello\r\n0\r\n\r\n"),
-        b"5;" + b"x" * 2 * MAX_BARE_BYTES, b"0\r\n" + b"a: b\r\n" * MAX_BARE_BYTES,
+        b"5;" + b"x" * 2 * MAX_OVERHEAD_BYTES, b"0\r\n" + b"a: b\r\n" * MAX_OVERHEAD_BYTES,
     ],
 )  # fmt: skip
 def test_what_is_no_chunk_is_garbage(wire: bytes):
     for pieces in ([wire], byte_by_byte(wire)):
-        response = Response()
+        response = ResponseParser()
         response.feed(CHUNKED)
         with pytest.raises((FramingError, ServerDisconnectedError)):  # noqa: PT012
             for piece in pieces:
                 response.feed(piece)
             response.feed(b"")
-            response.end()
+            response.feed_eof()
 
 
 def test_content_before_a_fault_comes_before_it():
-    response = Response()
+    response = ResponseParser()
     assert response.feed(CHUNKED + chunked(TOKEN, end=b"zz\r\n")) == TOKEN
-    assert response.fault is not None
-    with pytest.raises(FramingError, match="not the body of a response: invalid character in chunk size"):
+    assert response.error is not None
+    with pytest.raises(FramingError, match="invalid response body: invalid character in chunk size"):
         response.feed(b"more")
 
 
@@ -111,23 +111,23 @@ def test_an_end_before_the_end():
     ):  # fmt: skip
         _, response = read(wire)
         with pytest.raises(ServerDisconnectedError):
-            response.end()
+            response.feed_eof()
     content, response = read(OK + b"\r\nhel", b"lo")
-    assert (content, response.done) == (b"hello", False)
-    response.end()
-    assert response.done
+    assert (content, response.complete) == (b"hello", False)
+    response.feed_eof()
+    assert response.complete
 
 
 def test_a_body_of_known_length():
-    response = Response()
-    assert (response.feed(OK + b"content-length: 5\r\n\r\n"), response.done) == (b"", False)
-    assert (response.feed(b"hel"), response.done) == (b"hel", False)
-    assert (response.feed(b"lo!"), response.done, response.extra) == (b"lo", True, True)
-    assert read(OK + b"content-length: 0\r\n\r\n")[1].done
+    response = ResponseParser()
+    assert (response.feed(OK + b"content-length: 5\r\n\r\n"), response.complete) == (b"", False)
+    assert (response.feed(b"hel"), response.complete) == (b"hel", False)
+    assert (response.feed(b"lo!"), response.complete, response.surplus) == (b"lo", True, True)
+    assert read(OK + b"content-length: 0\r\n\r\n")[1].complete
 
 
-def head(*lines: str) -> Head:
-    response = Response()
+def head(*lines: str) -> ResponseHead:
+    response = ResponseParser()
     response.feed("\r\n".join([*lines, "", ""]).encode("latin-1"))
     assert response.head is not None
     return response.head
@@ -135,7 +135,7 @@ def head(*lines: str) -> Head:
 
 def test_heads():
     told = head("HTTP/1.1 200 OK", "Content-Type: text/event-stream", "X-A:  1 ", "x-a: 2", "Empty:", "Umlaut: \xfc")
-    assert (told.status, told.keeps) == (200, True)
+    assert (told.status, told.keep_alive) == (200, True)
     assert told.headers["content-type"] == told.headers.get("CONTENT-TYPE") == "text/event-stream"
     assert (told.headers["X-A"], told.headers["empty"], "X-a" in told.headers, "b" in told.headers) == (
         "1, 2",
@@ -144,15 +144,15 @@ def test_heads():
         False,
     )
     assert told.headers["umlaut"] == "\xfc"
-    assert not head("HTTP/1.1 200 OK", "Connection: Close").keeps
-    assert not head("HTTP/1.0 200 OK").keeps
+    assert not head("HTTP/1.1 200 OK", "Connection: Close").keep_alive
+    assert not head("HTTP/1.0 200 OK").keep_alive
     assert head("HTTP/1.1 429").status == 429
 
 
 def test_a_head_cut_at_every_byte():
     wire = OK + b"X-Name:  some value \r\nConnection: keep-alive\r\ncontent-length: 2\r\n\r\nok"
     content, response = read(*byte_by_byte(wire))
-    assert (content, response.done) == (b"ok", True)
+    assert (content, response.complete) == (b"ok", True)
     assert response.head is not None
     assert response.head.headers == {"x-name": "some value", "connection": "keep-alive", "content-length": "2"}
 
@@ -161,7 +161,7 @@ def test_a_head_cut_at_every_byte():
 def test_interim_responses_are_passed_over(interim: bytes):
     for pieces in ([interim * 2 + CHUNKED + chunked(TOKEN)], byte_by_byte(interim + CHUNKED + chunked(TOKEN))):
         content, response = read(*pieces)
-        assert (content, response.done, response.extra) == (TOKEN, True, False)
+        assert (content, response.complete, response.surplus) == (TOKEN, True, False)
         assert response.head is not None
         assert (response.head.status, "link" in response.head.headers) == (200, False)
 
@@ -174,8 +174,8 @@ def test_interim_responses_are_passed_over(interim: bytes):
         OK + b"no colon\r\n\r\n", OK + b": no name\r\n\r\n", OK + b"name : value\r\n\r\n", OK + b"a: b\nc: d\r\n\r\n",
         OK + b" folded: x\r\n\r\n", b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
         b"HTTP/1.1 101 Switching\r\n\r\n", b"\x16\x03\x01\x02",
-        OK + b"x: " + b"y" * MAX_BARE_BYTES, OK + b"x: y\r\n" * MAX_BARE_BYTES,
-        b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_BARE_BYTES,
+        OK + b"x: " + b"y" * MAX_OVERHEAD_BYTES, OK + b"x: y\r\n" * MAX_OVERHEAD_BYTES,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_OVERHEAD_BYTES,
         OK + b"transfer-encoding: gzip, chunked\r\n\r\n", OK + b"transfer-encoding: gzip\r\n\r\n",
         OK + b"content-length: -1\r\n\r\n", OK + b"content-length: 7, 7\r\n\r\n",
         OK + b"content-length: 1\r\ncontent-length: 2\r\n\r\n",
@@ -193,7 +193,7 @@ def test_what_is_no_response(wire: bytes):
 @pytest.mark.parametrize("lines", [b"", b"content-length: 7\r\n", b"transfer-encoding: chunked\r\n"])
 def test_responses_without_a_body(status: int, lines: bytes):
     _, response = read(b"HTTP/1.1 %d No\r\n%b\r\n" % (status, lines))
-    assert response.done
+    assert response.complete
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_responses_without_a_body(status: int, lines: bytes):
 )
 def test_chunks_go_before_a_length(lines: bytes):
     content, response = read(OK + lines + b"\r\n" + b"5 \r\nhello\r\n0\r\n\r\n")
-    assert (content, response.done, response.extra) == (b"hello", True, False)
+    assert (content, response.complete, response.surplus) == (b"hello", True, False)
 
 
 def test_a_response_that_is_over_leaves_nothing_for_the_garbage_collector():

@@ -8,7 +8,6 @@ from miner.core.http.errors import ErrorBody, Upstream, retry_after_seconds, sta
 from miner.core.llms.contract.malformed import malformed_reply
 from miner.errors import (
     BackendOverloadedError,
-    BackendTimeoutError,
     BackendUnavailableError,
     ContextLengthError,
     InvalidRequestError,
@@ -55,9 +54,7 @@ def ollama_error(
     if status == 500 and text.startswith(('option "', "invalid format:")):
         return InvalidRequestError(f"ollama refused the request: {text}", param=_param(text))
     if "timed out waiting for" in text:
-        return BackendTimeoutError(
-            f"ollama could not load the model in time: {text}", hint=upstream.timeout_hint(), **details
-        )
+        return upstream.timeout_error(f"could not load the model in time: {text}", status=status)
     if status == 500 and text.startswith(_RUNNER_DIED):
         return BackendUnavailableError(
             f"ollama at {upstream.shown_url} lost the model's runner: {text}.",

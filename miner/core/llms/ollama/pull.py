@@ -10,7 +10,8 @@ import msgspec
 
 from miner.core.http.client import ByteStream, HttpClient
 from miner.core.http.errors import parse_error_body
-from miner.core.http.framing import FramingError, NDJSONDecoder
+from miner.core.http.framing import NDJSONDecoder
+from miner.core.http.transport_errors import FramingError
 from miner.core.llms.ollama.errors import ollama_error
 from miner.errors import BackendUnavailableError, ModelNotFoundError, StreamInterruptedError
 

@@ -9,7 +9,8 @@ import msgspec
 
 from miner.core.http.client import ByteStream, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
-from miner.core.http.framing import FramingError, NDJSONDecoder
+from miner.core.http.framing import NDJSONDecoder
+from miner.core.http.transport_errors import FramingError
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.ollama.errors import error_in_answer, ollama_error
 from miner.core.llms.ollama.wire import LineMapper, decode_line
@@ -54,7 +55,7 @@ async def read_lines(answer: ByteStream, request: ChatRequest, upstream: Upstrea
             yield batch
         if not piece:
             break
-    answer.over = mapper.finished and not stopped
+    answer.message_complete = mapper.finished and not stopped
     check_end(mapper, upstream)
 
 
@@ -65,7 +66,7 @@ def check_end(mapper: LineMapper, upstream: Upstream) -> None:
     where = f"ollama at {upstream.shown_url}"
     if not mapper.finished:
         raise StreamInterruptedError(
-            f"{where} ended its answer before it was done.",
+            f"{where} closed the stream before it was complete.",
             hint="What had arrived is in the error's `partial`; Ollama's log says why it stopped.",
             **upstream.details(200),
         )
@@ -92,8 +93,4 @@ def decoded(reply: HttpResponse, upstream: Upstream, decode: Callable[[bytes], T
     try:
         return decode(reply.body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise BackendProtocolError(
-            f"ollama at {upstream.shown_url} answered with something that is not its API: {error}.",
-            hint=upstream.address_hint(),
-            **upstream.details(200),
-        ) from error
+        raise upstream.protocol_error(f"sent an invalid response: {error}.", status=200) from error

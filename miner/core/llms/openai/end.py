@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from miner.core.http.errors import Upstream
+from miner.core.http.errors import Upstream, interrupted
 from miner.core.llms.contract.malformed import LostReplyError
 from miner.core.llms.openai.response import ChatMapper
-from miner.errors import BackendUnavailableError, StreamInterruptedError
+from miner.errors import BackendUnavailableError
 
-__all__ = ["check_end", "interrupted"]
+__all__ = ["check_end"]
 
 
 def check_end(mapper: ChatMapper, upstream: Upstream, *, ended: bool) -> None:
@@ -18,22 +18,13 @@ def check_end(mapper: ChatMapper, upstream: Upstream, *, ended: bool) -> None:
     if mapper.aborted:
         said = f"{where} aborted the request: it is shutting down"
         if mapper.delivered:
-            raise interrupted(said, upstream)
+            raise interrupted(f"{said}.", upstream, 200)
         raise BackendUnavailableError(f"{said}.", hint="Try again later.", engine_died=True, **upstream.details(200))
     if not ended or mapper.finished is None:
-        raise interrupted(f"{where} ended its answer without the end mark", upstream)
+        raise interrupted(f"{where} closed the stream before it was complete.", upstream, 200)
     if mapper.lost is not None:
         raise LostReplyError(
             f"{where} lost its reply: {mapper.lost}.",
             hint="Its tool or reasoning parser may have swallowed it.",
             **upstream.details(200),
         )
-
-
-def interrupted(said: str, upstream: Upstream, status: int = 200) -> StreamInterruptedError:
-    """The error for a stream that broke off."""
-    return StreamInterruptedError(
-        f"{said}.",
-        hint="What had arrived is in the error's `partial`; the engine's log says why it stopped.",
-        **upstream.details(status),
-    )

@@ -17,7 +17,7 @@ from miner.core.http.errors import ErrorBody, Upstream, parse_error_body, retry_
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai.models import read_models
 from miner.core.wire import ChatRequest, Health, ModelInfo
-from miner.errors import BackendError, BackendProtocolError, MinerError, ModelNotFoundError
+from miner.errors import BackendError, MinerError, ModelNotFoundError
 
 __all__ = ["Endpoint", "OpenAIServer"]
 
@@ -140,11 +140,7 @@ class OpenAIServer(LLMService):
         try:
             self._listed, self._one_model = read_models(reply.body)
         except msgspec.DecodeError as error:
-            raise BackendProtocolError(
-                f"{self.name} at {http.upstream.shown_url} did not answer /models with a list of models: {error}.",
-                hint=http.upstream.address_hint(),
-                **http.upstream.details(200),
-            ) from error
+            raise http.upstream.protocol_error(f"did not send a list of models: {error}.", status=200) from error
         if before and _same(before) != _same(self._listed):
             self._forget()
         self._listed_at = time.monotonic()

@@ -13,13 +13,14 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.http.client import ByteStream
-from miner.core.http.errors import Upstream, parse_error_body
-from miner.core.http.framing import FramingError, SSEDecoder
+from miner.core.http.errors import Upstream, interrupted, parse_error_body
+from miner.core.http.framing import SSEDecoder
+from miner.core.http.transport_errors import FramingError
 from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.malformed import MalformedReplyError
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.ttl_cache import TTLCache
-from miner.core.llms.openai.end import check_end, interrupted
+from miner.core.llms.openai.end import check_end
 from miner.core.llms.openai.models import read_embeddings, read_scores
 from miner.core.llms.openai.request import chat_body, completion_body
 from miner.core.llms.openai.response import ChatMapper, decode_event
@@ -27,7 +28,6 @@ from miner.core.llms.openai.server import Endpoint, OpenAIServer
 from miner.core.wire import ChatRequest, EmbeddingResponse, LLMChunk, RerankResponse
 from miner.errors import (
     BackendError,
-    BackendProtocolError,
     BackendUnavailableError,
     MinerError,
     UnsupportedFeatureError,
@@ -155,7 +155,7 @@ class OpenAIService(OpenAIServer):
                 yield batch
             if not piece:
                 break
-        answer.over = done
+        answer.message_complete = done
         check_end(mapper, upstream, ended=done or stopped)
 
     def _whole(self, raw: bytes, request: ChatRequest, upstream: Upstream) -> list[LLMChunk]:
@@ -165,19 +165,11 @@ class OpenAIService(OpenAIServer):
         try:
             event = decode_event(raw)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise BackendProtocolError(
-                f"{upstream.backend} at {upstream.shown_url} sent something that is no chat completion: {error}.",
-                hint=upstream.address_hint(),
-                **upstream.details(200),
-            ) from error
+            raise upstream.protocol_error(f"sent an invalid chat completion: {error}.", status=200) from error
         if event.error is not None:
             raise self._error_in_stream(raw, request, upstream)
         if not event.choices:
-            raise BackendProtocolError(
-                f"{upstream.backend} at {upstream.shown_url} answered without choices.",
-                hint=upstream.address_hint(),
-                **upstream.details(200),
-            )
+            raise upstream.protocol_error("sent a chat completion without choices.", status=200)
         mapper.feed(event, batch)
         mapper.flush(batch)
         mapper.close(batch)
@@ -197,9 +189,11 @@ class OpenAIService(OpenAIServer):
         if isinstance(error, MalformedReplyError):
             return error
         if begun and isinstance(error, BackendError):
-            return interrupted(error.message.rstrip("."), upstream, status)
+            return interrupted(error.message, upstream, status)
         if type(error) is BackendError:
-            return BackendUnavailableError(error.message, hint=error.hint, engine_died=True, **upstream.details(status))
+            return BackendUnavailableError(
+                error.message, operator_hint=error.operator_hint, engine_died=True, **upstream.details(status)
+            )
         return error
 
     # Embeddings and rankings

@@ -93,14 +93,14 @@ def error_first(error: Any = None) -> Behaviour:
 
 
 ALL = "Hello there."
-UP = "closed the connection without an answer"
-CUT = "in the middle of its answer: the connection was closed"
+UP = "sent no response"
+CUT = "incomplete response: the connection was closed"
 CASES = [
     Case("reset before headers", faults.reset(), BackendUnavailableError, (UP, "log"), None, True),
     Case("reset in mid-stream", faults.reset(["Hel", "lo"]), StreamInterruptedError,
-         ("in the middle of its answer: ", "partial"), "Hello", False),
+         ("incomplete response: ", "partial"), "Hello", False),
     Case("silent before headers", faults.silent(False), BackendTimeoutError,
-         ("silent for more than 0.3 s", "Raise {silence}"), None, False),
+         ("sent nothing for 0.3 s", "Raise {silence}"), None, False),
     Case("silent after headers", faults.silent_after_headers(), BackendTimeoutError, ("0.3 s", "Raise {silence}")),
     Case("silent in mid-stream", faults.silent_in_stream(), BackendTimeoutError, ("0.3 s", "Raise {silence}"), ALL),
     Case("truncated", faults.truncated(), StreamInterruptedError, (CUT,), ALL, False),
@@ -109,10 +109,10 @@ CASES = [
     Case("no end mark", faults.no_end(), StreamInterruptedError, (), ALL, False),
     Case("garbage line", faults.garbage_in_stream(), BackendProtocolError, ("JSON is malformed",), ALL, False),
     Case("nested without end", faults.garbage_in_stream(b'{"x":' * 100_000), BackendProtocolError, (), ALL),
-    Case("no HTTP", faults.garbage_http(), BackendProtocolError, ("not its protocol", "Is {address}")),
-    Case("endless line", faults.endless_line(), BackendProtocolError, ("more than",), None),
-    Case("not JSON", faults.not_json(), BackendProtocolError, ("Is {address}",), None, False),
-    Case("a page", faults.html_page(200), BackendProtocolError, ("Is {address}",)),
+    Case("no HTTP", faults.garbage_http(), BackendProtocolError, ("invalid response", "{address}")),
+    Case("endless line", faults.endless_line(), BackendProtocolError, ("longer than",), None),
+    Case("not JSON", faults.not_json(), BackendProtocolError, ("{address}",), None, False),
+    Case("a page", faults.html_page(200), BackendProtocolError, ("{address}",)),
     Case("a page that looks like events", garbage_before_text(b"<html>\n\n</html>\n\n"), BackendProtocolError),
     Case("some other JSON", garbage_before_text(b'{"hello": "world"}'),
          {"vllm": BackendProtocolError, "ollama": StreamInterruptedError}),
@@ -120,11 +120,12 @@ CASES = [
     Case("a page with 502", faults.html_page(502), BackendUnavailableError, ("HTTP 502", "Bad Gateway"), None, True),
     Case("400", faults.status(400), InvalidRequestError, ("refused the request: status 400",)),
     Case("401", faults.status(401), AuthenticationError,
-         {"vllm": ("refused our key (HTTP 401)", "VLLM_API_KEY"), "ollama": ("refused us (HTTP 401)",)}, None, False),
+         {"vllm": ("refused the API key (HTTP 401)", "VLLM_API_KEY"), "ollama": ("refused access (HTTP 401)",)},
+         None, False),
     Case("401 as vLLM says it", faults.status(401, {"error": "Unauthorized"}), AuthenticationError, ("Unauthorized",)),
     Case("403", faults.status(403, ""), AuthenticationError, ("HTTP 403",)),
     Case("404 wrong path", faults.status(404, "404 page not found"), {"vllm": UnsupportedFeatureError,
-         "ollama": BackendProtocolError}, {"vllm": (), "ollama": ("does not have that path", "Is {address}")}),
+         "ollama": BackendProtocolError}, {"vllm": (), "ollama": ("does not have this route", "{address}")}),
     Case("404 unknown model", faults.status(404, {"error": "model 'smollm2' not found"}),
          {"vllm": UnsupportedFeatureError, "ollama": ModelNotFoundError},
          {"vllm": (), "ollama": ("`ollama pull smollm2`",)}),
@@ -162,7 +163,7 @@ async def test_faults_on_the_wire(case: Case, engine: str, mode: str, monkeypatc
         if isinstance(error, BackendError):
             assert server.url in error.message
             assert (error.base_url or "").startswith(server.url)
-            assert (error.backend, bool(error.hint)) == (engine, True)
+            assert (error.backend, bool(error.hints)) == (engine, True)
             assert case.retryable is None or error.retryable is case.retryable
             arrived = error.partial.content if error.partial is not None else None
             assert arrived == case.partial
@@ -205,7 +206,7 @@ async def test_nobody_listens(engine: str, mode: str):
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_no_such_host(engine: str, mode: str):
     async with service_at(engine, "http://no-such-host.invalid:1") as service:
-        with pytest.raises(BackendUnavailableError, match="no such host 'no-such-host"):
+        with pytest.raises(BackendUnavailableError, match="unknown host 'no-such-host"):
             await ask(service, mode)
 
 

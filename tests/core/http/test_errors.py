@@ -1,4 +1,4 @@
-"""Error mapping: from what the HTTP library raises and what engines say to errors of miner."""
+"""Error mapping: transport errors, HTTP statuses, redirects and engines' error bodies become errors of miner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from miner.core.http.client import HttpClient
 from miner.core.http.errors import (
     ErrorBody,
     Upstream,
@@ -18,9 +19,7 @@ from miner.core.http.errors import (
     retry_after_seconds,
     status_error,
 )
-from miner.core.http.framing import FramingError
-from miner.core.http.http1 import ServerDisconnectedError
-from miner.core.http.transport_errors import ConnectError, InvalidAddressError
+from miner.core.http.transport_errors import ConnectError, FramingError, InvalidAddressError, ServerDisconnectedError
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -33,7 +32,10 @@ from miner.errors import (
     ModelNotFoundError,
     StreamInterruptedError,
 )
+from tests.core.llms.contract.test_failures import MODES
+from tests.core.services import ENGINES, ask, service_at
 from tests.servers.captures import capture
+from tests.servers.http import Exchange, RawServer
 
 UPSTREAM = Upstream(
     backend="vllm",
@@ -111,14 +113,14 @@ def test_retry_after_as_number_as_date_and_as_nonsense():
         (400, InvalidRequestError, ["vllm refused the request: nope"], None),
         (413, InvalidRequestError, ["nope"], None),
         (422, InvalidRequestError, ["nope"], None),
-        (401, AuthenticationError, ["refused our key (HTTP 401): nope", "Set VLLM_API_KEY"], False),
+        (401, AuthenticationError, ["refused the API key (HTTP 401): nope", "Set VLLM_API_KEY"], False),
         (403, AuthenticationError, ["HTTP 403", "VLLM_API_KEY"], False),
-        (404, BackendProtocolError, ["does not have that path (HTTP 404): nope", "VLLM_API_BASE"], False),
+        (404, BackendProtocolError, ["does not have this route (HTTP 404): nope", "VLLM_API_BASE"], False),
         (408, BackendTimeoutError, ["HTTP 408", "VLLM_TIMEOUT"], False),
         (504, BackendTimeoutError, ["HTTP 504", "VLLM_TIMEOUT"], False),
         (429, BackendOverloadedError, ["too many requests (HTTP 429): nope", "Try again later"], True),
-        (502, BackendUnavailableError, ["cannot serve now (HTTP 502)"], True),
-        (503, BackendUnavailableError, ["cannot serve now (HTTP 503)"], True),
+        (502, BackendUnavailableError, ["is unavailable (HTTP 502)"], True),
+        (503, BackendUnavailableError, ["is unavailable (HTTP 503)"], True),
         (500, BackendError, ["failed (HTTP 500): nope", "log"], False),
         (418, BackendError, ["failed (HTTP 418)"], False),
     ],
@@ -139,8 +141,8 @@ def test_an_engine_without_a_key_is_not_said_to_refuse_one():
     """Ollama answers 403 with an empty body to a foreign Host header (protocol notes, 3.1)."""
     error = status_error(403, ErrorBody("", json=False), Upstream("ollama", "http://h:1"))
     assert "key" not in str(error)
-    assert "refused us (HTTP 403)." in error.message
-    assert error.hint == "Does it expect another Host header?"
+    assert "refused access (HTTP 403)." in error.message
+    assert error.operator_hint == "It may expect another Host header."
 
 
 class FakeTransportError(ConnectionResetError):
@@ -160,29 +162,29 @@ class FakeTransportError(ConnectionResetError):
     ],
 )
 def test_library_errors(raised: Exception, before: type[MinerError], during: type[MinerError], receiving: bool):
-    with pytest.raises(during if receiving else before) as caught, map_errors(UPSTREAM, receiving=receiving):
+    with pytest.raises(during if receiving else before) as caught, map_errors(UPSTREAM, response_started=receiving):
         raise raised
     assert caught.value.__cause__ is raised
     assert "http://host:1/v1" in str(caught.value)
-    assert caught.value.hint
+    assert caught.value.hints
 
 
 @pytest.mark.parametrize("raised", [KeyError("a"), TypeError("b"), asyncio.CancelledError(), ModelNotFoundError("c"),
                                     RuntimeError("d"), GeneratorExit(), ZeroDivisionError()])  # fmt: skip
 def test_programming_errors_cancellation_and_our_own_pass_untouched(raised: BaseException):
-    with pytest.raises(type(raised)) as caught, map_errors(UPSTREAM, receiving=True):
+    with pytest.raises(type(raised)) as caught, map_errors(UPSTREAM, response_started=True):
         raise raised
     assert caught.value is raised
 
 
 def test_silence_is_told_with_its_bound_and_its_setting():
     with (
-        pytest.raises(BackendTimeoutError, match=r"silent for more than 7\.5 s\. Raise VLLM_TIMEOUT"),
+        pytest.raises(BackendTimeoutError, match=r"sent nothing for 7\.5 s .*Raise VLLM_TIMEOUT"),
         map_errors(UPSTREAM),
     ):
         raise TimeoutError
     with (
-        pytest.raises(BackendTimeoutError, match=r"did not answer within 1\.5 s") as caught,
+        pytest.raises(BackendTimeoutError, match=r"did not respond within 1\.5 s") as caught,
         map_errors(UPSTREAM, total=1.5),
     ):
         raise TimeoutError
@@ -198,3 +200,82 @@ def test_the_errors_survive_pickling_with_all_they_carry():
     again = pickle.loads(pickle.dumps(error))
     assert all_of(again) == all_of(error)
     assert type(again) is type(error)
+
+
+# Redirects: a request goes to the configured address, with its key, or nowhere
+
+
+class Redirecting(RawServer):
+    """Sends everybody elsewhere."""
+
+    status = 307
+    location: str | None = None
+
+    async def handle(self, exchange: Exchange) -> None:
+        headers = {} if self.location is None else {"location": self.location}
+        await exchange.respond(self.status, b"moved", **headers)
+
+
+class Target(RawServer):
+    """Where nobody should come."""
+
+    async def handle(self, exchange: Exchange) -> None:
+        await exchange.respond(200, b"{}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_neither_a_whole_answer_nor_a_stream_follows(status: int):
+    async with Target() as target, Redirecting() as server:
+        server.status, server.location = status, f"http://user:hunter2@127.0.0.1:{target.port}/login?token=hunter2"
+        upstream = Upstream("vllm", server.v1, address_setting="VLLM_API_BASE")
+        client = HttpClient(upstream, api_key="s3cret")
+        for _ in range(2):  # and the connection stays in order
+            with pytest.raises(BackendProtocolError) as whole:
+                await client.request("POST", "/chat/completions", b"{}")
+            with pytest.raises(BackendProtocolError) as streamed:
+                async with client.stream("/chat/completions", b"{}"):
+                    pytest.fail("a stream came")
+        await client.close()
+        assert target.requests == []
+        assert len(server.requests) == 4
+        for error in (whole.value, streamed.value):
+            there = f"http://127.0.0.1:{target.port} (HTTP {status})"
+            assert error.message == f"vllm at {server.v1} redirects to {there}, which is not followed."
+            assert error.operator_hint == "Set VLLM_API_BASE to the engine's own address."
+            assert error.status == status
+            assert "hunter2" not in f"{error!r} {vars(error)}"
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        (None, "another path"),
+        ("/login?token=hunter2", "another path"),
+        ("//elsewhere.example/hunter2", "elsewhere.example"),
+        ("https://elsewhere.example/v1", "https://elsewhere.example"),
+        ("http://[::1/hunter2", "an invalid URL"),
+        (f"http://{'x' * 1000}/", "an invalid URL"),
+    ],
+)
+async def test_where_it_points_is_told_by_host_alone(location: str | None, shown: str):
+    async with Redirecting() as server:
+        server.location = location
+        client = HttpClient(Upstream("vllm", server.v1))
+        with pytest.raises(BackendProtocolError, match="redirects to") as caught:
+            await client.request("GET", "/models")
+        await client.close()
+        assert f"redirects to {shown} (HTTP 307)" in caught.value.message
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_service_names_its_setting(engine: str, mode: str):
+    async with Redirecting() as server:
+        server.location = "https://elsewhere.example/"
+        async with service_at(engine, server.url, vllm_api_key="s3cret") as service:
+            with pytest.raises(BackendProtocolError, match=r"https://elsewhere\.example") as caught:
+                await ask(service, mode)
+            assert {"vllm": "VLLM_API_BASE", "ollama": "OLLAMA_BASE_URL"}[engine] in (caught.value.operator_hint or "")
+            health = await service.health()
+            assert (health.state, health.hint) == ("unavailable", caught.value.hints)

@@ -176,7 +176,7 @@ async def test_a_header_of_a_client_names_no_proxy(monkeypatch: pytest.MonkeyPat
 async def test_a_proxy_that_cannot_be_used_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("ALL_PROXY", value)
     http_client = client("http://engine.invalid:8000/v1")
-    with pytest.raises(BackendUnavailableError, match="ALL_PROXY names no proxy that can be used") as caught:
+    with pytest.raises(BackendUnavailableError, match="ALL_PROXY is not a usable proxy") as caught:
         await http_client.request("GET", "/models")
     assert "NO_PROXY=engine.invalid" in str(caught.value)
     assert "s3cret" not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
@@ -187,7 +187,7 @@ async def test_a_proxy_that_cannot_be_used_is_told_by_its_variable(monkeypatch: 
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "HTTP 407"), (b"HTTP/1.1 403 No\r\n\r\n", "HTTP 403"),
-     (b"SSH-2.0-x\r\n\r\n", "no HTTP"), (b"HTTP/1.1 200", "opens no way there")],
+     (b"SSH-2.0-x\r\n\r\n", "invalid response"), (b"HTTP/1.1 200", "opened no tunnel")],
 )  # fmt: skip
 async def test_a_proxy_that_refuses_a_tunnel(monkeypatch: pytest.MonkeyPatch, refusal: bytes, said: str):
     async with ProxyServer(refusal=refusal).running() as running:
@@ -196,7 +196,7 @@ async def test_a_proxy_that_refuses_a_tunnel(monkeypatch: pytest.MonkeyPatch, re
         with pytest.raises(BackendUnavailableError, match=said) as caught:
             await http_client.request("GET", "/models")
         assert f"the proxy 127.0.0.1:{running.port} (HTTPS_PROXY)" in caught.value.message
-        assert "NO_PROXY=engine.invalid" in (caught.value.hint or "")
+        assert "NO_PROXY=engine.invalid" in (caught.value.hints or "")
         assert "s3cret" not in f"{caught.value!r} {vars(caught.value)}"
         await http_client.close()
 
@@ -207,7 +207,7 @@ async def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{running.port}")
     http_client = client("http://engine.invalid:8000/v1")
     with pytest.raises(
-        BackendUnavailableError, match=r"by way of the proxy 127\.0\.0\.1:\d+ \(HTTP_PROXY\): connection refused"
+        BackendUnavailableError, match=r"through the proxy 127\.0\.0\.1:\d+ \(HTTP_PROXY\): connection refused"
     ):
         await http_client.request("GET", "/models")
     await http_client.close()
