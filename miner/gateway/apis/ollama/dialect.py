@@ -1,4 +1,4 @@
-"""What `/api/chat` and `/api/generate` share: the form of their responses, and the way from a body to one."""
+"""Ollama's `/api/chat` and `/api/generate`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from aiohttp import web
 
+from miner.core._typing import override
 from miner.core.wire import LLMResponse
+from miner.errors import InvalidRequestError
 from miner.gateway.apis.base import Call, Head
-from miner.gateway.apis.fields import drop_raw
-from miner.gateway.apis.ollama.convert import NAMES, generation_arguments
+from miner.gateway.apis.fields import drop_raw, refuse_unsupported
+from miner.gateway.apis.ollama.convert import NAMES, content_with_images, convert_messages, generation_arguments
 from miner.gateway.apis.ollama.loading import apply_model, load
-from miner.gateway.apis.ollama.response import (
-    Kind,
-    final_fields,
-    logprob_entries,
-    text_fields,
-    timestamp,
-    tool_call_object,
-)
-from miner.gateway.apis.ollama.schema import OllamaGenerationParams
+from miner.gateway.apis.ollama.response import Kind, final_fields, logprob_entries, text_fields, timestamp, tool_calls
+from miner.gateway.apis.ollama.schema import OllamaChatRequest, OllamaGenerateRequest, OllamaGenerationParams
 from miner.gateway.apis.ollama.stream import STREAM_TYPE, LineStream
+from miner.gateway.body_limits import bounded
 from miner.gateway.context import RequestContext
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import reply
 from miner.gateway.request_body import decode, decode_body, off_loop
 
-__all__ = ["OllamaDialect"]
+__all__ = ["OllamaChat", "OllamaGenerate"]
 
 R = TypeVar("R", bound=OllamaGenerationParams)
+_UNSUPPORTED = {
+    "suffix": "Put it into the prompt, in the model's own format, with raw: true.",
+    "template": "The model's own template is used, or none with raw: true.",
+    "context": "Send the conversation to /api/chat.",
+}
 
 
-class OllamaDialect(Generic[R]):
-    """One of the two generating routes."""
+class _OllamaDialect(Generic[R]):
+    """What both routes share."""
 
     kind: Kind
     heartbeat: bytes
@@ -44,8 +45,8 @@ class OllamaDialect(Generic[R]):
         """Whether the body has nothing to generate from: it loads or unloads the model."""
         raise NotImplementedError
 
-    def add_arguments(self, request: R, call: Call, arguments: dict[str, Any]) -> None:
-        """Add the service's arguments that only this route has."""
+    def add_input(self, request: R, call: Call, arguments: dict[str, Any]) -> None:
+        """Add the service's `messages` or `prompt`, and what else only this route has."""
         raise NotImplementedError
 
     def parse(self, body: bytes) -> Call:
@@ -54,29 +55,20 @@ class OllamaDialect(Generic[R]):
 
     def convert(self, request: R) -> Call:
         """The request as the service takes it."""
-        call = Call(
-            arguments=[],
-            model=request.model,
-            stream=request.stream is not False,
-            names=FieldNames(NAMES),
-            options=request.model,
-        )
+        stream = request.stream is not False
+        call = Call([], request.model, stream, names=FieldNames(NAMES), options=request.model)
         arguments = generation_arguments(request, call)
-        self.add_arguments(request, call, arguments)
+        self.add_input(request, call, arguments)
         call.arguments = [arguments]
         return call
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A response in one object."""
         response = responses[0]
-        tool_calls: list[dict[str, Any]] = []
-        for one in response.tool_calls or ():
-            if (tool_call := tool_call_object(one, len(tool_calls))) is not None:
-                tool_calls.append(tool_call)
         body = {
             "model": call.options,
             "created_at": timestamp(),
-            **text_fields(self.kind, response.content, response.reasoning, tool_calls),
+            **text_fields(self.kind, response.content, response.reasoning, tool_calls(response.tool_calls or ())),
             **final_fields(response.finish_reason, response.usage, response.timings),
         }
         if response.logprobs is not None:
@@ -96,3 +88,53 @@ class OllamaDialect(Generic[R]):
         drop_raw(call, context.gateway.service.capabilities)
         await apply_model(context, call, request.options)
         return await reply(context, self, call)
+
+
+class OllamaChat(_OllamaDialect[OllamaChatRequest]):
+    """The dialect of `/api/chat`."""
+
+    kind = "chat"
+    heartbeat = b'{"message":{"role":"assistant","content":""},"done":false}\n'
+    decoder = msgspec.json.Decoder(OllamaChatRequest)
+
+    @override
+    def is_empty(self, request: OllamaChatRequest) -> bool:
+        return not request.messages
+
+    @override
+    def add_input(self, request: OllamaChatRequest, call: Call, arguments: dict[str, Any]) -> None:
+        arguments["messages"] = convert_messages(request.messages or [])
+        if request.tools:
+            arguments["tools"] = bounded(request.tools, "tools")
+
+
+class OllamaGenerate(_OllamaDialect[OllamaGenerateRequest]):
+    """The dialect of `/api/generate`: one prompt, through the model's chat template or past it."""
+
+    kind = "generate"
+    heartbeat = b'{"response":"","done":false}\n'
+    decoder = msgspec.json.Decoder(OllamaGenerateRequest)
+
+    @override
+    def is_empty(self, request: OllamaGenerateRequest) -> bool:
+        return not request.prompt
+
+    @override
+    def add_input(self, request: OllamaGenerateRequest, call: Call, arguments: dict[str, Any]) -> None:
+        refuse_unsupported(request, _UNSUPPORTED)
+        prompt = request.prompt or ""
+        if request.raw:
+            if request.system or request.images:
+                raise InvalidRequestError("raw: true sends only the prompt: remove system and images.", param="raw")
+            arguments |= {"prompt": prompt, "raw": True}
+            if arguments.pop("reasoning", None):
+                call.ignored.append("think")  # it is the chat template that makes a model reason
+        elif request.system or request.images:
+            system = [{"role": "system", "content": request.system}] if request.system else []
+            user = {"role": "user", "content": content_with_images(prompt, request.images, "images")}
+            arguments["messages"] = [*system, user]
+        else:
+            arguments["prompt"] = prompt
+        place = f"messages[{int(bool(request.system))}]"
+        call.names.add({"messages[0]": "system", "messages[0].content": "system"})
+        call.names.add({place: "prompt", f"{place}.content": "prompt"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -10,13 +11,13 @@ import msgspec
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage, ToolCall
 from miner.gateway.apis.fields import logprob_object
 
-__all__ = ["Kind", "final_fields", "logprob_entries", "text_fields", "timestamp", "tool_call_object"]
+__all__ = ["Kind", "final_fields", "logprob_entries", "text_fields", "timestamp", "tool_calls"]
 
 Kind = Literal["chat", "generate"]
 
 
 def text_fields(
-    kind: Kind, content: str, thinking: str | None, tool_calls: list[dict[str, Any]] | None = None
+    kind: Kind, content: str, thinking: str | None, calls: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """What the model wrote, where the route has it."""
     if kind == "generate":
@@ -24,21 +25,30 @@ def text_fields(
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if thinking:
         message["thinking"] = thinking
-    if tool_calls:
-        message["tool_calls"] = tool_calls
+    if calls:
+        message["tool_calls"] = calls
     return {"message": message}
 
 
-def tool_call_object(call: ToolCall, index: int) -> dict[str, Any] | None:
-    """A complete tool call; None for one that was cut short: its arguments are no JSON, and `done_reason` is "length"
-    or an error follows.
+def tool_calls(calls: Iterable[ToolCall], first: int = 0) -> list[dict[str, Any]]:
+    """Complete tool calls, without those that were cut short: their arguments are no JSON, and `done_reason` is
+    "length" or an error follows.
+
+    Args:
+        first: the index of the first one.
     """
-    function = call["function"]
-    try:
-        arguments = msgspec.json.decode(function.get("arguments") or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return {"id": call["id"], "function": {"index": index, "name": function["name"], "arguments": arguments}}
+    complete: list[dict[str, Any]] = []
+    for call in calls:
+        function = call["function"]
+        try:
+            arguments = msgspec.json.decode(function.get("arguments") or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        index = first + len(complete)
+        complete.append(
+            {"id": call["id"], "function": {"index": index, "name": function["name"], "arguments": arguments}}
+        )
+    return complete
 
 
 def final_fields(reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from miner.gateway.apis.ollama.chat import OllamaChat
+from miner.gateway.apis.ollama.dialect import OllamaChat, OllamaGenerate
 from miner.gateway.apis.ollama.embed import embed, embeddings
 from miner.gateway.apis.ollama.errors import ollama_error
-from miner.gateway.apis.ollama.generate import OllamaGenerate
 from miner.gateway.apis.ollama.models import ps, root, show, tags, version
 from miner.gateway.apis.ollama.pull import pull
 from miner.gateway.apis.ollama.schema import (

@@ -14,7 +14,7 @@ from miner.gateway.apis.ollama.response import (
     logprob_entries,
     text_fields,
     timestamp,
-    tool_call_object,
+    tool_calls,
 )
 from miner.gateway.errors import Failure
 
@@ -84,10 +84,9 @@ class LineStream:
         call["function"]["arguments"] += function.get("arguments") or ""
 
     def _flush(self, out: list[bytes], stamp: str) -> None:
-        for call in self._calls.values():
-            if (complete := tool_call_object(call, self._sent)) is not None:
-                self._sent += 1
-                out.append(self._line({**text_fields(self._kind, "", None, [complete]), "done": False}, stamp))
+        for call in tool_calls(self._calls.values(), self._sent):
+            self._sent += 1
+            out.append(self._line({**text_fields(self._kind, "", None, [call]), "done": False}, stamp))
         self._calls.clear()
 
     def end(self, responses: list[LLMResponse]) -> bytes:

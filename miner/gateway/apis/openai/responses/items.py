@@ -82,14 +82,14 @@ def final_response(
     return response
 
 
-def reasoning_item(item_id: str, text: str) -> dict[str, Any]:
+def reasoning_item(item_id: str, text: str, status: str = "completed") -> dict[str, Any]:
     """A reasoning item."""
     return {
         "id": item_id,
         "type": "reasoning",
         "summary": [],
         "content": [{"type": "reasoning_text", "text": text}] if text else [],
-        "status": "completed",
+        "status": status,
     }
 
 
