@@ -109,9 +109,9 @@ class MinerConfig(Settings):
     """Seconds after which a request for a model that is not loaded may evict a busy engine."""
 
     max_queue: int = Field(1024, ge=0)
-    """Maximum requests waiting for a slot."""
+    """Maximum requests waiting for a slot of a llama.cpp engine, also through the gateway."""
     queue_timeout: Seconds = 300.0
-    """Maximum seconds that a request waits for a slot."""
+    """Maximum seconds that a request waits for a slot, or for one of MINER_MAX_CONNECTIONS."""
 
     # Repeated here: type checkers would otherwise synthesize one that requires the fields' exact types.
     def __init__(self, **settings: Any) -> None:

@@ -8,9 +8,8 @@ come, first served; a single client therefore sees a plain FIFO.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -63,21 +62,27 @@ class FairQueue(Generic[W]):
         client = min(self._by_client, key=self._held.__getitem__)  # the first of equals: its last grant is the oldest
         return next(iter(self._by_client[client]))
 
-    def in_order(self) -> Iterator[W]:
-        """All waiters in the order of their grants, if no permit is released meanwhile and each takes one."""
-        heads = [
-            (self._held[client], place, iter(each)) for place, (client, each) in enumerate(self._by_client.items())
-        ]
-        grants = itertools.count(len(heads))
-        heapq.heapify(heads)
-        while heads:
-            held, _, waiters = heads[0]
-            waiter = next(waiters, None)
-            if waiter is None:
-                heapq.heappop(heads)
-            else:
-                yield waiter
-                heapq.heapreplace(heads, (held + 1, next(grants), waiters))
+    def in_order(self, free: int, holders: Iterable[str]) -> Iterator[W]:
+        """All waiters in the order of their grants, if each takes one permit.
+
+        Args:
+            free: permits that nobody holds.
+            holders: who holds the others, in the order in which they are expected to give them back.
+        """
+        held, releases = self._held.copy(), deque(holders)
+        waiting = {client: deque(waiters) for client, waiters in self._by_client.items()}
+        while waiting:
+            if free > 0:
+                free -= 1
+            elif releases:
+                held[releases.popleft()] -= 1
+            client = min(waiting, key=held.__getitem__)
+            waiters = waiting.pop(client)
+            yield waiters.popleft()
+            if waiters:
+                waiting[client] = waiters  # last among equals, as in `grant`
+            held[client] += 1
+            releases.append(client)
 
     def grant(self, waiter: W, weight: int = 1) -> None:
         """Remove a waiter whose client holds `weight` more permits from now on, and comes last among equals."""

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from miner.core.fair_queue import Permits, QueueFullError
+from miner.core.llms.contract.queueing import QueueClient
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.errors import RefusedError
@@ -18,56 +19,82 @@ _DEFAULT_CONCURRENCY = 256
 """Requests at a backend that says nothing of how many it works on at once: as many as vLLM takes by itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Permit:
     """The right of one request to be sent to the backend."""
 
-    client: str
+    client: QueueClient
     weight: int
-    """Requests that it counts as."""
+    """Requests that it counts as; 0: the backend has a queue of its own."""
     granted_at: float
     """Loop time in seconds."""
 
 
 class BackendQueue:
-    """Lets as many requests through as the backend works on at once; the others wait, fair between clients."""
+    """Lets as many requests through as the backend works on at once; the others wait, fair between clients.
+
+    A backend with a queue of its own gets them all, with their clients, unless `serve_max_running` sets a bound: a
+    request waits in one queue, not in two.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._service: LLMService | None = None
         self._mean_seconds = 1.0
         """How long a permit is held, smoothed."""
+        self._passed: set[Permit] = set()
+        """Of requests that wait, or run, behind a queue of the backend's own."""
         self.permits = Permits(settings.serve_max_running or _DEFAULT_CONCURRENCY, settings.serve_max_queued)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait here."""
+        return self.permits.waiting
+
+    @property
+    def waiting_at_backend(self) -> int:
+        """Requests that were let through and wait in the backend's own queue."""
+        return sum(permit.client.waiting > 0 for permit in self._passed)
 
     def start(self, service: LLMService) -> None:
         """Take over the concurrency of a service, unless a setting says otherwise; with fallbacks it can change."""
+        self._service = service
         limit = self._settings.serve_max_running or _concurrency_of(service)
         self.permits = Permits(limit, self._settings.serve_max_queued)
-        if self._settings.serve_max_running is None and isinstance(service, FallbackService):
-            self._service = service
 
-    async def acquire(self, client: str, weight: int) -> Permit:
+    async def acquire(self, client: QueueClient, weight: int) -> Permit:
         """Wait for a permit.
 
         Raises:
             RefusedError: 429: the queue is full, or the wait was longer than `serve_queue_timeout`.
         """
-        if self._service is not None:
-            self.permits.resize(_concurrency_of(self._service))
-        seconds = self._settings.serve_queue_timeout
+        loop, service = asyncio.get_running_loop(), self._service
+        if service is not None and self._settings.serve_max_running is None:
+            if service.queues_requests:
+                permit = Permit(client, 0, loop.time())
+                self._passed.add(permit)
+                return permit
+            if isinstance(service, FallbackService):
+                self.permits.resize(_concurrency_of(service))
+        seconds, began = self._settings.serve_queue_timeout, loop.time()
         try:
-            weight = await self.permits.acquire(client, seconds, weight)
+            weight = await self.permits.acquire(client.name, seconds, weight)
         except QueueFullError:
             raise self._overloaded("Too many requests are waiting. Please try again later.") from None
         except TimeoutError:
             raise self._overloaded(f"The request waited in the queue for {seconds:g} s. Please try again.") from None
-        return Permit(client, weight, asyncio.get_running_loop().time())
+        now = loop.time()
+        client.record(now - began)
+        return Permit(client, weight, now)
 
     def release(self, permit: Permit) -> None:
         """The request is over."""
+        if permit.weight == 0:
+            self._passed.discard(permit)
+            return
         held = asyncio.get_running_loop().time() - permit.granted_at
         self._mean_seconds += 0.1 * (held - self._mean_seconds)
-        self.permits.release(permit.client, permit.weight)
+        self.permits.release(permit.client.name, permit.weight)
 
     def _overloaded(self, message: str) -> RefusedError:
         seconds = self._mean_seconds * (self.permits.waiting + 1) / self.permits.limit

@@ -60,11 +60,11 @@ class GatewaySettings(Settings):
     """Seconds without data after which a stream gets a comment, so that no proxy closes it as idle."""
 
     serve_max_running: int | None = Field(None, ge=1)
-    """Maximum concurrent requests to the backend; default: what it reports."""
+    """Maximum concurrent requests to the backend; default: what it reports (llama.cpp queues by itself)."""
     serve_max_queued: int = Field(256, ge=0)
-    """Maximum requests waiting for the backend."""
+    """Maximum requests waiting for a backend without a queue of its own (llama.cpp: MINER_MAX_QUEUE)."""
     serve_queue_timeout: Seconds = 60.0
-    """Maximum seconds that a request waits for the backend."""
+    """Maximum seconds that a request waits for such a backend (llama.cpp: MINER_QUEUE_TIMEOUT)."""
     rate_limit_requests: int | None = Field(None, ge=1)
     """Requests per minute and API key, or without keys per client address; default: unlimited."""
     rate_limit_tokens: int | None = Field(None, ge=1)

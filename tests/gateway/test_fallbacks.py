@@ -1,4 +1,4 @@
-"""A gateway over several backends: its turns are those of whoever answers, and what one cannot another does."""
+"""A gateway over several backends: its concurrency is that of whoever answers, and what one cannot another does."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def chained(vllm, **given):
     return get_backend("vllm", config(**settings))
 
 
-async def test_turns_are_those_of_whoever_answers():
+async def test_the_concurrency_is_that_of_whoever_answers():
     service = chained(f"http://127.0.0.1:{closed_port()}")
     service._all()[1] = Narrow(service.config)
     async with serving(service) as served:
         [limiter] = [middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter)]
-        assert limiter.turns.most == 256  # vLLM does not say
+        assert limiter.queue.permits.limit == 256  # vLLM does not say
         for most in (256, 3):  # the first request finds out that it is down
             async with post(served, CHAT) as answer:
                 assert (await answer.json())["choices"][0]["message"]["content"] == "narrow"
-            assert limiter.turns.most == most
+            assert limiter.queue.permits.limit == most
     fixed = chained(f"http://127.0.0.1:{closed_port()}")
     fixed._all()[1] = Narrow(fixed.config)
     async with serving(fixed, serve_max_running=5) as served:
@@ -47,7 +47,7 @@ async def test_turns_are_those_of_whoever_answers():
         for _ in range(2):
             async with post(served, CHAT) as answer:
                 assert answer.status == 200
-            assert limiter.turns.most == 5
+            assert limiter.queue.permits.limit == 5
 
 
 async def test_what_the_first_cannot_another_does():

@@ -273,7 +273,7 @@ async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplo
                 assert answer.status == 500
                 assert (await answer.json())["error"]["code"] == "internal_error"
         limiter = next(middleware for middleware in middleware if type(middleware).__name__ == "Limiter")
-        assert limiter.turns.running == 0
+        assert limiter.queue.permits.held == 0
     assert first.left == last.left == 3
     assert len(faults_of(caplog)) == 3
 

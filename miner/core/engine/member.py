@@ -144,7 +144,7 @@ class Member:
         self.state = State.UNLOADED
         self.task = None
         self.active = 0
-        self.queue.waiters.release_all()
+        self.queue.release_all()
         self.generation += 1
         self.unloading = False
         self.gone.set()

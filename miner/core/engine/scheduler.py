@@ -72,7 +72,7 @@ class Scheduler:
             member.times.record(now - lease.granted_at)
             if lease.generation == member.generation:
                 member.active -= 1
-                member.queue.waiters.release(waiter.client)
+                member.queue.release(waiter.client)
                 member.last_used = now
                 member.keep_alive = self._idle_seconds(waiter.keep_alive)
         self.schedule()
@@ -119,7 +119,7 @@ class Scheduler:
                 look_again.append(self._report_load(member, now))
             if member.expires_at is not None:
                 look_again.append(member.expires_at)
-            member.queue.report_positions()
+            member.queue.report_positions(member.parallel)
         self._set_timer(min(look_again))
 
     def _schedule_loads(self, now: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,6 +63,8 @@ class SlotQueue:
     def __init__(self) -> None:
         self.waiters: FairQueue[Waiter] = FairQueue()
         """By client, with the slots that each client holds."""
+        self._holders: deque[str] = deque()
+        """The client of each slot in use, the oldest grant first."""
         self._listeners = 0
         """Waiters that want progress."""
 
@@ -94,10 +97,21 @@ class SlotQueue:
         return waiter
 
     def grant(self, waiter: Waiter, lease: Lease) -> None:
-        """Give a slot to a waiter, whose client holds it until `waiters.release`."""
+        """Give a slot to a waiter, whose client holds it until `release`."""
+        self._holders.append(waiter.client)
         self._listeners -= waiter.on_progress is not None
         self.waiters.grant(waiter)
         waiter.future.set_result(lease)
+
+    def release(self, client: str) -> None:
+        """A client gives a slot back."""
+        self._holders.remove(client)
+        self.waiters.release(client)
+
+    def release_all(self) -> None:
+        """The engine is gone, and all slots with it."""
+        self._holders.clear()
+        self.waiters.release_all()
 
     def discard(self, waiter: Waiter) -> None:
         """Remove a waiter; nothing if it is not here."""
@@ -116,11 +130,15 @@ class SlotQueue:
         """Whether anybody wants progress."""
         return self._listeners > 0
 
-    def report_positions(self) -> None:
-        """Report to each listener whose position has changed how many went that were before it."""
+    def report_positions(self, slots: int) -> None:
+        """Report to each listener whose position has changed how many went that were before it.
+
+        Args:
+            slots: of the engine, those in use included.
+        """
         if not self._listeners:
             return
-        for position, waiter in enumerate(self.waiters.in_order()):
+        for position, waiter in enumerate(self.waiters.in_order(slots - len(self._holders), self._holders)):
             before = waiter.position
             if before != position:
                 waiter.position = position

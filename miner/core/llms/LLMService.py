@@ -327,6 +327,13 @@ class LLMService(Hooks):
         """Requests that it is worth sending at once."""
         return 8
 
+    @property
+    def queues_requests(self) -> bool:
+        """Whether it holds back by itself what its engine cannot work on yet, in a bounded queue that is fair between
+        clients (`contract.queueing`). Where it does not, the gateway does.
+        """
+        return False
+
     # Shared by the verbs
 
     def _request(self, options: dict[str, Any], **given: Any) -> ChatRequest:

@@ -174,6 +174,11 @@ class FallbackService(LLMService):
         return self.next_asked.concurrency
 
     @property
+    @override
+    def queues_requests(self) -> bool:
+        return self.next_asked.queues_requests
+
+    @property
     def next_asked(self) -> LLMService:
         """The backend that a request would go to now."""
         first = self._services[0]

@@ -24,6 +24,7 @@ from miner.core.http.errors import ErrorBody, parse_error_body
 from miner.core.llms.contract.capabilities import refuse_unsupported
 from miner.core.llms.contract.durations import seconds_of
 from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError, Sent
+from miner.core.llms.contract.queueing import current_client
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import tool_names
 from miner.core.llms.llamacpp import dialect as llamacpp_wire
@@ -149,6 +150,11 @@ class LlamaCppService(OpenAIService):
         launcher = None if self._external else self._launcher
         return wanted if launcher is None or launcher.slots is None else min(wanted, launcher.slots)
 
+    @property
+    @override
+    def queues_requests(self) -> bool:
+        return True  # for each engine, and for the server at LLAMACPP_API_BASE
+
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         llamacpp_wire.adjust(body, request)
@@ -191,7 +197,7 @@ class LlamaCppService(OpenAIService):
             limiter = await self._server.limiter(
                 http, self._ask_props, backend=self.name, max_queue=settings.max_queue, timeout=settings.queue_timeout
             )
-            async with limiter.slot() as waited.queue:
+            async with limiter.slot(current_client()) as waited.queue:
                 yield http
             return
         name = request.model if request is not None else model

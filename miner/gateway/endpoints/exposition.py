@@ -65,16 +65,18 @@ def _requests(gateway: Gateway, counted: Metrics) -> Iterator[Metric]:
     for route, histogram in counted.seconds.items():
         seconds.add_metric([route], histogram.buckets(), histogram.total)
     yield seconds
-    queue = HistogramMetricFamily("miner_queue_seconds", "Time that requests waited for their turn.")
+    queue = HistogramMetricFamily("miner_queue_seconds", "Time that requests waited for a slot at the backend.")
     queue.add_metric([], counted.queue.buckets(), counted.queue.total)
     yield queue
     hung_up = CounterMetricFamily("miner_hangups", "Clients that left before their answer was out.")
     hung_up.add_metric([], counted.cancelled)
     yield hung_up
-    turns = counted.limiter.queue.permits if counted.limiter is not None else None
-    yield _gauge("miner_requests_running", "Requests that the backend works on.", len(gateway.running))
-    yield _gauge("miner_requests_queued", "Requests that wait for their turn.", turns.waiting if turns else 0)
-    yield _gauge("miner_turns", "Requests that the backend may work on at once.", turns.limit if turns else 0)
+    backend = counted.limiter.queue if counted.limiter is not None else None
+    at_backend = backend.waiting_at_backend if backend else 0
+    waiting, limit = (at_backend + backend.waiting, backend.permits.limit) if backend else (0, 0)
+    yield _gauge("miner_requests_running", "Requests that the backend works on.", len(gateway.running) - at_backend)
+    yield _gauge("miner_requests_queued", "Requests that wait for a slot at the backend.", waiting)
+    yield _gauge("miner_turns", "Requests that the backend may work on at once.", limit)
 
 
 def _models(gateway: Gateway, counted: Metrics) -> Iterator[Metric]:

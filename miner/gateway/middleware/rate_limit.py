@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from miner.core._typing import override
+from miner.core.llms.contract.queueing import QueueClient, set_client
 from miner.gateway.auth.keys import KeyCaller, Limits
 from miner.gateway.concurrency import BackendQueue, Permit
 from miner.gateway.context import ANYBODY, NOBODY, OPERATOR, RequestContext
@@ -73,7 +74,8 @@ class Limiter(Middleware):
             owner = f"key {caller.name}"
             if isinstance(caller, KeyCaller):
                 limits = self._limits_of(caller)
-        context.notes["owner"] = owner
+        client = context.notes["client"] = QueueClient(owner)
+        set_client(client)
         if limits.requests is None and limits.tokens is None and limits.concurrency is None:
             return
         now = asyncio.get_running_loop().time()
@@ -95,9 +97,9 @@ class Limiter(Middleware):
         held = notes.get("account")
         if isinstance(held, _Held):
             self._reserve(held, context, call)
-        began = asyncio.get_running_loop().time()
-        permit = notes["permit"] = await self.queue.acquire(str(notes["owner"]), weight_of(call))
-        notes["waited"] = permit.granted_at - began
+        client = notes["client"]
+        assert isinstance(client, QueueClient)
+        notes["permit"] = await self.queue.acquire(client, weight_of(call))
 
     @override
     def leave(self, context: RequestContext) -> None:
@@ -105,6 +107,7 @@ class Limiter(Middleware):
         permit = notes.pop("permit", None)
         if isinstance(permit, Permit):
             self.queue.release(permit)
+            notes["waited"] = permit.client.waited
         held = notes.pop("account", None)
         if isinstance(held, _Held):
             held.account.running -= held.slots

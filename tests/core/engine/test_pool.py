@@ -941,6 +941,53 @@ def test_progress_of_queue_and_load_is_told():
     simulate(main())
 
 
+def test_slots_are_fair_between_clients_and_so_are_the_positions_that_are_told():
+    async def main():
+        pool, a, order = Machine().pool(), spec_of("a"), []
+        seen = {"x": [], "y": []}
+
+        async def one(client):
+            def report(progress):
+                if progress.stage == "queue":
+                    seen[client].append((progress.done, progress.total))
+
+            await request(pool, a, 1.0, client=client, on_progress=report)
+            order.append(client)
+
+        tasks = [start(request(pool, a, 1.0, client="x"))]
+        await asyncio.sleep(1.5)  # loaded, and its slot taken
+        for client in ("x", "x", "y"):
+            tasks.append(start(one(client)))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks)
+        assert order == ["x", "y", "x"]
+        # The second of x let y past it: what was before it became more, and none of it was done.
+        assert sorted(seen["x"]) == sorted([(0, 0), (0, 1), (0, 2), (1, 2), (2, 2)])
+        assert seen["y"] == [(0, 1), (1, 1)]
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_a_full_pool_drops_for_a_client_with_fewer_whatever_the_model():
+    async def main():
+        pool = Machine().pool(max_queue=3)
+        a, b = spec_of("a"), spec_of("b")
+        busy = [start(request(pool, spec, 5.0, client="x")) for spec in (a, b)]
+        await asyncio.sleep(2)
+        waiting = [start(request(pool, spec, 1.0, client="x")) for spec in (a, b, a)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(BackendOverloadedError, match="3 requests wait already"):
+            await request(pool, b, client="x")
+        modest = start(request(pool, b, 1.0, client="y"))
+        with pytest.raises(BackendOverloadedError, match="engine of 'a' is overloaded: too many requests wait"):
+            await waiting[2]
+        await asyncio.gather(*busy, *waiting[:2], modest)
+        await pool.aclose()
+
+    simulate(main())
+
+
 def test_a_progress_callback_that_raises_harms_nobody():
     async def main():
         logged = []

@@ -60,7 +60,7 @@ async def test_who_runs_waits_and_leaves():
     service = Gated(config())
     async with serving(service, serve_max_running=1) as served:
         asking = [asyncio.create_task(ask(served)) for _ in range(2)]
-        await until(lambda: service.running == 1 and limiter_of(served).turns.waiting == 1)
+        await until(lambda: service.running == 1 and limiter_of(served).queue.permits.waiting == 1)
         told = await scrape(served)
         assert value(told, "miner_requests_running") == 1
         assert value(told, "miner_requests_queued") == 1

@@ -146,9 +146,9 @@ async def test_texts_weigh_what_they_are(path):
 
         few = asyncio.create_task(embed(3))
         await until(lambda: service.running == 1)
-        assert limiter_of(served).turns.running == 3
+        assert limiter_of(served).queue.permits.held == 3
         many = asyncio.create_task(embed(2048))
-        await until(lambda: limiter_of(served).turns.waiting == 1)  # they are as much as all slots together
+        await until(lambda: limiter_of(served).queue.permits.waiting == 1)  # they are as much as all slots together
         assert left(served) < 0
         service.go.set()
         assert [await few, await many] == [200, 200]

@@ -183,10 +183,10 @@ async def test_half_a_connection_leaves_the_queue():
         await until(lambda: service.running == 1)
         _, writer = await asyncio.open_connection("127.0.0.1", port(served))
         writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(CHAT) + CHAT)
-        turns = limiter_of(served).turns
-        await until(lambda: turns.waiting == 1)
+        permits = limiter_of(served).queue.permits
+        await until(lambda: permits.waiting == 1)
         writer.write_eof()
-        await until(lambda: turns.waiting == 0)
+        await until(lambda: permits.waiting == 0)
         writer.close()
         service.go.release()
         assert await first == 200

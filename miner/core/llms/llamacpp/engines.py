@@ -17,6 +17,7 @@ from miner.core.engine.pool import EnginePool, Lease, PoolLimits
 from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
+from miner.core.llms.contract.queueing import current_client
 from miner.core.llms.llamacpp.catalogue import LocalModels
 from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llamacpp.fit import FittedProcess
@@ -192,13 +193,15 @@ class LocalEngines:
             EngineStartError: it does not fit, or does not start.
             EngineCrashedError: it died while the block ran; in place of the broken connection that was seen of it.
         """
+        client = current_client()
         async with AsyncExitStack() as stack:
             while True:
                 _, spec = self._found.get(name or "") or await self.find(name)
                 pool = self._made_pool()
-                waiting = pool.lease(spec, keep_alive=keep_alive, on_progress=on_progress)
+                waiting = pool.lease(spec, client=client.name, keep_alive=keep_alive, on_progress=on_progress)
                 try:
-                    lease = await stack.enter_async_context(waiting)
+                    with client.wait():
+                        lease = await stack.enter_async_context(waiting)
                 except EngineStartError as error:
                     if spec.mmproj is None or not _blames_projector(error):
                         raise
@@ -208,6 +211,7 @@ class LocalEngines:
                     await self.find(name)
                 else:
                     break
+            client.record(lease.queue_seconds)
             try:
                 yield self._client_of(spec, lease.address), lease
             except (StreamInterruptedError, BackendUnavailableError, BackendTimeoutError) as error:

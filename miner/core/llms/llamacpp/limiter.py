@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from miner.core.fair_queue import Permits, QueueFullError
+from miner.core.llms.contract.queueing import QueueClient
 from miner.errors import BackendOverloadedError
 
 __all__ = ["SlotLimiter"]
@@ -45,7 +46,7 @@ class SlotLimiter:
         self._permits.resize(slots)
 
     @asynccontextmanager
-    async def slot(self, client: str = "") -> AsyncIterator[float]:
+    async def slot(self, client: QueueClient) -> AsyncIterator[float]:
         """Hold one slot for the length of the block; gives the seconds that it was waited for.
 
         Raises:
@@ -54,16 +55,19 @@ class SlotLimiter:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            await self._permits.acquire(client, self._timeout)
+            with client.wait():
+                await self._permits.acquire(client.name, self._timeout)
         except QueueFullError:
             raise self._overloaded(f"{self.waiting} requests wait for a slot already", "MINER_MAX_QUEUE") from None
         except TimeoutError:
             why = f"no slot was free within {self._timeout:g} s"
             raise self._overloaded(why, "MINER_QUEUE_TIMEOUT") from None
+        waited = loop.time() - began
+        client.record(waited)
         try:
-            yield loop.time() - began
+            yield waited
         finally:
-            self._permits.release(client)
+            self._permits.release(client.name)
 
     def _overloaded(self, why: str, setting: str) -> BackendOverloadedError:
         return BackendOverloadedError(
