@@ -220,7 +220,7 @@ async def llamacpp(repeats: int, batch: int | None) -> None:
     async with LlamaCppService(config) as service:
         await service.generate("Hello", max_tokens=1)
         # Where our child listens is nobody's business but that of this bench.
-        address = next(iter(service._engines._running.values())).address
+        address = next(iter(service._engines._servers.values())).address
         connector = aiohttp.UnixConnector(str(address.unix_socket)) if address.unix_socket else None
         async with aiohttp.ClientSession(connector=connector) as session:
             await measure(LlamaCpp(service, session, address.base_url), repeats, queue=True)
@@ -232,7 +232,7 @@ async def crowd(repeats: int, batch: int | None) -> None:
     config = MinerConfig(_env_file=None, llamacpp_parallel=8, llamacpp_ctx_size=4096, **given)
     async with LlamaCppService(config) as service:
         await service.generate("Hello", max_tokens=1)
-        (running,) = service._engines._running.values()
+        (running,) = service._engines._servers.values()
 
         async def asked(path: str) -> str:
             return (await running.http.request("GET", path, total=LIMIT, root=True)).body.decode()

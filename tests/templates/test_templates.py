@@ -18,6 +18,7 @@ import pytest
 
 from miner.config.config import MinerConfig
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.wire import Timings
 from miner.errors import RequestError
 from tests.servers.llama_runner import demo_model
 from tests.templates.conversations import CONVERSATIONS
@@ -62,14 +63,16 @@ async def prompt_of(service: LlamaCppService, arguments: dict[str, Any]) -> str:
     """The text that the model would read."""
     request = service._request({}, **arguments)
     request = await service._resolve(request)
-    async with service._connection(request) as http:
-        prepared = await service._prepared(request, http, stream=False)
+    timings = Timings()
+    async with service._servers.slot(request, None, timings) as server:
+        generation = service._generation(request, server, timings)
+        prepared = await generation._prepare(stream=False)
         while True:
-            status, text = await service._apply_template(http, prepared.body)
+            status, text = await server.apply_template(prepared.body)
             if status == 200:
                 return text
             raw = msgspec.json.encode({"error": {"message": text}})
-            prepared = await service._refitted(prepared, request, http, status, raw)
+            prepared = await generation._after_refusal(prepared, request, status, raw)
 
 
 def words_of(messages: list[dict[str, Any]]) -> list[str]:

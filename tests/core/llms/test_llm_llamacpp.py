@@ -47,7 +47,7 @@ async def engine_of(service):
 
 async def slots(service):
     """Busy slots by the engine's own account."""
-    (running,) = service._engines._running.values()
+    (running,) = service._engines._servers.values()
     reply = await running.http.request("GET", "/slots", total=10, root=True)
     return reply.body.count(b'"is_processing":true')
 

@@ -4,7 +4,7 @@ import pytest
 
 from miner.core.engine.launchers import BinaryLauncher, find_launcher
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.llamacpp.fit import need_of
+from miner.core.llms.llamacpp.memory import required_memory
 from miner.core.llms.llamacpp.models import load_of
 from miner.core.models.gguf.header import read_model
 from miner.core.models.memory.available import Memory
@@ -122,15 +122,15 @@ def spec_of(header, **options):
 def test_what_is_booked(model):
     header = model()
     card = Memory(8 * GIB, 8 * GIB, (80 * GIB,))
-    need = need_of(spec_of(header), header, card, BINARY)
+    need = required_memory(spec_of(header), header, card, BINARY)
     assert need.ram < GIB
     assert [size // GIB for size in need.gpus] in ([40], [41], [42])
     with pytest.raises(EngineStartError, match="does not fit"):
-        need_of(spec_of(header, n_gpu_layers=0), header, card, BINARY)
+        required_memory(spec_of(header, n_gpu_layers=0), header, card, BINARY)
     # The wheel of the index computes on the processor, whatever cards there are: its models take the machine's memory.
     small = model(layers=4)
-    assert need_of(spec_of(small), small, card, BINARY).ram < GIB
-    on_processor = need_of(spec_of(small), small, card, find_launcher())
+    assert required_memory(spec_of(small), small, card, BINARY).ram < GIB
+    on_processor = required_memory(spec_of(small), small, card, find_launcher())
     assert on_processor.ram > 4 * GIB
     assert not any(on_processor.gpus)
     assert load_of(spec_of(small)).n_gpu_layers is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.llms.llamacpp.dialect import Props
-from miner.core.llms.llamacpp.fit import Need, budget_of, need_of
+from miner.core.llms.llamacpp.memory import EngineMemory, memory_budget, required_memory
 from miner.core.llms.llamacpp.models import (
     LocalModel,
     find_model,
@@ -51,7 +51,7 @@ class LocalModels:
         self._slots: dict[tuple[Stamp, ...], int] = {}
         self._catalogue: Catalogue | None = None
         self._warned = False
-        self._needs: dict[EngineSpec, Need | EngineStartError] = {}
+        self._needs: dict[EngineSpec, EngineMemory | EngineStartError] = {}
         self._budget: Memory | None = None
         self._measuring = threading.Lock()
         self._running: dict[Key, asyncio.Task[Found]] = {}
@@ -138,12 +138,12 @@ class LocalModels:
             slots = self._slots[stamps] = fitting_slots(model, settings, memory, most=launcher.slots)
         spec = spec_of(model, settings, parallel=slots)
         if spec not in self._needs:
-            self._needs[spec] = self._need_of(spec, model.header, launcher)
+            self._needs[spec] = self._memory_of(spec, model.header, launcher)
         return model, spec
 
-    def _need_of(self, spec: EngineSpec, header: GGUFHeader, launcher: Launcher) -> Need | EngineStartError:
+    def _memory_of(self, spec: EngineSpec, header: GGUFHeader, launcher: Launcher) -> EngineMemory | EngineStartError:
         try:
-            return need_of(spec, header, self.budget(), launcher)
+            return required_memory(spec, header, self.budget(), launcher)
         except EngineStartError as error:
             return error  # told to who wants to load it
 
@@ -151,16 +151,16 @@ class LocalModels:
         """What all engines together may take, as it was when it was asked for first. Not for an event loop."""
         with self._measuring:
             if self._budget is None:
-                self._budget = budget_of(self._settings)
+                self._budget = memory_budget(self._settings)
             return self._budget
 
-    def need(self, spec: EngineSpec) -> Need:
+    def need(self, spec: EngineSpec) -> EngineMemory:
         """What an engine takes that `find` gave.
 
         Raises:
             EngineStartError: more than there is.
         """
-        need = self._needs.get(spec, Need(0))  # none: its file was replaced at this very moment
+        need = self._needs.get(spec, EngineMemory(0))  # none: its file was replaced at this very moment
         if isinstance(need, EngineStartError):
             raise copy.copy(need)
         return need

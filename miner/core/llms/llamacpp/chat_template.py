@@ -1,9 +1,10 @@
-"""What the chat template of a running llama.cpp server takes, asked of the server, once for each start.
+"""The restrictions of the chat template of one running llama.cpp server, found by probing the server.
 
-A limit is looked for when the first conversation comes that would break it: a conversation of that kind, made of words
-that stand in no template, goes through `/apply-template` (no token is generated). If the server refuses it, or the
-prompt lacks one of the words, has them in another order or runs two of them together, the template has the limit: a
-message that is dropped silently is as bad as one that is refused, and one that moves to the front costs the KV cache.
+A restriction is probed when the first conversation comes that would violate it: a conversation of that kind, with words
+that stand in no template, goes through `/apply-template`, which generates no token. If the server refuses it, or the
+prompt lacks one of the words, has them in another order or runs two of them together, the template has the restriction:
+a message that is dropped silently is as bad as one that is refused, and one that moves to the front invalidates the KV
+cache.
 """
 
 from __future__ import annotations
@@ -14,136 +15,143 @@ from typing import Any, Final
 
 import msgspec
 
-from miner.core.llms.llamacpp.conversation import ADAPTABLE, adapted, flattened, limits_met
 from miner.core.llms.llamacpp.emulated_tools import calls_as_text, tools_as_text
+from miner.core.llms.llamacpp.message_rewrites import RESTRICTIONS, join_text_parts, rewrite, violations
 from miner.core.wire import ChatRequest, Message
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
-__all__ = ["Apply", "Fitted", "Template", "template_refusal"]
+__all__ = ["ApplyTemplate", "ChatTemplate", "TemplateInput", "template_refusal"]
 
-Apply = Callable[[dict[str, Any]], Awaitable["tuple[int, str]"]]
-"""Asks `/apply-template`: status, and the prompt or the error's message."""
+ApplyTemplate = Callable[[dict[str, Any]], Awaitable["tuple[int, str]"]]
+"""Posts to `/apply-template`: the status, and the prompt or the error's message."""
 
 
-class Fitted(msgspec.Struct):
+class TemplateInput(msgspec.Struct):
     """A request's conversation as it is sent."""
 
     messages: list[Message]
-    reads_calls: bool = False
-    """Calls are read out of the reply's text."""
-    tells_tools: bool = False
-    """The tools are told in the messages, and are not sent as such."""
+    emulates_tools: bool = False
+    """Tool calls are parsed out of the reply's text."""
+    tools_in_prompt: bool = False
+    """The tools are described in the messages, and not sent as `tools`."""
 
 
-class Template:
+class ChatTemplate:
     """The chat template of one running server.
 
     Args:
-        asked: the server is llama.cpp's own, which can be asked; another gets what the client sent until it refuses.
-        declares_tools: it tells the model of tools (`chat_template_caps`).
-        takes_system: it has a system role.
+        can_probe: the server is llama.cpp's own; any other gets the messages unchanged until it refuses them.
+        has_tools: the template describes the tools to the model (`chat_template_caps`).
+        has_system_role: it has a system role.
     """
 
-    def __init__(self, *, asked: bool = True, declares_tools: bool = True, takes_system: bool = True) -> None:
-        self._asked = asked
-        # llama.cpp puts a system message into whatever comes first where the template has no such role.
-        self._limits: dict[str, bool] = {} if takes_system else {"system": True}
-        self._declares_tools = declares_tools
+    def __init__(self, *, can_probe: bool = True, has_tools: bool = True, has_system_role: bool = True) -> None:
+        self._can_probe = can_probe
+        # Without a system role, llama.cpp puts a system message into whatever message comes first.
+        self._restrictions: dict[str, bool] = {} if has_system_role else {"system": True}
+        self._has_tools = has_tools
         self._refused: set[frozenset[str]] = set()
         self._refused_tools: set[bytes] = set()
 
-    async def fit(self, request: ChatRequest, apply: Apply, *, schema: bool) -> Fitted:
+    async def prepare(self, request: ChatRequest, apply: ApplyTemplate, *, constrained: bool) -> TemplateInput:
         """The conversation of a request in the form that the template takes.
 
         Args:
-            schema: the reply is held to a JSON schema (or a call must come).
+            constrained: the reply must follow a JSON schema, or be a tool call.
 
         Raises:
-            UnsupportedFeatureError: the template's format lets nothing be enforced.
+            UnsupportedFeatureError: llama.cpp cannot constrain replies in the template's format.
         """
-        if schema and await self._has("schema", apply):
+        if constrained and await self._has("schema", apply):
             param = "response_format" if request.tools is None or request.response_format else "tool_choice"
             raise UnsupportedFeatureError(
                 f"llamacpp's model {request.model!r} does not support {param}: llama.cpp enforces no JSON schema in "
                 "the format of its chat template.",
                 param=param,
-                hint="Leave it out, or use another chat template (LLAMACPP_CHAT_TEMPLATE).",
+                hint=f"Leave {param} out.",
+                operator_hint="Use another chat template (LLAMACPP_CHAT_TEMPLATE).",
             )
-        messages = flattened(request.as_messages())
+        messages = join_text_parts(request.as_messages())
         tools = request.tools if request.tool_choice != "none" else None
-        met = limits_met(messages)
-        if not met and tools is None:
-            return Fitted(messages)  # one user's message
-        as_text = tools is not None and (not self._declares_tools or self._refuses(tools))
-        return await self._fit(messages, met, tools, apply, as_text=as_text)
+        violated = violations(messages)
+        if not violated and tools is None:
+            return TemplateInput(messages)  # a single user message
+        emulate = tools is not None and (not self._has_tools or self._refuses(tools))
+        return await self._rewritten(messages, violated, tools, apply, emulate=emulate)
 
-    async def _fit(
-        self, messages: list[Message], met: set[str], tools: list[dict[str, Any]] | None, apply: Apply, *, as_text: bool
-    ) -> Fitted:
-        told = tools if as_text else None
-        if as_text or ("calls" in met and await self._has("calls", apply)):
-            messages, as_text = calls_as_text(messages), tools is not None
-            if told is not None:
-                messages = tools_as_text(messages, told)
-            met = limits_met(messages)
-        if self._refused and frozenset(met) in self._refused:
-            return Fitted(adapted(messages, ADAPTABLE), as_text, told is not None)
-        given = messages
-        limits: set[str] = set()
+    async def _rewritten(
+        self,
+        messages: list[Message],
+        violated: set[str],
+        tools: list[dict[str, Any]] | None,
+        apply: ApplyTemplate,
+        *,
+        emulate: bool,
+    ) -> TemplateInput:
+        in_prompt = tools if emulate else None
+        if emulate or ("calls" in violated and await self._has("calls", apply)):
+            messages, emulate = calls_as_text(messages), tools is not None
+            if in_prompt is not None:
+                messages = tools_as_text(messages, in_prompt)
+            violated = violations(messages)
+        if self._refused and frozenset(violated) in self._refused:
+            return TemplateInput(rewrite(messages, RESTRICTIONS), emulate, in_prompt is not None)
+        original = messages
+        found: set[str] = set()
         while True:
-            new = [limit for limit in ADAPTABLE if limit in met and limit not in limits]
-            more = [limit for limit in new if await self._has(limit, apply)]
+            unknown = [name for name in RESTRICTIONS if name in violated and name not in found]
+            more = [name for name in unknown if await self._has(name, apply)]
             if not more:
-                return Fitted(messages, as_text, told is not None)
-            limits.update(more)
-            messages = adapted(given, limits)
-            met = limits_met(messages)
+                return TemplateInput(messages, emulate, in_prompt is not None)
+            found.update(more)
+            messages = rewrite(original, found)
+            violated = violations(messages)
 
-    async def refused(
-        self, request: ChatRequest, fitted: Fitted, body: dict[str, Any], said: str, apply: Apply
-    ) -> Fitted:
-        """What to send instead of a conversation that was refused although nothing spoke against it.
+    async def after_refusal(
+        self, request: ChatRequest, refused: TemplateInput, body: dict[str, Any], reason: str, apply: ApplyTemplate
+    ) -> TemplateInput:
+        """What to send in place of a conversation that was refused although it violated no known restriction.
 
         Raises:
-            InvalidRequestError: nothing helps; names the message, and the template's rule in its own words.
+            InvalidRequestError: no form is accepted; names the message, and the template's reason.
         """
-        strict = adapted(fitted.messages, ADAPTABLE)
-        if strict != fitted.messages and (await apply(_with(body, strict)))[0] in (200, *_CANNOT_TELL):
-            self._refused.add(frozenset(limits_met(fitted.messages)))
-            return Fitted(strict, fitted.reads_calls, fitted.tells_tools)
-        if "tools" in body and (await apply(_with(body, _PLAIN)))[0] != 200:
-            # A schema that its program did not foresee (a type that is a list, a property without one).
-            if len(self._refused_tools) >= _MOST_REFUSED:
+        strict = rewrite(refused.messages, RESTRICTIONS)
+        if strict != refused.messages and (await apply(_with(body, strict)))[0] in (200, *_NOT_SUPPORTED):
+            self._refused.add(frozenset(violations(refused.messages)))
+            return TemplateInput(strict, refused.emulates_tools, refused.tools_in_prompt)
+        if "tools" in body and (await apply(_with(body, _HELLO)))[0] != 200:
+            # The template cannot render one of their schemas (a type that is a list, a property without one).
+            if len(self._refused_tools) >= _MAX_REFUSED_TOOLS:
                 self._refused_tools.clear()
             self._refused_tools.add(msgspec.json.encode(body["tools"]))
-            messages = flattened(request.as_messages())
-            return await self._fit(messages, limits_met(messages), request.tools, apply, as_text=True)
-        raise await _explained(request, body, said, apply)
+            messages = join_text_parts(request.as_messages())
+            return await self._rewritten(messages, violations(messages), request.tools, apply, emulate=True)
+        raise await _refusal_error(request, body, reason, apply)
 
     def _refuses(self, tools: list[dict[str, Any]]) -> bool:
         return bool(self._refused_tools) and msgspec.json.encode(tools) in self._refused_tools
 
-    async def _has(self, limit: str, apply: Apply) -> bool:
-        known = self._limits.get(limit)
-        if known is None and not self._asked:
+    async def _has(self, restriction: str, apply: ApplyTemplate) -> bool:
+        known = self._restrictions.get(restriction)
+        if known is None and not self._can_probe:
             return False
         if known is None:
-            known = self._limits[limit] = await _probe(limit, apply)
+            known = self._restrictions[restriction] = await _probe(restriction, apply)
         return known
 
 
-_MOST_REFUSED = 100
-"""Sets of tools that are remembered; each is one refusal less."""
-_CANNOT_TELL = (404, 405, 501)
+_MAX_REFUSED_TOOLS = 100
+"""Sets of tools that are remembered; each saves a refused request."""
+_NOT_SUPPORTED = (404, 405, 501)
 
 
-async def _probe(limit: str, apply: Apply) -> bool:
-    body, words = _PROBES[limit]
+async def _probe(restriction: str, apply: ApplyTemplate) -> bool:
+    body, words = _PROBES[restriction]
     status, text = await apply(body)
-    if status in _CANNOT_TELL:
-        return False  # a server that cannot be asked: it gets what the client sent
-    if limit == "schema":
-        return status == 200  # a schema that is none was not even looked at
+    if status in _NOT_SUPPORTED:
+        return False
+    if restriction == "schema":
+        return status == 200  # an invalid schema was accepted: it is not read
     if status != 200:
         return True
     end = 0
@@ -219,50 +227,51 @@ _PROBES: Final[dict[str, tuple[dict[str, Any], list[str]]]] = {
     ),
 }
 
-_SAID = re.compile(r"Error: (?:Jinja Exception: )?(.+)", re.DOTALL)
+_REASON = re.compile(r"Error: (?:Jinja Exception: )?(.+)", re.DOTALL)
 _SIGNS = ("Jinja Exception", "While executing", "Unable to generate parser", "Cannot continue an assistant message",
           "Cannot have 2 or more assistant messages", "Failed to parse messages", "type must be string")  # fmt: skip
 
 
 def template_refusal(text: str) -> str | None:
-    """The template's own words in an error of llama.cpp's; None if it is about something else."""
+    """The template's own reason in an error message of llama.cpp; None if it is about something else."""
     if not any(sign in text for sign in _SIGNS) or "JSON schema" in text:
         return None
-    found = _SAID.search(text)
+    found = _REASON.search(text)
     return (found[1] if found else text).strip()
 
 
-_OF_THE_TEMPLATE = ("tools", "tool_choice", "chat_template_kwargs")
+_TEMPLATE_FIELDS = ("tools", "tool_choice", "chat_template_kwargs")
 
 
 def _with(body: dict[str, Any], messages: list[Message]) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: body[name] for name in _OF_THE_TEMPLATE if name in body}
+    kept: dict[str, Any] = {name: body[name] for name in _TEMPLATE_FIELDS if name in body}
     return {**kept, "messages": [as_sent(message) for message in messages]}
 
 
 def as_sent(message: Message) -> dict[str, Any]:
     """A message in llama.cpp's form."""
-    turn: dict[str, Any] = msgspec.to_builtins(message)
-    turn.setdefault("content", None if message.tool_calls else "")
-    if (thoughts := turn.pop("reasoning", None)) is not None:
-        turn["reasoning_content"] = thoughts
-    return turn
+    fields: dict[str, Any] = msgspec.to_builtins(message)
+    fields.setdefault("content", None if message.tool_calls else "")
+    if (reasoning := fields.pop("reasoning", None)) is not None:
+        fields["reasoning_content"] = reasoning
+    return fields
 
 
-_PLAIN = [Message(role="user", content="Hello")]
+_HELLO = [Message(role="user", content="Hello")]
 
 
-async def _explained(request: ChatRequest, body: dict[str, Any], said: str, apply: Apply) -> InvalidRequestError:
-    """The error that names the first message at which the template refuses."""
-    messages = flattened(request.as_messages())
-    rule = said.rstrip(".")
+async def _refusal_error(
+    request: ChatRequest, body: dict[str, Any], reason: str, apply: ApplyTemplate
+) -> InvalidRequestError:
+    """The error that names the first message which the template refuses, found by bisection."""
+    messages = join_text_parts(request.as_messages())
     low, high = 1, len(messages)
-    while low < high:  # the shortest beginning that is refused
+    while low < high:
         middle = (low + high) // 2
-        taken = bool(messages[middle - 1].tool_calls)  # a call in the middle is never the last message
-        if not taken:
-            taken = (await apply(_with(body, adapted(messages[:middle], ADAPTABLE))))[0] == 200
-        low, high = (middle + 1, high) if taken else (low, middle)
+        accepted = bool(messages[middle - 1].tool_calls)  # never the last message: results follow
+        if not accepted:
+            accepted = (await apply(_with(body, rewrite(messages[:middle], RESTRICTIONS))))[0] == 200
+        low, high = (middle + 1, high) if accepted else (low, middle)
     where, message = f"messages[{low - 1}]", messages[low - 1]
     if message.tool_calls and low == len(messages):
         return InvalidRequestError(
@@ -270,7 +279,9 @@ async def _explained(request: ChatRequest, body: dict[str, Any], said: str, appl
             param=where,
         )
     return InvalidRequestError(
-        f"{where} (role {message.role}): the model's chat template does not allow this message here: {rule}.",
+        f"{where} (role {message.role}): the model's chat template does not allow this message here: "
+        f"{reason.rstrip('.')}.",
         param=where,
-        hint="Change the order of the messages, or set LLAMACPP_CHAT_TEMPLATE to a template that takes them.",
+        hint="Change the order of the messages.",
+        operator_hint="Set LLAMACPP_CHAT_TEMPLATE to a template that takes them.",
     )

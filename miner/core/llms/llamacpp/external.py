@@ -1,137 +1,199 @@
-"""A llama.cpp server that somebody else runs (LLAMACPP_API_BASE): what it can do, and the queue in front of it.
-
-It can be restarted with another model at any time, on its own: so it is asked again.
+"""The llama.cpp server at LLAMACPP_API_BASE, which somebody else runs. It may be restarted with another model at any
+time, without notice: what it said of itself expires.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-
-from msgspec import Struct
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
-from miner.core.llms.llamacpp.chat_template import Template
-from miner.core.llms.llamacpp.dialect import Props
+from miner.core.llms.contract.queueing import current_client
 from miner.core.llms.llamacpp.limiter import SlotLimiter
-from miner.errors import BackendError
+from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
+from miner.errors import BackendError, UnsupportedFeatureError
 
-__all__ = ["Facts", "ForeignServer", "template_of"]
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["ExternalServer"]
 
 _FRESH_SECONDS = 30.0
-"""How long its word counts while requests of ours run there."""
-_PROBE_SECONDS = 5.0
+"""How long its props are used while requests of ours run there."""
 _IDLE_FRESH_SECONDS = 1.0
-"""The same while none does: asking costs a millisecond then, and nobody waits longer for a slot."""
+"""The same while none does: the request for them costs a millisecond then, and delays nobody."""
+_PROBE_SECONDS = 5.0
 
-Ask = Callable[[HttpClient], Awaitable[Props]]
 
+class ExternalServer:
+    """A server provider with one server.
 
-class Facts(Struct):
-    """What it says of itself."""
+    Args:
+        features: what is assumed before the first `/props`.
+        http: the client, which changes with the settings.
+    """
 
-    props: Props
-    template: Template
-    """What was learned of its chat template."""
-    embeds: bool | None = None
-    ranks: bool | None = None
-    """None: it was not asked, and `/props` does not say."""
-    probed: float = float("-inf")
+    converts_schemas = True
+    max_slots = None
+
+    def __init__(
+        self, features: frozenset[str], http: Callable[[], HttpClient], settings: Callable[[], MinerConfig]
+    ) -> None:
+        self._features = features
+        self._http = http
+        self._settings = settings
+        self._server: LlamaServer | None = None
+        self._fetched = float("-inf")
+        self._embeds: bool | None = None
+        self._ranks: bool | None = None
+        """None: `/props` does not say, and it was not probed."""
+        self._probed = float("-inf")
+        self._limiter: tuple[asyncio.AbstractEventLoop, SlotLimiter] | None = None
+
+    def forget(self) -> None:
+        """It may have been restarted. What was known remains the best guess until the next request."""
+        self._fetched = self._probed = float("-inf")
+
+    def refused(self, path: str) -> None:
+        """It does not serve the embeddings or rankings of this path."""
+        if path == "/rerank":
+            self._ranks = False
+        else:
+            self._embeds = False
+        self._probed = time.monotonic()
+
+    async def _current(self) -> LlamaServer:
+        """The server, with props that are fresh."""
+        http, server = self._http(), self._server
+        busy = self._limiter is not None and self._limiter[1].busy > 0
+        age = time.monotonic() - self._fetched
+        if server is not None and server.http is http and age < (_FRESH_SECONDS if busy else _IDLE_FRESH_SECONDS):
+            return server
+        if server is None or server.http is not http:
+            server = LlamaServer(http)
+        before = server.props
+        if await server.fetch_props() != before:
+            self._embeds = self._ranks = None
+            self._probed = float("-inf")
+        self._server, self._fetched = server, time.monotonic()
+        return server
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do, as far as is known: what it was not asked for a while ago is tried."""
-        fresh = time.monotonic() - self.probed < _FRESH_SECONDS
-        return self.props.capabilities(
-            embeds=not (fresh and self.embeds is False), ranks=not (fresh and self.ranks is False)
+        """What it could do when it said so last."""
+        return self._capabilities(probes_expire=False)
+
+    def _capabilities(self, *, probes_expire: bool) -> frozenset[str]:
+        server = self._server
+        if server is None or server.props is None:
+            return self._features - {"keep_alive"}  # how long a model stays is not ours to say there
+        fresh = not probes_expire or time.monotonic() - self._probed < _FRESH_SECONDS
+        able = server.props.capabilities(
+            embeds=not (fresh and self._embeds is False), ranks=not (fresh and self._ranks is False)
         )
+        return able - {"keep_alive"}
 
+    @asynccontextmanager
+    async def slot(
+        self,
+        request: ChatRequest | None,
+        model: str | None,
+        timings: Timings,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> AsyncIterator[LlamaServer]:
+        """One of its slots, as far as requests of ours take them.
 
-class ForeignServer:
-    """What is known of it. `ask` gets what its `/props` says."""
-
-    def __init__(self) -> None:
-        self._facts: Facts | None = None
-        self._asked = float("-inf")
-        self._limiter: tuple[asyncio.AbstractEventLoop, SlotLimiter] | None = None
-
-    @property
-    def capabilities(self) -> frozenset[str] | None:
-        """What it could do when it was asked last; None before that."""
-        facts = self._facts
-        if facts is None:
-            return None
-        return facts.props.capabilities(embeds=facts.embeds is not False, ranks=facts.ranks is not False)
-
-    def forget(self) -> None:
-        """It may have been restarted. What was known stays the best guess until it is asked."""
-        self._asked = float("-inf")
-        if self._facts is not None:
-            self._facts.probed = float("-inf")
-
-    async def facts(self, http: HttpClient, ask: Ask) -> Facts:
-        """What it says of itself now, or said a moment ago."""
-        now = time.monotonic()
-        busy = self._limiter is not None and self._limiter[1].busy > 0
-        known = self._facts
-        if known is not None and now - self._asked < (_FRESH_SECONDS if busy else _IDLE_FRESH_SECONDS):
-            return known
-        props = await ask(http)
-        if known is None or props != known.props:
-            known = self._facts = Facts(props, template_of(props))
-        self._asked = now
-        return known
-
-    async def probed(self, http: HttpClient, ask: Ask) -> Facts:
-        """The same, with what it has to be asked for by requests that do nothing."""
-        facts = await self.facts(http, ask)
-        now = time.monotonic()
-        if now - facts.probed > _FRESH_SECONDS:
-            facts.ranks = await _serves(http, "/rerank")
-            # Under the pooling of rankings a vector is one score.
-            facts.embeds = False if facts.ranks else await _serves(http, "/embeddings")
-            facts.probed = now
-        return facts
-
-    def refused(self, path: str) -> None:
-        """It cannot do what a path is for."""
-        if self._facts is None:
-            return
-        if path == "/rerank":
-            self._facts.ranks = False
-        else:
-            self._facts.embeds = False
-        self._facts.probed = time.monotonic()
-
-    async def limiter(self, http: HttpClient, ask: Ask, *, backend: str, max_queue: int, timeout: float) -> SlotLimiter:
-        """The queue in front of it, as wide as it has slots."""
-        slots = max(1, (await self.facts(http, ask)).props.total_slots)
-        loop = asyncio.get_running_loop()
+        Raises:
+            BackendOverloadedError: the queue is full, or the wait was too long.
+        """
+        server = await self._current()
+        assert server.props is not None
+        slots, loop, settings = max(1, server.props.total_slots), asyncio.get_running_loop(), self._settings()
         if self._limiter is None or self._limiter[0] is not loop:
-            self._limiter = loop, SlotLimiter(backend, slots, max_queue=max_queue, timeout=timeout)
+            backend = server.http.upstream.backend
+            limiter = SlotLimiter(backend, slots, max_queue=settings.max_queue, timeout=settings.queue_timeout)
+            self._limiter = loop, limiter
         limiter = self._limiter[1]
         limiter.resize(slots)
-        return limiter
+        async with limiter.slot(current_client()) as timings.queue:
+            yield server
+
+    async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
+        """Its models. Where it is one, it is probed for embeddings and rankings too."""
+        models = await inherited()
+        if len(models) == 1:
+            await self._current()
+            if time.monotonic() - self._probed > _FRESH_SECONDS:
+                self._ranks = await self._serves("/rerank")
+                # With rank pooling, an embedding is one score.
+                self._embeds = False if self._ranks else await self._serves("/embeddings")
+                self._probed = time.monotonic()
+            models[0].capabilities = self._capabilities(probes_expire=True)
+        return models
+
+    async def _serves(self, path: str) -> bool | None:
+        """Whether it has this endpoint: what it does not serve it refuses before it reads the body, an empty body only
+        after that. None: no response.
+        """
+        try:
+            reply = await self._http().request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True)
+        except BackendError:
+            return None
+        return reply.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(reply.body).message
+
+    async def get_model(self, name: str | None, inherited: Callable[[str], Awaitable[ModelInfo]]) -> ModelInfo:
+        """One of its models, with what it can do."""
+        assert name is not None
+        info = await inherited(name)
+        await self._current()
+        info.capabilities = self._capabilities(probes_expire=True)
+        return info
+
+    async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
+        """The one model that it serves."""
+        return await inherited()
+
+    async def context_length(self, info: ModelInfo) -> int | None:
+        """Tokens of one of its slots."""
+        props = (await self._current()).props
+        return (props and props.default_generation_settings.n_ctx) or info.context_length
+
+    async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:
+        """That of any OpenAI-compatible server."""
+        return await inherited()
+
+    async def load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        """Nothing to do: its model is loaded while it runs."""
+        return info
+
+    async def unload(self, model: str) -> bool:
+        """Raises UnsupportedFeatureError."""
+        raise _not_ours("model")
+
+    def reset(self, model: str) -> None:
+        """Raises UnsupportedFeatureError."""
+        raise _not_ours("model")
+
+    pin = unpin = reset
+
+    def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """Raises UnsupportedFeatureError."""
+        raise _not_ours("pull")
+
+    async def aclose(self) -> None:
+        """Forget it; the client is closed by its owner."""
+        self._server = self._limiter = None
+        self.forget()
 
 
-def template_of(props: Props) -> Template:
-    """What `/props` says of a chat template."""
-    caps = props.chat_template_caps
-    return Template(
-        asked=props.build_info is not None,
-        declares_tools=caps.supports_tools,
-        takes_system=caps.supports_system_role,
+def _not_ours(param: str) -> UnsupportedFeatureError:
+    return UnsupportedFeatureError(
+        "This llama.cpp server is not managed by miner: its models cannot be loaded, unloaded or pulled here.",
+        param=param,
+        operator_hint="Unset LLAMACPP_API_BASE to run engines here.",
     )
-
-
-async def _serves(http: HttpClient, path: str) -> bool | None:
-    """Whether it has something behind a path: what it cannot do it refuses before it looks at the body, and an empty
-    body afterwards. None: it does not answer that.
-    """
-    try:
-        reply = await http.request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True)
-    except BackendError:
-        return None
-    return reply.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(reply.body).message

@@ -1,4 +1,4 @@
-"""From the settings and a model's name to the engine that serves it."""
+"""From the settings and a model's name to the spec of the engine that serves it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | N
         files = catalogue.find(name, model_path=settings.model_path, default_model=settings.default_model)
     except OSError as error:
         raise EngineStartError(
-            f"{error.filename} cannot be read: {error.strerror}.", backend="llamacpp", hint="Is it being replaced?"
+            f"{error.filename} cannot be read: {error.strerror}.",
+            backend="llamacpp",
+            operator_hint="Is it being replaced?",
         ) from error
     try:
         return LocalModel(files, catalogue.header(files), catalogue.facts(files))
@@ -82,7 +84,7 @@ def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | N
             f"{error.path} is no usable model: {error.reason}.",
             backend="llamacpp",
             retryable=False,
-            hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
+            operator_hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
         ) from error
 
 
@@ -162,7 +164,7 @@ def template_text(settings: MinerConfig) -> str | None:
 def _no_template(file: str, why: str) -> ConfigError:
     return ConfigError(
         f"LLAMACPP_CHAT_TEMPLATE={file!r} {why}.",
-        hint="Name a file with a Jinja template, or unset it: the model's own is used then.",
+        operator_hint="Name a file with a Jinja template, or unset it: the model's own is used then.",
     )
 
 
@@ -172,7 +174,7 @@ def _text_at(stamp: Stamp) -> str:
 
 
 def load_of(spec: EngineSpec) -> Load:
-    """The same in the words of the memory estimate."""
+    """The same as input of the memory estimate."""
     return Load(
         ctx_size=spec.ctx_size,
         parallel=spec.parallel,

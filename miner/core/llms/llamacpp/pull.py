@@ -1,4 +1,4 @@
-"""Pulling a GGUF model from a hub while others are served: in a thread, told in the words of Ollama's pulls."""
+"""Pulling a GGUF model from a hub in a thread, with Ollama's pull events."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from miner.config.secrets import secret_text
-from miner.core.llms.llamacpp.engines import until_entered
 from miner.core.llms.llamacpp.models import models_directory
+from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.models.hub.client import Hub
 from miner.core.models.hub.pull import PullProgress, pull
 from miner.core.models.names import parse_ref
@@ -25,7 +25,7 @@ __all__ = ["hub_of", "pull_from_hub"]
 
 
 class _StoppedError(MinerError):
-    """Nobody waits for this pull any more."""
+    """The caller of this pull has left."""
 
 
 def hub_of(settings: MinerConfig) -> Hub:
@@ -39,7 +39,7 @@ def hub_of(settings: MinerConfig) -> Hub:
 
 
 async def pull_from_hub(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
-    """How far the pull of a model is. A name that is no hub's and is known here needs none.
+    """Yield the events of a model's pull. A name without a hub that is known here needs none.
 
     Raises:
         InvalidRequestError: `name` is neither.
@@ -50,21 +50,21 @@ async def pull_from_hub(name: str, settings: MinerConfig) -> AsyncGenerator[dict
         yield {"status": "success"}
         return
     directory, hub = models_directory(settings), hub_of(settings)
-    loop, news, left = asyncio.get_running_loop(), asyncio.Queue[PullProgress](), threading.Event()
+    loop, reports, left = asyncio.get_running_loop(), asyncio.Queue[PullProgress](), threading.Event()
 
-    def tell(progress: PullProgress) -> None:
+    def report(progress: PullProgress) -> None:
         if left.is_set():
             raise _StoppedError(f"The pull of {name!r} was stopped.")
-        loop.call_soon_threadsafe(news.put_nowait, progress)
+        loop.call_soon_threadsafe(reports.put_nowait, progress)
 
     if ref is not None:
         yield {"status": "pulling manifest"}
-    work = asyncio.ensure_future(asyncio.to_thread(pull, name, directory, hub=hub, on_progress=tell))
+    work = asyncio.ensure_future(asyncio.to_thread(pull, name, directory, hub=hub, on_progress=report))
     # One bar for all files of the model: clients tell bars apart by the digest.
     digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     try:
-        async with aclosing(until_entered(work, news)) as reports:
-            async for progress in reports:
+        async with aclosing(reports_until_done(work, reports)) as news:
+            async for progress in news:
                 yield _event(progress, digest)
     finally:
         left.set()

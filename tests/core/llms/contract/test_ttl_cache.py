@@ -157,7 +157,7 @@ async def test_a_server_of_somebody_else_that_was_restarted():
             assert (await service.embed("hi")).dimensions > 100
             assert "rerank" not in service.capabilities
             await asyncio.gather(*(service.generate("Hi", max_tokens=3) for _ in range(4)))
-            assert service._server._limiter is not None
-            assert service._server._limiter[1]._permits.limit == 3
+            assert service._external._limiter is not None
+            assert service._external._limiter[1]._permits.limit == 3
     finally:
         await runner.stop()

@@ -79,7 +79,7 @@ async def test_a_prompt_of_token_ids_is_the_prompt_that_they_spell():
     async with llamacpp() as service:
         text = "The numbers in order: one two three four one two three"
         running = await service.generate(text, raw=True, temperature=0, max_tokens=6)
-        (engine,) = service._engines._running.values()
+        (engine,) = service._engines._servers.values()
         raw = await engine.http.request("POST", "/tokenize", msgspec.json.encode({"content": text}), root=True)
         tokens = msgspec.json.decode(raw.body)["tokens"]
         assert await service.generate(tokens, raw=True, temperature=0, max_tokens=6) == running

@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with llama.cpp's settings before there is a request."""
+"""Checks of llama.cpp's settings before the first request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["check_settings"]
 
 _BLOCK = 32
-"""Values that the quantised types of a cache hold together."""
-_WHOLE = ("f32", "f16", "bf16")
-"""The types that are not quantised."""
+"""Values in a block of the quantized cache types."""
+_UNQUANTIZED = ("f32", "f16", "bf16")
 
 
 def check_settings(settings: MinerConfig) -> None:
@@ -32,15 +31,15 @@ def check_settings(settings: MinerConfig) -> None:
         ConfigError: names the setting, its value and the way out.
     """
     if settings.llamacpp_api_base:
-        return  # all of this is the other server's affair
+        return
     if settings.llamacpp_server:
         try:
             check_server_binary(settings.llamacpp_server)
         except EngineStartError as error:
-            raise ConfigError(error.message, hint=error.hint) from error
+            raise ConfigError(error.message, hint=error.hint, operator_hint=error.operator_hint) from error
     _check_directory(settings)
     template_text(settings)
-    header = _model_of(settings)
+    header = _header_of_only_model(settings)
     _check_cache_types(settings, header)
 
 
@@ -56,12 +55,12 @@ def _check_directory(settings: MinerConfig) -> None:
     if why is not None:
         raise ConfigError(
             f"MODELS_DIR={settings.models_dir!r} {why}.",
-            hint="Name the directory of the .gguf files, or unset it for `miner/models` in the cache directory.",
+            operator_hint="Name the directory of the .gguf files, or unset it: `miner/models` in the cache directory.",
         )
 
 
-def _model_of(settings: MinerConfig) -> GGUFHeader | None:
-    """The header of the only model, if there is to be only one."""
+def _header_of_only_model(settings: MinerConfig) -> GGUFHeader | None:
+    """The header of the model at MODEL_PATH."""
     if not settings.model_path:
         return None
     try:
@@ -73,23 +72,24 @@ def _model_of(settings: MinerConfig) -> GGUFHeader | None:
         why = f"{error.filename} cannot be read: {error.strerror}."
     except MinerError as error:
         # It begins with the setting already.
-        raise ConfigError(error.message, hint=error.hint or "Name a .gguf file, or unset it.") from error
-    raise ConfigError(f"MODEL_PATH={settings.model_path!r}: {why}", hint="Is the file complete, and a GGUF?")
+        hint = error.operator_hint or error.hint or "Name a .gguf file, or unset it."
+        raise ConfigError(error.message, operator_hint=hint) from error
+    raise ConfigError(f"MODEL_PATH={settings.model_path!r}: {why}", operator_hint="Is the file complete, and a GGUF?")
 
 
 def _check_cache_types(settings: MinerConfig, header: GGUFHeader | None) -> None:
     kinds = {"K": settings.llamacpp_cache_type_k, "V": settings.llamacpp_cache_type_v}
-    if kinds["V"] not in _WHOLE and settings.llamacpp_flash_attn == "off":
+    if kinds["V"] not in _UNQUANTIZED and settings.llamacpp_flash_attn == "off":
         raise ConfigError(
             f"LLAMACPP_CACHE_TYPE_V={kinds['V']!r} needs flash attention, and LLAMACPP_FLASH_ATTN='off' forbids it.",
-            hint="Set LLAMACPP_FLASH_ATTN=auto, or LLAMACPP_CACHE_TYPE_V=f16.",
+            operator_hint="Set LLAMACPP_FLASH_ATTN=auto, or LLAMACPP_CACHE_TYPE_V=f16.",
         )
     if header is None or settings.llamacpp_flash_attn == "off":
         return
     for name, width in (("K", header.key_length), ("V", header.value_length)):
-        if kinds[name] not in _WHOLE and width and width % _BLOCK:
+        if kinds[name] not in _UNQUANTIZED and width and width % _BLOCK:
             raise ConfigError(
                 f"LLAMACPP_CACHE_TYPE_{name}={kinds[name]!r} cannot be used with this model: its heads of {width} "
                 f"values are no multiple of {_BLOCK}.",
-                hint=f"Set LLAMACPP_CACHE_TYPE_{name}=f16.",
+                operator_hint=f"Set LLAMACPP_CACHE_TYPE_{name}=f16.",
             )

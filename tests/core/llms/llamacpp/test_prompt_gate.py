@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from miner.core.llms.llamacpp.prefill import PrefillGate
+from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.wire import LLMChunk, Progress
 from miner.errors import MinerError
 from tests.core.llms.contract.test_engine_errors import SOON, errors_of, llamacpp
@@ -20,15 +20,15 @@ BATCH = 32
 
 async def gate_of(size, *bodies):
     """Tasks that have entered or wait, and a list of those that are inside, in order."""
-    gate, inside = PrefillGate(size), []
+    gate, inside = PromptGate(size), []
 
     async def one(number, body):
-        async with gate.prefill(b"x" * body) as prefill:
+        async with gate.permit(b"x" * body) as permit:
             inside.append(number)
             try:
                 await asyncio.sleep(1000)
             finally:
-                prefill.done()
+                permit.release()
                 inside.remove(number)
 
     tasks = [asyncio.create_task(one(number, body)) for number, body in enumerate(bodies)]
@@ -93,12 +93,12 @@ async def test_one_that_is_cancelled_as_it_is_let_in_gives_its_place_on():
     ],
 )
 async def test_what_says_that_a_prompt_is_read(chunks, read):
-    async with PrefillGate(100).prefill(b"x") as prefill:
-        assert prefill.see(chunks) is read
+    async with PromptGate(100).permit(b"x") as permit:
+        assert permit.update(chunks) is read
 
 
 async def asked(service, path):
-    (running,) = service._engines._running.values()
+    (running,) = service._engines._servers.values()
     return (await running.http.request("GET", path, total=PATIENCE, root=True)).body.decode()
 
 

@@ -1,5 +1,5 @@
-"""No engine is started that cannot fit: held against the budget of all engines when a model is asked for, and against
-the memory that is free when its engine starts, once for each start however many wait for it.
+"""Whether an engine fits into memory: checked against the budget of all engines when its model is requested, and
+against the free memory when it starts, once for each start however many requests wait for it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from miner.core.engine.launchers import Launcher
     from miner.core.engine.spec import EngineAddress, EngineSpec
 
-__all__ = ["FittedProcess", "Need", "budget_of", "need_of"]
+__all__ = ["EngineMemory", "MemoryCheckedProcess", "memory_budget", "required_memory"]
 
 _SHARE_OF_FREE_MEMORY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class EngineMemory:
     """Bytes that an engine takes."""
 
     ram: int
@@ -36,9 +36,9 @@ class Need:
     """On each GPU."""
 
 
-def budget_of(settings: MinerConfig) -> Memory:
-    """What all engines together may take: of the machine's memory LLAMACPP_MEMORY_BUDGET, else four fifths of what is
-    free now; of each GPU's what is free now. None: nobody knows what there is, so nothing is refused.
+def memory_budget(settings: MinerConfig) -> Memory:
+    """What all engines together may take: LLAMACPP_MEMORY_BUDGET, else four fifths of the memory that is free now; of
+    each GPU what is free now. None: unknown, so nothing is refused.
     """
     memory = available_memory(gpus=settings.llamacpp_n_gpu_layers != 0)
     budget = settings.llamacpp_memory_budget
@@ -47,22 +47,22 @@ def budget_of(settings: MinerConfig) -> Memory:
     return replace(memory, available=budget, total=budget)
 
 
-def need_of(spec: EngineSpec, header: GGUFHeader, budget: Memory, launcher: Launcher) -> Need:
-    """What the engine takes where. Not for an event loop.
+def required_memory(spec: EngineSpec, header: GGUFHeader, budget: Memory, launcher: Launcher) -> EngineMemory:
+    """The memory that an engine takes. Blocks: not for an event loop.
 
     Raises:
         EngineStartError: more than the budget for all engines; says how much, and the largest context that would do.
     """
-    verdict = _fitting(spec, header, budget, launcher)
+    verdict = _check(spec, header, budget, launcher)
     if verdict.placement.gpu and not launcher.may_offload(spec.n_gpu_layers):
         without = judge(header, replace(_load(spec, launcher), n_gpu_layers=0), budget)
         if without.fits:
-            return Need(without.placement.ram)
-    return Need(verdict.placement.ram, () if budget.unified else verdict.placement.gpus)
+            return EngineMemory(without.placement.ram)
+    return EngineMemory(verdict.placement.ram, () if budget.unified else verdict.placement.gpus)
 
 
-class FittedProcess(EngineProcess):
-    """An engine that is not started where the free memory does not suffice."""
+class MemoryCheckedProcess(EngineProcess):
+    """An engine process that starts only where the free memory suffices."""
 
     def __init__(self, spec: EngineSpec, launcher: Launcher, header: GGUFHeader, *, start_timeout: float) -> None:
         super().__init__(spec, launcher, start_timeout=start_timeout)
@@ -72,22 +72,22 @@ class FittedProcess(EngineProcess):
     async def ensure_ready(self) -> EngineAddress:
         if self.state == "stopped":
             # Idle engines that had to give way are gone by now: what is free is what this one gets.
-            await asyncio.to_thread(self._refuse_misfit)
+            await asyncio.to_thread(self._check_free_memory)
         return await super().ensure_ready()
 
-    def _refuse_misfit(self) -> None:
+    def _check_free_memory(self) -> None:
         memory = available_memory(gpus=self.spec.n_gpu_layers != 0)
-        _fitting(self.spec, self._header, memory, self.launcher)
+        _check(self.spec, self._header, memory, self.launcher)
 
 
-def _fitting(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> Verdict:
+def _check(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> Verdict:
     verdict = judge(header, _load(spec, launcher), memory)
     if verdict.fits is False:
         raise EngineStartError(
             f"{spec.alias!r} does not fit into memory. {verdict.reason}",
             backend="llamacpp",
             retryable=False,
-            hint=verdict.hint,
+            operator_hint=verdict.hint,
         )
     return verdict
 

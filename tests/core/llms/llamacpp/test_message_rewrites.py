@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from miner.core.llms.contract.messages import checked_messages
-from miner.core.llms.llamacpp.conversation import ADAPTABLE, adapted, flattened, limits_met
+from miner.core.llms.llamacpp.message_rewrites import RESTRICTIONS, join_text_parts, rewrite, violations
 
 
 def system(text):
@@ -92,24 +92,24 @@ U1, U2, A1 = user("u1"), user("u2"), said("a1")
 )
 def test_a_conversation_within_a_limit(limits, given, expected):
     messages = checked_messages(given)
-    assert limits in limits_met(messages)
-    assert told(adapted(messages, {limits})) == expected
+    assert limits in violations(messages)
+    assert told(rewrite(messages, {limits})) == expected
     assert told(messages) == told(checked_messages(given))  # what the caller gave is left as it was
 
 
 def test_what_breaks_no_limit_meets_none():
     given = [system("s"), U1, A1, U2, calls("abcdef123"), result("abcdef123"), said("done"), U1]
     messages = checked_messages(given)
-    assert limits_met(messages) == {"system", "calls"}
-    assert limits_met(checked_messages([U1])) == set()
-    assert told(adapted(messages, set(ADAPTABLE) - {"system"})) == told(messages)
+    assert violations(messages) == {"system", "calls"}
+    assert violations(checked_messages([U1])) == set()
+    assert told(rewrite(messages, set(RESTRICTIONS) - {"system"})) == told(messages)
 
 
 def test_ids_are_mapped_the_same_everywhere():
     messages = checked_messages(
         [U1, calls("call_abcdefghijkl", "abcdefgh1"), result("call_abcdefghijkl"), result("abcdefgh1")]
     )
-    first, again = adapted(messages, {"call_ids"}), adapted(messages, {"call_ids"})
+    first, again = rewrite(messages, {"call_ids"}), rewrite(messages, {"call_ids"})
     short, kept = (call["id"] for call in first[1].tool_calls)
     assert len(short) == 9
     assert short.isalnum()
@@ -126,7 +126,7 @@ def test_joined_messages_lose_nothing():
         said("a1", reasoning="t1"),
         said("a2", reasoning="t2"),
     ]
-    joined = adapted(checked_messages(given), {"same_role"})
+    joined = rewrite(checked_messages(given), {"same_role"})
     assert [part.text for part in joined[0].content[:2]] == ["u1", "u2"]
     assert len(joined[0].images()) == 1
     assert (joined[1].content, joined[1].reasoning) == ("a1\n\na2", "t1\n\nt2")
@@ -135,7 +135,7 @@ def test_joined_messages_lose_nothing():
 def test_parts_of_text_are_one_text_and_images_stay():
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    flat = flattened(checked_messages([system(parts), user(parts), user([*parts, image])]))
+    flat = join_text_parts(checked_messages([system(parts), user(parts), user([*parts, image])]))
     assert [m.content if isinstance(m.content, str) else len(m.content) for m in flat] == ["a\nb", "a\nb", 3]
     plain = checked_messages([U1])
-    assert flattened(plain) is plain
+    assert join_text_parts(plain) is plain

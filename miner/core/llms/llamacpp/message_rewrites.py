@@ -1,12 +1,12 @@
-"""Conversations in the form that a chat template takes.
+"""Rewrites of a conversation for a chat template with restrictions.
 
-Templates are programs of the models' makers: one takes a system message only at the beginning and refuses the rest,
-another drops it silently; some insist that user and assistant alternate. Each such limit has a name here, a test
-whether a conversation meets it, and the change that says the same within it. Which limits a template has, its engine
-is asked (`llamacpp_template`).
+Chat templates are programs by the models' makers: one takes a system message only at the beginning and refuses others,
+another drops it silently; some insist that user and assistant alternate. Each such restriction has a name here, a check
+whether a conversation violates it, and a rewrite that says the same without violating it. Which restrictions a template
+has, its server is probed for (`chat_template`).
 
-Text never moves to the front, where it would cost the KV cache of everything behind it; no text is left out, and none
-is invented.
+Text never moves to the front, which would invalidate the KV cache of everything behind it; no text is left out, and
+none is invented.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from msgspec.structs import replace
 
 from miner.core.wire import ImagePart, Message, TextPart, ToolCall
 
-__all__ = ["ADAPTABLE", "adapted", "flattened", "limits_met"]
+__all__ = ["RESTRICTIONS", "join_text_parts", "rewrite", "violations"]
 
-ADAPTABLE: Final = (
+RESTRICTIONS: Final = (
     "reasoning", "call_ids", "orphan_results", "calls_in_one_message", "text_beside_calls", "only_system",
     "no_messages", "leading_systems", "later_system", "system", "user_after_result", "unanswered_call",
     "assistant_first", "same_role",
 )  # fmt: skip
-"""The limits that a change of the conversation meets, in the order in which they are met."""
+"""Those that have a rewrite, in the order in which the rewrites are applied."""
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _GAP = "\n\n"
 
 
-def flattened(messages: list[Message]) -> list[Message]:
-    """The same with the content of each message as one text, where it has no images: some templates keep only the
-    first part of a list. The list itself if nothing is to be done.
+def join_text_parts(messages: list[Message]) -> list[Message]:
+    """The same with the content of each message without images as one string: some templates keep only the first part
+    of a list. Returns the list itself if nothing changes.
     """
     if not any(isinstance(message.content, list) for message in messages):
         return messages
-    return [_flat(message) for message in messages]
+    return [_joined_parts(message) for message in messages]
 
 
-def _flat(message: Message) -> Message:
+def _joined_parts(message: Message) -> Message:
     parts = message.content
     if not isinstance(parts, list) or not all(isinstance(part, TextPart) for part in parts):
         return message
@@ -50,68 +50,68 @@ def _flat(message: Message) -> Message:
     return replace(message, content="\n".join(part.text for part in parts if isinstance(part, TextPart)))
 
 
-def limits_met(messages: list[Message]) -> set[str]:
-    """Limits that this conversation would break, if the template has them."""
-    met: set[str] = set()
+def violations(messages: list[Message]) -> set[str]:
+    """The restrictions that this conversation violates where a template has them."""
+    found: set[str] = set()
     roles: set[str] = set()
     last: str | None = None
     known_ids: set[str | None] = set()
-    waiting = 0  # calls whose results have not come yet
+    pending = 0  # tool calls without a result so far
     for message in messages:
         role = message.role
         if role == "system":
-            met.add("system" if last is None else "later_system" if roles else "leading_systems")
+            found.add("system" if last is None else "later_system" if roles else "leading_systems")
             last = role
             continue
         if message.reasoning:
-            met.add("reasoning")
+            found.add("reasoning")
         if role == last and role != "tool":
-            met.add("same_role")
+            found.add("same_role")
         elif role == "assistant" and not roles:
-            met.add("assistant_first")
+            found.add("assistant_first")
         if role == "tool":
-            waiting -= 1
+            pending -= 1
             if message.tool_call_id not in known_ids:
-                met.add("orphan_results")
+                found.add("orphan_results")
         else:
             if role == "user":
                 if last == "tool":
-                    met.add("user_after_result")
-                elif waiting > 0:
-                    met.add("unanswered_call")
-            waiting = 0
+                    found.add("user_after_result")
+                elif pending > 0:
+                    found.add("unanswered_call")
+            pending = 0
         if message.tool_calls:
-            waiting = len(message.tool_calls)
+            pending = len(message.tool_calls)
             known_ids.update(call.get("id") for call in message.tool_calls)
-            met.add("calls")
+            found.add("calls")
             if message.content:
-                met.add("text_beside_calls")
-            if waiting > 1:
-                met.add("calls_in_one_message")
+                found.add("text_beside_calls")
+            if pending > 1:
+                found.add("calls_in_one_message")
             if not all(_SHORT_ID.fullmatch(call.get("id") or "") for call in message.tool_calls):
-                met.add("call_ids")
+                found.add("call_ids")
         roles.add(role)
         last = role
     if "user" not in roles:
-        # A last message of the assistant is continued: the template sees only what is before it.
+        # A last assistant message is continued by the reply: the template sees only what is before it.
         seen = messages[:-1] if last == "assistant" else messages
         if not seen:
-            met.add("no_messages")
+            found.add("no_messages")
         elif all(message.role == "system" for message in seen):
-            met.add("only_system")
-    return met
+            found.add("only_system")
+    return found
 
 
-def adapted(messages: list[Message], limits: Collection[str]) -> list[Message]:
-    """The conversation within these limits."""
-    for limit in ADAPTABLE:
-        if limit in limits:
-            messages = _CHANGES[limit](messages)
+def rewrite(messages: list[Message], restrictions: Collection[str]) -> list[Message]:
+    """The conversation without violations of these restrictions."""
+    for name in RESTRICTIONS:
+        if name in restrictions:
+            messages = _REWRITES[name](messages)
     return messages
 
 
 def _without_reasoning(messages: list[Message]) -> list[Message]:
-    """A template that loses the text beside the reasoning gets the text."""
+    """A template that drops the text beside the reasoning gets the text alone."""
     return [
         replace(message, reasoning=None, content=message.content or "") if message.reasoning else message
         for message in messages
@@ -136,7 +136,7 @@ def _short_id(given: str) -> str:
 
 
 def _orphans_as_users(messages: list[Message]) -> list[Message]:
-    """A result whose call is not there (an older part of the conversation was cut off) is told by the user."""
+    """A result whose call is missing (the conversation was truncated) becomes a user message."""
     out: list[Message] = []
     known: set[str | None] = set()
     for message in messages:
@@ -180,7 +180,7 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
 
 
 def _text_before_calls(messages: list[Message]) -> list[Message]:
-    """Text and calls each in a message of its own, where the template keeps only one of them."""
+    """Text and calls each in a message of its own."""
     out: list[Message] = []
     for message in messages:
         if message.tool_calls and message.content:
@@ -198,12 +198,12 @@ def _leading_joined(messages: list[Message]) -> list[Message]:
 
 
 def _leading(messages: list[Message]) -> int:
-    """How many system messages it begins with."""
+    """The number of system messages at the beginning."""
     return next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
 
 
 def _later_inside(messages: list[Message]) -> list[Message]:
-    """Later system messages inside the next user message; as a user message of its own where an assistant's is next."""
+    """Later system messages become part of the next user message, or a user message before an assistant's."""
     count = _leading(messages)
     out = messages[:count]
     held: list[Message] = []
@@ -219,12 +219,12 @@ def _later_inside(messages: list[Message]) -> list[Message]:
 
 
 def _system_as_user(messages: list[Message]) -> list[Message]:
-    """No system role at all: into the first user message, where that comes next."""
+    """Leading system messages become part of the first user message, or a user message before an assistant's."""
     count = _leading(messages)
-    told, rest = [_as_user(message) for message in messages[:count]], messages[count:]
-    if told and rest and rest[0].role == "user":
-        return [_joined([*told, rest[0]]), *rest[1:]]
-    return [_joined(told), *rest] if told else rest
+    leading, rest = [_as_user(message) for message in messages[:count]], messages[count:]
+    if leading and rest and rest[0].role == "user":
+        return [_joined([*leading, rest[0]]), *rest[1:]]
+    return [_joined(leading), *rest] if leading else rest
 
 
 def _as_user(message: Message) -> Message:
@@ -232,13 +232,13 @@ def _as_user(message: Message) -> Message:
 
 
 def _user_after_systems(messages: list[Message]) -> list[Message]:
-    """A template that wants a user's message gets an empty one."""
+    """An empty user message, for a template that requires one."""
     count = _leading(messages)
     return [*messages[:count], Message(role="user", content=""), *messages[count:]]
 
 
 def _assistant_between(messages: list[Message]) -> list[Message]:
-    """An empty message of the assistant before a user's that follows a result or a call."""
+    """An empty assistant message before a user message that follows a result or a call."""
     out: list[Message] = []
     for message in messages:
         if message.role == "user" and out and (out[-1].role == "tool" or out[-1].tool_calls):
@@ -253,7 +253,7 @@ def _user_first(messages: list[Message]) -> list[Message]:
 
 
 def _neighbours_joined(messages: list[Message]) -> list[Message]:
-    """Users' and assistants' messages that follow one of the same role are one with it."""
+    """User and assistant messages are joined with neighbours of the same role."""
     out: list[list[Message]] = []
     for message in messages:
         last = out[-1][-1] if out else None
@@ -269,15 +269,15 @@ def _neighbours_joined(messages: list[Message]) -> list[Message]:
 
 
 def _joined(messages: list[Message]) -> Message:
-    """One message with everything that these have."""
+    """One message with the content, reasoning and tool calls of all."""
     if len(messages) == 1:
         return messages[0]
     calls: list[ToolCall] = [call for message in messages for call in message.tool_calls or ()]
-    thoughts = [message.reasoning for message in messages if message.reasoning]
+    reasoning = [message.reasoning for message in messages if message.reasoning]
     return Message(
         role=messages[0].role,
         content=_content(messages),
-        reasoning=_GAP.join(thoughts) or None,
+        reasoning=_GAP.join(reasoning) or None,
         tool_calls=calls or None,
     )
 
@@ -292,7 +292,7 @@ def _content(messages: Iterable[Message]) -> str | list[TextPart | ImagePart] | 
     return parts
 
 
-_CHANGES: Final[dict[str, Callable[[list[Message]], list[Message]]]] = {
+_REWRITES: Final[dict[str, Callable[[list[Message]], list[Message]]]] = {
     "reasoning": _without_reasoning,
     "call_ids": _short_ids,
     "orphan_results": _orphans_as_users,

@@ -1,16 +1,16 @@
-"""The reply that llama.cpp's server made of what it could not parse: none. Here it is had all the same.
+"""A chat reply that llama.cpp's server could not parse, finished past its parser.
 
-Its server keeps the text to itself ("The model produced output that does not match the expected peg-native format"). So
-the model writes on from what had come, past the parser: `/apply-template` gives the prompt, with what was sent as the
-beginning of the assistant's message, and a completion of that prompt the text. The prompt is in the engine's cache, and
-this happens once.
+The server drops what the model wrote ("The model produced output that does not match the expected peg-native format").
+So the model continues from what has been streamed: `/apply-template` renders the prompt, with that text as the
+beginning of the assistant's message, and `/completions` continues it verbatim. The prompt is in the slot's KV cache,
+and this happens once a request.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -20,77 +20,72 @@ from miner.core.llms.contract.join import merge_tool_deltas
 from miner.core.llms.contract.malformed import Sent, calls_of
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import arguments_parse
-from miner.core.llms.llamacpp.chat_template import Apply, as_sent
+from miner.core.llms.llamacpp.chat_template import as_sent
 from miner.core.llms.llamacpp.forced_tools import is_either, is_forced
-from miner.core.wire import ChatRequest, LLMChunk, Message, OutputFormat, TokenUsage
+from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.wire import ChatRequest, FinishReason, LLMChunk, Message, OutputFormat, TokenUsage
 from miner.errors import BackendProtocolError
 
-__all__ = ["recovered"]
+__all__ = ["complete_raw"]
 
 logger = logging.getLogger("miner.reply")
 
 
-async def recovered(
+async def complete_raw(
     request: ChatRequest,
     body: dict[str, Any],
     sent: Sent,
     error: BackendProtocolError,
-    *,
-    apply: Apply,
-    count: Callable[[str], Awaitable[int]],
+    server: LlamaServer,
     complete: Callable[[ChatRequest], Batches],
 ) -> Batches:
-    """The rest of a reply that the engine could not parse.
+    """The rest of a reply that the server failed to parse.
 
     Args:
-        body: what was sent to the engine.
-        apply: asks `/apply-template`.
-        count: asks `/tokenize`.
+        body: the chat request's body.
+        sent: what the caller has got of the reply.
         complete: the reply to a verbatim prompt.
 
     Raises:
-        BackendProtocolError: `error`: a call had begun that cannot be read, or the text cannot be had.
+        BackendProtocolError: `error`: a tool call had begun that cannot be continued, or the prompt has images.
     """
     logger.warning("%s Its text is taken as it is.", error.message)
     calls = merge_tool_deltas(sent.calls)
     content, reasoning = "".join(sent.content), "".join(sent.reasoning)
     if any(message.images() for message in request.as_messages()):
         raise error  # the prompt is not text alone
-    status, prompt = await apply(_of_template(body, body["messages"]))
+    status, prompt = await server.apply_template(_template_body(body, body["messages"]))
     if status != 200:
         raise error
     written = reasoning + content + "".join(call["function"]["name"] + call["function"]["arguments"] for call in calls)
-    spent = await count(written) if written else 0
-    if calls and all(map(arguments_parse, calls)):
-        # What came after the calls does not matter any more.
-        tokens = await count(prompt)
-        yield [LLMChunk(finish_reason="tool_calls", usage=TokenUsage(tokens, spent, tokens + spent))]
-        return
-    if spent >= request.max_tokens:
-        tokens = await count(prompt)
-        yield [LLMChunk(finish_reason="length", usage=TokenUsage(tokens, spent, tokens + spent))]
+    spent = await server.count_tokens(written) if written else 0
+    complete_calls = bool(calls) and all(map(arguments_parse, calls))  # what came after them does not matter
+    if complete_calls or spent >= request.max_tokens:
+        finish: FinishReason = "tool_calls" if complete_calls else "length"
+        tokens = await server.count_tokens(prompt)
+        yield [LLMChunk(finish_reason=finish, usage=TokenUsage(tokens, spent, tokens + spent))]
         return
     again = bool(calls)  # from the beginning, to see the whole call
     if (content or reasoning) and not again:
-        begun = _begun(body["messages"], content, reasoning)
-        status, longer = await apply(_of_template(body, begun))
+        begun = _continued(body["messages"], content, reasoning)
+        status, longer = await server.apply_template(_template_body(body, begun))
         prompt = longer if status == 200 else prompt + reasoning + content
     left = request.max_tokens if again else request.max_tokens - spent
     wanted = request.response_format
-    made = is_forced(request) or is_either(request)  # calls are made of the JSON later
-    if made:
+    as_json = is_forced(request) or is_either(request)  # the caller makes a call of the JSON
+    if as_json:
         wanted = OutputFormat(kind="json_schema", schema=body["response_format"]["json_schema"]["schema"])
-    asked = replace(
+    raw_request = replace(
         request, prompt=prompt, messages=None, raw=True, tools=None, tool_choice=None, parallel_tool_calls=None,
         reasoning=None, max_tokens=left, progress=False,
         response_format=None if written else wanted,
     )  # fmt: skip
     carried = 0 if again else spent
-    async with aclosing(complete(asked)) as batches:
-        if request.tools is None or request.tool_choice == "none" or made:
+    async with aclosing(complete(raw_request)) as batches:
+        if request.tools is None or request.tool_choice == "none" or as_json:
             async for batch in batches:
                 for chunk in batch:
-                    _count_in(chunk, carried)
+                    _add_spent(chunk, carried)
                 yield batch
             return
         text: list[str] = []
@@ -110,24 +105,24 @@ async def recovered(
             raise error
         last.tool_calls = [{"index": len(calls) - 1, "function": {"arguments": rest}}]
     else:
-        thought, end, rest_of_it = raw.partition("</think>")
+        reasoning, end, text_after = raw.partition("</think>")
         if end and prompt.rstrip().endswith("<think>"):
-            last.reasoning, raw = thought.strip() or None, rest_of_it.lstrip()
+            last.reasoning, raw = reasoning.strip() or None, text_after.lstrip()
         shown, read = calls_of(raw, request)
         last.content, last.tool_calls = shown or None, read or None
     if last.tool_calls:
         last.finish_reason, last.stop_sequence = "tool_calls", None
-    _count_in(last, carried)
+    _add_spent(last, carried)
     yield [last]
 
 
-def _of_template(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _template_body(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
     names = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort")
     return {"messages": messages, **{name: body[name] for name in names if name in body}}
 
 
-def _begun(messages: list[dict[str, Any]], content: str, reasoning: str) -> list[dict[str, Any]]:
-    """The conversation with what was sent as the beginning of the reply."""
+def _continued(messages: list[dict[str, Any]], content: str, reasoning: str) -> list[dict[str, Any]]:
+    """The conversation with what was streamed as the beginning of the reply."""
     begun = as_sent(Message(role="assistant", content=content, reasoning=reasoning or None))
     last = messages[-1]
     if last["role"] == "assistant" and isinstance(last.get("content"), str):  # the reply continues it
@@ -137,8 +132,8 @@ def _begun(messages: list[dict[str, Any]], content: str, reasoning: str) -> list
     return [*messages, begun]
 
 
-def _count_in(chunk: LLMChunk, spent: int) -> None:
-    """The tokens that had been sent belong to the reply, not to the prompt."""
+def _add_spent(chunk: LLMChunk, spent: int) -> None:
+    """The tokens streamed before belong to the completion, not to the prompt."""
     usage = chunk.usage
     if usage is not None and spent:
         usage.prompt_tokens -= spent
@@ -146,7 +141,7 @@ def _count_in(chunk: LLMChunk, spent: int) -> None:
 
 
 def _rest_of_call(raw: str, begun: str) -> str | None:
-    """What is missing of arguments that had begun, if the text has them whole."""
+    """The rest of the arguments that begin so, if the text has them complete."""
     start = raw.find(begun) if begun else -1
     if start < 0:
         return None

@@ -1,0 +1,137 @@
+"""The engine pool under the settings' limits, and what the failure of an engine means for the requests on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from miner.core._typing import override
+from miner.core.engine.launchers import Launcher
+from miner.core.engine.pool import EnginePool, Lease, PoolLimits
+from miner.core.engine.spec import EngineAddress, EngineSpec
+from miner.core.http.client import HttpClient
+from miner.core.http.errors import Upstream
+from miner.core.llms.contract.capabilities import refuse_unsupported
+from miner.core.llms.llamacpp.catalogue import LocalModels
+from miner.core.llms.llamacpp.memory import MemoryCheckedProcess
+from miner.core.llms.llamacpp.prompt_gate import PromptGate
+from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.models.gguf.header import GGUFHeader
+from miner.core.wire import ChatRequest, EngineStatus, Health
+from miner.errors import BackendError, BackendTimeoutError, EngineStartError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+__all__ = ["EngineServer", "blames_projector", "health_of", "make_pool", "raise_engine_failure"]
+
+_EXIT_SECONDS = 2.0
+"""A broken connection is seen a moment before the exit status is known."""
+
+
+class EngineServer(LlamaServer):
+    """One start of an engine of ours."""
+
+    def __init__(
+        self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, backend: str, read_timeout: float
+    ) -> None:
+        upstream = Upstream(
+            backend=backend,
+            base_url=f"{address.base_url}/v1",
+            timeout_setting="LLAMACPP_TIMEOUT",
+            read_timeout=read_timeout,
+        )
+        http = HttpClient(upstream, api_key=address.api_key, unix_socket=address.unix_socket, reuse=False)
+        super().__init__(http, prompts=PromptGate(spec.batch_size))
+        self.spec = spec
+        self.address = address
+        self._launcher = launcher
+
+    @property
+    def capabilities(self) -> frozenset[str] | None:
+        """What it can do, by its own props; None before they were fetched."""
+        if self.props is None:
+            return None
+        return self.props.capabilities(embeds=self.spec.embeds, ranks=self.spec.ranks) - self._launcher.lacks
+
+    @override
+    def supported(self, request: ChatRequest) -> ChatRequest:
+        where = f"{self.http.upstream.backend}'s model {request.model!r} (its chat template)"
+        return refuse_unsupported(request, self.capabilities or frozenset(), where)
+
+
+def make_pool(
+    settings: MinerConfig, launcher: Launcher, models: LocalModels, headers: Mapping[EngineSpec, GGUFHeader]
+) -> EnginePool:
+    """A pool that starts nothing where the memory budget or the free memory does not suffice.
+
+    Args:
+        headers: of each spec that is leased, at the latest by then.
+    """
+    start_timeout = settings.llamacpp_start_timeout
+    budget, need = models.budget(), models.need
+    return EnginePool(
+        lambda spec: MemoryCheckedProcess(spec, launcher, headers[spec], start_timeout=start_timeout),
+        memory_of=lambda spec: need(spec).ram,
+        gpu_memory_of=lambda spec: need(spec).gpus,
+        limits=PoolLimits(
+            memory_budget=budget.available,
+            gpu_budget=() if budget.unified else budget.gpu_available,
+            max_queue=settings.max_queue,
+            queue_timeout=settings.queue_timeout,
+            max_loaded=settings.llamacpp_max_loaded,
+            idle_timeout=settings.llamacpp_idle_timeout,
+            fairness_wait=settings.llamacpp_fairness_wait,
+        ),
+    )
+
+
+def health_of(models: list[str], engines: list[EngineStatus]) -> Health:
+    """The health of a service with these models, of which any may be requested, and these engines."""
+    ours = {engine.model: engine for engine in engines if engine.model in models}
+    failed = [engine for engine in ours.values() if engine.state == "failed"]
+    if failed and len(failed) == len(models):
+        soonest = min(failed, key=lambda engine: engine.retry_after or 0.0)
+        hint = "Fix the cause; to try again at once, reset the model."
+        return Health(
+            state="failed", reason=soonest.reason, models=models, engines=engines, hint=hint,
+            retry_after=soonest.retry_after,
+        )  # fmt: skip
+    for engine in ours.values():
+        if len(models) == 1 and engine.state == "starting" and engine.reason is not None:
+            reason = f"{engine.model} is being started again. {engine.reason}"
+            return Health(state="loading", reason=reason, models=models, engines=engines)
+    return Health(state="ready", models=models, engines=engines)
+
+
+def blames_projector(error: EngineStartError) -> bool:
+    """Whether llama.cpp's last log lines are about the vision projector."""
+    text = " ".join((error.message, *(error.log_tail or ()))).lower()
+    return any(word in text for word in ("mmproj", "multimodal", "mtmd", "clip"))
+
+
+async def raise_engine_failure(lease: Lease, error: BackendError) -> None:
+    """Raise the crash of the engine in place of the transport error that it caused; kill an engine that hangs.
+
+    Raises:
+        EngineCrashedError: from `error`. Nothing is raised where the engine did not cause it.
+    """
+    if isinstance(error, BackendTimeoutError):
+        # Each batch of a prompt and each token sends something: this engine hangs.
+        lease.engine.fail(
+            "it did not respond in time (LLAMACPP_TIMEOUT) and has been killed",
+            "Raise LLAMACPP_TIMEOUT if it only needs longer.",
+        )
+        return
+    if error.status is not None and error.status != 200:
+        return
+    try:
+        async with asyncio.timeout(_EXIT_SECONDS):
+            crash = await lease.engine.wait_for_exit(lease.address)
+    except TimeoutError:
+        if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+            return
+        lease.engine.fail("it accepts no connections any more, as after a signal from outside, and has been killed")
+        crash = await lease.engine.wait_for_exit(lease.address)
+    raise crash from error

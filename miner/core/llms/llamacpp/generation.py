@@ -1,0 +1,159 @@
+"""One generation on one llama.cpp server: sent in the form that the chat template takes, sent again in another where
+the template refuses it, and finished as a raw completion where the server cannot parse what the model wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from miner.core.http.client import ByteStream
+from miner.core.http.errors import Upstream, parse_error_body
+from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError, Sent
+from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.tools import tool_names
+from miner.core.llms.llamacpp.chat_template import TemplateInput, template_refusal
+from miner.core.llms.llamacpp.emulated_tools import calls_in_text
+from miner.core.llms.llamacpp.forced_tools import as_calls, is_either, is_forced
+from miner.core.llms.llamacpp.raw_completion import complete_raw
+from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.wire import ChatRequest, Timings
+from miner.errors import MinerError
+
+__all__ = ["Generation", "OpenAIWire"]
+
+
+class OpenAIWire(NamedTuple):
+    """What a generation uses of its service."""
+
+    is_raw: Callable[[ChatRequest], bool]
+    """Whether a request goes past the chat template."""
+    body: Callable[[ChatRequest, bool], tuple[str, dict[str, Any]]]
+    """Path and JSON body of a request; True: of a stream."""
+    events: Callable[[ByteStream, ChatRequest, Upstream], Batches]
+    """The chunks of an event stream."""
+    error: Callable[[int, bytes, ChatRequest, Upstream], MinerError]
+    """The error of a status and its body."""
+
+
+class _Prepared(NamedTuple):
+    path: str
+    body: dict[str, Any]
+    template_input: TemplateInput | None
+    """None past the chat template."""
+
+
+class Generation:
+    """One request on a slot of a server.
+
+    Args:
+        timings: the wait for the prompt to be sent is added to its `queue`.
+    """
+
+    def __init__(self, wire: OpenAIWire, server: LlamaServer, request: ChatRequest, timings: Timings) -> None:
+        self._wire = wire
+        self._server = server
+        self._request = request
+        self._timings = timings
+
+    async def stream(self) -> Batches:
+        """The reply, tool calls included, to be iterated.
+
+        Raises:
+            UnsupportedFeatureError: llama.cpp cannot enforce the output format with this chat template.
+        """
+        request = self._request
+        prepared = await self._prepare(stream=True)
+        batches = self._batches(request, prepared)
+        if is_forced(request) or is_either(request):
+            return as_calls(batches, request)
+        if prepared.template_input is not None and prepared.template_input.emulates_tools:
+            return calls_in_text(batches, tool_names(request.tools))
+        return batches
+
+    async def count_tokens(self) -> int:
+        """Tokens of the prompt, with the chat template around it."""
+        http = self._server.http
+        prepared = await self._prepare(stream=False)
+        while True:
+            path, body = "/v1/chat/completions/input_tokens", prepared.body
+            if prepared.template_input is None:
+                path, body = "/tokenize", {"content": self._request.prompt, "add_special": True}
+            reply = await http.request("POST", path, msgspec.json.encode(body), root=True)
+            if reply.status == 200:
+                break
+            prepared = await self._after_refusal(prepared, self._request, reply.status, reply.body)
+        counted = msgspec.json.decode(reply.body)
+        return len(counted["tokens"]) if "tokens" in counted else int(counted["input_tokens"])
+
+    async def _batches(self, request: ChatRequest, prepared: _Prepared) -> Batches:
+        """The reply as llama.cpp parses it; where it cannot, as the model wrote it."""
+        server, upstream, sent = self._server, self._server.http.upstream, Sent()
+        try:
+            while True:
+                body = msgspec.json.encode(prepared.body)
+                async with server.prompt_permit(body) as permit, server.http.stream(prepared.path, body) as response:
+                    if response.status == 200:
+                        async with aclosing(self._wire.events(response, request, upstream)) as events:
+                            async for batch in events:
+                                if permit is not None and permit.update(batch):
+                                    self._timings.queue = (self._timings.queue or 0.0) + permit.waited
+                                    permit = None
+                                if sent.note(batch):
+                                    yield batch
+                        if sent.held:
+                            yield sent.held
+                        return
+                    raw = await response.read_all()
+                prepared = await self._after_refusal(prepared, request, response.status, raw)
+        except (MalformedReplyError, LostReplyError) as error:
+            if prepared.template_input is None:
+                raise
+            failure = error
+        rest = complete_raw(request, prepared.body, sent, failure, server, self._raw_batches)
+        async with aclosing(rest) as batches:
+            async for batch in batches:
+                yield batch
+
+    def _raw_batches(self, request: ChatRequest) -> Batches:
+        return self._batches(request, _Prepared(*self._wire.body(request, True), None))
+
+    # The form that the chat template takes
+
+    async def _prepare(self, *, stream: bool) -> _Prepared:
+        request, wanted = self._request, self._request.response_format
+        if self._wire.is_raw(request):
+            return _Prepared(*self._wire.body(request, stream), None)
+        constrained = is_forced(request) or (wanted is not None and wanted.kind in ("json_object", "json_schema"))
+        template = await self._server.template()
+        template_input = await template.prepare(request, self._server.apply_template, constrained=constrained)
+        return self._prepared(template_input, stream=stream)
+
+    def _prepared(self, template_input: TemplateInput, *, stream: bool) -> _Prepared:
+        request = sent = self._request
+        if template_input.messages is not request.messages and request.prompt is None:
+            sent = replace(request, messages=template_input.messages)
+        path, body = self._wire.body(sent, stream)
+        if template_input.tools_in_prompt:
+            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                body.pop(name, None)
+        return _Prepared(path, body, template_input)
+
+    async def _after_refusal(self, prepared: _Prepared, request: ChatRequest, status: int, raw: bytes) -> _Prepared:
+        """What to send in place of what the chat template refused.
+
+        Raises:
+            MinerError: it was refused for another reason, or no other form is accepted.
+        """
+        reason = template_refusal(parse_error_body(raw).message)
+        if reason is None or prepared.template_input is None:
+            raise self._wire.error(status, raw, request, self._server.http.upstream)
+        template = await self._server.template()
+        template_input = await template.after_refusal(
+            request, prepared.template_input, prepared.body, reason, self._server.apply_template
+        )
+        return self._prepared(template_input, stream="stream" in prepared.body)

@@ -1,0 +1,177 @@
+"""One running llama.cpp server, ours or another's: its endpoints beside OpenAI's; and who provides such servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, Protocol
+
+import msgspec
+
+from miner.core.http.client import HttpClient
+from miner.core.http.errors import parse_error_body, status_error
+from miner.core.llms.llamacpp.chat_template import ChatTemplate
+from miner.core.llms.llamacpp.dialect import Props, refine
+from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
+from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
+from miner.errors import BackendProtocolError
+
+__all__ = ["LlamaServer", "ServerProvider"]
+
+_MAX_SECONDS = 30.0
+"""Timeout of a request that generates no token, where the read timeout is not shorter."""
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+class LlamaServer:
+    """One start of a llama.cpp server behind a client of it.
+
+    Args:
+        prompts: bounds the prompts that it processes at once; None: no bound, for a server that others use too.
+    """
+
+    def __init__(self, http: HttpClient, *, prompts: PromptGate | None = None) -> None:
+        self.http = http
+        self._prompts = prompts
+        self.props: Props | None = None
+        """Its last `/props`; None before the first `fetch_props`."""
+        self._template: ChatTemplate | None = None
+
+    @property
+    def _timeout(self) -> float:
+        return min(_MAX_SECONDS, self.http.upstream.read_timeout)
+
+    def supported(self, request: ChatRequest) -> ChatRequest:
+        """The request as this server can serve it: parameters that it may ignore are left out.
+
+        Raises:
+            UnsupportedFeatureError: it cannot do what the request needs.
+        """
+        return request
+
+    async def fetch_props(self) -> Props:
+        """GET /props, and keep it. What is known of the chat template stays unless the props have changed.
+
+        Raises:
+            BackendProtocolError: it is no llama.cpp server.
+            MinerError: no response, or an error.
+        """
+        upstream = self.http.upstream
+        reply = await self.http.request("GET", "/props", total=self._timeout, root=True)
+        if reply.status != 200:
+            body, details = parse_error_body(reply.body), upstream.details(reply.status)
+            raise refine(reply.status, body, upstream.backend, details) or status_error(reply.status, body, upstream)
+        try:
+            props = msgspec.json.decode(reply.body, type=Props)
+        except msgspec.DecodeError as error:
+            raise BackendProtocolError(
+                f"{upstream.backend} at {upstream.shown_url} is no llama.cpp server: {error}.", **upstream.details(200)
+            ) from error
+        if props != self.props:
+            self.props, self._template = props, None
+        return props
+
+    async def template(self) -> ChatTemplate:
+        """Its chat template, with the restrictions that were found so far."""
+        props = self.props or await self.fetch_props()
+        if self._template is None:
+            caps = props.chat_template_caps
+            self._template = ChatTemplate(
+                can_probe=props.build_info is not None,
+                has_tools=caps.supports_tools,
+                has_system_role=caps.supports_system_role,
+            )
+        return self._template
+
+    async def apply_template(self, body: dict[str, Any]) -> tuple[int, str]:
+        """POST /apply-template: the status, and the prompt or the error's message."""
+        raw = msgspec.json.encode(body)
+        reply = await self.http.request("POST", "/apply-template", raw, total=self._timeout, root=True)
+        if reply.status != 200:
+            return reply.status, parse_error_body(reply.body).message
+        try:
+            return 200, msgspec.json.decode(reply.body, type=_Prompt).prompt
+        except msgspec.DecodeError:
+            return 501, "the response has no prompt"
+
+    async def count_tokens(self, text: str) -> int:
+        """POST /tokenize: the number of tokens, without special ones at the beginning; 0 where it cannot tell."""
+        raw = msgspec.json.encode({"content": text, "add_special": False})
+        reply = await self.http.request("POST", "/tokenize", raw, total=self._timeout, root=True)
+        return len(msgspec.json.decode(reply.body).get("tokens", ())) if reply.status == 200 else 0
+
+    def prompt_permit(self, body: bytes) -> PromptPermit | nullcontext[None]:
+        """To be held from before a request is sent until its prompt is processed."""
+        return nullcontext() if self._prompts is None else self._prompts.permit(body)
+
+
+class ServerProvider(Protocol):
+    """Where the servers of a service come from: engines of its own, or one server that somebody else runs.
+
+    `inherited` is what the service does with any OpenAI-compatible server at an address.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What a server can do at all; a model may be able to do less."""
+
+    @property
+    def max_slots(self) -> int | None:
+        """Slots that a server can have; None: any number."""
+
+    @property
+    def converts_schemas(self) -> bool:
+        """Whether a server takes JSON Schemas; else it takes grammars only."""
+
+    def slot(
+        self,
+        request: ChatRequest | None,
+        model: str | None,
+        timings: Timings,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> AbstractAsyncContextManager[LlamaServer]:
+        """One slot of a server that is ready, for the length of the block. Sets the seconds of queueing and loading.
+
+        Args:
+            request: None for embeddings and rankings.
+            model: its name, if there is no request.
+        """
+
+    async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
+        """All models that can be named."""
+
+    async def get_model(self, name: str | None, inherited: Callable[[str], Awaitable[ModelInfo]]) -> ModelInfo:
+        """The model of this name."""
+
+    async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
+        """The name of the model that is used where none is named."""
+
+    async def context_length(self, info: ModelInfo) -> int | None:
+        """Tokens of a slot; None where it is not known."""
+
+    async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:
+        """Whether a request could be served now. Starts nothing."""
+
+    async def load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        """Make the model ready, if that is ours to do."""
+
+    async def unload(self, model: str) -> bool:
+        """Stop the model's engine once its requests are done; return whether there was one."""
+
+    def reset(self, model: str) -> None:
+        """Forget that the model's engine failed."""
+
+    def pin(self, model: str) -> None:
+        """Never evict the model's engine, nor unload it when it is idle."""
+
+    def unpin(self, model: str) -> None:
+        """Take a pin back."""
+
+    def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """Download a model; yields Ollama's pull events."""
+
+    async def aclose(self) -> None:
+        """Stop what was started here."""
