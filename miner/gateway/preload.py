@@ -7,7 +7,7 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError
+from miner.core.llms.contract.unparsed_reply import LostReplyError, MalformedReplyError
 from miner.errors import BackendError, MinerError, ModelNotFoundError, OutputValidationError, UnsupportedFeatureError
 
 if TYPE_CHECKING:

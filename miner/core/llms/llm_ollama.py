@@ -16,9 +16,9 @@ import msgspec
 from miner.core._typing import override
 from miner.core.http.client import ConnectionLimits, HttpClient
 from miner.core.http.errors import Upstream, parse_error_body
-from miner.core.llms.contract.malformed import MalformedReplyError, rest_of
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.ttl_cache import TTLCache
+from miner.core.llms.contract.unparsed_reply import MalformedReplyError, final_chunk
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama.errors import ollama_error
 from miner.core.llms.ollama.models import (
@@ -122,7 +122,7 @@ class OllamaService(LLMService):
                             calls += [call for chunk in batch for call in chunk.tool_calls or ()]
                         yield batch
         except MalformedReplyError as error:
-            yield [rest_of(request, calls, error)]
+            yield [final_chunk(request, calls, error)]
 
     # Models and health
 

@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError
+from miner.core.llms.contract.unparsed_reply import LostReplyError, MalformedReplyError
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import OutputValidationError
 from tests.gateway.serving import Parrot, config, serving

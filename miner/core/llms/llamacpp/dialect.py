@@ -8,8 +8,8 @@ import msgspec
 
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.capabilities import nearest_level
-from miner.core.llms.contract.malformed import malformed_reply
 from miner.core.llms.contract.top_k_cap import top_k_of
+from miner.core.llms.contract.unparsed_reply import malformed_reply_error
 from miner.core.llms.llamacpp.forced_tools import ask_for_call, constrain, is_either, is_forced
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.support import parameters_of, sendable_format, sendable_tool, taken_as_it_is
@@ -158,7 +158,7 @@ def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
 def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:
     """The exact error behind an answer; None where the status says enough."""
     text = body.message
-    if (malformed := malformed_reply(text, where, details)) is not None:
+    if (malformed := malformed_reply_error(text, where, details)) is not None:
         return malformed
     if body.type == "exceed_context_size_error":
         count, limit = body.fields.get("n_prompt_tokens"), body.fields.get("n_ctx")

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from miner.core.http.client import ByteStream
 from miner.core.http.errors import Upstream, parse_error_body
-from miner.core.llms.contract.malformed import LostReplyError, MalformedReplyError, Sent
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import tool_names
+from miner.core.llms.contract.unparsed_reply import LostReplyError, MalformedReplyError
 from miner.core.llms.llamacpp.chat_template import TemplateInput, template_refusal
 from miner.core.llms.llamacpp.emulated_tools import calls_in_text
 from miner.core.llms.llamacpp.forced_tools import as_calls, is_either, is_forced
-from miner.core.llms.llamacpp.raw_completion import complete_raw
+from miner.core.llms.llamacpp.raw_completion import DeliveredReply, complete_raw
 from miner.core.llms.llamacpp.server import LlamaServer
 from miner.core.wire import ChatRequest, Timings
 from miner.errors import MinerError
@@ -92,7 +92,7 @@ class Generation:
 
     async def _batches(self, request: ChatRequest, prepared: _Prepared) -> Batches:
         """The reply as llama.cpp parses it; where it cannot, as the model wrote it."""
-        server, upstream, sent = self._server, self._server.http.upstream, Sent()
+        server, upstream, sent = self._server, self._server.http.upstream, DeliveredReply()
         try:
             while True:
                 body = msgspec.json.encode(prepared.body)
@@ -103,7 +103,7 @@ class Generation:
                                 if permit is not None and permit.update(batch):
                                     self._timings.queue = (self._timings.queue or 0.0) + permit.waited
                                     permit = None
-                                if sent.note(batch):
+                                if sent.add(batch):
                                     yield batch
                         if sent.held:
                             yield sent.held

@@ -17,24 +17,56 @@ from typing import Any
 from msgspec.structs import replace
 
 from miner.core.llms.contract.join import merge_tool_deltas
-from miner.core.llms.contract.malformed import Sent, calls_of
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import arguments_parse
+from miner.core.llms.contract.unparsed_reply import parse_tool_calls
 from miner.core.llms.llamacpp.chat_template import as_sent
 from miner.core.llms.llamacpp.forced_tools import is_either, is_forced
 from miner.core.llms.llamacpp.server import LlamaServer
-from miner.core.wire import ChatRequest, FinishReason, LLMChunk, Message, OutputFormat, TokenUsage
+from miner.core.wire import ChatRequest, FinishReason, LLMChunk, Message, OutputFormat, TokenUsage, ToolCall
 from miner.errors import BackendProtocolError
 
-__all__ = ["complete_raw"]
+__all__ = ["DeliveredReply", "complete_raw"]
 
 logger = logging.getLogger("miner.reply")
+
+
+class DeliveredReply:
+    """What the caller has got of a reply."""
+
+    __slots__ = ("calls", "content", "empty", "held", "reasoning")
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: list[ToolCall] = []
+        self.empty = True
+        """No text and no call has come yet."""
+        self.held: list[LLMChunk] = []
+        """A finish reason before any text is held back until the stream ends: the server may still report an error."""
+
+    def add(self, batch: list[LLMChunk]) -> bool:
+        """Add a batch; return whether it may be delivered now."""
+        for chunk in batch:
+            if chunk.content is not None:
+                self.content.append(chunk.content)
+                self.empty = False
+            if chunk.reasoning is not None:
+                self.reasoning.append(chunk.reasoning)
+                self.empty = False
+            if chunk.tool_calls is not None:
+                self.calls += chunk.tool_calls
+                self.empty = False
+        if self.empty and (self.held or any(chunk.finish_reason is not None for chunk in batch)):
+            self.held += batch
+            return False
+        return True
 
 
 async def complete_raw(
     request: ChatRequest,
     body: dict[str, Any],
-    sent: Sent,
+    sent: DeliveredReply,
     error: BackendProtocolError,
     server: LlamaServer,
     complete: Callable[[ChatRequest], Batches],
@@ -43,13 +75,12 @@ async def complete_raw(
 
     Args:
         body: the chat request's body.
-        sent: what the caller has got of the reply.
         complete: the reply to a verbatim prompt.
 
     Raises:
         BackendProtocolError: `error`: a tool call had begun that cannot be continued, or the prompt has images.
     """
-    logger.warning("%s Its text is taken as it is.", error.message)
+    logger.warning("%s Returning its text as it is.", error.message)
     calls = merge_tool_deltas(sent.calls)
     content, reasoning = "".join(sent.content), "".join(sent.reasoning)
     if any(message.images() for message in request.as_messages()):
@@ -108,7 +139,7 @@ async def complete_raw(
         reasoning, end, text_after = raw.partition("</think>")
         if end and prompt.rstrip().endswith("<think>"):
             last.reasoning, raw = reasoning.strip() or None, text_after.lstrip()
-        shown, read = calls_of(raw, request)
+        shown, read = parse_tool_calls(raw, request)
         last.content, last.tool_calls = shown or None, read or None
     if last.tool_calls:
         last.finish_reason, last.stop_sequence = "tool_calls", None

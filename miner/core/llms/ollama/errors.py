@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from miner.core.http.errors import ErrorBody, Upstream, retry_after_seconds, status_error
-from miner.core.llms.contract.malformed import malformed_reply
+from miner.core.llms.contract.unparsed_reply import malformed_reply_error
 from miner.errors import (
     BackendOverloadedError,
     BackendUnavailableError,
@@ -30,7 +30,7 @@ def ollama_error(
     """The error for an HTTP answer that is no success."""
     text = body.message
     details: dict[str, Any] = upstream.details(status)
-    if (malformed := malformed_reply(text, _BACKEND, details)) is not None:
+    if (malformed := malformed_reply_error(text, _BACKEND, details)) is not None:
         return malformed
     if body.type == "exceed_context_size_error":
         return ContextLengthError(
@@ -78,7 +78,7 @@ def error_in_answer(body: ErrorBody, upstream: Upstream, *, begun: bool) -> Mine
     """
     if body.type == "exceed_context_size_error":
         return ollama_error(400, body, upstream, None)
-    if (malformed := malformed_reply(body.message, _BACKEND, upstream.details(200))) is not None:
+    if (malformed := malformed_reply_error(body.message, _BACKEND, upstream.details(200))) is not None:
         return malformed
     said = f"ollama at {upstream.shown_url} broke off its answer: {body.message}"
     if not begun:

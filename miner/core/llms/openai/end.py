@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from miner.core.http.errors import Upstream, interrupted
-from miner.core.llms.contract.malformed import LostReplyError
+from miner.core.llms.contract.unparsed_reply import LostReplyError
 from miner.core.llms.openai.response import ChatMapper
 from miner.errors import BackendUnavailableError
 

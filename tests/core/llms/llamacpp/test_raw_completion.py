@@ -10,7 +10,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.core.http.client import HttpClient
 from miner.core.llms import get_backend
-from miner.core.llms.contract.malformed import MalformedReplyError
+from miner.core.llms.contract.unparsed_reply import MalformedReplyError
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.llm_ollama import OllamaService
 from tests.core.services import MESSAGES, WEATHER

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from miner.core.llms.contract.malformed import calls_of, malformed_reply
+from miner.core.llms.contract.unparsed_reply import malformed_reply_error, parse_tool_calls
 from miner.core.wire import ChatRequest
 
 WEATHER = {
@@ -28,7 +28,7 @@ PARIS = '{"city": "Paris"}'
 
 def read(raw, tools=(WEATHER, ADD), **options):
     request = ChatRequest(max_tokens=8, temperature=0, top_p=1, tools=list(tools), **options)
-    content, calls = calls_of(raw, request)
+    content, calls = parse_tool_calls(raw, request)
     return content, [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
 
 
@@ -93,10 +93,14 @@ def test_the_arguments_alone_are_a_call_of_the_only_tool():
 
 def test_the_raw_text_is_in_ollamas_message():
     said = "error parsing tool call: raw='{\"city\": it's Paris}', err=invalid character 'i' looking for a value"
-    assert malformed_reply(said, "ollama", {}).raw == '{"city": it\'s Paris}'
-    assert malformed_reply("out of memory", "ollama", {}) is None
-    assert malformed_reply("Unexpected empty grammar stack after accepting piece: >>> (36991)", "x", {}) is not None
+    assert malformed_reply_error(said, "ollama", {}).raw == '{"city": it\'s Paris}'
+    assert malformed_reply_error("out of memory", "ollama", {}) is None
     assert (
-        malformed_reply("The model produced output that does not match the expected peg-native format", "x", {}).raw
+        malformed_reply_error("Unexpected empty grammar stack after accepting piece: >>> (36991)", "x", {}) is not None
+    )
+    assert (
+        malformed_reply_error(
+            "The model produced output that does not match the expected peg-native format", "x", {}
+        ).raw
         is None
     )

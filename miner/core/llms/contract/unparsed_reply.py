@@ -1,7 +1,7 @@
-"""Replies that the engine's own parser could not read: the text that the model wrote, and the calls in it.
+"""Replies that the engine's tool-call or reasoning parser rejected: their errors, and the tool calls in their text.
 
-A model that writes a broken tool call, or text where its template's format wants a marker, is no failure of the server:
-sending the request again is no cure, and what it wrote is its reply.
+A model that writes a broken tool call, or text where its chat template's format requires a marker, is no failure of the
+server: a retry does not help, and the text that it wrote is its reply.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, ToolCall
 from miner.errors import BackendProtocolError
 
-__all__ = ["LostReplyError", "MalformedReplyError", "Sent", "calls_of", "malformed_reply", "rest_of"]
+__all__ = ["LostReplyError", "MalformedReplyError", "final_chunk", "malformed_reply_error", "parse_tool_calls"]
 
 logger = logging.getLogger("miner.reply")
 
@@ -31,8 +31,8 @@ _NAMES = ("name", "tool_name", "tool", "function")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _BEFORE = 120
 """Characters before a JSON object in which its function's name may stand."""
-_TRIES = 50
-"""Places at which no JSON begins, after which the text is taken for text: each costs a look at all of it."""
+_MAX_TRIES = 50
+"""Braces at which no JSON object begins, after which the rest is text: each try may scan all of it."""
 _TAGGED = re.compile(
     r"<(?:function=|invoke name=\"|function name=\")([\w.-]+)\"?\s*>(.*?)(?:</(?:function|invoke)>|\Z)", re.DOTALL
 )
@@ -43,7 +43,7 @@ _MARKERS = re.compile(r"(?:\s+|<[^<>\n]*>|\[/?[A-Z_]+\]|>>>|```\w*|functools|fun
 
 
 class MalformedReplyError(BackendProtocolError):
-    """The engine could not parse what the model wrote."""
+    """The engine rejected the format of what the model wrote."""
 
     http_status = 422
     code = "malformed_reply"
@@ -52,71 +52,40 @@ class MalformedReplyError(BackendProtocolError):
         details["retryable"] = False
         super().__init__(message, hint=hint, **details)
         self.raw = raw
-        """What the model wrote, where the engine tells."""
+        """What the model wrote, if the error message has it."""
 
 
 class LostReplyError(BackendProtocolError):
     """The engine counted tokens and delivered none."""
 
 
-class Sent:
-    """What of a reply has gone to the caller."""
-
-    __slots__ = ("calls", "content", "held", "nothing", "reasoning")
-
-    def __init__(self) -> None:
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: list[ToolCall] = []
-        self.nothing = True
-        """No text and no call has come yet."""
-        self.held: list[LLMChunk] = []
-        """An end before any text: it waits until it is sure that nothing was lost."""
-
-    def note(self, batch: list[LLMChunk]) -> bool:
-        """Keep the text of a batch; whether the batch may go on."""
-        for chunk in batch:
-            if chunk.content is not None:
-                self.content.append(chunk.content)
-                self.nothing = False
-            if chunk.reasoning is not None:
-                self.reasoning.append(chunk.reasoning)
-                self.nothing = False
-            if chunk.tool_calls is not None:
-                self.calls += chunk.tool_calls
-                self.nothing = False
-        if self.nothing and (self.held or any(chunk.finish_reason is not None for chunk in batch)):
-            self.held += batch
-            return False
-        return True
-
-
-def malformed_reply(text: str, where: str, details: dict[str, Any]) -> MalformedReplyError | None:
-    """The error behind an engine's message; None if it is about something else."""
+def malformed_reply_error(text: str, where: str, details: dict[str, Any]) -> MalformedReplyError | None:
+    """The error for an engine's message; None if it is about something else."""
     if not any(sign in text for sign in _SIGNS):
         return None
     found = _RAW.search(text)
     return MalformedReplyError(
-        f"The model wrote a reply that {where} cannot parse in the format of its chat template.",
+        f"The model's reply does not follow the format of its chat template: {where} cannot parse it.",
         raw=found[1] if found else None,
-        hint="Try other sampling options, or a chat template that fits the model.",
+        hint="Try other sampling options.",
+        operator_hint="Use a chat template that fits the model.",
         **details,
     )
 
 
-def rest_of(request: ChatRequest, sent: list[ToolCall], error: MalformedReplyError) -> LLMChunk:
-    """The end of a reply whose call the engine could not parse, made of the text that it tells.
+def final_chunk(request: ChatRequest, sent: list[ToolCall], error: MalformedReplyError) -> LLMChunk:
+    """The last chunk of a reply, made of the text in the engine's error.
 
     Args:
-        sent: the calls that have gone to the caller.
+        sent: the tool calls that the caller has already.
 
     Raises:
-        MalformedReplyError: it tells of none.
+        MalformedReplyError: `error`: it has no text.
     """
     if error.raw is None:
         raise error
-    logger.warning("%s Its text is taken as it is.", error.message)
-    content, calls = calls_of(error.raw, request)
+    logger.warning("%s Returning its text as it is.", error.message)
+    content, calls = parse_tool_calls(error.raw, request)
     begun = len({call.get("index", 0) for call in sent})
     for call in calls:
         call["index"] += begun
@@ -124,17 +93,17 @@ def rest_of(request: ChatRequest, sent: list[ToolCall], error: MalformedReplyErr
     return LLMChunk(content or None, tool_calls=calls or None, finish_reason=finish)
 
 
-def calls_of(raw: str, request: ChatRequest) -> tuple[str, list[ToolCall]]:
-    """The text before the first call, and the calls that can be read: of tools that were offered, with arguments that
-    their schemas allow. The whole text where there is none.
+def parse_tool_calls(raw: str, request: ChatRequest) -> tuple[str, list[ToolCall]]:
+    """Return the text before the first call, and the calls: of tools of the request, with arguments that are valid
+    under their schemas. The whole text where there is none.
     """
     if request.tools is None or request.tool_choice == "none":
         return raw, []
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.tools}
     calls: list[ToolCall] = []
     first = len(raw)
-    for start, name, arguments in _found(raw, list(schemas)):
-        if not _allowed(arguments, schemas[name]):
+    for start, name, arguments in _candidates(raw, list(schemas)):
+        if not _is_valid(arguments, schemas[name]):
             continue
         first = min(first, start)
         text = msgspec.json.encode(arguments).decode()
@@ -151,30 +120,30 @@ def calls_of(raw: str, request: ChatRequest) -> tuple[str, list[ToolCall]]:
     return (_MARKERS.sub("", raw[:first]) if calls else raw), calls
 
 
-def _found(raw: str, names: list[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Where each thing that may be a call begins, its function, its arguments."""
+def _candidates(raw: str, names: list[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Position, function and arguments of each part that may be a call."""
     tagged = [match for match in _TAGGED.finditer(raw) if match[1] in names and _PARAMETER.search(match[2])]
     if tagged:
         for match in tagged:
             yield match.start(), match[1], {key: _value(text) for key, text in _PARAMETER.findall(match[2])}
         return
     place = end = tries = 0
-    while (place := raw.find("{", place)) >= 0 and tries < _TRIES:
+    while (place := raw.find("{", place)) >= 0 and tries < _MAX_TRIES:
         value, stop = _object(raw, place)
         if value is None:
             place += 1
             tries += 1
             continue
-        if (call := _named(value, names)) is not None:
+        if (call := _call_of(value, names)) is not None:
             yield place, *call
         else:
             before = raw[max(end, place - _BEFORE) : place]
-            spoken = [(before.rfind(name), name) for name in names if _stands_in(name, before)]
-            if spoken:
-                at, name = max(spoken)
+            named = [(before.rfind(name), name) for name in names if _is_word_of(name, before)]
+            if named:
+                at, name = max(named)
                 yield place - len(before) + at, name, value
             elif len(names) == 1 and not raw[:place].strip():
-                yield place, names[0], value  # only arguments: engines tell of a call's own text at times
+                yield place, names[0], value  # arguments alone: some engines report only those
         place = end = stop
 
 
@@ -195,12 +164,12 @@ def _object(raw: str, place: int) -> tuple[dict[str, Any] | None, int]:
     return (value, stop) if isinstance(value, dict) else (None, place)
 
 
-def _named(value: dict[str, Any], names: list[str]) -> tuple[str, dict[str, Any]] | None:
-    """Function and arguments of an object that says both."""
+def _call_of(value: dict[str, Any], names: list[str]) -> tuple[str, dict[str, Any]] | None:
+    """Function and arguments of an object that has both."""
     for key in ("function", "tool_call"):
         inner = value.get(key)
         if isinstance(inner, dict):
-            return _named(inner, names)
+            return _call_of(inner, names)
     name = next((value[key] for key in _NAMES if value.get(key) in names), None)
     arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
@@ -211,7 +180,7 @@ def _named(value: dict[str, Any], names: list[str]) -> tuple[str, dict[str, Any]
     return (name, arguments) if name is not None and isinstance(arguments, dict) else None
 
 
-def _stands_in(name: str, text: str) -> bool:
+def _is_word_of(name: str, text: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
 
 
@@ -223,16 +192,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _allowed(arguments: dict[str, Any], schema: Any) -> bool:
+def _is_valid(arguments: dict[str, Any], schema: Any) -> bool:
     if not schema:
         return True
     import jsonschema_rs
 
     try:
-        return bool(jsonschema_rs.is_valid(schema, arguments, retriever=_never_fetched))
+        return bool(jsonschema_rs.is_valid(schema, arguments, retriever=_refuse_fetch))
     except (jsonschema_rs.ValidationError, ValueError):
-        return True  # the schema is at fault, not the call
+        return True  # the schema is invalid, not the call
 
 
-def _never_fetched(address: str) -> Any:
+def _refuse_fetch(address: str) -> Any:
     raise ValueError(f"{address} is not fetched")
