@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from miner.config.config import MinerConfig
+from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.app import GATEWAY, create_app
 from miner.gateway.middleware.base import Middleware
@@ -20,7 +21,7 @@ from miner.gateway.server.run import make_runner
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
-__all__ = ["Parrot", "Served", "config", "post", "serving"]
+__all__ = ["Parrot", "Served", "config", "post", "serving", "vllm"]
 
 
 class Parrot(LLMService):
@@ -67,6 +68,11 @@ async def serving(
 def config(**settings: Any) -> MinerConfig:
     """Settings of a backend, with nothing from the environment's files."""
     return MinerConfig(_env_file=None, **settings)
+
+
+def vllm(engine: Any, **settings: Any) -> VLLMService:
+    """A service for this engine, without retries."""
+    return VLLMService(config(vllm_api_base=engine.v1, max_retries=0, **settings))
 
 
 @asynccontextmanager

@@ -11,8 +11,7 @@ import pytest
 from miner.core.llms.llm_ollama import OllamaService
 from miner.gateway.field_names import FieldNames
 from tests.core.services import settings
-from tests.gateway.apis.test_openai import vllm
-from tests.gateway.serving import Served, serving
+from tests.gateway.serving import Served, serving, vllm
 from tests.servers.openai_stub import StubServer
 
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
@@ -216,71 +215,3 @@ async def test_no_broken_field_is_a_fault_of_the_server(request_: tuple[str, dic
                     if status >= 500:
                         bad.append((name, inner, value, text))
     assert bad == []
-
-
-@pytest.mark.parametrize("prompt", [[504, 1124], [[504, 1124], [3]]])
-async def test_prompts_of_token_ids_go_to_engines_that_take_them(prompt: list[Any]):
-    body = {"model": "m", "prompt": prompt, "max_tokens": 2}
-    async with StubServer() as engine, serving(vllm(engine)) as served:
-        status, text, _ = await answered(served, "/v1/completions", body)
-        assert status == 200, text
-        sent = [one["prompt"] for one in engine.bodies]
-    assert sent == ([prompt] if isinstance(prompt[0], int) else prompt)
-    async with StubServer() as engine, serving(OllamaService(settings(ollama_base_url=engine.url))) as served:
-        status, text, _ = await answered(served, "/v1/completions", body)
-        assert (status, engine.bodies) == (400, [])
-        assert "does not support prompt (prompt_tokens)" in text
-
-
-async def test_half_of_a_surrogate_pair_is_called_so():
-    async with StubServer() as engine, serving(vllm(engine)) as served, aiohttp.ClientSession() as session:
-        raw = b'{"model": "m", "messages": [{"role": "user", "content": "a\\ud800b"}]}'
-        async with session.post(f"{served.url}/v1/chat/completions", data=raw) as reply:
-            assert reply.status == 400
-            said = await reply.text()
-    assert "ud800 is half of a surrogate pair" in said
-
-
-async def test_marks_for_a_cache_and_a_tools_name_are_taken_and_told():
-    part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [
-        {"role": "user", "content": [part], "cache_control": {"type": "ephemeral"}},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c", "tool_name": "f", "content": "1"},
-    ]
-    async with StubServer() as engine, serving(vllm(engine)) as served:
-        status, text, headers = await answered(served, *chat(messages=messages))
-        assert status == 200, text
-        assert headers["x-miner-ignored-params"] == "messages.cache_control, messages.content.cache_control"
-        assert "cache_control" not in json.dumps(engine.bodies[-1])
-        assert engine.bodies[-1]["messages"][2]["name"] == "f"
-
-
-async def test_allowed_tools_restrict_the_choice():
-    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b", "c")]
-    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "c"}}]}
-    async with StubServer() as engine, serving(vllm(engine)) as served:
-        path, body = chat(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-        await answered(served, path, body)
-        assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["c"]
-        assert engine.bodies[-1]["tool_choice"] == "required"
-        tools[2]["function"]["parameters"] = 5  # type: ignore[assignment]
-        _, text, _ = await answered(served, path, body)
-        assert json.loads(text)["error"]["message"].startswith("tools[2].function.parameters must be")
-        flat = [{"type": "function", "name": name} for name in ("a", "b")]
-        path, body = responses(tools=flat, tool_choice={"type": "allowed_tools", "mode": "auto", "tools": flat[1:]})
-        await answered(served, path, body)
-        assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["b"]
-
-
-async def test_ollamas_tool_message_may_call_its_tool_name():
-    call = {"function": {"name": "f", "arguments": {}}}
-    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    async with StubServer() as engine, serving(vllm(engine)) as served:
-        body = ollama(messages=[*messages, {"role": "tool", "name": "f", "content": "1"}])
-        status, text, _ = await answered(served, *body)
-        assert status == 200, text
-        assert engine.bodies[-1]["messages"][2]["name"] == "f"
-        refused = ollama(messages=[{"role": "user", "name": "f", "content": "1"}])
-        assert (await answered(served, *refused))[0] == 400

@@ -19,7 +19,8 @@ from miner.gateway.body_limits import MAX_ESCAPES, MAX_VALUES, check_structure
 from miner.gateway.context import RequestContext
 from tests.gateway.bodies import CHAT, KINDS, watched
 from tests.gateway.middleware.test_rate_limit import Gated, until
-from tests.gateway.serving import Parrot, config, post, serving
+from tests.gateway.serving import Parrot, config, post, serving, vllm
+from tests.servers.openai_stub import StubServer
 
 MEGABYTE = 1_000_000
 WAIT = 60
@@ -207,3 +208,32 @@ def test_values_are_counted_outside_of_texts():
     ):  # fmt: skip
         with pytest.raises(InvalidRequestError, match="The request body holds more than"):
             check_structure(b'{"x":' + raw + b"}")
+
+
+async def test_half_of_a_surrogate_pair_is_called_so():
+    async with StubServer() as engine, serving(vllm(engine)) as served, aiohttp.ClientSession() as session:
+        raw = b'{"model": "m", "messages": [{"role": "user", "content": "a\\ud800b"}]}'
+        async with session.post(f"{served.url}/v1/chat/completions", data=raw) as reply:
+            assert reply.status == 400
+            said = await reply.text()
+    assert "ud800 is half of a surrogate pair" in said
+
+
+@pytest.mark.parametrize("field", ["extra", "extra_body", "Model", "options.extra", "n_predict"])
+async def test_no_field_is_passed_on_unread(field):
+    said = {"messages": [{"role": "user", "content": "Hi"}]}
+    bodies = {
+        "/v1/chat/completions": said, "/v1/completions": {"prompt": "x"}, "/v1/embeddings": {"input": "x"},
+        "/v1/responses": {"input": "x"}, "/v1/messages": {**said, "max_tokens": 1}, "/api/chat": said,
+        "/api/generate": {"prompt": "x"}, "/api/embed": {"input": "x"},
+        "/v1/rerank": {"query": "x", "documents": ["y"]},
+    }  # fmt: skip
+    service = Parrot(config())
+    outer, _, inner = field.partition(".")
+    more = {outer: {inner: {"model": "big:cloud"}} if inner else {"model": "big:cloud"}}
+    async with serving(service) as served:
+        for path, body in bodies.items():
+            async with post(served, {"model": "m", **body, **more}, path) as answer:
+                assert answer.status == 400, path
+                assert outer in await answer.text()
+    assert not hasattr(service, "asked")

@@ -9,8 +9,7 @@ import pytest
 
 from miner.core.llms.llm_ollama import OllamaService
 from tests.core.services import WEATHER, settings
-from tests.gateway.apis.test_openai import vllm
-from tests.gateway.serving import serving
+from tests.gateway.serving import serving, vllm
 from tests.gateway.test_field_names import ANTHROPIC, answered
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk

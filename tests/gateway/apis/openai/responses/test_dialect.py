@@ -9,8 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from miner.core.llms.llm_vllm import VLLMService
-from tests.gateway.serving import Parrot, config, post, serving
+from tests.gateway.serving import Parrot, config, post, serving, vllm
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, openai_reply, usage_chunk
@@ -27,10 +26,6 @@ WEATHER = {
     },
     "strict": True,
 }
-
-
-def vllm(server, **settings):
-    return VLLMService(config(vllm_api_base=server.v1, max_retries=0, **settings))
 
 
 def client(served):

@@ -1,4 +1,4 @@
-"""Parts of the gateway by themselves."""
+"""What a client reads of an error: no paths or addresses of the machine."""
 
 from __future__ import annotations
 
@@ -7,19 +7,7 @@ import re
 import pytest
 
 from miner.errors import BackendUnavailableError, ContextLengthError, EngineCrashedError, ModelNotFoundError
-from miner.gateway.addresses import is_loopback
 from miner.gateway.errors import RefusedError, failure_of, public
-from miner.gateway.preload import preload
-from tests.gateway.serving import Parrot, config, post, serving
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("localhost", True), ("::1", True), ("[::1]", True),
-     ("0.0.0.0", False), ("::", False), ("192.168.1.4", False), ("example.org", False), ("", False)],
-)  # fmt: skip
-def test_what_is_loopback(host, loopback):
-    assert is_loopback(host) is loopback
 
 
 def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
@@ -34,40 +22,6 @@ def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
     assert (failure_of(long).status, failure_of(long).message) == (400, "The prompt is too long. Send less.")
     busy = RefusedError(429, "rate_limited", "Too many.", retry_after=2.6)
     assert (failure_of(busy).status, failure_of(busy).headers) == (429, {"Retry-After": "3"})
-
-
-class PromptOnly(Parrot):
-    async def generate(self, prompt):
-        return prompt
-
-
-@pytest.mark.parametrize("kind", [Parrot, PromptOnly])
-async def test_preloading_a_small_backend_ends(kind, caplog):
-    async with serving(kind(config())) as served:
-        served.gateway.state = "starting"
-        await preload(served.gateway)
-        assert served.gateway.state == "serving"
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("field", ["extra", "extra_body", "Model", "options.extra", "n_predict"])
-async def test_no_field_is_passed_on_unread(field):
-    said = {"messages": [{"role": "user", "content": "Hi"}]}
-    bodies = {
-        "/v1/chat/completions": said, "/v1/completions": {"prompt": "x"}, "/v1/embeddings": {"input": "x"},
-        "/v1/responses": {"input": "x"}, "/v1/messages": {**said, "max_tokens": 1}, "/api/chat": said,
-        "/api/generate": {"prompt": "x"}, "/api/embed": {"input": "x"},
-        "/v1/rerank": {"query": "x", "documents": ["y"]},
-    }  # fmt: skip
-    service = Parrot(config())
-    outer, _, inner = field.partition(".")
-    more = {outer: {inner: {"model": "big:cloud"}} if inner else {"model": "big:cloud"}}
-    async with serving(service) as served:
-        for path, body in bodies.items():
-            async with post(served, {"model": "m", **body, **more}, path) as answer:
-                assert answer.status == 400, path
-                assert outer in await answer.text()
-    assert not hasattr(service, "asked")
 
 
 @pytest.mark.parametrize(

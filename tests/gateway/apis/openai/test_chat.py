@@ -1,41 +1,21 @@
-"""The official `openai` package against the gateway: over vLLM's service, and over a backend of the smallest form."""
+"""Chat completions with the official `openai` package."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import OpenAI
 from pydantic import BaseModel
 
-from miner.core.llms.llm_vllm import VLLMService
-from tests.gateway.serving import Parrot, config, serving
-from tests.servers import faults
+from tests.gateway.apis.openai.client import KEY, USER, WEATHER, client
+from tests.gateway.serving import Parrot, config, serving, vllm
+from tests.gateway.test_field_names import answered, chat
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, openai_reply, usage_chunk
 from tests.servers.replay import ReplayServer
-
-KEY = "sk-any-key-will-do-here"
-USER = [{"role": "user", "content": "Why is the sky blue?"}]
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-
-
-def vllm(server, **settings):
-    return VLLMService(config(vllm_api_base=server.v1, max_retries=0, **settings))
-
-
-def client(served, **options):
-    return AsyncOpenAI(base_url=served.v1, api_key=KEY, max_retries=0, **options)
 
 
 async def test_chat_over_a_recorded_engine():
@@ -149,85 +129,6 @@ async def test_several_choices_are_several_calls():
     assert pieces[-1].usage.completion_tokens == 16
 
 
-CALLS = [
-    delta(role="assistant", content=None),
-    delta(
-        tool_calls=[{"index": 0, "id": "call_a", "type": "function", "function": {"name": "weather", "arguments": ""}}]
-    ),
-    delta(tool_calls=[{"index": 0, "function": {"arguments": '{"city": '}}]),
-    delta(tool_calls=[{"index": 0, "function": {"arguments": '"Rome"}'}}]),
-    delta(
-        tool_calls=[
-            {
-                "index": 1,
-                "id": "call_b",
-                "type": "function",
-                "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
-            }
-        ]
-    ),
-    finish("tool_calls"),
-    usage_chunk(),
-]
-
-
-def either(calls):
-    """The same calls, streamed or whole, as the engine is asked."""
-
-    def reply(body):
-        if not body.get("stream"):
-            return openai_reply("", "m", "tool_calls", tool_calls=calls)
-        pieces = [{"index": index, **call} for index, call in enumerate(calls)]
-        return [delta(tool_calls=pieces), finish("tool_calls"), usage_chunk()]
-
-    return reply
-
-
-async def test_parallel_tools_streamed_and_whole_and_the_way_back():
-    async with StubServer(reply=CALLS) as engine, serving(vllm(engine)) as served, client(served) as api:
-        async with api.chat.completions.stream(model="m", messages=USER, tools=[WEATHER]) as stream:
-            final = await stream.get_final_completion()
-        calls = final.choices[0].message.tool_calls
-        whole = [
-            {"id": call.id, "type": "function", "function": {"name": "weather", "arguments": call.function.arguments}}
-            for call in calls
-        ]
-        engine.reply = either(whole)
-        reply = await api.chat.completions.create(
-            model="m", messages=USER, tools=[WEATHER], tool_choice="auto", parallel_tool_calls=True
-        )
-        engine.reply = "Sunny."
-        last = await api.chat.completions.create(
-            model="m",
-            messages=[
-                *USER,
-                reply.choices[0].message,
-                {"role": "tool", "tool_call_id": "call_a", "content": "sun"},
-                {"role": "tool", "tool_call_id": "call_b", "content": "snow"},
-            ],
-            tools=[WEATHER],
-        )
-        sent = engine.bodies[-1]["messages"]
-    assert [(c.id, json.loads(c.function.arguments)["city"]) for c in calls] == [("call_a", "Rome"), ("call_b", "Oslo")]
-    assert final.choices[0].finish_reason == "tool_calls"
-    assert reply.choices[0].finish_reason == "tool_calls"
-    assert reply.choices[0].message.content is None
-    assert [call.id for call in reply.choices[0].message.tool_calls] == ["call_a", "call_b"]
-    assert last.choices[0].message.content == "Sunny."
-    assert [turn["role"] for turn in sent] == ["user", "assistant", "tool", "tool"]
-    assert sent[1]["tool_calls"][0]["id"] == "call_a"
-
-
-async def test_one_named_tool():
-    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
-    async with StubServer(reply=either([call])) as engine, serving(vllm(engine)) as served, client(served) as api:
-        await api.chat.completions.create(
-            model="m", messages=USER, tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "weather"}}
-        )
-        sent = engine.bodies[-1]
-    assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
-
-
 class Person(BaseModel):
     name: str
     age: int
@@ -279,95 +180,6 @@ async def test_thoughts_come_in_a_field_of_their_own():
     assert "".join(d.content or "" for d in deltas) == "Yes."
 
 
-async def test_completions_go_verbatim():
-    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
-        reply = await api.completions.create(model="m", prompt=["Once", "Twice"], max_tokens=5)
-        paths = [request.path for request in engine.generations]
-        stream = await api.completions.create(
-            model="m", prompt="Once", stream=True, stream_options={"include_usage": True}
-        )
-        pieces = [piece async for piece in stream]
-        with pytest.raises(openai.BadRequestError) as caught:
-            await api.completions.create(model="m", prompt=[1, "2", 3])
-        with pytest.raises(openai.BadRequestError, match="suffix"):
-            await api.completions.create(model="m", prompt="a", suffix="b")
-    assert [choice.text for choice in reply.choices] == ["Hello there.", "Hello there."]
-    assert reply.usage.prompt_tokens == 42
-    assert paths == ["/v1/completions", "/v1/completions"]
-    assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == "Hello there."
-    assert pieces[-1].usage.completion_tokens == 8
-    assert caught.value.param == "prompt"
-
-
-async def test_embeddings_in_both_encodings():
-    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
-        packed = await api.embeddings.create(model="m", input=["one", "three"])
-        plain = await api.embeddings.create(model="m", input="one", encoding_format="float")
-        same = await api.embeddings.create(model="m", input="one", dimensions=3)
-        with pytest.raises(openai.BadRequestError) as caught:
-            await api.embeddings.create(model="m", input="one", dimensions=2)
-    assert [list(item.embedding) for item in packed.data] == [[3.0, 1.0, 0.0], [5.0, 1.0, 0.0]]
-    assert plain.data[0].embedding == [3.0, 1.0, 0.0]
-    assert math.isclose(same.data[0].embedding[0], 3.0)
-    assert caught.value.param == "dimensions"
-
-
-async def test_models_the_default_first():
-    async with (
-        StubServer(models=["a", "org/b"]) as engine,
-        serving(vllm(engine, default_model="org/b")) as served,
-        client(served) as api,
-    ):
-        listed = [model.id async for model in api.models.list()]
-        one = await api.models.retrieve("org/b")
-        with pytest.raises(openai.NotFoundError) as caught:
-            await api.models.retrieve("c")
-    assert listed == ["org/b", "a"]
-    assert one.id == "org/b"
-    assert one.max_model_len == 2048
-    assert caught.value.code == "model_not_found"
-
-
-TOO_LONG = "This model's maximum context length is 10 tokens. However, your prompt contains at least 11 input tokens"
-
-
-async def test_errors_become_the_clients_own_classes():
-    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
-
-        async def ask():
-            await api.chat.completions.create(model="m", messages=USER)
-
-        with pytest.raises(openai.NotFoundError) as missing:
-            await api.chat.completions.create(model="other", messages=USER)
-        engine.reply = faults.status(429, {"error": {"message": "slow down"}}, Retry_After="7")
-        with pytest.raises(openai.RateLimitError) as busy:
-            await ask()
-        engine.reply = (400, {"error": {"message": TOO_LONG, "param": "input_tokens"}})
-        with pytest.raises(openai.BadRequestError) as long:
-            await ask()
-        engine.reply = faults.reset()
-        with pytest.raises(openai.InternalServerError) as down:
-            await ask()
-        with pytest.raises(openai.NotFoundError):
-            await api.post("/nothing/here", body={}, cast_to=object)
-    assert missing.value.code == "model_not_found"
-    assert "127.0.0.1" not in missing.value.message
-    assert busy.value.response.headers["retry-after"] == "7"
-    assert long.value.code == "context_length_exceeded"
-    assert down.value.status_code in (502, 503)
-    assert str(engine.port) not in down.value.message
-
-
-async def test_keys():
-    async with StubServer() as engine, serving(vllm(engine), api_keys=f"{KEY},another-key-0123") as served:
-        async with client(served) as api:
-            assert [model.id async for model in api.models.list()] == ["m"]
-        async with AsyncOpenAI(base_url=served.v1, api_key="wrong" * 5, max_retries=0) as stranger:
-            with pytest.raises(openai.AuthenticationError) as caught:
-                await stranger.models.list()
-    assert caught.value.code == "invalid_api_key"
-
-
 async def test_the_sync_client():
     async with StubServer() as engine, serving(vllm(engine)) as served:
 
@@ -406,3 +218,19 @@ async def test_the_smallest_backend():
     assert tools.value.param == "tools"
     assert vectors.value.code == "unsupported_feature"
     assert lenient.headers["x-miner-ignored-params"] == "seed"
+
+
+async def test_marks_for_a_cache_and_a_tools_name_are_taken_and_told():
+    part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": [part], "cache_control": {"type": "ephemeral"}},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "tool_name": "f", "content": "1"},
+    ]
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        status, text, headers = await answered(served, *chat(messages=messages))
+        assert status == 200, text
+        assert headers["x-miner-ignored-params"] == "messages.cache_control, messages.content.cache_control"
+        assert "cache_control" not in json.dumps(engine.bodies[-1])
+        assert engine.bodies[-1]["messages"][2]["name"] == "f"
