@@ -1,0 +1,1 @@
+"""The library: wire types, transport, engines, models, services."""

@@ -61,7 +61,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run, flags={name: name for name in _PARAMETERS})
     parser.add_argument("prompt", metavar="PROMPT", help="the prompt; -: read it from standard input")
     option = parser.add_argument
-    option("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
+    option("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     option("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
     option("--max-tokens", metavar="N", type=number, help="maximum tokens to generate (DEFAULT_MAX_TOKENS, 512)")
     option("--temperature", metavar="T", type=number, help="0 to 2; 0: greedy (DEFAULT_TEMPERATURE, 0.7)")

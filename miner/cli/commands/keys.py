@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned
-from miner.cli.parser import EXIT_STATUS, UsageError, number
+from miner.cli.parser import UsageError, number
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_EPILOG = f"""\
+_EPILOG = """\
 examples:
   miner keys new alice
   miner keys new crawler --requests 60 --tokens 100000 --concurrency 2
@@ -31,7 +31,8 @@ The key is printed once, on standard output; the file stores only its hash. The
 file is MINER_API_KEYS_FILE, or miner/keys.json in the user's config directory.
 A running gateway applies the change within 2 s.
 
-{EXIT_STATUS}"""
+exit status: 0 success, 2 invalid usage or setting
+"""
 _LIMITS = {
     "requests": "requests per minute",
     "tokens": "input and output tokens per minute",
@@ -49,17 +50,19 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="miner keys")
     new = actions.add_parser("new", help="create a key and print it", description="Create a key and print it.")
-    new.add_argument("name", metavar="NAME", help="of the key, in the list, the log and the metrics")
+    new.add_argument("name", metavar="NAME", help="name of the key in the list, the log and the metrics")
     for option, unit in _LIMITS.items():
         new.add_argument(
             f"--{option}", metavar="N", type=number, help=f"{unit}; default: MINER_RATE_LIMIT_{option.upper()}"
         )
-    new.add_argument("--model", metavar="NAME", action="append", help="a model it may use; repeat for more (all)")
+    new.add_argument(
+        "--model", metavar="NAME", action="append", help="model that the key may use; can be repeated; default: all"
+    )
     new.add_argument("--admin", action="store_true", help="allow the admin routes, such as loading a model")
     listed = actions.add_parser("list", help="list the keys", description="List the keys, without secrets.")
     listed.add_argument("--json", action="store_true", help="print JSON instead of a table")
     revoke = actions.add_parser("revoke", help="revoke a key", description="Revoke a key.")
-    revoke.add_argument("name", metavar="NAME", help="of the key")
+    revoke.add_argument("name", metavar="NAME", help="name of the key")
     for action in (new, listed, revoke):
         action.add_argument("--file", metavar="PATH", help="the file of keys (MINER_API_KEYS_FILE)")
 

@@ -46,7 +46,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add = parser.add_argument
     add("--host", metavar="ADDRESS", help="address to listen on (MINER_SERVE_HOST, 127.0.0.1)")
     add("--port", metavar="N", type=number, help="port to listen on; 0: any free one (MINER_SERVE_PORT, 8088)")
-    add("--backend", metavar="NAME", help="llamacpp, ollama, vllm or another of `miner backends` (LLM_BACKEND)")
+    add("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
     add("--allow-unauthenticated", action="store_true", help="serve a non-loopback address without API keys")
     add("--log", metavar="FORMAT", help="text or json; off: no access log (MINER_SERVE_LOG, text)")

@@ -1,0 +1,1 @@
+"""llama.cpp engines: supervised child processes, their pool and its scheduling."""

@@ -108,12 +108,14 @@ class XllamacppLauncher:
     converts_schemas: bool = True
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
+        """See `Launcher.may_offload`."""
         if n_gpu_layers == 0 or sys.platform != "linux":
             return n_gpu_layers != 0
         directories = (self.package, self.package.with_name(f"{self.package.name}.libs"))
         return any(_names_a_gpu(file) for each in directories for file in sorted(each.glob("*.so*")))
 
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
+        """See `Launcher.plan`."""
         # -S: the wheel needs nothing but its own directory, and a start without site-packages is quicker.
         return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], xllamacpp_arguments(spec), directory)
 
@@ -129,9 +131,11 @@ class BinaryLauncher:
     converts_schemas: bool = True
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
+        """See `Launcher.may_offload`."""
         return n_gpu_layers != 0
 
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
+        """See `Launcher.plan`."""
         return _child_plan(
             "binary", ["-I", "-S"], [], {"binary": str(self.binary), **llama_server_arguments(spec)}, directory
         )
@@ -154,9 +158,11 @@ class LlamaCppPythonLauncher:
     converts_schemas: bool = False
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
+        """See `Launcher.may_offload`."""
         return n_gpu_layers not in (None, 0)  # without a number the bindings use no GPU
 
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
+        """See `Launcher.plan`."""
         refused = {
             "LLAMACPP_PARALLEL": spec.parallel if spec.parallel > 1 else None,
             "LLAMACPP_POOLING": spec.pooling,

@@ -117,15 +117,25 @@ class Engine(Protocol):
     """What the pool asks of an engine; `EngineProcess` is one."""
 
     @property
-    def state(self) -> EngineState: ...
+    def state(self) -> EngineState:
+        """What it does now."""
+
     @property
-    def pid(self) -> int | None: ...
+    def pid(self) -> int | None:
+        """The process id; None if no process runs."""
+
     @property
-    def memory(self) -> int | None: ...
+    def memory(self) -> int | None:
+        """Resident memory in bytes; None if unknown."""
+
     @property
-    def restarts(self) -> int: ...
+    def restarts(self) -> int:
+        """Restarts after a crash."""
+
     @property
-    def log_tail(self) -> Sequence[str]: ...
+    def log_tail(self) -> Sequence[str]:
+        """The last lines of its log."""
+
     async def ensure_ready(self) -> EngineAddress:
         """Start, if need be after a pause; raises EngineStartError."""
 

@@ -1,0 +1,1 @@
+"""The HTTP client towards engines: connections, stream framing, error mapping."""

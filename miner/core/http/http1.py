@@ -138,14 +138,17 @@ class ResponseParser:
     # Called by llhttp
 
     def on_message_begin(self) -> None:
+        """A response begins; after a complete one it is surplus."""
         self.surplus = self.complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header; values of repeated ones are joined."""
         headers = self._headers
         key, text = name.decode("latin-1").lower(), value.rstrip(b" \t").decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def on_headers_complete(self) -> None:
+        """Check the head, and how the body ends."""
         if self.complete:
             return
         headers, self._headers = self._headers, Headers()
@@ -164,6 +167,7 @@ class ResponseParser:
         self.head = ResponseHead(status, headers, keep_alive=not closes)
 
     def on_message_complete(self) -> None:
+        """The body is complete."""
         if self.head is not None and not self.complete:
             self.complete = True
             self._pieces = len(self._content)

@@ -1,0 +1,1 @@
+"""The running server: listening sockets, connections, signals, log."""

@@ -1,0 +1,1 @@
+"""What all backends share: requests, the driver, streams, checks."""

@@ -40,6 +40,7 @@ class Hooks:
     _in_flight: InFlight
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Set the attributes of a service."""
         # Here and not in __init__: the generate-only backend may have an __init__ that does not call this one.
         service = super().__new__(cls)
         service.config = args[0] if args else kwargs.get("config")

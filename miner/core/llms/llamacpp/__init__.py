@@ -1,0 +1,1 @@
+"""llama.cpp: engines of its own, models, chat templates."""

@@ -1,0 +1,1 @@
+"""The OpenAI API as vLLM, llama.cpp and others speak it."""

@@ -1,0 +1,1 @@
+"""JSON Schema to what an engine's grammar can enforce."""

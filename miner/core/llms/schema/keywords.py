@@ -76,6 +76,7 @@ def constraints(schema: Mapping[str, Any]) -> bool:
 
 
 def annotated(made: Schema, schema: Mapping[str, Any]) -> Schema:
+    """`made` with the annotations of `schema`."""
     notes = {name: schema[name] for name in ANNOTATIONS if name in schema}
     return {**notes, **made} if notes and made is not NEVER else made
 
@@ -86,10 +87,12 @@ def anything() -> dict[str, Any]:
 
 
 def is_anything(schema: Schema) -> bool:
+    """Whether it is that of `anything`."""
     return isinstance(schema, Mapping) and schema.get("type") == anything()["type"]
 
 
 def union(branches: list[Schema]) -> Schema:
+    """The schema of values that match any of these, as simple as it can be."""
     left: list[Schema] = []
     for branch in branches:
         if branch is not NEVER and branch not in left:
@@ -100,6 +103,7 @@ def union(branches: list[Schema]) -> Schema:
 
 
 def types(value: Any) -> set[str]:
+    """The types that a `type` keyword allows; a number may be an integer."""
     kinds = {value} if isinstance(value, str) else set(value)
     return kinds | {"integer"} if "number" in kinds else kinds
 
@@ -112,6 +116,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is a JSON number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -199,10 +204,12 @@ def disjoint(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def listed_in(schema: Mapping[str, Any]) -> list[Any] | None:
+    """The values of `const` or `enum`; None if it has neither."""
     return [schema["const"]] if "const" in schema else schema.get("enum")
 
 
 def json_types(value: Any) -> set[str]:
+    """The JSON Schema types of a value."""
     if isinstance(value, bool):
         return {"boolean"}
     for kind, name in ((dict, "object"), (list, "array"), (str, "string"), (type(None), "null")):

@@ -1,0 +1,1 @@
+"""Memory that a model needs, and that is free."""
