@@ -48,7 +48,7 @@ def reset_model(model: str, *, url: str | None, key: str | None) -> str:
 
 async def _reset(model: str, base_url: str, key: str | None) -> str:
     upstream = Upstream(
-        backend="the gateway",
+        backend="gateway",
         base_url=base_url,
         read_timeout=_TIMEOUT_SECONDS,
         unreachable_hint="Start it with `miner serve`, or set its URL with --url.",

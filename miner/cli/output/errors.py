@@ -32,8 +32,8 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     if as_json:
         _print_json(error, status)
     lines = [f"miner: {error.message}"]
-    if hint := _hints(error):
-        lines.append(f"  {hint}")
+    if error.hints:
+        lines.append(f"  {error.hints}")
     tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
     if tail:
         lines += ["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
@@ -68,11 +68,6 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _hints(error: MinerError) -> str:
-    """Both hints: the user of the command line is the operator."""
-    return " ".join(filter(None, (error.hint, error.operator_hint)))
-
-
 def _partial(error: MinerError) -> str:
     """The text that had arrived before the error."""
     partial = error.partial if isinstance(error, BackendError) else None
@@ -86,7 +81,7 @@ def _print_json(error: MinerError, status: int) -> None:
         "type": type(error).__name__,
         "code": error.code,
         "message": error.message,
-        "hint": _hints(error) or None,
+        "hint": error.hints,
         "exit_code": status,
     }
     try:
