@@ -59,7 +59,8 @@ class ResponseStream:
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
-        self._start()
+        if self._sequence_number == 0:
+            self._start()
         for chunk in batch:
             if chunk.reasoning:
                 self._add_reasoning(chunk.reasoning)
@@ -71,11 +72,14 @@ class ResponseStream:
                 self._finish = chunk.finish_reason
             if chunk.usage is not None:
                 self._usage = chunk.usage
-        return self._flush()
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
 
     def end(self, responses: list[LLMResponse]) -> bytes:
         """The events that close the open items, and the complete response."""
-        self._start()
+        if self._sequence_number == 0:
+            self._start()
         self._close_reasoning()
         if not self._items:
             self._open_message()  # a response without text is an empty message
@@ -84,28 +88,23 @@ class ResponseStream:
             self._close_call(item)
         response = final_response(self._call, self._head, self._output(), self._finish, self._usage)
         self._event(f"response.{response['status']}", response=response)
-        return self._flush()
+        return b"".join(self._out)
 
     def error(self, failure: Failure) -> bytes:
         """The error, and the response as failed."""
-        self._start()
+        if self._sequence_number == 0:
+            self._start()
         self._event("error", code=failure.code, message=failure.message, param=failure.param)
         response = response_object(self._call, self._head, "failed", self._output())
         code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
         response["error"] = {"code": code, "message": failure.message}
         self._event("response.failed", response=response)
-        return self._flush()
+        return b"".join(self._out)
 
     def _start(self) -> None:
-        if self._sequence_number == 0:
-            response = response_object(self._call, self._head, "in_progress", [])
-            self._event("response.created", response=response)
-            self._event("response.in_progress", response=response)
-
-    def _flush(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+        response = response_object(self._call, self._head, "in_progress", [])
+        self._event("response.created", response=response)
+        self._event("response.in_progress", response=response)
 
     def _event(self, kind: str, **fields: Any) -> None:
         data = {"type": kind, "sequence_number": self._sequence_number, **fields}
