@@ -1,40 +1,50 @@
-"""The application: routes as a table, everything else injected."""
+"""The application: the table of routes, the list of middleware, and what they share, put together."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 from aiohttp import web
 
 from miner.core.llms.LLMService import LLMService
+from miner.errors import MinerError
 from miner.gateway.apis.anthropic.errors import anthropic_error
 from miner.gateway.apis.anthropic.routes import ANTHROPIC, ID_HEADER
 from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.ollama.routes import OLLAMA
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.routes import OPENAI
+from miner.gateway.auth.key_store import KeyStore
+from miner.gateway.context import ROUTE_TABLE, Route
 from miner.gateway.endpoints.admin import ADMIN
 from miner.gateway.endpoints.health import livez, readyz
-from miner.gateway.endpoints.not_found import nowhere
+from miner.gateway.endpoints.metrics import metrics
+from miner.gateway.endpoints.not_found import not_found
 from miner.gateway.endpoints.openapi import docs, openapi
+from miner.gateway.errors import ErrorBoundary, cause_of
 from miner.gateway.middleware.admission import Admission, find_hooks
-from miner.gateway.middleware.auth import Access
+from miner.gateway.middleware.auth import Authentication
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.errors import guarded
+from miner.gateway.middleware.errors import aiohttp_handler
 from miner.gateway.middleware.hosts import Hosts, preflight
 from miner.gateway.middleware.logging import AccessLog, PromptLog
-from miner.gateway.middleware.metrics import Metrics, metrics
-from miner.gateway.middleware.rate_limit import Limiter
+from miner.gateway.middleware.metrics import Metrics
+from miner.gateway.middleware.rate_limit import RateLimiter
 from miner.gateway.middleware.tracing import make_tracing
-from miner.gateway.routing import Route
-from miner.gateway.server.connection import expecting
+from miner.gateway.preload import preload
+from miner.gateway.server.connection import expect_handler
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
-__all__ = ["GATEWAY", "ROUTES", "create_app"]
+__all__ = ["GATEWAY", "MIDDLEWARE", "ROUTES", "create_app", "default_middleware"]
+
+logger = logging.getLogger("miner.gateway")
 
 GATEWAY = web.AppKey("gateway", Gateway)
+MIDDLEWARE = web.AppKey("middleware", tuple[Middleware, ...])
 
 SERVER = [
     Route("GET", "/livez", livez, "open", openai_error, "Whether the process is alive", always=True),
@@ -42,20 +52,14 @@ SERVER = [
     Route("GET", "/readyz", readyz, "key", openai_error, "Whether a request could be served now", always=True),
     Route("HEAD", "/readyz", readyz, "key", openai_error, "The same without a body", always=True),
     Route(
-        "GET",
-        "/metrics",
-        metrics,
-        "admin",
-        openai_error,
-        "What was counted, for Prometheus",
-        answers="text/plain",
+        "GET", "/metrics", metrics, "admin", openai_error, "Metrics for Prometheus", content_types="text/plain",
         always=True,
     ),
-    Route("GET", "/openapi.json", openapi, "key", openai_error, "This list for programs"),
-    Route("GET", "/docs", docs, "key", openai_error, "This list for people", answers="text/html"),
-]
+    Route("GET", "/openapi.json", openapi, "key", openai_error, "These routes, as an OpenAPI document"),
+    Route("GET", "/docs", docs, "key", openai_error, "These routes, as a page", content_types="text/html"),
+]  # fmt: skip
 ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *SERVER, *ADMIN]
-"""Every route there is. What is not here is answered with 404 or 405 after the same checks."""
+"""All routes. For every other path there is a 404 or 405, after the same checks."""
 
 
 def create_app(
@@ -70,37 +74,39 @@ def create_app(
     Args:
         service: whoever made it closes it.
         settings: None for the environment's.
-        middleware: the checks that requests pass; None for those of the settings.
+        middleware: None for `default_middleware`.
         routes: None for ROUTES.
     """
     settings = GatewaySettings() if settings is None else settings
     service.any_model_name = settings.serve_any_model_name
-    table = [
+    table = tuple(
         replace(route, access=settings.serve_metrics) if route.handler is metrics else route
         for route in (ROUTES if routes is None else routes)
-    ]
-    checks = default_middleware(settings) if middleware is None else middleware
-    gateway = Gateway(service, settings, checks, table)
+    )
+    gateway = Gateway(service, settings)
+    stack = tuple(default_middleware(settings) if middleware is None else middleware)
     app = web.Application(client_max_size=settings.serve_max_body)
-    app[GATEWAY] = gateway
-    for route in table:
-        _add(app, gateway, route)
+    app[GATEWAY], app[MIDDLEWARE], app[ROUTE_TABLE] = gateway, stack, table
+    fallbacks: list[Route] = []
     for path, errors, id_header in _FALLBACKS:
         if settings.serve_cors_origins:
-            # Browsers send no key with the question whether they may send one.
-            _add(app, gateway, Route("OPTIONS", path, preflight, "open", errors))
-        anything = Route("*", path, nowhere, "key", errors, id_header=id_header)
-        _add(app, gateway, anything)
-    app.cleanup_ctx.append(_lifetime)
+            # Browsers send no key with a preflight request.
+            fallbacks.append(Route("OPTIONS", path, preflight, "open", errors))
+        fallbacks.append(Route("*", path, not_found, "key", errors, id_header=id_header))
+    for route in (*table, *fallbacks):
+        handler = aiohttp_handler(gateway, stack, route)
+        app.router.add_route(route.method, route.path, handler, expect_handler=expect_handler(gateway, stack, route))
+    app.cleanup_ctx.append(_lifespan)
     return app
 
 
 def default_middleware(settings: GatewaySettings) -> list[Middleware]:
-    """The checks that the settings ask for, in order."""
-    access = Access(settings)
-    limiter = Limiter(settings, access)
-    # `leave` goes the other way: turns are given back first, and whoever watches sees it all.
-    middleware: list[Middleware] = [Metrics(limiter), Hosts(settings), access, limiter]
+    """The middleware that the settings ask for, in order."""
+    keys = KeyStore(settings)
+    # `on_finish` runs in reverse: slots are released first, and logs and metrics see everything.
+    middleware: list[Middleware] = [
+        Metrics(), Hosts(settings), Authentication(settings, keys), RateLimiter(settings, keys)
+    ]  # fmt: skip
     if settings.serve_log != "off":
         middleware.insert(0, PromptLog() if settings.serve_log_prompts else AccessLog())
     tracing = make_tracing()
@@ -112,15 +118,26 @@ def default_middleware(settings: GatewaySettings) -> list[Middleware]:
     return middleware
 
 
-def _add(app: web.Application, gateway: Gateway, route: Route) -> None:
-    handler = guarded(gateway, route)
-    app.router.add_route(route.method, route.path, handler, expect_handler=expecting(gateway, route))
-
-
-async def _lifetime(app: web.Application) -> AsyncIterator[None]:
-    await app[GATEWAY].start()
+async def _lifespan(app: web.Application) -> AsyncIterator[None]:
+    """Start the middleware, the heartbeats and the loading of the default model; stop them."""
+    gateway, middleware = app[GATEWAY], app[MIDDLEWARE]
+    gateway.queue.start(gateway.service)
+    gateway.last_activity_at = asyncio.get_running_loop().time()
+    for each in middleware:
+        await each.on_startup(gateway)
+    gateway.background.start("stream heartbeat", gateway.send_heartbeats)
+    if gateway.settings.serve_preload:
+        gateway.background.start("loading of the default model", lambda: preload(gateway), ends=True)
+    else:
+        gateway.phase = "serving"
     yield
-    await app[GATEWAY].stop()
+    await gateway.background.stop()
+    for each in reversed(middleware):
+        try:
+            with ErrorBoundary():
+                await each.on_cleanup(gateway)
+        except MinerError as error:  # the others have to stop too
+            logger.error("%s did not stop cleanly.", type(each).__name__, exc_info=cause_of(error))
 
 
 _FALLBACKS = [
@@ -128,4 +145,4 @@ _FALLBACKS = [
     ("/v1/messages{path:.*}", anthropic_error, ID_HEADER),
     ("/{path:.*}", openai_error, None),
 ]
-"""What is below these paths and no route: in whose shape the 404 is, and its id. The longest prefix wins."""
+"""For paths below these without a route: the format of errors, and the header of the id. The longest prefix wins."""

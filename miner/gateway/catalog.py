@@ -1,4 +1,4 @@
-"""The models that a caller can name, the default first, loaded or not."""
+"""Catalog: the models that a caller may use, the default first, loaded or not."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ _FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf(:latest)?$", re.IG
 
 
 async def known_models(context: RequestContext) -> list[ModelInfo]:
-    """What the backend has and this caller may use."""
+    """The models of the backend that this caller may use."""
     service = context.gateway.service
     default = config_of(service.config).default_model
-    models = [model for model in await service.list_models() if may_use(context.caller, model)]
+    models = [model for model in await service.list_models() if _may_use(context.caller, model)]
     return sorted(models, key=lambda model: not (default is not None and default in (model.id, *model.aliases)))
 
 
-def may_use(caller: Caller, model: ModelInfo) -> bool:
-    """Whether a key with a list of models opens this one."""
+def _may_use(caller: Caller, model: ModelInfo) -> bool:
+    """Whether the caller's key is for this model."""
     return caller.models is None or not caller.models.isdisjoint((model.id, *model.aliases))
 
 
 async def find_model(context: RequestContext, name: str) -> ModelInfo:
-    """The model behind a name: one of the list's, or one that the backend means by it and that is in the list.
+    """The model of a name: one of `known_models`, also where only the backend knows that the name means it.
 
     Raises:
         ModelNotFoundError: there is none, or not for this caller.
     """
     models = await known_models(context)
-    wanted = {same.lower() for same in (name, without_tag(name), model_stem(without_tag(name)))}
+    spellings = {name.lower() for name in (name, without_tag(name), model_stem(without_tag(name)))}
     for model in models:
         if name == model.id or name in model.aliases:
             return model
     for model in models:
-        if not wanted.isdisjoint(known.lower() for known in (model.id, *model.aliases)):
+        if not spellings.isdisjoint(known.lower() for known in (model.id, *model.aliases)):
             return model
     if not could_be_a_file(name):
         with suppress(ModelNotFoundError):
-            meant = await context.gateway.service.resolve_model(name)
+            resolved = await context.gateway.service.resolve_model(name)
             for model in models:
-                if meant is not None and meant.id == model.id:
+                if resolved is not None and resolved.id == model.id:
                     return model
     names = [model.id for model in models]
     raise ModelNotFoundError(
@@ -56,5 +56,5 @@ async def find_model(context: RequestContext, name: str) -> ModelInfo:
 
 
 def could_be_a_file(name: str) -> bool:
-    """Whether this could be a path or an address, which some backends would open."""
+    """Whether a name could be a path or a URL, which some backends would open."""
     return _FILE.search(name) is not None

@@ -1,7 +1,7 @@
-"""Proxies: who really called, where something stands between the client and this server.
+"""The client's address, behind proxies too, and whether an address is of this machine.
 
-Any client can write `X-Forwarded-For`. So it counts only from the addresses that the operator has named, and of what it
-says only what those wrote: the right-most address that is none of theirs.
+Any client can send `X-Forwarded-For`. So it counts only from the proxies that the operator trusts, and of it only what
+those wrote: the right-most address that is none of theirs.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from multidict import CIMultiDictProxy
 
 from miner.errors import ConfigError
 
-if TYPE_CHECKING:
-    from multidict import CIMultiDictProxy
-
-__all__ = ["TrustedProxies", "came_through_a_proxy"]
+__all__ = ["TrustedProxies", "is_loopback", "is_proxied"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_TRACE = re.compile(
+_PROXY_HEADER = re.compile(
     r"via|cdn-loop|true-client-ip|(x-)?(real|client|cluster-client|remote|originating|source)-(ip|addr|address|host)"
     r"|(x-)?original-.+|.*forward(ed|er)?(-.*)?|.*proxy.*|(x-)?remote-(user|name|email|groups)|x-auth-request-.+"
     r"|x-scheme|x-url-scheme|front-end-https|x-ssl-.+|ssl-client-.+|x-client-(cert|verify|dn).*|x-ms-client-principal.*"
@@ -31,20 +29,30 @@ _TRACE = re.compile(
     re.IGNORECASE,
 )
 """Names of headers that proxies, tunnels and content networks add."""
-_MOST_HOPS = 32
+_MAX_HOPS = 32
 _PAIR = re.compile(r'\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]*)\s*', re.IGNORECASE)
 
 
-def came_through_a_proxy(headers: CIMultiDictProxy[str]) -> bool:
-    """Whether anything in the headers tells that the request was passed on."""
-    return any(_TRACE.fullmatch(name) for name in headers)
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_proxied(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether any header shows that a proxy, tunnel or content network forwarded the request."""
+    return any(_PROXY_HEADER.fullmatch(name) for name in headers)
 
 
 class TrustedProxies:
-    """The addresses whose word is taken.
+    """The proxies whose forwarding headers count.
 
     Args:
-        text: addresses and networks, with commas between.
+        text: addresses and networks, separated by commas.
 
     Raises:
         ConfigError: one of them is neither.
@@ -58,23 +66,23 @@ class TrustedProxies:
             except ValueError as error:
                 raise ConfigError(
                     f"MINER_SERVE_TRUSTED_PROXIES: {item!r} is neither an address nor a network: {error}.",
-                    hint="Write such as 127.0.0.1, 10.0.0.0/8 or fd00::/8.",
+                    hint="Give such as 127.0.0.1, 10.0.0.0/8 or fd00::/8.",
                 ) from None
 
     def client(self, peer: str, headers: CIMultiDictProxy[str]) -> str:
-        """The address that is counted: the peer's, or what trusted proxies say of theirs."""
+        """The client's address: the peer's, or what trusted proxies forward."""
         if not self._networks or not self._trusts(_address(peer)):
             return peer
         chains = [list(_forwarded_for(headers)), list(_forwarded(headers))]
-        found = {self._last_stranger(peer, chain) for chain in chains if chain}
+        found = {self._first_untrusted(peer, chain) for chain in chains if chain}
         # A proxy writes one of the two headers and may pass on the other as the client wrote it: where they disagree,
         # neither can be believed.
         return found.pop() if len(found) == 1 else peer
 
-    def _last_stranger(self, peer: str, chain: list[str]) -> str:
+    def _first_untrusted(self, peer: str, chain: list[str]) -> str:
         """From the right, the first address that is not a trusted proxy's; what is no address ends the search."""
         known = peer
-        for hop in reversed(chain[-_MOST_HOPS:]):
+        for hop in reversed(chain[-_MAX_HOPS:]):
             address = _address(hop)
             if address is None:
                 return known

@@ -1,4 +1,4 @@
-"""RequestContext: one request on its way through the gateway, and what is known of it so far."""
+"""RequestContext: one request on its way through the gateway; its route and its caller."""
 
 from __future__ import annotations
 
@@ -6,114 +6,198 @@ import asyncio
 import logging
 import random
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Literal, Protocol
+
+from aiohttp import web
 
 from miner.config.config import config_of
 from miner.core.llms.contract.images import refuse_remote
+from miner.core.llms.contract.queueing import QueueClient
+from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import InvalidRequestError, MinerError
-from miner.gateway.merge import added
+from miner.gateway.concurrency import Permit
+from miner.gateway.counters import ModelCounters
+from miner.gateway.dialect import Call, ErrorShape
+from miner.gateway.errors import RefusedError
+from miner.gateway.limits import NO_LIMITS, Limits, Reservation
+from miner.gateway.state import Gateway
 
-if TYPE_CHECKING:
-    from aiohttp import web
-
-    from miner.core.wire import LLMChunk, TokenUsage
-    from miner.gateway.apis.base import Call
-    from miner.gateway.routing import Route
-    from miner.gateway.state import Gateway
-
-__all__ = ["ANYBODY", "NOBODY", "OPERATOR", "Caller", "RequestContext", "new_id"]
+__all__ = [
+    "ANYBODY", "NOBODY", "OPERATOR", "ROUTE_TABLE", "Access", "Caller", "Handler", "Hooks", "Interruptible",
+    "RequestContext", "Route", "add_usage", "new_id",
+]  # fmt: skip
 
 logger = logging.getLogger("miner.gateway")
 
-_LONGEST_NAME = 512
+_MAX_MODEL_NAME = 512
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+Access = Literal["open", "key", "admin"]
+"""open: anybody; key: any API key, once there are keys; admin: a key with the admin right, or, without keys, a caller
+on this machine while no other machine can call."""
+Handler = Callable[["RequestContext"], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path: who may call it, and in which dialect."""
+
+    method: str
+    path: str
+    """As aiohttp writes it: `/v1/models/{model:.+}`."""
+    handler: Handler
+    access: Access
+    errors: ErrorShape
+    """How this dialect writes an error."""
+    summary: str = ""
+    """One line for the OpenAPI document."""
+    body: type | None = None
+    """The struct that reads its body."""
+    content_types: str | tuple[str, ...] = "application/json"
+    """Of its response."""
+    always: bool = False
+    """Served also while the server shuts down, and not rate limited."""
+    id_header: str | None = None
+    """Where this dialect's clients look for the id of a request, besides `X-Request-Id`."""
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it stands for the paths that no other route has."""
+        return self.method == "*"
+
+
+ROUTE_TABLE = web.AppKey("routes", tuple[Route, ...])
+"""The routes of an application."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks."""
+    """Who sends a request."""
 
     name: str
     """Of the key; for the log, never the key itself."""
     admin: bool = False
     models: frozenset[str] | None = None
     """Models that it may use; None: all."""
+    limits: Limits = NO_LIMITS
+    """Of its key."""
+    revocable: bool = False
+    """The key stands in the keys file, which can revoke it."""
+    anonymous: bool = False
+    """It has sent no key."""
 
 
-NOBODY = Caller("nobody", models=frozenset())
-"""Who calls before a middleware has said who it is: it has no right at all."""
-ANYBODY = Caller("anybody")
+NOBODY = Caller("nobody", models=frozenset(), anonymous=True)
+"""The caller before authentication: it has no right at all."""
+ANYBODY = Caller("anybody", anonymous=True)
 """The caller where there are no keys."""
-OPERATOR = Caller("anybody", admin=True)
-"""The same, who sits at this machine while nobody else can call."""
+OPERATOR = Caller("anybody", admin=True, anonymous=True)
+"""The same, on this machine while no other machine can call."""
 
 
 def new_id() -> str:
-    """32 hex digits that name something. Not a secret: the system's randomness would cost a call into it each time."""
+    """32 random hex digits. Not a secret: the system's randomness would cost a system call each time."""
     return f"{random.getrandbits(128):032x}"
 
 
+class Hooks(Protocol):
+    """The hooks of a middleware that the context itself calls."""
+
+    async def before_call(self, context: RequestContext, call: Call) -> None:
+        """The body is parsed and the service is about to be called."""
+
+    def on_chunks(self, context: RequestContext, chunks: list[LLMChunk]) -> None:
+        """A batch of a stream has come."""
+
+    def on_finish(self, context: RequestContext) -> None:
+        """The response is complete, or its client has gone."""
+
+
 class RequestContext:
-    """One request and its answer. Times are those of the loop's clock, in seconds."""
+    """One request and its response. Times are those of the loop's clock, in seconds."""
 
     __slots__ = (
-        "__weakref__", "began", "body_held", "body_size", "broken", "call", "caller", "chunks", "entered", "error",
-        "extra_headers", "first_token_at", "gateway", "head_sent", "hung_up", "id", "ignored", "interrupted",
-        "last_token_at", "left", "letters", "notes", "peer", "request", "route", "status", "streamed", "task", "usage",
+        "__weakref__", "body_reserved", "body_size", "call", "call_started_at", "caller", "characters", "chunks",
+        "disconnected", "error", "extra_headers", "failed_observers", "finished", "first_token_at", "gateway",
+        "headers_sent", "id", "ignored", "interrupted", "last_token_at", "middleware", "model_counters", "peer",
+        "permit", "previous_token_at", "queue_client", "queue_seconds", "reply_text", "request", "reservation", "route",
+        "started_at", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
-    def __init__(self, gateway: Gateway, route: Route, request: web.Request) -> None:
+    def __init__(self, gateway: Gateway, middleware: Sequence[Hooks], route: Route, request: web.Request) -> None:
         self.gateway = gateway
+        self.middleware = middleware
         self.route = route
         self.request = request
-        given = request.headers.get("X-Request-Id")
-        self.id = given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
-        """The client's `x-request-id` if it is a sane one, else ours."""
+        sent_id = request.headers.get("X-Request-Id")
+        self.id = sent_id if sent_id is not None and _REQUEST_ID.fullmatch(sent_id) else new_id()
+        """The client's `X-Request-Id` if it is fit for logs, else ours."""
         self.peer = gateway.proxies.client(request.remote or "unix", request.headers)
-        """Address of the client: of the connection, or behind a trusted proxy the one that it tells."""
-        self.began = asyncio.get_running_loop().time()
+        """Address of the client: of the connection, or behind a trusted proxy what that forwards."""
+        self.started_at = asyncio.get_running_loop().time()
         self.body_size = 0
         """Bytes of the body that were read."""
-        self.body_held = 0
+        self.body_reserved = 0
         """Of those, bytes of the budget of all bodies."""
         self.caller: Caller = NOBODY
-        """Set by the middleware that reads keys."""
+        """Set by authentication."""
         self.call: Call | None = None
-        """What the body asks for; None before it is parsed, and on routes without a generation."""
-        self.entered: float | None = None
-        """When the service was asked: what came before was reading and waiting."""
+        """The parsed body; None before, and on routes that call no model."""
+        self.call_started_at: float | None = None
+        """When the service was called: what came before was reading and waiting."""
         self.first_token_at: float | None = None
+        self.previous_token_at: float | None = None
+        """When the batch before the last one came."""
         self.last_token_at: float | None = None
         self.chunks = 0
-        """Pieces of the stream so far."""
-        self.letters = 0
-        """Characters that were generated."""
+        """Chunks of the stream so far."""
+        self.characters = 0
+        """Generated so far, reasoning included."""
         self.usage: TokenUsage | None = None
+        """Tokens as the backend reports them. One that does not count may report zeros: see `reported_usage`."""
         self.ignored: list[str] = []
-        """Parameters that change nothing here; told in `x-miner-ignored-params`."""
+        """Parameters that change nothing here; listed in `X-Miner-Ignored-Params`."""
         self.status = 0
-        """HTTP status of the answer; 499: the client hung up before it."""
+        """HTTP status of the response; 499: the client closed the connection before it."""
         self.streamed = False
-        self.head_sent = False
-        """The head of a streamed response is on its way: there cannot be another one."""
-        self.hung_up = False
-        """The client left before the answer was out."""
+        self.headers_sent = False
+        """The headers of a streamed response are out: there cannot be another status."""
+        self.disconnected = False
+        """The client left before its response was complete."""
         self.error: MinerError | None = None
-        """What went wrong, also when it did so in the middle of a stream."""
-        self.broken: tuple[object, ...] = ()
-        """Methods of middleware that failed while they watched the stream."""
-        self.left = False
+        """What went wrong, also in the middle of a stream."""
+        self.failed_observers: tuple[Hooks, ...] = ()
+        """Middleware whose `on_chunks` has failed."""
+        self.finished = False
         self.task: asyncio.Task[object] | None = None
         """What `interrupt` cancels."""
         self.interrupted = False
         self.extra_headers: dict[str, str] = {}
-        """What middleware add to the headers of the answer."""
-        self.notes: dict[str, object] = {}
-        """Whatever a middleware wants to remember between its moments."""
+        """What middleware add to the headers of the response."""
+        self.queue_client: QueueClient | None = None
+        """Whom it counts for in queues: the key, or without keys the client's address."""
+        self.reservation: Reservation | None = None
+        """What it has taken from its client's rate limits."""
+        self.permit: Permit | None = None
+        """The queue's permit to be sent to the backend."""
+        self.queue_seconds: float | None = None
+        """How long it waited in queues; known at its end. None: it has not called the service."""
+        self.model_counters: ModelCounters | None = None
+        """Where the tokens of its stream are counted."""
+        self.reply_text: list[str] = []
+        """The text of its stream, where prompts are logged."""
+
+    @property
+    def reported_usage(self) -> TokenUsage | None:
+        """The tokens that the backend reports; None: it reports none, or only zeros, as a generate-only backend may."""
+        usage = self.usage
+        return usage if usage is not None and (usage.prompt_tokens or usage.completion_tokens) else None
 
     def headers(self, content_type: str = "application/json") -> dict[str, str]:
-        """What every answer carries."""
+        """The headers of every response."""
         headers = {
             "Content-Type": content_type, "X-Request-Id": self.id, "Server": "miner",
             "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **self.extra_headers,
@@ -124,58 +208,111 @@ class RequestContext:
             headers["X-Miner-Ignored-Params"] = ", ".join(self.ignored)
         return headers
 
-    async def enter(self, call: Call) -> None:
-        """Pass the middleware that come between the parsed body and the service."""
+    async def start_call(self, call: Call) -> None:
+        """Run the hooks between the parsed body and the service."""
         self.call = call
-        if call.model is not None and len(call.model) > _LONGEST_NAME:
-            raise InvalidRequestError(f"model is longer than {_LONGEST_NAME} characters.", param="model")
+        if call.model is not None and len(call.model) > _MAX_MODEL_NAME:
+            raise InvalidRequestError(f"model is longer than {_MAX_MODEL_NAME} characters.", param="model")
         if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
             raise refuse_remote(call.remote_images[0])
-        for enter in self.gateway.middleware.enters:
-            await enter(self, call)
-        self.entered = asyncio.get_running_loop().time()
-        self.gateway.began(self)
+        for middleware in self.middleware:
+            await middleware.before_call(self, call)
+        self.call_started_at = asyncio.get_running_loop().time()
+        self.gateway.call_started(self)
 
-    def tokens(self, batch: list[LLMChunk]) -> None:
+    def record_chunks(self, chunks: list[LLMChunk]) -> None:
         """Count a batch of the stream."""
         now = asyncio.get_running_loop().time()
         if self.first_token_at is None:
             self.first_token_at = now
-        self.last_token_at = self.gateway.sign_at = now
-        self.chunks += len(batch)
-        for chunk in batch:
+        self.previous_token_at = self.last_token_at
+        self.last_token_at = self.gateway.last_activity_at = now
+        self.chunks += len(chunks)
+        for chunk in chunks:
             if chunk.content is not None:
-                self.letters += len(chunk.content)
+                self.characters += len(chunk.content)
             elif chunk.reasoning is not None:
-                self.letters += len(chunk.reasoning)
-        usage = batch[-1].usage
+                self.characters += len(chunk.reasoning)
+        usage = chunks[-1].usage
         if usage is not None:
             several = self.call is not None and len(self.call.arguments) > 1
-            self.usage = added(self.usage, usage) if several else usage
-        for told in self.gateway.middleware.batches:
+            self.usage = add_usage(self.usage, usage) if several else usage
+        for middleware in self.middleware:
             try:
-                told(self, batch)
+                middleware.on_chunks(self, chunks)
             except MinerError:
                 raise  # it refuses to go on
-            except BaseException:  # whoever only watches breaks no stream
-                if told not in self.broken:
-                    self.broken = (*self.broken, told)
-                    logger.exception("Request %s: %s failed; the stream goes on.", self.id, told.__qualname__)
+            except BaseException:  # an observer breaks no stream
+                if middleware not in self.failed_observers:
+                    self.failed_observers = (*self.failed_observers, middleware)
+                    name = type(middleware).__name__
+                    logger.exception("Request %s: on_chunks of %s failed; the stream goes on.", self.id, name)
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """The end, however it came. Idempotent."""
-        if self.left:
+        if self.finished:
             return
-        self.left = True
-        self.gateway.bodies.release(self.body_held)
-        self.gateway.ended(self)
-        for leave in self.gateway.middleware.leaves:
+        self.finished = True
+        self.gateway.bodies.release(self.body_reserved)
+        self.gateway.request_finished(self, succeeded=self.error is None and self.status != 499)
+        for middleware in reversed(self.middleware):
             try:
-                leave(self)
-            except BaseException:  # the others have to give back what they hold
-                logger.exception("Request %s: %s failed.", self.id, leave.__qualname__)
+                middleware.on_finish(self)
+            except BaseException:  # the others have to release what they hold
+                logger.exception("Request %s: on_finish of %s failed.", self.id, type(middleware).__name__)
         self.task = None  # its context holds this object, and would keep the body until the garbage collector comes
         if self.error is not None:
-            # It has been answered and logged. Its frames are such a circle too.
+            # It has been sent and logged. Its frames are such a circle too.
             self.error = self.error.with_traceback(None)
             self.error.__context__ = None
+
+    def interrupt(self) -> None:
+        """End it because the server shuts down: what it awaits is cancelled, and its client gets an error."""
+        if self.task is not None and not self.interrupted:
+            self.interrupted = True
+            self.task.cancel()
+
+
+class Interruptible:
+    """Turns the cancelling of `RequestContext.interrupt` into an error, as asyncio.timeout does with its own. A client
+    that disconnects cancels the task as well: that stays as it is.
+    """
+
+    __slots__ = ("_cancelling", "_context")
+
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+        self._cancelling = 0
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._context.task = task
+        self._cancelling = task.cancelling()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        context = self._context
+        if kind is not asyncio.CancelledError or not context.interrupted or context.task is None:
+            return
+        task, context.task = context.task, None
+        if task.uncancel() <= self._cancelling:
+            raise RefusedError(503, "shutting_down", "The server is shutting down.", retry_after=5) from None
+
+
+def add_usage(one: TokenUsage | None, other: TokenUsage) -> TokenUsage:
+    """The sum of both."""
+    if one is None:
+        return other
+    return TokenUsage(
+        one.prompt_tokens + other.prompt_tokens,
+        one.completion_tokens + other.completion_tokens,
+        one.total_tokens + other.total_tokens,
+        _sum(one.cached_tokens, other.cached_tokens),
+        _sum(one.reasoning_tokens, other.reasoning_tokens),
+    )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else (one or 0) + (other or 0)

@@ -1,23 +1,24 @@
-"""Errors that only a gateway has, and what a client gets to read of any error."""
+"""The errors of the gateway itself, and what a client gets to read of any error."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError
-from miner.gateway.redaction import redacted
 
 __all__ = [
-    "ClientGoneError", "Failure", "InternalServerError", "RefusedError", "callers_hint", "failure_of", "public",
-    "retry_after_header", "shortened",
+    "ClientGoneError", "ErrorBoundary", "Failure", "InternalServerError", "RefusedError", "callers_hint", "cause_of",
+    "failure_of", "public", "redact", "retry_after_header", "shortened",
 ]  # fmt: skip
 
 
 class RefusedError(MinerError):
-    """The gateway itself says no: no key, too many requests, no such path."""
+    """The gateway itself refuses the request: no key, too many requests, no such path."""
 
     def __init__(
         self,
@@ -41,19 +42,60 @@ class RefusedError(MinerError):
 
 
 class InternalServerError(RefusedError):
-    """Something raised an exception that nobody foresaw: its cause, which the log has and the client does not."""
+    """An unexpected exception was raised: its cause, which the log has and the client does not."""
 
     def __init__(self) -> None:
         super().__init__(500, "internal_error", "Internal server error.")
 
 
+def cause_of(error: MinerError) -> BaseException:
+    """The unexpected exception behind an InternalServerError; any other error itself."""
+    return (error.__cause__ if isinstance(error, InternalServerError) else None) or error
+
+
 class ClientGoneError(ConnectionResetError):
-    """Nobody is there to write to, or nobody reads."""
+    """The client has closed the connection, or does not read."""
+
+
+class ErrorBoundary:
+    """Turns whatever leaves the block into an InternalServerError, with the exception as its cause.
+
+    Errors of miner, a client that has gone, and the cancelling of this task stay what they are. A CancelledError that
+    was not requested of this task, SystemExit, GeneratorExit and such come from the code of a backend or of a hook: in
+    the task of a request they would end a connection without a response, or the whole server. Not for blocks with a
+    `yield` in them.
+    """
+
+    __slots__ = ("_cancelling", "_task")
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, (MinerError, ClientGoneError)):
+            return
+        if isinstance(error, GeneratorExit) and _current_task() is not self._task:
+            return  # the task was dropped, and its coroutine is closed
+        if isinstance(error, asyncio.CancelledError) and self._task.cancelling() > self._cancelling:
+            return
+        raise InternalServerError from error
+
+
+def _current_task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs any more
+        return None
 
 
 @dataclass(slots=True)
 class Failure:
-    """An error as a client gets it; each dialect gives it its own shape."""
+    """An error as a client gets it; each dialect writes it in its own format."""
 
     status: int
     code: str
@@ -61,26 +103,56 @@ class Failure:
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
-    """For dialects that tell it in the body too."""
+    """For dialects that send it in the body too."""
 
     def __post_init__(self) -> None:
-        # A file's name or a backend's words may hold what is no text; JSON cannot.
+        # A file's name or an engine's message may hold lone surrogates; JSON cannot.
         self.message = self.message.encode(errors="replace").decode()
 
 
 _LONGEST = 4096
-"""Characters of a message: some quote what the client sent."""
+"""Characters of a message: some quote the request."""
 
 
 def shortened(text: str) -> str:
-    """The text, or its two ends."""
+    """The text, or its beginning and end."""
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"
 
 
+_ADDRESS = re.compile(r"(?: at)? (?:https?|unix)://[^\s,;'\"]+")
+_ROOTS = (
+    r"Applications|Library|System|Users|Volumes|app|bin|boot|cache|content|data|dev|docker|etc|export|gpfs|home|kaggle|"
+    r"lib|lib64|lustre|media|mnt|nas|nfs|nix|opt|private|proc|root|run|sbin|scratch|sdcard|snap|srv|storage|sys|tmp|"
+    r"usr|var|vol|volume\d*|work|workspaces?"
+)
+_SUFFIXES = (
+    "bin|cfg|conf|env|ggml|gguf|h5|ini|jinja|json|jsonl|log|mmproj|"
+    "onnx|pem|py|pt|pth|safetensors|so|sock|toml|txt|ya?ml"
+)
+_PART = r"[\w.@+~%=-]+"
+_PATH = re.compile(
+    rf"(?<![\w/.:#%?&=~-])(?:"
+    rf"/(?:{_ROOTS})(?:/{_PART})+/?"  # below a directory that machines have
+    rf"|~/(?:{_PART}/)*{_PART}"
+    rf"|(?!/(?:api|v1|admin)/)/(?:{_PART}/)+{_PART}\.(?:{_SUFFIXES})\b"  # a file, wherever it is
+    rf"|[A-Za-z]:[\\/](?:[^\\/:*?\"'<>|\s]+[\\/])*[^\\/:*?\"'<>|\s]+"
+    rf")"
+)
+_QUOTED = re.compile(rf"(?<=(['\"`]))(?:/(?:{_ROOTS})/|~/|[A-Za-z]:[\\/])[^'\"`\n]+(?=\1)")
+"""One with spaces in it."""
+
+
+def redact(text: str) -> str:
+    """The text without addresses and file paths. Routes (`/api/chat`) and places in JSON (`#/properties/a`) are the
+    client's own, and stay.
+    """
+    return _PATH.sub("<path>", _QUOTED.sub("<path>", _ADDRESS.sub("", text)))
+
+
 def public(text: str) -> str:
-    """The text without addresses and paths of the operator's network and machine."""
-    return redacted(shortened(text))
+    """The text as any client may read it: redacted, and not too long."""
+    return redact(shortened(text))
 
 
 _OPERATORS = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|(?<![\w-])--[a-z]|\bpip install\b")
@@ -106,12 +178,12 @@ def _told(error: MinerError) -> str:
 
 
 def retry_after_header(seconds: float) -> str:
-    """The header's value: whole seconds, never fewer than it takes."""
+    """The header's value: seconds, rounded up."""
     return str(max(1, math.ceil(seconds)))
 
 
 def failure_of(error: MinerError, request_id: str = "") -> Failure:
-    """What a client reads of an error. Hints for whoever runs the server stay in its log (`fault_log.py`)."""
+    """What a client reads of an error: its message and hint. Hints for operators are only logged (`log_error`)."""
     headers: dict[str, str] = {}
     if isinstance(error, RefusedError):
         if error.retry_after is not None:
@@ -124,5 +196,5 @@ def failure_of(error: MinerError, request_id: str = "") -> Failure:
     if isinstance(error, RequestError):
         text = error.message if isinstance(error, ModelNotFoundError) else _told(error)
         return Failure(error.http_status, error.code, public(text), error.param, headers, request_id)
-    text = "The server is not set up correctly; its log says more."
+    text = "The server is misconfigured; its log has the details."
     return Failure(500, "internal_error", text, None, headers, request_id)

@@ -1,69 +1,63 @@
-"""Answering a generation: whole or streamed, in any dialect, over any service.
+"""Serving a generation: streamed or not, in any dialect, over any service.
 
-Whoever stops waiting (a client that hangs up) stops the service: the handler's task is cancelled, and what it awaits
-with it.
+A client that disconnects stops the service: the handler's task is cancelled, and what it awaits with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
 from miner.core.llms.contract.stream import LLMStream
-from miner.core.wire import LLMResponse
-from miner.errors import OutputValidationError
-from miner.gateway.apis.base import Call, Dialect, Head, StreamWriter
-from miner.gateway.contained import Contained
-from miner.gateway.context import RequestContext, new_id
+from miner.core.wire import LLMChunk, LLMResponse, TokenUsage
+from miner.errors import MinerError, OutputValidationError
+from miner.gateway.context import Handler, RequestContext, add_usage, new_id
+from miner.gateway.dialect import Call, Dialect, Head, StreamWriter
+from miner.gateway.errors import ErrorBoundary
 from miner.gateway.field_names import LENIENT_HEADER
-from miner.gateway.merge import merged, total_usage
 from miner.gateway.request_body import off_loop, parse_body
-from miner.gateway.routing import Handler
-from miner.gateway.streamed import streamed
-from miner.gateway.streaming import OpenStream
+from miner.gateway.streaming import EventStream
 
-__all__ = ["generation", "json_response", "reply"]
+__all__ = ["generation_handler", "json_response", "send_reply"]
 
 
-def generation(dialect: Dialect) -> Handler:
+def generation_handler(dialect: Dialect) -> Handler:
     """The handler of a route that generates."""
 
     async def handle(context: RequestContext) -> web.StreamResponse:
-        return await reply(context, dialect, await parse_body(context, dialect.parse))
+        return await send_reply(context, dialect, await parse_body(context, dialect.parse))
 
     return handle
 
 
-async def reply(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
-    """Ask the service and answer."""
+async def send_reply(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
+    """Call the service and send its reply, as the dialect writes it."""
     context.ignored += call.ignored
     if context.request.headers.get(LENIENT_HEADER, "").strip().lower() == "ignore":
         for arguments in call.arguments:
             arguments.setdefault("unsupported", "ignore")
-    await context.enter(call)
+    await context.start_call(call)
     with call.names.translate_errors():
-        return await (_streamed if call.stream else _whole)(context, dialect, call)
+        return await (_streaming if call.stream else _non_streaming)(context, dialect, call)
 
 
 def json_response(context: RequestContext, body: bytes, status: int = 200) -> web.Response:
-    """An answer in one piece."""
+    """A response with a JSON body."""
     context.status = status
     return web.Response(status=status, body=body, headers=context.headers())
 
 
-async def _whole(context: RequestContext, dialect: Dialect, call: Call) -> web.Response:
+async def _non_streaming(context: RequestContext, dialect: Dialect, call: Call) -> web.Response:
     if len(call.arguments) == 1:
-        response = await _respond(context, call.arguments[0])
-        context.usage = response.usage
-        responses = [response]
+        responses = [await _respond(context, call.arguments[0])]
     else:
         responses = await _respond_all(context, call)
-        context.usage = total_usage(response.usage for response in responses)
-    context.letters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
+    context.usage = _total_usage(response.usage for response in responses)
+    context.characters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
     _note_ignored(context, responses)
     return json_response(context, dialect.response_body(call, _head(context, call, responses), responses))
 
@@ -71,24 +65,24 @@ async def _whole(context: RequestContext, dialect: Dialect, call: Call) -> web.R
 async def _respond(context: RequestContext, arguments: dict[str, Any]) -> LLMResponse:
     service = context.gateway.service
     try:
-        with Contained():  # here, because each of several has a task of its own
+        with ErrorBoundary():  # here, because each of several has a task of its own
             if "messages" in arguments:
                 return await service.chat_completion(**arguments)
-            return await service.stream(**arguments).collect()  # `generate` gives the text alone
+            return await service.stream(**arguments).collect()  # `generate` returns only the text
     except OutputValidationError as error:
-        return _cut_short(error)
+        return _unfinished(error)
 
 
-def _cut_short(error: OutputValidationError) -> LLMResponse:
-    """The reply, where the finish reason already tells why it breaks the format: every dialect says so."""
-    cut = ("length", "repetition", "unknown")
-    if isinstance(error.response, LLMResponse) and error.response.finish_reason in cut:
+def _unfinished(error: OutputValidationError) -> LLMResponse:
+    """The reply, where its finish reason tells the client why it breaks the format."""
+    reasons = ("length", "repetition", "unknown")
+    if isinstance(error.response, LLMResponse) and error.response.finish_reason in reasons:
         return error.response
     raise error
 
 
 async def _respond_all(context: RequestContext, call: Call) -> list[LLMResponse]:
-    """All the replies that are wanted, at once; the first failure stops the others."""
+    """All replies of the call, concurrently; the first failure cancels the others."""
     tasks = [asyncio.create_task(_respond(context, arguments)) for arguments in call.arguments]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -106,20 +100,20 @@ def _note_ignored(context: RequestContext, responses: list[LLMResponse]) -> None
                 context.ignored.append(name)
 
 
-async def _streamed(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
-    """The first batch is fetched before the headers go out, so that what fails early has a status of its own."""
+async def _streaming(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
+    """The first batch is fetched before the headers go out, so that what fails early gets its own status."""
     context.streamed = True
     service = context.gateway.service
 
-    def checked() -> list[LLMStream]:
+    def prepare() -> list[LLMStream]:
         return [service.stream(**arguments) for arguments in call.arguments]
 
-    streams = await off_loop(context, checked)  # a long conversation takes a while to check
+    streams = await off_loop(context, prepare)  # a long conversation takes a while to check
     responses = [stream.response for stream in streams]
-    out = OpenStream(context, dialect.stream_type, dialect.heartbeat)
+    out = EventStream(context, dialect.stream_type, dialect.heartbeat)
     writer: StreamWriter | None = None
 
-    def writing() -> StreamWriter:
+    def get_writer() -> StreamWriter:
         nonlocal writer
         if writer is None:
             writer = dialect.stream(call, _head(context, call, responses))
@@ -127,7 +121,7 @@ async def _streamed(context: RequestContext, dialect: Dialect, call: Call) -> we
 
     async def write() -> bytes:
         several = len(streams) > 1
-        source: AsyncGenerator[Any, None] = merged(streams) if several else streams[0].batches()
+        source: AsyncGenerator[Any, None] = _merge(streams) if several else streams[0].batches()
         index = 0
         try:
             async with aclosing(source) as batches:
@@ -135,18 +129,59 @@ async def _streamed(context: RequestContext, dialect: Dialect, call: Call) -> we
                     async for batch in batches:
                         if several:
                             index, batch = batch
-                        context.tokens(batch)
+                        context.record_chunks(batch)
                         if writer is None:
                             _note_ignored(context, responses)
-                        data = (writer or writing()).batch(batch, index)
+                        data = (writer or get_writer()).batch(batch, index)
                         if data:
                             await out.send(data)
         except OutputValidationError as error:
-            _cut_short(error)
-        return writing().end(responses)
+            _unfinished(error)
+        return get_writer().end(responses)
 
-    return await streamed(out, write, lambda failure: writing().error(failure))
+    return await out.run(write, lambda failure: get_writer().error(failure))
 
 
 def _head(context: RequestContext, call: Call, responses: list[LLMResponse]) -> Head:
     return Head(new_id(), responses[0].model or call.model or context.gateway.service.name)
+
+
+async def _merge(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list[LLMChunk]], None]:
+    """Batches of several streams as they come, each with the index of its stream. The first failure ends them all."""
+    arrived: asyncio.Queue[tuple[int, list[LLMChunk] | MinerError | None]] = asyncio.Queue(len(streams))
+
+    async def read(index: int, stream: LLMStream) -> None:
+        try:
+            with ErrorBoundary():
+                async with aclosing(stream.batches()) as batches:
+                    async for batch in batches:
+                        await arrived.put((index, batch))
+        except MinerError as error:
+            await arrived.put((index, error))
+        else:
+            await arrived.put((index, None))
+
+    readers = [asyncio.create_task(read(index, stream)) for index, stream in enumerate(streams)]
+    unfinished = len(readers)
+    try:
+        while unfinished:
+            index, item = await arrived.get()
+            if item is None:
+                unfinished -= 1
+            elif isinstance(item, MinerError):
+                raise item
+            else:
+                yield index, item
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+def _total_usage(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:
+    """The sum of those that are known; None where none is."""
+    total: TokenUsage | None = None
+    for usage in usages:
+        if usage is not None:
+            total = add_usage(total, usage)
+    return total

@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from miner.core.llms.contract.unparsed_reply import LostReplyError, MalformedReplyError
+from miner.core.llms.LLMService import LLMService
 from miner.errors import BackendError, MinerError, ModelNotFoundError, OutputValidationError, UnsupportedFeatureError
-
-if TYPE_CHECKING:
-    from miner.core.llms.LLMService import LLMService
-    from miner.gateway.state import Gateway
+from miner.gateway.state import Gateway
 
 __all__ = ["preload"]
 
 logger = logging.getLogger("miner.gateway")
 
-_LONGEST_PAUSE = 15.0
+_MAX_PAUSE = 15.0
 
 
 async def preload(gateway: Gateway) -> None:
-    """Make the backend serve one token, again until it does; the gateway is ready then.
+    """Let the backend generate one token, with retries until it does; the gateway is ready then.
 
-    A request that is wrong as such (no default model, a file that is not there) is not tried again: `/readyz` asks
-    the backend from then on.
+    A request that is wrong as such (no default model, a missing file) is not retried: from then on `/readyz` checks the
+    backend.
     """
     pause = 0.5
     while True:
@@ -33,15 +30,15 @@ async def preload(gateway: Gateway) -> None:
             gateway.loading = "the default model is being loaded"
             await _one_token(gateway.service)
         except (LostReplyError, MalformedReplyError, OutputValidationError):
-            break  # whatever a model writes, its engine serves
+            break  # whatever the model generates, its engine works
         except BackendError as error:
             gateway.loading = f"the default model could not be loaded yet: {error.message}"
-            logger.warning("The default model could not be loaded: %s Trying again in %.1f s.", error, pause)
+            logger.warning("The default model could not be loaded: %s Retrying in %.1f s.", error, pause)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, _MAX_PAUSE)
         except ModelNotFoundError as error:
             health = await gateway.health.current()
-            if health or "DEFAULT_MODEL" not in (health.reason or ""):  # else its own warning has said so
+            if health or "DEFAULT_MODEL" not in (health.reason or ""):  # else the backend has logged a warning
                 logger.warning("No model was loaded at start: %s", error)
             break
         except MinerError as error:
@@ -50,8 +47,8 @@ async def preload(gateway: Gateway) -> None:
         else:
             break
     gateway.loading = None
-    if gateway.state == "starting":
-        gateway.state = "serving"
+    if gateway.phase == "starting":
+        gateway.phase = "serving"
 
 
 async def _one_token(service: LLMService) -> None:
@@ -62,4 +59,4 @@ async def _one_token(service: LLMService) -> None:
     except UnsupportedFeatureError:
         if "embeddings" in service.capabilities:
             await service.embed("Hi")  # a model that only makes embeddings
-        # Else a backend that cannot be asked for one token alone: it loads nothing that we know of.
+        # Else a backend that cannot generate a single token: it loads nothing that we know of.

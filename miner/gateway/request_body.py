@@ -81,7 +81,7 @@ async def _read_all(context: RequestContext) -> list[bytes]:
         context.body_size += len(part)
         if context.body_size > most:
             raise _too_large(most)
-        context.body_held = budget.grow(context.body_held, context.body_size)
+        context.body_reserved = budget.grow(context.body_reserved, context.body_size)
         parts.append(part)
     return parts
 

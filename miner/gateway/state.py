@@ -1,121 +1,112 @@
-"""Gateway: what all requests share: the service, the settings, the middleware, and whether the server is ready."""
+"""Gateway: what all requests share: the service, the settings, whether it can serve, and what is in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
+from miner.core.llms.LLMService import LLMService
+from miner.core.wire import Health
 from miner.errors import MinerError
 from miner.gateway.background import Background
-from miner.gateway.budget import BodyBudget
 from miner.gateway.client_address import TrustedProxies
-from miner.gateway.contained import Contained
-from miner.gateway.endpoints.health import HealthCache
-from miner.gateway.errors import InternalServerError
-from miner.gateway.middleware.base import Middleware, MiddlewareStack
-from miner.gateway.preload import preload
+from miner.gateway.concurrency import BackendQueue
+from miner.gateway.counters import Counters
+from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
+from miner.gateway.settings import GatewaySettings
 
-if TYPE_CHECKING:
-    from miner.core.llms.LLMService import LLMService
-    from miner.gateway.context import RequestContext
-    from miner.gateway.routing import Route
-    from miner.gateway.settings import GatewaySettings
-    from miner.gateway.streaming import OpenStream
-
-__all__ = ["Gateway"]
+__all__ = ["BodyBudget", "Gateway", "HealthCache"]
 
 logger = logging.getLogger("miner.gateway")
 
+_UNCOUNTED = 64 * 1024
+"""Bytes of each body that are not counted: what ordinary requests need, so that big ones keep none of them out."""
+
+
+class ActiveRequest(Protocol):
+    """A request in flight (RequestContext)."""
+
+    def interrupt(self) -> None:
+        """End it because the server shuts down."""
+
+
+class HeartbeatStream(Protocol):
+    """A stream that is kept alive while the engine sends nothing (EventStream)."""
+
+    written_at: float
+    """When something was last sent, on the loop's clock."""
+
+    @property
+    def request_id(self) -> str:
+        """The id of its request, for the log."""
+
+    async def send_heartbeat(self) -> None:
+        """Send what tells the client that the connection is alive."""
+
 
 class Gateway:
-    """One gateway. It owns no service: who made the service closes it."""
+    """One gateway. It does not own the service: whoever made the service closes it."""
 
-    def __init__(
-        self,
-        service: LLMService,
-        settings: GatewaySettings,
-        middleware: Iterable[Middleware],
-        routes: Sequence[Route],
-    ) -> None:
+    def __init__(self, service: LLMService, settings: GatewaySettings) -> None:
         self.service = service
         self.settings = settings
-        self.middleware = MiddlewareStack(list(middleware))
-        self.routes = tuple(routes)
         self.bodies = BodyBudget(max(settings.serve_body_budget, settings.serve_max_body))
         self.proxies = TrustedProxies(settings.serve_trusted_proxies)
-        self.state: Literal["starting", "serving", "draining"] = "starting"
+        self.health = HealthCache(service)
+        self.background = Background()
+        self.phase: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None
         """What the server waits for while it starts."""
-        self.health = HealthCache(service)
-        self.present: set[RequestContext] = set()
-        """Requests that have come and are not answered."""
-        self.running: set[RequestContext] = set()
-        """Requests that the service works on."""
-        self.streams: set[OpenStream] = set()
-        """Streams that may need a heartbeat."""
-        self.sign_at = 0.0
-        """When the backend last gave a sign of life, on the loop's clock."""
-        self.background = Background()
-        self._quiet: asyncio.Event | None = None
+        self.readiness_checks: list[Callable[[], str | None]] = []
+        """Each returns why the server cannot serve, or None; for `/readyz`."""
+        self.queue = BackendQueue(settings)
+        self.counters: Counters | None = None
+        """What `/metrics` shows; None: nothing is counted."""
+        self.requests: set[ActiveRequest] = set()
+        """Requests whose response is not complete."""
+        self.running: set[ActiveRequest] = set()
+        """Those of them that the service works on."""
+        self.streams: set[HeartbeatStream] = set()
+        self.last_activity_at = 0.0
+        """When the service last sent anything, or got its first request, on the loop's clock."""
+        self._idle: asyncio.Event | None = None
 
-    async def start(self) -> None:
-        """Start the middleware, the heartbeat and the loading of the default model."""
-        self.sign_at = asyncio.get_running_loop().time()
-        for middleware in self.middleware.all:
-            await middleware.start(self)
-        self.background.start("heartbeat of streams", self._beat)
-        if self.settings.serve_preload:
-            self.background.start("loading of the default model", lambda: preload(self), ends=True)
-        else:
-            self.state = "serving"
-
-    async def stop(self) -> None:
-        """Stop what `start` started."""
-        await self.background.stop()
-        for middleware in reversed(self.middleware.all):
-            try:
-                with Contained():
-                    await middleware.stop(self)
-            except MinerError as error:  # the others have to stop too
-                cause = error.__cause__ if isinstance(error, InternalServerError) else error
-                logger.error("%s did not stop cleanly.", type(middleware).__name__, exc_info=cause)
-
-    def began(self, context: RequestContext) -> None:
-        """The service is being asked."""
+    def call_started(self, request: ActiveRequest) -> None:
+        """The service works on the request from now on."""
         if not self.running:
-            self.sign_at = asyncio.get_running_loop().time()
-        self.running.add(context)
+            self.last_activity_at = asyncio.get_running_loop().time()
+        self.running.add(request)
 
-    def ended(self, context: RequestContext) -> None:
-        """The service is done with it."""
-        if context in self.running:
-            self.running.discard(context)
-            if context.error is None and context.status != 499:
-                self.sign_at = asyncio.get_running_loop().time()
+    def request_finished(self, request: ActiveRequest, *, succeeded: bool) -> None:
+        """The service no longer works on the request."""
+        if request in self.running:
+            self.running.discard(request)
+            if succeeded:
+                self.last_activity_at = asyncio.get_running_loop().time()
 
-    def left(self, context: RequestContext) -> None:
-        """It is answered, or nobody waits for it any more."""
-        self.present.discard(context)
-        if self._quiet is not None and not self.present:
-            self._quiet.set()
+    def response_finished(self, request: ActiveRequest) -> None:
+        """The response is complete, or its client has gone."""
+        self.requests.discard(request)
+        if self._idle is not None and not self.requests:
+            self._idle.set()
 
-    async def drained(self, seconds: float) -> bool:
-        """Wait until all requests are answered; whether that came in time."""
-        if not self.present:
+    async def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no request is in flight; whether that came in time."""
+        if not self.requests:
             return True
-        self._quiet = asyncio.Event()
+        self._idle = asyncio.Event()
         try:
             async with asyncio.timeout(seconds):
-                await self._quiet.wait()
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True
 
-    async def _beat(self) -> None:
-        """Look after the streams in which nothing has come for a while. One timer for all of them: a timer for each
-        would cost every stream what only the silent ones need.
+    async def send_heartbeats(self) -> None:
+        """Look after the streams in which nothing has come for a while, forever. One timer for all of them: a timer for
+        each would cost every stream what only the quiet ones need.
         """
         loop = asyncio.get_running_loop()
         pause = min(1.0, self.settings.serve_heartbeat / 4)
@@ -126,7 +117,69 @@ class Gateway:
                 if stream not in self.streams:
                     continue  # it has ended while another one was written to
                 try:
-                    await stream.beat()
+                    await stream.send_heartbeat()
                 except Exception:  # one broken stream must not keep the others from theirs
                     self.streams.discard(stream)
-                    logger.exception("Request %s: its heartbeat failed.", stream.context.id)
+                    logger.exception("Request %s: its heartbeat failed.", stream.request_id)
+
+
+class HealthCache:
+    """The backend's health, checked at most once a second, however often probes come, and once at a time."""
+
+    max_age = 1.0
+    """Seconds."""
+
+    def __init__(self, service: LLMService) -> None:
+        self._service = service
+        self._lock = asyncio.Lock()
+        self._health: Health | None = None
+        self._at = 0.0
+        self._logged = ""
+        """The failure that the log has already: probes come every few seconds."""
+
+    async def current(self) -> Health:
+        """The health, not older than `max_age`."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._health is None or now - self._at > self.max_age:
+                self._health = await self._check()
+                self._at = asyncio.get_running_loop().time()
+            return self._health
+
+    async def _check(self) -> Health:
+        try:
+            with ErrorBoundary():
+                return await self._service.health()
+        except MinerError as error:
+            cause = cause_of(error)
+            failure = f"{type(cause).__name__}: {cause}"
+            if failure != self._logged:
+                logger.error("The health check of the backend failed.", exc_info=cause)
+            self._logged = failure
+            return Health(state="failed", reason="the backend's health check failed; the server's log says why")
+
+
+class BodyBudget:
+    """Bytes that the bodies of all requests together may hold until the requests end."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def grow(self, reserved: int, size: int) -> int:
+        """A body that has reserved so many bytes has this size now; returns what it has reserved from now on.
+
+        Raises:
+            RefusedError: 503, there is no room. Nothing has changed then.
+        """
+        wanted = max(0, size - _UNCOUNTED)
+        if wanted > reserved and self.used + wanted - reserved > self.limit:
+            raise RefusedError(
+                503, "overloaded", "Too many large requests at the moment. Try again later.", retry_after=2
+            )  # fmt: skip
+        self.used += wanted - reserved
+        return wanted
+
+    def release(self, reserved: int) -> None:
+        """The request has ended."""
+        self.used -= reserved

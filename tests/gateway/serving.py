@@ -15,7 +15,7 @@ from aiohttp import web
 from miner.config.config import MinerConfig
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
-from miner.gateway.app import GATEWAY, create_app
+from miner.gateway.app import GATEWAY, MIDDLEWARE, create_app
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.server.run import make_runner
 from miner.gateway.settings import GatewaySettings
@@ -38,6 +38,7 @@ class Served:
 
     url: str
     gateway: Gateway
+    middleware: tuple[Middleware, ...] = ()
 
     @property
     def v1(self) -> str:
@@ -59,7 +60,7 @@ async def serving(
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
-        yield Served(f"http://127.0.0.1:{port}", app[GATEWAY])
+        yield Served(f"http://127.0.0.1:{port}", app[GATEWAY], app[MIDDLEWARE])
     finally:
         await asyncio.wait_for(runner.cleanup(), 30)
         await service.aclose()

@@ -17,7 +17,7 @@ from miner.gateway.auth.keys import KeyFile, key_path, write_keys
 from miner.gateway.background import Background
 from miner.gateway.server.log import server_log
 from miner.gateway.state import Gateway
-from miner.gateway.streaming import OpenStream
+from miner.gateway.streaming import EventStream
 from tests.gateway.middleware.test_auth import entry, header, status_of, until
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.gateway.test_generation import CHAT, Scripted, never
@@ -35,7 +35,7 @@ async def until_true(wanted):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(background, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(background, "_MIN_PAUSE", 0.05)
     monkeypatch.setattr(background, "_STEADY_SECONDS", 0.2)
 
 
@@ -59,7 +59,7 @@ async def test_a_task_that_dies_is_logged_started_again_and_shown_until_it_runs(
     await until_true(lambda: not tasks.problems)
     assert len(runs) == 3
     await tasks.stop()
-    assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["The thing has stopped"] * 2
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["The task 'thing' has failed"] * 2
     assert all(record.exc_info for record in caplog.records)
 
 
@@ -99,7 +99,7 @@ async def test_not_ready_while_a_task_of_the_server_is_down(task, monkeypatch, c
 
     service = Scripted(play)
     if task == "heartbeat":
-        monkeypatch.setattr(Gateway, "_beat", breaking(Gateway._beat))
+        monkeypatch.setattr(Gateway, "send_heartbeats", breaking(Gateway.send_heartbeats))
     elif task == "watcher":
         monkeypatch.setattr(KeyStore, "watch", breaking(KeyStore.watch))
 
@@ -112,7 +112,7 @@ async def test_not_ready_while_a_task_of_the_server_is_down(task, monkeypatch, c
         aiohttp.ClientSession() as session,
     ):
         async with asyncio.timeout(WAIT):
-            while "has stopped" not in str((await reason(session, served))[1]):  # noqa: ASYNC110
+            while "has failed" not in str((await reason(session, served))[1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await reason(session, served))[0] == 503
         broken = False
@@ -138,13 +138,13 @@ async def test_a_revoked_key_ends_also_where_nobody_watches_the_file(monkeypatch
 @pytest.mark.parametrize("how", ["nonsense", "directory", "hangs"])
 async def test_keys_of_a_file_that_cannot_be_read_count_for_a_while_only(how, monkeypatch, caplog):
     monkeypatch.setattr(key_store, "_TRUST_SECONDS", 1.5)
-    monkeypatch.setattr(key_store, "_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(key_store, "_READ_SECONDS", 0.3)
     path = key_path(None)
     write_keys(path, KeyFile(keys=[entry("a", admin=True)]))
     async with serving(Parrot(config()), api_keys=KEY) as served, aiohttp.ClientSession() as session:
         assert await status_of(session, served, "/v1/models", **header("a")) == 200
         release = asyncio.Event()
-        loop, real = asyncio.get_running_loop(), key_store._mark
+        loop, real = asyncio.get_running_loop(), key_store._version
         if how == "nonsense":
             path.write_text("{")
         elif how == "directory":
@@ -156,14 +156,14 @@ async def test_keys_of_a_file_that_cannot_be_read_count_for_a_while_only(how, mo
                 asyncio.run_coroutine_threadsafe(asyncio.wait_for(release.wait(), WAIT), loop).result()
                 return real(where)
 
-            monkeypatch.setattr(key_store, "_mark", hanging)
+            monkeypatch.setattr(key_store, "_version", hanging)
         await until(session, served, 503, **header("a"))
         assert await status_of(session, served, "/v1/models", x_api_key=KEY) == 200  # not of the file
         assert await status_of(session, served, "/v1/models", **header("b")) == 401
         if how != "hangs":
             async with session.get(f"{served.url}/readyz", headers={"x-api-key": KEY}) as answer:
                 assert answer.status == 503
-                assert "file of keys" in (await answer.json())["reason"]
+                assert "keys file" in (await answer.json())["reason"]
         release.set()
         if how == "directory":
             path.rmdir()
@@ -173,11 +173,11 @@ async def test_keys_of_a_file_that_cannot_be_read_count_for_a_while_only(how, mo
             await until(session, served, 401, **header("a"))
         else:
             await until(session, served, 200, **header("a"))
-    assert how == "hangs" or sum("stay as they were" in record.getMessage() for record in caplog.records) == 1
+    assert how == "hangs" or sum("Its keys stay valid" in record.getMessage() for record in caplog.records) == 1
 
 
 async def test_one_broken_stream_does_not_end_the_heartbeat_of_the_others(monkeypatch, caplog):
-    real, broken = OpenStream.beat, []
+    real, broken = EventStream.send_heartbeat, []
 
     async def beat(self):
         if not broken:
@@ -186,7 +186,7 @@ async def test_one_broken_stream_does_not_end_the_heartbeat_of_the_others(monkey
             raise ValueError("no")
         await real(self)
 
-    monkeypatch.setattr(OpenStream, "beat", beat)
+    monkeypatch.setattr(EventStream, "send_heartbeat", beat)
     async with serving(Scripted(never), serve_heartbeat=0.1) as served:
         body = {**CHAT, "stream": True}
         first = asyncio.create_task(_first_bytes(served, body))
@@ -215,7 +215,7 @@ async def test_nothing_blocks_the_event_loop(no_blocking_calls, tmp_path):
     finally:
         await asyncio.to_thread(log.__exit__, None, None, None)
     os.close(fd)
-    assert "The keys have changed" in (tmp_path / "log").read_text()
+    assert "API keys have changed" in (tmp_path / "log").read_text()
 
 
 async def _use_everything(path):

@@ -11,7 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from miner.errors import ConfigError
 from miner.gateway.app import create_app, default_middleware
-from miner.gateway.client_address import TrustedProxies
+from miner.gateway.client_address import TrustedProxies, is_loopback
 from miner.gateway.middleware.logging import AccessLog
 from miner.gateway.server.log import server_log
 from miner.gateway.settings import GatewaySettings
@@ -130,3 +130,12 @@ def test_a_proxy_that_is_no_address_is_refused_at_the_start():
     for text in ("proxy.example", "10.0.0.1/8", "*"):
         with pytest.raises(ConfigError, match="MINER_SERVE_TRUSTED_PROXIES"):
             create_app(Parrot(config()), GatewaySettings(_env_file=None, serve_trusted_proxies=text))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("localhost", True), ("::1", True), ("[::1]", True),
+     ("0.0.0.0", False), ("::", False), ("192.168.1.4", False), ("example.org", False), ("", False)],
+)  # fmt: skip
+def test_what_is_loopback(host, loopback):
+    assert is_loopback(host) is loopback

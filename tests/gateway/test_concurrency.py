@@ -14,9 +14,8 @@ from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendError
 from miner.gateway.auth.keys import Limits
-from miner.gateway.middleware.metrics import Metrics
 from tests.core.engine.simulated import Machine, spec_of
-from tests.gateway.middleware.test_rate_limit import ask, keys, limiter_of, of, until
+from tests.gateway.middleware.test_rate_limit import ask, keys, of, until
 from tests.gateway.serving import Parrot, config, serving
 from tests.tiny_model import write_tiny_model
 
@@ -72,7 +71,7 @@ async def test_a_greedy_key_delays_another_by_one_request_in_the_engines_queue()
         assert [one.result().status for one in done] == [429]
         assert int(next(iter(done)).result().headers["Retry-After"]) >= 1
         await until(lambda: service.waiting == 10)
-        assert limiter_of(served).queue.permits.held == 0
+        assert served.gateway.queue.permits.held == 0
         for _ in range(2):
             service.go.release()
         await until(lambda: len(service.order) == 3)
@@ -93,7 +92,7 @@ async def test_who_hangs_up_leaves_the_engines_queue(stream):
             task.cancel()
         await asyncio.wait(asking, timeout=LONG)
         await until(lambda: service.running == 0 and service.waiting == 0)
-        assert limiter_of(served).queue.waiting_at_backend == 0
+        assert served.gateway.queue.waiting_at_backend == 0
         service.go.release()
         assert (await ask(served, stream=stream)).status == 200
 
@@ -117,7 +116,6 @@ async def test_several_replies_wait_for_a_slot_each_and_count_for_their_client()
 async def test_a_wait_in_the_engines_queue_is_counted():
     service = Pooled()
     async with serving(service) as served:
-        counted = next(middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Metrics))
         asking = [asyncio.create_task(ask(served)) for _ in range(2)]
         await until(lambda: service.running == 1 and service.waiting == 1)
         async with aiohttp.ClientSession() as session, session.get(f"{served.url}/metrics") as answer:
@@ -129,7 +127,7 @@ async def test_a_wait_in_the_engines_queue_is_counted():
             service.go.release()
         await asyncio.gather(*asking)
         await until(lambda: not served.gateway.running)
-        assert counted.queue.total >= 0.2
+        assert served.gateway.counters.queue_time.total >= 0.2
 
 
 async def test_a_wait_in_the_engines_queue_ends_with_its_timeout():
@@ -146,7 +144,7 @@ async def test_a_bound_that_is_set_is_kept_in_front_of_a_queue():
     service = Pooled(slots=4)
     async with serving(service, serve_max_running=1) as served:
         asking = [asyncio.create_task(ask(served)) for _ in range(2)]
-        await until(lambda: service.running == 1 and limiter_of(served).queue.permits.waiting == 1)
+        await until(lambda: service.running == 1 and served.gateway.queue.permits.waiting == 1)
         assert service.waiting == 0
         for _ in range(2):
             service.go.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from miner.core.llms import get_backend
 from miner.core.llms.LLMService import LLMService
-from miner.gateway.middleware.rate_limit import Limiter
 from tests.core.services import closed_port
 from tests.gateway.serving import config, post, serving
 from tests.servers.openai_stub import StubServer
@@ -34,20 +33,18 @@ async def test_the_concurrency_is_that_of_whoever_answers():
     service = chained(f"http://127.0.0.1:{closed_port()}")
     service._all()[1] = Narrow(service.config)
     async with serving(service) as served:
-        [limiter] = [middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter)]
-        assert limiter.queue.permits.limit == 256  # vLLM does not say
+        assert served.gateway.queue.permits.limit == 256  # vLLM does not say
         for most in (256, 3):  # the first request finds out that it is down
             async with post(served, CHAT) as answer:
                 assert (await answer.json())["choices"][0]["message"]["content"] == "narrow"
-            assert limiter.queue.permits.limit == most
+            assert served.gateway.queue.permits.limit == most
     fixed = chained(f"http://127.0.0.1:{closed_port()}")
     fixed._all()[1] = Narrow(fixed.config)
     async with serving(fixed, serve_max_running=5) as served:
-        [limiter] = [middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter)]
         for _ in range(2):
             async with post(served, CHAT) as answer:
                 assert answer.status == 200
-            assert limiter.queue.permits.limit == 5
+            assert served.gateway.queue.permits.limit == 5
 
 
 async def test_what_the_first_cannot_another_does():

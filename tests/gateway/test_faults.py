@@ -142,7 +142,7 @@ async def test_the_engine_is_killed():
             ends = await running.ends()
         assert await ask(served.url) is None
         assert (await engine_of(service)).pid != killed.pid
-        assert not served.gateway.present
+        assert not served.gateway.requests
     broken = set(ends) - {None}
     assert broken
     # Those that ran are told so, each in its dialect; those that waited are served by the next engine.
@@ -166,7 +166,7 @@ async def test_the_engine_is_stopped(phase):
         assert set(ends) - {None}
         assert await ask(served.url) is None
         assert (await engine_of(service)).pid != stopped.pid  # one that is stopped is replaced
-        assert not served.gateway.present
+        assert not served.gateway.requests
     assert engines_here() == []
 
 
@@ -213,7 +213,7 @@ async def test_the_network_breaks():
                 ends = await running.ends()
             engine.reply = "Hello."
             assert await ask(served.url) is None
-            assert not served.gateway.present
+            assert not served.gateway.requests
     broken = "vllm sent an incomplete response"
     assert sum(ends.values()) == STREAMS
     assert all(code in ("stream_interrupted", "server_error") or code.startswith(broken) for code in ends)

@@ -13,7 +13,6 @@ from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import BackendUnavailableError
-from miner.gateway.server.shutdown import interrupt
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
@@ -119,7 +118,7 @@ async def test_a_client_that_hangs_up_stops_the_backend(play, stream):
         began = time.monotonic()
         await asyncio.wait_for(service.closed.wait(), 10)
         assert time.monotonic() - began < 5
-        await asyncio.wait_for(served.gateway.drained(10), 15)
+        await asyncio.wait_for(served.gateway.wait_until_idle(10), 15)
         assert not served.gateway.running
         assert not served.gateway.streams
 
@@ -203,8 +202,8 @@ async def test_the_end_of_the_grace_time_is_a_typed_error(stream):
         asking = asyncio.create_task(ask())
         await asyncio.wait_for(service.started.wait(), 10)
         await asyncio.wait_for(service.delivered.wait(), 10)
-        for context in list(served.gateway.present):
-            interrupt(context)
+        for context in list(served.gateway.requests):
+            context.interrupt()
         status, text = await asyncio.wait_for(asking, 10)
         await asyncio.wait_for(service.closed.wait(), 10)
     assert status == (200 if stream else 503)
@@ -216,7 +215,7 @@ async def test_draining_refuses_work_and_says_not_ready():
     async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
         async with session.get(f"{served.url}/readyz") as ready:
             assert ready.status == 200
-        served.gateway.state = "draining"
+        served.gateway.phase = "draining"
         async with post(served, CHAT) as answer:
             assert answer.status == 503
             assert answer.headers["Connection"] == "close"
@@ -237,7 +236,7 @@ async def test_not_ready_while_requests_run_and_nothing_comes():
         await asyncio.sleep(0.4)
         async with session.get(f"{served.url}/readyz") as ready:
             assert ready.status == 503
-            assert "nothing has come" in (await ready.json())["reason"]
+            assert "no token has come" in (await ready.json())["reason"]
         asking.cancel()
 
 

@@ -16,7 +16,7 @@ class PromptOnly(Parrot):
 @pytest.mark.parametrize("kind", [Parrot, PromptOnly])
 async def test_preloading_a_small_backend_ends(kind, caplog):
     async with serving(kind(config())) as served:
-        served.gateway.state = "starting"
+        served.gateway.phase = "starting"
         await preload(served.gateway)
-        assert served.gateway.state == "serving"
+        assert served.gateway.phase == "serving"
     assert not caplog.records

@@ -119,7 +119,7 @@ def assert_error_event(path, data):
 async def test_in_the_middle_of_a_stream(path, caplog):
     async with serving(Broken(ValueError(f"what: {SECRET}"), 2)) as served:
         data = await raw(served, path, STREAMS[path])
-        assert not served.gateway.present
+        assert not served.gateway.requests
         assert not served.gateway.streams
     assert_error_event(path, data)
     assert b"what:" not in data
@@ -136,7 +136,7 @@ async def test_whatever_kind_of_exception(body, error, caplog):
     path = "/v1/chat/completions"
     async with serving(Broken(error, 2)) as served:
         assert_error_event(path, await raw(served, path, body[path]))
-        assert not served.gateway.present
+        assert not served.gateway.requests
         async with aiohttp.ClientSession() as session, session.get(f"{served.url}/livez") as answer:
             assert answer.status == 200
     assert len(faults_of(caplog)) == 1
@@ -212,19 +212,19 @@ class Bad(Middleware):
             raise error
 
         self.calls = 0
-        kind = type(f"Bad_{where}", (Middleware,), {where: fail_waiting if where in ("admit", "enter") else fail})
+        kind = type(f"Bad_{where}", (Middleware,), {where: fail_waiting if where.startswith("before_") else fail})
         self.__class__ = type(kind.__name__, (kind, Bad), {})
 
 
 class Counting(Middleware):
     def __init__(self):
-        self.batches = self.left = 0
+        self.batches = self.finished = 0
 
-    def batch(self, context, batch):
+    def on_chunks(self, context, chunks):
         self.batches += 1
 
-    def leave(self, context):
-        self.left += 1
+    def on_finish(self, context):
+        self.finished += 1
 
 
 def with_bad(where, error=None, **settings):
@@ -239,19 +239,19 @@ def with_bad(where, error=None, **settings):
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2)], ids=repr)
 async def test_each_leave_runs_and_each_failure_is_logged(error, caplog):
-    first, last, middleware = with_bad("leave", error)
+    first, last, middleware = with_bad("on_finish", error)
     async with serving(Parrot(config()), middleware=middleware, serve_max_running=1, serve_max_queued=0) as served:
         for _ in range(3):
             async with post(served, {**STREAMS["/v1/chat/completions"], "stream": False}) as answer:
                 assert answer.status == 200
-        assert not served.gateway.present
+        assert not served.gateway.requests
         assert not served.gateway.running
-    assert (first.left, last.left) == (3, 3)
+    assert (first.finished, last.finished) == (3, 3)
     assert len(faults_of(caplog)) == 6
 
 
 async def test_an_observer_of_batches_breaks_no_stream_and_is_logged_once_a_request(caplog):
-    first, last, middleware = with_bad("batch")
+    first, last, middleware = with_bad("on_chunks")
     service = Broken(None, 5)
     async with (
         serving(service, middleware=middleware) as served,
@@ -263,7 +263,7 @@ async def test_an_observer_of_batches_breaks_no_stream_and_is_logged_once_a_requ
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), KeyboardInterrupt(), GeneratorExit()], ids=repr)
-@pytest.mark.parametrize("where", ["check", "admit", "enter"])
+@pytest.mark.parametrize("where", ["on_request", "before_body", "before_call"])
 async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplog):
     first, last, middleware = with_bad(where, error, serve_max_running=1)
     middleware.pop(1)
@@ -272,9 +272,8 @@ async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplo
             async with post(served, {**STREAMS["/v1/chat/completions"], "stream": False}) as answer:
                 assert answer.status == 500
                 assert (await answer.json())["error"]["code"] == "internal_error"
-        limiter = next(middleware for middleware in middleware if type(middleware).__name__ == "Limiter")
-        assert limiter.queue.permits.held == 0
-    assert first.left == last.left == 3
+        assert served.gateway.queue.permits.held == 0
+    assert first.finished == last.finished == 3
     assert len(faults_of(caplog)) == 3
 
 
@@ -295,7 +294,7 @@ async def test_a_writer_that_fails_ends_the_stream_with_one_head(part, monkeypat
     service = Broken(ValueError("no") if part == "error" else None, 5)
     async with serving(service) as served:
         data = await raw(served, "/v1/chat/completions", STREAMS["/v1/chat/completions"])
-        assert not served.gateway.present
+        assert not served.gateway.requests
     assert data.count(b"HTTP/1.1 ") == 1
     assert b"[DONE]" not in data
     if part == "error":

@@ -7,7 +7,7 @@ from typing import Any
 
 from miner.core.wire import TokenLogprob
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.base import Call
+from miner.gateway.dialect import Call
 
 __all__ = [
     "check_dimensions",

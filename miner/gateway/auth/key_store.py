@@ -1,4 +1,4 @@
-"""KeyStore: the keys that open, as the environment and the file of `miner keys` have them now."""
+"""KeyStore: the valid API keys, as the environment and the file of `miner keys` have them now."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from pathlib import Path
 
 from miner.config.secrets import secret_text
 from miner.errors import ConfigError
-from miner.gateway.auth.keys import KeyCaller, KeyFile, Keyring, Limits, hash_of, key_path, read_keys
+from miner.gateway.auth.keys import KeyFile, Keyring, hash_of, key_path, read_keys
+from miner.gateway.context import Caller
+from miner.gateway.limits import Limits
 from miner.gateway.settings import GatewaySettings
 
 __all__ = ["KeyStore", "has_keys"]
 
 logger = logging.getLogger("miner.gateway")
 
-_SHORTEST = 16
+_MIN_LENGTH = 16
 _POLL_SECONDS = 0.5
 _FRESH_SECONDS = 2.0
-"""How old the last look at the file may be; who comes later looks again."""
-_LOOK_SECONDS = 2.0
-"""How long anybody waits for a look: a file of a network may hang."""
+"""How old the last check of the file may be; a request after that checks it again."""
+_READ_SECONDS = 2.0
+"""How long a request waits for a check: a file on a network may hang."""
 _TRUST_SECONDS = 10.0
-"""How long the keys of a file hold that cannot be read any more."""
+"""How long the keys of a file stay valid that cannot be read any more."""
 
 
 def has_keys(settings: GatewaySettings) -> bool:
@@ -32,23 +34,23 @@ def has_keys(settings: GatewaySettings) -> bool:
     Raises:
         ConfigError: keys are set that cannot be used.
     """
-    return bool(_given_keys(settings)) or bool(_kept_keys(settings).keys)
+    return bool(_environment_keys(settings)) or bool(_file_keys(settings).keys)
 
 
-def _given_keys(settings: GatewaySettings) -> list[str]:
+def _environment_keys(settings: GatewaySettings) -> list[str]:
     text = secret_text(settings.api_keys) or ""
     keys = [key.strip() for key in text.split(",") if key.strip()]
     for place, key in enumerate(keys):
-        if len(key) < _SHORTEST:
+        if len(key) < _MIN_LENGTH:
             raise ConfigError(
-                f"MINER_API_KEYS: key {place + 1} has {len(key)} characters; {_SHORTEST} are needed.",
-                hint='`python -c "import secrets; print(secrets.token_urlsafe())"` makes one.',
+                f"MINER_API_KEYS: key {place + 1} has {len(key)} characters; {_MIN_LENGTH} are needed.",
+                operator_hint='`python -c "import secrets; print(secrets.token_urlsafe())"` creates one.',
             )
     return keys
 
 
-def _kept_keys(settings: GatewaySettings) -> KeyFile:
-    """The keys of the file. Where one is named it must be there: a typing error must not open the door."""
+def _file_keys(settings: GatewaySettings) -> KeyFile:
+    """The keys of the file. Where one is named it must exist: a typing error must not open the server."""
     path = key_path(settings.api_keys_file)
     try:
         return read_keys(path)
@@ -56,38 +58,38 @@ def _kept_keys(settings: GatewaySettings) -> KeyFile:
         if settings.api_keys_file:
             raise ConfigError(
                 f"MINER_API_KEYS_FILE={settings.api_keys_file}: there is no such file.",
-                hint="`miner keys new NAME` makes it.",
+                operator_hint="`miner keys new NAME` creates it.",
             ) from None
         return KeyFile()
 
 
 class KeyStore:
-    """Finds whose key it is. A change of the file counts within 2 s, also where nothing watches the file any more.
+    """Looks up keys. A change of the file takes effect within 2 s, even if the watching task has stopped.
 
-    A file that cannot be read, or makes no sense, changes nothing for 10 s: somebody may be writing it. After that its
-    keys do not count until it can be read again; those of the environment do. All reads are made in threads.
+    A file that cannot be read, or is not valid, changes nothing for 10 s: it may be being written. After that its keys
+    are refused until it can be read again; those of the environment are not. All reads are made in threads.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.defaults = Limits()
         """Limits of the file for keys that have none of their own."""
-        self.needed = True
+        self.required = True
         """Whether a key is needed: once there has been one, until the server ends, whatever happens to the file."""
-        self.problem = ""
+        self.error = ""
         """Why the file cannot be read."""
         self._settings = settings
         self._path = key_path(settings.api_keys_file)
-        self._given = _given_keys(settings)
+        self._environment_keys = _environment_keys(settings)
         self._ring = Keyring([])
-        self._seen: tuple[int, ...] | None = None
-        """The mark of the file that the keys are of."""
-        self._bad: tuple[int, ...] | None = None
-        """The mark of a file that could not be used: it is not read again before it changes."""
+        self._loaded_version: tuple[int, ...] | None = None
+        """The version of the file whose keys are loaded."""
+        self._broken_version: tuple[int, ...] | None = None
+        """A version of the file that could not be used: it is not read again before it changes."""
         self._missing = False
-        self._looked_at = self._confirmed_at = 0.0
-        """When a look ended, and when one found that the keys are those of the file; on the loop's clock."""
-        self._look: asyncio.Task[None] | None = None
-        self._look_began = 0.0
+        self._checked_at = self._confirmed_at = 0.0
+        """When the last check ended, and when one last succeeded; on the loop's clock."""
+        self._check: asyncio.Task[None] | None = None
+        self._check_began = 0.0
 
     async def load(self) -> None:
         """Read the file for the first time.
@@ -95,116 +97,115 @@ class KeyStore:
         Raises:
             ConfigError: it cannot be used, or one was named and is not there.
         """
-        self._seen = await asyncio.to_thread(_mark, self._path)
-        self._take(await asyncio.to_thread(_kept_keys, self._settings))
-        self.needed = len(self._ring) > 0
-        self._looked_at = self._confirmed_at = asyncio.get_running_loop().time()
+        self._loaded_version = await asyncio.to_thread(_version, self._path)
+        self._use(await asyncio.to_thread(_file_keys, self._settings))
+        self.required = len(self._ring) > 0
+        self._checked_at = self._confirmed_at = asyncio.get_running_loop().time()
 
     async def watch(self) -> None:
-        """Look at the file twice a second, forever.
+        """Check the file twice a second, forever.
 
         Raises:
             TimeoutError: the file system does not answer.
         """
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            if not await self._looked():
-                raise TimeoutError(f"The file of keys {self._path} did not answer within {_LOOK_SECONDS:g} s.")
+            if not await self._checked():
+                raise TimeoutError(f"The keys file {self._path} could not be read within {_READ_SECONDS:g} s.")
 
-    def find(self, key: str) -> KeyCaller | None:
-        """Whose key this is, as of the last look."""
+    def find(self, key: str) -> Caller | None:
+        """The caller whose key this is, as of the last check."""
         return self._ring.find(key)
 
     @property
-    def fresh(self) -> bool:
-        """Whether the file was looked at within the last 2 s, and could be used."""
-        return not self.problem and asyncio.get_running_loop().time() - self._looked_at <= _FRESH_SECONDS
+    def is_fresh(self) -> bool:
+        """Whether the file was checked within the last 2 s, and could be used."""
+        return not self.error and asyncio.get_running_loop().time() - self._checked_at <= _FRESH_SECONDS
 
-    async def confirm(self) -> bool:
-        """Look at the file now; whether the keys of the file still count."""
-        await self._looked()
+    async def refresh(self) -> bool:
+        """Check the file now; whether its keys are still valid."""
+        await self._checked()
         return asyncio.get_running_loop().time() - self._confirmed_at <= _TRUST_SECONDS
 
-    @property
-    def down(self) -> str | None:
-        """Why the keys of the file do not count; None: they do."""
-        if not self.problem or asyncio.get_running_loop().time() - self._confirmed_at <= _TRUST_SECONDS:
+    def unavailable_reason(self) -> str | None:
+        """Why the keys of the file are refused; None: they are not."""
+        if not self.error or asyncio.get_running_loop().time() - self._confirmed_at <= _TRUST_SECONDS:
             return None
-        return self.problem
+        return self.error
 
-    async def _looked(self) -> bool:
-        """Wait for a look, of which there is one at a time; whether it ended in time."""
-        loop, look = asyncio.get_running_loop(), self._look
-        if look is None or look.done():
-            look = self._look = asyncio.create_task(self._look_once(), name="gateway key file")
-            self._look_began = loop.time()
-        left = self._look_began + _LOOK_SECONDS - loop.time()
+    async def _checked(self) -> bool:
+        """Wait for a check, of which there is one at a time; whether it ended in time."""
+        loop, check = asyncio.get_running_loop(), self._check
+        if check is None or check.done():
+            check = self._check = asyncio.create_task(self._check_once(), name="gateway key file")
+            self._check_began = loop.time()
+        left = self._check_began + _READ_SECONDS - loop.time()
         if left > 0:
-            await asyncio.wait({look}, timeout=left)
-        if look.done():
-            look.result()
-        return look.done()
+            await asyncio.wait({check}, timeout=left)
+        if check.done():
+            check.result()
+        return check.done()
 
-    async def _look_once(self) -> None:
+    async def _check_once(self) -> None:
         try:
-            await self._refresh()
+            await self._load_changes()
         except (ConfigError, OSError) as error:
-            if self.problem != str(error):
+            if self.error != str(error):
                 logger.error(
-                    "The keys stay as they were for %g s; after that those of the file do not count until it can be "
-                    "read again: %s", _TRUST_SECONDS, error,
+                    "The keys file cannot be used. Its keys stay valid for %g s, and are refused after that until it "
+                    "can be read again: %s", _TRUST_SECONDS, error,
                 )  # fmt: skip
-            self.problem = str(error)
+            self.error = str(error)
         else:
-            self.problem = ""
+            self.error = ""
             self._confirmed_at = asyncio.get_running_loop().time()
-        self._looked_at = asyncio.get_running_loop().time()
+        self._checked_at = asyncio.get_running_loop().time()
 
-    async def _refresh(self) -> None:
-        """Take what the file says if it has changed.
+    async def _load_changes(self) -> None:
+        """Load the file if it has changed.
 
         Raises:
             ConfigError, OSError: it cannot be read.
         """
-        mark = await asyncio.to_thread(_mark, self._path)
-        if mark == self._seen:
+        version = await asyncio.to_thread(_version, self._path)
+        if version == self._loaded_version:
             self._missing = False
             return
-        if mark is None and not self._missing:
-            self._missing = True  # perhaps it is just being replaced: the next look decides
+        if version is None and not self._missing:
+            self._missing = True  # perhaps it is just being replaced: the next check decides
             return
-        if mark is not None and mark == self._bad:
-            raise ConfigError(self.problem)
+        if version is not None and version == self._broken_version:
+            raise ConfigError(self.error)
         try:
-            kept = await asyncio.to_thread(read_keys, self._path) if mark is not None else KeyFile()
+            file = await asyncio.to_thread(read_keys, self._path) if version is not None else KeyFile()
         except FileNotFoundError:
             return
         except ConfigError:
-            self._bad = mark
+            self._broken_version = version
             raise
-        self._seen, self._bad = mark, None
-        self._take(kept)
-        logger.warning("The keys have changed: %d are valid.", len(self._ring))
+        self._loaded_version, self._broken_version = version, None
+        self._use(file)
+        logger.warning("API keys have changed: %d are valid.", len(self._ring))
 
-    def _take(self, kept: KeyFile) -> None:
-        """From now on these keys open, and no others of the file."""
-        self._ring = Keyring(self._callers(kept))
-        self.defaults = kept.limits
-        self.needed = self.needed or len(self._ring) > 0
+    def _use(self, file: KeyFile) -> None:
+        """Replace the keys of the file by these."""
+        self._ring = Keyring(self._callers(file))
+        self.defaults = file.limits
+        self.required = self.required or len(self._ring) > 0
 
-    def _callers(self, kept: KeyFile) -> Iterator[tuple[bytes, KeyCaller]]:
-        for place, key in enumerate(self._given):
-            yield hash_of(key), KeyCaller(f"MINER_API_KEYS-{place + 1}")
-        for entry in kept.keys:
+    def _callers(self, file: KeyFile) -> Iterator[tuple[bytes, Caller]]:
+        for place, key in enumerate(self._environment_keys):
+            yield hash_of(key), Caller(f"MINER_API_KEYS-{place + 1}")
+        for entry in file.keys:
             models = frozenset(entry.models) if entry.models is not None else None
-            yield bytes.fromhex(entry.sha256), KeyCaller(entry.name, entry.admin, models, entry.limits, kept=True)
+            yield bytes.fromhex(entry.sha256), Caller(entry.name, entry.admin, models, entry.limits, revocable=True)
 
 
-def _mark(path: Path) -> tuple[int, ...] | None:
-    """What changes when the file does; None: there is none.
+def _version(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file does; None: there is no file.
 
     Raises:
-        OSError: it cannot be told.
+        OSError: it cannot be read.
     """
     try:
         found = path.stat()

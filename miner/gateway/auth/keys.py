@@ -1,7 +1,7 @@
-"""Keys: what a key may do, the file that holds their hashes, and looking one up without telling how near a guess was.
+"""API keys: the keys file, what a key may do, and a look-up in constant time.
 
-The file is JSON and holds no key, only hashes. A key of ours has 256 random bits, so one round of SHA-256 is enough:
-nobody finds it by trying.
+The file is JSON and holds no key, only hashes. A generated key has 256 random bits, so one round of SHA-256 is enough
+against guessing.
 """
 
 from __future__ import annotations
@@ -14,40 +14,23 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
 from miner.errors import ConfigError
 from miner.gateway.context import Caller
+from miner.gateway.limits import NO_LIMITS, Limits
 
 __all__ = [
-    "KeyCaller", "KeyEntry", "KeyFile", "Keyring", "Limits", "check_name", "hash_of", "key_path", "locked", "new_key",
+    "Caller", "KeyEntry", "KeyFile", "Keyring", "Limits", "check_name", "hash_of", "key_path", "locked", "new_key",
     "read_keys", "write_keys",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_TAKEN = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
-"""How the keys of the environment are called, and who has none."""
+_RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
+"""Names of the environment's keys, and of callers without one."""
 _PREFIX = "mk-"
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class Limits(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a key may use; None: what holds for all."""
-
-    requests: Count | None = None
-    """Requests a minute."""
-    tokens: Count | None = None
-    """Tokens a minute, in and out together."""
-    concurrency: Count | None = None
-    """Requests at once."""
-
-
-NO_LIMITS = Limits()
 
 
 class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -58,7 +41,7 @@ class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, fo
     """Hex digits of the key's hash."""
     created: str = ""
     """Day and time, UTC, as ISO 8601 writes them."""
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     models: list[str] | None = None
     """Models that it may use; None: all."""
     admin: bool = False
@@ -68,52 +51,41 @@ class KeyFile(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, for
     """The whole file."""
 
     version: int = 1
-    limits: Limits = Limits()
-    """Of every key that has none of its own; before those of the settings."""
+    limits: Limits = NO_LIMITS
+    """Of every key that has none of its own; they override those of the settings."""
     keys: list[KeyEntry] = []
 
 
-@dataclass(frozen=True, slots=True)
-class KeyCaller(Caller):
-    """A caller with a key, and what that key may use."""
-
-    limits: Limits = NO_LIMITS
-    kept: bool = False
-    """The key stands in the file, which can revoke it."""
-
-
-def key_path(stated: str | None) -> Path:
-    """Where the file is: as stated, or in the user's config directory."""
-    if stated:
-        return Path(stated).expanduser()
+def key_path(setting: str | None) -> Path:
+    """Where the file is: as set, or in the user's config directory."""
+    if setting:
+        return Path(setting).expanduser()
     directory = os.environ.get("XDG_CONFIG_HOME", "")
     base = Path(directory) if os.path.isabs(directory) else Path("~/.config").expanduser()
     return base / "miner" / "keys.json"
 
 
 def new_key() -> str:
-    """A key that nobody has."""
+    """A new random key."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> bytes:
-    """The hash by which a key is known."""
-    # What a client sent as a header may be no text at all.
+    """The hash under which a key is stored."""
+    # A header may hold bytes that are not UTF-8.
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def check_name(name: str) -> str:
-    """The same name, fit for logs.
+    """The same name, if it is valid.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not fit for logs, or reserved.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot name a key.", hint="Use up to 64 letters, digits and any of `. _ @ -`.")
-    if _TAKEN.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot name a key: logs and limits know others by such names.", hint="Choose another name."
-        )
+    if _RESERVED.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot name a key: the name is reserved.", hint="Choose another name.")
     return name
 
 
@@ -121,7 +93,7 @@ def read_keys(path: Path) -> KeyFile:
     """The file's content.
 
     Raises:
-        ConfigError: it is no file of keys, or cannot be read.
+        ConfigError: it is not a keys file, or cannot be read.
         FileNotFoundError: there is none.
     """
     try:
@@ -129,24 +101,26 @@ def read_keys(path: Path) -> KeyFile:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError(f"The file of keys {path} cannot be read: {error.strerror or error}.") from None
+        raise ConfigError(f"The keys file {path} cannot be read: {error.strerror or error}.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The file of keys {path} is not valid: {error}.", hint="`miner keys` writes it.") from None
+        raise ConfigError(
+            f"The keys file {path} is not valid: {error}.", operator_hint="`miner keys` writes it."
+        ) from None
     if read.version != 1:
-        raise ConfigError(f"The file of keys {path} has version {read.version}; this miner reads version 1.")
+        raise ConfigError(f"The keys file {path} has version {read.version}; this miner reads version 1.")
     names: set[str] = set()
     for entry in read.keys:
         check_name(entry.name)
         if entry.name in names:
-            raise ConfigError(f"The file of keys {path} has two keys named {entry.name!r}.")
+            raise ConfigError(f"The keys file {path} has two keys named {entry.name!r}.")
         names.add(entry.name)
         if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-            raise ConfigError(f"The file of keys {path}: sha256 of {entry.name!r} is not 64 hex digits.")
+            raise ConfigError(f"The keys file {path}: sha256 of {entry.name!r} is not 64 hex digits.")
     return read
 
 
 def write_keys(path: Path, content: KeyFile) -> None:
-    """Put the content in place of the file, all at once and for its owner's eyes alone.
+    """Replace the file atomically, readable by its owner only.
 
     Raises:
         ConfigError: it cannot be written.
@@ -154,23 +128,23 @@ def write_keys(path: Path, content: KeyFile) -> None:
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, made = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(made, path)
+            os.replace(temporary, path)
         except OSError:
-            os.unlink(made)
+            os.unlink(temporary)
             raise
     except OSError as error:
-        raise ConfigError(f"The file of keys {path} cannot be written: {error.strerror or error}.") from None
+        raise ConfigError(f"The keys file {path} cannot be written: {error.strerror or error}.") from None
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other commands from changing the file meanwhile, where the system can."""
+    """Keep other commands from changing the file meanwhile, where the system has file locks."""
     try:
         import fcntl
     except ImportError:
@@ -180,7 +154,7 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise ConfigError(f"The file of keys {path} cannot be written: {error.strerror or error}.") from None
+        raise ConfigError(f"The keys file {path} cannot be written: {error.strerror or error}.") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -191,16 +165,16 @@ def locked(path: Path) -> Iterator[None]:
 class Keyring:
     """Keys by their hashes."""
 
-    def __init__(self, keys: Iterable[tuple[bytes, KeyCaller]]) -> None:
-        # Under a secret of this process nobody can choose where a guess falls, so the time of a look-up tells nothing.
+    def __init__(self, keys: Iterable[tuple[bytes, Caller]]) -> None:
+        # Hashed again with a secret of this process, so that the time of a look-up tells nothing about a guess.
         self._secret = secrets.token_bytes(32)
         self._callers = {self._blind(digest): (digest, caller) for digest, caller in keys}
 
     def __len__(self) -> int:
         return len(self._callers)
 
-    def find(self, key: str) -> KeyCaller | None:
-        """Whose key this is."""
+    def find(self, key: str) -> Caller | None:
+        """The caller whose key this is."""
         digest = hash_of(key)
         found = self._callers.get(self._blind(digest))
         if found is None or not hmac.compare_digest(found[0], digest):

@@ -1,4 +1,4 @@
-"""Routes for the one who runs the server: load a model, let it go, give a failed engine another chance, look at all."""
+"""Routes for admins: load and unload a model, reset a failed engine, and the state of all engines."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.openai.errors import openai_error
-from miner.gateway.context import RequestContext
+from miner.gateway.context import RequestContext, Route
+from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
-from miner.gateway.middleware.auth import Access
+from miner.gateway.middleware.auth import check_model_access
 from miner.gateway.request_body import decode, parse_body
-from miner.gateway.routing import Route
 
 __all__ = ["ADMIN", "LoadBody", "NoFields"]
 
 
 class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How a model is loaded; may be left out."""
+    """How a model is loaded; optional."""
 
     keep_alive: float | str | None = None
-    """How long it stays without a request: seconds, or such as "5m"; negative: forever."""
+    """How long it stays loaded without a request: seconds, or such as "5m"; negative: forever."""
 
 
 class NoFields(msgspec.Struct, forbid_unknown_fields=True):
-    """An empty object, or nothing."""
+    """An empty object, or no body."""
 
 
 _LOAD = msgspec.json.Decoder(LoadBody)
@@ -34,58 +33,56 @@ _NOTHING = msgspec.json.Decoder(NoFields)
 
 
 async def load(context: RequestContext) -> web.StreamResponse:
-    """Make a model ready to answer."""
-    asked = await parse_body(context, lambda raw: decode(raw or b"{}", _LOAD))
+    """Load a model."""
+    body = await parse_body(context, lambda raw: decode(raw or b"{}", _LOAD))
     name = context.request.match_info["model"]
-    await context.enter(Call(arguments=[], model=name))
-    info = await context.gateway.service.load_model(name, keep_alive=asked.keep_alive)
-    return _answer(context, {"model": info.id, "loaded": True})
+    await context.start_call(Call(arguments=[], model=name))
+    info = await context.gateway.service.load_model(name, keep_alive=body.keep_alive)
+    return _respond(context, {"model": info.id, "loaded": True})
 
 
 async def unload(context: RequestContext) -> web.StreamResponse:
-    """Let a model go once its requests are done."""
-    name = await _named(context)
-    return _answer(context, {"model": name, "unloaded": await context.gateway.service.unload_model(name)})
+    """Unload a model once its requests are done."""
+    name = await _model_in_path(context)
+    return _respond(context, {"model": name, "unloaded": await context.gateway.service.unload_model(name)})
 
 
 async def reset(context: RequestContext) -> web.StreamResponse:
-    """Forget that a model's engine failed: the next request starts it again."""
-    name = await _named(context)
+    """Forget that a model's engine has failed: the next request starts it again."""
+    name = await _model_in_path(context)
     context.gateway.service.reset_model(name)
-    return _answer(context, {"model": name, "reset": True})
+    return _respond(context, {"model": name, "reset": True})
 
 
 async def engines(context: RequestContext) -> web.StreamResponse:
-    """The backend's health, with every engine that was asked for."""
-    return _answer(context, await context.gateway.service.health())
+    """The backend's health, with all its engines."""
+    return _respond(context, await context.gateway.service.health())
 
 
-async def _named(context: RequestContext) -> str:
-    """The model of the path, if this key may name it. No turn is waited for: these are for when nothing goes on."""
+async def _model_in_path(context: RequestContext) -> str:
+    """The model of the path, if the caller may use it. Without the queue: these routes are for when it is stuck."""
     await parse_body(context, lambda raw: decode(raw or b"{}", _NOTHING))
     name = context.request.match_info["model"]
-    for middleware in context.gateway.middleware.all:
-        if isinstance(middleware, Access):
-            await middleware.enter(context, Call(arguments=[], model=name))
+    await check_model_access(context, name)
     return name
 
 
-def _answer(context: RequestContext, told: Any) -> web.Response:
-    return json_response(context, msgspec.json.encode(told))
+def _respond(context: RequestContext, content: Any) -> web.Response:
+    return json_response(context, msgspec.json.encode(content))
 
 
 ADMIN = [
     Route(
-        "POST", "/admin/models/{model:.+}/load", load, "admin", openai_error, "Make a model ready to answer", LoadBody
+        "POST", "/admin/models/{model:.+}/load", load, "admin", openai_error, "Load a model", LoadBody
     ),
     Route(
         "POST", "/admin/models/{model:.+}/unload", unload, "admin", openai_error,
-        "Let a model go once its requests are done", NoFields,
+        "Unload a model once its requests are done", NoFields,
     ),
     Route(
         "POST", "/admin/models/{model:.+}/reset", reset, "admin", openai_error,
-        "Forget that a model's engine failed, so that the next request starts it again", NoFields,
+        "Forget that a model's engine has failed, so that the next request starts it again", NoFields,
     ),
     Route("GET", "/admin/engines", engines, "admin", openai_error, "The backend's health and all its engines"),
 ]  # fmt: skip
-"""What only a key with the admin right opens."""
+"""Only for keys with the admin right."""

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
-from miner.core.wire import Health
-from miner.errors import MinerError
-from miner.gateway.contained import Contained
-from miner.gateway.errors import InternalServerError, public, retry_after_header
+from miner.gateway.context import RequestContext
+from miner.gateway.errors import public, retry_after_header
+from miner.gateway.state import Gateway
 
-if TYPE_CHECKING:
-    from miner.core.llms.LLMService import LLMService
-    from miner.gateway.context import RequestContext
-    from miner.gateway.state import Gateway
-
-__all__ = ["HealthCache", "NotReady", "livez", "not_ready", "readyz"]
+__all__ = ["NotReady", "livez", "not_ready", "readyz"]
 
 _RETRY_SECONDS = 2.0
-
-logger = logging.getLogger("miner.gateway")
 
 
 async def livez(context: RequestContext) -> web.StreamResponse:
@@ -34,7 +24,7 @@ async def livez(context: RequestContext) -> web.StreamResponse:
 
 
 async def readyz(context: RequestContext) -> web.StreamResponse:
-    """Whether a request could be served now; the body says why not, and to who has the admin right what to do."""
+    """Whether a request could be served now; the body has the reason why not, and for admins what to do."""
     problem = await not_ready(context.gateway)
     if problem is None:
         return _respond(context, 200, b'{"status":"ready"}')
@@ -49,10 +39,7 @@ def _respond(
     context: RequestContext, status: int, body: bytes, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     context.status = status
-    sent = context.headers()
-    sent["Cache-Control"] = "no-store"
-    sent.update(headers or {})
-    return web.Response(status=status, body=body, headers=sent)
+    return web.Response(status=status, body=body, headers={**context.headers(), **(headers or {})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,64 +48,28 @@ class NotReady:
 
     reason: str
     hint: str | None = None
-    """What only whoever runs it can use."""
+    """For the operator."""
     retry_after: float | None = None
     """Seconds after which it may be, where that is known."""
 
 
 async def not_ready(gateway: Gateway) -> NotReady | None:
     """Why the gateway is not ready; None if it is."""
-    if gateway.state == "draining":
+    if gateway.phase == "draining":
         return NotReady("the server is shutting down")
     for name, problem in gateway.background.problems.items():
-        return NotReady(f"the {name} has stopped and is started again", f"Its error: {problem}")
-    for middleware in gateway.middleware.all:
-        wrong = middleware.problem()
-        if wrong is not None:
-            return NotReady(wrong)
-    if gateway.state == "starting":
+        return NotReady(f"the {name} has failed and is being restarted", f"Its error: {problem}")
+    for check in gateway.readiness_checks:
+        reason = check()
+        if reason is not None:
+            return NotReady(reason)
+    if gateway.phase == "starting":
         return NotReady(gateway.loading or "the server is starting")
     if gateway.running:
-        silence = asyncio.get_running_loop().time() - gateway.sign_at
-        if silence > gateway.settings.serve_stall:
-            return NotReady(f"{len(gateway.running)} requests run and nothing has come for {silence:.0f} s")
+        idle = asyncio.get_running_loop().time() - gateway.last_activity_at
+        if idle > gateway.settings.serve_stall:
+            return NotReady(f"{len(gateway.running)} requests are running and no token has come for {idle:.0f} s")
     health = await gateway.health.current()
     if health:
         return None
     return NotReady(health.reason or f"the backend is {health.state}", health.hint, health.retry_after)
-
-
-class HealthCache:
-    """The backend's health, asked at most every second however often probes come, and by one of them at a time."""
-
-    fresh = 1.0
-    """Seconds."""
-
-    def __init__(self, service: LLMService) -> None:
-        self._service = service
-        self._lock = asyncio.Lock()
-        self._health: Health | None = None
-        self._at = 0.0
-        self._logged = ""
-        """The failure of a health check that the log has already: probes come every few seconds."""
-
-    async def current(self) -> Health:
-        """The health, not older than a second."""
-        async with self._lock:
-            now = asyncio.get_running_loop().time()
-            if self._health is None or now - self._at > self.fresh:
-                self._health = await self._ask()
-                self._at = asyncio.get_running_loop().time()
-            return self._health
-
-    async def _ask(self) -> Health:
-        try:
-            with Contained():
-                return await self._service.health()
-        except MinerError as error:
-            cause = error.__cause__ if isinstance(error, InternalServerError) else error
-            told = f"{type(cause).__name__}: {cause}"
-            if told != self._logged:
-                logger.error("The health check of the backend failed.", exc_info=cause)
-            self._logged = told
-            return Health(state="failed", reason="the backend's health check failed; the server's log says why")

@@ -1,77 +1,66 @@
-"""What is no route: redirected where the path is only written otherwise, else a 404 or 405 that says where to go."""
+"""Paths without a route: a redirect where only slashes differ, else a 404 or 405 that says where to go."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
 from miner.gateway.apis.anthropic.errors import anthropic_error
 from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.openai.errors import openai_error
+from miner.gateway.context import ROUTE_TABLE, RequestContext
+from miner.gateway.dialect import ErrorShape
 from miner.gateway.errors import RefusedError
 
-if TYPE_CHECKING:
-    from miner.gateway.apis.base import ErrorShape
-    from miner.gateway.context import RequestContext
+__all__ = ["error_shape_of", "not_found"]
 
-__all__ = ["nowhere", "shape_of"]
-
-_HEALTH = "GET /livez says whether the process is alive, GET /readyz whether it can serve."
+_HEALTH = "GET /livez tells whether the process is alive, GET /readyz whether it can serve."
 _MODELS = "GET /v1/models lists the models, or in Ollama's form GET /api/tags."
 _COMPLETIONS = "POST /v1/chat/completions and POST /v1/completions generate, or in Ollama's form POST /api/generate."
-_ELSEWHERE = {
+_FOREIGN_PATHS = {
     **dict.fromkeys(
         (
-            "health",
-            "healthz",
-            "live",
-            "ready",
-            "ping",
-            "status",
-            "health/live",
-            "health/ready",
-            "v1/health",
+            "health", "healthz", "live", "ready", "ping", "status", "health/live", "health/ready", "v1/health",
             "healthcheck",
         ),
         _HEALTH,
     ),
     **dict.fromkeys(("models", "v1/model", "model", "api/models", "v1/engines"), _MODELS),
-    "props": f"{_MODELS} GET /admin/engines tells of the engines behind them.",
-    "slots": "GET /admin/engines tells of the engines and their slots.",
+    "props": f"{_MODELS} GET /admin/engines lists the engines behind them.",
+    "slots": "GET /admin/engines lists the engines and their slots.",
     "v1": "This is the base URL of OpenAI's clients; GET /v1/models lists the models, GET /docs all routes.",
-    "api": "Clients of Ollama want the address without a path; GET /api/tags lists the models.",
-    "version": "GET /api/version tells the version.",
+    "api": "The base URL of Ollama's clients is the address without a path; GET /api/tags lists the models.",
+    "version": "GET /api/version returns the version.",
     **dict.fromkeys(("completion", "generate", "infill", "completions", "v1/generate"), _COMPLETIONS),
     **dict.fromkeys(("tokenize", "count_tokens"), "POST /v1/messages/count_tokens counts the tokens of a prompt."),
-    **dict.fromkeys(("embedding", "embed"), "POST /v1/embeddings makes vectors, or in Ollama's form POST /api/embed."),
+    **dict.fromkeys(("embedding", "embed"), "POST /v1/embeddings embeds texts, or in Ollama's form POST /api/embed."),
     **dict.fromkeys(("swagger", "redoc", "swagger.json", "v1/docs", "api/docs"), "GET /docs describes all routes."),
-}
-"""Where others have what is asked for; slashes at both ends left out."""
+}  # fmt: skip
+"""Paths of other servers, without slashes at their ends, and what there is here instead."""
 _SLASHES = re.compile("/{2,}")
 
 
-def shape_of(path: str) -> ErrorShape:
-    """How clients of a path expect an error."""
+def error_shape_of(path: str) -> ErrorShape:
+    """The format in which clients of a path expect an error."""
     path = _SLASHES.sub("/", path)
     if path.startswith("/api/"):
         return ollama_error
     return anthropic_error if path.startswith("/v1/messages") else openai_error
 
 
-async def nowhere(context: RequestContext) -> web.StreamResponse:
+async def not_found(context: RequestContext) -> web.StreamResponse:
     """No route has this path, or none with this method.
 
     Raises:
-        RefusedError: 404 or 405, with the way to what was meant.
+        RefusedError: 404 or 405, with a hint at what was meant.
     """
     request = context.request
     allowed = await _methods(request.app, request)
     if allowed:
         raise RefusedError(
-            405, "method_not_allowed", f"{request.path} does not take {request.method}.",
-            hint=f"It takes {', '.join(sorted(allowed))}.", headers={"Allow": ", ".join(sorted(allowed))},
+            405, "method_not_allowed", f"Method {request.method} is not allowed for {request.path}.",
+            hint=f"Allowed: {', '.join(sorted(allowed))}.", headers={"Allow": ", ".join(sorted(allowed))},
         )  # fmt: skip
     plain = _SLASHES.sub("/", request.rel_url.raw_path).rstrip("/") or "/"
     if plain != request.rel_url.raw_path and await _methods(request.app, _renamed(request, plain)):
@@ -79,7 +68,7 @@ async def nowhere(context: RequestContext) -> web.StreamResponse:
         context.status = 308  # which keeps the method and the body
         headers = {**context.headers(), "Location": f"{plain}?{query}" if query else plain}
         return web.Response(status=308, headers=headers, body=b"{}")
-    raise RefusedError(404, "not_found", f"There is no {request.path} here.", hint=_way(context))
+    raise RefusedError(404, "not_found", f"Not found: {request.method} {request.path}.", hint=_suggestion(context))
 
 
 def _renamed(request: web.Request, path: str) -> web.Request:
@@ -96,16 +85,16 @@ async def _methods(app: web.Application, request: web.Request) -> set[str]:
     return allowed
 
 
-def _way(context: RequestContext) -> str:
-    """What whoever asks for this path may want."""
+def _suggestion(context: RequestContext) -> str:
+    """What a client that requests this path may want."""
     path = _SLASHES.sub("/", context.request.path).strip("/")
-    known = _ELSEWHERE.get(path.lower())
+    known = _FOREIGN_PATHS.get(path.lower())
     if known is not None:
         return known
-    routes = sorted({(route.method, route.path) for route in context.gateway.routes if "{" not in route.path})
-    for method, there in routes:
-        end = there.strip("/")
+    routes = sorted({(route.method, route.path) for route in context.request.app[ROUTE_TABLE] if "{" not in route.path})
+    for method, route in routes:
+        end = route.strip("/")
         # A base URL that is too long (/v1/v1/models) or too short (/chat/completions).
         if end and path and (path.endswith(f"/{end}") or end.endswith(f"/{path}")):
-            return f"Did you mean {method} {there}?"
-    return "GET /openapi.json lists what is."
+            return f"Did you mean {method} {route}?"
+    return "GET /openapi.json lists all routes."

@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: what the routes take, from the same structs that read their bodies."""
+"""`/openapi.json` and `/docs`: the routes and their bodies, from the same structs that parse them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import msgspec
 from aiohttp import web
 
 from miner import __version__
-from miner.gateway.auth.keys import KeyCaller
-from miner.gateway.context import RequestContext
-from miner.gateway.routing import Route
+from miner.gateway.context import ROUTE_TABLE, RequestContext, Route
 
 __all__ = ["docs", "document", "openapi"]
 
@@ -29,7 +27,7 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
     """The OpenAPI document of these routes.
 
     Args:
-        keys: whether clients must send one.
+        keys: whether clients must send an API key.
     """
     table = list(routes)
     bodies = [route.body for route in table if route.body is not None]
@@ -43,8 +41,8 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
         "info": {
             "title": "miner",
             "version": __version__,
-            "description": "One gateway over the LLM engines that you run yourself, in the dialects of OpenAI, Ollama "
-            "and Anthropic. A field that is not listed is refused by name.",
+            "description": "One gateway over the LLM engines that you run yourself, with the APIs of OpenAI, Ollama "
+            "and Anthropic. Unknown fields are refused by name.",
         },
         "paths": paths,
         "components": {"schemas": {**components, "AnyError": _ERROR}},
@@ -58,48 +56,49 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
 
 
 def _operation(route: Route, *, keys: bool) -> dict[str, Any]:
-    refused = {
+    error = {
         "description": "An error",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AnyError"}}},
     }
-    told: dict[str, Any] = {
+    described: dict[str, Any] = {
         "summary": route.summary,
-        "responses": {"200": _answer(route), "default": refused},
+        "responses": {"200": _response(route), "default": error},
     }
     names = _PARAMETER.findall(route.path)
     if names:
-        told["parameters"] = [
+        described["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in names
         ]
     if route.body is not None:
         schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
-        told["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if keys and route.access != "open":
-        told["security"] = [{"bearer": []}, {"header": []}]
-    return told
+        described["security"] = [{"bearer": []}, {"header": []}]
+    return described
 
 
-def _answer(route: Route) -> dict[str, Any]:
-    kinds = [route.answers] if isinstance(route.answers, str) else route.answers
-    return {"description": "The answer", "content": {kind: {} for kind in kinds}}
+def _response(route: Route) -> dict[str, Any]:
+    types = [route.content_types] if isinstance(route.content_types, str) else route.content_types
+    return {"description": "The response", "content": {content_type: {} for content_type in types}}
 
 
-def _of(context: RequestContext) -> dict[str, Any]:
-    return document(context.gateway.routes, keys=isinstance(context.caller, KeyCaller))
+def _document(context: RequestContext) -> dict[str, Any]:
+    routes = context.request.app[ROUTE_TABLE]
+    return document(routes, keys=not context.caller.anonymous)
 
 
 async def openapi(context: RequestContext) -> web.StreamResponse:
     """The document."""
     context.status = 200
-    body = msgspec.json.format(msgspec.json.encode(_of(context)), indent=1)
+    body = msgspec.json.format(msgspec.json.encode(_document(context)), indent=1)
     return web.Response(body=body, headers=context.headers())
 
 
 async def docs(context: RequestContext) -> web.StreamResponse:
-    """The same as a page that needs nothing from elsewhere."""
+    """The same as a page that loads nothing from elsewhere."""
     context.status = 200
-    described = _of(context)
+    described = _document(context)
     parts = [_HEAD, f"<h1>miner {html.escape(__version__)}</h1><p>{html.escape(described['info']['description'])}</p>"]
     schemas = described["components"]["schemas"]
     for path, methods in described["paths"].items():
@@ -133,7 +132,7 @@ def _fields(schema: dict[str, Any]) -> str:
     required = set(schema.get("required", ()))
     rows = [
         f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(_kind(field))}"
-        f"<td>{'needed' if name in required else ''}"
+        f"<td>{'required' if name in required else ''}"
         for name, field in schema.get("properties", {}).items()
     ]
     return f"<table>{''.join(rows)}</table>"

@@ -1,58 +1,47 @@
-"""Access: who may call which route, and the keys that say so, kept up to date while the server runs."""
+"""Authentication: who sends a request, by API key, and which models that caller may use."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from miner.config.config import config_of
 from miner.core._typing import override
 from miner.errors import InvalidRequestError
-from miner.gateway.addresses import is_loopback
 from miner.gateway.auth.key_store import KeyStore
-from miner.gateway.auth.keys import KeyCaller
 from miner.gateway.catalog import could_be_a_file, find_model
-from miner.gateway.client_address import came_through_a_proxy
+from miner.gateway.client_address import is_loopback, is_proxied
 from miner.gateway.context import ANYBODY, OPERATOR, Caller, RequestContext
+from miner.gateway.dialect import Call
 from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.hosts import is_own_name
+from miner.gateway.middleware.hosts import is_local_host
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.state import Gateway
 
-if TYPE_CHECKING:
-    from miner.gateway.apis.base import Call
-    from miner.gateway.state import Gateway
-
-__all__ = ["Access"]
+__all__ = ["Authentication", "check_model_access"]
 
 
-class Access(Middleware):
-    """Lets in who has a key; decided on the matched route, deny by default. KeyStore says how long a change of the file
-    takes.
+class Authentication(Middleware):
+    """Sets the caller of each request, and refuses who needs a key and has none. KeyStore says how long a change of the
+    keys file takes.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        self.keys = KeyStore(settings)
+    def __init__(self, settings: GatewaySettings, keys: KeyStore | None = None) -> None:
+        self.keys = KeyStore(settings) if keys is None else keys
         self._local = is_loopback(settings.serve_host)
 
     @override
-    async def start(self, gateway: Gateway) -> None:
+    async def on_startup(self, gateway: Gateway) -> None:
         await self.keys.load()
         gateway.background.start("key watcher", self.keys.watch)
+        gateway.readiness_checks.append(self.keys.unavailable_reason)
 
     @override
-    def problem(self) -> str | None:
-        return self.keys.down
-
-    @override
-    def check(self, context: RequestContext) -> None:
-        if context.route.access == "open":
-            return
-        context.caller = self._caller_of(context)
+    def on_request(self, context: RequestContext) -> None:
+        if context.route.access != "open":
+            context.caller = self._caller_of(context)
 
     def _caller_of(self, context: RequestContext) -> Caller:
-        """Who asks; one who needs a key and has none is refused."""
-        if not self.keys.needed:
-            return OPERATOR if self._local and _sits_here(context) else ANYBODY
+        if not self.keys.required:
+            return OPERATOR if self._local and _is_local(context) else ANYBODY
         caller = None
         for key in _sent_keys(context):
             caller = caller or self.keys.find(key)
@@ -65,63 +54,76 @@ class Access(Middleware):
         return caller
 
     @override
-    async def admit(self, context: RequestContext) -> None:
-        """Nobody has looked at the file for a while: make sure that the key still opens."""
-        if self.keys.fresh or context.route.access == "open":
+    async def before_body(self, context: RequestContext) -> None:
+        """Where the keys file has not been read for a while, read it: the key may have been revoked."""
+        if self.keys.is_fresh or context.route.access == "open":
             return
-        trusted = await self.keys.confirm()
+        trusted = await self.keys.refresh()
         context.caller = caller = self._caller_of(context)
-        if not trusted and isinstance(caller, KeyCaller) and caller.kept:
+        if not trusted and caller.revocable:
             raise RefusedError(
                 503, "keys_unavailable", "API keys cannot be checked at the moment.", retry_after=5,
-                hint="The file of MINER_API_KEYS_FILE has to be readable.",
+                operator_hint="The file of MINER_API_KEYS_FILE has to be readable.",
             )  # fmt: skip
 
     @override
-    async def enter(self, context: RequestContext, call: Call) -> None:
-        models, name = context.caller.models, call.model
-        if name is not None and (could_be_a_file(name) if models is None else name not in models):
-            await _must_be_listed(context, name)
-        elif name is None and models is not None:
-            default = config_of(context.gateway.service.config).default_model
-            if default is None:
-                raise InvalidRequestError("This key opens only some models: name one.", param="model")
-            if default not in models:
-                await find_model(context, default)
+    async def before_call(self, context: RequestContext, call: Call) -> None:
+        await check_model_access(context, call.model)
 
 
-def _sits_here(context: RequestContext) -> bool:
-    """Whether somebody at this machine called directly: no proxy or tunnel has passed the request on, it asks for this
-    machine by a name of its own, and no web page of elsewhere has sent it.
+async def check_model_access(context: RequestContext, name: str | None) -> None:
+    """Make sure that the caller may use this model: its key may be limited to some, and a backend might open a file of
+    a name that is not offered.
+
+    Args:
+        context: of the request.
+        name: as the client wrote it; None: the default model.
+
+    Raises:
+        ModelNotFoundError: there is none, or not for this caller.
+        InvalidRequestError: the key needs a name.
+    """
+    models = context.caller.models
+    default = config_of(context.gateway.service.config).default_model
+    if name is None:
+        if models is None:
+            return
+        if default is None:
+            raise InvalidRequestError("This API key is limited to some models: model is required.", param="model")
+        if default not in models:
+            await find_model(context, default)
+    elif models is not None:
+        if name not in models:
+            await find_model(context, name)
+    elif could_be_a_file(name) and name != default:
+        await find_model(context, name)
+
+
+def _is_local(context: RequestContext) -> bool:
+    """Whether this machine called directly: no proxy or tunnel has forwarded the request, it names this machine as only
+    the machine itself can, and no other web page has sent it.
     """
     request = context.request
     headers = request.headers
     if context.route.access != "admin" and not context.route.always:
-        return False  # nobody asks for the right there, and looking costs
-    if not is_loopback(request.remote or "") or came_through_a_proxy(headers):
+        return False  # only these depend on the right, and looking costs
+    if not is_loopback(request.remote or "") or is_proxied(headers):
         return False
     host, origin = headers.get("Host"), headers.get("Origin")
-    if host is not None and not is_own_name(host):
+    if host is not None and not is_local_host(host):
         return False
     if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
         return False
     return headers.get("Sec-Fetch-Site") in (None, "same-origin", "none")
 
 
-async def _must_be_listed(context: RequestContext, name: str) -> None:
-    """Backends may open a file of the name that they are given: a request cannot name one that is not offered."""
-    if context.caller.models is None and name == config_of(context.gateway.service.config).default_model:
-        return
-    await find_model(context, name)
-
-
 def _sent_keys(context: RequestContext) -> list[str]:
     """The keys that the client sent. Some clients send both headers, one of them with a placeholder."""
     headers = context.request.headers
     keys = []
-    stated = headers.get("X-Api-Key")
-    if stated:
-        keys.append(stated.strip())
+    api_key = headers.get("X-Api-Key")
+    if api_key:
+        keys.append(api_key.strip())
     authorization = headers.get("Authorization")
     if authorization:
         scheme, _, key = authorization.partition(" ")

@@ -1,29 +1,29 @@
-"""Hosts: web pages that a user happens to visit cannot use a gateway on that user's machine.
+"""Host and Origin checks, CORS: web pages that a user happens to visit cannot use a gateway on that user's machine.
 
 A page elsewhere can make the browser call any address. Three things stop it: on loopback, and wherever the operator has
-listed names, the Host header must be one of them (a page whose own name was rebound to 127.0.0.1 sends that name), an
-Origin that was not asked for is refused (a plain form needs no permission to send), and no page may read an answer
-unless its origin is in the settings.
+listed names, the Host header must be one of them (DNS rebinding: a page whose own name resolves to 127.0.0.1 sends that
+name), an Origin that is not allowed is refused (a plain form needs no permission to send), and no page may read a
+response unless its origin is in the settings.
 """
 
 from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from miner.core._typing import override
 from miner.errors import ConfigError
-from miner.gateway.addresses import is_loopback
+from miner.gateway.client_address import is_loopback
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.origins import Origins
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["Hosts", "is_own_name", "preflight"]
+__all__ = ["Hosts", "Origins", "is_local_host", "preflight"]
 
 _EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
@@ -31,13 +31,20 @@ _PREFLIGHT_SECONDS = 600
 _PRIVATE_ZONES = (".localhost", ".local", ".internal")
 """As Ollama has them."""
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
-_ENTRY = re.compile(
+_HOST = re.compile(
     rf"(?:(?P<sub>\*\.)?(?P<host>{_LABEL}(?:\.{_LABEL})*\.?)|\[(?P<six>[0-9a-f:.]+)\])(?::(?P<port>\d{{1,5}}))?"
 )
 
+_SCHEME = r"[a-z][a-z0-9+.-]*"
+_ORIGIN = re.compile(
+    rf"(?P<scheme>{_SCHEME})://(?:(?P<any>\*)|(?P<sub>\*\.)?(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]))"
+    r"(?::(?P<port>\d{1,5}|\*))?"
+)
+_ANY_HOST = r"(?:[^/:@\[\]]+|\[[0-9a-f:.]+\])"
+
 
 class Hosts(Middleware):
-    """Checks Host and Origin, and says which pages may read the answers."""
+    """Checks Host and Origin, and tells browsers which pages may read the responses."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._local = is_loopback(settings.serve_host)
@@ -47,10 +54,10 @@ class Hosts(Middleware):
         self._origins = Origins(_listed(settings.serve_cors_origins))
         self._machine = socket.gethostname().lower()
         self._seen: set[str] = set()
-        """Host headers found good, so that almost none is taken apart twice; at most 64."""
+        """Host headers that are allowed, so that almost none is parsed twice; at most 64."""
 
     @override
-    def check(self, context: RequestContext) -> None:
+    def on_request(self, context: RequestContext) -> None:
         headers = context.request.headers
         host = headers.get("Host")
         if self._checked and host not in self._seen:
@@ -62,12 +69,11 @@ class Hosts(Middleware):
     def _check_host(self, host: str | None, *, alone: bool) -> None:
         if host is None and not self._hosts:
             return  # HTTP/1.0: no browser sends such a thing
-        known = host is not None and alone and (is_own_name(host) or self._is_known(host))
+        known = host is not None and alone and (is_local_host(host) or self._is_known(host))
         if not known:
-            names = "the names of its own machine" if not self._hosts else "names that are on its list"
             raise RefusedError(
-                403, "host_not_allowed", f"This server answers only to {names}.",
-                hint="Its operator can add others with MINER_SERVE_ALLOWED_HOSTS.",
+                403, "host_not_allowed", "The Host header of the request is not allowed.",
+                operator_hint="MINER_SERVE_ALLOWED_HOSTS lists the names by which clients may call this server.",
             )  # fmt: skip
         if host is not None and len(self._seen) < 64:
             self._seen.add(host)
@@ -89,64 +95,66 @@ class Hosts(Middleware):
         if not self._origins.allow(origin):
             raise RefusedError(
                 403, "origin_not_allowed", "Web pages of this origin may not call this server.",
-                hint="Its operator can allow them with MINER_SERVE_CORS_ORIGINS.",
+                operator_hint="MINER_SERVE_CORS_ORIGINS lists those that may.",
             )  # fmt: skip
-        told = {"Access-Control-Allow-Origin": "*" if anybody else origin, "Access-Control-Expose-Headers": _EXPOSED}
+        allow = {"Access-Control-Allow-Origin": "*" if anybody else origin, "Access-Control-Expose-Headers": _EXPOSED}
         if not anybody:
-            told["Vary"] = "Origin"
-        context.extra_headers.update(told)
+            allow["Vary"] = "Origin"
+        context.extra_headers.update(allow)
 
 
 async def preflight(context: RequestContext) -> web.StreamResponse:
-    """What a browser asks before it sends another origin's request; served only where such are allowed."""
+    """Answer a CORS preflight request; served only where origins are allowed."""
     headers = context.request.headers
     allowed = context.extra_headers.get("Access-Control-Allow-Origin")
     if allowed is None or "Access-Control-Request-Method" not in headers:
-        raise RefusedError(405, "method_not_allowed", "OPTIONS is only for the preflight of another origin's page.")
+        raise RefusedError(405, "method_not_allowed", "OPTIONS is only allowed for CORS preflight requests.")
     context.status = 204
-    told = context.headers()
-    del told["Content-Type"]
-    told["Access-Control-Allow-Methods"] = _METHODS
-    told["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)
+    allow = context.headers()
+    del allow["Content-Type"]
+    allow["Access-Control-Allow-Methods"] = _METHODS
+    allow["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)
     wanted = headers.get("Access-Control-Request-Headers", "")
     if wanted:
-        told["Access-Control-Allow-Headers"] = wanted
+        allow["Access-Control-Allow-Headers"] = wanted
     if headers.get("Access-Control-Request-Private-Network") == "true":
-        told["Access-Control-Allow-Private-Network"] = "true"
-    return web.Response(status=204, headers=told)
+        allow["Access-Control-Allow-Private-Network"] = "true"
+    return web.Response(status=204, headers=allow)
 
 
 def _host_pattern(entry: str) -> tuple[re.Pattern[str], frozenset[int | None]]:
-    """The names that an entry of the list stands for, and the ports; none: any.
+    """The names that an entry of the list matches, and the ports; none: any.
 
     Raises:
-        ConfigError: it is no name of a host.
+        ConfigError: it is not a host name.
     """
-    found = _ENTRY.fullmatch(entry.lower())
+    found = _HOST.fullmatch(entry.lower())
     port = int(found["port"]) if found is not None and found["port"] is not None else None
     if found is None or (port is not None and not 0 < port < 65536):
         raise ConfigError(
-            f"MINER_SERVE_ALLOWED_HOSTS: {entry!r} is no name of a host.",
-            hint="Write the name alone, or with a port: llm.example.org, llm.example.org:8443; *.example.org is any "
+            f"MINER_SERVE_ALLOWED_HOSTS: {entry!r} is not a host name.",
+            hint="Give a name, with or without a port: llm.example.org, llm.example.org:8443; *.example.org is any "
             "name below it.",
         )
     name = (rf"(?:{_LABEL}\.)+" if found["sub"] else "") + re.escape((found["host"] or found["six"]).rstrip("."))
     if port is None:
         return re.compile(name), frozenset()
-    return re.compile(name), frozenset({port, None} if port in (80, 443) else {port})  # who means those says none
+    return re.compile(name), frozenset(
+        {port, None} if port in (80, 443) else {port}
+    )  # clients leave out the default port
 
 
 def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def is_own_name(host: str) -> bool:
-    """Whether a Host header names this machine, as only this machine can."""
+def is_local_host(host: str) -> bool:
+    """Whether a Host header names this machine as only this machine itself can: localhost or a loopback address."""
     return is_loopback(_name_of(host))
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without its port; "" for what is none."""
+    """The name in a Host header, without its port; "" if it is malformed."""
     try:
         parts = urlsplit(f"//{host}")
         return "" if parts.username is not None or parts.path else (parts.hostname or "").rstrip(".")
@@ -159,3 +167,52 @@ def _port_of(host: str) -> int | None:
         return urlsplit(f"//{host}").port
     except ValueError:
         return -1
+
+
+class Origins:
+    """The origins of a list: exact ones, `*` for any, and patterns: `chrome-extension://*`, `http://localhost:*` (with
+    any port, or none), `https://*.example.org` (any name below it).
+
+    Raises:
+        ConfigError: an entry is no origin; or `null`, which every sandboxed page sends.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        entries = [entry.lower() for entry in entries]
+        self.any = "*" in entries
+        """Whether all pages may call."""
+        self._exact = {_exact_origin(entry) for entry in entries if "*" not in entry}
+        patterns = [_origin_pattern(entry) for entry in entries if "*" in entry and entry != "*"]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
+
+    def allow(self, origin: str) -> bool:
+        """Whether a page of this origin may call."""
+        origin = origin.lower()
+        if self.any or origin in self._exact:
+            return True
+        return self._pattern is not None and self._pattern.fullmatch(origin) is not None
+
+
+def _exact_origin(entry: str) -> str:
+    _origin_parts(entry)
+    return entry
+
+
+def _origin_pattern(entry: str) -> str:
+    parts = _origin_parts(entry)
+    host = _ANY_HOST if parts["any"] else (rf"(?:{_LABEL}\.)+" if parts["sub"] else "") + re.escape(parts["host"])
+    port = {None: "", "*": r"(?::\d{1,5})?"}.get(parts["port"], f":{parts['port']}")
+    if parts["any"] and parts["port"] is None:
+        port = r"(?::\d{1,5})?"
+    return f"{re.escape(parts['scheme'])}://{host}{port}"
+
+
+def _origin_parts(entry: str) -> re.Match[str]:
+    found = _ORIGIN.fullmatch(entry)
+    if found is None or (found["port"] not in (None, "*") and not 0 < int(found["port"]) < 65536):
+        raise ConfigError(
+            f"MINER_SERVE_CORS_ORIGINS: {entry!r} is not an origin.",
+            hint="Give scheme, name and port, without a path: https://app.example.org, http://localhost:3000; "
+            "patterns are http://localhost:*, https://*.example.org, chrome-extension://*, or * for any.",
+        )
+    return found

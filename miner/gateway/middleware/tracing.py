@@ -1,6 +1,6 @@
 """Tracing: a span for each generation, in OpenTelemetry's `gen_ai` conventions. Prompts and replies are not in it.
 
-The span is made when the request ends, with the times that were noted on the way: streams pay nothing for it.
+The span is created when the request ends, with the times that the context has: streams pay nothing for it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 from miner.core._typing import override
 from miner.errors import ConfigError
 from miner.gateway.context import RequestContext
-from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.buckets import told_usage
+from miner.gateway.middleware.metrics import error_type
+from miner.gateway.state import Gateway
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
-
-    from miner.gateway.state import Gateway
 
 __all__ = ["Tracing", "make_tracing"]
 
@@ -33,8 +31,8 @@ _OPERATIONS = {
     "/v1/embeddings": "embeddings", "/api/embed": "embeddings", "/api/embeddings": "embeddings",
     "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
 }  # fmt: skip
-"""What is no chat."""
-_LAST_SPANS_SECONDS = 3.0
+"""By route; all others are `chat`."""
+_FLUSH_SECONDS = 3.0
 _OPTIONS = {
     "max_tokens": "gen_ai.request.max_tokens", "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p", "top_k": "gen_ai.request.top_k", "seed": "gen_ai.request.seed",
@@ -44,8 +42,8 @@ _OPTIONS = {
 
 def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
     """The middleware, where the environment asks for traces (`OTEL_...`) and the packages are installed."""
-    asked = any(name.startswith("OTEL_") and value for name, value in environment.items())
-    if not asked or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    requested = any(name.startswith("OTEL_") and value for name, value in environment.items())
+    if not requested or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     try:
         from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
@@ -54,7 +52,7 @@ def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
         return None
     provider = get_tracer_provider()
     if not isinstance(provider, ProxyTracerProvider):
-        return Tracing(provider)  # somebody has set one up, `opentelemetry-instrument` for one
+        return Tracing(provider)  # set up already, by `opentelemetry-instrument` for one
     if environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
         return None
     try:
@@ -67,11 +65,11 @@ def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
         return None
     try:
         name = environment.get("OTEL_SERVICE_NAME") or "miner"
-        made = SDKProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
-        made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        created = SDKProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
+        created.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ValueError as error:
         raise ConfigError(f"The OTEL_ variables cannot be used: {error}.") from error
-    return Tracing(made, owned=True)
+    return Tracing(created, owned=True)
 
 
 class Tracing(Middleware):
@@ -93,20 +91,20 @@ class Tracing(Middleware):
         self._propagator = TraceContextTextMapPropagator()
 
     @override
-    async def stop(self, gateway: Gateway) -> None:
-        shut = getattr(self._provider, "shutdown", None)
-        if not self._owned or shut is None:
+    async def on_cleanup(self, gateway: Gateway) -> None:
+        shutdown = getattr(self._provider, "shutdown", None)
+        if not self._owned or shutdown is None:
             return
-        # It sends what is left, and tries for ten seconds and more where the collector does not answer. A daemon: what
-        # it cannot send must not keep the process.
-        sending = threading.Thread(target=shut, name="last traces", daemon=True)
+        # It sends what is left, and retries for ten seconds and more where the collector is down. A daemon: what it
+        # cannot send must not keep the process.
+        sending = threading.Thread(target=shutdown, name="last traces", daemon=True)
         sending.start()
-        await asyncio.to_thread(sending.join, _LAST_SPANS_SECONDS)
+        await asyncio.to_thread(sending.join, _FLUSH_SECONDS)
         if sending.is_alive():
-            logger.warning("The last traces could not be sent within %g s.", _LAST_SPANS_SECONDS)
+            logger.warning("The last traces could not be sent within %g s.", _FLUSH_SECONDS)
 
     @override
-    def leave(self, context: RequestContext) -> None:
+    def on_finish(self, context: RequestContext) -> None:
         call = context.call
         if call is None:
             return
@@ -115,35 +113,29 @@ class Tracing(Middleware):
         now = asyncio.get_running_loop().time()
         ended = time.time_ns()
         headers = context.request.headers
-        given = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        parent = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
         operation = _OPERATIONS.get(context.route.path, "chat")
         span = self._tracer.start_span(
             f"{operation} {call.model}" if call.model else operation,
-            context=self._propagator.extract(given),
+            context=self._propagator.extract(parent),
             kind=SpanKind.SERVER,
             attributes=_attributes(context, operation),
-            start_time=ended - int((now - context.began) * 1e9),
+            start_time=ended - int((now - context.started_at) * 1e9),
         )
         first = context.first_token_at
         if first is not None:
             span.add_event("gen_ai.first_token", timestamp=ended - int((now - first) * 1e9))
-        kind = _error_type(context)
-        if kind is not None:
+        kind = error_type(context)
+        if kind:
             span.set_attribute("error.type", kind)
             if kind == "cancelled" or context.status >= 500 or context.streamed:
                 span.set_status(Status(StatusCode.ERROR, kind))
         span.end(ended)
 
 
-def _error_type(context: RequestContext) -> str | None:
-    if context.hung_up:
-        return "cancelled"
-    return failure_of(context.error).code if context.error is not None else None
-
-
 def _attributes(context: RequestContext, operation: str) -> dict[str, Any]:
-    call, usage = context.call, told_usage(context)
-    told: dict[str, Any] = {
+    call, usage = context.call, context.reported_usage
+    attributes: dict[str, Any] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": context.gateway.service.name,
         "http.request.method": context.route.method,
@@ -156,16 +148,15 @@ def _attributes(context: RequestContext, operation: str) -> dict[str, Any]:
     }
     if call is not None:
         if call.model:
-            told["gen_ai.request.model"] = call.model[:200]
+            attributes["gen_ai.request.model"] = call.model[:200]
         for name, value in (call.arguments[0] if call.arguments else {}).items():
             if name in _OPTIONS and isinstance(value, int | float):
-                told[_OPTIONS[name]] = value
+                attributes[_OPTIONS[name]] = value
         if len(call.arguments) > 1:
-            told["gen_ai.request.choice.count"] = len(call.arguments)
+            attributes["gen_ai.request.choice.count"] = len(call.arguments)
     if usage is not None:
-        told["gen_ai.usage.input_tokens"] = usage.prompt_tokens
-        told["gen_ai.usage.output_tokens"] = usage.completion_tokens
-    waited = context.notes.get("waited")
-    if isinstance(waited, float):
-        told["miner.queue.seconds"] = waited
-    return told
+        attributes["gen_ai.usage.input_tokens"] = usage.prompt_tokens
+        attributes["gen_ai.usage.output_tokens"] = usage.completion_tokens
+    if context.queue_seconds is not None:
+        attributes["miner.queue.seconds"] = context.queue_seconds
+    return attributes

@@ -1,4 +1,4 @@
-"""The form of the server's log: one line for each record, as text or JSON, whoever logs."""
+"""The formats of the server's log: one line for each record, as text or JSON."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class _Formatter(logging.Formatter):
-    """What both forms share."""
+    """What both formats share."""
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What is known besides the message; of a request's records also its id."""
+        """The fields besides the message; in records of a request also its id."""
         fields: dict[str, Any] = dict(getattr(record, "fields", None) or {})
         request = current_request.get()
         context = request() if request is not None else None
-        if "id" not in fields and context is not None and not context.left:
+        if "id" not in fields and context is not None and not context.finished:
             fields["id"] = context.id
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -48,23 +48,23 @@ class _Formatter(logging.Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """An object a line: time, level, logger, message, then what else is known; `exception` is a traceback."""
+    """An object per line: time, level, logger, message, then the fields; `exception` is a traceback."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        entry = {
             "time": _time(record), "level": record.levelname.lower(), "logger": record.name,
             "message": record.getMessage(), **getattr(record, "head", {}), **self._fields(record),
             "exception": self._exception(record),
         }  # fmt: skip
-        if told["exception"] is None:
-            del told["exception"]
-        return json.dumps(told, default=str)
+        if entry["exception"] is None:
+            del entry["exception"]
+        return json.dumps(entry, default=str)
 
 
 class TextFormatter(_Formatter):
-    """`time LEVEL logger message name=value ...`; what is no plain word is quoted as in JSON. The lines of a traceback
-    follow, each behind `  | `, so that nothing that a client sends can look like a line of its own.
+    """`time LEVEL logger message name=value ...`; values with other characters are quoted as in JSON. The lines
+    of a traceback follow, each after `  | `, so that nothing that a client sends can look like a line of its own.
     """
 
     @override
@@ -80,11 +80,11 @@ class TextFormatter(_Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    """UTC to the millisecond, as ISO 8601 writes it."""
+    """UTC in milliseconds, as in ISO 8601."""
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def word(value: Any) -> str:
-    """The value as it stands in a line of text."""
+    """The value as it is written in a line of text."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

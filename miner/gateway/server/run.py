@@ -1,4 +1,4 @@
-"""Running the gateway: the server's own limits, signals, and the way down."""
+"""Running the gateway: the limits of the server, signals, and shutdown."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,11 +21,9 @@ from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
-from miner.gateway.server.connection import LONGEST_HEADER, LONGEST_URI, Runner
+from miner.gateway.server.connection import MAX_HEADER, MAX_URI, Runner
 from miner.gateway.server.log import server_log
-from miner.gateway.server.shutdown import interrupt
-from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address, shown
-from miner.gateway.server.stderr import give_up_unwritten, open_missing
+from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address, url_of
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
@@ -32,30 +31,30 @@ __all__ = ["make_runner", "run", "serve"]
 
 logger = logging.getLogger("miner.gateway")
 
-_LAST_WORDS_SECONDS = 2.0
-"""For typed errors to reach the clients of requests that the grace time did not suffice for."""
-_LINGERING_SECONDS = 2.0
-"""For which the rest of a body that nobody wants is read, so that its client can read the answer."""
+_INTERRUPT_SECONDS = 2.0
+"""For errors to reach the clients of requests that did not finish within the grace period."""
+_LINGER_SECONDS = 2.0
+"""For reading the rest of an unwanted body, so that its client can read the response."""
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
-    """The runner of the application. A client that hangs up cancels its handler: what you stop, stops."""
+    """The runner of the application. A client that disconnects cancels its handler."""
     settings = app[GATEWAY].settings
-    # What aiohttp itself logs are requests that are no HTTP, each with a traceback: whoever sends many would fill the
-    # disk. Faults of handlers are logged by the guard.
+    # aiohttp itself logs each invalid request with a traceback: a client could fill the disk. Errors of handlers are
+    # logged by `log_error`.
     http_logger = logging.getLogger("miner.gateway.http")
     http_logger.setLevel(logging.CRITICAL)
     return Runner(
         app,
         handler_cancellation=True,
         logger=http_logger,
-        auto_decompress=False,  # a compressed body is refused, and not unpacked first
-        max_line_size=LONGEST_URI,
-        max_field_size=LONGEST_HEADER,
-        access_log=None,  # the gateway writes its own, with what only it knows
+        auto_decompress=False,  # a compressed body is refused, not decompressed
+        max_line_size=MAX_URI,
+        max_field_size=MAX_HEADER,
+        access_log=None,  # the gateway has its own (middleware/logging.py)
         keepalive_timeout=settings.serve_keepalive,
-        lingering_time=_LINGERING_SECONDS,
-        shutdown_timeout=_LAST_WORDS_SECONDS,  # the grace time is over by then
+        lingering_time=_LINGER_SECONDS,
+        shutdown_timeout=_INTERRUPT_SECONDS,  # after the grace period
     )
 
 
@@ -63,9 +62,9 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
     """Serve what `make_service` makes until SIGTERM or Ctrl-C, close it and return the exit status.
 
     Raises:
-        ConfigError: an address without keys, or one that cannot be had.
+        ConfigError: an open address without keys, or one that is not available.
     """
-    open_missing()
+    _fill_closed_descriptors()
     with server_log("json" if settings.serve_log == "json" else "text", settings.log_level):
         for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
             logger.warning("%s", line)
@@ -75,21 +74,21 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
         app = create_app(service, settings)
         sockets = listen(settings)
 
-        def told() -> None:
-            for one in sockets:
-                logger.info("Serving at %s with %s.", shown(one), _described(service))
+        def on_ready() -> None:
+            for sock in sockets:
+                logger.info("Serving at %s with %s.", url_of(sock), _backends(service))
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(app, sockets, told=told))
+            return runner.run(serve(app, sockets, on_ready=on_ready))
 
 
-def _described(service: LLMService) -> str:
+def _backends(service: LLMService) -> str:
     """The backends behind the service, by name."""
     return ", then ".join(service.names) if isinstance(service, FallbackService) else service.name
 
 
 def _allow_many_connections() -> None:
-    """As many open files as the system lets us have: each connection is one."""
+    """Raise the limit of open files as far as the system allows: each connection is one."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -100,11 +99,11 @@ def _allow_many_connections() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
         except (ValueError, OSError):
-            logger.warning("At most %d connections: the limit of open files cannot be raised.", soft)
+            logger.warning("The limit of open files cannot be raised: at most %d connections.", soft)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Of uvloop where it is installed: a request costs about a third less with it."""
+    """That of uvloop where it is installed: a request costs about a third less with it."""
     try:
         import uvloop
     except ImportError:
@@ -116,13 +115,13 @@ async def serve(
     app: web.Application,
     sockets: list[socket.socket],
     *,
-    told: Callable[[], None] = lambda: None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve on these sockets until a signal comes; closes the service.
 
     Args:
-        app: of `create_app`, made before: it looks for packages on the disk.
-        told: called when connections are taken.
+        app: of `create_app`, called before: it looks for packages on the disk.
+        on_ready: called when connections are accepted.
     """
     gateway = app[GATEWAY]
     runner = make_runner(app)
@@ -130,38 +129,38 @@ async def serve(
     try:
         await runner.setup()
         with signals.handled():
-            for one in sockets:
-                await web.SockSite(runner, one, backlog=BACKLOG).start()
-            told()
-            _spare_the_collector()
+            for sock in sockets:
+                await web.SockSite(runner, sock, backlog=BACKLOG).start()
+            on_ready()
+            _freeze_garbage_collector()
             await signals.first.wait()
-            gateway.state = "draining"
+            gateway.phase = "draining"
             await _drain(gateway, signals)
             await runner.cleanup()
             await _close(gateway.service)
     finally:
         await runner.cleanup()
         await _close(gateway.service)
-        give_up_unwritten()
+        _flush_output()
     return 0 if signals.count < 2 else 128 + signals.received
 
 
 async def _drain(gateway: Gateway, signals: _Signals) -> None:
-    """Let what runs finish within the grace time, then end it with a typed error."""
+    """Let running requests finish within the grace period, then end them with an error."""
     grace = gateway.settings.serve_grace
-    if gateway.present:
-        logger.warning("Shutting down: %d requests have %g s to finish.", len(gateway.present), grace)
-    finishing = asyncio.create_task(gateway.drained(grace))
-    hurried = asyncio.create_task(signals.second.wait())
+    if gateway.requests:
+        logger.warning("Shutting down: %d requests have %g s to finish.", len(gateway.requests), grace)
+    idle = asyncio.create_task(gateway.wait_until_idle(grace))
+    second_signal = asyncio.create_task(signals.second.wait())
     try:
-        await asyncio.wait({finishing, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({idle, second_signal}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (finishing, hurried):
+        for task in (idle, second_signal):
             task.cancel()
-        await asyncio.gather(finishing, hurried, return_exceptions=True)
-    for context in list(gateway.present):
-        interrupt(context)
-    await gateway.drained(_LAST_WORDS_SECONDS)
+        await asyncio.gather(idle, second_signal, return_exceptions=True)
+    for request in list(gateway.requests):
+        request.interrupt()
+    await gateway.wait_until_idle(_INTERRUPT_SECONDS)
 
 
 async def _close(service: LLMService) -> None:
@@ -172,7 +171,7 @@ async def _close(service: LLMService) -> None:
 
 
 class _Signals:
-    """The first asks to stop, the second to hurry, the third ends the process. Engines of ours die with it."""
+    """The first starts the shutdown, the second ends the grace period, the third the process and its engines."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -194,7 +193,7 @@ class _Signals:
                 loop.remove_signal_handler(number)
 
     def on_signal(self, number: int) -> None:
-        """Note that one came."""
+        """Count it."""
         self.count += 1
         self.received = number
         self.first.set()
@@ -204,8 +203,32 @@ class _Signals:
             os._exit(128 + number)
 
 
-def _spare_the_collector() -> None:
-    """What is there now stays: the garbage collector need not look at it again and again while it serves."""
+def _freeze_garbage_collector() -> None:
+    """Exempt what exists now from garbage collection: it stays as long as the server runs."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _fill_closed_descriptors() -> None:
+    """Open those of the descriptors 0, 1 and 2 that are closed: else the next connection would get the number, and the
+    log would be written to a client.
+    """
+    while True:
+        taken = os.open(os.devnull, os.O_RDWR)
+        if taken > 2:
+            os.close(taken)
+            return
+
+
+def _flush_output() -> None:
+    """At the end of the process: output that cannot be written (closed pipe, full disk) must not fail the exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())
+            os.close(devnull)

@@ -14,11 +14,12 @@ from miner.core.llms.llm_vllm import VLLMService
 from miner.core.models.resolve import resolve
 from miner.errors import ConfigError
 from miner.gateway.apis.openai.errors import openai_error
-from miner.gateway.app import GATEWAY, ROUTES, create_app
+from miner.gateway.app import MIDDLEWARE, ROUTES, create_app
 from miner.gateway.auth.key_store import has_keys
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
+from miner.gateway.context import Route
 from miner.gateway.endpoints.health import livez
-from miner.gateway.routing import Route
+from miner.gateway.middleware.auth import Authentication
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers.openai_stub import StubServer
@@ -191,7 +192,7 @@ async def test_models_and_the_admin_right_of_a_key():
 async def test_who_called_is_known_by_name():
     write_keys(key_path(None), KeyFile(keys=[entry("alice")]))
     app = create_app(Parrot(config()), GatewaySettings(_env_file=None, api_keys=KEY))
-    [access] = [middleware for middleware in app[GATEWAY].middleware.all if type(middleware).__name__ == "Access"]
+    [access] = [middleware for middleware in app[MIDDLEWARE] if isinstance(middleware, Authentication)]
     await access.keys.load()
     assert access.keys.find("key-of-alice-0123456789").name == "alice"
     assert access.keys.find(KEY).name == "MINER_API_KEYS-1"

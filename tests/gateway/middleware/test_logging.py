@@ -98,7 +98,7 @@ async def test_who_hung_up(file):
             await until(lambda: service.running == 1)
             asking.cancel()
             await asyncio.wait([asking])
-            await until(lambda: not served.gateway.present)
+            await until(lambda: not served.gateway.requests)
     [told] = objects(file)
     assert told["cancelled"] is True
     assert told["status"] == 499

@@ -12,9 +12,9 @@ import pytest
 from miner.core.wire import LLMResponse, TokenUsage
 from miner.gateway.app import default_middleware
 from miner.gateway.auth.keys import KeyEntry, KeyFile, Limits, hash_of, key_path, write_keys
-from miner.gateway.middleware.buckets import Accounts, Bucket, subject_of
+from miner.gateway.limits import Accounts, TokenBucket, client_of
 from miner.gateway.middleware.logging import AccessLog
-from miner.gateway.middleware.rate_limit import Limiter
+from miner.gateway.middleware.rate_limit import RateLimiter
 from miner.gateway.server.log import server_log
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving
@@ -53,7 +53,7 @@ async def until(condition):
 
 
 def limiter_of(served):
-    return next(middleware for middleware in served.gateway.middleware.all if isinstance(middleware, Limiter))
+    return next(middleware for middleware in served.middleware if isinstance(middleware, RateLimiter))
 
 
 def keys(**limits):
@@ -141,7 +141,7 @@ async def test_who_cannot_wait_is_told_at_once(tmp_path):
             asking = [asyncio.create_task(ask(served))]
             await until(lambda: service.running == 1)
             asking.append(asyncio.create_task(ask(served)))
-            await until(lambda: limiter_of(served).queue.permits.waiting == 1)
+            await until(lambda: served.gateway.queue.permits.waiting == 1)
             for _ in range(20):
                 answer = await ask(served)
                 assert answer.status == 429
@@ -149,7 +149,7 @@ async def test_who_cannot_wait_is_told_at_once(tmp_path):
             for _ in asking:
                 service.go.release()
             assert [(await one).status for one in asking] == [200, 200]
-            assert limiter_of(served).queue.permits.held == 0
+            assert served.gateway.queue.permits.held == 0
     told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     os.close(fd)
     took = sorted(line["seconds"] for line in told if line.get("status") == 429)
@@ -164,7 +164,7 @@ async def test_waiting_is_bounded():
         await until(lambda: service.running == 1)
         answer = await ask(served)
         assert answer.status == 429
-        assert limiter_of(served).queue.permits.waiting == 0
+        assert served.gateway.queue.permits.waiting == 0
         service.go.release()
         assert (await first).status == 200
 
@@ -173,7 +173,7 @@ async def test_waiting_is_bounded():
 async def test_who_hangs_up_leaves_the_queue_and_the_backend(stream):
     service = Gated(config())
     async with serving(service, serve_max_running=1) as served:
-        permits = limiter_of(served).queue.permits
+        permits = served.gateway.queue.permits
         asking = [asyncio.create_task(ask(served, stream=stream)) for _ in range(2)]
         await until(lambda: service.running == 1 and permits.waiting == 1)
         waiting = asking[1 if len(service.order) == 1 else 0]
@@ -191,18 +191,18 @@ async def test_several_replies_are_as_much_work_as_they_are():
     async with serving(service, serve_max_running=4) as served:
         asking = asyncio.create_task(ask(served, n=3))
         await until(lambda: service.running == 3)
-        assert limiter_of(served).queue.permits.held == 3
+        assert served.gateway.queue.permits.held == 3
         for _ in range(3):
             service.go.release()
         assert (await asking).status == 200
-        assert limiter_of(served).queue.permits.held == 0
+        assert served.gateway.queue.permits.held == 0
 
 
 async def test_a_greedy_key_delays_another_by_one_request():
     keys(greedy=Limits(), modest=Limits())
     service = Gated(config())
     async with serving(service, serve_max_running=1, serve_max_queued=10) as served:
-        permits = limiter_of(served).queue.permits
+        permits = served.gateway.queue.permits
 
         def say(name, text):
             return asyncio.create_task(ask(served, of(name), messages=[{"role": "user", "content": text}]))
@@ -224,7 +224,7 @@ async def test_a_greedy_key_delays_another_by_one_request():
 
 
 def test_a_bucket_refills_evenly_and_follows_its_limit():
-    bucket = Bucket(60, 0.0)
+    bucket = TokenBucket(60, 0.0)
     assert bucket.left(60, 0.0) == 60
     bucket.use(100)
     assert bucket.left(60, 0.0) == -40
@@ -251,7 +251,7 @@ def test_addresses_are_remembered_in_bounded_number():
     ],
 )  # fmt: skip
 def test_one_customer_is_one_subject(address, subject):
-    assert subject_of(address) == subject
+    assert client_of(address) == subject
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ async def test_a_request_that_alone_is_more_than_all_at_once_is_told_so(path, bo
             assert answer.status == 400
             assert "Retry-After" not in answer.headers
         assert told["param"] == param
-        assert "limit of 6" in told["message"]
+        assert "the limit is 6" in told["message"]
         assert not hasattr(service, "asked")
         async with post(served, {**CHAT, "n": 6}) as answer:
             assert answer.status == 200

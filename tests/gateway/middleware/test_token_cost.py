@@ -58,7 +58,7 @@ async def test_who_hangs_up_pays_for_what_was_generated():
             assert answer.status == 200
             for _ in range(12):
                 await answer.content.readline()
-        await until(lambda: not served.gateway.present)
+        await until(lambda: not served.gateway.requests)
         assert left(served) < 0
         assert (await ask(served)).status == 429
 
@@ -70,7 +70,7 @@ async def test_who_hangs_up_before_a_whole_reply_pays_for_what_it_asked():
         await until(lambda: service.running == 1)
         asking.cancel()
         await asyncio.wait([asking], timeout=LONG)
-        await until(lambda: not served.gateway.present)
+        await until(lambda: not served.gateway.requests)
         assert (await ask(served)).status == 429
 
 
@@ -146,9 +146,9 @@ async def test_texts_weigh_what_they_are(path):
 
         few = asyncio.create_task(embed(3))
         await until(lambda: service.running == 1)
-        assert limiter_of(served).queue.permits.held == 3
+        assert served.gateway.queue.permits.held == 3
         many = asyncio.create_task(embed(2048))
-        await until(lambda: limiter_of(served).queue.permits.waiting == 1)  # they are as much as all slots together
+        await until(lambda: served.gateway.queue.permits.waiting == 1)  # they are as much as all slots together
         assert left(served) < 0
         service.go.set()
         assert [await few, await many] == [200, 200]

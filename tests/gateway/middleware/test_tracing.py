@@ -73,7 +73,7 @@ async def test_streams_and_hang_ups(traced):
         await until(lambda: service.running == 1)
         asking.cancel()
         await asyncio.wait([asking])
-        await until(lambda: not served.gateway.present)
+        await until(lambda: not served.gateway.requests)
     streamed, cancelled = exporter.get_finished_spans()
     assert [event.name for event in streamed.events] == ["gen_ai.first_token"]
     assert streamed.start_time <= streamed.events[0].timestamp <= streamed.end_time
@@ -82,7 +82,7 @@ async def test_streams_and_hang_ups(traced):
 
 
 async def test_a_collector_that_does_not_answer_does_not_keep_the_server(caplog, monkeypatch):
-    monkeypatch.setattr("miner.gateway.middleware.tracing._LAST_SPANS_SECONDS", 0.1)
+    monkeypatch.setattr("miner.gateway.middleware.tracing._FLUSH_SECONDS", 0.1)
     answered = threading.Event()
 
     class Silent(TracerProvider):

@@ -62,7 +62,7 @@ async def miner_serve(*arguments, tmp_path, **environment):
 async def test_an_open_address_needs_keys(tmp_path):
     async with miner_serve("--host", "0.0.0.0", tmp_path=tmp_path) as server:
         assert await server.ended() == 2
-    assert server.said.splitlines()[0] == "miner: 0.0.0.0 can be reached by others, and there are no keys."
+    assert server.said.splitlines()[0] == "miner: 0.0.0.0 can be reached by others, and there are no API keys."
     assert "export MINER_API_KEYS=" in server.said.splitlines()[1]
     assert len(server.said.splitlines()) == 2
 
@@ -72,7 +72,7 @@ async def test_what_is_no_address_is_said_before_keys(host, tmp_path):
     async with miner_serve(tmp_path=tmp_path, MINER_SERVE_HOST=host) as server:
         assert await server.ended() == 2
     first, second = server.said.splitlines()
-    assert first.startswith(f"miner: {host!r} is no address of this machine")
+    assert first.startswith(f"miner: {host!r} is not an address of this machine")
     assert "MINER_SERVE_HOST" in second
     assert "keys" not in server.said
 
@@ -81,7 +81,7 @@ async def test_a_port_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with miner_serve("--port", str(taken.getsockname()[1]), tmp_path=tmp_path) as server:
             assert await server.ended() == 2
-        assert "cannot be listened on" in server.said
+        assert "Cannot listen on" in server.said
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

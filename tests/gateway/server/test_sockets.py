@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from miner.gateway.app import ROUTES
-from tests.gateway.middleware.test_rate_limit import Gated, limiter_of, until
+from tests.gateway.middleware.test_rate_limit import Gated, until
 from tests.gateway.server.test_run import miner_serve
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers.openai_stub import StubServer
@@ -128,7 +128,7 @@ async def test_a_head_that_comes_for_ever_is_cut_off(head, piece):
     async with serving(Parrot(config()), serve_keepalive=1.0) as served:
         _, seconds = await trickled(served, head, piece)
         assert seconds < 20
-        assert not served.gateway.present
+        assert not served.gateway.requests
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ async def test_half_a_body_and_then_half_a_connection():
     async with serving(service) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(served))
         writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(CHAT) + CHAT[:-5])
-        await until(lambda: served.gateway.present)
+        await until(lambda: served.gateway.requests)
         writer.write_eof()
         await asyncio.wait_for(reader.read(), WAIT)
-        await until(lambda: not served.gateway.present)
+        await until(lambda: not served.gateway.requests)
         writer.close()
     assert not hasattr(service, "asked")
 
@@ -183,7 +183,7 @@ async def test_half_a_connection_leaves_the_queue():
         await until(lambda: service.running == 1)
         _, writer = await asyncio.open_connection("127.0.0.1", port(served))
         writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(CHAT) + CHAT)
-        permits = limiter_of(served).queue.permits
+        permits = served.gateway.queue.permits
         await until(lambda: permits.waiting == 1)
         writer.write_eof()
         await until(lambda: permits.waiting == 0)

@@ -26,10 +26,10 @@ from miner.gateway.apis.anthropic.schema import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import image_part
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
+from miner.gateway.dialect import Call
 
 __all__ = [
     "content_blocks", "convert_messages", "sampling_arguments", "stop_reason", "tool_arguments", "usage_object",

@@ -19,12 +19,12 @@ from miner.gateway.apis.anthropic.convert import (
 )
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
-from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
-from miner.gateway.generation import json_response, reply
+from miner.gateway.generation import json_response, send_reply
 from miner.gateway.request_body import decode, decode_body, off_loop, parse_body
 
 __all__ = ["AnthropicMessages", "count_tokens", "messages"]
@@ -126,7 +126,7 @@ async def messages(context: RequestContext) -> web.StreamResponse:
         # How hard to try is left to the model, and this one does not reason.
         call.ignored.append("output_config.effort")
         del call.arguments[0]["reasoning"]
-    return await reply(context, _DIALECT, call)
+    return await send_reply(context, _DIALECT, call)
 
 
 async def _can_reason(context: RequestContext, call: Call) -> bool:
@@ -147,7 +147,7 @@ async def count_tokens(context: RequestContext) -> web.StreamResponse:
     converted = await off_loop(context, convert_messages, request, call)
     tools = (await off_loop(context, tool_arguments, request, call)).get("tools")
     context.ignored += call.ignored
-    await context.enter(call)
+    await context.start_call(call)
     service = context.gateway.service
     try:
         with call.names.translate_errors():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from miner.gateway.apis.anthropic.errors import anthropic_error
 from miner.gateway.apis.anthropic.messages import count_tokens, messages
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
-from miner.gateway.routing import Route
+from miner.gateway.context import Route
 
 __all__ = ["ANTHROPIC", "ID_HEADER"]
 

@@ -9,7 +9,7 @@ import msgspec
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenUsage, ToolCall
 from miner.gateway.apis.anthropic.convert import stop_reason, usage_object
 from miner.gateway.apis.anthropic.errors import error_event
-from miner.gateway.apis.base import Head
+from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
 __all__ = ["PING", "MessageStream"]

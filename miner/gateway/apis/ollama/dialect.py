@@ -10,7 +10,6 @@ from aiohttp import web
 from miner.core._typing import override
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError
-from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
 from miner.gateway.apis.ollama.convert import NAMES, content_with_images, convert_messages, generation_arguments
 from miner.gateway.apis.ollama.loading import apply_model, load
@@ -19,8 +18,9 @@ from miner.gateway.apis.ollama.schema import OllamaChatRequest, OllamaGenerateRe
 from miner.gateway.apis.ollama.stream import STREAM_TYPE, LineStream
 from miner.gateway.body_limits import bounded
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
-from miner.gateway.generation import reply
+from miner.gateway.generation import send_reply
 from miner.gateway.request_body import decode, decode_body, off_loop
 
 __all__ = ["OllamaChat", "OllamaGenerate"]
@@ -87,7 +87,7 @@ class _OllamaDialect(Generic[R]):
         call = await off_loop(context, self.convert, request)
         drop_raw(call, context.gateway.service.capabilities)
         await apply_model(context, call, request.options)
-        return await reply(context, self, call)
+        return await send_reply(context, self, call)
 
 
 class OllamaChat(_OllamaDialect[OllamaChatRequest]):

@@ -10,13 +10,13 @@ from aiohttp import web
 
 from miner.core.wire import EmbeddingResponse
 from miner.errors import InvalidRequestError
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.fields import check_dimensions, set_fields
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.loading import full_name
 from miner.gateway.apis.ollama.schema import EmbeddingParams, OllamaEmbeddingsRequest, OllamaEmbedRequest
 from miner.gateway.body_limits import check_length
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -61,7 +61,7 @@ async def _embed(context: RequestContext, request: EmbeddingParams, texts: list[
     if request.options is not None:
         options = set_fields(request.options, request.options.__struct_fields__)
         context.ignored += [f"options.{name}" for name in options]
-    await context.enter(Call(arguments=[], model=model, items=len(texts)))
+    await context.start_call(Call(arguments=[], model=model, items=len(texts)))
     if not texts:
         await context.gateway.service.resolve_model(model)
         return EmbeddingResponse(data=[])

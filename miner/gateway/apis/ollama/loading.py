@@ -8,12 +8,12 @@ from aiohttp import web
 from miner.core.llms.contract.durations import seconds_of
 from miner.core.models.names import without_tag
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.response import Kind, text_fields, timestamp
 from miner.gateway.apis.ollama.schema import OllamaGenerationParams, OllamaOptions
 from miner.gateway.catalog import could_be_a_file, known_models
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 
 __all__ = ["apply_model", "full_name", "load"]
@@ -61,7 +61,7 @@ async def load(context: RequestContext, request: OllamaGenerationParams, kind: K
     """Answer an empty body: load the model, or with `keep_alive` 0 (also "0", "0s") unload it."""
     service = context.gateway.service
     name = await full_name(context, required_model(request.model))
-    await context.enter(Call(arguments=[], model=name))
+    await context.start_call(Call(arguments=[], model=name))
     keep_alive = request.keep_alive
     unload = keep_alive is not None and seconds_of(keep_alive) == 0
     if "keep_alive" not in service.capabilities:

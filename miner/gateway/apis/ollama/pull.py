@@ -18,8 +18,7 @@ from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
-from miner.gateway.streamed import streamed
-from miner.gateway.streaming import OpenStream
+from miner.gateway.streaming import EventStream
 
 __all__ = ["pull"]
 
@@ -60,7 +59,7 @@ def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGener
 async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
     """Send a line for each event; what fails before the first one has a status of its own."""
     context.streamed = True
-    out = OpenStream(context, STREAM_TYPE, b"")
+    out = EventStream(context, STREAM_TYPE, b"")
 
     async def write() -> bytes:
         async with aclosing(events):
@@ -68,4 +67,4 @@ async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, An
                 await out.send(msgspec.json.encode(event) + b"\n")
         return b""
 
-    return await streamed(out, write, error_line)
+    return await out.run(write, error_line)

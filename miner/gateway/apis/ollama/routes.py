@@ -16,15 +16,15 @@ from miner.gateway.apis.ollama.schema import (
     OllamaShowRequest,
 )
 from miner.gateway.apis.ollama.stream import STREAM_TYPE
-from miner.gateway.routing import Route
+from miner.gateway.context import Route
 
 __all__ = ["OLLAMA"]
 
 _LINES = ("application/json", STREAM_TYPE)
 
 OLLAMA = [
-    Route("HEAD", "/", root, "key", ollama_error, "Check that the server is running", answers="text/plain"),
-    Route("GET", "/", root, "key", ollama_error, "Check that the server is running", answers="text/plain"),
+    Route("HEAD", "/", root, "key", ollama_error, "Check that the server is running", content_types="text/plain"),
+    Route("GET", "/", root, "key", ollama_error, "Check that the server is running", content_types="text/plain"),
     Route("GET", "/api/version", version, "key", ollama_error, "Get the version of Ollama's API"),
     Route("HEAD", "/api/version", version, "key", ollama_error, "The same without a body"),
     Route("GET", "/api/tags", tags, "key", ollama_error, "List models, the default first"),

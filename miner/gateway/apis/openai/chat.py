@@ -9,7 +9,6 @@ import msgspec
 from miner.core.llms.contract.request import REASONING_LEVELS
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.fields import logprobs_argument, refuse_service_tier, refuse_unsupported, set_fields
 from miner.gateway.apis.openai.convert import (
     choice_arguments,
@@ -23,6 +22,7 @@ from miner.gateway.apis.openai.schema import ChatCompletionRequest
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream, ChoiceOptions, chat_logprobs
 from miner.gateway.apis.openai.tools import tool_arguments
 from miner.gateway.body_limits import bounded
+from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import decode
 

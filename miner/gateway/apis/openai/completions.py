@@ -9,7 +9,6 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
 from miner.gateway.apis.openai.convert import (
     MAX_CHOICES,
@@ -28,8 +27,9 @@ from miner.gateway.apis.openai.stream import (
     completion_logprobs,
 )
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
-from miner.gateway.generation import reply
+from miner.gateway.generation import send_reply
 from miner.gateway.request_body import decode, parse_body
 
 __all__ = ["OpenAICompletions", "completions"]
@@ -106,7 +106,7 @@ async def completions(context: RequestContext) -> web.StreamResponse:
     """Complete one or several prompts."""
     call = await parse_body(context, _DIALECT.parse)
     drop_raw(call, context.gateway.service.capabilities)
-    return await reply(context, _DIALECT, call)
+    return await send_reply(context, _DIALECT, call)
 
 
 def _prompts(prompt: str | list[Any]) -> list[Any]:

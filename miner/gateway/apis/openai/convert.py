@@ -8,11 +8,11 @@ from typing import Any
 from miner.core.llms.contract.request import folded_seed
 from miner.core.wire import TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.fields import logprob_object, set_fields
 from miner.gateway.apis.images import check_parts
 from miner.gateway.apis.openai.schema import SamplingParams
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
+from miner.gateway.dialect import Call
 
 __all__ = [
     "MAX_CHOICES", "choice_arguments", "convert_messages", "logprob_entry", "prompt_usage_object", "sampling_arguments",

@@ -10,12 +10,12 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.fields import check_dimensions
 from miner.gateway.apis.openai.convert import prompt_usage_object
 from miner.gateway.apis.openai.schema import EmbeddingRequest
 from miner.gateway.body_limits import check_length
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -40,7 +40,7 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
         raise InvalidRequestError(
             f"encoding_format must be 'float' or 'base64', not {request.encoding_format!r}.", param="encoding_format"
         )
-    await context.enter(Call(arguments=[], model=request.model, items=len(texts)))
+    await context.start_call(Call(arguments=[], model=request.model, items=len(texts)))
     response = await context.gateway.service.embed(texts, request.model)
     check_dimensions(response.dimensions, request.dimensions)
     context.usage = response.usage

@@ -8,10 +8,10 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.base import Call
 from miner.gateway.apis.openai.convert import prompt_usage_object
 from miner.gateway.apis.openai.schema import RerankRequest
 from miner.gateway.context import RequestContext
+from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -29,7 +29,7 @@ async def rerank(context: RequestContext) -> web.StreamResponse:
     if not request.query or not texts or len(texts) > MAX_DOCUMENTS:
         raise InvalidRequestError(f"A query and 1 to {MAX_DOCUMENTS} documents are required.", param="documents")
     service = context.gateway.service
-    await context.enter(Call(arguments=[], model=request.model, items=len(texts)))
+    await context.start_call(Call(arguments=[], model=request.model, items=len(texts)))
     try:
         ranking = await service.rerank(request.query, texts, request.model, request.top_n)
     except UnsupportedFeatureError as error:

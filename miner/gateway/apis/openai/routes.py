@@ -16,8 +16,8 @@ from miner.gateway.apis.openai.schema import (
     EmbeddingRequest,
     RerankRequest,
 )
-from miner.gateway.generation import generation
-from miner.gateway.routing import Route
+from miner.gateway.context import Route
+from miner.gateway.generation import generation_handler
 
 __all__ = ["OPENAI"]
 
@@ -25,7 +25,7 @@ _JSON_OR_EVENTS = ("application/json", "text/event-stream")
 
 OPENAI = [
     Route(
-        "POST", "/v1/chat/completions", generation(OpenAIChat()), "key", openai_error,
+        "POST", "/v1/chat/completions", generation_handler(OpenAIChat()), "key", openai_error,
         "Create a chat completion, streamed or not", ChatCompletionRequest, _JSON_OR_EVENTS,
     ),
     Route(
@@ -33,7 +33,7 @@ OPENAI = [
         "Create a completion of a prompt, past the chat template", CompletionRequest, _JSON_OR_EVENTS,
     ),
     Route(
-        "POST", "/v1/responses", generation(OpenAIResponses()), "key", openai_error,
+        "POST", "/v1/responses", generation_handler(OpenAIResponses()), "key", openai_error,
         "Create a model response, streamed or not; nothing is stored", ResponseRequest, _JSON_OR_EVENTS,
     ),
     Route("POST", "/v1/embeddings", embeddings, "key", openai_error, "Create embeddings", EmbeddingRequest),

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
-from miner.gateway.apis.base import Head
 from miner.gateway.apis.openai.convert import logprob_entry, usage_object, usage_of_choices
 from miner.gateway.apis.openai.errors import error_event
+from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
 __all__ = [

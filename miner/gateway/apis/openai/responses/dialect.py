@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import LLMResponse
-from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.openai.responses.convert import convert_input, ignored_fields, service_arguments
 from miner.gateway.apis.openai.responses.items import (
     call_item,
@@ -19,6 +18,7 @@ from miner.gateway.apis.openai.responses.items import (
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.apis.openai.responses.stream import ResponseStream
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE
+from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import decode
 

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenLogprob, TokenUsage, ToolCall
-from miner.gateway.apis.base import Call, Head
 from miner.gateway.apis.openai.convert import logprob_entry
 from miner.gateway.apis.openai.responses.items import (
     call_item,
@@ -18,6 +17,7 @@ from miner.gateway.apis.openai.responses.items import (
     response_object,
     text_part,
 )
+from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import Failure
 
 __all__ = ["ResponseStream"]

@@ -1,0 +1,148 @@
+"""Rate limits: what a client may use, and one account for each client of what it has used, in bounded memory."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+__all__ = ["NO_LIMITS", "Account", "Accounts", "Limits", "Reservation", "TokenBucket", "TokenEstimate", "client_of"]
+
+_MAX_ACCOUNTS = 10_000
+"""Clients that are remembered. One that is forgotten begins again, which only idle ones are."""
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Limits(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a client may use; None: no limit here, a more general one may hold."""
+
+    requests: _Count | None = None
+    """Requests per minute."""
+    tokens: _Count | None = None
+    """Tokens per minute, input and output together."""
+    concurrency: _Count | None = None
+    """Requests at once."""
+
+    def over(self, general: Limits) -> Limits:
+        """These limits, and those of `general` where there is none here."""
+        return Limits(
+            requests=self.requests or general.requests,
+            tokens=self.tokens or general.tokens,
+            concurrency=self.concurrency or general.concurrency,
+        )
+
+
+NO_LIMITS = Limits()
+
+
+class TokenBucket:
+    """An allowance that refills evenly; a whole minute's may be used at once. It can go into debt."""
+
+    __slots__ = ("_at", "_left", "_limit")
+
+    def __init__(self, limit: float, now: float) -> None:
+        self._limit = limit
+        self._left = limit
+        self._at = now
+
+    def left(self, limit: float, now: float) -> float:
+        """What is left at `now` (seconds), of a limit per minute that may have changed."""
+        if limit != self._limit:
+            self._left += limit - self._limit
+            self._limit = limit
+        self._left = min(limit, self._left + (now - self._at) * limit / 60)
+        self._at = now
+        return self._left
+
+    def use(self, amount: float) -> None:
+        """Take `amount`; a negative one is put back."""
+        self._left -= amount
+
+    def seconds_until(self, wanted: float) -> float:
+        """Seconds until `wanted` will be left, if nothing is used meanwhile."""
+        return max(0.0, (wanted - self._left) * 60 / self._limit)
+
+
+class Account:
+    """What one client uses: requests that run, and its buckets."""
+
+    __slots__ = ("requests", "running", "tokens")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.requests: TokenBucket | None = None
+        self.tokens: TokenBucket | None = None
+
+
+class Accounts:
+    """One account for each client; of too many, the one that was idle longest is forgotten."""
+
+    def __init__(self, limit: int = _MAX_ACCOUNTS) -> None:
+        self._limit = limit
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def of(self, client: str) -> Account:
+        """The account of this client."""
+        account = self._accounts.get(client)
+        if account is None:
+            account = self._accounts[client] = Account()
+            while len(self._accounts) > self._limit and self._forget_one():
+                pass
+        self._accounts.move_to_end(client)
+        return account
+
+    def _forget_one(self) -> bool:
+        """Forget the oldest that has nothing running. What runs is bounded elsewhere, by connections."""
+        for client, account in self._accounts.items():
+            if not account.running:
+                del self._accounts[client]
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEstimate:
+    """Tokens that a request is expected to use at most."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion."""
+        return self.prompt + self.completion
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What a request has taken from its client's account."""
+
+    account: Account
+    limits: Limits
+    requests: int = 1
+    """Of the limit of requests at once."""
+    estimate: TokenEstimate | None = None
+    """None until the body is read."""
+    tokens: int = 0
+    """Taken for the estimate: no more than the whole limit."""
+
+
+def client_of(address: str) -> str:
+    """The client behind an address: of IPv6 the network of 64 bits, which one customer has whole."""
+    if ":" not in address:
+        return address
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if ip.version == 4:
+        return str(ip)
+    mapped = ip.ipv4_mapped
+    return str(mapped) if mapped is not None else str(ipaddress.ip_network((ip, 64), strict=False))
