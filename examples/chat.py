@@ -1,4 +1,4 @@
-"""A conversation of two turns."""
+"""A conversation: the second question needs the first reply."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Every failure is typed and says what to do."""
+"""Every error is typed and has hints."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ async def main() -> None:
             try:
                 await service.generate("Hello", **arguments)
             except RequestError as error:
-                print(f"{type(error).__name__}: {error.message} -> {error.hint}")
+                print(f"{type(error).__name__}: {error.message} -> {error.hints}")
             except BackendError as error:
                 print(f"{error.backend} failed, retryable={error.retryable}: {error}")
 

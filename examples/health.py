@@ -1,4 +1,4 @@
-"""What is installed, and whether it could serve."""
+"""The installed backends, and whether they are ready."""
 
 import asyncio
 

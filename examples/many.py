@@ -1,4 +1,4 @@
-"""Many prompts at once; one that fails does not spoil the rest."""
+"""Many prompts concurrently; an error affects only its own prompt."""
 
 import asyncio
 

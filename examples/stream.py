@@ -1,4 +1,4 @@
-"""A reply as it comes, and what it cost. Leaving the loop early would stop the engine."""
+"""A streamed response and its usage. Leaving the loop early would stop the engine."""
 
 import asyncio
 

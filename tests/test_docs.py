@@ -100,3 +100,14 @@ def test_ci_runs_the_commands_of_the_readme():
     for command in ('uv run miner generate "Why is the sky blue?"', "uv run pytest"):
         assert command in readme
         assert re.search(rf"^{re.escape(command)}", steps, re.MULTILINE)
+
+
+def test_the_readmes_messages_exist():
+    """The fixed parts of each message under Troubleshooting occur in the code."""
+    table = (ROOT / "README.md").read_text().partition("## Troubleshooting")[2]
+    rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    code = " ".join(path.read_text() for path in (ROOT / "miner").rglob("*.py"))
+    assert len(messages) > 8
+    parts = {part for message in messages for part in re.split(r"\.\.\.|\b[NM]\b", message)}
+    assert [part for part in parts if len(part) > 8 and part.strip() not in code] == []

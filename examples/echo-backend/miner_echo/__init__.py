@@ -1,6 +1,4 @@
-"""A generate-only backend: it echoes its prompt. Everything else (chat, streams, the command line, the gateway) it
-gets from LLMService.
-"""
+"""A generate-only backend that echoes its prompt. LLMService adds everything else: chat, streams, health."""
 
 from __future__ import annotations
 

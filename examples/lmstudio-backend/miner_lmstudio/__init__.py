@@ -1,4 +1,4 @@
-"""A backend over an OpenAI-compatible server: where it is, what it can do, and what its errors mean."""
+"""A backend over an OpenAI-compatible server: its URL, its features, its errors."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class LMStudioService(OpenAIService):
 
     name = "lmstudio"
     unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must answer."
-    # What is not named here is refused by name, before anything is sent.
+    # Other features are refused by name, before anything is sent.
     features = (OpenAIService.features - {"logprobs", "embeddings"} - TOOLS) | {"top_k", "repeat_penalty"}
     watches_stops = True
     neutral = {"top_k": 0, "repeat_penalty": 1.0}  # noqa: RUF012
 
     def endpoint(self) -> Endpoint:
-        """Where the server is."""
+        """The server's base URL."""
         return Endpoint(os.environ.get("LMSTUDIO_API_BASE", "http://localhost:1234/v1"))
 
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
-        """A prompt that is too long, in LM Studio's words."""
+        """LM Studio's message for a prompt that is too long."""
         if status == 400 and ("context length" in body.message or "context size" in body.message):
             numbers = [int(number) for number in re.findall(r"(\d+) tokens", body.message)]
             prompt, context = numbers if len(numbers) == 2 else (None, None)
@@ -40,7 +40,7 @@ class LMStudioService(OpenAIService):
         return None
 
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
-        """llama.cpp runs under it: what that enforces of a JSON Schema is sent, the rest is refused by its keyword."""
+        """Refuse keywords of a JSON Schema that llama.cpp, which runs under it, cannot enforce."""
         await check_llama(request, self.name, bounds=False)
         return request
 
