@@ -51,8 +51,9 @@ def checked_image_url(url: str, where: str) -> tuple[str, bool]:
 def refuse_remote(where: str) -> InvalidRequestError:
     """The error for an image that nobody may fetch."""
     return InvalidRequestError(
-        f"{where}: a remote image is not fetched unless MINER_ALLOW_REMOTE_IMAGES is set.", param=where, hint=_WAY_OUT
-    )
+        f"{where}: remote images are not allowed.", param=where, hint=_WAY_OUT,
+        operator_hint="MINER_ALLOW_REMOTE_IMAGES allows them.",
+    )  # fmt: skip
 
 
 def check_images(messages: Iterable[Message], *, remote: bool) -> None:
