@@ -21,7 +21,7 @@ from miner.config.config import MinerConfig
 from miner.core.engine.launch_arguments import xllamacpp_arguments
 from miner.core.engine.launchers import clean_environment
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.contract.top_k_cap import NUCLEUS_TOKENS
+from miner.core.llms.contract.sampling import TOP_K_CAP
 from miner.core.llms.llamacpp.dialect import NEUTRAL
 from miner.core.llms.llamacpp.models import find_model, spec_of
 from miner.core.llms.llm_llamacpp import LlamaCppService
@@ -118,7 +118,7 @@ class Bare:
     def __init__(self, address: str, **more: Any) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._address = address
-        self._more = {"temperature": 0.7, "top_p": 0.95, **NEUTRAL, "top_k": NUCLEUS_TOKENS, **more}
+        self._more = {"temperature": 0.7, "top_p": 0.95, **NEUTRAL, "top_k": TOP_K_CAP, **more}
 
     async def __aenter__(self) -> Bare:
         # As its server closes the connection after each stream, none is kept.

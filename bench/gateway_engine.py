@@ -26,14 +26,14 @@ import aiohttp
 from bench import targets
 from bench.engine_load import Answer, Wave, bare_server, prompt, settings_of, spec_for, wave
 from bench.targets import KEY
-from miner.core.llms.contract.top_k_cap import NUCLEUS_TOKENS
+from miner.core.llms.contract.sampling import TOP_K_CAP
 from miner.core.llms.llamacpp.dialect import NEUTRAL
 
 _ENDS = {"0": -100, "2": -100}
 """The demo model's tokens that end a reply: every reply is to have the same length."""
 
 
-_SAMPLING = {**NEUTRAL, "top_k": NUCLEUS_TOKENS}
+_SAMPLING = {**NEUTRAL, "top_k": TOP_K_CAP}
 
 
 class Client:

@@ -104,6 +104,6 @@ class BackendQueue:
 def _concurrency_of(service: LLMService) -> int:
     """How many requests the backend works on at once, if it says so."""
     if isinstance(service, FallbackService):
-        service = service.next_asked
+        service = service.current
     undeclared = type(service).concurrency is LLMService.concurrency
     return _DEFAULT_CONCURRENCY if undeclared else max(1, service.concurrency)

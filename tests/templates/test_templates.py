@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from miner.config.config import MinerConfig
+from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.wire import Timings
 from miner.errors import RequestError
@@ -62,7 +63,7 @@ async def served(template: Path, **settings: Any) -> AsyncIterator[LlamaCppServi
 async def prompt_of(service: LlamaCppService, arguments: dict[str, Any]) -> str:
     """The text that the model would read."""
     request = service._request({}, **arguments)
-    request = await service._resolve(request)
+    request = await resolve(service, request)
     timings = Timings()
     async with service._servers.slot(request, None, timings) as server:
         generation = service._generation(request, server, timings)

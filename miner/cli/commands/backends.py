@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from miner.cli.output.tables import aligned, print_json
 
 if TYPE_CHECKING:
-    from miner.core.llms.registry import Backend
+    from miner.core.llms.registry import RegisteredBackend
 
 __all__ = ["add_parser", "run"]
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(backend: Backend, default: str) -> dict[str, Any]:
+def _describe(backend: RegisteredBackend, default: str) -> dict[str, Any]:
     return {
         "name": backend.name,
         "state": _state(backend),
@@ -64,11 +64,11 @@ def _describe(backend: Backend, default: str) -> dict[str, Any]:
     }
 
 
-def _state(backend: Backend) -> str:
+def _state(backend: RegisteredBackend) -> str:
     return "available" if backend.cls is not None else "unavailable"
 
 
-def _table(backends: list[Backend], default: str) -> str:
+def _table(backends: list[RegisteredBackend], default: str) -> str:
     rows = [("NAME", "STATE", "VERSION", "DISTRIBUTION", "CLASS")]
     rows += [
         (

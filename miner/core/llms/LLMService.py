@@ -1,35 +1,26 @@
-"""LLMService: the contract that every backend keeps and every caller relies on.
-
-Callers use the public verbs. A backend overrides either `generate` (the smallest form, see `smallest.py`) or the hooks
-of `hooks.py`, which take a checked ChatRequest.
-"""
+"""LLMService: one interface over every engine, and the base class of every backend."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from msgspec.structs import replace
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from functools import partial
+from types import MethodType
+from typing import Any, Self
 
 from miner.core._typing import override
-from miner.core.llms.contract import generate_only as smallest
-from miner.core.llms.contract.backend import Hooks
+from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.batch import generate_many
-from miner.core.llms.contract.capabilities import CAPABILITIES, refuse_unsupported
-from miner.core.llms.contract.context_length import check_length, texts_of
-from miner.core.llms.contract.driver import respond, stream_batches
-from miner.core.llms.contract.embeddings import count_tokens as checked_count
-from miner.core.llms.contract.embeddings import embed as checked_embed
-from miner.core.llms.contract.embeddings import rerank as checked_rerank
+from miner.core.llms.contract.capabilities import CAPABILITIES
+from miner.core.llms.contract.driver import run, run_stream
+from miner.core.llms.contract.generate_only import Verb, call_chat_completion, call_generate, declared_options
 from miner.core.llms.contract.images import check_images
-from miner.core.llms.contract.loading import load
-from miner.core.llms.contract.request import build_request
-from miner.core.llms.contract.stream import LLMStream
-from miner.core.models.names import check_name, without_tag
+from miner.core.llms.contract.pooling import embed, rerank, resolve_then_send
+from miner.core.llms.contract.request import build_request, seconds_of
+from miner.core.llms.contract.resolution import resolve
+from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.wire import (
     ChatRequest,
     EmbeddingResponse,
@@ -40,26 +31,26 @@ from miner.core.wire import (
     RerankResponse,
     TokenUsage,
 )
-from miner.errors import MinerError, ModelNotFoundError, UnsupportedFeatureError
-
-if TYPE_CHECKING:
-    pass
+from miner.errors import InvalidRequestError, MinerError, ModelNotFoundError, UnsupportedFeatureError
 
 __all__ = ["CAPABILITIES", "LLMChunk", "LLMResponse", "LLMService", "TokenUsage"]
 
 logger = logging.getLogger("miner.backends")
 
-_Close = Callable[["LLMService"], Coroutine[Any, Any, None]]
 
-
-class LLMService(Hooks):
+class LLMService(Backend):
     """One engine, or a pool of them, behind one interface.
 
     Close it with `await service.aclose()` or use it in `async with`. One service may be used by many tasks at once.
 
+    A backend overrides the hooks of `contract/backend.py`, which get a validated ChatRequest, or as a generate-only
+    backend just `generate(self, prompt, model, max_tokens, temperature, top_p)` or `chat_completion`. Its class stays
+    as it is written. On its instances `generate` and `chat_completion` are the ones below, so that callers get
+    validation, defaults, timeouts and retries; these call the class's own with the parameters that it declares.
+
     Args:
-        config: a MinerConfig, any object with such attributes, or None for the environment's settings. It is kept as
-            it is (`service.config`) and read when a setting is needed. Nothing is opened here.
+        config: a MinerConfig, any object with some of its attributes, or None for the environment's settings. It is
+            kept as it is (`service.config`) and read when a setting is needed. Nothing is opened here.
     """
 
     @override
@@ -68,10 +59,17 @@ class LLMService(Hooks):
         if not cls.__dict__.get("name"):
             words = re.sub(r"(Service|Backend|LLM)+$", "", cls.__name__) or cls.__name__
             cls.name = getattr(cls.__mro__[1], "name", "") or words.lower()
-        if cls._chat is LLMService._chat and cls._stream is LLMService._stream:
-            smallest.fill_in(cls)
-        if "aclose" in cls.__dict__:
-            cls.aclose = _ending_calls(cls.__dict__["aclose"])  # type: ignore[method-assign,assignment]
+
+    @override
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        service = super().__new__(cls, *args, **kwargs)
+        if cls._chat is Backend._chat and cls._stream is Backend._stream:
+            for verb in ("generate", "chat_completion"):
+                if _own(cls, verb) is not None:
+                    vars(service)[verb] = MethodType(getattr(LLMService, verb), service)
+        if _own(cls, "aclose") is not None:
+            vars(service)["aclose"] = MethodType(LLMService._end_calls_and_close, service)
+        return service
 
     # Verbs
 
@@ -84,31 +82,34 @@ class LLMService(Hooks):
         top_p: float | None = None,
         **options: Any,
     ) -> str:
-        """The text that the model writes after this prompt.
+        """Return the text that the model generates for a prompt.
 
-        The prompt goes through the model's own chat template if it has one, else verbatim; `raw=True` is always
-        verbatim.
+        The prompt is one user message of the model's chat template if it has one, else it is sent verbatim.
 
         Args:
-            prompt: any text that is not empty; with raw=True also a list of token ids (vLLM, llama.cpp).
-            model: None for the default: DEFAULT_MODEL, else the one that the engine serves.
-            max_tokens: tokens to generate at most (DEFAULT_MAX_TOKENS, 512).
-            temperature: 0 to 2 (DEFAULT_TEMPERATURE, 0.7); 0 takes the likeliest token always.
-            top_p: 0 to 1 (DEFAULT_TOP_P, 0.95); 0 takes the likeliest token, as the least that engines take.
-            **options: stop, seed, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, logit_bias,
-                logprobs, response_format, reasoning, timeout, keep_alive, raw, unsupported, extra. What is not given
-                is neutral (no top_k, no min_p, no penalty), whatever the engine's or the model's own default; on
-                llama.cpp and Ollama top_p chooses among the 1000 likeliest tokens.
+            prompt: text; with `raw=True` also a list of token ids (vLLM, llama.cpp).
+            model: None for the default: DEFAULT_MODEL, else the one model that the engine serves.
+            max_tokens: most tokens to generate (DEFAULT_MAX_TOKENS, 512).
+            temperature: 0 to 2 (DEFAULT_TEMPERATURE, 0.7); 0 is greedy decoding.
+            top_p: 0 to 1 (DEFAULT_TOP_P, 0.95); 0 is greedy decoding.
+            **options: those that are not passed are off, whatever the engine's or the model's own defaults.
+                Sampling: seed, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, logit_bias. On
+                llama.cpp and Ollama top_p samples from the 1000 most likely tokens.
+                Output: stop, logprobs (True, or the number of alternatives), response_format (OpenAI's form, a JSON
+                Schema, or a pydantic, msgspec or dataclass type), reasoning (True, False or an effort such as "low").
+                The call: timeout (seconds, or a mapping with first, between and total), keep_alive, raw (send the
+                prompt verbatim), extra (fields of the engine's own), unsupported ("error", or "ignore" to leave out
+                and list in `LLMResponse.ignored` what the backend does not support).
 
         Raises:
             RequestError: the request cannot be served: InvalidRequestError, UnsupportedFeatureError,
                 ModelNotFoundError, ContextLengthError.
-            BackendError: the engine, or the way to it, failed.
+            BackendError: the engine, or the connection to it, failed.
         """
         request = self._request(
             options, prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
         )
-        return (await respond(self, request)).content
+        return (await self._run(request)).content
 
     async def chat_completion(
         self,
@@ -121,20 +122,20 @@ class LLMService(Hooks):
         tool_choice: Any = None,
         **options: Any,
     ) -> LLMResponse:
-        """The model's next turn in a conversation.
+        """Return the assistant's next message in a conversation.
 
         Args:
-            messages: turns in OpenAI's form; roles are system, user, assistant and tool.
-            tools: functions in OpenAI's form that the model may call.
+            messages: as in OpenAI's API; roles are system, developer, user, assistant and tool.
+            tools: functions that the model may call, as in OpenAI's API.
             tool_choice: auto, none, required, or the name of one tool.
 
-        The other arguments and the errors are those of `generate`.
+        Other arguments and errors are those of `generate`, besides `parallel_tool_calls` among the options.
         """
         request = self._request(
             options, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
             tools=tools, tool_choice=tool_choice,
         )  # fmt: skip
-        return await respond(self, request)
+        return await self._run(request)
 
     def stream(
         self,
@@ -149,238 +150,226 @@ class LLMService(Hooks):
         tool_choice: Any = None,
         **options: Any,
     ) -> LLMStream:
-        """The same reply as `generate` or `chat_completion` would give, as it comes.
+        """Return the response to `prompt` (as for `generate`) or `messages` (as for `chat_completion`) as a stream.
 
-        Joined chunks equal the whole reply. With `progress=True` chunks tell how far the prompt is read. Wrong
-        arguments are refused here; everything else is raised by the iteration.
+        The joined chunks equal the non-streaming response. With `progress=True` chunks also report the progress of
+        queue, load and prefill. Invalid arguments are refused here; all other errors are raised by the iteration.
         """
         request = self._request(
             options, prompt=prompt, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature,
             top_p=top_p, tools=tools, tool_choice=tool_choice,
         )  # fmt: skip
         response = LLMResponse()
-        return LLMStream(lambda: stream_batches(self, request, response), response, self._in_flight)
+        return LLMStream(lambda: self._run_stream(request, response), response, self._in_flight)
 
     def generate_many(
         self, prompts: Iterable[Any], *, concurrency: int | None = None, **arguments: Any
     ) -> AsyncIterator[tuple[int, str | Exception]]:
-        """Pairs of a prompt's index and its text, or the exception that it met, in order of completion.
+        """Yield pairs of a prompt's index and its text, or its exception, in order of completion.
 
         Args:
-            prompts: taken one by one as places become free, so it may be endless.
-            concurrency: requests at once; None: what the backend says it works on at once.
-            **arguments: as for `generate`, the same for all.
+            prompts: consumed as slots become free, so it may be endless.
+            concurrency: requests at once; None for the service's `concurrency`.
+            **arguments: those of `generate`, the same for all.
         """
-        return generate_many(self, prompts, concurrency=concurrency, arguments=arguments)
+        return generate_many(
+            lambda prompt: self.generate(prompt, **arguments),
+            prompts,
+            concurrency=self.concurrency if concurrency is None else concurrency,
+            in_flight=self._in_flight,
+        )
 
     async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
-        """One vector for each text.
+        """Return one embedding vector for each text.
 
         Raises:
-            UnsupportedFeatureError: the model makes no embeddings.
+            UnsupportedFeatureError: the model does not support embeddings.
         """
-        return await checked_embed(self, texts, model)
+        return await embed(self, texts, model)
 
     async def rerank(
         self, query: str, documents: Sequence[str], model: str | None = None, top_n: int | None = None
     ) -> RerankResponse:
-        """The documents by how well they answer the query, the best first.
+        """Return the documents by their relevance to the query, most relevant first.
 
         Args:
-            top_n: the best so many; None: all.
+            top_n: return only so many; None for all.
 
         Raises:
-            UnsupportedFeatureError: the model compares no texts.
+            UnsupportedFeatureError: the model does not rerank.
         """
-        return await checked_rerank(self, query, documents, model, top_n)
+        return await rerank(self, query, documents, model, top_n)
 
     async def count_tokens(
         self, prompt: str | None = None, *, messages: Sequence[Any] | None = None, model: str | None = None,
         tools: Sequence[Any] | None = None, raw: bool = False,
     ) -> int:  # fmt: skip
-        """Tokens that this prompt takes once the chat template is around it.
+        """Return the number of tokens of a prompt or a conversation, its chat template included.
 
         Raises:
             UnsupportedFeatureError: the engine cannot count.
         """
         request = self._request({"raw": raw}, prompt=prompt, messages=messages, model=model, tools=tools)
-        return await checked_count(self, request)
+        if request.prompt_tokens is not None:
+            return len(request.prompt_tokens)
+
+        async def resolved() -> ChatRequest:
+            ready = await resolve(self, request)
+            if "count_tokens" not in self.capabilities:
+                raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
+            return ready
+
+        return await resolve_then_send(self, resolved, self._count_tokens)
 
     async def list_models(self) -> list[ModelInfo]:
-        """Models that can be asked for, the default first."""
+        """Return the models that requests may name, the default first."""
         default = self._settings.default_model
         return [ModelInfo(id=default)] if default else []
 
-    async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
-        """Return the model that a request with this name would use; None if the backend names no models.
-
-        Args:
-            name: None for the default: DEFAULT_MODEL, else the one model that the engine serves. Ollama's `:latest` is
-                dropped where no model has that name.
-
-        Raises:
-            ModelNotFoundError: no such model, or several and none was named; lists what there is.
-        """
-        if name is not None:
-            check_name(name)
-        wanted = name or self._settings.default_model or await self._sole_model()
-        if wanted is None:
-            return None
-        try:
-            found = await self._get_model(wanted)
-        except ModelNotFoundError:
-            # Ollama's clients put `:latest` behind any name.
-            short = without_tag(wanted)
-            if short in ("", wanted):
-                raise
-            try:
-                found = await self._get_model(short)
-            except ModelNotFoundError:
-                found = None
-            if found is None:
-                raise
-            wanted = short
-        info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
-        self.models[wanted] = found if found is not None else info
-        return info
-
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
-        """Make a model ready to answer; no token is generated. Where a server keeps its models loaded while it runs, or
-        a backend knows no loading, this makes sure that the model is there.
+        """Load a model without generating a token. Where models stay loaded, or a backend knows no loading, this makes
+        sure that the model exists.
 
         Args:
-            keep_alive: how long it stays without a request: seconds, or such as "5m"; negative: forever.
+            keep_alive: how long it stays loaded without a request: seconds, or a string such as "5m"; negative for
+                ever.
         """
-        return await load(self, model, keep_alive)
+        if keep_alive is not None:
+            if isinstance(keep_alive, bool) or not isinstance(keep_alive, (int, float, str)):
+                raise InvalidRequestError(f"keep_alive must be seconds, not {keep_alive!r}.", param="keep_alive")
+            if seconds_of(keep_alive) == 0:
+                raise InvalidRequestError(
+                    "keep_alive=0 would unload the model at once.", param="keep_alive", hint="Use unload_model."
+                )
+            if "keep_alive" not in self.capabilities:
+                raise UnsupportedFeatureError(
+                    f"{self.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
+                )
+        with self._in_flight.call():
+            info = await self.resolve_model(model)
+            # A backend that names no models has nothing to load: its own name stands for its model.
+            return await self._load(info, keep_alive) if info is not None else ModelInfo(id=self.name)
 
     async def unload_model(self, model: str) -> bool:
-        """Let a model go once its requests are done; whether it was loaded.
+        """Unload a model once its requests are done; return whether it was loaded.
 
         Raises:
             UnsupportedFeatureError: the backend's models stay loaded.
         """
-        raise UnsupportedFeatureError(f"{self.name} unloads no models: they stay loaded.", param="model")
+        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
 
     def reset_model(self, model: str) -> None:
-        """Forget that a model's engine failed: the next request starts it again."""
+        """Clear the failures of a model's engine: the next request starts it again.
+
+        Raises:
+            UnsupportedFeatureError: the backend starts no engines.
+        """
         raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
 
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
-        """Get a model: how far it is, in Ollama's words (`status`, `digest`, `total` and `completed` in bytes), until
-        the status is "success". Leaving early ends it; the next one goes on from there.
+        """Download a model, yielding progress events in Ollama's form (`status`, `digest`, `total` and `completed` in
+        bytes) until the status is "success". Leaving early stops it; the next pull resumes.
 
         Args:
-            insecure: Ollama: speak with a registry that has no certificate.
+            insecure: Ollama: allow a registry without TLS.
+
+        Raises:
+            UnsupportedFeatureError: the backend downloads no models.
         """
-        raise UnsupportedFeatureError(f"{self.name} pulls no models.", param="pull")
+        raise UnsupportedFeatureError(f"{self.name} does not pull models.", param="pull")
 
     async def health_check(self) -> bool:
-        """Whether a request could be served now, or after a load that nothing stands in the way of. Answers within a
-        second or two, loads nothing, never raises.
+        """Return whether a request could be served now, or after loading its model. Takes a second or two at most,
+        loads nothing, never raises.
         """
         return bool((await self.health()).state == "ready")
 
     async def health(self) -> Health:
-        """State, reason, what to do, models and the latency of the check. Never raises."""
-        began = time.monotonic()
+        """Return state, reason, hints, models and the latency of the check. Never raises."""
+        start = time.monotonic()
         try:
             health = await self._health()
-        except ModelNotFoundError as error:
-            default = self._settings.default_model
-            named = not default or "DEFAULT_MODEL" in error.message
-            reason = error.message if named else f"{error.message} (DEFAULT_MODEL={default})"
-            health = Health(state="unavailable", reason=reason, hint=error.hints, models=error.available)
         except MinerError as error:
             health = Health(state="unavailable", reason=error.message, hint=error.hints)
-        except Exception as error:  # noqa: BLE001  (a third party's backend may raise anything; this never raises)
+            if isinstance(error, ModelNotFoundError):
+                health.models = error.available
+                default = self._settings.default_model
+                if default and "DEFAULT_MODEL" not in error.message:
+                    health.reason = f"{error.message} (DEFAULT_MODEL={default})"
+        except Exception as error:  # noqa: BLE001  (a third party's backend may raise anything)
             health = Health(state="failed", reason=f"{type(error).__name__}: {error}")
-        health.latency = time.monotonic() - began
+        health.latency = time.monotonic() - start
         missing = not health and "DEFAULT_MODEL" in (health.reason or "")
-        if missing and not self._told_missing:  # `health_check` alone would say no forever, and nobody why
+        if missing and not self._logged_missing:  # `health_check` alone would be False forever, for no visible reason
             logger.warning("%s", " ".join(filter(None, (health.reason, health.hint))))
-        self._told_missing = missing
+        self._logged_missing = missing
         return health
 
-    _told_missing = False
-    """The log has it that the server lacks DEFAULT_MODEL."""
+    _logged_missing = False
+    """Whether the log has it that the server lacks DEFAULT_MODEL."""
 
     async def aclose(self) -> None:
-        """Release what is open: connections, engines. Idempotent; a service that is used again opens again.
+        """Close connections and engines. Idempotent; a service that is used again opens them again.
 
-        Calls in flight, wherever they wait, end with a ServiceClosedError, and nothing of them is sent again.
+        Calls in flight end with a ServiceClosedError, wherever they wait, and are not sent again.
         """
         await self._in_flight.end()
+        await self._aclose()
 
-    async def __aenter__(self) -> LLMService:
+    async def _end_calls_and_close(self) -> None:
+        """`aclose` of an instance whose class overrides it: calls end before what they wait for is taken away."""
+        await self._in_flight.end()
+        await type(self).aclose(self)
+
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     @property
+    @override
     def capabilities(self) -> frozenset[str]:
         """What this backend can do at all: words of CAPABILITIES. A model may be able to do less."""
-        return smallest.declared_capabilities(type(self))
+        able = super().capabilities
+        for verb, others in (("generate", ()), ("chat_completion", ("tools", "tool_choice"))):
+            own = _own(type(self), verb)
+            if own is not None:
+                able |= declared_options(own, *others)
+        return able
 
-    @property
-    def concurrency(self) -> int:
-        """Requests that it is worth sending at once."""
-        return 8
+    # Between the verbs and the hooks
 
-    @property
-    def queues_requests(self) -> bool:
-        """Whether it holds back by itself what its engine cannot work on yet, in a bounded queue that is fair between
-        clients (`contract.queueing`). Where it does not, the gateway does.
-        """
-        return False
-
-    # Shared by the verbs
-
-    def _request(self, options: dict[str, Any], **given: Any) -> ChatRequest:
-        """A checked request with the defaults of the settings filled in."""
-        unsupported = options.pop("unsupported", None)
+    def _request(self, options: dict[str, Any], **arguments: Any) -> ChatRequest:
+        """Validate the arguments of a verb, with the settings' defaults for those that are None."""
         settings = self._settings
         for name in ("max_tokens", "temperature", "top_p"):
-            if given.get(name) is None:
-                given[name] = getattr(settings, f"default_{name}")
-        request = build_request(unsupported=unsupported, options=options, **given)
+            if arguments.get(name) is None:
+                arguments[name] = getattr(settings, f"default_{name}")
+        request = build_request(unsupported=options.pop("unsupported", None), options=options, **arguments)
         check_images(request.messages or (), remote=settings.allow_remote_images)
         return request
 
-    async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
-        """What a model can do, as far as this request has to know; None: what the backend can do."""
-        return info.capabilities
+    async def _run(self, request: ChatRequest) -> LLMResponse:
+        """Return the response to a validated request."""
+        return await run(self, request)
 
-    async def _context_of(self, info: ModelInfo) -> int | None:
-        """Tokens that a prompt of this model may have at most; None where nobody knows."""
-        return info.context_length
+    def _run_stream(self, request: ChatRequest, response: LLMResponse) -> Batches:
+        """Yield the response to a validated request; `response` gets what is known besides the chunks."""
+        return run_stream(self, request, response)
 
-    async def _resolve(self, request: ChatRequest) -> ChatRequest:
-        """Find the model and return the request as the backend can honour it."""
-        info = request.resolution.model or await self.resolve_model(request.model)
-        able, where = self.capabilities, self.name
-        if info is not None:
-            request = replace(request, model=info.id)
-            request.resolution.model = info
-            known = await self._capabilities_of(info, request)
-            if known is not None:
-                able, where = known, f"{self.name}'s model {info.id!r}"
-            param = "messages" if request.messages is not None else "prompt"
-            check_length(
-                texts_of(request), await self._context_of(info), where, param, tokens=len(request.prompt_tokens or ())
-            )
-        request = refuse_unsupported(request, able, where)
-        if request.response_format is not None or request.tools is not None:
-            request = await self._check_schemas(request, able) or request
-        return request
+    @override
+    async def _call_verb(self, request: ChatRequest) -> LLMResponse:
+        cls = type(self)
+        generate, chat_completion = _own(cls, "generate"), _own(cls, "chat_completion")
+        if chat_completion is not None and (generate is None or request.messages is not None):
+            return await call_chat_completion(self, partial(chat_completion, self), request)
+        if generate is not None:
+            return await call_generate(self, partial(generate, self), request)
+        raise NotImplementedError(f"{cls.__name__} must override generate, chat_completion, _chat or _stream.")
 
 
-def _ending_calls(aclose: _Close) -> _Close:
-    """A backend's `aclose` that ends the calls in flight before it takes away what they wait for."""
-
-    @functools.wraps(aclose)
-    async def closing(self: LLMService) -> None:
-        await self._in_flight.end()
-        await aclose(self)
-
-    return closing
+def _own(cls: type[LLMService], verb: str) -> Verb | None:
+    """A verb as the class of a backend overrides it; None if it does not."""
+    method: Verb = getattr(cls, verb)
+    return None if method is getattr(LLMService, verb) else method

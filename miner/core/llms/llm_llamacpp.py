@@ -263,9 +263,9 @@ class LlamaCppService(OpenAIService):
         return self._servers.pull(model, insecure=insecure)
 
     @override
-    async def aclose(self) -> None:
+    async def _aclose(self) -> None:
         engines, self._engines = self._engines, None
         await self._external.aclose()
         if engines is not None:
             await engines.aclose()
-        await super().aclose()
+        await super()._aclose()

@@ -16,8 +16,8 @@ import msgspec
 from miner.core._typing import override
 from miner.core.http.client import ConnectionLimits, HttpClient
 from miner.core.http.errors import Upstream, parse_error_body
+from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.stream import Batches
-from miner.core.llms.contract.ttl_cache import TTLCache
 from miner.core.llms.contract.unparsed_reply import MalformedReplyError, final_chunk
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama.errors import ollama_error
@@ -270,7 +270,7 @@ class OllamaService(LLMService):
         )
 
     @override
-    async def aclose(self) -> None:
+    async def _aclose(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.close()

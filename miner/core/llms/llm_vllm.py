@@ -9,7 +9,7 @@ import msgspec
 from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.http.errors import ErrorBody
-from miner.core.llms.contract.ttl_cache import TTLCache
+from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.openai.response import decode_event
 from miner.core.llms.openai.service import Endpoint, OpenAIService, _NoTemplateError
 from miner.core.llms.schema.support import check_vllm, refuse_both

@@ -1,22 +1,22 @@
 """Backends are entry points of the group `inference.backends`: listed without importing, loaded on use.
 
-Discovery is fresh at each call, breaks nothing, and keeps the reason of each failure.
+Discovery is fresh at each call, never raises, and keeps the reason of each failure.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from miner.core.llms.fallback import FallbackService
+from miner.core.llms.LLMService import LLMService
 from miner.errors import ConfigError
 
-if TYPE_CHECKING:
-    from miner.core.llms.LLMService import LLMService
-
 __all__ = [
-    "GROUP", "Backend", "check_settings", "find_backends", "get_backend", "get_backends", "load_backend",
+    "GROUP", "RegisteredBackend", "check_settings", "find_backends", "get_backend", "get_backends", "load_backend",
     "registered_names",
 ]  # fmt: skip
 
@@ -28,8 +28,8 @@ _EXTRAS = {"xllamacpp": "llamacpp", "llama_cpp": "llama-cpp-python", "vllm": "vl
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
-    """One registered backend."""
+class RegisteredBackend:
+    """One entry point, loaded where possible."""
 
     name: str
     target: str
@@ -42,7 +42,11 @@ class Backend:
     """Why not, and what to do."""
 
     def service(self, config: Any) -> LLMService:
-        """A new service of it, which bears the name of the entry point, whatever its class says."""
+        """Return a new service, whose `name` is that of the entry point.
+
+        Raises:
+            ConfigError: the backend cannot be used.
+        """
         if self.cls is None:
             raise ConfigError(f"Backend {self.name!r} cannot be used: {self.reason}")
         service = self.cls(config)
@@ -51,8 +55,8 @@ class Backend:
 
 
 def _registered() -> dict[str, EntryPoint]:
-    """Entry points by name: the built-ins first, then in the order of their names. One name twice: the first found
-    is used, as on any import path.
+    """Entry points by name: the built-ins, then others by name. Of two with one name the first counts, as on any
+    import path.
     """
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
@@ -62,16 +66,16 @@ def _registered() -> dict[str, EntryPoint]:
 
 
 def registered_names() -> list[str]:
-    """The names of all registered backends, in order; nothing is loaded."""
+    """Return the names of all registered backends, in order; nothing is loaded."""
     return list(_registered())
 
 
-def find_backends(config: Any = None) -> list[Backend]:
-    """All registered backends, in order, with the reason where one cannot be used."""
+def find_backends(config: Any = None) -> list[RegisteredBackend]:
+    """Return all registered backends, in order, with the reason if one cannot be used."""
     return [_load(point, config) for point in _registered().values()]
 
 
-def _load(point: EntryPoint, config: Any = None) -> Backend:
+def _load(point: EntryPoint, config: Any = None) -> RegisteredBackend:
     cls, reason = None, None
     try:
         loaded = point.load()
@@ -80,7 +84,7 @@ def _load(point: EntryPoint, config: Any = None) -> Backend:
     except (Exception, SystemExit) as error:  # noqa: BLE001  (somebody else's module: it must not break ours)
         reason = _import_failure(error)
     dist = point.dist
-    return Backend(
+    return RegisteredBackend(
         name=point.name,
         target=point.value,
         distribution=dist.name if dist else None,
@@ -100,16 +104,13 @@ def _import_failure(error: BaseException) -> str:
 
 
 def _unusable(loaded: Any, config: Any) -> str | None:
-    """Why this is no usable backend class, None if it is."""
-    from miner.core.llms.LLMService import LLMService
-
     if not (isinstance(loaded, type) and issubclass(loaded, LLMService)):
-        return "it is no subclass of miner.core.llms.LLMService"
+        return "it is not a subclass of miner.core.llms.LLMService"
     return loaded.unavailable_reason(config)
 
 
-def load_backend(name: str, config: Any = None) -> Backend:
-    """The backend of that name, loaded; its `cls` is None and `reason` set where it cannot be used.
+def load_backend(name: str, config: Any = None) -> RegisteredBackend:
+    """Return the backend of that name, loaded; if it cannot be used, `cls` is None and `reason` says why.
 
     Raises:
         ConfigError: no such name; lists those that are registered.
@@ -122,38 +123,36 @@ def load_backend(name: str, config: Any = None) -> Backend:
 
 
 def check_settings(name: str, config: Any = None) -> None:
-    """What the backend of that name has to say of its settings (`LLMService.check_settings`), also where it could not
-    be used for them. Of a name that is not registered, or a class that cannot be loaded, others tell.
+    """Run a backend's own `check_settings`, also if the backend could not be used because of them. A name that is not
+    registered, or whose class cannot be loaded, is reported by `load_backend`.
 
     Raises:
-        ConfigError: a setting can be seen to be wrong.
+        ConfigError: a setting is wrong.
     """
-    from miner.core.llms.LLMService import LLMService
-
     point = _registered().get(name)
     try:
         loaded = point.load() if point is not None else None
-    except (Exception, SystemExit):  # noqa: BLE001  (somebody else's module: `load_backend` says what is wrong with it)
+    except (Exception, SystemExit):  # noqa: BLE001  (`load_backend` reports it)
         return
     if isinstance(loaded, type) and issubclass(loaded, LLMService):
         loaded.check_settings(config)
 
 
 def get_backends() -> dict[str, type[LLMService]]:
-    """Classes of the backends that can be used, by name, in order; one warning for each that cannot."""
+    """Return the classes of the backends that can be used, by name, in order; one warning for each that cannot."""
     usable: dict[str, type[LLMService]] = {}
     for backend in find_backends():
         if backend.cls is not None:
             usable[backend.name] = backend.cls
         else:
-            logger.warning("Backend %r (%s) is left out: %s", backend.name, backend.target, backend.reason)
+            logger.warning("Backend %r (%s) is skipped: %s", backend.name, backend.target, backend.reason)
     return usable
 
 
 def get_backend(name: str | None = None, config: Any = None) -> LLMService:
-    """A service of the named backend; with MINER_LLM_FALLBACKS set, one that falls back on the others.
+    """Return a service of the named backend; with MINER_LLM_FALLBACKS set, one that falls back on those.
 
-    An unknown or unusable name is answered with the first available backend and one warning that lists what there is.
+    If the name is unknown or unusable, the first available backend is used and one warning lists what there is.
 
     Args:
         name: None for LLM_BACKEND.
@@ -184,12 +183,19 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
     fallbacks = [other.strip() for other in settings.llm_fallbacks.split(",") if other.strip() not in ("", wanted)]
     if not fallbacks:
         return service
-    from miner.core.llms.fallback import FallbackService
-
-    return FallbackService(config, service, fallbacks)
+    return FallbackService(config, service, fallbacks, partial(_fallback, config=config))
 
 
-def _usable_backend(name: str, config: Any) -> tuple[Backend | None, str]:
+def _fallback(name: str, *, config: Any) -> LLMService | None:
+    """A service of a fallback; None, and a warning, if it cannot be used."""
+    try:
+        return load_backend(name, config).service(config)
+    except ConfigError as error:
+        logger.warning("Fallback %r is skipped: %s", name, error)
+        return None
+
+
+def _usable_backend(name: str, config: Any) -> tuple[RegisteredBackend | None, str]:
     point = _registered().get(name)
     if point is None:
         return None, "is unknown"

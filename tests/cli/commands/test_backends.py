@@ -69,7 +69,7 @@ def test_third_party_backends_are_listed_after_ours_with_the_reason_below(miner,
     assert names == ["llamacpp", "ollama", "vllm", "alien", "broken", "echo", "missing"]
     below = {line.split()[0]: after for line, after in itertools.pairwise(lines) if after.startswith("  ")}
     assert below == {
-        "alien": "  it is no subclass of miner.core.llms.LLMService",
+        "alien": "  it is not a subclass of miner.core.llms.LLMService",
         "broken": "  RuntimeError: it is broken",
         "missing": "  module 'not_installed_at_all' is missing: pip install not_installed_at_all",
     }

@@ -50,7 +50,7 @@ async def test_while_the_first_is_down_the_next_answers_and_says_so(mode: str, c
         assert await service.generate("hi") == "Hello there."
     [record] = [record for record in caplog.records if record.name == "miner.fallback"]
     assert "connection refused" in record.getMessage()
-    assert "Left alone for 30 s" in record.getMessage()
+    assert "In cooldown for 30 s" in record.getMessage()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -239,7 +239,7 @@ async def test_scores_come_of_one_model_whoever_is_up():
             name = "second"
 
         first = VLLMService(settings(vllm_api_base=f"{nobody}/v1"))
-        both = FallbackService(settings(), first, [])
+        both = FallbackService(settings(), first, [], lambda name: None)
         both._services.append(Second(settings(vllm_api_base=server.v1)))
         async with both:
             with pytest.raises(BackendUnavailableError, match="vllm"):

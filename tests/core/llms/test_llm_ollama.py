@@ -273,7 +273,7 @@ async def test_a_call_of_a_tool_that_was_not_offered_is_no_success(mode: str):
     calls = [{"id": "x", "function": {"name": "get_time", "arguments": {}}}]
     last = line(message={"role": "assistant", "content": "", "tool_calls": calls}, done=True, done_reason="stop")
     async with StubServer(reply=lambda body: [last] if body["stream"] else last) as server, ollama(server) as service:
-        with pytest.raises(OutputValidationError, match="a tool 'get_time' that was not offered"):
+        with pytest.raises(OutputValidationError, match="a tool 'get_time' that is not in tools"):
             await (service.chat_completion(MESSAGES, tools=[WEATHER]) if mode == "call"
                    else service.stream(messages=MESSAGES, tools=[WEATHER]).collect())  # fmt: skip
 

@@ -90,8 +90,8 @@ BROKEN = {
     "exits": ("raise SystemExit(3)", None, "SystemExit: 3"),
     "nothing": ("", None, "AttributeError"),
     "nomodule": ("", "no_such_module_at_all:Service", "module 'no_such_module_at_all' is missing"),
-    "other": ("class Service: pass", None, "it is no subclass of miner.core.llms.LLMService"),
-    "number": ("Service = 5", None, "it is no subclass of miner.core.llms.LLMService"),
+    "other": ("class Service: pass", None, "it is not a subclass of miner.core.llms.LLMService"),
+    "number": ("Service = 5", None, "it is not a subclass of miner.core.llms.LLMService"),
     "needs": ("import xllamacpp_of_nobody", None, "pip install xllamacpp_of_nobody"),
     "asked": (GOOD + """
         @classmethod

@@ -1,40 +1,39 @@
-"""What a backend is made of: what it is given, and the hooks that it overrides. `LLMService` adds the public verbs."""
+"""Backend: what every backend has and the hooks that it overrides. `LLMService` adds the public verbs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.in_flight import InFlight
-from miner.core.llms.contract import generate_only as smallest
 from miner.core.llms.contract.join import drain
 from miner.core.llms.contract.stream import Batches
+from miner.core.models.names import check_name, without_tag
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMChunk, LLMResponse, ModelInfo, RerankResponse
-from miner.errors import ServiceClosedError, UnsupportedFeatureError
+from miner.errors import ModelNotFoundError, ServiceClosedError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
-    from miner.core.llms.LLMService import LLMService
 
-__all__ = ["Hooks"]
+__all__ = ["Backend"]
 
 
-class Hooks:
-    """The side of a service that its backend sees. Hooks take requests that are checked and complete; a backend
-    overrides those of what its engine can do, and the words of `capabilities`.
+class Backend:
+    """The base of LLMService that the rest of `contract` works with. Hooks get requests that are validated and
+    complete; a backend overrides those that its engine has a use for, and `capabilities`.
     """
 
     name: str = ""
     """The backend's name in errors and in `LLM_BACKEND`: that of the entry point by which it was found, else the
-    class's attribute, else made from the class's name."""
-
+    class's attribute, else derived from the class's name."""
     config: Any
+    """What the constructor got; read through `_settings`."""
     models: dict[str, Any]
-    """Models that were found usable, by the name under which they were asked for."""
+    """Models that were resolved, by the name in the request."""
     retries: int
     """Requests that were sent again."""
     any_model_name: bool | None
-    """Whether unknown names mean the model that MODEL_PATH names; None: as the settings say. A gateway sets it."""
+    """Whether unknown names mean the model at MODEL_PATH; None: as the settings say. A gateway sets it."""
     _completed: tuple[Any, MinerConfig] | None
     """A foreign config object with the settings that complete it: the environment is read once for it."""
     _in_flight: InFlight
@@ -54,9 +53,113 @@ class Hooks:
     def __init__(self, config: Any = None) -> None:
         self.config = config
 
+    @classmethod
+    def unavailable_reason(cls, config: Any = None) -> str | None:
+        """Return why this backend cannot be used on this machine at all, and what to install; None if it can. Called
+        for each listing, so it must be cheap.
+        """
+        return None
+
+    @classmethod
+    def check_settings(cls, config: Any = None) -> None:
+        """Check what this backend's settings name on this machine, before there is a request: `miner serve` and
+        `miner generate` do. Starts nothing and connects to no server.
+
+        Raises:
+            ConfigError: a setting is wrong; names it, its value and the fix.
+        """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this backend can do at all: words of CAPABILITIES. A model may be able to do less."""
+        return frozenset({"chat", "timeout"})
+
+    @property
+    def concurrency(self) -> int:
+        """Number of requests that it is worth sending at once."""
+        return 8
+
+    @property
+    def queues_requests(self) -> bool:
+        """Whether requests beyond the engine's slots wait in a bounded queue of the backend's own that is fair between
+        clients (`contract.queueing`). If not, the gateway queues them.
+        """
+        return False
+
+    @property
+    def _settings(self) -> MinerConfig:
+        """The settings of `config`, completed with the environment's."""
+        from miner.config.config import config_of
+
+        if self.config is None:
+            self.config = config_of(None)
+        if self._completed is None or self._completed[0] is not self.config:
+            self._completed = self.config, config_of(self.config)
+        return self._completed[1]
+
+    @property
+    def _connection_limits(self) -> ConnectionLimits:
+        settings = self._settings
+        return ConnectionLimits(settings.connect_timeout, settings.max_connections, settings.queue_timeout)
+
+    # Models
+
+    async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
+        """Return the model that a request with this name would use; None if the backend names no models.
+
+        Args:
+            name: None for the default: DEFAULT_MODEL, else the one model that the engine serves. Ollama's `:latest` is
+                dropped where no model has that name.
+
+        Raises:
+            ModelNotFoundError: no such model, or several and none was named; lists what there is.
+        """
+        if name is not None:
+            check_name(name)
+        wanted = name or self._settings.default_model or await self._sole_model()
+        if wanted is None:
+            return None
+        try:
+            found = await self._get_model(wanted)
+        except ModelNotFoundError:
+            # Ollama's clients append `:latest` to any name.
+            short = without_tag(wanted)
+            if short in ("", wanted):
+                raise
+            try:
+                found = await self._get_model(short)
+            except ModelNotFoundError:
+                found = None
+            if found is None:
+                raise
+            wanted = short
+        info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
+        self.models[wanted] = found if found is not None else info
+        return info
+
+    async def _get_model(self, model_name: str) -> Any:
+        """Make sure that the model can be used; built-in backends return its ModelInfo.
+
+        Raises:
+            ModelNotFoundError: no such model; lists what there is.
+        """
+        return ModelInfo(id=model_name)
+
+    async def _sole_model(self) -> str | None:
+        """Return the model to use when neither the request nor DEFAULT_MODEL names one; None: the engine chooses."""
+        return None
+
+    async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
+        """Return what a model can do, as far as it matters to this request; None: what the backend can do."""
+        return info.capabilities
+
+    async def _context_of(self, info: ModelInfo) -> int | None:
+        """Return the tokens that a prompt of this model may have at most; None if unknown."""
+        return info.context_length
+
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest | None:
-        """Refuse, or list as ignored where the caller allows that, what the engine does not enforce of the JSON Schemas
-        of the format and of strict tools. By default it enforces all.
+        """Refuse the JSON Schema keywords of `response_format` and strict tools that the engine does not enforce, or
+        list them as ignored where the caller allows that. By default it enforces all.
 
         Args:
             able: what the model can do.
@@ -69,59 +172,20 @@ class Hooks:
         """
         return None
 
-    @classmethod
-    def unavailable_reason(cls, config: Any = None) -> str | None:
-        """Why this backend cannot be used on this machine at all, and what to install; None if it can. Cheap: asked
-        for each listing.
-        """
-        return None
+    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
+        """Load a model; a backend whose models stay loaded returns its `info` as it is."""
+        return info
 
-    @classmethod
-    def check_settings(cls, config: Any = None) -> None:
-        """Look at what the settings of this backend name on this machine, before there is a request: `miner serve` and
-        `miner generate` do. Starts nothing and asks no server.
-
-        Raises:
-            ConfigError: one can be seen to be wrong; names the setting, its value and the way out.
-        """
-
-    @property
-    def _settings(self) -> MinerConfig:
-        """The settings, complete: those that the service was given, with the environment's for what they lack."""
-        from miner.config.config import config_of
-
-        if self.config is None:
-            self.config = config_of(None)
-        if self._completed is None or self._completed[0] is not self.config:
-            self._completed = self.config, config_of(self.config)
-        return self._completed[1]
-
-    @property
-    def _connection_limits(self) -> ConnectionLimits:
-        """What bounds a client's connections: the same settings for all backends."""
-        settings = self._settings
-        return ConnectionLimits(settings.connect_timeout, settings.max_connections, settings.queue_timeout)
-
-    async def _get_model(self, model_name: str) -> Any:
-        """Make sure that the model can be used; built-in backends return its ModelInfo.
-
-        Raises:
-            ModelNotFoundError: no such model; the error lists what there is.
-        """
-        return ModelInfo(id=model_name)
-
-    async def _sole_model(self) -> str | None:
-        """The model that is meant when neither the request nor DEFAULT_MODEL names one; None: let the engine choose."""
-        return None
+    # Requests
 
     async def _chat(self, request: ChatRequest) -> LLMResponse:
-        """A whole reply."""
-        if type(self)._stream is not Hooks._stream:
+        """Return the non-streaming response; by default the drained stream."""
+        if type(self)._stream is not Backend._stream:
             return await drain(self._stream(request))
-        return await smallest.chat(cast("LLMService", self), request)
+        return await self._call_verb(request)
 
     async def _stream(self, request: ChatRequest) -> Batches:
-        """The reply in batches: what arrived in one read, together."""
+        """Yield the response in batches: the chunks that arrived in one read, together."""
         response = await self._chat(request)
         calls = [{**call, "index": index} for index, call in enumerate(response.tool_calls or ())]
         yield [
@@ -138,29 +202,36 @@ class Hooks:
             )
         ]
 
+    async def _call_verb(self, request: ChatRequest) -> LLMResponse:
+        """Return the response of a class that overrides neither of these two hooks."""
+        raise NotImplementedError(f"{type(self).__name__} must override _chat or _stream.")
+
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
+        """Return one vector for each text."""
         raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
 
     async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
-        """Scores in any order, with no more than the index; "rerank" is among the capabilities then."""
+        """Return scores in any order, by index alone. A backend that overrides it has the capability "rerank"."""
         raise UnsupportedFeatureError(f"{self.name} does not rerank.", param="rerank")
 
-    async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
-        return info
-
     async def _count_tokens(self, request: ChatRequest) -> int:
+        """Return the tokens of the prompt, its chat template included."""
         raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
 
     async def _health(self) -> Health:
+        """Return the state of the engine. May raise: `health` makes a Health of any exception."""
         default = self._settings.default_model
         if default:
             await self._get_model(default)
         return Health(state="ready", models=[default] if default else [])
 
+    async def _aclose(self) -> None:
+        """Release what is open. Calls in flight have ended by then."""
 
-def _closed(cls: type[Hooks]) -> ServiceClosedError:
+
+def _closed(cls: type[Backend]) -> ServiceClosedError:
     return ServiceClosedError(
-        f"The {cls.name} service was closed while it worked on the request.",
+        f"The {cls.name} service was closed during the request.",
         backend=cls.name,
-        hint="Send it again through a service that is open, if it is still wanted.",
+        hint="Send it again through a service that is open.",
     )

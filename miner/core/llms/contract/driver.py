@@ -1,127 +1,130 @@
-"""How a checked request runs: find the model, ask, ask again where that can help, bound the waits, check the reply.
-
-The same for a whole reply and for a stream, and for every backend.
+"""How a validated request runs on any backend: resolve, send, retry where that can help, bound the waits, check what
+came. One loop for the response in one piece, one for the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
 
 from miner.core.http.crash_budget import budget_scope
+from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.capabilities import IGNORABLE, forget, without_ignored
-from miner.core.llms.contract.join import join
+from miner.core.llms.contract.join import drain, has_tokens, join
+from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.contract.retry import Retries, retried
+from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.structured import check_output
 from miner.core.llms.contract.tools import arguments_parse, tool_names
 from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
 from miner.errors import BackendError, BackendTimeoutError, OutputValidationError, UnsupportedFeatureError
 
-if TYPE_CHECKING:
-    from miner.core.llms.LLMService import LLMService
-
-__all__ = ["respond", "stream_batches"]
-
-_Batches = AsyncGenerator[list[LLMChunk], None]
+__all__ = ["run", "run_stream"]
 
 
-async def respond(service: LLMService, request: ChatRequest) -> LLMResponse:
-    """A whole reply."""
-    with service._in_flight.call():
-        return await _respond(service, request)
-
-
-async def _respond(service: LLMService, request: ChatRequest) -> LLMResponse:
-    limits = request.timeout
-    if limits is not None and (limits.first is not None or limits.between is not None):
-        # Only a stream shows when a token came.
-        response = LLMResponse()
-        arrived = [batch async for batch in stream_batches(service, request, response)]
-        return join(arrived, response)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    if limits is None or limits.total is None:
-        response = await _ask(service, request, None)
-    else:
-        async with _total(limits.total, service):
-            response = await _ask(service, request, began + limits.total)
-    response.finish_reason = response.finish_reason or "stop"  # of a backend that says none
-    _complete(service, request, response)
-    response.timings.total = loop.time() - began
-    return response
-
-
-async def _ask(service: LLMService, request: ChatRequest, deadline: float | None) -> LLMResponse:
-    retries = Retries(service._settings.max_retries, deadline)
-    request = await _resolve(service, request, retries)
-    while True:
+async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
+    """Return the non-streaming response: the drained stream, unless the backend overrides `_chat`."""
+    deadline = _Deadline(backend, request.timeout)
+    arrived: list[list[LLMChunk]] = []
+    with backend._in_flight.call():
         try:
-            return await retried(service, functools.partial(service._chat, request), retries)
-        except UnsupportedFeatureError as error:
-            request = _ignore_or_raise(request, error)
+            async with asyncio.timeout_at(deadline.when) as timer:
+                response = await _send(backend, request, deadline, timer, arrived)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            late = deadline.error()
+            _add_partial(late, backend, request, arrived)
+            raise late from None
         except BackendError as error:
-            if error.partial is not None:
-                _describe(service, request, error.partial)
+            _add_partial(error, backend, request, arrived)
             raise
+        response.finish_reason = response.finish_reason or "stop"  # of a backend that sends none
+        _check_response(backend, request, response)
+        response.timings.total = deadline.elapsed
+        return response
 
 
-async def _resolve(service: LLMService, request: ChatRequest, retries: Retries) -> ChatRequest:
+async def _send(
+    backend: Backend, request: ChatRequest, deadline: _Deadline, timer: asyncio.Timeout, arrived: list[list[LLMChunk]]
+) -> LLMResponse:
+    retries = Retries(backend._settings.max_retries, deadline.total)
+    request = await _resolve(backend, request, retries)
+    cls = type(backend)
+    streams = cls._stream is not Backend._stream and (cls._chat is Backend._chat or deadline.bounds_tokens)
+    on_batch: Callable[[list[LLMChunk]], None] | None = None
+    if deadline.bounds_tokens:
+
+        def on_batch(batch: list[LLMChunk]) -> None:
+            deadline.note(batch)
+            timer.reschedule(deadline.when)
+
+    async def send() -> LLMResponse:
+        if not streams:
+            return await backend._chat(request)
+        arrived.clear()
+        return await drain(backend._stream(request), arrived, on_batch)
+
     while True:
         try:
-            return await retried(service, functools.partial(service._resolve, request), retries)
+            return await retried(backend, send, retries)
         except UnsupportedFeatureError as error:
             request = _ignore_or_raise(request, error)
 
 
-async def stream_batches(service: LLMService, request: ChatRequest, response: LLMResponse) -> _Batches:
-    """The reply in batches. `response` gets what is known of it apart from the text: model, backend, what was ignored,
-    what was parsed.
+async def _resolve(backend: Backend, request: ChatRequest, retries: Retries) -> ChatRequest:
+    while True:
+        try:
+            return await retried(backend, partial(resolve, backend, request), retries)
+        except UnsupportedFeatureError as error:
+            request = _ignore_or_raise(request, error)
+
+
+async def run_stream(backend: Backend, request: ChatRequest, response: LLMResponse) -> Batches:
+    """Yield the response in batches. `response` gets what is known of it apart from the text: model, backend, ignored
+    parameters, parsed output.
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    deadline = _Deadline(backend, request.timeout)
     first: float | None = None
     arrived: list[list[LLMChunk]] = []
     checked = request.response_format is not None or request.tools is not None
     held: list[list[LLMChunk]] = []
-    """The end of a reply that has to be checked: "stop" is said of none that breaks its format."""
-    batches = _attempts(service, request, began)
+    """The end of a response that is checked: no finish reason "stop" is sent for one that breaks its format."""
+    batches = _attempts(backend, request, deadline)
     if request.timeout is not None:
-        batches = _bounded(batches, request.timeout, service)
+        batches = _bounded(batches, deadline)
     try:
         async with aclosing(batches):
             async for batch in batches:
                 if request.parallel_tool_calls is False:
                     _keep_first_call(batch)
                 arrived.append(batch)
-                if first is None and any(chunk.content or chunk.reasoning or chunk.tool_calls for chunk in batch):
-                    first = loop.time() - began
-                    _describe(service, request, response)
+                if first is None and has_tokens(batch):
+                    first = deadline.elapsed
+                    _describe(backend, request, response)
                 last = batch[-1]
                 if last.usage is not None or last.finish_reason is not None:
                     last.timings = last.timings or Timings()
                     last.timings.time_to_first_token = first
-                    last.timings.total = loop.time() - began
+                    last.timings.total = deadline.elapsed
                 if checked and (held or any(chunk.finish_reason is not None for chunk in batch)):
                     held.append(batch)
                 else:
                     yield batch
         if not any(chunk.finish_reason is not None for batch in reversed(arrived) for chunk in batch):
-            end = [LLMChunk(finish_reason="stop")]  # as a whole reply says it
+            end = [LLMChunk(finish_reason="stop")]  # as in a non-streaming response
             arrived.append(end)
             if checked:
                 held.append(end)
             else:
                 yield end
-        _describe(service, request, response)
+        _describe(backend, request, response)
         if checked:
-            _complete(service, request, join(arrived, response))
+            _check_response(backend, request, join(arrived, response))
     except BackendError as error:
-        if error.partial is None and first is not None:
-            error.partial = join(arrived)
-            error.partial.model, error.partial.backend = _model_name(request), service.name
+        _add_partial(error, backend, request, arrived)
         cut = isinstance(error, OutputValidationError) and response.finish_reason not in (None, "stop", "tool_calls")
         for batch in held:
             for chunk in batch:
@@ -132,16 +135,14 @@ async def stream_batches(service: LLMService, request: ChatRequest, response: LL
         yield batch
 
 
-async def _attempts(service: LLMService, request: ChatRequest, began: float) -> _Batches:
+async def _attempts(backend: Backend, request: ChatRequest, deadline: _Deadline) -> Batches:
     """The batches of the first attempt that delivers any."""
-    limits = request.timeout
-    deadline = began + limits.total if limits is not None and limits.total is not None else None
-    retries = Retries(service._settings.max_retries, deadline)
-    request = await _resolve(service, request, retries)
+    retries = Retries(backend._settings.max_retries, deadline.total)
+    request = await _resolve(backend, request, retries)
     while True:
         delivered = False
         try:
-            async with aclosing(service._stream(request)) as batches:
+            async with aclosing(backend._stream(request)) as batches:
                 with budget_scope(retries.budget):  # not over a yield: who reads has a context of its own
                     first = await _first(batches)
                 if first is not None:
@@ -159,10 +160,10 @@ async def _attempts(service: LLMService, request: ChatRequest, began: float) -> 
             if delivered:
                 raise
             await retries.pause_or_raise(error)
-            service.retries += 1
+            backend.retries += 1
 
 
-async def _first(batches: _Batches) -> list[LLMChunk] | None:
+async def _first(batches: Batches) -> list[LLMChunk] | None:
     """The first batch that holds anything."""
     async for batch in batches:
         if batch:
@@ -171,25 +172,65 @@ async def _first(batches: _Batches) -> list[LLMChunk] | None:
 
 
 def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> ChatRequest:
-    """Some engines say only when asked that they lack something (vLLM's tools need flags of its server)."""
+    """Some engines refuse only the request itself (vLLM's tools need flags of its server)."""
     param = error.param
     if not request.ignore_unsupported or param not in IGNORABLE or param in request.resolution.ignored:
         raise error  # the messages, say, are never ignored
     return forget(request, param)
 
 
-async def _bounded(batches: _Batches, limits: Timeout, service: LLMService) -> _Batches:
-    """The same batches, with the caller's own bounds on the waits."""
-    loop = asyncio.get_running_loop()
-    began = last = loop.time()
-    waits_for_first = True
+class _Deadline:
+    """The request's own timeouts: when they end, and the error then. Its clock starts with it.
+
+    Attributes:
+        bounds_tokens: whether the waits for tokens are bounded, and not only the whole call.
+        total: when the whole call ends, in the event loop's time.
+    """
+
+    def __init__(self, backend: Backend, timeout: Timeout | None) -> None:
+        self._backend = backend
+        self._timeout = timeout or Timeout()
+        self._time = asyncio.get_running_loop().time
+        self._began = self._last = self._time()
+        self._waits_for_first = True
+        self.bounds_tokens = self._timeout.first is not None or self._timeout.between is not None
+        self.total = None if self._timeout.total is None else self._began + self._timeout.total
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return self._time() - self._began
+
+    @property
+    def when(self) -> float | None:
+        """When the present wait ends, in the event loop's time; None: never."""
+        span = self._timeout.first if self._waits_for_first else self._timeout.between
+        ends = [end for end in (self.total, None if span is None else self._last + span) if end is not None]
+        return min(ends, default=None)
+
+    def note(self, batch: list[LLMChunk]) -> None:
+        """Tokens bound the next wait from now on."""
+        if has_tokens(batch):
+            self._waits_for_first = False
+            self._last = self._time()
+
+    def error(self) -> BackendTimeoutError:
+        """The error for the wait that has ended."""
+        bound = "first" if self._waits_for_first else "between"
+        if self.total is not None and self._time() >= self.total:
+            bound = "total"
+        return BackendTimeoutError(
+            f"{self._backend.name} exceeded timeout.{bound} ({getattr(self._timeout, bound):g} s).",
+            backend=self._backend.name,
+            hint="Raise the request's timeout, or request fewer tokens.",
+        )
+
+
+async def _bounded(batches: Batches, deadline: _Deadline) -> Batches:
+    """The same batches, each awaited no longer than the request's timeouts allow."""
     async with aclosing(batches):
         while True:
-            span = (limits.first if waits_for_first else limits.between) or float("inf")
-            ends_at = last + span
-            if limits.total is not None:
-                ends_at = min(ends_at, began + limits.total)
-            timer = asyncio.timeout_at(ends_at if ends_at != float("inf") else None)
+            timer = asyncio.timeout_at(deadline.when)
             try:
                 async with timer:
                     batch = await anext(batches)
@@ -198,34 +239,9 @@ async def _bounded(batches: _Batches, limits: Timeout, service: LLMService) -> _
             except TimeoutError:
                 if not timer.expired():
                     raise
-                total_over = limits.total is not None and loop.time() >= began + limits.total
-                bound = "timeout.total" if total_over else "timeout.first" if waits_for_first else "timeout.between"
-                raise _too_slow(service, bound, limits.total if total_over else span) from None
-            if any(chunk.content or chunk.reasoning or chunk.tool_calls for chunk in batch):
-                waits_for_first = False
-                last = loop.time()
+                raise deadline.error() from None
+            deadline.note(batch)
             yield batch
-
-
-def _too_slow(service: LLMService, bound: str, seconds: float | None) -> BackendTimeoutError:
-    return BackendTimeoutError(
-        f"{service.name} took longer than {bound} allows ({seconds:g} s).",
-        backend=service.name,
-        hint="Raise the request's timeout, or ask for less.",
-    )
-
-
-@asynccontextmanager
-async def _total(seconds: float, service: LLMService) -> AsyncIterator[None]:
-    """The caller's bound on the whole call."""
-    timer = asyncio.timeout(seconds)
-    try:
-        async with timer:
-            yield
-    except TimeoutError:
-        if not timer.expired():
-            raise
-        raise _too_slow(service, "timeout", seconds) from None
 
 
 def _keep_first_call(batch: list[LLMChunk]) -> None:
@@ -235,22 +251,31 @@ def _keep_first_call(batch: list[LLMChunk]) -> None:
             chunk.tool_calls = [call for call in chunk.tool_calls if call.get("index", 0) == 0] or None
 
 
-def _model_name(request: ChatRequest) -> str | None:
-    found = request.resolution.model
-    return request.model if found is None else found.id
+def _add_partial(error: BackendError, backend: Backend, request: ChatRequest, arrived: list[list[LLMChunk]]) -> None:
+    """Put what had arrived of the response into an error."""
+    if error.partial is None and any(map(has_tokens, arrived)):
+        error.partial = join(arrived)
+    if error.partial is not None:
+        _describe(backend, request, error.partial)
 
 
-def _describe(service: LLMService, request: ChatRequest, response: LLMResponse) -> None:
+def _describe(backend: Backend, request: ChatRequest, response: LLMResponse) -> None:
+    model = request.resolution.model
     response.ignored = list(request.resolution.ignored)
-    response.model = response.model or _model_name(request)
-    response.backend = response.backend or service.name
+    response.model = response.model or (request.model if model is None else model.id)
+    response.backend = response.backend or backend.name
 
 
-def _complete(service: LLMService, request: ChatRequest, response: LLMResponse) -> None:
-    """Check a whole reply before it is called a success."""
-    _describe(service, request, response)
+def _check_response(backend: Backend, request: ChatRequest, response: LLMResponse) -> None:
+    """Check a response before it is called a success.
+
+    Raises:
+        OutputValidationError: its tool calls or its format are not those of the request.
+    """
+    _describe(backend, request, response)
     request = without_ignored(request)
-    origin: dict[str, Any] = {"backend": service.name}
+    cut = " It was cut short: raise max_tokens." if response.finish_reason == "length" else ""
+    error: str | None = None
     if response.tool_calls:
         if request.parallel_tool_calls is False:
             response.tool_calls = response.tool_calls[:1]
@@ -258,18 +283,14 @@ def _complete(service: LLMService, request: ChatRequest, response: LLMResponse) 
         for call in response.tool_calls:
             name = call["function"]["name"]
             if names and name not in names:
-                raise OutputValidationError(
-                    f"The model called a tool {name!r} that was not offered ({', '.join(names)}).",
-                    response=response,
-                    **origin,
-                )
-            if not arguments_parse(call):
-                cut = " It was cut short: raise max_tokens." if response.finish_reason == "length" else ""
-                raise OutputValidationError(
-                    f"The arguments of the call of {name!r} are not a JSON object.{cut}", response=response, **origin
-                )
+                error = f"The model called a tool {name!r} that is not in tools ({', '.join(names)})."
+            elif not arguments_parse(call):
+                error = f"The arguments of the call of {name!r} are not a JSON object.{cut}"
+            if error is not None:
+                break
     elif request.tool_choice not in (None, "auto", "none"):
-        cut = " It was cut short: raise max_tokens." if response.finish_reason == "length" else ""
-        raise OutputValidationError(f"A tool call was required and none came.{cut}", response=response, **origin)
+        error = f"A tool call was required and none came.{cut}"
+    if error is not None:
+        raise OutputValidationError(error, response=response, backend=backend.name)
     if request.response_format is not None:
-        check_output(request.response_format, response, origin)
+        check_output(request.response_format, response, {"backend": backend.name})

@@ -1,33 +1,43 @@
-"""Joining chunks into the reply that they are pieces of."""
+"""Joining chunks into the response that they are pieces of."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, ToolCall
 from miner.errors import BackendError
 
-__all__ = ["drain", "join", "merge_tool_deltas"]
+__all__ = ["drain", "has_tokens", "join", "merge_tool_deltas"]
 
 
-async def drain(batches: AsyncGenerator[list[LLMChunk], None]) -> LLMResponse:
-    """The whole reply of a stream: so its length is bounded by nothing but the call's own timeout.
+async def drain(
+    batches: AsyncGenerator[list[LLMChunk], None],
+    arrived: list[list[LLMChunk]] | None = None,
+    on_batch: Callable[[list[LLMChunk]], None] | None = None,
+) -> LLMResponse:
+    """Read a stream to its end and return the response.
+
+    Args:
+        arrived: gets the batches as they come.
+        on_batch: called for each.
 
     Raises:
         BackendError: the stream's, with what had arrived as its `partial`.
     """
     loop = asyncio.get_running_loop()
     began, first = loop.time(), None
-    arrived: list[list[LLMChunk]] = []
+    arrived = [] if arrived is None else arrived
     try:
         async with aclosing(batches):
             async for batch in batches:
                 if first is None and batch and batch[0].progress is None:
                     first = loop.time() - began
                 arrived.append(batch)
+                if on_batch is not None:
+                    on_batch(batch)
     except BackendError as error:
         if error.partial is None and first is not None:
             error.partial = join(arrived)
@@ -37,8 +47,13 @@ async def drain(batches: AsyncGenerator[list[LLMChunk], None]) -> LLMResponse:
     return response
 
 
+def has_tokens(batch: Iterable[LLMChunk]) -> bool:
+    """Whether a batch holds anything that the model wrote."""
+    return any(chunk.content or chunk.reasoning or chunk.tool_calls for chunk in batch)
+
+
 def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = None) -> LLMResponse:
-    """The whole reply from all of its chunks, in order; filled into `response` if one is given."""
+    """Return the response that these chunks are all of, in order; it is filled into `response` if one is passed."""
     response = LLMResponse() if response is None else response
     content: list[str] = []
     reasoning: list[str] = []
@@ -72,7 +87,7 @@ def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = N
 
 
 def merge_tool_deltas(deltas: Iterable[ToolCall]) -> list[ToolCall]:
-    """Whole calls from their pieces, ordered by index."""
+    """Return the complete calls, ordered by index."""
     calls: dict[int, dict[str, Any]] = {}
     pieces: dict[int, list[str]] = {}
     for delta in deltas:

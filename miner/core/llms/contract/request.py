@@ -7,11 +7,11 @@ silently) never shows.
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from miner.core.llms.contract.durations import LONGEST, seconds_of
 from miner.core.llms.contract.extra import checked_extra
 from miner.core.llms.contract.messages import checked_messages
 from miner.core.llms.contract.structured import output_format
@@ -19,7 +19,7 @@ from miner.core.llms.contract.tools import checked_tool_choice, checked_tools
 from miner.core.wire import OPTIONS, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
 
-__all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed"]
+__all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed", "seconds_of"]
 
 MAX_STOPS = 256
 """Stop strings of a request: each is looked for at each token."""
@@ -30,6 +30,13 @@ SEEDS = 2**32 - 1
 """So many seeds all engines tell apart; llama.cpp keeps the next number for a random one."""
 _LEAST_TOP_P = 1e-6
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""The micro sign, and the Greek letter that looks like it."""
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_PART = re.compile(rf"({_NUMBER})({'|'.join(sorted(_UNITS, key=len, reverse=True))})", re.ASCII)
+_DURATION = re.compile(rf"([+-]?)(0|(?:{_PART.pattern})+)", re.ASCII)
+LONGEST = 1e9
+"""Seconds, thirty years: more than Go's own durations hold would be refused by Ollama."""
 
 
 def build_request(
@@ -241,3 +248,22 @@ def _keep_alive(value: Any) -> float | str | None:
         seconds_of(value)
         return value
     return checked_number("keep_alive", value, low=-LONGEST, high=LONGEST)
+
+
+def seconds_of(value: float | str, name: str = "keep_alive") -> float:
+    """Seconds of 300, "5m", "1h30m", "1.5h", "-1m" or "0". As in Go, a text without a unit is none, but for "0".
+
+    Raises:
+        InvalidRequestError: it is no duration, or longer than a lifetime.
+    """
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value)
+        if found is not None:
+            total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(found.group(2)))
+            if total <= LONGEST:
+                return -total if found.group(1) == "-" else total
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LONGEST:
+        return value
+    raise InvalidRequestError(
+        f"{name} must be seconds, or a text such as 10m or 1h30m, not {str(value)[:80]!r}.", param=name
+    )

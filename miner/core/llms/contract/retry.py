@@ -1,4 +1,4 @@
-"""When a request is sent again: only what can help, only while nothing of the answer has come, only so long."""
+"""When a request is sent again: where that can help, before any of the response has arrived, within its timeout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from miner.core.http.crash_budget import budget_scope, current_budget
+from miner.core.llms.contract.backend import Backend
 from miner.errors import BackendError, BackendOverloadedError, BackendUnavailableError
-
-if TYPE_CHECKING:
-    from miner.core.llms.LLMService import LLMService
 
 __all__ = ["Retries", "retried"]
 
@@ -25,26 +23,26 @@ T = TypeVar("T")
 
 
 class Retries:
-    """The attempts of one request.
+    """The retries of one request.
 
-    Only an engine that cannot be reached, or that says it is busy, is asked again. Our own full queue is not
-    (`status` is None there): its answer is meant to come at once. What an engine may have died of is sent again once
-    at most, what the transport and other backends have sent counted too.
+    Only an engine that is unreachable or busy is retried. Our own full queue is not (`status` is None there): its
+    error is meant to come at once. A request that an engine may have crashed on is sent again once at most, the
+    transport's and other backends' attempts included.
 
     Args:
-        limit: how often to send again.
-        deadline: the event loop's time after which there is no more waiting; None: no bound but the limit.
+        limit: retries at most.
+        deadline: the event loop's time after which there are none; None: no bound but the limit.
     """
 
     def __init__(self, limit: int, deadline: float | None = None) -> None:
         self._left = limit
         self._deadline = deadline
         self.count = 0
-        """How often it was sent again."""
+        """Retries so far."""
         self.budget = current_budget()
 
     async def pause_or_raise(self, error: BackendError) -> None:
-        """Wait until the next attempt; raises the error where there is none."""
+        """Wait until the next attempt; raises the error if there is none."""
         self.budget.crashes += error.engine_died
         if self._left <= 0 or not error.retryable or not _may_help(error) or self.budget.exhausted:
             raise error
@@ -57,24 +55,19 @@ class Retries:
             raise error
         self._left -= 1
         self.count += 1
-        logger.warning("%s Sent again in %.1f s (retry %d).", error.message, pause, self.count)
+        logger.warning("%s Retrying in %.1f s (retry %d).", error.message, pause, self.count)
         await asyncio.sleep(pause)
 
 
-async def retried(service: LLMService, work: Callable[[], Awaitable[T]], retries: Retries | None = None) -> T:
-    """What `work` returns, which is called again where that can help.
-
-    Args:
-        retries: of the request that this is a part of; None: it is a request by itself.
-    """
-    retries = retries or Retries(service._settings.max_retries)
+async def retried(backend: Backend, work: Callable[[], Awaitable[T]], retries: Retries) -> T:
+    """Return what `work` returns, retrying it where that can help."""
     with budget_scope(retries.budget):
         while True:
             try:
                 return await work()
             except BackendError as error:
                 await retries.pause_or_raise(error)
-                service.retries += 1
+                backend.retries += 1
 
 
 def _may_help(error: BackendError) -> bool:

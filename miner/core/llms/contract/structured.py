@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from miner.core.llms.contract.cache import Cache
+from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.schema.keywords import TYPES
 from miner.core.llms.schema.normalize import without_nulls
 from miner.core.wire import LLMResponse, OutputFormat
@@ -24,7 +24,7 @@ _KINDS = ("text", "json_object", "json_schema", "regex", "grammar")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 MAX_SCHEMA = 120_000
 """Bytes of a JSON Schema, as at OpenAI: compiling it holds up everybody else."""
-_VALIDATORS = Cache()
+_VALIDATORS = LRUCache()
 _SCHEMA_WORDS = {"type", "properties", "$ref", "$defs", "anyOf", "oneOf", "allOf", "enum", "const", "items", "$schema"}
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.capabilities import nearest_level
-from miner.core.llms.contract.top_k_cap import top_k_of
+from miner.core.llms.contract.sampling import top_k_of
 from miner.core.llms.contract.unparsed_reply import malformed_reply_error
 from miner.core.llms.llamacpp.forced_tools import ask_for_call, constrain, is_either, is_forced
 from miner.core.llms.schema.gbnf import grammar_of

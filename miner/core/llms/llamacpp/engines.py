@@ -13,8 +13,8 @@ from miner.core.engine.errors import closed
 from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.engine.pool import EnginePool, Lease
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.contract.durations import seconds_of
 from miner.core.llms.contract.queueing import current_client
+from miner.core.llms.contract.request import seconds_of
 from miner.core.llms.llamacpp.catalogue import LocalModels
 from miner.core.llms.llamacpp.engine_pool import (
     EngineServer,

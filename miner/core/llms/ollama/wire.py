@@ -15,9 +15,8 @@ from msgspec import Struct
 from miner.core.llms.contract.capabilities import nearest_level
 from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.images import base64_of
-from miner.core.llms.contract.logprobs import EngineLogprob, token_logprob
+from miner.core.llms.contract.sampling import EngineLogprob, token_logprob, top_k_of
 from miner.core.llms.contract.stop_strings import StopWatcher
-from miner.core.llms.contract.top_k_cap import top_k_of
 from miner.core.llms.ollama.repetition import RUN, is_run
 from miner.core.llms.schema.support import sendable_format
 from miner.core.wire import (

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from miner.core.llms.contract.logprobs import EngineLogprob, token_logprob
+from miner.core.llms.contract.sampling import EngineLogprob, token_logprob
 from miner.core.llms.contract.stop_strings import StopWatcher
 from miner.core.llms.contract.tools import arguments_parse
 from miner.core.wire import (

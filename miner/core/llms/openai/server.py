@@ -197,7 +197,7 @@ class OpenAIServer(LLMService):
         return Health(state="ready", models=models)
 
     @override
-    async def aclose(self) -> None:
+    async def _aclose(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.close()

@@ -16,9 +16,9 @@ from miner.core.http.client import ByteStream
 from miner.core.http.errors import Upstream, interrupted, parse_error_body
 from miner.core.http.framing import SSEDecoder
 from miner.core.http.transport_errors import FramingError
+from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.stream import Batches
-from miner.core.llms.contract.ttl_cache import TTLCache
 from miner.core.llms.contract.unparsed_reply import MalformedReplyError
 from miner.core.llms.openai.end import check_end
 from miner.core.llms.openai.models import read_embeddings, read_scores

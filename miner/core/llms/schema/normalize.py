@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from miner.core.llms.contract.cache import Cache
+from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.schema.keywords import ANNOTATIONS, CHECKED, TYPES, resolve
 
 __all__ = ["fault_of", "relaxed", "without_nulls"]
@@ -37,7 +37,7 @@ _DRAFTS = {
 }
 """Others would be fetched."""
 _MOST_FAULTS = 1000
-_CACHE = Cache()
+_CACHE = LRUCache()
 
 
 def _changed(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from miner.core.llms.contract.cache import Cache
+from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.contract.capabilities import WAY_OUT, forget, note_ignored
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.pattern import MAX_REPEATS
@@ -59,7 +59,7 @@ class Sendable:
     """Set where only a grammar enforces it: it has bounds of numbers."""
 
 
-_CACHE = Cache()
+_CACHE = LRUCache()
 
 
 def sendable(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from miner.core.llms.contract.durations import seconds_of
+from miner.core.llms.contract.request import seconds_of
 from miner.core.models.names import without_tag
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
 from miner.gateway.apis.ollama.convert import required_model

@@ -118,7 +118,7 @@ async def test_a_wrong_concurrency_is_named(concurrency: Any):
 
 async def test_one_text_is_not_several_prompts():
     for prompts in ("abc", b"abc"):
-        with pytest.raises(InvalidRequestError, match="prompts must be several texts, not one"):
+        with pytest.raises(InvalidRequestError, match="prompts must be an iterable of prompts, not one"):
             await anext(Gated(settings()).generate_many(prompts))  # type: ignore[arg-type]
 
 

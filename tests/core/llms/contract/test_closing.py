@@ -13,6 +13,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import ModelInfo
 from miner.errors import ServiceClosedError
@@ -235,7 +236,9 @@ async def test_fallbacks_are_not_asked_in_its_place(verb: str):
         config = settings(
             default_model="smollm2", max_retries=5, vllm_api_base=first.v1, ollama_base_url=second.url,
         )  # fmt: skip
-        service = FallbackService(config, service_at("vllm", first.url, default_model="smollm2"), ["ollama"])
+        service = FallbackService(
+            config, service_at("vllm", first.url, default_model="smollm2"), ["ollama"], lambda _: OllamaService(config)
+        )
         task = asyncio.create_task(VERBS[verb](service))  # type: ignore[arg-type]
         await first.until_held()
         await closed_at_once(service, task)

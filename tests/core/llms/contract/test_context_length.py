@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from miner.config.config import MinerConfig
-from miner.core.llms.contract.context_length import check_length
+from miner.core.llms.contract.resolution import check_length
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import ContextLengthError
 from tests.gateway.serving import post, serving

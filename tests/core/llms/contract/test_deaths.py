@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from miner.core.llms.fallback import FallbackService
+from miner.core.llms.llm_ollama import OllamaService
 from miner.errors import BackendError, BackendOverloadedError, BackendUnavailableError, StreamInterruptedError
 from tests.core.llms.contract.test_closing import CASES, VERBS, Silent
 from tests.core.services import ENGINES, service_at, settings, speaking_to
@@ -150,7 +151,7 @@ async def test_a_fallback_gets_it_once(verb: str):
             default_model="smollm2", max_retries=5, vllm_api_base=first.v1, ollama_base_url=second.url,
         )  # fmt: skip
         own = service_at("vllm", first.url, default_model="smollm2", max_retries=5)
-        async with FallbackService(config, own, ["ollama"]) as service:
+        async with FallbackService(config, own, ["ollama"], lambda _: OllamaService(config)) as service:
             with pytest.raises(BackendUnavailableError):
                 await VERBS[verb](service)
         assert (len(first.posts), len(second.posts)) == (2, 1)
@@ -161,7 +162,7 @@ async def test_a_response_that_had_begun_is_not_asked_for_elsewhere(verb: str):
     async with Mortal(cut(BEGUN)) as first, Mortal(reset()) as second:
         config = settings(default_model="smollm2", vllm_api_base=first.v1, ollama_base_url=second.url)
         own = service_at("vllm", first.url, default_model="smollm2")
-        async with FallbackService(config, own, ["ollama"]) as service:
+        async with FallbackService(config, own, ["ollama"], lambda _: OllamaService(config)) as service:
             with pytest.raises(StreamInterruptedError):
                 await VERBS[verb](service)
         assert second.posts == []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.join import join
+from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.ollama.response import read_lines
@@ -117,7 +118,7 @@ async def request_for(service: LLMService, engine: str, name: str) -> ChatReques
     given = options_of(engine, name)
     options = {option: given.pop(option) for option in ("raw", "logprobs") if option in given}
     request = service._request(options, **given)
-    return await service._resolve(request)
+    return await resolve(service, request)
 
 
 @pytest.mark.parametrize(("engine", "streamed", "whole"), PAIRS)

@@ -30,11 +30,11 @@ TEXTS = ("a", "b", "c")
 
 
 LIMITS: list[tuple[Any, str, faults.Behaviour]] = [
-    ({"first": 0.3}, "timeout.first allows (0.3 s)", faults.silent(False)),
-    ({"first": 0.3}, "timeout.first allows (0.3 s)", faults.silent_after_headers()),
-    ({"between": 0.3}, "timeout.between allows (0.3 s)", faults.silent_in_stream(TEXTS)),
-    ({"total": 0.3}, "allows (0.3 s)", faults.silent_in_stream(TEXTS)),
-    (0.3, "allows (0.3 s)", faults.slow(0.0, ["x"] * 100, between=0.05)),
+    ({"first": 0.3}, "exceeded timeout.first (0.3 s)", faults.silent(False)),
+    ({"first": 0.3}, "exceeded timeout.first (0.3 s)", faults.silent_after_headers()),
+    ({"between": 0.3}, "exceeded timeout.between (0.3 s)", faults.silent_in_stream(TEXTS)),
+    ({"total": 0.3}, "exceeded timeout.total (0.3 s)", faults.silent_in_stream(TEXTS)),
+    (0.3, "exceeded timeout.total (0.3 s)", faults.slow(0.0, ["x"] * 100, between=0.05)),
     ({"first": 20, "between": 0.3, "total": 20}, "timeout.between", faults.silent_in_stream(TEXTS)),
 ]
 

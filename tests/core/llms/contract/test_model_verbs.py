@@ -454,7 +454,7 @@ async def test_the_smallest_backend_loads_by_checking_the_name():
     assert (await service.load_model()).id == "small"
     with pytest.raises(ModelNotFoundError):
         await service.load_model("none")
-    with pytest.raises(UnsupportedFeatureError, match="small unloads no models"):
+    with pytest.raises(UnsupportedFeatureError, match="small does not unload models"):
         await service.unload_model("x")
 
 
@@ -571,7 +571,7 @@ async def test_concurrency_is_that_of_whoever_answers():
         service._all()[1] = Narrow(service.config)
         assert service.concurrency == 8
         assert await service.generate("hi") == "narrow"
-        assert (service.concurrency, service.next_asked.name) == (3, "ollama")
+        assert (service.concurrency, service.current.name) == (3, "ollama")
         await asyncio.sleep(1.1)
         assert service.concurrency == 8
 

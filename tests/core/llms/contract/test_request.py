@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.core.llms.contract.durations import seconds_of
-from miner.core.llms.contract.request import build_request
+from miner.core.llms.contract.request import build_request, seconds_of
 from miner.core.wire import OPTIONS, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
 from tests.core.services import ENGINES, MESSAGES, WEATHER, read, service_at

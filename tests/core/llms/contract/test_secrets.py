@@ -92,8 +92,8 @@ async def test_retries_and_fallbacks_log_without_them(caplog: pytest.LogCaptureF
             assert leaked(shown(caught.value)) == []
             second.models.append("smollm2")
             assert await service.generate("hi") == "Hello there."
-    assert "Sent again" in caplog.text
-    assert "Left alone" in caplog.text
+    assert "Retrying in" in caplog.text
+    assert "In cooldown" in caplog.text
     assert leaked(caplog.text) == []
 
 

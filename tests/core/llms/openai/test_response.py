@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from miner.core.llms.contract.join import join
+from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import TokenLogprob
 from miner.errors import (
@@ -40,7 +41,7 @@ async def test_the_logprobs_of_a_raw_prompt_have_another_shape(mode: str):
 
     async with StubServer(reply=reply) as server, vllm(server) as service:
         request = service._request({"raw": True, "logprobs": 1}, prompt="x", model="m")
-        request = await service._resolve(request)
+        request = await resolve(service, request)
         reply_ = await service._chat(request) if mode == "call" else join([b async for b in service._stream(request)])
     assert reply_.logprobs == [
         TokenLogprob("Hel", -0.1, alternatives=[TokenLogprob("Hel", -0.1)]),
@@ -117,7 +118,7 @@ async def test_complete_calls_are_calls_whatever_the_finish_reason_says(said: st
     [
         ([delta(tool_calls=[call('{"city": "Ro')]), finish("length")], "not a JSON object. It was cut short"),
         ([delta(tool_calls=[call('"\\"rome\\""')]), finish("tool_calls")], "'get_weather' are not a JSON object"),
-        ([delta(tool_calls=[call("{}", "get_time")]), finish("tool_calls")], "'get_time' that was not offered"),
+        ([delta(tool_calls=[call("{}", "get_time")]), finish("tool_calls")], "'get_time' that is not in tools"),
         ([delta(content="I will."), finish("stop")], "A tool call was required and none came"),
         ([delta(content='<tool_call>\n{"'), finish("length")], "none came. It was cut short: raise max_tokens"),
     ],

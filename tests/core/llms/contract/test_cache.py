@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from miner.core.llms.contract.ttl_cache import TTLCache
+from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendUnavailableError, UnsupportedFeatureError
 from tests.core.llms.test_llm_vllm import answer_with, without_template
