@@ -11,9 +11,8 @@ from aiohttp import web
 
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
-from miner.gateway.apis.anthropic.errors import anthropic_error
-from miner.gateway.apis.anthropic.routes import ANTHROPIC, ID_HEADER
-from miner.gateway.apis.ollama.errors import ollama_error
+from miner.gateway.apis.anthropic.routes import ANTHROPIC
+from miner.gateway.apis.errors import APIS
 from miner.gateway.apis.ollama.routes import OLLAMA
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.routes import OPENAI
@@ -88,7 +87,8 @@ def create_app(
     app = web.Application(client_max_size=settings.serve_max_body)
     app[GATEWAY], app[MIDDLEWARE], app[ROUTE_TABLE] = gateway, stack, table
     fallbacks: list[Route] = []
-    for path, errors, id_header in _FALLBACKS:
+    for prefix, errors, id_header in APIS:
+        path = f"{prefix}{{path:.*}}"
         if settings.serve_cors_origins:
             # Browsers send no key with a preflight request.
             fallbacks.append(Route("OPTIONS", path, preflight, "open", errors))
@@ -138,11 +138,3 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
                 await each.on_cleanup(gateway)
         except MinerError as error:  # the others have to stop too
             logger.error("%s did not stop cleanly.", type(each).__name__, exc_info=cause_of(error))
-
-
-_FALLBACKS = [
-    ("/api/{path:.*}", ollama_error, None),
-    ("/v1/messages{path:.*}", anthropic_error, ID_HEADER),
-    ("/{path:.*}", openai_error, None),
-]
-"""For paths below these without a route: the format of errors, and the header of the id. The longest prefix wins."""

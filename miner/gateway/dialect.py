@@ -1,4 +1,4 @@
-"""What a dialect is: it reads a body into a Call, and writes replies, streams and errors. It knows no engine."""
+"""What a dialect is: it parses a body into a Call, and writes responses, streams and errors. It knows no engine."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ __all__ = ["Call", "Dialect", "ErrorShape", "Head", "StreamWriter"]
 
 @dataclass(slots=True)
 class Call:
-    """What a body asks for."""
+    """The service calls that a request body describes."""
 
     arguments: list[dict[str, Any]]
-    """One entry for each reply that is wanted (usually one): keyword arguments of `LLMService.stream`, with either
+    """One entry per choice (usually one): keyword arguments of `LLMService.stream`, with either
     `prompt` or `messages`."""
     model: str | None = None
     """The model's name as the client wrote it; also in the arguments."""
     stream: bool = False
     ignored: list[str] = field(default_factory=list)
-    """Fields that clients always send and that change nothing here: told in `x-miner-ignored-params`."""
+    """Fields that are accepted without effect: listed in `x-miner-ignored-params`."""
     items: int = 0
-    """Texts or documents, where it is not a generation."""
+    """Inputs or documents, where it is not a generation."""
     remote_images: list[str] = field(default_factory=list)
     """Fields, as the client wrote them, whose images would have to be fetched."""
     names: FieldNames = field(default_factory=FieldNames)
-    """The client's own names of what the arguments say."""
+    """The client's fields for the arguments."""
     options: Any = None
-    """What the dialect itself wants to remember of the body until it writes the reply."""
+    """What the dialect itself needs of the body to write the response."""
 
 
 @dataclass(slots=True)
 class Head:
-    """What stands at the head of a reply."""
+    """The head of a response."""
 
     id: str
     """32 hex digits; the dialect puts its prefix before them."""
     model: str
-    """The model that answers, by its full name."""
+    """The full name of the model."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Seconds since 1970."""
 
 
 class ErrorShape(Protocol):
-    """How a dialect writes an error that comes before the reply."""
+    """How a dialect writes an error that is raised before the response starts."""
 
     def __call__(self, failure: Failure) -> bytes:
         """The JSON body."""
 
 
 class StreamWriter(Protocol):
-    """Writes one streamed reply; keeps the state that its events need."""
+    """Writes one streamed response; keeps the state that its events need."""
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
-        """The events of what arrived together, in one piece; b"" where there is nothing to say.
+        """The events of chunks that arrived together; b"" where there are none.
 
         Args:
-            index: which of the wanted replies the batch belongs to.
+            index: the choice that the batch belongs to.
         """
 
     def end(self, responses: list[LLMResponse]) -> bytes:
-        """What stands at a normal end. `responses` has what is known besides the pieces: model, backend, ignored."""
+        """The last events of a complete stream. `responses` has what no chunk has: model, backend, ignored."""
 
     def error(self, failure: Failure) -> bytes:
-        """What stands at the end of a reply that broke: an error event, and no normal end."""
+        """The last events of a stream that failed: an error event, and no regular end."""
 
 
 class Dialect(Protocol):
@@ -80,14 +80,14 @@ class Dialect(Protocol):
     """Sent while the engine is silent; b"" if the dialect has no such thing."""
 
     def parse(self, body: bytes) -> Call:
-        """Read a body.
+        """Parse a request body.
 
         Raises:
             RequestError: names the field, the value and the way out.
         """
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
-        """A reply in one piece."""
+        """The body of a non-streaming response."""
 
     def stream(self, call: Call, head: Head) -> StreamWriter:
-        """The writer of one streamed reply."""
+        """The writer of one streamed response."""

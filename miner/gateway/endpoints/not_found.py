@@ -6,14 +6,10 @@ import re
 
 from aiohttp import hdrs, web
 
-from miner.gateway.apis.anthropic.errors import anthropic_error
-from miner.gateway.apis.ollama.errors import ollama_error
-from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.context import ROUTE_TABLE, RequestContext
-from miner.gateway.dialect import ErrorShape
 from miner.gateway.errors import RefusedError
 
-__all__ = ["error_shape_of", "not_found"]
+__all__ = ["not_found"]
 
 _HEALTH = "GET /livez tells whether the process is alive, GET /readyz whether it can serve."
 _MODELS = "GET /v1/models lists the models, or in Ollama's form GET /api/tags."
@@ -39,14 +35,6 @@ _FOREIGN_PATHS = {
 }  # fmt: skip
 """Paths of other servers, without slashes at their ends, and what there is here instead."""
 _SLASHES = re.compile("/{2,}")
-
-
-def error_shape_of(path: str) -> ErrorShape:
-    """The format in which clients of a path expect an error."""
-    path = _SLASHES.sub("/", path)
-    if path.startswith("/api/"):
-        return ollama_error
-    return anthropic_error if path.startswith("/v1/messages") else openai_error
 
 
 async def not_found(context: RequestContext) -> web.StreamResponse:

@@ -12,8 +12,8 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from miner.core._typing import override
+from miner.gateway.apis.errors import error_shape_of
 from miner.gateway.context import RequestContext, Route, new_id
-from miner.gateway.endpoints.not_found import error_shape_of
 from miner.gateway.errors import Failure, RefusedError
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.errors import aiohttp_handler

@@ -6,7 +6,10 @@ import msgspec
 
 from miner.gateway.errors import Failure
 
-__all__ = ["anthropic_error", "error_event"]
+__all__ = ["ID_HEADER", "anthropic_error", "error_event"]
+
+ID_HEADER = "Request-Id"
+"""The header in which Anthropic's clients look for the id of a request."""
 
 _TYPES = {
     401: "authentication_error", 402: "billing_error", 403: "permission_error", 404: "not_found_error",

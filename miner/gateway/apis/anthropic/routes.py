@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from miner.gateway.apis.anthropic.errors import anthropic_error
+from miner.gateway.apis.anthropic.errors import ID_HEADER, anthropic_error
 from miner.gateway.apis.anthropic.messages import count_tokens, messages
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.context import Route
 
-__all__ = ["ANTHROPIC", "ID_HEADER"]
-
-ID_HEADER = "Request-Id"
-"""The header in which Anthropic's clients look for the id of a request."""
+__all__ = ["ANTHROPIC"]
 
 ANTHROPIC = [
     Route(
