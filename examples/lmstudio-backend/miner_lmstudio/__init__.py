@@ -8,7 +8,7 @@ from typing import Any
 
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.openai.service import Endpoint, OpenAIService
-from miner.core.llms.schema.support import check_llama, sendable_format
+from miner.core.llms.schema.support import check_llama, format_schema
 from miner.core.wire import ChatRequest
 from miner.errors import ContextLengthError, MinerError
 
@@ -47,6 +47,6 @@ class LMStudioService(OpenAIService):
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         """LM Studio unloads a model after `ttl` seconds without a request."""
         if request.response_format is not None and request.response_format.schema is not None:
-            body["response_format"]["json_schema"]["schema"] = sendable_format(request, bounds=False).schema
+            body["response_format"]["json_schema"]["schema"] = format_schema(request, bounds=False).schema
         if isinstance(request.keep_alive, (int, float)):
             body["ttl"] = int(request.keep_alive)

@@ -24,7 +24,7 @@ from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL
 from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.llms.openai.service import Endpoint, OpenAIService
-from miner.core.llms.schema.support import check_llama, refuse_both
+from miner.core.llms.schema.support import check_llama, drop_conflicting_format
 from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import ContextLengthError, InvalidRequestError, MinerError, UnsupportedFeatureError
 
@@ -130,7 +130,7 @@ class LlamaCppService(OpenAIService):
         allowed = self._verbatim(request) or "reasoning" not in able or request.reasoning is False
         request.resolution.grammar_allowed = allowed
         if request.response_format is not None and request.response_format.kind == "grammar":
-            request = refuse_both(request, self.name)
+            request = drop_conflicting_format(request, self.name)
         await check_llama(request, self.name, bounds=allowed)
         return request
 

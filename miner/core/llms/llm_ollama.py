@@ -33,7 +33,7 @@ from miner.core.llms.ollama.models import (
 from miner.core.llms.ollama.pull import load_request, stream_pull
 from miner.core.llms.ollama.response import decoded, read_lines
 from miner.core.llms.ollama.wire import request_body
-from miner.core.llms.schema.support import check_llama, refuse_both
+from miner.core.llms.schema.support import check_llama, drop_conflicting_format
 from miner.core.wire import (
     ChatRequest,
     Embedding,
@@ -95,7 +95,7 @@ class OllamaService(LLMService):
 
     @override
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
-        request = refuse_both(request, self.name)
+        request = drop_conflicting_format(request, self.name)
         await check_llama(request, self.name, bounds=False)
         return request
 

@@ -12,7 +12,7 @@ from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.openai.response import decode_event
 from miner.core.llms.openai.service import Endpoint, OpenAIService, _NoTemplateError
-from miner.core.llms.schema.support import check_vllm, refuse_both
+from miner.core.llms.schema.support import check_vllm, drop_conflicting_format
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import (
     BackendError,
@@ -100,7 +100,7 @@ class VLLMService(OpenAIService):
 
     @override
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
-        request = refuse_both(request, self.name)
+        request = drop_conflicting_format(request, self.name)
         check_vllm(request, self.name)
         return request
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from miner.core.llms.schema.normalize import fault_of, relaxed, without_nulls
+from miner.core.llms.schema.normalize import first_error, relaxed, without_nulls
 from miner.core.wire import ToolCall, ToolChoice
 from miner.errors import InvalidRequestError
 
@@ -59,7 +59,7 @@ def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[
         return relaxed(dict(parameters))
     try:
         schema: dict[str, Any] = without_nulls(dict(parameters))
-        fault = fault_of(schema)
+        fault = first_error(schema)
     except (TypeError, ValueError, RecursionError) as error:
         fault = [], f"it cannot be read: {error}"
     if fault is not None:

@@ -12,7 +12,7 @@ from miner.core.llms.contract.sampling import top_k_of
 from miner.core.llms.contract.unparsed_reply import malformed_reply_error
 from miner.core.llms.llamacpp.forced_tools import ask_for_call, constrain, is_either, is_forced
 from miner.core.llms.schema.gbnf import grammar_of
-from miner.core.llms.schema.support import parameters_of, sendable_format, sendable_tool, taken_as_it_is
+from miner.core.llms.schema.support import format_schema, is_convertible, parameters_of, tool_schema
 from miner.core.wire import ChatRequest
 from miner.errors import (
     BackendUnavailableError,
@@ -126,7 +126,7 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     elif "tools" in body:
         body["tools"] = [_sent_tool(tool, place) for place, tool in enumerate(body["tools"])]
     if (wanted := request.response_format) is not None and wanted.schema is not None and "tools" not in body:
-        constrain(body, sendable_format(request, bounds=request.resolution.grammar_allowed), wanted.name)
+        constrain(body, format_schema(request, bounds=request.resolution.grammar_allowed), wanted.name)
     if "messages" not in body:
         # Some builds read a schema on this route in a way of their own; a grammar is one everywhere.
         format_as_grammar(body)
@@ -148,8 +148,8 @@ def format_as_grammar(body: dict[str, Any]) -> None:
 def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
     """A tool whose parameters its converter takes; they stay as they are where it does, for the model reads them."""
     parameters = parameters_of(tool)
-    if not taken_as_it_is(parameters):
-        parameters = sendable_tool(tool, place).schema
+    if not is_convertible(parameters):
+        parameters = tool_schema(tool, place).schema
     elif "parameters" in tool["function"]:
         return tool
     return {**tool, "function": {**tool["function"], "parameters": parameters}}

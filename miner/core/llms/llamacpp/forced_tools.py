@@ -16,7 +16,7 @@ import msgspec
 
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import chosen_tool, tool_names
-from miner.core.llms.schema.support import Sendable, cached_sendable, parameters_of
+from miner.core.llms.schema.support import LlamaSchema, llama_schema, parameters_of
 from miner.core.wire import ChatRequest, LLMChunk, ToolCall
 
 __all__ = ["as_calls", "ask_for_call", "constrain", "is_either", "is_forced"]
@@ -51,11 +51,11 @@ def ask_for_call(body: dict[str, Any], request: ChatRequest) -> None:
     body["tool_choice"] = "none"  # the tools stay in the prompt; the schema decides what is written
     # Its own grammar lets the JSON stand in a Markdown fence, which hides for long whether it is a call.
     allowed = request.resolution.grammar_allowed
-    made = cached_sendable(schemas, names, bounds=allowed, form=either, always=is_either(request))
+    made = llama_schema(schemas, names, bounds=allowed, combine=either, always=is_either(request))
     constrain(body, made, "call")
 
 
-def constrain(body: dict[str, Any], made: Sendable, name: str) -> None:
+def constrain(body: dict[str, Any], made: LlamaSchema, name: str) -> None:
     """Make the body ask for what is valid under this schema."""
     for other in ("grammar", "json_schema", "response_format"):
         body.pop(other, None)

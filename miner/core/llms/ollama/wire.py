@@ -18,7 +18,7 @@ from miner.core.llms.contract.images import base64_of
 from miner.core.llms.contract.sampling import EngineLogprob, token_logprob, top_k_of
 from miner.core.llms.contract.stop_strings import StopWatcher
 from miner.core.llms.ollama.repetition import RUN, is_run
-from miner.core.llms.schema.support import sendable_format
+from miner.core.llms.schema.support import format_schema
 from miner.core.wire import (
     ChatRequest,
     FinishReason,
@@ -108,7 +108,7 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, thinks: bool) -> 
     if request.keep_alive is not None:
         body["keep_alive"] = request.keep_alive
     if (wanted := request.response_format) is not None:
-        body["format"] = "json" if wanted.schema is None else sendable_format(request, bounds=False).schema
+        body["format"] = "json" if wanted.schema is None else format_schema(request, bounds=False).schema
     if request.raw:
         body["prompt"] = request.prompt
         body["raw"] = True

@@ -1,5 +1,5 @@
-"""A grammar in llama.cpp's own form (GBNF) of a schema that `schema_translate` has made. Its server makes one itself,
-but without the bounds of numbers; and on its completions route some builds read the schema in another way.
+"""A GBNF grammar for a schema of the subset that `translate` makes. llama.cpp converts such a schema itself, but not
+the bounds of numbers; and some builds read the schema on the completions route in another way.
 """
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
+
+from miner.core.llms.schema.gbnf_numbers import number_rule
 
 __all__ = ["grammar_of"]
 
@@ -31,13 +32,10 @@ time ::= "\"" clock "\""
 date-time ::= "\"" day "T" clock "\""
 uuid ::= "\"" [0-9a-fA-F]{8} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{4} "-" [0-9a-fA-F]{12} "\""
 """  # noqa: E501
-_DIGITS = 15
-"""Digits of a number, before and behind the point together: so many a double keeps. With more of them two texts may be
-the same number, and one that is inside a bound be read as one that is not."""
 
 
 def grammar_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """The grammar whose texts are valid under the schema."""
+    """Return a grammar of which each text is valid JSON under the schema."""
     writer = _Writer()
     for name, definition in definitions.items():
         writer.rules[f"def-{_safe(name)}"] = writer.expression(definition)
@@ -47,7 +45,7 @@ def grammar_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
 
 
 def _safe(name: str) -> str:
-    """A rule's name: letters, digits and hyphens."""
+    """As part of a rule's name, which has letters, digits and hyphens."""
     return re.sub(r"[^a-zA-Z0-9]", lambda found: f"-{ord(found.group()):x}-", name)
 
 
@@ -61,7 +59,7 @@ class _Writer:
         return name
 
     def expression(self, schema: Mapping[str, Any]) -> str:
-        """What the schema is in the grammar: the name of a rule, or a group."""
+        """The schema as the name of a rule, or as a literal."""
         if "$ref" in schema:
             return f"def-{_safe(schema['$ref'].removeprefix('#/$defs/'))}"
         if "anyOf" in schema:
@@ -81,7 +79,8 @@ class _Writer:
             case "string":
                 return self._string(schema)
             case "integer" | "number":
-                return self._number(schema, whole=kind == "integer")
+                rule = number_rule(schema, whole=kind == "integer")
+                return str(kind) if rule is None else self._rule(rule)
         return str(kind)
 
     def _object(self, schema: Mapping[str, Any]) -> str:
@@ -95,7 +94,7 @@ class _Writer:
             for name in properties
         }
         first = ' "," space '.join(pairs[name] for name in required)
-        # From the last to the first: each optional pair may come, and then those behind it.
+        # From the last to the first: each optional pair may be left out, with those behind it still to come.
         tail = ""
         if rest:
             value = "value" if rest is True else self.expression(rest)
@@ -134,21 +133,6 @@ class _Writer:
             return "string"
         return self._rule(f'"\\"" char{{{low},{"" if high is None else high}}} "\\""')
 
-    def _number(self, schema: Mapping[str, Any], *, whole: bool) -> str:
-        lows = [(Decimal(str(schema[n])), n != "minimum") for n in ("minimum", "exclusiveMinimum") if n in schema]
-        highs = [(Decimal(str(schema[n])), n == "maximum") for n in ("maximum", "exclusiveMaximum") if n in schema]
-        if not lows and not highs:
-            return "integer" if whole else "number"
-        low, low_open = max(lows) if lows else (None, False)
-        high, shut = min(highs) if highs else (None, True)
-        places = max(0, _DIGITS - max(len(str(abs(int(bound)))) for bound in (low, high) if bound is not None))
-        low, low_open = _rounded(low, low_open, ROUND_CEILING, places)
-        high, high_open = _rounded(high, not shut, ROUND_FLOOR, places)
-        parts = _range(low, high, low_open=low_open, high_open=high_open, whole=whole, places=places)
-        if not parts:
-            raise ValueError(f"no number of {_DIGITS} digits is between {schema}")
-        return self._rule(" | ".join(parts))
-
 
 def _json_literal(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -156,7 +140,7 @@ def _json_literal(value: Any) -> str:
 
 
 def _pattern(pattern: str) -> str:
-    """A pattern of `schema_pattern`: only what is outside of its classes differs, which is the backslash."""
+    """A pattern of `pattern` in GBNF, where characters outside of classes are literals in quotation marks."""
     out, inside, at = [], False, 1
     while at < len(pattern) - 1:
         char = pattern[at]
@@ -174,7 +158,7 @@ def _pattern(pattern: str) -> str:
 
 
 def _other_strings(names: list[str]) -> str:
-    """Any string but these, letter by letter; names with anything that JSON escapes end the search early."""
+    """Any string but these, by a tree of their characters; a name is not excluded behind what JSON escapes."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree
@@ -198,149 +182,3 @@ def _other(tree: Mapping[str, Any]) -> str:
 
 def _class_char(char: str) -> str:
     return f"\\U{ord(char):08X}"
-
-
-# Numbers
-
-
-def _range(
-    low: Decimal | None, high: Decimal | None, *, low_open: bool, high_open: bool, whole: bool, places: int
-) -> list[str]:
-    """Alternatives for the numbers between two bounds, without exponents and with so many places at most behind the
-    point.
-    """
-    parts: list[str] = []
-    if low is None or low < 0:
-        # Below zero: the same range in the mirror.
-        least = Decimal(0) if high is None or high >= 0 else -high
-        opened = True if high is None or high >= 0 else high_open
-        inner = _positive(least, None if low is None else -low, opened, low_open, whole, places)
-        if inner:
-            parts.append(f'"-" ( {" | ".join(inner)} )')
-    if high is None or high >= 0:
-        least = Decimal(0) if low is None or low < 0 else low
-        parts += _positive(least, high, low_open and low is not None and low >= 0, high_open, whole, places)
-    return parts
-
-
-def _positive(
-    low: Decimal, high: Decimal | None, low_open: bool, high_open: bool, whole: bool, places: int
-) -> list[str]:
-    low_int, low_part = _split(low)
-    high_int, high_part = (None, "") if high is None else _split(high)
-    bounds = _Bounds(low_part, high_part, low_open, high_open, places)
-    if whole:
-        first = low_int + 1 if low_part or low_open else low_int
-        last = None if high_int is None else high_int - 1 if high_open and not high_part else high_int
-        return _integers(first, last)
-    if high_int is not None and low_int == high_int:
-        return bounds.behind(str(low_int), low=True, high=True)
-    parts = bounds.behind(str(low_int), low=True, high=False)
-    between = _integers(low_int + 1, None if high_int is None else high_int - 1)
-    if between:
-        behind = f' ("." [0-9]{{1,{places}}})?' if places else ""
-        parts.append(f"( {' | '.join(between)} ){behind}")
-    if high_int is not None:
-        parts += bounds.behind(str(high_int), low=False, high=True)
-    return parts
-
-
-def _rounded(bound: Decimal | None, opened: bool, inwards: str, places: int) -> tuple[Decimal | None, bool]:
-    """A bound with no more places behind the point than are written, and whether it is open."""
-    if bound is None or bound.as_tuple().exponent >= -places:  # type: ignore[operator]
-        return bound, opened
-    return bound.quantize(Decimal(1).scaleb(-places), rounding=inwards), False
-
-
-def _split(number: Decimal) -> tuple[int, str]:
-    """Whole part, and the digits behind the point without zeros at their end."""
-    whole = int(number)
-    return whole, format(abs(number), "f").partition(".")[2].rstrip("0")
-
-
-class _Bounds:
-    """Digits behind the point, between those of two bounds."""
-
-    def __init__(self, low: str, high: str, low_open: bool, high_open: bool, places: int) -> None:
-        self._places = places
-        self._low, self._high = low, high
-        self._low_open, self._high_open = low_open, high_open
-
-    def behind(self, whole: str, *, low: bool, high: bool) -> list[str]:
-        """Numbers with this whole part; `low`, `high`: whether it is that of the bound."""
-        parts = [f'"{whole}"'] if self._may_end(0, low, high) else []
-        digits = self._digits(0, low, high)
-        if digits:
-            parts.append(f'"{whole}." ( {" | ".join(digits)} )')
-        return parts
-
-    def _may_end(self, place: int, low: bool, high: bool) -> bool:
-        """Whether a number may end here, where it is as the bounds are so far."""
-        if low and (place < len(self._low) or self._low_open):
-            return False
-        return not (high and place >= len(self._high) and self._high_open)
-
-    def _digits(self, place: int, low: bool, high: bool) -> list[str]:
-        """What may follow, at least one digit of it."""
-        left = self._places - place
-        if left <= 0:
-            return []
-        if high and place >= len(self._high):
-            # Nothing but zeros, which make no difference.
-            shut = self._high_open or (low and (place < len(self._low) or self._low_open))
-            return [] if shut else [f"[0]{{1,{left}}}"]
-        if not low and not high:
-            return [f"[0-9]{{1,{left}}}"]
-        if low and not high and place >= len(self._low):
-            if not self._low_open:
-                return [f"[0-9]{{1,{left}}}"]
-            return [f"[0]{{0,{left // 2}}} [1-9] [0-9]{{0,{left - 1 - left // 2}}}"]
-        first = int(self._low[place]) if low and place < len(self._low) else 0
-        last = int(self._high[place]) if high else 9
-        parts: list[str] = []
-        edges = {digit for digit, edge in ((first, low), (last, high)) if edge}
-        free = [digit for digit in range(first, last + 1) if digit not in edges]
-        if free:
-            parts.append(f"[{free[0]}-{free[-1]}] [0-9]{{0,{left - 1}}}")
-        for digit in sorted(edges):
-            if not first <= digit <= last:
-                continue
-            stays = low and digit == first, high and digit == last
-            more = self._digits(place + 1, *stays)
-            if self._may_end(place + 1, *stays):
-                parts.append(f'"{digit}"' + (f" ( {' | '.join(more)} )?" if more else ""))
-            elif more:
-                parts.append(f'"{digit}" ( {" | ".join(more)} )')
-        return parts
-
-
-def _integers(low: int, high: int | None) -> list[str]:
-    """Integers from 0 on, as their digits."""
-    if high is None:
-        if low == 0:
-            return ['"0"', f"[1-9] [0-9]{{0,{_DIGITS - 1}}}"]
-        length = len(str(low))
-        longer = [f"[1-9] [0-9]{{{length},{_DIGITS}}}"] if length < _DIGITS else []
-        return [_same_length(str(low), "9" * length), *longer]
-    parts = []
-    while low <= high:
-        last = min(high, 10 ** len(str(low)) - 1)
-        parts.append(_same_length(str(low), str(last)))
-        low = last + 1
-    return parts
-
-
-def _same_length(low: str, high: str) -> str:
-    """Numbers of so many digits, from one to the other."""
-    if low == high:
-        return f'"{low}"'
-    if set(low[1:]) <= {"0"} and set(high[1:]) <= {"9"}:
-        rest = len(low) - 1
-        return f"[{low[0]}-{high[0]}]" + (f" [0-9]{{{rest}}}" if rest else "")
-    if low[0] == high[0]:
-        return f'"{low[0]}" {_same_length(low[1:], high[1:])}'
-    rest = len(low) - 1
-    parts = [f'"{low[0]}" {_same_length(low[1:], "9" * rest)}', f'"{high[0]}" {_same_length("0" * rest, high[1:])}']
-    if int(high[0]) - int(low[0]) > 1:
-        parts.append(f"[{int(low[0]) + 1}-{int(high[0]) - 1}] [0-9]{{{rest}}}")
-    return f"( {' | '.join(parts)} )"

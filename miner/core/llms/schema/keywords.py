@@ -1,4 +1,4 @@
-"""The words of JSON Schema, and small questions about schemas."""
+"""The keywords of JSON Schema, and small functions on schemas."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import unquote
 
 __all__ = [
-    "ANNOTATIONS", "ANYWHERE", "CHECKED", "FORMATS", "MAX_BRANCHES", "MAX_ENUM", "NEVER", "OF_TYPE", "TYPES", "Lack",
-    "Schema", "Translating", "annotated", "anything", "checker", "constraints", "disjoint", "is_anything", "is_never",
-    "is_number", "json_types", "listed_in", "matches", "resolve", "same", "schemas_of", "types", "union",
+    "ANNOTATIONS", "ANYWHERE", "CHECKED", "FORMATS", "LISTS", "MAPS", "MAX_BRANCHES", "MAX_ENUM", "NEVER", "OF_TYPE",
+    "SINGLE", "TYPES", "Schema", "Unenforced", "annotated", "anything", "checker", "constraints", "disjoint",
+    "is_anything", "is_never", "is_number", "json_types", "listed_in", "matches", "resolve", "same", "schemas_of",
+    "types", "union",
 ]  # fmt: skip
 
 ANNOTATIONS = ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment")
@@ -24,25 +25,37 @@ OF_TYPE = {
     "string": ("pattern", "minLength", "maxLength", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }  # fmt: skip
+"""The keywords that constrain values of one type."""
 ANYWHERE = ("if", "not")
 FORMATS = ("date", "time", "date-time", "uuid")
-"""Those that the converter writes; the others say nothing to a validator either."""
+"""Those that llama.cpp's converter has a rule for; validators do not assert the others either."""
+SINGLE = (
+    "items", "additionalProperties", "additionalItems", "contains", "propertyNames", "not", "if", "then", "else",
+    "unevaluatedProperties", "unevaluatedItems", "contentSchema",
+)  # fmt: skip
+"""Keywords whose value is a schema."""
+LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+"""Keywords whose value is a list of schemas."""
+MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords whose value maps names to schemas."""
 MAX_ENUM = 1000
+"""Values of an enumeration that is made of other keywords, and repetitions of a rule."""
 MAX_BRANCHES = 64
+"""Alternatives of a product of unions."""
 
 Schema = Any
-Never = dict[str, Any]
-NEVER: Never = {"not": {}}
+NEVER: dict[str, Any] = {"not": {}}
+"""The translation of a schema under which nothing is valid; compared by identity."""
 
 
 def is_never(schema: Schema) -> bool:
-    """Whether nothing is valid under a translated schema."""
+    """Return whether nothing is valid under a translated schema."""
     return schema is NEVER
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
-    """A keyword that no grammar here enforces."""
+class Unenforced:
+    """A keyword that the engine's grammar does not enforce."""
 
     keyword: str
     path: str
@@ -50,49 +63,34 @@ class Lack:
     why: str = ""
 
 
-class Translating:
-    """What the parts of a translator have in common."""
-
-    number_bounds: bool
-    _root: Any
-
-    def _lack(self, keyword: str, path: str, why: str = "") -> None:
-        raise NotImplementedError
-
-    def _inner(self, schema: Schema, path: str) -> Schema:
-        raise NotImplementedError
-
-    def _shape(self, schema: Schema, depth: int = 0) -> dict[str, Any]:
-        raise NotImplementedError
-
-
 CHECKED = {name for names in OF_TYPE.values() for name in names} | {*ANYWHERE, "then", "else"}
-_WORDS = CHECKED | {"type", "enum", "const", "anyOf", "oneOf", "allOf"}
+"""The keywords of OF_TYPE and ANYWHERE: they assert something by themselves."""
+_ASSERTIONS = CHECKED | {"type", "enum", "const", "anyOf", "oneOf", "allOf"}
 
 
 def constraints(schema: Mapping[str, Any]) -> bool:
-    """Whether it says more than annotations."""
-    return any(name in _WORDS for name in schema)
+    """Return whether a schema has more than annotations."""
+    return any(name in _ASSERTIONS for name in schema)
 
 
 def annotated(made: Schema, schema: Mapping[str, Any]) -> Schema:
-    """`made` with the annotations of `schema`."""
+    """A translated schema with the annotations of the original, which the model may read."""
     notes = {name: schema[name] for name in ANNOTATIONS if name in schema}
     return {**notes, **made} if notes and made is not NEVER else made
 
 
 def anything() -> dict[str, Any]:
-    """All that JSON has. Some converters read an empty schema as any object."""
+    """The schema of any JSON value. Some converters read an empty schema as any object."""
     return {"type": [kind for kind in TYPES if kind != "integer"]}
 
 
 def is_anything(schema: Schema) -> bool:
-    """Whether it is that of `anything`."""
+    """Return whether a translated schema is `anything()`."""
     return isinstance(schema, Mapping) and schema.get("type") == anything()["type"]
 
 
 def union(branches: list[Schema]) -> Schema:
-    """The schema of values that match any of these, as simple as it can be."""
+    """Translated schemas as alternatives."""
     left: list[Schema] = []
     for branch in branches:
         if branch is not NEVER and branch not in left:
@@ -116,12 +114,12 @@ def same(one: Any, other: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a JSON number."""
+    """Return whether a value is a number of JSON: true is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def matches(schema: Mapping[str, Any], name: str) -> bool:
-    """Whether a property is under one of the patterns."""
+    """Return whether one of the `patternProperties` applies to a property."""
     for pattern in schema.get("patternProperties", {}):
         fits = checker({"pattern": pattern}, None)
         if fits is None or fits(name):
@@ -130,7 +128,7 @@ def matches(schema: Mapping[str, Any], name: str) -> bool:
 
 
 def checker(schema: Schema, root: Any) -> Any:
-    """Whether a value is valid; None where the schema cannot be taken out of its document."""
+    """A function that returns whether a value is valid; None where the schema cannot be taken out of its document."""
     import jsonschema_rs
 
     if "$ref" in json.dumps(schema):
@@ -144,7 +142,7 @@ def checker(schema: Schema, root: Any) -> Any:
 
 
 def resolve(reference: str, root: Any) -> Schema:
-    """What a `$ref` inside a document points to: a JSON pointer, or the name of an anchor.
+    """Return what a `$ref` inside a document points to: by JSON pointer, or by the name of an anchor.
 
     Raises:
         ValueError: it points to nothing.
@@ -181,7 +179,7 @@ def schemas_of(root: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def disjoint(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether what is made for one of them never fits the other."""
+    """Return whether no value that the grammar of one of them writes is valid under the other."""
     values = [listed_in(part) for part in (one, other)]
     if values[0] is not None and values[1] is not None:
         return not any(same(a, b) for a in values[0] for b in values[1])
@@ -194,7 +192,7 @@ def disjoint(one: dict[str, Any], other: dict[str, Any]) -> bool:
     both = set(one.get("required", ())) & set(other.get("required", ()))
     if any(disjoint(mine[name], yours[name]) for name in both if name in mine and name in yours):
         return True
-    # The grammar writes none but the properties that are named.
+    # The grammar writes named properties only.
     return (
         bool(mine and yours)
         and not (one.get("additionalProperties") or other.get("additionalProperties"))
@@ -204,12 +202,12 @@ def disjoint(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def listed_in(schema: Mapping[str, Any]) -> list[Any] | None:
-    """The values of `const` or `enum`; None if it has neither."""
+    """The values that `const` or `enum` list."""
     return [schema["const"]] if "const" in schema else schema.get("enum")
 
 
 def json_types(value: Any) -> set[str]:
-    """The JSON Schema types of a value."""
+    """The types that a value has."""
     if isinstance(value, bool):
         return {"boolean"}
     for kind, name in ((dict, "object"), (list, "array"), (str, "string"), (type(None), "null")):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_REPEATS", "PatternError", "translated_pattern"]
+__all__ = ["MAX_REPEATS", "PatternError", "translate_pattern"]
 
 MAX_REPEATS = 1000
 """llama.cpp's grammar repeats nothing more often than 2000 times, and takes more for without end."""
@@ -43,7 +43,7 @@ class _Node:
     high: int | None = None
 
 
-def translated_pattern(pattern: str) -> tuple[str, int, int | None]:
+def translate_pattern(pattern: str) -> tuple[str, int, int | None]:
     """The pattern in llama.cpp's words, and how many characters a text that fits has at least and at most (None: no
     bound).
 

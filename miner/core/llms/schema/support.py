@@ -1,15 +1,15 @@
-"""What each engine enforces of a JSON Schema, settled before the first token: said so that the engine does, refused by
-the keyword and its place, or, where the caller allows that, left to the check of the finished reply and listed.
+"""What each engine enforces of a JSON Schema, decided before the request is sent: what it does not enforce is refused
+with the keyword and its place, or, where the caller allows that, listed as ignored and left to the check of the reply.
 
-- llama.cpp, its own server or Ollama's: what `schema_translate` can say. Bounds of numbers need a grammar of ours,
-  which llama.cpp's own server takes, for a reply without reasoning before it.
-- vLLM (xgrammar and guidance behind it): it refuses most of what it lacks by itself; the keywords below it drops.
+- llama.cpp, its own server or Ollama's: what `translate` can express. Bounds of numbers need a grammar of our own
+  (`gbnf`), which llama.cpp's own server takes, for a reply without reasoning before it.
+- vLLM (xgrammar and guidance): it refuses most of what it does not enforce by itself; the keywords below it drops.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,91 +19,83 @@ from msgspec.structs import replace
 from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.contract.capabilities import WAY_OUT, forget, note_ignored
 from miner.core.llms.schema.gbnf import grammar_of
+from miner.core.llms.schema.keywords import LISTS, MAPS, SINGLE, Unenforced, is_never
 from miner.core.llms.schema.pattern import MAX_REPEATS
-from miner.core.llms.schema.translate import Lack, Translator, is_never
+from miner.core.llms.schema.translate import Translator
 from miner.core.wire import ChatRequest
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
 __all__ = [
-    "Sendable", "cached_sendable", "check_llama", "check_vllm", "parameters_of", "refuse_both", "sendable",
-    "sendable_format", "sendable_tool", "taken_as_it_is",
+    "LlamaSchema",
+    "check_llama",
+    "check_vllm",
+    "drop_conflicting_format",
+    "format_schema",
+    "is_convertible",
+    "llama_schema",
+    "parameters_of",
+    "tool_schema",
 ]  # fmt: skip
 
-_VLLM_LACKS = (
+_VLLM_DROPS = (
     "not", "if", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems",
 )  # fmt: skip
 _LOOK_AROUND = ("(?=", "(?!", "(?<=", "(?<!")
-_SCHEMAS = (
-    "additionalProperties",
-    "items",
-    "additionalItems",
-    "contains",
-    "propertyNames",
-    "not",
-    "if",
-    "then",
-    "else",
-)
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
 @dataclass(frozen=True, slots=True)
-class Sendable:
-    """A schema as llama.cpp takes it."""
+class LlamaSchema:
+    """A schema in the form that llama.cpp takes."""
 
     schema: dict[str, Any]
     """With its definitions."""
-    lacks: tuple[Lack, ...]
+    unenforced: tuple[Unenforced, ...]
     grammar: str | None = None
-    """Set where only a grammar enforces it: it has bounds of numbers."""
+    """GBNF to send in its place, where the schema alone would not be enforced: it has bounds of numbers."""
 
 
 _CACHE = LRUCache()
 
 
-def sendable(
-    schemas: list[Any], *, bounds: bool, form: Callable[[list[Any]], Any] = lambda made: made[0], always: bool = False
-) -> Sendable:
-    """The schemas as one that llama.cpp takes, and what of it nothing enforces.
-
-    Args:
-        bounds: whether a grammar may be sent in the schema's place.
-        form: makes one schema of the translated ones.
-        always: make the grammar, if it may be sent, also where the schema would do.
-
-    Raises:
-        ValueError: nothing is valid under it, or it cannot be read.
-    """
-    translator = Translator(number_bounds=bounds)
-    made = [translator.translate(schema) for schema in schemas]
-    if any(is_never(one) for one in made):
-        raise ValueError("nothing is valid under it")
-    whole = form(made)
-    definitions = translator.definitions
-    grammar = grammar_of(whole, definitions) if bounds and (always or _has_bounds([whole, definitions])) else None
-    return Sendable({**whole, "$defs": definitions} if definitions else whole, tuple(translator.lacks), grammar)
-
-
-def cached_sendable(
+def llama_schema(
     schemas: list[Any],
-    names: list[str],
+    names: Sequence[str] = (),
     *,
     bounds: bool,
-    form: Callable[[list[Any]], Any] = lambda made: made[0],
+    combine: Callable[[list[Any]], Any] = lambda made: made[0],
     always: bool = False,
-) -> Sendable:
-    """The same, made once while it is in use; `names`: what `form` puts in besides."""
-    key = msgspec.json.encode([schemas, names]), (bounds, always)
-    return _CACHE.get(key, lambda: sendable(schemas, bounds=bounds, form=form, always=always))
+) -> LlamaSchema:
+    """Translate schemas into one that llama.cpp takes. Cached.
+
+    Args:
+        names: what else the result of `combine` depends on.
+        bounds: whether a grammar may be sent in the schema's place.
+        combine: makes one schema of the translated ones.
+        always: make the grammar, if it may be sent, even where the schema is enforced.
+
+    Raises:
+        ValueError: nothing is valid under it, or it is no schema.
+    """
+
+    def translate() -> LlamaSchema:
+        translator = Translator(number_bounds=bounds)
+        made = [translator.translate(schema) for schema in schemas]
+        if any(is_never(one) for one in made):
+            raise ValueError("nothing is valid under it")
+        whole, definitions = combine(made), translator.definitions
+        grammar = grammar_of(whole, definitions) if bounds and (always or _has_bounds([whole, definitions])) else None
+        whole = {**whole, "$defs": definitions} if definitions else whole
+        return LlamaSchema(whole, tuple(translator.unenforced), grammar)
+
+    return _CACHE.get((msgspec.json.encode([schemas, names]), (bounds, always)), translate)
 
 
-def sendable_format(request: ChatRequest, *, bounds: bool) -> Sendable:
-    """The schema of the format that is asked for."""
+def format_schema(request: ChatRequest, *, bounds: bool) -> LlamaSchema:
+    """The schema of the request's `response_format`."""
     wanted = request.response_format
     assert wanted is not None
     try:
-        return cached_sendable([wanted.schema], [], bounds=bounds)
+        return llama_schema([wanted.schema], bounds=bounds)
     except ValueError as error:
         raise InvalidRequestError(
             f"{wanted.path}: the JSON Schema cannot be used: {error}.", param=wanted.path
@@ -111,59 +103,59 @@ def sendable_format(request: ChatRequest, *, bounds: bool) -> Sendable:
 
 
 def parameters_of(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are an object always."""
+    """The schema of a tool's arguments, which always are an object."""
     parameters = tool["function"].get("parameters") or {"properties": {}}
     return {"type": "object", **{name: value for name, value in parameters.items() if name != "type"}}
 
 
-def sendable_tool(tool: Mapping[str, Any], place: int, *, bounds: bool = False) -> Sendable:
+def tool_schema(tool: Mapping[str, Any], place: int, *, bounds: bool = False) -> LlamaSchema:
     """The parameters of a tool."""
     where = f"tools[{place}].function.parameters"
     try:
-        return cached_sendable([parameters_of(tool)], [], bounds=bounds)
+        return llama_schema([parameters_of(tool)], bounds=bounds)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InvalidRequestError(f"{where}: the JSON Schema cannot be used: {error}.", param=where) from None
 
 
-_BIG = 4_000
-"""Bytes of schemas whose translation is left to a thread."""
+_THREAD_BYTES = 4_000
+"""Bytes of schemas above which they are translated in a thread."""
 
 
 async def check_llama(request: ChatRequest, where: str, *, bounds: bool) -> None:
-    """Make sure that llama.cpp enforces the schemas of a request.
+    """Check that llama.cpp enforces the schemas of a request.
 
     Raises:
-        UnsupportedFeatureError: it does not, and nobody allowed that.
-        InvalidRequestError: a schema under which nothing is valid.
+        UnsupportedFeatureError: it does not, and the caller does not allow that.
+        InvalidRequestError: nothing is valid under a schema.
     """
     size = len(msgspec.json.encode([request.tools, request.response_format and request.response_format.schema]))
-    if size > _BIG:
+    if size > _THREAD_BYTES:
         await asyncio.to_thread(_translate_all, request, bounds=bounds)
     wanted = request.response_format
     if wanted is not None and wanted.schema is not None:
         lenient = request.ignore_unsupported or wanted.strict is False
-        _settle(request, sendable_format(request, bounds=bounds).lacks, wanted.path, where, lenient=lenient)
+        _refuse_or_note(request, format_schema(request, bounds=bounds).unenforced, wanted.path, where, lenient=lenient)
     if request.tool_choice == "none":
         return
     json_wanted = wanted is not None and wanted.kind in ("json_schema", "json_object")
     grammar_of_calls = json_wanted or request.tool_choice not in (None, "auto")
     for place, tool in enumerate(request.tools or ()):
-        # A call that must come is written under a grammar of ours; one that may is left to the engine's own.
-        lacks = sendable_tool(tool, place, bounds=bounds and grammar_of_calls).lacks
+        # A forced call is constrained by our grammar; an optional one by llama.cpp's own.
+        unenforced = tool_schema(tool, place, bounds=bounds and grammar_of_calls).unenforced
         if tool["function"].get("strict") is True:
             path = f"tools[{place}].function.parameters"
-            _settle(request, lacks, path, where, lenient=request.ignore_unsupported)
+            _refuse_or_note(request, unenforced, path, where, lenient=request.ignore_unsupported)
 
 
 def _translate_all(request: ChatRequest, *, bounds: bool) -> None:
-    """Into the cache."""
+    """Fill the cache."""
     if request.response_format is not None and request.response_format.schema is not None:
-        sendable_format(request, bounds=bounds)
+        format_schema(request, bounds=bounds)
     for place, tool in enumerate(request.tools or ()):
-        sendable_tool(tool, place)
+        tool_schema(tool, place)
 
 
-def refuse_both(request: ChatRequest, where: str) -> ChatRequest:
+def drop_conflicting_format(request: ChatRequest, where: str) -> ChatRequest:
     """Return the request without a format that would get in the way of its tools, on an engine where the format's
     grammar lets no call through. With a call that must come, the format has nothing to speak of.
 
@@ -184,24 +176,26 @@ def refuse_both(request: ChatRequest, where: str) -> ChatRequest:
 
 
 def check_vllm(request: ChatRequest, where: str) -> None:
-    """Make sure that vLLM drops nothing of the schema of the format silently.
+    """Check that vLLM drops no keyword of the schema of `response_format`.
 
     Raises:
-        UnsupportedFeatureError: it does, and nobody allowed that.
+        UnsupportedFeatureError: it does, and the caller does not allow that.
     """
     wanted = request.response_format
     if wanted is not None and wanted.schema is not None:
         lenient = request.ignore_unsupported or wanted.strict is False
-        _settle(request, tuple(dropped_by_vllm(wanted.schema)), wanted.path, where, lenient=lenient)
+        _refuse_or_note(request, tuple(dropped_by_vllm(wanted.schema)), wanted.path, where, lenient=lenient)
 
 
-def _settle(request: ChatRequest, lacks: tuple[Lack, ...], path: str, where: str, *, lenient: bool) -> None:
-    for lack in lacks:
-        place = f"{path}{lack.path}"
+def _refuse_or_note(
+    request: ChatRequest, unenforced: tuple[Unenforced, ...], path: str, where: str, *, lenient: bool
+) -> None:
+    for item in unenforced:
+        place = f"{path}{item.path}"
         if not lenient:
-            why = f" ({lack.why})" if lack.why else ""
+            why = f" ({item.why})" if item.why else ""
             raise UnsupportedFeatureError(
-                f"{where} cannot enforce {lack.keyword} of a JSON Schema{why}: {place}.", param=place, hint=WAY_OUT
+                f"{where} cannot enforce {item.keyword} of a JSON Schema{why}: {place}.", param=place, hint=WAY_OUT
             )
         note_ignored(request, place)
 
@@ -216,8 +210,8 @@ def _has_bounds(node: Any) -> bool:
     return isinstance(node, list) and any(map(_has_bounds, node))
 
 
-def taken_as_it_is(schema: Any) -> bool:
-    """Whether llama.cpp's converter takes a schema, however little of it it enforces."""
+def is_convertible(schema: Any) -> bool:
+    """Return whether llama.cpp's converter takes a schema unchanged, however little of it it enforces."""
     if not isinstance(schema, Mapping):
         return False
     reference = schema.get("$ref", "#/")
@@ -227,33 +221,33 @@ def taken_as_it_is(schema: Any) -> bool:
         return False
     if "pattern" in schema or schema.get("enum", True) == [] or schema.get("minLength", 0) > MAX_REPEATS:
         return False
-    inner = [schema[name] for name in _SCHEMAS if name in schema and not isinstance(schema[name], (bool, list))]
-    inner += [part for name in _LISTS if isinstance(schema.get(name), list) for part in schema[name]]
-    inner += [part for name in _MAPS if isinstance(schema.get(name), Mapping) for part in schema[name].values()]
-    return not isinstance(schema.get("items"), bool) and all(map(taken_as_it_is, inner))
+    inner = [schema[name] for name in SINGLE if name in schema and not isinstance(schema[name], (bool, list))]
+    inner += [part for name in LISTS if isinstance(schema.get(name), list) for part in schema[name]]
+    inner += [part for name in MAPS if isinstance(schema.get(name), Mapping) for part in schema[name].values()]
+    return not isinstance(schema.get("items"), bool) and all(map(is_convertible, inner))
 
 
-def dropped_by_vllm(schema: Any, path: str = "") -> Iterator[Lack]:
-    """The keywords that vLLM does not look at."""
+def dropped_by_vllm(schema: Any, path: str = "") -> Iterator[Unenforced]:
+    """The keywords that vLLM ignores."""
     if not isinstance(schema, Mapping):
         return
-    for name in _VLLM_LACKS:
+    for name in _VLLM_DROPS:
         if name in schema and not (name.startswith("unevaluated") and schema[name] is True):
-            yield Lack(name, f"{path}.{name}")
+            yield Unenforced(name, f"{path}.{name}")
     pattern = schema.get("pattern")
     if isinstance(pattern, str) and any(mark in pattern for mark in _LOOK_AROUND):
-        yield Lack("pattern", f"{path}.pattern", "look-around")
-    for name in _SCHEMAS:
+        yield Unenforced("pattern", f"{path}.pattern", "look-around")
+    for name in SINGLE:
         yield from dropped_by_vllm(schema.get(name), f"{path}.{name}")
-    for name in _LISTS:
+    for name in LISTS:
         for place, inner in enumerate(schema[name] if isinstance(schema.get(name), list) else ()):
             yield from _dropped_inside(inner, f"{path}.{name}[{place}]")
-    for name in _MAPS:
+    for name in MAPS:
         for key, inner in (schema[name] if isinstance(schema.get(name), Mapping) else {}).items():
             yield from _dropped_inside(inner, f"{path}.{name}.{key}")
 
 
-def _dropped_inside(schema: Any, path: str) -> Iterator[Lack]:
-    if schema is False:  # xgrammar fails on it, in the middle of the request
-        yield Lack("false", path, "a subschema under which nothing is valid")
+def _dropped_inside(schema: Any, path: str) -> Iterator[Unenforced]:
+    if schema is False:  # xgrammar fails on it in the middle of the request
+        yield Unenforced("false", path, "a subschema under which nothing is valid")
     yield from dropped_by_vllm(schema, path)

@@ -1,12 +1,12 @@
-"""A JSON Schema in the part of JSON Schema that llama.cpp's converter turns into a grammar, in its server and in
-Ollama's (common/json-schema.cpp, json-schema-to-grammar.cpp): what it lacks is said otherwise where that is exact or
-narrower, and told by its place where it cannot be said. Whatever the grammar lets through is valid.
+"""A JSON Schema translated into the subset of JSON Schema that llama.cpp converts to a grammar, in its server and in
+Ollama's (common/json-schema-to-grammar.cpp): what is not in the subset is expressed otherwise where that is exact or
+stricter, else reported with its place. Whatever the grammar lets through is valid.
 
-The converter takes `$ref` into the document, `anyOf`, `const`, `enum`, `type`, `properties` with `required` and
+The subset: `$ref` into the document, `anyOf`, `const`, `enum`, `type`, `properties` with `required` and
 `additionalProperties`, `items` or a tuple of all `prefixItems`, `minItems`, `maxItems`, `pattern`, four `format`s,
-`minLength`, `maxLength`, and bounds of integers; the first of them that it finds decides, the others are not read. It
-knows no boolean schemas, no reference to the root, no escapes in references, and reads an object without
-`additionalProperties` as one without any others.
+`minLength`, `maxLength`, and bounds of integers; the first of them that the converter finds decides, it reads no other.
+It knows no boolean schemas, no reference to the root and no escapes in references, and reads an object without
+`additionalProperties` as one that allows none.
 """
 
 from __future__ import annotations
@@ -19,40 +19,37 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from miner.core._typing import override
-from miner.core.llms.schema.containers import Containers
 from miner.core.llms.schema.keywords import (
-    ANNOTATIONS,
     ANYWHERE,
-    CHECKED,
     FORMATS,
     MAX_BRANCHES,
     NEVER,
     OF_TYPE,
     TYPES,
-    Lack,
     Schema,
+    Unenforced,
     annotated,
     anything,
     checker,
     constraints,
     disjoint,
-    is_never,
-    matches,
     resolve,
     same,
     types,
     union,
 )
-from miner.core.llms.schema.scalars import Scalars
+from miner.core.llms.schema.merge import merged
+from miner.core.llms.schema.type_translator import TypeTranslator
 
-__all__ = ["Lack", "Translator", "is_never"]
+__all__ = ["Translator"]
 
 _MAX_NODES = 20_000
-_MAX_JOINS = 20
-"""Inside of each other."""
+_MAX_MERGE_DEPTH = 20
+_MAX_REFERENCES = 30
+"""References to references in one place."""
 
 
-class _Part(NamedTuple):
+class _Conjunct(NamedTuple):
     """One of several schemas that must all hold."""
 
     own: Schema
@@ -62,41 +59,41 @@ class _Part(NamedTuple):
 
 
 @dataclass
-class Translator(Scalars, Containers):
-    """Translates schemas that are sent together: their definitions have names of their own."""
+class Translator(TypeTranslator):
+    """Translates schemas that are sent together. Their definitions share one namespace."""
 
     definitions: dict[str, Any] = field(default_factory=dict)
-    lacks: list[Lack] = field(default_factory=list)
+    """The translated schemas behind `#/$defs/NAME`."""
+    unenforced: list[Unenforced] = field(default_factory=list)
     number_bounds: bool = False
-    """Whether bounds of numbers may stay, for who writes the grammar itself."""
     _root: Any = None
     _roots: int = 0
     _names: dict[tuple[int, str], str] = field(default_factory=dict)
+    """Names of definitions, by document and reference."""
     _open: list[str] = field(default_factory=list)
-    """References that are being followed and that no object or array stands between."""
+    """References that are being followed, without an object or array in between."""
     _kept: list[Any] = field(default_factory=list)
-    """What is known by its id has to stay."""
+    """Objects whose id is part of a definition's key must not be freed."""
     _nodes: int = 0
-    _joins: int = 0
+    _merge_depth: int = 0
 
     def translate(self, schema: Schema, path: str = "") -> Schema:
-        """The schema, whose references point to `#/$defs/...`: see `definitions`.
+        """Translate one schema; its references point to `definitions`.
 
         Raises:
-            ValueError: it refers to nothing, or grows beyond bounds.
+            ValueError: a reference points to nothing, or the schema is endless.
         """
         self._root = schema
         self._roots += 1
         try:
-            made = self._node(schema, path)
+            made = self._any(schema, path)
         except RecursionError:
             raise ValueError("it refers to itself without end") from None
         self.definitions = {name: one for name, one in self.definitions.items() if one is not NEVER}
         return made
 
-    # A schema
-
-    def _node(self, schema: Schema, path: str) -> Schema:
+    def _any(self, schema: Schema, path: str) -> Schema:
+        """Translate any schema."""
         self._nodes += 1
         if self._nodes > _MAX_NODES:
             raise ValueError("it grows beyond bounds once its parts are joined")
@@ -107,36 +104,36 @@ class Translator(Scalars, Containers):
         if not isinstance(schema, Mapping):
             raise ValueError(f"{path or 'it'} is no schema")
         reference = schema.get("$ref", schema.get("$dynamicRef", schema.get("$recursiveRef")))
-        if reference is not None and not (constraints(schema) and self._siblings_count()):
+        if reference is not None and not (constraints(schema) and self._reads_siblings()):
             return annotated(self._reference(reference, path), schema)
-        parts = list(self._flattened(schema, path))
-        if len(parts) == 1 and parts[0].whole is schema:
-            return self._annotated_plain(schema, path)
-        # Under a name: what is joined may hold itself.
-        self._kept.append(parts)
-        key = " & ".join(sorted({str(id(part.whole)) for part in parts}))
-        return annotated(self._definition(key, "joined", lambda: self._joined([p.own for p in parts], path)), schema)
+        conjuncts = list(self._conjuncts(schema, path))
+        if len(conjuncts) == 1 and conjuncts[0].whole is schema:
+            return annotated(self._plain(schema, path), schema)
+        # As a definition: the merged schema may contain itself.
+        self._kept.append(conjuncts)
+        key = " & ".join(sorted({str(id(part.whole)) for part in conjuncts}))
+        own = [part.own for part in conjuncts]
+        return annotated(self._definition(key, "joined", lambda: self._all_of(own, path)), schema)
 
-    def _annotated_plain(self, schema: Mapping[str, Any], path: str) -> Schema:
-        return annotated(self._plain(schema, path), schema)
+    # References
 
-    def _siblings_count(self) -> bool:
-        """Up to draft 7, what stands beside a reference is not read."""
-        declared = str(self._root.get("$schema", "")) if isinstance(self._root, Mapping) else ""
-        return not any(f"draft-0{number}" in declared for number in (3, 4, 6, 7))
+    def _reads_siblings(self) -> bool:
+        """Up to draft 7, keywords beside `$ref` are ignored."""
+        draft = str(self._root.get("$schema", "")) if isinstance(self._root, Mapping) else ""
+        return not any(f"draft-0{number}" in draft for number in (3, 4, 6, 7))
 
     def _reference(self, reference: str, path: str) -> Schema:
         steps = unquote(reference.removeprefix("#")).split("/")[1:]
-        place = "".join(f".{step}" for step in steps)
-        return self._definition(reference, reference, lambda: self._node(resolve(reference, self._root), place))
+        target_path = "".join(f".{step}" for step in steps)
+        return self._definition(reference, reference, lambda: self._any(resolve(reference, self._root), target_path))
 
     def _definition(self, key: str, name: str, make: Callable[[], Schema]) -> Schema:
-        """A reference to what `make` makes, which is made once."""
+        """A reference to a definition, which is made once."""
         if key in self._open:
             return NEVER  # X is X or ...: this branch adds nothing
         known = self._names.get((self._roots, key))
         if known is None:
-            known = self._names[self._roots, key] = self._named(name)
+            known = self._names[self._roots, key] = self._unused_name(name)
             self.definitions[known] = None
             self._open.append(key)
             self.definitions[known] = make()
@@ -145,7 +142,7 @@ class Translator(Scalars, Containers):
             return NEVER
         return {"$ref": f"#/$defs/{known}"}
 
-    def _named(self, reference: str) -> str:
+    def _unused_name(self, reference: str) -> str:
         last = unquote(reference).rsplit("/", 1)[-1].strip("#") or "root"
         stem = "".join(char if char.isascii() and (char.isalnum() or char in "-_") else "-" for char in last)
         name, number = stem, 1
@@ -154,179 +151,92 @@ class Translator(Scalars, Containers):
             name = f"{stem}-{number}"
         return name
 
-    # Schemas that hold together
+    # allOf
 
-    def _flattened(self, schema: Schema, path: str, depth: int = 0) -> Iterator[_Part]:
-        """The schemas that must all hold, each without `allOf` and `$ref`."""
-        if depth > 30:
+    def _conjuncts(self, schema: Schema, path: str, depth: int = 0) -> Iterator[_Conjunct]:
+        """The schemas that must all hold, without their `allOf` and `$ref`."""
+        if depth > _MAX_REFERENCES:
             raise ValueError(f"{path or 'it'} refers to itself without end")
         if isinstance(schema, bool):
-            yield _Part(schema, schema)
+            yield _Conjunct(schema, schema)
             return
         own = {name: value for name, value in schema.items() if name not in ("allOf", "$ref", "$dynamicRef")}
         reference = schema.get("$ref", schema.get("$dynamicRef"))
         if reference is not None:
-            yield from self._flattened(resolve(reference, self._root), path, depth + 1)
-            if not self._siblings_count():
+            yield from self._conjuncts(resolve(reference, self._root), path, depth + 1)
+            if not self._reads_siblings():
                 return
         for place, part in enumerate(schema.get("allOf", ())):
-            yield from self._flattened(part, f"{path}.allOf[{place}]", depth + 1)
+            yield from self._conjuncts(part, f"{path}.allOf[{place}]", depth + 1)
         if constraints(own) or (reference is None and "allOf" not in schema):
-            yield _Part(own, schema)
-
-    def _joined(self, parts: list[Schema], path: str) -> Schema:
-        """All of these as one."""
-        self._joins += 1
-        if self._joins > _MAX_JOINS:
-            raise ValueError(f"{path or 'it'} joins too many schemas, or itself without end")
-        try:
-            return self._all_of(parts, path)
-        finally:
-            self._joins -= 1
+            yield _Conjunct(own, schema)
 
     def _all_of(self, parts: list[Schema], path: str) -> Schema:
+        """Translate schemas without `allOf` and `$ref` that must all hold: their unions are multiplied out."""
+        self._merge_depth += 1
+        if self._merge_depth > _MAX_MERGE_DEPTH:
+            raise ValueError(f"{path or 'it'} joins too many schemas, or itself without end")
+        try:
+            return self._product(parts, path)
+        finally:
+            self._merge_depth -= 1
+
+    def _product(self, parts: list[Schema], path: str) -> Schema:
         if any(part is False for part in parts):
             return NEVER
-        merged: dict[str, Any] = {}
+        base: dict[str, Any] = {}
         unions: list[tuple[str, list[Schema]]] = []
-        parts = [part for part in parts if part is not True]
         for part in parts:
-            unions += [(name, part[name]) for name in ("anyOf", "oneOf") if name in part]
-        alone = [{name: value for name, value in part.items() if name not in ("anyOf", "oneOf")} for part in parts]
-        for part in alone:
-            merged = self._merged(merged, part, path)
+            if part is not True:
+                unions += [(name, part[name]) for name in ("anyOf", "oneOf") if name in part]
+                own = {name: value for name, value in part.items() if name not in ("anyOf", "oneOf")}
+                base = self._merged(base, own, path)
         if not unions:
-            return self._plain(merged, path)
+            return self._plain(base, path)
         if math.prod(len(branches) for _, branches in unions) > MAX_BRANCHES:
             raise ValueError(f"{path or 'it'} joins more than {MAX_BRANCHES} alternatives")
-        if any(name == "oneOf" for name, _ in unions):
-            for name, branches in unions:
-                if name == "oneOf" and not self._apart(branches):
-                    self._lack("oneOf", path)
+        if any(name == "oneOf" and not self._exclusive(branches) for name, branches in unions):
+            self._report("oneOf", path)
         made = []
         for choice in product(*(branches for _, branches in unions)):
-            flat = [part.own for one in choice for part in self._flattened(one, path)]
-            made.append(self._joined([merged, *flat], path) if constraints(merged) else self._node_of(flat, path))
+            flat = [part.own for one in choice for part in self._conjuncts(one, path)]
+            if constraints(base):
+                flat = [base, *flat]
+            made.append(self._any(flat[0], path) if len(flat) == 1 else self._all_of(flat, path))
         return union(made)
 
-    def _node_of(self, parts: list[Schema], path: str) -> Schema:
-        return self._joined(parts, path) if len(parts) != 1 else self._node(parts[0], path)
-
     def _merged(self, one: dict[str, Any], other: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """Two schemas without `allOf`, `$ref` and unions as one."""
-        if not one:
-            return dict(other)
-        result = dict(one)
-        for name, value in other.items():
-            if name not in result or result[name] == value:
-                result[name] = value
-            elif name == "type":
-                kinds = types(result["type"]) & types(value)
-                result["type"] = sorted(kinds)
-                if not kinds:
-                    result["enum"] = []
-            elif name == "enum":
-                result["enum"] = [item for item in result["enum"] if any(same(item, other) for other in value)]
-            elif name == "const":
-                result["enum"] = []
-            elif name == "required":
-                result["required"] = [*result["required"], *(item for item in value if item not in result["required"])]
-            elif name in ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains"):
-                result[name] = max(result[name], value)
-            elif name in ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"):
-                result[name] = min(result[name], value)
-            elif name == "uniqueItems":
-                result[name] = bool(result[name] or value)
-            elif name in ("items", "propertyNames") and not isinstance(value, list):
-                result[name] = {"allOf": [result[name], value]}
-            elif name not in ("properties", "additionalProperties", *ANNOTATIONS) and name in CHECKED:
-                self._lack(name, path, "twice in schemas that are joined")
-        self._join_properties(result, one, other)
-        return result
-
-    def _join_properties(self, result: dict[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-        """Each property under all that either says of it."""
-        if not any(name in part for part in (one, other) for name in ("properties", "additionalProperties")):
-            return
-        properties: dict[str, Any] = {}
-        for name in [*one.get("properties", {}), *other.get("properties", {})]:
-            if name in properties:
-                continue
-            said = [
-                part["properties"][name] if name in part.get("properties", {}) else part["additionalProperties"]
-                for part in (one, other)
-                if name in part.get("properties", {}) or ("additionalProperties" in part and not matches(part, name))
-            ]
-            properties[name] = said[0] if len(said) == 1 or said[0] == said[1] else {"allOf": said}
-        if properties:
-            result["properties"] = properties
-        rest = [part["additionalProperties"] for part in (one, other) if "additionalProperties" in part]
-        if rest:
-            result["additionalProperties"] = rest[0] if len(rest) == 1 or rest[0] == rest[1] else {"allOf": rest}
+        return merged(one, other, lambda keyword: self._report(keyword, path, "twice in schemas that are joined"))
 
     # One schema by itself
 
     def _plain(self, schema: Schema, path: str) -> Schema:
-        """A schema without `$ref` and `allOf`."""
+        """Translate a schema without `$ref` and `allOf`."""
         if isinstance(schema, bool):
             return anything() if schema else NEVER
         if "anyOf" in schema or "oneOf" in schema:
-            return self._unions(schema, path)
+            return self._union(schema, path)
         if "enum" in schema or "const" in schema:
             return self._values(schema, path)
         for name in ANYWHERE:
             if name in schema and not (name == "if" and "then" not in schema and "else" not in schema):
-                self._lack(name, path)
+                self._report(name, path)
         kinds = self._kinds(schema)
         if not kinds:
             return NEVER
         if kinds == set(TYPES) - {"integer"} and not any(name in schema for names in OF_TYPE.values()
                                                          for name in names):  # fmt: skip
             return anything()
-        made = [self._of_type(kind, schema, path) for kind in TYPES if kind in kinds]
-        return union(made)
+        return union([self._of_type(kind, schema, path) for kind in TYPES if kind in kinds])
 
     def _kinds(self, schema: Mapping[str, Any]) -> set[str]:
-        """The types that may come; where none is named, those of which something is said."""
+        """The types that are allowed; without `type`, those that its other keywords are about."""
         if "type" in schema:
             return types(schema["type"]) - ({"integer"} if "number" in types(schema["type"]) else set())
-        named = {kind for kind, names in OF_TYPE.items() if any(name in schema for name in names)}
-        if named == {"string"} and not any(name in schema for name in ("pattern", "minLength", "maxLength")):
-            named = {"string"} if schema.get("format") in FORMATS else set()
-        return named or set(TYPES) - {"integer"}
-
-    def _unions(self, schema: Mapping[str, Any], path: str) -> Schema:
-        rest = {name: value for name, value in schema.items() if name not in ("anyOf", "oneOf")}
-        if constraints(rest) or ("anyOf" in schema and "oneOf" in schema):
-            return self._joined([schema], path)
-        word = "anyOf" if "anyOf" in schema else "oneOf"
-        branches = list(schema[word])
-        if word == "oneOf" and not self._apart(branches):
-            # A field that tells them apart, but has a default: it has to come, then.
-            names = self._shape(branches[0]).get("properties", {})
-            told = [[{"allOf": [branch, {"required": [name]}]} for branch in branches] for name in names]
-            branches = next((each for each in told if self._apart(each)), branches)
-            if branches == schema[word]:
-                self._lack("oneOf", path, "more than one of them may hold")
-        return union([self._node(branch, f"{path}.{word}[{place}]") for place, branch in enumerate(branches)])
-
-    def _values(self, schema: Mapping[str, Any], path: str) -> Schema:
-        """The values that are listed, those of them that all the rest allows."""
-        values = list(schema["enum"]) if "enum" in schema else [schema["const"]]
-        if "enum" in schema and "const" in schema:
-            values = [value for value in values if same(value, schema["const"])]
-        rest = {name: value for name, value in schema.items() if name not in ("enum", "const")}
-        if constraints(rest):
-            allowed = checker(rest, self._root)
-            if allowed is None:
-                self._lack("enum", path, "beside other keywords")
-            else:
-                values = [value for value in values if allowed(value)]
-        if not values:
-            return NEVER
-        if "const" in schema:
-            return {**({"type": schema["type"]} if isinstance(schema.get("type"), str) else {}), "const": values[0]}
-        return {**({"type": schema["type"]} if isinstance(schema.get("type"), str) else {}), "enum": values}
+        about = {kind for kind, names in OF_TYPE.items() if any(name in schema for name in names)}
+        if about == {"string"} and not any(name in schema for name in ("pattern", "minLength", "maxLength")):
+            about = {"string"} if schema.get("format") in FORMATS else set()
+        return about or set(TYPES) - {"integer"}
 
     def _of_type(self, kind: str, schema: Mapping[str, Any], path: str) -> Schema:
         match kind:
@@ -342,38 +252,67 @@ class Translator(Scalars, Containers):
                 return self._number(schema, path)
         return {"type": kind}
 
+    def _union(self, schema: Mapping[str, Any], path: str) -> Schema:
+        rest = {name: value for name, value in schema.items() if name not in ("anyOf", "oneOf")}
+        if constraints(rest) or ("anyOf" in schema and "oneOf" in schema):
+            return self._all_of([schema], path)
+        keyword = "anyOf" if "anyOf" in schema else "oneOf"
+        branches = list(schema[keyword])
+        if keyword == "oneOf" and not self._exclusive(branches):
+            # A property that tells the branches apart may be optional: it is made required.
+            names = self._summary(branches[0]).get("properties", {})
+            with_name = [[{"allOf": [branch, {"required": [name]}]} for branch in branches] for name in names]
+            branches = next((each for each in with_name if self._exclusive(each)), branches)
+            if branches == schema[keyword]:
+                self._report("oneOf", path, "more than one of them may hold")
+        return union([self._any(branch, f"{path}.{keyword}[{place}]") for place, branch in enumerate(branches)])
+
+    def _values(self, schema: Mapping[str, Any], path: str) -> Schema:
+        """Translate `enum` or `const`: the values that the other keywords allow."""
+        values = list(schema["enum"]) if "enum" in schema else [schema["const"]]
+        if "enum" in schema and "const" in schema:
+            values = [value for value in values if same(value, schema["const"])]
+        rest = {name: value for name, value in schema.items() if name not in ("enum", "const")}
+        if constraints(rest):
+            allowed = checker(rest, self._root)
+            if allowed is None:
+                self._report("enum", path, "beside other keywords")
+            else:
+                values = [value for value in values if allowed(value)]
+        if not values:
+            return NEVER
+        kind = {"type": schema["type"]} if isinstance(schema.get("type"), str) else {}
+        return {**kind, "const": values[0]} if "const" in schema else {**kind, "enum": values}
+
     @override
-    def _inner(self, schema: Schema, path: str) -> Schema:
-        """What stands inside an object or array."""
+    def _subschema(self, schema: Schema, path: str) -> Schema:
         kept, self._open = self._open, []
-        made = self._node(schema, path)
+        made = self._any(schema, path)
         self._open = kept
         return made
 
-    # Alternatives of which one alone may hold
+    # oneOf
 
-    def _apart(self, branches: list[Schema]) -> bool:
-        resolved = [self._shape(branch) for branch in branches]
-        return all(disjoint(one, other) for place, one in enumerate(resolved) for other in resolved[place + 1 :])
+    def _exclusive(self, branches: list[Schema]) -> bool:
+        """Whether a value is valid under one branch at most."""
+        summaries = [self._summary(branch) for branch in branches]
+        return all(disjoint(one, other) for place, one in enumerate(summaries) for other in summaries[place + 1 :])
 
     @override
-    def _shape(self, schema: Schema, depth: int = 0) -> dict[str, Any]:
-        """What tells a schema from another: its types, values, properties."""
+    def _summary(self, schema: Schema, depth: int = 0) -> dict[str, Any]:
         if depth > 8 or not isinstance(schema, Mapping):
             return {}
-        merged: dict[str, Any] = {}
-        lacks = list(self.lacks)
-        for part in self._flattened(schema, "", depth):
+        result: dict[str, Any] = {}
+        for part in self._conjuncts(schema, "", depth):
             if isinstance(part.own, Mapping):
-                merged = self._merged(merged, part.own, "")
-        self.lacks = lacks
-        properties = merged.get("properties", {})
+                result = merged(result, part.own, lambda keyword: None)
+        properties = result.get("properties", {})
         if properties:
-            merged["properties"] = {name: self._shape(inner, depth + 4) for name, inner in properties.items()}
-        return merged
+            result["properties"] = {name: self._summary(inner, depth + 4) for name, inner in properties.items()}
+        return result
 
     @override
-    def _lack(self, keyword: str, path: str, why: str = "") -> None:
-        lack = Lack(keyword, f"{path}.{keyword}", why)
-        if lack not in self.lacks:
-            self.lacks.append(lack)
+    def _report(self, keyword: str, path: str, why: str = "") -> None:
+        unenforced = Unenforced(keyword, f"{path}.{keyword}", why)
+        if unenforced not in self.unenforced:
+            self.unenforced.append(unenforced)

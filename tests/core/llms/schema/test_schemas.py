@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.keywords import is_never
-from miner.core.llms.schema.pattern import PatternError, translated_pattern
+from miner.core.llms.schema.pattern import PatternError, translate_pattern
 from miner.core.llms.schema.translate import Translator
 from tests.core.llms.schema.gbnf import Grammar
 
@@ -102,7 +102,7 @@ def samples(schema: Any, seed: int, count: int) -> list[str]:
     made = translator.translate(schema)
     if is_never(made):
         return []
-    assert translator.lacks == []
+    assert translator.unenforced == []
     grammar = Grammar(grammar_of(made, translator.definitions))
     chance, texts = random.Random(seed), []
     for _ in range(count):
@@ -160,14 +160,14 @@ def test_any_bounds_of_numbers_hold(one: float, other: float, low_open: bool, hi
 def test_what_no_grammar_enforces_is_told_by_its_place(schema: dict[str, Any], paths: list[str]):
     translator = Translator(number_bounds=True)
     translator.translate(schema)
-    assert [lack.path for lack in translator.lacks] == paths
+    assert [item.path for item in translator.unenforced] == paths
 
 
 def test_bounds_of_numbers_need_a_grammar():
     translator = Translator()
     made = translator.translate({"type": "object", "properties": {"n": {"type": "number", "minimum": 1}}})
     assert made == {"type": "object", "properties": {"n": {"type": "number"}}}
-    assert [lack.path for lack in translator.lacks] == [".properties.n.minimum"]
+    assert [item.path for item in translator.unenforced] == [".properties.n.minimum"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_references_to_nothing(schema: Any, words: str):
 @pytest.mark.parametrize("pattern", ["(?=a)", r"\bword\b", r"(a)\1", r"\p{L}", "a$b", "(^a$)b", "a{2000}", "[b-", "*a"])
 def test_a_pattern_that_cannot_be_said(pattern: str):
     with pytest.raises(PatternError):
-        translated_pattern(pattern)
+        translate_pattern(pattern)
 
 
 PARTS = st.sampled_from(
@@ -248,4 +248,4 @@ def test_names_of_rules_are_those_of_a_grammar():
 
 def test_flags_of_a_pattern_are_called_so():
     with pytest.raises(PatternError, match=r"\(\?i: flags"):
-        translated_pattern("(?i)^abc$")
+        translate_pattern("(?i)^abc$")
