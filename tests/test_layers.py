@@ -124,6 +124,13 @@ def test_an_upward_import_would_be_found(module, code):
     assert len(upward(module, ast.parse(code))) == 1
 
 
+def test_nothing_imports_the_command_line():
+    found = {
+        name: tree for name, tree in modules().items() if not within(name, "miner.cli") and name != "miner.__main__"
+    }
+    assert [name for name, tree in found.items() if any(within(line, "miner.cli") for line in imports(tree))] == []
+
+
 def test_leaves_import_nothing_else_of_miner():
     found = modules()
     for leaf, allowed in LEAVES.items():
