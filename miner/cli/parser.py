@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from miner.core._typing import override
 from miner.errors import MinerError
 
-__all__ = ["EXIT_STATUS", "CommandParser", "UsageError", "name_flags", "nearest", "number", "unexpected"]
+__all__ = ["EXIT_STATUS", "CommandParser", "UsageError", "name_flags", "nearest", "number", "overrides", "unexpected"]
 
 EXIT_STATUS = """\
 exit status:
@@ -79,11 +79,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {near[0]}?" if near else None
 
 
-def name_flags(error: MinerError, args: argparse.Namespace) -> None:
-    """Replace the parameter or setting that an error's message begins with by the flag that set it.
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that flags set: those of the parser's default `flags`, setting -> argument."""
+    values = {setting: getattr(args, argument) for setting, argument in args.flags.items()}
+    return {setting: value for setting, value in values.items() if value is not None}
 
-    A command declares them in its parser's default `flags`: setting -> argument, `{"serve_port": "port"}`.
-    """
+
+def name_flags(error: MinerError, args: argparse.Namespace) -> None:
+    """Replace the parameter or setting of `flags` that an error's message begins with by the flag that set it."""
     for name, argument in getattr(args, "flags", {}).items():
         typed = getattr(args, argument, None)
         if typed is None or typed is False:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import number
+from miner.cli.parser import number, overrides
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -55,13 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from miner.core.llms.llamacpp.models import find_model
     from miner.core.models.memory.available import available_memory
 
-    overrides = {
-        "llamacpp_ctx_size": args.ctx,
-        "llamacpp_parallel": args.parallel,
-        "llamacpp_cache_type_k": args.kv_type,
-        "llamacpp_cache_type_v": args.kv_type,
-    }
-    settings = MinerConfig(**{name: value for name, value in overrides.items() if value is not None})
+    settings = MinerConfig(**overrides(args))
     model = find_model(args.name, settings)
     verdict = verdict_on(model, settings, available_memory())
     if verdict.load.ctx_size < (settings.llamacpp_ctx_size or 0):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned
-from miner.cli.parser import UsageError, number
+from miner.cli.parser import UsageError, number, overrides
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         epilog=_EPILOG,
         usage="miner keys new|list|revoke [NAME] [options]",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags={"api_keys_file": "file"})
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="miner keys")
     new = actions.add_parser("new", help="create a key and print it", description="Create a key and print it.")
     new.add_argument("name", metavar="NAME", help="name of the key in the list, the log and the metrics")
@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from miner.gateway.auth.keys import key_path
     from miner.gateway.settings import GatewaySettings
 
-    overrides = {"api_keys_file": args.file} if args.file is not None else {}
-    path = key_path(GatewaySettings(**overrides).api_keys_file)
+    path = key_path(GatewaySettings(**overrides(args)).api_keys_file)
     if args.action == "list":
         return _list(path, as_json=args.json)
     return _new(args, path) if args.action == "new" else _revoke(args.name, path)

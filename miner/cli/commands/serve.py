@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from miner.cli.backend_choice import served_backend
-from miner.cli.parser import number
+from miner.cli.parser import number, overrides
 from miner.errors import ConfigError
 
 __all__ = ["add_parser", "run"]
@@ -32,6 +32,7 @@ exit status:
 """
 _FLAGS = {
     "serve_host": "host", "serve_port": "port", "serve_log": "log", "log_level": "log_level", "default_model": "model",
+    "serve_allow_unauthenticated": "allow_unauthenticated",
 }  # fmt: skip
 
 
@@ -48,7 +49,12 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add("--port", metavar="N", type=number, help="port to listen on; 0: any free one (MINER_SERVE_PORT, 8088)")
     add("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
-    add("--allow-unauthenticated", action="store_true", help="serve a non-loopback address without API keys")
+    add(
+        "--allow-unauthenticated",
+        action="store_true",
+        default=None,
+        help="serve a non-loopback address without API keys",
+    )
     add("--log", metavar="FORMAT", help="text or json; off: no access log (MINER_SERVE_LOG, text)")
     add("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical (MINER_LOG_LEVEL, info)")
 
@@ -68,11 +74,8 @@ def run(args: argparse.Namespace) -> int:
             operator_hint='Install it with: pip install "llm-service-backends[serve]"',
         ) from error
 
-    overrides = {name: getattr(args, argument) for name, argument in _FLAGS.items() if name != "default_model"}
-    if getattr(args, "debug", False) and args.log_level is None:
-        overrides["log_level"] = "debug"
-    if args.allow_unauthenticated:
-        overrides["serve_allow_unauthenticated"] = True
-    settings = GatewaySettings(**{name: value for name, value in overrides.items() if value is not None})
-    config = MinerConfig(**({"default_model": args.model} if args.model is not None else {}))
-    return serve(settings, lambda: served_backend(args.backend, config))
+    settings = overrides(args)
+    if getattr(args, "debug", False):
+        settings.setdefault("log_level", "debug")
+    config = MinerConfig(**{name: settings.pop(name) for name in ("default_model",) if name in settings})
+    return serve(GatewaySettings(**settings), lambda: served_backend(args.backend, config))

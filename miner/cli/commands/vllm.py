@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
-from miner.cli.parser import UsageError
+from miner.cli.parser import UsageError, overrides
 from miner.config.secrets import secret_text
 from miner.errors import ConfigError, MinerError
 
@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
             f"Unexpected argument {args.extra[0]!r}.", hint="Set the model with --model; vLLM's options go after --."
         )
     config = MinerConfig()
-    overrides = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
-    arguments = _arguments(args, config, VLLMCommandConfig(**overrides))
+    arguments = _arguments(args, config, VLLMCommandConfig(**overrides(args)))
     print(shlex.join(["python", *arguments]), flush=True)
     return _exec(arguments, config) if args.execute else 0
 
