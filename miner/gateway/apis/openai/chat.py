@@ -15,12 +15,11 @@ from miner.gateway.apis.openai.convert import (
     convert_messages,
     sampling_arguments,
     sampling_names,
-    usage_object,
+    tool_arguments,
     usage_of_choices,
 )
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream, ChoiceOptions, chat_logprobs
-from miner.gateway.apis.openai.tools import tool_arguments
 from miner.gateway.body_limits import bounded
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
@@ -85,17 +84,10 @@ class OpenAIChat:
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
-        usages = {index: response.usage for index, response in enumerate(responses)}
-        return msgspec.json.encode(
-            {
-                "id": f"chatcmpl-{head.id}",
-                "object": "chat.completion",
-                "created": head.created,
-                "model": head.model,
-                "choices": [_choice(response, index) for index, response in enumerate(responses)],
-                "usage": usage_object(usage_of_choices(usages, len(responses), 1)),
-            }
-        )
+        choices = [_choice(response, index) for index, response in enumerate(responses)]
+        body = {"id": f"chatcmpl-{head.id}", "object": "chat.completion", "created": head.created, "model": head.model}
+        usage = usage_of_choices([response.usage for response in responses])
+        return msgspec.json.encode({**body, "choices": choices, "usage": usage})
 
     def stream(self, call: Call, head: Head) -> ChatStream:
         """The writer of `chat.completion.chunk` events."""

@@ -15,7 +15,6 @@ from miner.gateway.apis.openai.convert import (
     choice_arguments,
     sampling_arguments,
     sampling_names,
-    usage_object,
     usage_of_choices,
 )
 from miner.gateway.apis.openai.schema import CompletionRequest
@@ -82,17 +81,9 @@ class OpenAICompletions:
             }
             for index, response in enumerate(responses)
         ]
-        usages = {index: response.usage for index, response in enumerate(responses)}
-        return msgspec.json.encode(
-            {
-                "id": f"cmpl-{head.id}",
-                "object": "text_completion",
-                "created": head.created,
-                "model": head.model,
-                "choices": choices,
-                "usage": usage_object(usage_of_choices(usages, len(responses), call.options.prompts)),
-            }
-        )
+        body = {"id": f"cmpl-{head.id}", "object": "text_completion", "created": head.created, "model": head.model}
+        usage = usage_of_choices([response.usage for response in responses], call.options.prompts)
+        return msgspec.json.encode({**body, "choices": choices, "usage": usage})
 
     def stream(self, call: Call, head: Head) -> CompletionStream:
         """The writer of `text_completion` events."""

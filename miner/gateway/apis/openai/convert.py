@@ -1,8 +1,8 @@
-"""OpenAI's parameters and messages as the service takes them; usage and log probabilities as OpenAI writes them."""
+"""OpenAI's parameters, messages and tools as the service takes them; usage and log probabilities as OpenAI has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from miner.core.llms.contract.request import folded_seed
@@ -13,10 +13,11 @@ from miner.gateway.apis.images import check_parts
 from miner.gateway.apis.openai.schema import SamplingParams
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
+from miner.gateway.field_names import FieldNames
 
 __all__ = [
     "MAX_CHOICES", "choice_arguments", "convert_messages", "logprob_entry", "prompt_usage_object", "sampling_arguments",
-    "sampling_names", "stop_and_top_k", "usage_object", "usage_of_choices",
+    "sampling_names", "stop_and_top_k", "tool_arguments",  "usage_of_choices",
 ]  # fmt: skip
 
 MAX_CHOICES = 16
@@ -116,10 +117,64 @@ def _call_arguments(messages: list[dict[str, Any]]) -> Iterator[str]:
                 yield text
 
 
-def usage_object(usage: TokenUsage | None) -> dict[str, Any] | None:
-    """`usage` of a completion; null where the engine sent none."""
-    if usage is None:
-        return None
+def tool_arguments(
+    tools: list[Any] | None, tool_choice: Any, parallel_tool_calls: bool | None, names: FieldNames
+) -> dict[str, Any]:
+    """The service's arguments for tools and the choice among them.
+
+    Args:
+        tools: in the form of chat completions.
+        names: gets the client's field of each tool that `allowed_tools` leaves.
+
+    Raises:
+        InvalidRequestError: names the part of the choice at fault.
+    """
+    if not tools:
+        if tool_choice not in (None, "none", "auto"):
+            raise InvalidRequestError("tool_choice requires tools.", param="tool_choice")
+        return {}
+    arguments: dict[str, Any] = {"tools": tools}
+    if tool_choice is not None:
+        arguments["tool_choice"] = bounded(tool_choice, "tool_choice")
+        if isinstance(tool_choice, dict) and tool_choice.get("type") == "allowed_tools":
+            arguments.update(_allowed_tools(tools, tool_choice, names))
+    if parallel_tool_calls is not None:
+        arguments["parallel_tool_calls"] = parallel_tool_calls
+    return arguments
+
+
+def _allowed_tools(tools: list[Any], choice: dict[str, Any], names: FieldNames) -> dict[str, Any]:
+    """The tools that the choice allows, and its mode."""
+    nested = "allowed_tools" in choice  # as in chat completions; in responses they stand beside `type`
+    where = "tool_choice.allowed_tools" if nested else "tool_choice"
+    allowed = choice["allowed_tools"] if nested else choice
+    if not isinstance(allowed, dict) or not isinstance(allowed.get("tools"), list) or not allowed["tools"]:
+        raise InvalidRequestError(f"{where}.tools must be a list of at least one tool.", param=f"{where}.tools")
+    mode = allowed.get("mode", "auto")
+    if mode not in ("auto", "required"):
+        raise InvalidRequestError(f"{where}.mode must be 'auto' or 'required'.", param=f"{where}.mode")
+    known = [_tool_name(tool) for tool in tools]
+    wanted = [_tool_name(tool) for tool in allowed["tools"]]
+    for place, name in enumerate(wanted):
+        if name is None or name not in known:
+            path = f"{where}.tools[{place}]"
+            available = ", ".join(one for one in known if one is not None)
+            raise InvalidRequestError(f"{path} must name one of the tools ({available}).", param=path)
+    places = [place for place, name in enumerate(known) if name in wanted]
+    for index, place in enumerate(places):
+        if index != place:
+            function = names.of(f"tools[{place}].function")
+            names.add({f"tools[{index}].function": function, f"tools[{index}]": f"tools[{place}]"})
+    return {"tools": [tools[place] for place in places], "tool_choice": mode}
+
+
+def _tool_name(tool: Any) -> str | None:
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _usage_object(usage: TokenUsage) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -137,28 +192,21 @@ def prompt_usage_object(usage: TokenUsage | None) -> dict[str, int] | None:
     return None if usage is None else {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
 
 
-def usage_of_choices(usages: Mapping[int, TokenUsage | None], choices: int, prompts: int) -> TokenUsage | None:
-    """Usage of several choices: a prompt of several choices counts once, as OpenAI counts it. None where that of one is
+def usage_of_choices(usages: Sequence[TokenUsage | None], prompts: int = 1) -> dict[str, Any] | None:
+    """`usage` of all choices: a prompt of several choices counts once, as OpenAI counts it. None where that of one is
     not known.
-
-    Args:
-        usages: by the choice's index.
     """
-    known = [usage for index in range(choices) if (usage := usages.get(index)) is not None]
-    if len(known) < choices:
+    known = [usage for usage in usages if usage is not None]
+    if len(known) < len(usages):
         return None
-    if choices == 1:
-        return known[0]
-    of_prompts = known[:: choices // prompts]
+    if len(known) == 1:
+        return _usage_object(known[0])
+    of_prompts = known[:: len(known) // prompts]
     prompt_tokens = sum(usage.prompt_tokens for usage in of_prompts)
     completion_tokens = sum(usage.completion_tokens for usage in known)
-    return TokenUsage(
-        prompt_tokens,
-        completion_tokens,
-        prompt_tokens + completion_tokens,
-        _sum([usage.cached_tokens for usage in of_prompts]),
-        _sum([usage.reasoning_tokens for usage in known]),
-    )
+    cached, reasoning = [one.cached_tokens for one in of_prompts], [one.reasoning_tokens for one in known]
+    total = prompt_tokens + completion_tokens
+    return _usage_object(TokenUsage(prompt_tokens, completion_tokens, total, _sum(cached), _sum(reasoning)))
 
 
 def _sum(counts: list[int | None]) -> int | None:

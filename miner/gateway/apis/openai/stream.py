@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
-from miner.gateway.apis.openai.convert import logprob_entry, usage_object, usage_of_choices
+from miner.gateway.apis.openai.convert import logprob_entry, usage_of_choices
 from miner.gateway.apis.openai.errors import error_event
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
@@ -42,13 +42,14 @@ class _ChoiceStream:
         )  # fmt: skip
         self._after = b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n"
         self._options = options
-        self._usages: dict[int, TokenUsage | None] = {}
+        self._usages: dict[int, TokenUsage] = {}
 
     def end(self, responses: list[LLMResponse]) -> bytes:
         """Usage where it was requested, and `[DONE]`."""
         usage = None
         if self._options.include_usage:
-            usage = usage_object(usage_of_choices(self._usages, len(responses), self._options.prompts))
+            usages = [self._usages.get(index) for index in range(len(responses))]
+            usage = usage_of_choices(usages, self._options.prompts)
         if usage is None:  # also where the engine sent none: no event is better than one of zeros
             return DONE
         return self._before + b'],"usage":' + _encode(usage) + b"}\n\n" + DONE

@@ -7,9 +7,8 @@ from typing import Any
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported, set_fields
 from miner.gateway.apis.images import image_part
-from miner.gateway.apis.openai.convert import stop_and_top_k
+from miner.gateway.apis.openai.convert import stop_and_top_k, tool_arguments
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
-from miner.gateway.apis.openai.tools import tool_arguments
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 
