@@ -152,7 +152,7 @@ class LlamaCppService(OpenAIService):
             raise
 
     @override
-    def _watched(self, request: ChatRequest) -> list[str]:
+    def _watched_stops(self, request: ChatRequest) -> list[str]:
         return [] if is_forced(request) else request.stop  # the JSON of a forced tool call is no text
 
     @override
@@ -187,7 +187,7 @@ class LlamaCppService(OpenAIService):
         wire = OpenAIWire(
             is_raw=self._verbatim,
             body=lambda request, stream: self._body(request, stream=stream),
-            events=self._events,
+            events=self._read_events,
             error=self._error,
         )
         return Generation(wire, server, request, timings)

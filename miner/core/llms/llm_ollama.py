@@ -1,15 +1,15 @@
 """OllamaService: the contract over Ollama's native API.
 
-The native one and not its OpenAI layer, which ignores half of the parameters and turns an error in mid-stream into an
-empty chunk.
+Not its OpenAI-compatible one, which ignores half of the parameters and turns an error inside a stream into an empty
+chunk. What Ollama's errors mean is in ollama/errors.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,29 +30,18 @@ from miner.core.llms.ollama.models import (
     info_of_show,
     info_of_tag,
 )
-from miner.core.llms.ollama.pull import load_request, stream_pull
-from miner.core.llms.ollama.response import decoded, read_lines
-from miner.core.llms.ollama.wire import request_body
+from miner.core.llms.ollama.pull import stream_pull
+from miner.core.llms.ollama.request import load_request, request_body
+from miner.core.llms.ollama.response import decode_response, read_lines
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
-from miner.core.wire import (
-    ChatRequest,
-    Embedding,
-    EmbeddingResponse,
-    Health,
-    ModelInfo,
-    TokenUsage,
-    ToolCall,
-)
-from miner.errors import (
-    BackendProtocolError,
-    MinerError,
-    ModelNotFoundError,
-    UnsupportedFeatureError,
-)
+from miner.core.wire import ChatRequest, Embedding, EmbeddingResponse, Health, ModelInfo, TokenUsage, ToolCall
+from miner.errors import BackendProtocolError, MinerError, ModelNotFoundError, UnsupportedFeatureError
 
 __all__ = ["OllamaService"]
 
 _HEALTH_SECONDS = 1.5
+
+T = TypeVar("T")
 
 
 class OllamaService(LLMService):
@@ -91,6 +80,18 @@ class OllamaService(LLMService):
             self._client, self._client_made_for = HttpClient(upstream, limits=limits), made_for
         return self._client
 
+    async def _call(
+        self, path: str, body: dict[str, Any] | None, decode: Callable[[bytes], T], model: str | None = None,
+        *, total: float | None = None,
+    ) -> T:  # fmt: skip
+        """GET, or POST a body, and decode the response. `model`: the one that the request names."""
+        http = self._http()
+        if body is None:
+            response = await http.request("GET", path, total=total)
+        else:
+            response = await http.request("POST", path, msgspec.json.encode(body), total=total)
+        return decode_response(response, http.upstream, decode, model)
+
     # Generation
 
     @override
@@ -100,9 +101,9 @@ class OllamaService(LLMService):
         return request
 
     def _body(self, request: ChatRequest) -> tuple[str, bytes]:
-        known = request.resolution.model
-        thinks = known is not None and "reasoning" in (known.capabilities or ())
-        path, body = request_body(request, num_ctx=self._settings.ollama_num_ctx, thinks=thinks)
+        model = request.resolution.model
+        reasons = model is not None and "reasoning" in (model.capabilities or ())
+        path, body = request_body(request, num_ctx=self._settings.ollama_num_ctx, reasons=reasons)
         return path, msgspec.json.encode(body)
 
     @override
@@ -111,12 +112,12 @@ class OllamaService(LLMService):
         http = self._http()
         calls: list[ToolCall] = []
         try:
-            async with http.stream(path, body) as answer:
-                if answer.status != 200:
-                    raw = await answer.read_all()
-                    after = answer.headers.get("Retry-After")
-                    raise ollama_error(answer.status, parse_error_body(raw), http.upstream, request.model, after)
-                async with aclosing(read_lines(answer, request, http.upstream)) as batches:
+            async with http.stream(path, body) as response:
+                if response.status != 200:
+                    error_body = parse_error_body(await response.read_all())
+                    retry_after = response.headers.get("Retry-After")
+                    raise ollama_error(response.status, error_body, http.upstream, request.model, retry_after)
+                async with aclosing(read_lines(response, request, http.upstream)) as batches:
                     async for batch in batches:
                         if request.tools is not None:
                             calls += [call for chunk in batch for call in chunk.tool_calls or ()]
@@ -128,13 +129,13 @@ class OllamaService(LLMService):
 
     @override
     async def _context_of(self, info: ModelInfo) -> int | None:
-        asked, longest = self._settings.ollama_num_ctx, info.context_length
-        return min(asked, longest) if asked and longest else longest
+        num_ctx, longest = self._settings.ollama_num_ctx, info.context_length
+        return min(num_ctx, longest) if num_ctx and longest else longest
 
     @override
     async def list_models(self) -> list[ModelInfo]:
         listed = await self._listed_models()
-        # What each can do is told only one by one; a model that cannot be shown is listed all the same.
+        # Capabilities are in `/api/show` only; a model for which that fails is listed all the same.
         shown = await asyncio.gather(*(self._get_model(model.id) for model in listed), return_exceptions=True)
         for model, info in zip(listed, shown, strict=True):
             if isinstance(info, ModelInfo):
@@ -145,9 +146,8 @@ class OllamaService(LLMService):
         return listed
 
     async def _listed_models(self) -> list[ModelInfo]:
-        """What /api/tags says, without models that run elsewhere."""
-        http = self._http()
-        tags = decoded(await http.request("GET", "/api/tags"), http.upstream, decode_tags)
+        """The models of `/api/tags`, without those that run on another host."""
+        tags = await self._call("/api/tags", None, decode_tags)
         return [info_of_tag(tag) for tag in tags.models if not tag.remote_host]
 
     @override
@@ -158,30 +158,32 @@ class OllamaService(LLMService):
         raise ModelNotFoundError(
             f"ollama has {'several models' if names else 'no model'} and none was named.",
             available=names,
-            hint=f"Name one, or set DEFAULT_MODEL: {', '.join(names)}." if names else "Get one: `ollama pull NAME`.",
+            hint=f"Name one: {', '.join(names)}." if names else None,
+            operator_hint="Set DEFAULT_MODEL." if names else "Pull one with `ollama pull NAME`.",
         )
 
     @override
     async def _get_model(self, model_name: str) -> ModelInfo:
-        known = self._shown.get(model_name)
-        if known is not None:
-            return known
+        cached = self._shown.get(model_name)
+        if cached is not None:
+            return cached
         http = self._http()
-        reply = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}), read_only=True)
-        if reply.status == 404 and parse_error_body(reply.body).json:
+        response = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}), read_only=True)
+        if response.status == 404 and parse_error_body(response.body).json:
             names = [model.id for model in await self._listed_models()]
             raise ModelNotFoundError(
-                f"ollama at {http.upstream.shown_url} has no model {model_name!r}.",
+                f"{http.upstream.label} has no model {model_name!r}.",
                 model=model_name,
                 available=names,
-                hint=f"Get it with `ollama pull {model_name}`, or use one of: {', '.join(names) or 'none'}.",
+                hint=f"It has: {', '.join(names)}." if names else None,
+                operator_hint=f"Pull it with `ollama pull {model_name}`.",
             )
-        shown = decoded(reply, http.upstream, decode_show, model_name)
+        shown = decode_response(response, http.upstream, decode_show, model_name)
         if shown.remote_host or shown.remote_model:
             raise UnsupportedFeatureError(
                 f"{model_name!r} runs on {shown.remote_host or 'a remote host'}, not on this Ollama server.",
                 param="model",
-                hint="Use a model that is pulled here: prompts must not leave the machine.",
+                hint="Use a model of this server: prompts must not leave the machine.",
             )
         info = info_of_show(model_name, shown)
         self._shown[model_name] = info
@@ -189,21 +191,19 @@ class OllamaService(LLMService):
 
     @override
     async def _health(self) -> Health:
-        http = self._http()
-        reply = await http.request("GET", "/api/tags", total=_HEALTH_SECONDS)
-        tags = decoded(reply, http.upstream, decode_tags).models
-        names = [tag.name for tag in tags if not tag.remote_host]
+        tags = await self._call("/api/tags", None, decode_tags, total=_HEALTH_SECONDS)
+        names = [tag.name for tag in tags.models if not tag.remote_host]
         default = self._settings.default_model
-        known = {name.lower() for name in names}  # as Ollama takes them
+        known = {name.lower() for name in names}  # Ollama ignores case
         if default and not {default.lower(), f"{default.lower()}:latest"} & known:
             return Health(
                 state="unavailable",
                 reason=f"ollama has no model {default!r} (DEFAULT_MODEL).",
-                hint=f"Get it with `ollama pull {default}`.",
+                hint=f"Pull it with `ollama pull {default}`.",
                 models=names,
             )
         if not names:
-            return Health(state="unavailable", reason="ollama has no model.", hint="Get one: `ollama pull NAME`.")
+            return Health(state="unavailable", reason="ollama has no model.", hint="Pull one with `ollama pull NAME`.")
         return Health(state="ready", models=names)
 
     # Loading
@@ -212,30 +212,25 @@ class OllamaService(LLMService):
     async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
         path, body = load_request(
             info.id,
-            writes="chat" in (info.capabilities or FEATURES),
+            generates="chat" in (info.capabilities or FEATURES),
             num_ctx=self._settings.ollama_num_ctx,
             keep_alive=keep_alive,
         )
-        http = self._http()
-        reply = await http.request("POST", path, msgspec.json.encode(body))
-        decoded(reply, http.upstream, decode_any, info.id)
+        await self._call(path, body, decode_any, info.id)
         return msgspec.structs.replace(info, loaded=True)
 
     @override
     async def unload_model(self, model: str) -> bool:
         info = await self.resolve_model(model)
         name = info.id if info is not None else model
-        http = self._http()
-        running = decoded(await http.request("GET", "/api/ps"), http.upstream, decode_tags)
+        running = await self._call("/api/ps", None, decode_tags)
         loaded = {name, f"{name}:latest"} & {tag.name for tag in running.models}
-        body = {"model": name, "keep_alive": 0, "stream": False}
-        reply = await http.request("POST", "/api/generate", msgspec.json.encode(body))
-        decoded(reply, http.upstream, decode_any, name)
+        await self._call("/api/generate", {"model": name, "keep_alive": 0, "stream": False}, decode_any, name)
         return bool(loaded)
 
     @override
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
-        self._shown.clear()  # it may become another model
+        self._shown.clear()  # the name may become another model
         return stream_pull(self._http(), model, insecure=insecure)
 
     async def delete_model(self, model: str) -> None:
@@ -246,27 +241,24 @@ class OllamaService(LLMService):
         """
         self._shown.clear()
         http = self._http()
-        reply = await http.request("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
-        if reply.status != 200:
-            raise ollama_error(reply.status, parse_error_body(reply.body), http.upstream, model)
+        response = await http.request("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
+        if response.status != 200:
+            raise ollama_error(response.status, parse_error_body(response.body), http.upstream, model)
 
     # Embeddings
 
     @override
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
-        http = self._http()
         body = {"model": model, "input": texts, "truncate": False}
-        reply = await http.request("POST", "/api/embed", msgspec.json.encode(body))
-        answer = decoded(reply, http.upstream, decode_embeddings, model)
-        if len(answer.embeddings) != len(texts):
-            raise BackendProtocolError(
-                f"ollama sent {len(answer.embeddings)} vectors for {len(texts)} texts.", **http.upstream.details(200)
-            )
-        count = answer.prompt_eval_count
+        response = await self._call("/api/embed", body, decode_embeddings, model)
+        vectors, tokens = response.embeddings, response.prompt_eval_count
+        if len(vectors) != len(texts):
+            problem = f"sent {len(vectors)} embeddings for {len(texts)} texts."
+            raise self._http().upstream.error(BackendProtocolError, problem, status=200)
         return EmbeddingResponse(
-            data=[Embedding(index, vector) for index, vector in enumerate(answer.embeddings)],
+            data=[Embedding(index, vector) for index, vector in enumerate(vectors)],
             model=model,
-            usage=TokenUsage(prompt_tokens=count, total_tokens=count) if count else None,
+            usage=TokenUsage(prompt_tokens=tokens, total_tokens=tokens) if tokens else None,
         )
 
     @override

@@ -1,4 +1,8 @@
-"""VLLMService: what is vLLM's own. Facts are those of vLLM 0.32."""
+"""VLLMService: what vLLM does differently from other OpenAI-compatible servers. Facts are those of vLLM 0.32.
+
+A vLLM error becomes one of miner in `VLLMService.refine` below; what that leaves open is mapped by its HTTP status in
+`OpenAIServer._error` (openai/server.py) through `miner.core.http.errors`, which also maps every transport error.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from miner.core._typing import override
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.openai.response import decode_event
-from miner.core.llms.openai.service import Endpoint, OpenAIService, _NoTemplateError
+from miner.core.llms.openai.service import Endpoint, NoTemplateError, OpenAIService
 from miner.core.llms.schema.support import check_vllm, drop_conflicting_format
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import (
@@ -28,7 +32,7 @@ from miner.errors import (
 __all__ = ["VLLMService"]
 
 _PROBE_SECONDS = 5.0
-_WITHOUT_TEXT = frozenset({"embeddings", "rerank", "timeout"})
+_POOLING_FEATURES = frozenset({"embeddings", "rerank", "timeout"})
 _TOOL_FLAGS = "Start the server with --enable-auto-tool-choice --tool-call-parser NAME."
 
 
@@ -53,14 +57,14 @@ class VLLMService(OpenAIService):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._thinks: TTLCache[str, bool] = TTLCache()
-        self._probed: TTLCache[str, frozenset[str]] = TTLCache()
+        self._reasoning_parser: TTLCache[str, bool] = TTLCache()
+        self._routes: TTLCache[str, frozenset[str]] = TTLCache()
 
     @override
     def _forget(self) -> None:
         super()._forget()
-        self._thinks.clear()
-        self._probed.clear()
+        self._reasoning_parser.clear()
+        self._routes.clear()
 
     @override
     def endpoint(self) -> Endpoint:
@@ -70,31 +74,32 @@ class VLLMService(OpenAIService):
     @override
     async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
         models = await super()._fetch_models(total=total)
-        able = self._probed.get("routes")
-        if able is None:
-            able = self._probed["routes"] = await self._probe(total)
+        capabilities = self._routes.get("routes")
+        if capabilities is None:
+            capabilities = self._routes["routes"] = await self._probe(total)
         for model in models:
-            model.capabilities = able - {"reasoning"} if self._thinks.get(model.id) is False else able
+            lacks_parser = self._reasoning_parser.get(model.id) is False
+            model.capabilities = capabilities - {"reasoning"} if lacks_parser else capabilities
         return models
 
     @override
     async def list_models(self) -> list[ModelInfo]:
         models = await super().list_models()
         for model in models:
-            if "reasoning" in (model.capabilities or ()) and not await self._has_parser(model):
+            if "reasoning" in (model.capabilities or ()) and not await self._has_reasoning_parser(model):
                 model.capabilities = (model.capabilities or frozenset()) - {"reasoning"}
         return models
 
     @override
     async def _get_model(self, model_name: str) -> ModelInfo:
         info = await super()._get_model(model_name)
-        if self._thinks.get(info.id) is False:
+        if self._reasoning_parser.get(info.id) is False:
             info.capabilities = (info.capabilities or self.features) - {"reasoning"}
         return info
 
     @override
     async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
-        if request.reasoning and not await self._has_parser(info):
+        if request.reasoning and not await self._has_reasoning_parser(info):
             return (info.capabilities or self.features) - {"reasoning"}
         return info.capabilities
 
@@ -104,56 +109,57 @@ class VLLMService(OpenAIService):
         check_vllm(request, self.name)
         return request
 
-    async def _has_parser(self, info: ModelInfo) -> bool:
-        """Whether the server tells thoughts from text (--reasoning-parser). Without it vLLM ignores a wish for thoughts
-        silently. Only its count of thinking tokens tells, so one token is asked for, once for each model; not of
-        other servers, which count otherwise and may have to load the model first.
+    async def _has_reasoning_parser(self, info: ModelInfo) -> bool:
+        """Whether the server separates reasoning from content (--reasoning-parser). Without it vLLM ignores
+        `reasoning_effort` silently. Only its usage shows it (`reasoning_tokens`), so one token is generated, once for
+        each model; not on other servers, which report usage differently and may have to load the model first.
         """
         model = info.id
-        if info.owned_by == "vllm" and model not in self._thinks:
+        if info.owned_by == "vllm" and model not in self._reasoning_parser:
             body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
             http = self._http()
             try:
-                reply = await http.request("POST", "/chat/completions", msgspec.json.encode(body), total=_PROBE_SECONDS)
-                usage = decode_event(reply.body).usage if reply.status == 200 else None
+                response = await http.request(
+                    "POST", "/chat/completions", msgspec.json.encode(body), total=_PROBE_SECONDS
+                )
+                usage = decode_event(response.body).usage if response.status == 200 else None
             except (BackendError, msgspec.DecodeError):
                 usage = None
-            if usage is not None:  # else it may say so itself
-                self._thinks[model] = usage.completion_tokens_details is not None
-        return self._thinks.get(model) is not False
+            if usage is not None:  # without usage it remains unknown
+                self._reasoning_parser[model] = usage.completion_tokens_details is not None
+        return self._reasoning_parser.get(model) is not False
 
     async def _probe(self, total: float | None) -> frozenset[str]:
-        """A vLLM server serves either text, or embeddings and scores, or (a model that compares pairs) scores alone. A
-        route that it has refuses GET with 405, one that it has not with 404; another server's answers that tell nothing
-        leave everything possible.
+        """Find out what the server serves: text, or embeddings and scores, or (a cross-encoder) scores only. A route
+        that exists refuses GET with 405, another one with 404; all other statuses leave every feature enabled.
         """
         http = self._http()
-        bound = _PROBE_SECONDS if total is None else total
+        total = _PROBE_SECONDS if total is None else total
         try:
-            text = (await http.request("GET", "/chat/completions", total=bound)).status
-            vectors = (await http.request("GET", "/embeddings", total=bound)).status
-            scores = (await http.request("GET", "/rerank", total=bound)).status
+            text = (await http.request("GET", "/chat/completions", total=total)).status
+            embeddings = (await http.request("GET", "/embeddings", total=total)).status
+            scores = (await http.request("GET", "/rerank", total=total)).status
         except BackendError:
             return self.features
-        if not {text, vectors, scores} <= {404, 405} or (text, vectors, scores) == (404, 404, 404):
+        if not {text, embeddings, scores} <= {404, 405} or (text, embeddings, scores) == (404, 404, 404):
             return self.features
-        lacking = {word for word, status in (("embeddings", vectors), ("rerank", scores)) if status == 404}
-        return (self.features if text == 405 else _WITHOUT_TEXT) - lacking
+        lacking = {word for word, status in (("embeddings", embeddings), ("rerank", scores)) if status == 404}
+        return (self.features if text == 405 else _POOLING_FEATURES) - lacking
 
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         longest = next((model.context_length for model in self._listed if model.id == request.model), None)
         if longest is not None:
-            # More than fits is cut by the server silently (and told by us), more than the context refused.
+            # The server truncates max_tokens to what fits (context_exhausted), but refuses more than the context.
             body["max_tokens"] = min(request.max_tokens, longest)
         if request.messages is not None and request.messages[-1].role == "assistant":
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False
         if "tools" in body:
-            # Only strict tools get arguments that obey their schema.
+            # Only for strict tools does vLLM enforce the schema of the arguments.
             body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]
-        if (wanted := request.response_format) is not None and wanted.kind in ("regex", "grammar"):
-            body["structured_outputs"] = {wanted.kind: body.pop(wanted.kind)}
+        if (output := request.response_format) is not None and output.kind in ("regex", "grammar"):
+            body["structured_outputs"] = {output.kind: body.pop(output.kind)}
         if request.reasoning is not None:
             body["reasoning_effort"] = _effort(request.reasoning)
 
@@ -168,32 +174,32 @@ class VLLMService(OpenAIService):
                 body["tools"] = request.tools
         try:
             raw = await self._post("/tokenize", body, request, root=True)
-        except _NoTemplateError:
+        except NoTemplateError:
             return await self._count_tokens(request)  # verbatim now
         try:
             return msgspec.json.decode(raw, type=_Count).count
         except msgspec.DecodeError as error:
-            raise BackendProtocolError(f"vllm did not count the tokens: {error}.", backend=self.name) from error
+            raise BackendProtocolError(f"vllm sent no token count: {error}.", backend=self.name) from error
 
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
+        """Return what vLLM means by its error message; None where the HTTP status says it all."""
         text = body.message
         upstream = self._http().upstream
-        where = f"vllm at {upstream.shown_url}"
         if "EngineCore" in text:
-            return BackendUnavailableError(
-                f"{where}: its engine has died: {text}", hint="Restart the server.", engine_died=True,
-                **upstream.details(status),
+            return upstream.error(
+                BackendUnavailableError, f"has crashed: {text}", status=status, engine_died=True,
+                operator_hint="Restart the vLLM server.",
             )  # fmt: skip
         if status == 503 and body.type == "Service Unavailable":
-            return BackendOverloadedError(
-                f"{where} has a full queue: {text}", hint="Try again later.", **upstream.details(status)
+            return upstream.error(
+                BackendOverloadedError, f"has a full queue: {text}", status=status, hint="Try again later."
             )
         if status == 404 and not body.fields.get("type"):
-            lacking = "embeddings or rankings" if request is None else "chat"
+            missing = "embeddings or reranking" if request is None else "chat"
             return UnsupportedFeatureError(
-                f"This vllm server does not serve {lacking}.", param="model",
-                hint="One server serves either text (--runner generate) or embeddings and rankings (--runner pooling).",
+                f"This vllm server does not serve {missing}.", param="model",
+                operator_hint="Start it with --runner generate for text, or with --runner pooling for the others.",
             )  # fmt: skip
         if status != 400:
             return None
@@ -205,25 +211,25 @@ class VLLMService(OpenAIService):
         if any(sign in text for sign in _NO_TEMPLATE):
             if request is not None and request.prompt is not None and request.model and not self._verbatim(request):
                 self._no_template[request.model] = True
-                return _NoTemplateError("The model has no chat template.", param="messages")
+                return NoTemplateError("The model has no chat template.", param="messages")
             return UnsupportedFeatureError(
-                "The model has no chat template, so it takes prompts, not messages.", param="messages",
-                hint="Start the server with --chat-template FILE.",
+                "The model has no chat template: it accepts prompts, not messages.", param="messages",
+                operator_hint="Start the server with --chat-template FILE.",
             )  # fmt: skip
         for sign, param, hint in _UNSUPPORTED:
             if sign in text:
-                return UnsupportedFeatureError(f"vllm: {text}", param=param, hint=hint)
+                return UnsupportedFeatureError(f"vllm: {text}", param=param, operator_hint=hint)
         return InvalidRequestError(f"vllm refused the request: {text}", param=body.param)
 
 
 _NO_TEMPLATE = ("default chat template is no longer allowed", "tokenizer.chat_template is not set")
-"""vLLM's words, and those of transformers behind it, for a model without one; other messages speak of templates too."""
+"""Messages of vLLM, and of transformers under it, about a model without one; others mention templates too."""
 _UNSUPPORTED = (
     ("--trust-request-chat-template", "extra", "Start the server with --trust-request-chat-template."),
     ("tool choice requires", "tools", _TOOL_FLAGS),
     ("--tool-call-parser", "tools", _TOOL_FLAGS),
-    ("not a multimodal model", "messages", "Start the server with a model that sees."),
-    ("stop strings", "stop", "The server takes VLLM_MAX_STOP_STRINGS of them."),
+    ("not a multimodal model", "messages", "Start the server with a multimodal model."),
+    ("stop strings", "stop", "VLLM_MAX_STOP_STRINGS is their number."),
     ("reasoning", "reasoning", "Start the server with --reasoning-parser NAME."),
 )
 
@@ -239,8 +245,8 @@ def _effort(reasoning: bool | str) -> str:
 
 
 def _two_numbers(text: str) -> tuple[int | None, int | None]:
-    """Context length and prompt length out of "maximum context length is 2048 tokens. However, your prompt contains at
-    least 2049 input tokens".
+    """Return context length and prompt length from "maximum context length is 2048 tokens. However, your prompt
+    contains at least 2049 input tokens".
     """
     import re
 

@@ -313,7 +313,7 @@ async def test_a_model_that_is_not_pulled_says_how_to_get_it():
 
 async def test_no_model_at_all():
     async with StubServer(side={"/api/tags": {"models": []}}) as server, ollama(server) as service:
-        with pytest.raises(ModelNotFoundError, match=r"no model and none was named\. Get one: `ollama pull NAME`"):
+        with pytest.raises(ModelNotFoundError, match=r"no model and none was named\. Pull one with `ollama pull NAME`"):
             await service.generate("hi")
         health = await service.health()
         assert (health.state, health.reason) == ("unavailable", "ollama has no model.")
@@ -360,7 +360,7 @@ async def test_embeddings():
         with pytest.raises(ContextLengthError, match="exceeds the context length"):
             await service.embed("word", model="smollm2-embed")
         server.answer("embed_empty_string")
-        with pytest.raises(BackendProtocolError, match="sent 0 vectors for 1 texts"):
+        with pytest.raises(BackendProtocolError, match="sent 0 embeddings for 1 texts"):
             await service.embed("x", model="smollm2-embed")
         for wrong in ("", [], ["a", ""], 5):
             with pytest.raises(InvalidRequestError, match="texts must be"):

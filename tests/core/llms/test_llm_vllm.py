@@ -82,7 +82,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("options", "fields"), OPTIONS, ids=lambda item: "+".join(item) if item else "nothing")
 async def test_the_exact_body_of_each_option(options: dict[str, Any], fields: dict[str, Any]):
     async with StubServer(reply="a") as server, vllm(server) as service:
-        service._thinks["m"] = True  # the server has a parser of thoughts: see the test of that question
+        service._reasoning_parser["m"] = True  # the server has a parser of thoughts: see the test of that question
         for mode in MODES:
             try:
                 if mode == "call":
@@ -131,10 +131,10 @@ async def test_a_model_without_a_template_is_prompted_verbatim(mode: str):
             "/v1/chat/completions", "/v1/completions", "/v1/completions",
         ]  # fmt: skip
         assert service.retries == 0
-        with pytest.raises(UnsupportedFeatureError, match="no chat template, so it takes prompts") as caught:
+        with pytest.raises(UnsupportedFeatureError, match="no chat template: it accepts prompts") as caught:
             await service.chat_completion(MESSAGES)
         assert caught.value.param == "messages"
-        assert "--chat-template FILE" in (caught.value.hint or "")
+        assert "--chat-template FILE" in (caught.value.operator_hint or "")
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
@@ -195,7 +195,7 @@ async def test_models_names_aliases_and_none_named():
         with pytest.raises(ModelNotFoundError, match="serves several models and none was named") as caught:
             await service.generate("hi")
         assert caught.value.available == ["m", "n"]
-        assert "DEFAULT_MODEL: m, n" in str(caught.value)
+        assert "Name one: m, n. Set DEFAULT_MODEL." in str(caught.value)
         for mode in MODES:
             with pytest.raises(ModelNotFoundError, match="has no model 'x'") as caught:
                 await ask(service, mode, model="x")

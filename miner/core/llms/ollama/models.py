@@ -1,4 +1,4 @@
-"""What Ollama says of its models: lists, abilities, vectors."""
+"""Ollama's responses about models: lists, capabilities, embeddings."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ import msgspec
 from miner.core.wire import ModelInfo
 
 __all__ = [
-    "FEATURES",
-    "decode_any",
-    "decode_embeddings",
-    "decode_show",
-    "decode_tags",
-    "info_of_show",
-    "info_of_tag",
-]
+    "FEATURES", "decode_any", "decode_embeddings", "decode_show", "decode_tags", "info_of_show", "info_of_tag",
+]  # fmt: skip
 
 FEATURES = frozenset(
     """chat tools json_object json_schema reasoning logprobs seed embeddings images stop top_k min_p repeat_penalty
     presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw extra""".split()
 )
-"""What Ollama can do at all."""
-_OF_MODEL = {"tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings"}
-"""Ollama's word for a model's ability, and ours."""
+"""What Ollama supports; a model may support less."""
+_MODEL_CAPABILITIES = {"tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings"}
+"""Ollama's name of a model's capability, and ours."""
 
 
 class _Details(msgspec.Struct):
@@ -66,7 +60,7 @@ decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 
 
 def info_of_tag(tag: _Tag) -> ModelInfo:
-    """What the list of models tells of one. It does not say what the model can do."""
+    """Map an entry of `/api/tags`, which does not name capabilities."""
     return ModelInfo(
         id=tag.name,
         aliases=[tag.name.removesuffix(":latest")] if tag.name.endswith(":latest") else [],
@@ -78,19 +72,19 @@ def info_of_tag(tag: _Tag) -> ModelInfo:
     )
 
 
-def info_of_show(name: str, told: _Show) -> ModelInfo:
-    """What `/api/show` tells of a model."""
-    architecture = told.model_info.get("general.architecture")
-    abilities = {_OF_MODEL[word] for word in told.capabilities if word in _OF_MODEL}
-    able = (FEATURES - set(_OF_MODEL.values())) | abilities
-    if "completion" not in told.capabilities and told.capabilities:
-        able = frozenset(abilities | {"timeout", "keep_alive", "extra"})
+def info_of_show(name: str, show: _Show) -> ModelInfo:
+    """Map a response of `/api/show`."""
+    architecture = show.model_info.get("general.architecture")
+    supported = {_MODEL_CAPABILITIES[word] for word in show.capabilities if word in _MODEL_CAPABILITIES}
+    capabilities = (FEATURES - set(_MODEL_CAPABILITIES.values())) | supported
+    if "completion" not in show.capabilities and show.capabilities:
+        capabilities = frozenset(supported | {"timeout", "keep_alive", "extra"})
     return ModelInfo(
         id=name,
-        context_length=told.model_info.get(f"{architecture}.context_length"),
-        dimensions=told.model_info.get(f"{architecture}.embedding_length"),
-        parameters=told.model_info.get("general.parameter_count"),
-        quantization=told.details.quantization_level,
+        context_length=show.model_info.get(f"{architecture}.context_length"),
+        dimensions=show.model_info.get(f"{architecture}.embedding_length"),
+        parameters=show.model_info.get("general.parameter_count"),
+        quantization=show.details.quantization_level,
         architecture=architecture,
-        capabilities=frozenset(able),
+        capabilities=frozenset(capabilities),
     )

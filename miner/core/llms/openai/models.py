@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server says of its models, and the vectors and scores that it sends."""
+"""Responses of `/models`, `/embeddings` and `/rerank` of an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["read_embeddings", "read_models", "read_scores"]
 
 
 class _Meta(msgspec.Struct):
-    """llama.cpp's own."""
+    """llama.cpp's extension."""
 
     n_ctx: int | None = None
     n_params: int | None = None
@@ -50,11 +50,11 @@ class _Scores(msgspec.Struct):
 
 
 def read_models(raw: bytes) -> tuple[list[ModelInfo], bool]:
-    """The models of a `/models` answer, and whether they are all names of one: vLLM lists a model once for each of its
-    names, all with the same root.
+    """Return the models of a `/models` response, and whether all are names of one model: vLLM lists a model once for
+    each of its names, all with the same root.
 
     Raises:
-        msgspec.DecodeError: it is no list of models.
+        msgspec.DecodeError: it is not a list of models.
     """
     models = msgspec.json.decode(raw, type=_ModelList).data
     return [_info(model) for model in models], len({model.root or model.id for model in models}) == 1
@@ -77,30 +77,32 @@ def _info(model: _Model) -> ModelInfo:
 
 
 def read_embeddings(raw: bytes, texts: list[str], model: str | None, backend: str) -> EmbeddingResponse:
-    """The vectors of an `/embeddings` answer, in the order of the texts.
+    """Return the embeddings of an `/embeddings` response, in the order of the texts.
 
     Raises:
-        BackendProtocolError: it holds none, or not one for each text.
+        BackendProtocolError: it is malformed, or does not hold one for each text.
     """
     try:
-        answer = msgspec.json.decode(raw, type=_Embeddings)
+        response = msgspec.json.decode(raw, type=_Embeddings)
     except msgspec.DecodeError as error:
         raise BackendProtocolError(f"{backend} sent no embeddings: {error}.", backend=backend) from error
-    vectors = sorted(answer.data, key=lambda item: item.index)
-    if [item.index for item in vectors] != list(range(len(texts))):
-        raise BackendProtocolError(f"{backend} sent {len(vectors)} vectors for {len(texts)} texts.", backend=backend)
-    return EmbeddingResponse(data=vectors, model=model, usage=answer.usage)
+    embeddings = sorted(response.data, key=lambda item: item.index)
+    if [item.index for item in embeddings] != list(range(len(texts))):
+        raise BackendProtocolError(
+            f"{backend} sent {len(embeddings)} embeddings for {len(texts)} texts.", backend=backend
+        )
+    return EmbeddingResponse(data=embeddings, model=model, usage=response.usage)
 
 
 def read_scores(raw: bytes, model: str | None, backend: str) -> RerankResponse:
-    """The scores of a `/rerank` answer, in the form of Jina's API.
+    """Return the scores of a `/rerank` response, as in Jina's API.
 
     Raises:
-        BackendProtocolError: it holds none.
+        BackendProtocolError: it is malformed.
     """
     try:
-        answer = msgspec.json.decode(raw, type=_Scores)
+        response = msgspec.json.decode(raw, type=_Scores)
     except msgspec.DecodeError as error:
         raise BackendProtocolError(f"{backend} sent no scores: {error}.", backend=backend) from error
-    results = [RerankResult(item.index, item.relevance_score) for item in answer.results]
-    return RerankResponse(results=results, model=model, usage=answer.usage)
+    results = [RerankResult(item.index, item.relevance_score) for item in response.results]
+    return RerankResponse(results=results, model=model, usage=response.usage)

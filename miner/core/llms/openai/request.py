@@ -17,11 +17,11 @@ _SAMPLING = (
 
 
 def chat_body(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[str, Any]) -> dict[str, Any]:
-    """For `/chat/completions`.
+    """Return the body for `/chat/completions`.
 
     Args:
-        names: the server's own names of options.
-        neutral: fields that are always sent, unless the request sets them.
+        names: options that the server names differently, and its names.
+        neutral: fields that are sent unless the request sets them.
     """
     body = _common(request, names, neutral)
     body["messages"] = [_message(message, names) for message in request.as_messages()]
@@ -39,7 +39,7 @@ def chat_body(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[s
 
 
 def completion_body(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[str, Any]) -> dict[str, Any]:
-    """For `/completions`: the prompt verbatim."""
+    """Return the body for `/completions`, where the prompt is verbatim."""
     body = _common(request, names, neutral)
     body["prompt"] = request.prompt if request.prompt_tokens is None else request.prompt_tokens
     if request.logprobs is not None:
@@ -67,21 +67,21 @@ def _common(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[str
 
 
 def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
-    turn: dict[str, Any] = msgspec.to_builtins(message)
+    mapped: dict[str, Any] = msgspec.to_builtins(message)
     if message.content is None:
-        turn["content"] = None if message.tool_calls else ""
-    thoughts = turn.pop("reasoning", None)
-    if thoughts is not None:
-        turn[names.get("reasoning_text", "reasoning")] = thoughts
-    return turn
+        mapped["content"] = None if message.tool_calls else ""
+    reasoning = mapped.pop("reasoning", None)
+    if reasoning is not None:
+        mapped[names.get("reasoning_text", "reasoning")] = reasoning
+    return mapped
 
 
-def _response_format(wanted: OutputFormat) -> dict[str, Any]:
-    match wanted.kind:
+def _response_format(output: OutputFormat) -> dict[str, Any]:
+    match output.kind:
         case "json_object":
             return {"response_format": {"type": "json_object"}}
         case "json_schema":
-            schema = {"name": wanted.name, "schema": wanted.schema, "strict": wanted.strict is not False}
+            schema = {"name": output.name, "schema": output.schema, "strict": output.strict is not False}
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
-        case kind:  # of the engines' own, which set them in `adjust`
-            return {kind: wanted.pattern}
+        case kind:  # regex and grammar: `adjust` of the engine sends them
+            return {kind: output.pattern}

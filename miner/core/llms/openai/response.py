@@ -1,21 +1,24 @@
-"""OpenAI's chat and completion wire, as vLLM and llama.cpp really write it, and its mapping to chunks.
+"""Responses of OpenAI's chat and completions API, as vLLM and llama.cpp really write them, mapped to chunks.
 
-One mapper serves the streamed and the whole reply, so that both say the same. What differs between the engines is
-small: the name of the reasoning field, where the finish reason stands, llama.cpp's `timings` and `prompt_progress`.
+One mapper serves streamed and non-streaming replies, so that both say the same. The engines differ little: in the name
+of the reasoning field, in where the finish reason stands, in llama.cpp's `timings` and `prompt_progress`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Struct
 
+from miner.core._typing import override
+from miner.core.http.errors import Upstream, interrupted
+from miner.core.llms.contract.reply_reader import ReplyMapper
 from miner.core.llms.contract.sampling import EngineLogprob, token_logprob
-from miner.core.llms.contract.stop_strings import StopWatcher
 from miner.core.llms.contract.tools import arguments_parse
+from miner.core.llms.contract.unparsed_reply import LostReplyError
 from miner.core.wire import (
     ChatRequest,
     FinishReason,
@@ -26,6 +29,7 @@ from miner.core.wire import (
     TokenUsage,
     ToolCall,
 )
+from miner.errors import BackendUnavailableError
 
 __all__ = ["ChatMapper", "Event", "decode_event"]
 
@@ -53,7 +57,7 @@ class _Delta(Struct, gc=False):
 class _Logprobs(Struct):
     content: list[EngineLogprob] | None = None
     tokens: list[str] | None = None
-    """This one and the next two: the legacy arrays of vLLM's /v1/completions."""
+    """This and the next two: the legacy arrays of vLLM's /v1/completions."""
     token_logprobs: list[float | None] = []
     top_logprobs: list[dict[str, float] | None] = []
 
@@ -65,7 +69,7 @@ class _Choice(Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
-    """vLLM: the stop string, or the id of the stop token, that ended the reply."""
+    """vLLM's: the stop string, or the id of the stop token, that ended the reply."""
     logprobs: _Logprobs | None = None
 
 
@@ -86,7 +90,7 @@ class _Usage(Struct, gc=False):
 
 
 class _EngineTimings(Struct, gc=False):
-    """llama.cpp's own clock, milliseconds."""
+    """llama.cpp's, in milliseconds."""
 
     cache_n: int | None = None
     prompt_n: int | None = None
@@ -102,7 +106,7 @@ class _PromptProgress(Struct, gc=False):
 
 
 class Event(Struct, gc=False):
-    """One event of a stream, or a whole answer."""
+    """One event of a stream, or a non-streaming response."""
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
@@ -124,76 +128,47 @@ _FINISH: dict[str, FinishReason] = {
 }
 
 
-class ChatMapper:
-    """Turns the events of one reply into chunks.
+class ChatMapper(ReplyMapper[Event]):
+    """Maps the events of one reply to chunks.
 
     Args:
-        watched: stop strings that the engine was not told of.
+        watched: stop strings that the engine does not get.
 
     Attributes:
         aborted: the engine gave up on the request (vLLM's finish reason "abort", with status 200).
-        finished: the finish reason that has come.
-        delivered: any text, thought or call has come.
-        lost: a problem with the finished reply, in words; None if there is none.
+        finish_reason: the one that was received; None until then.
     """
 
     __slots__ = (
-        "_alternatives",
-        "_arguments",
-        "_calls",
-        "_max_tokens",
-        "_stops",
-        "_timings",
-        "_usage",
-        "_watch",
-        "aborted",
-        "delivered",
-        "finished",
-        "lost",
-        "model",
-        "progress",
-    )
+        "_alternatives", "_arguments", "_calls", "_max_tokens", "_stops", "_timings", "_usage", "_wants_progress",
+        "aborted", "finish_reason",
+    )  # fmt: skip
+
+    sentinel: ClassVar[bytes | None] = b"[DONE]"
 
     def __init__(self, request: ChatRequest, watched: Sequence[str] = ()) -> None:
-        self._watch = StopWatcher(watched) if watched else None
+        super().__init__(watched)
         self._max_tokens = request.max_tokens
         self._alternatives = request.logprobs or 0
         self._stops = request.stop
+        self._wants_progress = request.progress
         self._calls = 0
         self._usage: _Usage | None = None
         self._timings: _EngineTimings | None = None
         self._arguments: dict[int, list[str]] = {}
-        self.progress = request.progress
         self.aborted = False
-        self.finished: FinishReason | None = None
-        self.delivered = False
-        self.lost: str | None = None
-        self.model: str | None = None
+        self.finish_reason: FinishReason | None = None
 
-    def feed(self, event: Event, out: list[LLMChunk]) -> bool:
-        """Put the chunks that come of an event; whether a watched stop string ended the reply."""
-        chunk = self.chunk(event)
-        if chunk is None:
-            return False
-        watch = self._watch
-        if watch is None:
-            out.append(chunk)
-            return False
-        if not watch.feed(chunk, out):
-            return False
+    @override
+    def stop_chunk(self, matched: str | None) -> LLMChunk:
         reason = self._finish("stop")
-        out.append(LLMChunk(finish_reason=reason, stop_sequence=watch.matched if reason == "stop" else None))
-        return True
+        return LLMChunk(finish_reason=reason, stop_sequence=matched if reason == "stop" else None)
 
-    def flush(self, out: list[LLMChunk]) -> None:
-        """Put the text that was held back: no more comes."""
-        if self._watch is not None:
-            self._watch.flush(out)
+    @override
+    def chunk(self, event: Event, /) -> LLMChunk | None:
+        """Return the chunk for an event; None for one that holds nothing.
 
-    def chunk(self, event: Event) -> LLMChunk | None:
-        """The chunk for an event; None where it says nothing.
-
-        Usage and timings wait for `close`: a server may send them with every piece.
+        Usage and timings wait for `finish`, because a server may send them with every event.
         """
         if event.usage is not None:
             self._usage = event.usage
@@ -202,7 +177,7 @@ class ChatMapper:
         if not event.choices:
             return self._progress(event)
         choice = event.choices[0]
-        if choice.index:  # of several that `extra` asked for, the first counts: they interleave, in any order
+        if choice.index:  # of several choices (`n` in `extra`) the first counts: they interleave in any order
             others = [one for one in event.choices if not one.index]
             if not others:
                 return None
@@ -212,7 +187,7 @@ class ChatMapper:
         reasoning = None if delta is None else delta.reasoning or delta.reasoning_content
         calls = None if delta is None else delta.tool_calls
         if choice.finish_reason is None and choice.logprobs is None and event.prompt_progress is None:
-            # The way of nearly every event: a piece of text or of a call, and nothing else.
+            # Nearly every event: a piece of text or of a tool call, and nothing else.
             if calls:
                 self.delivered = True
                 return LLMChunk(content or None, reasoning or None, [self._call(call) for call in calls])
@@ -232,24 +207,28 @@ class ChatMapper:
             chunk.finish_reason = self._finish(choice.finish_reason)
             if chunk.finish_reason == "stop" and choice.stop_reason in self._stops:
                 chunk.stop_sequence = str(choice.stop_reason)
-            bare = [index for index, pieces in self._arguments.items() if not any(pieces)]
-            if bare and chunk.finish_reason == "tool_calls":  # tools that take none: JSON all the same
-                ends = [{"index": index, "function": {"arguments": "{}"}} for index in bare]
+            empty = [index for index, pieces in self._arguments.items() if not any(pieces)]
+            if empty and chunk.finish_reason == "tool_calls":  # tools without parameters: `{}` is their JSON
+                ends = [{"index": index, "function": {"arguments": "{}"}} for index in empty]
                 chunk.tool_calls = [*(chunk.tool_calls or ()), *ends]
         return chunk if chunk != _EMPTY else None
 
     def _progress(self, event: Event) -> LLMChunk | None:
-        """How far the prompt is read, where the caller wants to know."""
+        """Return a chunk with the prefill progress, if the request wants it."""
         progress = event.prompt_progress
-        if progress is None or not self.progress:
+        if progress is None or not self._wants_progress:
             return None
         return LLMChunk(progress=Progress(progress.processed, progress.total))
 
-    def close(self, out: list[LLMChunk]) -> None:
-        """Put usage and timings of the reply that has ended, where the server sent them."""
+    @override
+    def finish(self, out: list[LLMChunk]) -> None:
+        """Append held-back text, and usage and timings of a reply that has ended, where the server sent them."""
+        self.flush(out)
+        if not self.complete and not self.stopped:
+            return
         chunk = LLMChunk()
         usage, timings = self._usage, self._timings
-        if usage is not None and (usage.prompt_tokens or usage.completion_tokens):  # a server that counts nothing
+        if usage is not None and (usage.prompt_tokens or usage.completion_tokens):  # not zeros only
             details, more = usage.prompt_tokens_details, usage.completion_tokens_details
             completion = usage.completion_tokens or 0
             chunk.usage = TokenUsage(
@@ -260,22 +239,22 @@ class ChatMapper:
                 more.reasoning_tokens if more is not None else None,
             )
         elif timings is not None and timings.prompt_n is not None and timings.predicted_n is not None:
-            # llama.cpp, left at a stop string before its usage came.
+            # llama.cpp, stopped at a stop string before its usage.
             read = timings.prompt_n + (timings.cache_n or 0)
             chunk.usage = TokenUsage(read, timings.predicted_n, read + timings.predicted_n, timings.cache_n)
         if chunk.usage is not None:
             completion = chunk.usage.completion_tokens
-            # Cut before max_tokens: only a full context does that.
-            chunk.context_exhausted = self.finished == "length" and completion < self._max_tokens
+            # Ended before max_tokens: the context is full.
+            chunk.context_exhausted = self.finish_reason == "length" and completion < self._max_tokens
             if self.lost is None and not self.delivered and completion > 8 and not self._stops:
-                self.lost = f"it counted {completion} tokens and delivered none of them"
+                self.lost = f"it counted {completion} tokens and delivered none"
         if timings is not None and timings.predicted_ms is not None:
             chunk.timings = Timings(prefill=(timings.prompt_ms or 0.0) / 1000, decode=timings.predicted_ms / 1000)
         if chunk != _EMPTY:
             out.append(chunk)
 
     def _call(self, call: _Call) -> ToolCall:
-        """One call or a piece of one. Whole answers carry no index: their order is it."""
+        """Map a tool call or a piece of one. In a non-streaming response the index is the position."""
         index = self._calls if call.index is None else call.index
         if index >= self._calls:
             self._calls = index + 1
@@ -293,41 +272,63 @@ class ChatMapper:
             return {"index": index, "id": call.id, "type": "function", "function": function}
         return {"index": index, "function": function}
 
-    def _finish(self, said: str) -> FinishReason | None:
-        if said == "abort":
+    def _finish(self, engine_reason: str) -> FinishReason | None:
+        if engine_reason == "abort":
             self.aborted = True
             return None
-        reason: FinishReason = _FINISH.get(said, "unknown")
+        reason: FinishReason = _FINISH.get(engine_reason, "unknown")
         if reason == "unknown":
-            logger.warning("The engine ended a reply with a finish_reason that is not known here: %.80r.", said)
+            logger.warning("Unknown finish_reason of the engine: %.80r.", engine_reason)
         if reason == "tool_calls" and not self._calls:
-            self.lost = "it says that it called a tool, and sent no call"
+            self.lost = "finish_reason is tool_calls and there is no tool call"
         if self._calls and (reason == "stop" or (reason == "length" and self._calls_complete())):
-            # vLLM says "stop" after a call that was asked for by name, llama.cpp "length" after complete ones.
+            # vLLM says "stop" after a call that tool_choice named, llama.cpp "length" after complete ones.
             reason = "tool_calls"
-        self.finished = reason
+        self.finish_reason = reason
         return reason
 
     def _calls_complete(self) -> bool:
-        """Whether the arguments of all calls so far are whole JSON objects."""
+        """Whether the arguments of all calls so far are complete JSON objects."""
         return all(
             arguments_parse({"function": {"arguments": "".join(pieces) or "{"}}) for pieces in self._arguments.values()
         )
+
+    @override
+    def check_complete(self, upstream: Upstream) -> None:
+        """Raise the error of a reply that the engine gave up, cut or lost.
+
+        Raises:
+            BackendUnavailableError: it was aborted before anything was delivered.
+            StreamInterruptedError: it was aborted later, or the stream ended without finish reason and `[DONE]`.
+            LostReplyError: the engine counted tokens or announced calls that it did not deliver.
+        """
+        if self.aborted:
+            problem = "aborted the request: it is shutting down."
+            if self.delivered:
+                raise interrupted(f"{upstream.label} {problem}", upstream, 200)
+            raise upstream.error(
+                BackendUnavailableError, problem, status=200, hint="Try again later.", engine_died=True
+            )
+        if self.finish_reason is None or not (self.complete or self.stopped):
+            raise interrupted(f"{upstream.label} closed the stream before it was complete.", upstream, 200)
+        if self.lost is not None:
+            hint = "Its tool or reasoning parser may have dropped it."
+            raise upstream.error(LostReplyError, f"lost the reply: {self.lost}.", status=200, operator_hint=hint)
 
 
 _EMPTY = LLMChunk()
 
 
-def _logprobs(told: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:
-    """The tokens of a choice, in either shape; None where there are none."""
-    if told.content:
-        return [token_logprob(entry, alternatives) for entry in told.content]
-    if not told.tokens:
+def _logprobs(logprobs: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:
+    """Map the log probabilities of a choice, in either shape; None where there are none."""
+    if logprobs.content:
+        return [token_logprob(entry, alternatives) for entry in logprobs.content]
+    if not logprobs.tokens:
         return None
     tokens = []
-    for place, token in enumerate(told.tokens):
-        logprob = told.token_logprobs[place] if place < len(told.token_logprobs) else None
-        top = (told.top_logprobs[place] if place < len(told.top_logprobs) else None) or {}
+    for position, token in enumerate(logprobs.tokens):
+        logprob = logprobs.token_logprobs[position] if position < len(logprobs.token_logprobs) else None
+        top = (logprobs.top_logprobs[position] if position < len(logprobs.top_logprobs) else None) or {}
         ranked = sorted(top.items(), key=lambda item: -item[1])[:alternatives]
         others = [TokenLogprob(token=other, logprob=value) for other, value in ranked]
         tokens.append(TokenLogprob(token=token, logprob=logprob or 0.0, alternatives=others))

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server itself: the way to it, what it means by an error, which models it has, its health."""
+"""OpenAIServer: the connection to an OpenAI-compatible server, its errors, its models and its health."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from miner.core._typing import override
-from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.client import ConnectionLimits, HttpClient, HttpResponse
 from miner.core.http.errors import ErrorBody, Upstream, parse_error_body, retry_after_seconds, status_error
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai.models import read_models
@@ -27,26 +27,26 @@ _HEALTH_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is and how long it may be silent."""
+    """Where a server is, and its read timeout."""
 
     api_base: str = field(repr=False)
-    """With the version path, such as http://localhost:8000/v1; it may carry a password."""
+    """With the version path, such as http://localhost:8000/v1; may carry a password."""
     api_key: str | None = field(default=None, repr=False)
     timeout: float = 300.0
-    """Longest silence, in seconds."""
+    """Read timeout in seconds."""
 
 
 class OpenAIServer(LLMService):
-    """What of a service is about its server; OpenAIService adds what is asked of it."""
+    """The part of a service that concerns its server; OpenAIService adds generation, embeddings and reranking."""
 
     name = "openai"
 
     unreachable_hint: ClassVar[str | None] = None
-    """What an operator does when nobody answers; may hold {url}."""
+    """What an operator can do when the server cannot be reached; may hold {url}."""
     timeout_setting: ClassVar[str] = "the timeout"
     key_setting: ClassVar[str | None] = None
     address_setting: ClassVar[str] = "the address"
-    """With its `/v1`, in hints."""
+    """As hints name it."""
     reuse_connections: ClassVar[bool] = True
 
     def __init__(self, config: Any = None) -> None:
@@ -58,11 +58,15 @@ class OpenAIServer(LLMService):
         self._one_model = False
 
     def endpoint(self) -> Endpoint:
-        """Where the server is, read from the settings at each request."""
+        """Return where the server is; called at each request, so that changed settings apply."""
         raise NotImplementedError(f"{type(self).__name__} must override endpoint()")
 
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
-        """A more exact error than the HTTP status says; None to leave it at that."""
+        """Return the error that the server's message means; None where its HTTP status says it all.
+
+        Args:
+            request: the one that failed, if it was one to generate.
+        """
         return None
 
     # Transport
@@ -93,17 +97,18 @@ class OpenAIServer(LLMService):
         return replace(upstream, unreachable_hint=hint)
 
     def _forget(self) -> None:
-        """The server may be another one by now: what it said of itself counts no more."""
+        """Drop what is cached of the server: it may have been restarted or replaced."""
         self._listed_at = float("-inf")
 
     def _connection(
         self, request: ChatRequest | None, model: str | None = None
     ) -> AbstractAsyncContextManager[HttpClient]:
-        """The client for one request, or for one that names only a model. llama.cpp waits for a slot here."""
+        """The client for one request, or for one that only names a model. llama.cpp waits for a slot here."""
         return nullcontext(self._http())
 
     def _error(self, status: int, raw: bytes | dict[str, Any], request: ChatRequest | None, upstream: Upstream,
                retry_after: str | None = None) -> MinerError:  # fmt: skip
+        """The error for a status that is no success: `refine`'s, else the one that the status means."""
         body = parse_error_body(raw)
         refined = self.refine(status, body, request)
         if refined is not None:
@@ -114,34 +119,37 @@ class OpenAIServer(LLMService):
             return refined
         if status == 404 and body.json and request is not None and request.model is not None and body.param == "model":
             self._listed_at = float("-inf")
-            return ModelNotFoundError(f"{self.name} at {upstream.shown_url}: {body.message}", model=request.model)
+            return ModelNotFoundError(f"{upstream.label}: {body.message}", model=request.model)
         return status_error(status, body, upstream, retry_after=retry_after_seconds(retry_after))
+
+    def _check_status(self, response: HttpResponse, request: ChatRequest | None, upstream: Upstream) -> None:
+        if response.status != 200:
+            retry_after = response.headers.get("Retry-After")
+            raise self._error(response.status, response.body, request, upstream, retry_after)
 
     async def _post(
         self, path: str, body: dict[str, Any], request: ChatRequest | None = None, *, model: str | None = None,
         root: bool = False,
     ) -> bytes:  # fmt: skip
         async with self._connection(request, model) as http:
-            reply = await http.request("POST", path, msgspec.json.encode(body), root=root)
-            if reply.status != 200:
-                raise self._error(reply.status, reply.body, request, http.upstream, reply.headers.get("Retry-After"))
-            return reply.body
+            response = await http.request("POST", path, msgspec.json.encode(body), root=root)
+            self._check_status(response, request, http.upstream)
+            return response.body
 
     # Models and health
 
     async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
         http = self._http()
-        reply = await http.request("GET", "/models", total=total)
-        if reply.status in (404, 405):  # every such server has this path: something else is at the address
-            raise status_error(404, parse_error_body(reply.body), http.upstream)
-        if reply.status != 200:
-            raise self._error(reply.status, reply.body, None, http.upstream, reply.headers.get("Retry-After"))
-        before = self._listed
+        response = await http.request("GET", "/models", total=total)
+        if response.status in (404, 405):  # every such server has this route: another program is at the address
+            raise status_error(404, parse_error_body(response.body), http.upstream)
+        self._check_status(response, None, http.upstream)
+        previous = self._listed
         try:
-            self._listed, self._one_model = read_models(reply.body)
+            self._listed, self._one_model = read_models(response.body)
         except msgspec.DecodeError as error:
             raise http.upstream.protocol_error(f"did not send a list of models: {error}.", status=200) from error
-        if before and _same(before) != _same(self._listed):
+        if previous and _identity(previous) != _identity(self._listed):
             self._forget()
         self._listed_at = time.monotonic()
         return self._listed
@@ -152,7 +160,7 @@ class OpenAIServer(LLMService):
 
     @override
     async def _sole_model(self) -> str | None:
-        """The one that the server serves; with several, the caller must say which."""
+        """The only model that the server serves."""
         models = self._listed if self._fresh() else await self._fetch_models()
         if self._one_model:
             return models[0].id
@@ -160,7 +168,8 @@ class OpenAIServer(LLMService):
         raise ModelNotFoundError(
             f"{self.name} serves {'several models' if names else 'no model'} and none was named.",
             available=names,
-            hint=f"Name one, or set DEFAULT_MODEL: {', '.join(names)}." if names else "Start it with a model.",
+            hint=f"Name one: {', '.join(names)}." if names else None,
+            operator_hint="Set DEFAULT_MODEL." if names else "Start the server with a model.",
         )
 
     def _fresh(self) -> bool:
@@ -175,7 +184,7 @@ class OpenAIServer(LLMService):
                     return model
         names = [model.id for model in self._listed]
         raise ModelNotFoundError(
-            f"{self.name} at {self._http().upstream.shown_url} has no model {model_name!r}.",
+            f"{self._http().upstream.label} has no model {model_name!r}.",
             model=model_name,
             available=names,
             hint=f"It serves: {', '.join(names) or 'none'}.",
@@ -193,7 +202,9 @@ class OpenAIServer(LLMService):
                 models=models,
             )
         if not models:
-            return Health(state="unavailable", reason=f"{self.name} serves no model.", hint="Start it with one.")
+            return Health(
+                state="unavailable", reason=f"{self.name} serves no model.", hint="Start the server with one."
+            )
         return Health(state="ready", models=models)
 
     @override
@@ -203,18 +214,18 @@ class OpenAIServer(LLMService):
             await client.close()
 
 
-def _same(models: list[ModelInfo]) -> list[object]:
-    """What of a list stays the same as long as the server does; `created` is the time of the question."""
+def _identity(models: list[ModelInfo]) -> list[object]:
+    """What of a list stays the same while the server runs; `created` is the time of the request."""
     return [(model.id, model.aliases, model.context_length, model.size, model.owned_by) for model in models]
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """A method's call that does not keep its object: a service that is dropped goes at once."""
+    """Return a function that calls a method without keeping its object alive."""
     reference = weakref.WeakMethod(method)
 
     def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
+        bound = reference()
+        if bound is not None:
+            bound()
 
     return call

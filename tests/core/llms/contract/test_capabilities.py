@@ -73,7 +73,7 @@ async def test_every_option_on_every_backend_is_sent_or_refused_before_anything_
         if (engine, name) == ("ollama", "stop"):
             return  # watched for on our side: test_stop.py
         if engine == "vllm":
-            service._thinks["m"] = True  # the server has a parser of thoughts: test_llm_vllm.py has that question
+            service._reasoning_parser["m"] = True  # the server has a reasoning parser
         await service.generate("hi", **given)
         if name not in ("parallel_tool_calls",):  # means nothing without tools
             await service.generate("hi")
@@ -249,7 +249,7 @@ async def test_tools_that_only_the_server_can_refuse(mode: str):
         with pytest.raises(UnsupportedFeatureError, match="enable-auto-tool-choice") as caught:
             await ask(service)
         assert caught.value.param == "tools"
-        assert "--tool-call-parser NAME" in (caught.value.hint or "")
+        assert "--tool-call-parser NAME" in (caught.value.operator_hint or "")
         response = await ask(service, unsupported="ignore")
         assert (response.content, response.ignored) == ("No tools.", ["tools"])
 

@@ -84,7 +84,7 @@ async def joined(item: Capture, pieces: Iterable[bytes]) -> tuple[LLMResponse, s
     service = READERS[item.engine]
     upstream = Upstream(item.engine, "http://h:1")
     source: Any = Pieces(pieces)
-    reading = read_lines if isinstance(service, OllamaService) else service._events
+    reading = read_lines if isinstance(service, OllamaService) else service._read_events
     batches: list[list[LLMChunk]] = []
     try:
         async with aclosing(reading(source, request_of(item), upstream)) as stream:

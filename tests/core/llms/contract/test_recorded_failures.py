@@ -79,7 +79,7 @@ async def gather(service: LLMService, pieces: list[str]) -> None:
     [
         (
             "fault_runner_killed_stream",
-            "broke off its answer: an error was encountered while running the model",
+            "aborted its response: an error was encountered while running the model",
             " that",
         ),
         ("fault_server_killed_stream", CUT, " the"),
@@ -107,7 +107,7 @@ async def test_text_that_ollama_swallowed_is_no_empty_success(name: str):
     tools = capture("ollama", name).request["tools"]
     async with ReplayServer("ollama") as server, speaking_to("ollama", server) as service:
         server.answer(name)
-        with pytest.raises(BackendProtocolError, match=r"lost its reply: it counted \d+ tokens and delivered none"):
+        with pytest.raises(BackendProtocolError, match=r"lost the reply: it counted \d+ tokens and delivered none"):
             await service.stream("hi", model="smollm2-tools", tools=tools).collect()
 
 

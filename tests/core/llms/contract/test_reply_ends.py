@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from miner.core.llms.ollama.repetition import is_run
+from miner.core.llms.ollama.response import is_repetition
 from miner.core.wire import LLMResponse, TokenUsage
 from miner.errors import StreamInterruptedError
 from tests.core.llms.contract.test_failures import MODES
@@ -145,11 +145,11 @@ async def test_other_replies_without_a_last_line_broke_off(mode: str):
 
 
 def test_what_a_run_is():
-    assert is_run(["a", *["b"] * 30])
-    assert is_run(["a", *[" \n", "  "] * 15])
-    assert is_run([" go", "go "] * 15)
-    assert is_run(["so it goes " + "on and " * 30])
-    assert not is_run([])
-    assert not is_run(["b"] * 29)
-    assert not is_run([*["b"] * 40, "c"])
-    assert not is_run(["a text that says this and that " * 3])
+    assert is_repetition(["a", *["b"] * 30])
+    assert is_repetition(["a", *[" \n", "  "] * 15])
+    assert is_repetition([" go", "go "] * 15)
+    assert is_repetition(["so it goes " + "on and " * 30])
+    assert not is_repetition([])
+    assert not is_repetition(["b"] * 29)
+    assert not is_repetition([*["b"] * 40, "c"])
+    assert not is_repetition(["a text that says this and that " * 3])

@@ -104,7 +104,7 @@ def test_text_does_not_go_on_behind_something_else():
 class Watching(PlainService):
     """A server that is not told of stop strings, as llama.cpp's."""
 
-    def _watched(self, request: ChatRequest) -> list[str]:
+    def _watched_stops(self, request: ChatRequest) -> list[str]:
         return request.stop
 
 

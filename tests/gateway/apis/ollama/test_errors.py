@@ -22,7 +22,7 @@ async def test_errors():
                 assert "m" in caught.value.error
                 assert engine.url not in caught.value.error
             engine.reply = faults.error_in_stream(texts=["Hel"])
-            with pytest.raises(ollama.ResponseError, match="engine has died"):
+            with pytest.raises(ollama.ResponseError, match="has crashed"):
                 [part async for part in await api.chat("m", USER, stream=True)]
             with pytest.raises(ollama.ResponseError, match="cannot be pulled") as caught:
                 await api.pull("llama3")
