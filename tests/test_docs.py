@@ -110,4 +110,4 @@ def test_the_readmes_messages_exist():
     code = " ".join(path.read_text() for path in (ROOT / "miner").rglob("*.py"))
     assert len(messages) > 8
     parts = {part for message in messages for part in re.split(r"\.\.\.|\b[NM]\b", message)}
-    assert [part for part in parts if len(part) > 8 and part.strip() not in code] == []
+    assert [part for part in parts if len(part) > 10 and part.strip() not in code] == []

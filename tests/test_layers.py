@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -122,6 +123,24 @@ def test_no_import_goes_up():
 )
 def test_an_upward_import_would_be_found(module, code):
     assert len(upward(module, ast.parse(code))) == 1
+
+
+def module_of(name: str, known: Collection[str]) -> str | None:
+    """The module that an imported name is, or is in."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def test_no_imports_go_in_a_circle():
+    found = modules()
+    graph = {
+        name: {module_of(line, found.keys()) for line in imports(tree)} - {name, None} for name, tree in found.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_nothing_imports_the_command_line():
