@@ -21,7 +21,7 @@ from miner.gateway.server.run import make_runner
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
-__all__ = ["Parrot", "Served", "config", "post", "serving", "vllm"]
+__all__ = ["Parrot", "Served", "alive", "config", "post", "serving", "vllm"]
 
 
 class Parrot(LLMService):
@@ -74,6 +74,12 @@ def config(**settings: Any) -> MinerConfig:
 def vllm(engine: Any, **settings: Any) -> VLLMService:
     """A service for this engine, without retries."""
     return VLLMService(config(vllm_api_base=engine.v1, max_retries=0, **settings))
+
+
+async def alive(served: Served) -> bool:
+    """Whether the server still responds."""
+    async with aiohttp.ClientSession() as session, session.get(f"{served.url}/livez") as answer:
+        return answer.status == 200
 
 
 @asynccontextmanager
