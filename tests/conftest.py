@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +15,21 @@ from tests.blocking import blocking_calls_fail
 
 _KINDS = ("unit", "process", "engine", "vllm", "llama_cpp_python", "templates")
 
+if sys.dont_write_bytecode:
+    # Each worker would rewrite all tests, and each program that a test starts would compile the whole package again.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "pycache")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Unit tests wait more than they compute: two workers a core."""
+    return 2 * (os.cpu_count() or 1) if config.option.markexpr == "unit" else None
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that says nothing else of itself is a unit test."""
+    """A test without any of these marks is a unit test."""
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in _KINDS):
             item.add_marker(pytest.mark.unit)
@@ -22,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _unit_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What starts one takes as long as the machine likes: it is marked, so that `-m unit` is quick."""
+    """A test that starts a process is marked, so that `-m unit` stays quick."""
     if request.node.get_closest_marker("unit") is None:
         yield
         return

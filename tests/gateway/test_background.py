@@ -127,6 +127,7 @@ async def test_a_revoked_key_ends_also_where_nobody_watches_the_file(monkeypatch
         await asyncio.sleep(3600)
 
     monkeypatch.setattr(KeyStore, "watch", dead)
+    monkeypatch.setattr(key_store, "_FRESH_SECONDS", 0.3)
     write_keys(key_path(None), KeyFile(keys=[entry("a"), entry("b")]))
     async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
         assert await status_of(session, served, "/v1/models", **header("a")) == 200
@@ -137,8 +138,8 @@ async def test_a_revoked_key_ends_also_where_nobody_watches_the_file(monkeypatch
 
 @pytest.mark.parametrize("how", ["nonsense", "directory", "hangs"])
 async def test_keys_of_a_file_that_cannot_be_read_count_for_a_while_only(how, monkeypatch, caplog):
-    monkeypatch.setattr(key_store, "_TRUST_SECONDS", 1.5)
-    monkeypatch.setattr(key_store, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr(key_store, "_TRUST_SECONDS", 0.6)
+    monkeypatch.setattr(key_store, "_READ_SECONDS", 0.2)
     path = key_path(None)
     write_keys(path, KeyFile(keys=[entry("a", admin=True)]))
     async with serving(Parrot(config()), api_keys=KEY) as served, aiohttp.ClientSession() as session:

@@ -290,7 +290,7 @@ async def test_faults_that_break_the_call(path: str, behaviour: faults.Behaviour
     faulty = error is not TimeoutError and behaviour.name != "endless_line"
     async with FaultServer(behaviour) as server:
         with pytest.raises(error):
-            await read_all(server, path, timeout=30.0 if faulty else 0.5)
+            await read_all(server, path, timeout=30.0 if faulty else 0.2)
         assert len(server.generations) == server.connections == 1
         if error is TimeoutError:
             await server.wait_for_disconnects(1)

@@ -134,9 +134,10 @@ def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -
     foreign = [what for what, owner in owners if owner != os.getuid()]
     if not foreign:
         return None
+    whose = " and ".join(foreign)
     return (
-        f"{entry.path} links out of it to {os.path.realpath(entry.path)}, and {' and '.join(foreign)} belongs "
-        "to another user: copy the file, or change its owner."
+        f"{entry.path} links out of the directory to {os.path.realpath(entry.path)}, and {whose} belongs to "
+        "another user: copy the file, or change its owner."
     )
 
 

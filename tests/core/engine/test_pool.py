@@ -902,7 +902,7 @@ def test_a_loop_that_ends_without_a_close_takes_its_engines_along():
 
 
 def test_two_loops_at_once_are_refused():
-    machine = Machine()
+    machine = Machine(load=0.1)
     pool = machine.pool()
 
     async def outer():

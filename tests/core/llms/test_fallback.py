@@ -123,11 +123,11 @@ async def test_the_first_is_left_alone_for_a_while_and_then_asked_again(mode: st
     async with (
         Faulty(faults.sequence(faults.status(503), faults.ok(["first"]))) as first,
         StubServer(reply="second") as second,
-        chained(first, second, fallback_cooldown=1.0) as service,
+        chained(first, second, fallback_cooldown=0.5) as service,
     ):
         assert [await ask(service, mode) for _ in range(3)] == ["second"] * 3
         assert len(first.generations) == 1
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.55)
         assert await ask(service, mode) == "first"
         assert len(second.bodies) == 3
 

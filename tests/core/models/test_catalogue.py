@@ -104,7 +104,8 @@ def test_a_list_of_many_models_grows_no_faster_than_they_do(tmp_path, write_gguf
     assert seconds[1] < 40 * seconds[0]
 
 
-def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalogue, directory, write_gguf):
+def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalogue, directory, write_gguf, monkeypatch):
+    monkeypatch.setattr(module, "LIST_SECONDS", 0.1)
     later(directory)
     assert len(catalogue.listed()) == 4
     with pytest.raises(ModelNotFoundError):

@@ -184,7 +184,7 @@ def test_links_of_others_are_not(find, links, tmp_path, caplog, monkeypatch):
     caplog.clear()
     for _ in range(3):
         [first, second] = catalogue.models(newer_than=time.monotonic()).skipped
-    assert "link.gguf leads out of the directory" in first
+    assert "link.gguf links out of the directory" in first
     assert "another user" in second
     assert len(caplog.records) == 2  # each is told once
     assert find("Llama-3-8B-Q4_K_M").alias == "Llama-3-8B-Q4_K_M"

@@ -503,7 +503,7 @@ def test_a_download_that_stands_still_is_not_waited_for(in_process, fake, get, m
 
 
 def test_progress_has_speed_and_time_left(get, fake):
-    fake.pause = 0.02
+    fake.pause = 0.012
     told = []
     get("hf:owner/model-GGUF", on_progress=told.append)
     measured = [item for item in told if item.speed]

@@ -84,8 +84,11 @@ async def closed_at_once(service: LLMService, *tasks: asyncio.Task[Any]) -> None
 
 @pytest.mark.parametrize("warm", [False, True], ids=["a new connection", "a kept connection"])
 @pytest.mark.parametrize(("engine", "verb"), CASES)
-async def test_a_call_that_waits_for_its_first_byte(engine: str, verb: str, warm: bool):
+async def test_a_call_that_waits_for_its_first_byte(
+    engine: str, verb: str, warm: bool, monkeypatch: pytest.MonkeyPatch
+):
     """A kept connection that we close ourselves is no stale one."""
+    monkeypatch.setattr("miner.core.llms.contract.retry._FIRST_PAUSE", 0.01)
     async with Silent() as server:
         service = service_at(engine, server.url, default_model="smollm2", max_retries=5)
         if warm:
@@ -94,7 +97,7 @@ async def test_a_call_that_waits_for_its_first_byte(engine: str, verb: str, warm
         await server.until_held()
         await closed_at_once(service, task)
         await server.wait_for_disconnects()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
         assert len(server.posts) == 1
         server.holds = False
         server.behaviour = faults.ok()

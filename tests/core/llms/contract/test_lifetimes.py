@@ -30,12 +30,12 @@ TEXTS = ("a", "b", "c")
 
 
 LIMITS: list[tuple[Any, str, faults.Behaviour]] = [
-    ({"first": 0.3}, "exceeded timeout.first (0.3 s)", faults.silent(False)),
-    ({"first": 0.3}, "exceeded timeout.first (0.3 s)", faults.silent_after_headers()),
-    ({"between": 0.3}, "exceeded timeout.between (0.3 s)", faults.silent_in_stream(TEXTS)),
-    ({"total": 0.3}, "exceeded timeout.total (0.3 s)", faults.silent_in_stream(TEXTS)),
-    (0.3, "exceeded timeout.total (0.3 s)", faults.slow(0.0, ["x"] * 100, between=0.05)),
-    ({"first": 20, "between": 0.3, "total": 20}, "timeout.between", faults.silent_in_stream(TEXTS)),
+    ({"first": 0.2}, "exceeded timeout.first (0.2 s)", faults.silent(False)),
+    ({"first": 0.2}, "exceeded timeout.first (0.2 s)", faults.silent_after_headers()),
+    ({"between": 0.2}, "exceeded timeout.between (0.2 s)", faults.silent_in_stream(TEXTS)),
+    ({"total": 0.2}, "exceeded timeout.total (0.2 s)", faults.silent_in_stream(TEXTS)),
+    (0.2, "exceeded timeout.total (0.2 s)", faults.slow(0.0, ["x"] * 100, between=0.05)),
+    ({"first": 20, "between": 0.2, "total": 20}, "timeout.between", faults.silent_in_stream(TEXTS)),
 ]
 
 
@@ -50,7 +50,7 @@ async def test_the_callers_bounds_stop_the_engine(
         Faulty(behaviour, everywhere=False) as server,
         speaking_to(engine, server, default_model="smollm2") as service,
     ):
-        if mode == "call" and behaviour.name in ("silent_in_stream", "slow") and limit in (0.3, {"total": 0.3}):
+        if mode == "call" and behaviour.name in ("silent_in_stream", "slow") and limit in (0.2, {"total": 0.2}):
             server.behaviour = faults.silent(False)
         with pytest.raises(BackendTimeoutError) as caught:
             await ask(service, mode, timeout=limit)
@@ -77,10 +77,10 @@ async def test_the_time_that_the_reader_takes_is_not_the_engines():
         speaking_to("ollama", server, default_model="smollm2") as service,
     ):
         pieces = []
-        async for chunk in service.stream("hi", timeout={"between": 0.6}):
+        async for chunk in service.stream("hi", timeout={"between": 0.3}):
             pieces.append(chunk.content or "")
             if len(pieces) == 2:
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(0.5)
         assert "".join(pieces) == "xxxxxx"
 
 

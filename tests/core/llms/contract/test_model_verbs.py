@@ -567,12 +567,12 @@ async def test_concurrency_is_that_of_whoever_answers():
         def concurrency(self):
             return 3
 
-    async with chained("http://127.0.0.1:9", "http://127.0.0.1:9", fallback_cooldown=1.0) as service:
+    async with chained("http://127.0.0.1:9", "http://127.0.0.1:9", fallback_cooldown=0.4) as service:
         service._all()[1] = Narrow(service.config)
         assert service.concurrency == 8
         assert await service.generate("hi") == "narrow"
         assert (service.concurrency, service.current.name) == (3, "ollama")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.45)
         assert service.concurrency == 8
 
 

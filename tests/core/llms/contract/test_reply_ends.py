@@ -33,7 +33,7 @@ def ended(reason: str) -> dict[str, Any]:
 
 
 class Slow(RawServer):
-    """Writes a word every 0.2 s, so that a whole reply takes longer than any wait for bytes may."""
+    """Writes a word every 0.12 s, so that a whole reply takes longer than any wait for bytes may."""
 
     async def handle(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -42,12 +42,12 @@ class Slow(RawServer):
             await exchange.respond(200 if side is not None else 405, side or {})
             return
         if not request.streams:
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(1.2)
             await exchange.respond(200, {})
             return
         await exchange.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         for piece in frames(request, ["one ", "two ", "three ", "four ", "five"]):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.12)
             await exchange.piece(piece)
         await exchange.end()
 
@@ -56,7 +56,7 @@ class Slow(RawServer):
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_reply_may_take_longer_than_the_read_timeout(engine: str, mode: str):
     """The setting bounds the wait for the next bytes, and nothing else."""
-    async with Slow() as server, speaking_to(engine, server, timeout=0.9) as service:
+    async with Slow() as server, speaking_to(engine, server, timeout=0.5) as service:
         assert (await respond(service, mode, model="m")).content == "one two three four five"
 
 

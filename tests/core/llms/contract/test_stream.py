@@ -286,7 +286,7 @@ async def test_whoever_reads_in_another_task_is_told_that_it_was_cancelled(
         stream, arrived = service.stream("hi"), []
         task = asyncio.create_task(read_it(stream, arrived))
         await server.wait_for_generations()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
         await asyncio.gather(stream.aclose(), stream.aclose())
         await server.wait_for_disconnects()
         async with asyncio.timeout(30):
