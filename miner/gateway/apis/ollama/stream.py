@@ -8,14 +8,7 @@ import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, Timings, TokenUsage, ToolCall
 from miner.gateway.apis.ollama.errors import error_line
-from miner.gateway.apis.ollama.response import (
-    Kind,
-    final_fields,
-    logprob_entries,
-    text_fields,
-    timestamp,
-    tool_calls,
-)
+from miner.gateway.apis.ollama.response import Kind, final_fields, logprob_entries, text_fields, timestamp, tool_calls
 from miner.gateway.errors import Failure
 
 __all__ = ["STREAM_TYPE", "LineStream"]

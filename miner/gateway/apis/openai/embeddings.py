@@ -32,8 +32,7 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidRequestError(
-            "input must be a string or an array of strings, none of them empty, and no tokens.",
-            param="input",
+            "input must be a string or an array of strings, none of them empty, and no tokens.", param="input"
         )
     check_length(texts, "input", MAX_INPUTS)
     if request.encoding_format not in (None, "float", "base64"):
@@ -46,11 +45,7 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
     context.usage = response.usage
     packed = request.encoding_format == "base64"
     data = [
-        {
-            "object": "embedding",
-            "index": item.index,
-            "embedding": _packed(item.embedding) if packed else item.embedding,
-        }
+        {"object": "embedding", "index": item.index, "embedding": _packed(item.embedding) if packed else item.embedding}
         for item in response.data
     ]
     body = {

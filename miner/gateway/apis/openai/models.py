@@ -28,12 +28,7 @@ async def one_model(context: RequestContext) -> web.StreamResponse:
 
 
 def _model(model: ModelInfo, backend: str) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "id": model.id,
-        "object": "model",
-        "created": model.created or 0,
-        "owned_by": backend,
-    }
+    body: dict[str, Any] = {"id": model.id, "object": "model", "created": model.created or 0, "owned_by": backend}
     if model.aliases:
         body["aliases"] = model.aliases
     if model.context_length is not None:

@@ -10,12 +10,7 @@ from miner.gateway.apis.openai.models import models, one_model
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.responses.dialect import OpenAIResponses
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
-from miner.gateway.apis.openai.schema import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    RerankRequest,
-)
+from miner.gateway.apis.openai.schema import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 from miner.gateway.context import Route
 from miner.gateway.generation import generation_handler
 
