@@ -1,4 +1,4 @@
-"""What goes between an entry and a backend: typed requests, responses and chunks.
+"""Typed requests, responses and chunks, as they pass between an entry and a backend.
 
 Shapes follow OpenAI's chat API where it has the concept. Durations are seconds, sizes are bytes, lengths are tokens.
 Everything here is data: this module imports nothing of miner but `override`.
@@ -45,9 +45,9 @@ ToolCall = dict[str, Any]
 """`{"id": ..., "type": "function", "function": {"name": ..., "arguments": "<JSON text>"}}`; in chunks also `index`."""
 ToolChoice = Literal["auto", "none", "required"] | dict[str, Any]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "repetition", "cancelled", "unknown"]
-"""Why a reply ended, in OpenAI's words and three more. `repetition`: the engine gave up on a model that wrote the same
-token over and over (vLLM, Ollama). `cancelled`: the caller stopped it. `unknown`: the engine gave a reason that is none
-of these; the log has its word. Only `stop` and `tool_calls` are ends that the model meant.
+"""Why a response ended: OpenAI's reasons and three more. `repetition`: the engine stopped a model that repeated a token
+(vLLM, Ollama). `cancelled`: the caller stopped it. `unknown`: the engine's reason is none of these; the log has it.
+Only `stop` and `tool_calls` are a complete response.
 """
 
 
@@ -58,7 +58,7 @@ class TextPart(Struct, tag_field="type", tag="text", gc=False):
 
 
 class ImageURL(Struct, omit_defaults=True, gc=False):
-    """Where an image is: a `data:` URL, or a remote one where the settings allow it."""
+    """An image's URL: `data:`, or a remote one where MINER_ALLOW_REMOTE_IMAGES is set."""
 
     url: str
     detail: str | None = None
@@ -71,46 +71,46 @@ class ImagePart(Struct, tag_field="type", tag="image_url", gc=False):
 
 
 class Message(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[TextPart | ImagePart] | None = None
     reasoning: str | None = None
-    """The thoughts that came with an assistant's turn."""
+    """The reasoning that came with an assistant message."""
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
-    """On a tool's turn: the id of the call that it answers."""
+    """Of a tool message: the id of the call that it is the result of."""
     name: str | None = None
-    """On a tool's turn: the name of the function."""
+    """Of a tool message: the function's name."""
 
     def text(self) -> str:
-        """The text of the content, parts joined, images left out."""
+        """Return the text parts of the content, joined."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
 
     def images(self) -> list[ImagePart]:
-        """The image parts of the content."""
+        """Return the image parts of the content."""
         return [part for part in self.content if isinstance(part, ImagePart)] if isinstance(self.content, list) else []
 
 
 class OutputFormat(Struct, kw_only=True):
-    """What the reply must look like."""
+    """The format that `response_format` requires of the content."""
 
     kind: Literal["json_object", "json_schema", "regex", "grammar"]
     schema: dict[str, Any] | None = None
     path: str = "response_format"
-    """Where the schema stands in what the caller gave."""
+    """Path of the schema in the request, for errors."""
     name: str = "output"
     strict: bool | None = None
     pattern: str | None = None
-    """The regular expression (kind regex) or the grammar's text (kind grammar; GBNF on llama.cpp, EBNF on vLLM)."""
+    """The regular expression (kind regex) or the grammar (kind grammar: GBNF on llama.cpp, EBNF on vLLM)."""
     target: Any = None
-    """The Python type that `LLMResponse.parsed` is made into; None: plain JSON values."""
+    """The Python type of `LLMResponse.parsed`; None: plain JSON values."""
 
 
 class Timeout(Struct, kw_only=True, frozen=True):
-    """Bounds of one request, each in seconds, each optional."""
+    """Timeouts of one request, in seconds; None: unbounded but for the backend's read timeout."""
 
     first: float | None = None
     """Until the first token."""
@@ -121,12 +121,12 @@ class Timeout(Struct, kw_only=True, frozen=True):
 
 
 class Resolution(Struct, kw_only=True):
-    """What is found out about a request on its way. The copies that `msgspec.structs.replace` makes of one share it."""
+    """What is found out about a request on its way; shared by the copies that `msgspec.structs.replace` makes."""
 
     model: ModelInfo | None = None
     """The model that the request's name stands for; None where the backend names no models."""
     ignored: list[str] = []
-    """Parameters that are not honoured as they were sent, because the caller allowed that."""
+    """Parameters that are left out, or not honoured exactly, because the caller allowed that."""
     grammar_allowed: bool = False
     """Whether the backend may send a grammar in the place of a JSON Schema."""
 
@@ -134,8 +134,8 @@ class Resolution(Struct, kw_only=True):
 class ChatRequest(Struct, kw_only=True, frozen=True):
     """One generation request, validated and complete: either `prompt` or `messages` is set, None means not set.
 
-    It is not changed on its way: a backend that needs another one makes it with `msgspec.structs.replace`, and what is
-    found out about it goes into `resolution`.
+    It is never modified: a backend that needs another request makes one with `msgspec.structs.replace`, and what is
+    found out about the request goes into `resolution`.
     """
 
     model: str | None = None
@@ -145,9 +145,9 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     temperature: float
     top_p: float
     raw: bool = False
-    """Send the prompt verbatim, past the chat template."""
+    """Send the prompt verbatim, without the chat template."""
     prompt_tokens: list[int] | None = None
-    """The prompt as token ids of the model; `prompt` is empty then, and `raw` is set."""
+    """The prompt as token ids; `prompt` is empty then, and `raw` is set."""
     stop: list[str] = []
     seed: int | None = None
     top_k: int | None = None
@@ -156,9 +156,9 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    """Token id (as text, as OpenAI has it) to bias."""
+    """Bias by token id, a string as in OpenAI's API."""
     logprobs: int | None = None
-    """Alternatives for each token; 0: the chosen token only."""
+    """Number of alternatives for each token; 0: the sampled token only."""
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -169,11 +169,11 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     keep_alive: float | str | None = None
     extra: dict[str, Any] | None = None
     ignore_unsupported: bool = False
-    """Drop what cannot be honoured, instead of refusing the request."""
+    """Leave out unsupported parameters instead of refusing the request."""
     resolution: Resolution = msgspec.field(default_factory=Resolution)
 
     def as_messages(self) -> list[Message]:
-        """The conversation; a bare prompt is one user turn."""
+        """Return the conversation; a prompt is one user message."""
         return self.messages if self.messages is not None else [Message(role="user", content=self.prompt or "")]
 
 
@@ -182,7 +182,7 @@ OPTIONS: tuple[str, ...] = (
     "logprobs", "response_format", "reasoning", "parallel_tool_calls", "timeout", "keep_alive", "raw", "progress",
     "extra",
 )  # fmt: skip
-"""Names of the options of a generation; `unsupported` steers what happens to those that a backend lacks."""
+"""Names of the options of a generation, besides `unsupported`."""
 
 
 class TokenUsage(Struct, omit_defaults=True, gc=False):
@@ -192,9 +192,9 @@ class TokenUsage(Struct, omit_defaults=True, gc=False):
     completion_tokens: int = 0
     total_tokens: int = 0
     cached_tokens: int | None = None
-    """Prompt tokens that were taken from the KV cache, where the engine tells."""
+    """Prompt tokens found in the KV cache, if the engine reports them."""
     reasoning_tokens: int | None = None
-    """Completion tokens spent on thoughts, where the engine tells."""
+    """Completion tokens spent on reasoning, if the engine reports them."""
 
 
 class TokenLogprob(Struct, omit_defaults=True):
@@ -207,7 +207,7 @@ class TokenLogprob(Struct, omit_defaults=True):
 
 
 class Timings(Struct, omit_defaults=True, gc=False):
-    """Where the time went, in seconds; None where nobody knows."""
+    """Where the time went, in seconds; None if unknown."""
 
     queue: float | None = None
     load: float | None = None
@@ -218,21 +218,21 @@ class Timings(Struct, omit_defaults=True, gc=False):
 
 
 class Progress(Struct, gc=False):
-    """How far the engine is in reading the prompt."""
+    """Progress of a request before its first token."""
 
     done: int
     total: int
     stage: Literal["queue", "load", "prefill"] = "prefill"
-    """What `done` of `total` counts: requests ahead in the queue, bytes loaded, or prompt tokens."""
+    """The unit of `done` and `total`: requests ahead in the queue, bytes loaded, or prompt tokens."""
 
 
 class LLMChunk(Struct, omit_defaults=True, gc=False):
-    """A piece of a streamed reply; None where absent."""
+    """A piece of a streamed response; None where absent."""
 
     content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
-    """Deltas: each has `index`; `id`, `type` and `function.name` come once, `function.arguments` in pieces."""
+    """Deltas: `index` is in each; `id`, `type` and `function.name` come once, `function.arguments` in pieces."""
     finish_reason: FinishReason | None = None
     usage: TokenUsage | None = None
     logprobs: list[TokenLogprob] | None = None
@@ -240,31 +240,31 @@ class LLMChunk(Struct, omit_defaults=True, gc=False):
     timings: Timings | None = None
     context_exhausted: bool = False
     stop_sequence: str | None = None
-    """With finish_reason `stop`: the one of the request's stop strings that ended the reply."""
+    """With finish_reason `stop`: the stop string that ended the response."""
 
 
 class LLMResponse(Struct, kw_only=True, omit_defaults=True):
-    """A whole reply. `str(response)` is its content."""
+    """A complete response. `str(response)` is its content."""
 
     content: str = ""
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     finish_reason: FinishReason | None = None
     stop_sequence: str | None = None
-    """The one of the request's stop strings that ended the reply; None: it ended otherwise."""
+    """The stop string that ended the response; None: it ended otherwise."""
     usage: TokenUsage | None = None
     """None where the engine sent none."""
     model: str | None = None
     logprobs: list[TokenLogprob] | None = None
     parsed: Any = None
-    """The content as the type or JSON value that `response_format` asked for."""
+    """The content as the type or JSON value that `response_format` requires."""
     context_exhausted: bool = False
     """Generation ended because the context was full."""
     ignored: list[str] = []
-    """Parameters that were not honoured because the caller allowed that."""
+    """Parameters that were left out, or not honoured exactly, because the caller allowed that."""
     timings: Timings = msgspec.field(default_factory=Timings)
     backend: str | None = None
-    """Name of the backend that answered."""
+    """Name of the backend that served the request."""
 
     @override
     def __str__(self) -> str:
@@ -279,7 +279,7 @@ class Embedding(Struct, gc=False):
 
 
 class EmbeddingResponse(Struct, kw_only=True):
-    """Vectors in the order of the texts."""
+    """Embeddings in the order of the texts."""
 
     data: list[Embedding]
     model: str | None = None
@@ -288,7 +288,7 @@ class EmbeddingResponse(Struct, kw_only=True):
 
     @property
     def embeddings(self) -> list[list[float]]:
-        """The bare vectors."""
+        """The vectors alone."""
         return [item.embedding for item in self.data]
 
     @property
@@ -298,18 +298,18 @@ class EmbeddingResponse(Struct, kw_only=True):
 
 
 class RerankResult(Struct, omit_defaults=True, gc=False):
-    """How well one document answers a query."""
+    """The relevance of one document to a query."""
 
     index: int
-    """Its place among the documents that were given."""
+    """Its place among the request's documents."""
     relevance_score: float
-    """The higher the better; scales differ from model to model."""
+    """Higher is more relevant; the scale is the model's own."""
     document: str | None = None
     """Its text."""
 
 
 class RerankResponse(Struct, kw_only=True):
-    """Documents by how well they answer a query, the best first."""
+    """Documents by relevance to a query, most relevant first."""
 
     results: list[RerankResult]
     model: str | None = None
@@ -322,11 +322,11 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
 
     id: str
     aliases: list[str] = []
-    """Other names under which it can be asked for."""
+    """Other names that requests may use."""
     context_length: int | None = None
-    """Tokens of one request, prompt and reply together."""
+    """Tokens of one request, prompt and completion together."""
     capabilities: frozenset[str] | None = None
-    """What this model can do; None where the backend cannot tell before it is asked."""
+    """Words of CAPABILITIES; None if the backend finds out only on use."""
     loaded: bool | None = None
     size: int | None = None
     """Bytes on disk."""
@@ -339,7 +339,7 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     """Seconds since 1970."""
     digest: str | None = None
     owned_by: str | None = None
-    """What serves it, in an OpenAI-compatible server's own word."""
+    """`owned_by` of an OpenAI-compatible server."""
 
 
 class EngineStatus(Struct, kw_only=True, omit_defaults=True):
@@ -355,13 +355,13 @@ class EngineStatus(Struct, kw_only=True, omit_defaults=True):
     queued: int = 0
     restarts: int = 0
     reason: str | None = None
-    """Why it is not ready, where something went wrong."""
+    """Why it is not ready, if something went wrong."""
     retry_after: float | None = None
-    """Seconds until one that failed too often is tried again, with the next request."""
+    """Seconds until an engine that failed too often is started again, by the next request."""
 
 
 class Health(Struct, kw_only=True, omit_defaults=True):
-    """Whether a backend can serve."""
+    """Whether a backend can serve requests."""
 
     state: Literal["ready", "loading", "unavailable", "failed"]
     reason: str | None = None
@@ -371,7 +371,7 @@ class Health(Struct, kw_only=True, omit_defaults=True):
     """Seconds that the check took."""
     engines: list[EngineStatus] = []
     retry_after: float | None = None
-    """Seconds after which it may be ready, where that is known."""
+    """Seconds after which it may be ready, if known."""
 
     def __bool__(self) -> bool:
         return self.state == "ready"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from miner.core.llms.contract.capabilities import WAY_OUT
+from miner.core.llms.contract.capabilities import LENIENT_HINT
 from miner.errors import RequestError
 
 __all__ = ["LENIENT_HEADER", "FieldNames"]
@@ -69,6 +69,6 @@ class FieldNames:
                 error.__dict__["names_client_fields"] = True
                 error.message = self._text(error.message, error.param)
                 if error.hint is not None:
-                    error.hint = _WAY_OUT if error.hint == WAY_OUT else self._text(error.hint, error.param)
+                    error.hint = _WAY_OUT if error.hint == LENIENT_HINT else self._text(error.hint, error.param)
                 error.param = None if error.param is None else self.of(error.param)
             raise

@@ -15,7 +15,7 @@ EXPECTED = {
     "errors.py": "Did you mean seed?",
     "generate.py": "sky",
     "health.py": "llamacpp: ready",
-    "many.py": "failed: prompt must be a text that is not empty",
+    "many.py": "failed: prompt must be a non-empty string",
     "stream.py": "tokens",
     "structured.py": "City(",
 }

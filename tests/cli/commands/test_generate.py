@@ -156,9 +156,9 @@ CALLERS_MISTAKES = [
     (["--max-tokens", "1.5", "hi"], "--max-tokens must be an integer of at least 1, not 1.5."),
     (["--top-p", "2", "hi"], "--top-p must be a number from 0 to 1, not 2."),
     (["--top-p", "NaN", "hi"], "--top-p must be a number from 0 to 1, not nan."),
-    (["--seed", "x", "hi"], "--seed must be an integer"),
-    (["--stop", "", "hi"], "--stop must be a text or a list of texts, none of them empty"),
-    (["--model", "", "hi"], "--model must be a model's name"),
+    (["--seed", "x", "hi"], "--seed must be a 64-bit integer"),
+    (["--stop", "", "hi"], "--stop must be a string or a list of strings, none of them empty"),
+    (["--model", "", "hi"], "--model must be a model name"),
     (["--backend", "nope", "hi"], "There is no backend 'nope'."),
 ]
 

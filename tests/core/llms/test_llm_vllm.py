@@ -351,7 +351,7 @@ async def test_what_a_server_serves_is_asked_once_and_told_beforehand(monkeypatc
                 with pytest.raises(UnsupportedFeatureError, match="does not support embeddings"):
                     await service.embed("hello")
             if not chat:
-                with pytest.raises(UnsupportedFeatureError, match="makes no text"):
+                with pytest.raises(UnsupportedFeatureError, match="does not generate text"):
                     await service.generate("hi")
             asked = len(server.requests)
             await service.list_models()

@@ -1,4 +1,4 @@
-"""What a request needs, held against what a backend and a model can do."""
+"""Capabilities: the words for what backends and models can do, and the check of a request against them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miner.errors import UnsupportedFeatureError
 __all__ = [
     "CAPABILITIES",
     "IGNORABLE",
-    "WAY_OUT",
+    "LENIENT_HINT",
     "forget",
     "nearest_level",
     "note_ignored",
@@ -26,21 +26,21 @@ CAPABILITIES: frozenset[str] = frozenset(
     images progress rerank emulated prompt_tokens""".split()
 ) | frozenset(OPTIONS)
 """All words that `capabilities` may hold: features, and the name of each option. "emulated": the model's chat template
-knows no tools; they are told in the prompt's text, and calls are read out of the model's.
+has no tools, so they are described in the prompt and calls are parsed from the text.
 """
 
 IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
-"""Parameters that may be dropped when the caller allows it."""
+"""Parameters that may be left out when the caller allows it."""
 
 _ALWAYS = frozenset({"timeout", "response_format"})
-"""Kept by the base class itself, or told apart by the kind of format."""
+"""Honoured by the base class itself, or checked by the kind of format."""
 
-WAY_OUT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
+LENIENT_HINT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
 _UNSET = {"stop": [], "progress": False, "raw": False}
 
 
 def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
-    """Pairs of capability and parameter that the request makes use of."""
+    """Pairs of a capability that the request needs and the parameter that needs it."""
     if request.tools is not None and request.tool_choice != "none":
         yield "tools", "tools"
         if request.tool_choice not in (None, "auto"):
@@ -51,21 +51,21 @@ def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:
         yield request.response_format.kind, "response_format"
     for name in OPTIONS:
         value = getattr(request, name)
-        # False needs nothing: a model that does not think need not be told so, and calls beyond the first are dropped
-        # here. Zero is a value like any other (seed=0, keep_alive=0, logprobs=0 for none but the chosen token).
+        # False needs nothing: no reasoning is what a model without it does, and calls beyond the first are dropped
+        # here. Zero is a value like any other (seed=0, keep_alive=0, logprobs=0 for the sampled token alone).
         if name in _ALWAYS or value is None or value is False or value == []:
             continue
         yield name, name
 
 
 def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where: str) -> ChatRequest:
-    """Return the request if all of its parameters are supported, else without those that the caller lets us ignore.
+    """Return the request without unsupported parameters, if the caller allows to ignore them.
 
     Raises:
-        UnsupportedFeatureError: names the parameter. Content is never dropped: images are refused in any case.
+        UnsupportedFeatureError: it does not; names the parameter. Images are content, so they are always refused.
     """
     if "chat" not in capabilities:
-        raise UnsupportedFeatureError(f"{where} makes no text.", param="model", hint="Name a model that does.")
+        raise UnsupportedFeatureError(f"{where} does not generate text.", param="model", hint="Use a model that does.")
     for capability, param in _needs(request):
         if capability in capabilities:
             continue
@@ -73,7 +73,7 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
             request = forget(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"
-        raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=WAY_OUT)
+        raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=LENIENT_HINT)
     if request.messages is not None and any(map(_named, request.messages)):
         request = _refuse_names(request, where)
     if "images" not in capabilities:
@@ -84,18 +84,20 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
 
 
 def _named(message: Message) -> bool:
-    """Whether a turn says who speaks. On a tool's turn that is the function, which engines take."""
+    """Whether a message names its author. On a tool message it is the function, which engines accept."""
     return message.name is not None and message.role != "tool"
 
 
 def _refuse_names(request: ChatRequest, where: str) -> ChatRequest:
-    """A speaker's name: Ollama drops it; vLLM and llama.cpp leave it to the chat template, and templates ignore it."""
-    turns = request.messages or []
-    params = [f"messages[{place}].name" for place, message in enumerate(turns) if _named(message)]
+    """No engine honours an author's name: Ollama drops it, and with vLLM and llama.cpp the chat template ignores it."""
+    messages = request.messages or []
+    params = [f"messages[{place}].name" for place, message in enumerate(messages) if _named(message)]
     if not request.ignore_unsupported:
-        raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=WAY_OUT)
+        raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=LENIENT_HINT)
     request.resolution.ignored += params
-    return replace(request, messages=[replace(message, name=None) if _named(message) else message for message in turns])
+    return replace(
+        request, messages=[replace(message, name=None) if _named(message) else message for message in messages]
+    )
 
 
 def forget(request: ChatRequest, param: str) -> ChatRequest:
@@ -124,8 +126,8 @@ def note_ignored(request: ChatRequest, param: str) -> None:
 
 
 def nearest_level(request: ChatRequest, levels: Sequence[str]) -> bool | str | None:
-    """What `reasoning` means to an engine that has these levels, in rising order: a level that it lacks is the nearest
-    one, and is listed.
+    """Return `reasoning` for an engine that has these levels, in rising order. Another level becomes the nearest
+    one, and is listed as ignored.
     """
     wanted = request.reasoning
     if not isinstance(wanted, str) or wanted in levels:

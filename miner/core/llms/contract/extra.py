@@ -1,7 +1,6 @@
-"""`extra`: fields of an engine's own. What has a parameter of its own, or steers the request itself, is none of them.
+"""`extra`: fields of an engine's own, merged into the body of a request.
 
-The body of a request has been checked: its model may be used here, its prompt is counted, its limits hold. A field that
-is laid over it must not change that.
+They may not override what was validated: the model, the prompt, limits, and whatever has a parameter of its own.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _NAMES = {
 }  # fmt: skip
 _OWN = {name: parameter for parameter, names in _NAMES.items() for name in names.split()}
 _CUTS = ("truncate", "shift", "truncate_prompt_tokens")
-"""They let an engine cut the prompt without telling."""
+"""They let an engine truncate the prompt silently."""
 _WRAPPERS = ("extra_body", "extra_query", "extra_headers", "extra")
 _NESTED = ("options", "chat_template_kwargs")
-"""Objects of an engine's own whose fields are held against the same list."""
+"""Objects of an engine's own whose fields are checked too."""
 
 
 def checked_extra(value: Any) -> dict[str, Any] | None:
-    """The fields, if none of them overrides what was checked.
+    """Return the fields if none of them overrides the request.
 
     Raises:
         InvalidRequestError: names the field (`extra.model`, `extra.options.num_predict`).
@@ -63,24 +62,24 @@ def _checked_names(value: Any, where: str) -> dict[str, Any]:
             f"{where} must be a mapping of the engine's field names to values, not {shown}.", param=where
         )
     for given in value:
-        name, field = given.casefold(), f"{where}.{given}"  # as Go compares the names of fields, and with it Ollama
+        name, field = given.casefold(), f"{where}.{given}"  # Ollama, as Go does, matches field names case-insensitively
         if name in _OWN:
             own = _OWN[name]
             hint = "Use stream() for a stream." if own == "stream()" else f"Use the parameter {own}."
             raise InvalidRequestError(f"{field} would override the request.", param=field, hint=hint)
         if name in _CUTS:
             hint = "Shorten the prompt."
-            raise InvalidRequestError(f"{field} lets the engine cut the prompt.", param=field, hint=hint)
+            raise InvalidRequestError(f"{field} lets the engine truncate the prompt.", param=field, hint=hint)
         if name in _WRAPPERS:
             hint = "Put its fields into extra."
-            raise InvalidRequestError(f"{field} is no field of an engine.", param=field, hint=hint)
+            raise InvalidRequestError(f"{field} is not a field of an engine.", param=field, hint=hint)
         if name in _NESTED and given != name:
             raise InvalidRequestError(f"{field} must be spelled {name}.", param=field)
     return dict(value)
 
 
 def merge_extra(body: dict[str, Any], extra: Mapping[str, Any] | None) -> None:
-    """Put checked fields into the body of a request; an object goes into the one that is there."""
+    """Merge validated fields into the body of a request; an object is merged into the one that is there."""
     for name, value in (extra or {}).items():
         there = body.get(name)
         body[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, Mapping) else value

@@ -1,7 +1,6 @@
 """Images of a conversation: which URLs may reach an engine.
 
-An engine fetches what a URL names: the operator's network, another machine's files. So there is a list of what is
-allowed, and everything else is refused, however it is spelled.
+An engine fetches any URL, from the operator's own network too, so only what is listed here is allowed.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ __all__ = ["base64_of", "check_images", "checked_image_url", "is_base64", "refus
 
 _DATA = re.compile(r"data:(image/[a-z0-9][a-z0-9.+-]{0,63});base64,", re.IGNORECASE)
 _REMOTE = re.compile(r"(https?)://(?=[^\x00-\x20\x7f\\/?#@:])[^\x00-\x20\x7f\\]+", re.IGNORECASE)
-"""No space, control character or backslash: parsers of URLs drop or turn them, each in its own way."""
+"""No space, control character or backslash: URL parsers drop or change them, each in its own way."""
 _ALPHABET = bytes(range(65, 91)) + bytes(range(97, 123)) + b"0123456789+/"
 _SLICE = 1 << 20
 _WAY_OUT = "Send the image as a data:image/...;base64,... URL."
 
 
 def checked_image_url(url: str, where: str) -> tuple[str, bool]:
-    """The URL with its scheme in lower case, and whether somebody would have to fetch it.
+    """Return the URL with its scheme in lower case, and whether it is remote.
 
     Args:
-        where: the field, as the caller wrote it.
+        where: the field's path in the request.
 
     Raises:
         InvalidRequestError: it is neither `data:image/...;base64,` with base64 behind it nor http(s).
@@ -57,7 +56,7 @@ def refuse_remote(where: str) -> InvalidRequestError:
 
 
 def check_images(messages: Iterable[Message], *, remote: bool) -> None:
-    """Hold every image of a conversation against the list.
+    """Validate every image of a conversation, and normalize its URL.
 
     Args:
         remote: whether the engine may fetch http(s) URLs.
@@ -78,14 +77,14 @@ def check_images(messages: Iterable[Message], *, remote: bool) -> None:
 
 
 def base64_of(url: str) -> str | None:
-    """The base64 text of a checked `data:` URL; None for a remote one."""
+    """Return the base64 text of a validated `data:` URL; None for a remote one."""
     return url.partition(",")[2] if url.startswith("data:") else None
 
 
 def is_base64(text: str, start: int = 0) -> bool:
-    """Whether the text from there on is base64 as RFC 4648 has it, padded, and not empty.
+    """Return whether the text from `start` is padded base64 (RFC 4648) and not empty.
 
-    Much cheaper than decoding: an image may have 30 MB, and the event loop waits.
+    Much cheaper than decoding: an image may have 30 MB, and the event loop is blocked.
     """
     length = len(text) - start
     if length <= 0 or length % 4 or not text.isascii():

@@ -1,4 +1,4 @@
-"""Conversations: checked on the way in, so that no engine drops a turn silently."""
+"""Conversations: validated before they are sent, so that no engine drops a message silently."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def checked_messages(messages: Any) -> list[Message]:
-    """Messages as typed turns, from dicts in OpenAI's form.
+    """Return Messages, from mappings as in OpenAI's API.
 
     Raises:
-        InvalidRequestError: names the message at fault by its place.
+        InvalidRequestError: names the message and field.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence) or not messages:
         raise InvalidRequestError(
@@ -34,7 +34,7 @@ def checked_messages(messages: Any) -> list[Message]:
 def _checked_message(message: Any, place: int) -> Message:
     where = f"messages[{place}]"
     if isinstance(message, Message):
-        message = msgspec.to_builtins(message)  # a struct does not check what it is made of
+        message = msgspec.to_builtins(message)  # msgspec does not validate in constructors
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"{where} must be a mapping with role and content.", param="messages")
     role = message.get("role")
@@ -45,23 +45,25 @@ def _checked_message(message: Any, place: int) -> Message:
             f"{where}.role must be one of {', '.join(ROLES)}, developer, not {reprlib.repr(role)}.",
             param=f"{where}.role",
         )
-    given = _as_sent(message, where)
-    given["role"] = role
+    fields = _set_fields(message, where)
+    fields["role"] = role
     try:
-        checked = msgspec.convert(given, Message)
+        checked = msgspec.convert(fields, Message)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error), where) from None
     if checked.content is None and "content" in message and role in ("assistant", "tool") and not checked.tool_calls:
-        checked.content = ""  # null is how clients write an empty reply, and a tool's result of nothing
+        checked.content = ""  # clients send null for an empty response and an empty tool result
     if checked.content is None and not (role == "assistant" and (checked.tool_calls or checked.reasoning)):
         raise InvalidRequestError(f"{where}.content is missing.", param=f"{where}.content")
     if role == "tool" and not checked.tool_call_id:
         raise InvalidRequestError(
-            f"{where}.tool_call_id is missing: a tool's turn names the call that it answers.",
+            f"{where}.tool_call_id is missing: a tool message must name the call that it is the result of.",
             param=f"{where}.tool_call_id",
         )
     if checked.tool_calls and role != "assistant":
-        raise InvalidRequestError(f"{where}.tool_calls belongs to an assistant's turn.", param=f"{where}.tool_calls")
+        raise InvalidRequestError(
+            f"{where}.tool_calls is allowed in assistant messages only.", param=f"{where}.tool_calls"
+        )
     checked.tool_calls = [
         _checked_call(call, f"{where}.tool_calls[{number}]", f"call_{place}_{number}")
         for number, call in enumerate(checked.tool_calls or ())
@@ -74,7 +76,7 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*?)`",
 
 
 def _wrong_type(text: str, where: str) -> InvalidRequestError:
-    """The decoder's complaint, with the place in front."""
+    """The decoder's error, with the field in front."""
     found = _PLACE.fullmatch(text)
     reason, place = (found.group(1), where + (found.group(2) or "")) if found is not None else (text, where)
     field = _FIELD.match(reason)
@@ -83,58 +85,58 @@ def _wrong_type(text: str, where: str) -> InvalidRequestError:
     place = f"{place}.{field.group(2)}"
     if field.group(1) == "missing required":
         return InvalidRequestError(f"{place} is missing.", param=place)
-    return InvalidRequestError(f"There is no field {place}.", param=place, hint="Leave it out.")
+    return InvalidRequestError(f"Unknown field: {place}.", param=place, hint="Leave it out.")
 
 
-def _as_sent(message: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields that say something. Clients send a reply back as they got it, with all of its empty fields (OpenAI's
+def _set_fields(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields that are not empty. Clients send responses back as they got them, with empty fields (OpenAI's
     have `refusal: null`, `annotations: []`, `audio: null`, `function_call: null`).
     """
-    given = {name: value for name, value in message.items() if value is not None and value != [] and value != {}}
-    if "content" not in given and message.get("content") == []:
-        given["content"] = ""
-    if "reasoning_content" in given:
-        given.setdefault("reasoning", given["reasoning_content"])
-        del given["reasoning_content"]
-    refusal = given.pop("refusal", None)
+    fields = {name: value for name, value in message.items() if value is not None and value != [] and value != {}}
+    if "content" not in fields and message.get("content") == []:
+        fields["content"] = ""
+    if "reasoning_content" in fields:
+        fields.setdefault("reasoning", fields["reasoning_content"])
+        del fields["reasoning_content"]
+    refusal = fields.pop("refusal", None)
     if isinstance(refusal, str):
-        given.setdefault("content", refusal)
+        fields.setdefault("content", refusal)
     elif refusal is not None:
-        raise InvalidRequestError(f"{where}.refusal must be a text.", param=f"{where}.refusal")
-    if isinstance(given.get("content"), (list, tuple)):
-        given["content"] = [_part(part) for part in given["content"]]
-    return given
+        raise InvalidRequestError(f"{where}.refusal must be a string.", param=f"{where}.refusal")
+    if isinstance(fields.get("content"), (list, tuple)):
+        fields["content"] = [_part(part) for part in fields["content"]]
+    return fields
 
 
 def _part(part: Any) -> Any:
-    """A part of the content; a refusal is what the model said."""
+    """A content part; a refusal is text that the model wrote."""
     if isinstance(part, Mapping) and part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
         return {"type": "text", "text": part["refusal"]}
     return part
 
 
 def _checked_call(call: Any, where: str, call_id: str) -> ToolCall:
-    """A call that is sent back, whole: engines' templates read its arguments as JSON.
+    """A complete tool call of an earlier message: chat templates parse its arguments as JSON.
 
     Args:
-        call_id: for a call that has no id.
+        call_id: the id of a call that has none.
     """
     if not isinstance(call, Mapping) or call.get("type", "function") not in ("function", None):
         raise InvalidRequestError(f'{where} must be {{"type": "function", "function": {{...}}}}.', param=where)
     function = call.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise InvalidRequestError(f"{where}.function.name is missing.", param=where)
-    given_id = call.get("id")
-    if given_id is not None and not isinstance(given_id, str):
-        raise InvalidRequestError(f"{where}.id must be a text.", param=f"{where}.id")
+    own_id = call.get("id")
+    if own_id is not None and not isinstance(own_id, str):
+        raise InvalidRequestError(f"{where}.id must be a string.", param=f"{where}.id")
     arguments = _checked_arguments(function.get("arguments"), where)
     return {
-        "id": given_id or call_id, "type": "function", "function": {"name": function["name"], "arguments": arguments},
+        "id": own_id or call_id, "type": "function", "function": {"name": function["name"], "arguments": arguments},
     }  # fmt: skip
 
 
 def _checked_arguments(arguments: Any, where: str) -> str:
-    """JSON text of an object: as it was given, or of the object itself. No arguments are none: `{}`."""
+    """Arguments as JSON text: unchanged, or encoded from an object; `{}` if there are none."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return "{}"
     if isinstance(arguments, Mapping):
@@ -154,8 +156,8 @@ def _checked_arguments(arguments: Any, where: str) -> str:
 
 
 def as_prompt(messages: Sequence[Message]) -> str:
-    """One prompt for a backend that knows only prompts: a single user turn is its text unchanged; several turns are
-    `role: text` lines that end in `assistant:`.
+    """Return one prompt for a backend that supports only prompts: the text of a single user message, else `role: text`
+    lines that end in `assistant:`.
     """
     if len(messages) == 1 and messages[0].role == "user":
         return messages[0].text()

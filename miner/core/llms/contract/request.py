@@ -1,7 +1,6 @@
-"""From what a caller typed to a ChatRequest: every parameter checked, under one name, in one range, on all backends.
+"""From a verb's arguments to a ChatRequest: every parameter validated, with one name and one range on all backends.
 
-Ranges are those that all engines share. An engine's own laxness (Ollama takes a temperature of -3, llama.cpp clamps it
-silently) never shows.
+Ranges are those that all engines share: Ollama accepts a temperature of -3 and llama.cpp clamps it silently.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from miner.errors import InvalidRequestError
 __all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed", "seconds_of"]
 
 MAX_STOPS = 256
-"""Stop strings of a request: each is looked for at each token."""
+"""Stop strings of a request: each is searched for at each token."""
 MAX_BIASES = 10_000
 REASONING_LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
-"""Those of any API. A backend takes the nearest that its engine has, and lists `reasoning` where that is another."""
+"""Reasoning efforts of all APIs, in rising order. A backend uses the nearest one that its engine has."""
 SEEDS = 2**32 - 1
-"""So many seeds all engines tell apart; llama.cpp keeps the next number for a random one."""
+"""Number of seeds that all engines tell apart; llama.cpp uses the next number for a random one."""
 _LEAST_TOP_P = 1e-6
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -52,7 +51,7 @@ def build_request(
     unsupported: Any = None,
     options: Mapping[str, Any],
 ) -> ChatRequest:
-    """A checked request.
+    """Return a validated request.
 
     Raises:
         InvalidRequestError: names the parameter, its value and what is allowed.
@@ -64,29 +63,25 @@ def build_request(
         raise InvalidRequestError(f'unsupported must be "error" or "ignore", not {unsupported!r}.', param="unsupported")
     given = {name: value for name, value in options.items() if value is not None}
     if (prompt is None) == (messages is None):
-        raise InvalidRequestError("Give either a prompt or messages.", param="prompt")
+        raise InvalidRequestError("Pass either prompt or messages.", param="prompt")
     tokens = _token_ids(prompt)
     if tokens is not None and given.get("raw") is not True:
-        raise InvalidRequestError("A prompt of token ids goes past the chat template: it needs raw=True.", param="raw")
+        raise InvalidRequestError(
+            "A prompt of token ids bypasses the chat template: it requires raw=True.", param="raw"
+        )
     if prompt is not None and tokens is None and (not isinstance(prompt, str) or not prompt.strip()):
-        raise _wrong("prompt", prompt, "a text that is not empty")
+        raise _wrong("prompt", prompt, "a non-empty string")
     if model is not None and (not isinstance(model, str) or not model.strip()):
-        raise _wrong("model", model, "a model's name, or None for the default")
+        raise _wrong("model", model, "a model name, or None for the default")
     raw = _flag(given, "raw")
     if raw and messages is not None:
-        raise InvalidRequestError(
-            "raw=True sends a prompt past the chat template: it needs a prompt, not messages.", param="raw"
-        )
+        raise InvalidRequestError("raw=True bypasses the chat template: it requires prompt, not messages.", param="raw")
     checked = checked_tools(tools)
     if raw and checked is not None:
-        raise InvalidRequestError(
-            "raw=True goes past the chat template, which is what tells a model of tools.", param="raw"
-        )
+        raise InvalidRequestError("raw=True bypasses the chat template, so it does not support tools.", param="raw")
     reasoning = _reasoning(given.get("reasoning"))
     if raw and reasoning:
-        raise InvalidRequestError(
-            "raw=True goes past the chat template, which is what makes a model think.", param="raw"
-        )
+        raise InvalidRequestError("raw=True bypasses the chat template, so it does not support reasoning.", param="raw")
     return ChatRequest(
         model=model,
         prompt=prompt if tokens is None else "",
@@ -94,7 +89,7 @@ def build_request(
         messages=None if messages is None else checked_messages(messages),
         max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, whole=True)),
         temperature=checked_number("temperature", temperature, low=0, high=2),
-        # 0 is how clients ask for the likeliest alone; engines refuse it, or take it for all.
+        # 0 is how clients request greedy decoding; engines refuse it, or treat it as 1.
         top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
         raw=raw,
         stop=_stop(given.get("stop")),
@@ -120,18 +115,18 @@ def build_request(
 
 
 def _token_ids(prompt: Any) -> list[int] | None:
-    """The prompt, if it is one of token ids."""
+    """The prompt as token ids; None if it is not a list of integers."""
     if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
         return None
     if not all(0 <= token < 2**31 for token in prompt):
-        raise InvalidRequestError("prompt must be a text, or a list of token ids of the model.", param="prompt")
+        raise InvalidRequestError("prompt must be a string or a list of token ids.", param="prompt")
     return list(prompt)
 
 
 def _unknown_option(name: str) -> InvalidRequestError:
     near = difflib.get_close_matches(name, [*OPTIONS, *_NOT_OPTIONS], n=1)
-    hint = f"Did you mean {near[0]}?" if near else "An engine's own field goes into extra={...}."
-    return InvalidRequestError(f"There is no option {name!r}.", param=name, hint=hint)
+    hint = f"Did you mean {near[0]}?" if near else "Pass a field of the engine's own in extra={...}."
+    return InvalidRequestError(f"Unknown parameter: {name!r}.", param=name, hint=hint)
 
 
 def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
@@ -147,14 +142,22 @@ def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
 def checked_number(
     name: str, value: Any, *, low: float, high: float, low_open: bool = False, whole: bool = False
 ) -> float:
-    """A number in a range; text, truth values and NaN are none."""
+    """Return a number if it is in the range; strings, booleans and NaN are not.
+
+    Args:
+        low_open: whether `low` itself is excluded.
+        whole: whether it must be an integer.
+
+    Raises:
+        InvalidRequestError: it is not in the range.
+    """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # NaN is in no range.
     if number and low <= value <= high and not (low_open and value == low) and not (whole and value != int(value)):
         return value  # type: ignore[no-any-return]
     bounds = f"above {low:g} and at most {high:g}" if low_open else f"from {low:g} to {high:.10g}"
     if whole and high >= 2**31 - 1 and not (number and value > high):
-        bounds = f"of at least {low:g}"  # the upper end is that of the engines' integers: told to those who pass it
+        bounds = f"of at least {low:g}"  # the limit of the engines' integers matters only beyond it
     raise _wrong(name, value, f"{'an integer' if whole else 'a number'} {bounds}")
 
 
@@ -167,16 +170,16 @@ def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int | No
 
 
 def folded_seed(value: Any) -> int | None:
-    """A seed of any 64 bits as one that every engine takes; equal ones stay equal. -1 is a random one: None.
+    """Return a 64-bit seed as one that every engine accepts, equal seeds as equal ones; None for -1, a random seed.
 
     Raises:
-        InvalidRequestError: it is no integer of 64 bits.
+        InvalidRequestError: it is not a 64-bit integer.
     """
     if value is None:
         return None
     whole = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not whole or not -(2**63) <= value < 2**63 or value != int(value):
-        raise _wrong("seed", value, "an integer of 64 bits, or -1 for a random one")
+        raise _wrong("seed", value, "a 64-bit integer, or -1 for a random seed")
     return None if value == -1 else int(value) % SEEDS
 
 
@@ -192,9 +195,9 @@ def _stop(value: Any) -> list[str]:
         return []
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
-        raise _wrong("stop", value, "a text or a list of texts, none of them empty")
+        raise _wrong("stop", value, "a string or a list of strings, none of them empty")
     if len(texts) > MAX_STOPS:
-        raise InvalidRequestError(f"stop holds {len(texts)} texts; {MAX_STOPS} at most.", param="stop")
+        raise InvalidRequestError(f"stop has {len(texts)} strings; {MAX_STOPS} at most.", param="stop")
     return list(texts)
 
 
@@ -212,11 +215,13 @@ def _logit_bias(value: Any) -> dict[str, float] | None:
     if not isinstance(value, Mapping):
         raise _wrong("logit_bias", value, "a mapping of token ids to numbers from -100 to 100")
     if len(value) > MAX_BIASES:
-        raise InvalidRequestError(f"logit_bias holds {len(value)} tokens; {MAX_BIASES} at most.", param="logit_bias")
+        raise InvalidRequestError(
+            f"logit_bias must have at most {MAX_BIASES} tokens, not {len(value)}.", param="logit_bias"
+        )
     checked = {}
     for token, bias in value.items():
         if isinstance(token, bool) or not str(token).isdecimal():
-            raise _wrong("logit_bias", token, "a mapping whose keys are token ids")
+            raise _wrong("logit_bias", token, "a mapping with token ids as keys")
         checked[str(token)] = checked_number(f"logit_bias[{token}]", bias, low=-100, high=100)
     return checked
 
@@ -251,10 +256,10 @@ def _keep_alive(value: Any) -> float | str | None:
 
 
 def seconds_of(value: float | str, name: str = "keep_alive") -> float:
-    """Seconds of 300, "5m", "1h30m", "1.5h", "-1m" or "0". As in Go, a text without a unit is none, but for "0".
+    """Return the seconds of 300, "5m", "1h30m", "1.5h", "-1m" or "0": strings are Go durations, as Ollama's.
 
     Raises:
-        InvalidRequestError: it is no duration, or longer than a lifetime.
+        InvalidRequestError: it is not a duration, or longer than LONGEST.
     """
     if isinstance(value, str):
         found = _DURATION.fullmatch(value)
@@ -265,5 +270,5 @@ def seconds_of(value: float | str, name: str = "keep_alive") -> float:
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LONGEST:
         return value
     raise InvalidRequestError(
-        f"{name} must be seconds, or a text such as 10m or 1h30m, not {str(value)[:80]!r}.", param=name
+        f"{name} must be seconds, or a string such as '10m' or '1h30m', not {str(value)[:80]!r}.", param=name
     )

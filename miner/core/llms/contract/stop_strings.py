@@ -1,8 +1,8 @@
-"""Stop strings, watched for on our side of the engine.
+"""Stop strings, matched on our side of the engine.
 
-llama.cpp (and Ollama, whose runner it is) holds back text that may become a stop string, and drops it when max_tokens
-ends the reply; and neither says which string ended one. So they are not told of stop strings: the text is watched here,
-and the engine is stopped by leaving its stream.
+llama.cpp (and Ollama, whose runner it is) holds back text that may become a stop string, loses it when max_tokens ends
+the response, and does not report which string matched. So stop strings are not sent to them: the text is matched here,
+and closing the stream stops the engine.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ __all__ = ["StopWatcher"]
 
 
 class StopWatcher:
-    """Ends one reply at the first stop string in its content. Reasoning and tool calls are not looked at.
+    """Ends one response at the first stop string in its content. Reasoning and tool calls are not searched.
 
-    What may still become a stop string is held back, with its log probabilities, and nothing else is. Of several
-    strings the one that is complete first counts, and of those the longest; so it does not matter how the text was cut
-    into pieces.
+    Only text that may still become a stop string is held back, with its log probabilities. Of several strings the one
+    that is complete first matches, and of those the longest, so chunk boundaries make no difference.
 
     Attributes:
-        matched: the string that ended the reply; None as long as none did.
+        matched: the string that ended the response; None until then.
     """
 
     __slots__ = ("_held", "_pieces", "_stops", "matched")
@@ -31,18 +30,18 @@ class StopWatcher:
         self._stops = sorted(set(stops), key=len, reverse=True)
         self._held = ""
         self._pieces: list[tuple[int, list[TokenLogprob] | None]] = []
-        """Length and log probabilities of each piece of the text that is held back."""
+        """Length and log probabilities of each piece of the held text."""
         self.matched: str | None = None
 
     def feed(self, chunk: LLMChunk, out: list[LLMChunk]) -> bool:
-        """Put what may go out of a chunk and of what was held back before it; whether a stop string ended the reply.
+        """Append what a chunk releases to `out`; return whether a stop string ended the response.
 
-        What a chunk brings besides content goes out in its place, after the text before it.
+        What a chunk has besides content is released in its place, after the text before it.
         """
         content = chunk.content
         if content is None:
             if chunk.reasoning is not None or chunk.tool_calls is not None or chunk.finish_reason is not None:
-                self.flush(out)  # the text does not go on behind it
+                self.flush(out)  # a stop string does not span it
             elif self._held and chunk.logprobs is not None:
                 self._pieces.append((0, chunk.logprobs))
                 chunk.logprobs = None
@@ -59,7 +58,7 @@ class StopWatcher:
             return True
         keep = self._possible(text)
         last = chunk.finish_reason is not None or chunk.tool_calls is not None
-        if not self._held and (not keep or last):  # nearly every piece
+        if not self._held and (not keep or last):  # nearly every chunk
             out.append(chunk)
             return False
         self._add(content, chunk)
@@ -71,7 +70,7 @@ class StopWatcher:
         return False
 
     def flush(self, out: list[LLMChunk]) -> None:
-        """Put what is held back: the reply has ended, or something else than text came."""
+        """Release the held text: the response has ended, or something other than text came."""
         if self._held:
             self._release(self._held, len(self._held), out)
 
@@ -80,7 +79,7 @@ class StopWatcher:
         chunk.logprobs = None
 
     def _find(self, text: str) -> int | None:
-        """Where the first stop string that is complete begins."""
+        """Where the first complete stop string begins."""
         first: int | None = None  # its end
         for stop in self._stops:
             place = text.find(stop)
@@ -90,7 +89,7 @@ class StopWatcher:
         return None if first is None or self.matched is None else first - len(self.matched)
 
     def _possible(self, text: str) -> int:
-        """Length of the longest end of the text with which a stop string begins."""
+        """Length of the longest suffix of the text that is a prefix of a stop string."""
         longest = 0
         for stop in self._stops:
             place = text.find(stop[0], max(0, len(text) - len(stop) + 1))
@@ -102,7 +101,7 @@ class StopWatcher:
         return longest
 
     def _release(self, text: str, upto: int, out: list[LLMChunk]) -> None:
-        """Put the text up to a place. A token's log probability goes with the token's first character."""
+        """Release the text up to a place. A token's log probability goes with the token's first character."""
         logprobs: list[TokenLogprob] = []
         begins = 0
         rest: list[tuple[int, list[TokenLogprob] | None]] = []

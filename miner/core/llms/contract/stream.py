@@ -1,4 +1,4 @@
-"""LLMStream: a reply as it comes, which stops the engine when it is left."""
+"""LLMStream: a streamed response, which stops the engine when it is left."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from miner.core.wire import LLMChunk, LLMResponse
 __all__ = ["Batches", "LLMStream"]
 
 Batches = AsyncGenerator[list[LLMChunk], None]
-"""What arrived in one read, together."""
+"""A stream in batches: the chunks that arrived in one read, together."""
 
 
 class LLMStream(AsyncIterator[LLMChunk]):
-    """The chunks of one reply.
+    """The chunks of one response.
 
     ::
 
         async for chunk in service.stream("Why is the sky blue?"):
             print(chunk.content or "", end="")
 
-    The request is sent when the first chunk is asked for. Leaving the loop early (break, an exception, a cancelled
-    task) stops the engine; so do `aclose` and the end of an `async with` block. A stream is read once.
+    The request is sent when the first chunk is awaited. Leaving the loop early (break, an exception, a cancelled task)
+    stops the engine; so do `aclose` and the end of an `async with` block. A stream can be read once.
     """
 
     def __init__(self, start: Callable[[], Batches], response: LLMResponse, in_flight: InFlight | None = None) -> None:
         """
         Args:
-            start: gives the batches; called once, when the first is asked for.
-            in_flight: the calls of the service, whose end is this stream's too.
+            start: returns the batches; called when the first is awaited.
+            in_flight: the service's calls: closing the service closes the stream.
         """
         self._start = start
         self._response = response
         self._began = False
         self._closed = False
         self._quiet = False
-        """Closed by the task that reads: it knows, and is not told."""
+        """Closed by the task that reads: it gets no chunk that says so."""
         self._call = (in_flight or InFlight(lambda: RuntimeError("The stream was closed."))).call()
         self._ended = asyncio.Event()
-        """Nothing of the request is left: the engine's slot is free."""
-        # A loop that is left drops its iterator, and asyncio closes what is dropped. So only the loop may hold it.
+        """The request has ended: the engine's slot is free."""
+        # A loop that is left drops its iterator, which asyncio then closes: so only the loop may hold it.
         self._running: weakref.ref[AsyncGeneratorType[Any, None]] | None = None
         self._own: AsyncGenerator[LLMChunk, None] | None = None
 
@@ -67,11 +67,11 @@ class LLMStream(AsyncIterator[LLMChunk]):
         return await anext(self._own)
 
     def batches(self) -> Batches:
-        """The chunks in the lists in which they arrived: for who writes them on together."""
+        """Iterate over lists of chunks that arrived together, for writing them on together."""
         if self._closed and not self._began:
-            raise RuntimeError("The stream is closed; ask the service for a new one.")
+            raise RuntimeError("The stream is closed.")
         if self._began:
-            raise RuntimeError("A stream can be read once; ask the service for a new one.")
+            raise RuntimeError("A stream can be read once.")
         self._began = True
         source = self._start()
         self._call.watch(source)
@@ -81,20 +81,20 @@ class LLMStream(AsyncIterator[LLMChunk]):
 
     @property
     def response(self) -> LLMResponse:
-        """What is known of the reply besides its pieces: model, backend, what was ignored, what was parsed."""
+        """What is known besides the chunks: model, backend, ignored parameters, parsed output."""
         return self._response
 
     async def collect(self) -> LLMResponse:
-        """Read to the end and return the whole reply."""
+        """Read to the end and return the response."""
         arrived: list[list[LLMChunk]] = []
         async with aclosing(self.batches()) as batches:
             async for batch in batches:
-                arrived.append(batch)  # noqa: PERF401  (a comprehension would lose what had come when it breaks)
+                arrived.append(batch)  # noqa: PERF401  (a comprehension would lose what had arrived before an error)
         return join(arrived, self._response)
 
     async def aclose(self) -> None:
-        """Stop the engine and release the connection. Idempotent. Whatever another task reads the stream with (a loop,
-        `anext`, `batches`, `collect`) ends with a chunk whose finish_reason is "cancelled", unless the reply had ended.
+        """Stop the engine and release the connection. Idempotent. Another task that reads the stream (a loop, `anext`,
+        `batches`, `collect`) gets a last chunk with the finish_reason "cancelled", unless the response had ended.
         """
         closed, self._closed = self._closed, True
         if not self._began or self._ended.is_set():
@@ -125,9 +125,9 @@ class LLMStream(AsyncIterator[LLMChunk]):
         await self.aclose()
 
     async def _watched(self, source: Batches) -> Batches:
-        """The batches of the source, until somebody ends them from outside."""
+        """The batches of the source until it ends or the call is stopped."""
         call = self._call
-        whole = False
+        complete = False
         try:
             if call.enter():
                 async for batch in source:
@@ -136,7 +136,7 @@ class LLMStream(AsyncIterator[LLMChunk]):
                     if not call.enter():
                         break
                 else:
-                    whole = True
+                    complete = True
         except asyncio.CancelledError:
             if not call.leave():
                 raise
@@ -145,7 +145,7 @@ class LLMStream(AsyncIterator[LLMChunk]):
             if not call.finish():
                 await source.aclose()
             self._ended.set()
-        if whole or not call.stopped:
+        if complete or not call.stopped:
             return
         if not self._closed:
             raise self._call.closed()

@@ -1,4 +1,4 @@
-"""Structured output: what a caller may ask for, and the check that it came."""
+"""Structured output: the forms of `response_format`, and the check of the response against it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _FORMS = (
 _KINDS = ("text", "json_object", "json_schema", "regex", "grammar")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 MAX_SCHEMA = 120_000
-"""Bytes of a JSON Schema, as at OpenAI: compiling it holds up everybody else."""
+"""Bytes of a JSON Schema, as at OpenAI: compiling it blocks all other requests."""
 _VALIDATORS = LRUCache()
 _SCHEMA_WORDS = {"type", "properties", "$ref", "$defs", "anyOf", "oneOf", "allOf", "enum", "const", "items", "$schema"}
 
 
 def output_format(value: Any) -> OutputFormat | None:
-    """What the caller asked for, in one form.
+    """Return `response_format` in one form; None if any text will do.
 
     Raises:
-        InvalidRequestError: no form that is understood, or a schema that is none.
+        InvalidRequestError: the form is unknown or the schema invalid.
     """
     if value is None or isinstance(value, OutputFormat):
         return value
@@ -102,7 +102,7 @@ def _without_nulls(schema: dict[str, Any]) -> dict[str, Any]:
     try:
         made: dict[str, Any] = without_nulls(schema)
     except RecursionError:
-        return schema  # the validator says so
+        return schema  # the validator reports it
     return made
 
 
@@ -129,7 +129,7 @@ def _from_type(target: type) -> OutputFormat:
 
 
 def _refuse_remote_references(node: Any) -> None:
-    """A schema may refer to its own parts only: a request must not make anybody fetch an address."""
+    """A schema may refer to its own parts only: a request must not make us fetch a URL."""
     stack = [node]
     while stack:
         value = stack.pop()
@@ -139,7 +139,7 @@ def _refuse_remote_references(node: Any) -> None:
                 if not isinstance(reference, str) or reference.startswith("#"):
                     continue
                 raise InvalidRequestError(
-                    f"response_format: {word} {reference!r} leaves the schema; only '#/...' is allowed.",
+                    f"response_format: {word} {reference!r} refers outside the schema; only '#/...' is allowed.",
                     param="response_format",
                 )
             stack.extend(value.values())
@@ -148,10 +148,10 @@ def _refuse_remote_references(node: Any) -> None:
 
 
 def _validator(schema: dict[str, Any]) -> Any:
-    """The validator of a schema, compiled once while it is in use.
+    """The compiled validator of a schema, cached.
 
     Raises:
-        InvalidRequestError: it is no JSON Schema, leaves itself, or is bigger than anybody's need.
+        InvalidRequestError: it is not a JSON Schema, refers outside itself, or is larger than MAX_SCHEMA.
     """
     try:
         key = msgspec.json.encode(schema)
@@ -161,7 +161,7 @@ def _validator(schema: dict[str, Any]) -> Any:
         ) from None
     if len(key) > MAX_SCHEMA:
         raise InvalidRequestError(
-            f"response_format: the JSON Schema has {len(key)} bytes; {MAX_SCHEMA} are taken at most.",
+            f"response_format: the JSON Schema has {len(key)} bytes; {MAX_SCHEMA} at most.",
             param="response_format",
         )
     return _VALIDATORS.get((key, None), lambda: _compiled(schema))
@@ -181,18 +181,18 @@ def _compiled(schema: dict[str, Any]) -> Any:
 
 
 def _never_fetched(address: str) -> Any:
-    """The validator would fetch what a schema refers to, `$schema` among it."""
+    """The validator would fetch what a schema refers to, `$schema` included."""
     raise ValueError(f"{address} is not fetched")
 
 
 def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[str, Any]) -> None:
-    """Make sure that the reply is what was asked for; fills `response.parsed`.
+    """Check a response against the request's format and set `response.parsed`.
 
     Raises:
-        OutputValidationError: it is not, or it was cut short before it could be.
+        OutputValidationError: it does not match, or was cut short.
     """
     if response.tool_calls:
-        return  # the model answered with calls: the format speaks of the text
+        return  # the format applies to content alone
     where = origin.get("backend") or "the engine"
     if response.finish_reason in ("length", "repetition"):
         cause = "the context was full" if response.context_exhausted else "max_tokens was reached"
@@ -201,45 +201,47 @@ def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[st
         if response.usage is not None:
             cause += f" ({response.usage.completion_tokens} tokens)"
         raise OutputValidationError(
-            f"The reply was cut short because {cause} before the {wanted.kind.replace('_', ' ')} was complete.",
+            f"The response was cut short because {cause} before the {wanted.kind.replace('_', ' ')} was complete.",
             response=response,
-            hint="Raise max_tokens, or ask for less.",
+            hint="Raise max_tokens, or request a shorter output.",
             **origin,
         )
     if wanted.kind == "grammar":
-        return  # only the engine can read its grammar
+        return  # only the engine can parse its grammar
     if wanted.kind == "regex":
         _check_regex(wanted, response, where, origin)
         return
     try:
         value = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, RecursionError) as error:  # nested without end: no engine's grammar yields that
+    except (msgspec.DecodeError, RecursionError) as error:  # nested too deeply
         raise OutputValidationError(
-            f"The reply of {where} is not JSON: {error}.", response=response, **origin
+            f"The response of {where} is not JSON: {error}.", response=response, **origin
         ) from None
     if wanted.kind == "json_object" and not isinstance(value, dict):
-        raise OutputValidationError(f"The reply of {where} is JSON but no object.", response=response, **origin)
+        raise OutputValidationError(f"The response of {where} is JSON but not an object.", response=response, **origin)
     if wanted.schema is not None:
         failure = next(_validator(wanted.schema).iter_errors(value), None)
         if failure is not None:
             place = "/".join(str(step) for step in failure.instance_path) or "the top level"
             raise OutputValidationError(
-                f"The reply of {where} breaks the schema at {place}: {failure.message}.", response=response, **origin
+                f"The response of {where} violates the schema at {place}: {failure.message}.",
+                response=response,
+                **origin,
             )
     response.parsed = value if wanted.target is None else _parse(wanted.target, value, response, origin)
 
 
 def _check_regex(wanted: OutputFormat, response: LLMResponse, where: str, origin: Mapping[str, Any]) -> None:
-    # Through the schema validator's engine, whose backtracking is bounded: the pattern is the caller's.
+    # By the schema validator, whose backtracking is bounded: the pattern is the caller's.
     import jsonschema_rs
 
     try:
         validator = jsonschema_rs.validator_for({"pattern": f"^(?:{wanted.pattern})$"})
     except (jsonschema_rs.ValidationError, ValueError):
-        return  # a dialect of the engine's own, which enforced it
+        return  # the engine's own dialect, which it enforced
     if not validator.is_valid(response.content):
         raise OutputValidationError(
-            f"The reply of {where} does not match {wanted.pattern!r}.", response=response, **origin
+            f"The response of {where} does not match {wanted.pattern!r}.", response=response, **origin
         )
 
 
@@ -250,5 +252,5 @@ def _parse(target: Any, value: Any, response: LLMResponse, origin: Mapping[str, 
     except (msgspec.ValidationError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         reason = str(error).splitlines()[0]
         raise OutputValidationError(
-            f"The reply fits the schema but is no {target.__name__}: {reason}.", response=response, **origin
+            f"The response matches the schema but is not a {target.__name__}: {reason}.", response=response, **origin
         ) from None

@@ -1,4 +1,4 @@
-"""Tools and calls: checked on the way in, normalised on the way out."""
+"""Tools and tool calls: validated in requests, checked in responses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["arguments_parse", "checked_tool_choice", "checked_tools", "chosen_to
 
 
 def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Tools in OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`; None where
-    there are none.
+    """Return tools as in OpenAI's API, `{"type": "function", "function": {"name", "description", "parameters"}}`; None
+    if there are none.
 
     Raises:
-        InvalidRequestError: names the tool at fault by its place.
+        InvalidRequestError: names the tool.
     """
     if tools is None:
         return None
@@ -40,12 +40,12 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
         if not isinstance(name, str) or not name:
             raise InvalidRequestError(f"{where}.function.name is missing.", param=where)
         if name in seen:
-            raise InvalidRequestError(f"{where}.function.name {name!r} is there twice.", param=where)
+            raise InvalidRequestError(f"{where}.function.name {name!r} is a duplicate.", param=where)
         seen.add(name)
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise InvalidRequestError(f"{where}.function.parameters must be a JSON Schema.", param=where)
-        # A null says nothing, and engines' own checks stumble over it.
+        # Engines' own validation refuses null.
         kept = {n: v for n, v in function.items() if v is not None}
         if parameters:
             kept["parameters"] = _schema(parameters, where, strict=function.get("strict") is True)
@@ -54,7 +54,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
 
 
 def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
-    """The parameters of a tool as a JSON Schema; those of a strict one must be one."""
+    """The parameters of a tool as a JSON Schema. Those of a strict tool must be valid already."""
     if not strict:
         return relaxed(dict(parameters))
     try:
@@ -65,12 +65,12 @@ def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[
     if fault is not None:
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault[0])
         path = f"{where}.function.parameters{place}"
-        raise InvalidRequestError(f"{path}: this is no JSON Schema: {fault[1]}.", param=path)
+        raise InvalidRequestError(f"{path}: the JSON Schema is not valid: {fault[1]}.", param=path)
     return schema
 
 
 def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> ToolChoice | None:
-    """auto, none, required, or one tool by name (bare, or OpenAI's form), as OpenAI's form."""
+    """Return the choice as in OpenAI's API: auto, none, required, or one tool, which may also be a bare name."""
     if choice is None:
         return None
     if isinstance(choice, Mapping) and choice.get("type") in ("auto", "none", "required"):
@@ -78,7 +78,7 @@ def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> Tool
     if tools is None:
         if choice in ("none", "auto"):
             return None
-        raise InvalidRequestError("tool_choice needs tools.", param="tool_choice")
+        raise InvalidRequestError("tool_choice requires tools.", param="tool_choice")
     if choice in ("auto", "none", "required"):
         return choice  # type: ignore[no-any-return]
     name = choice
@@ -95,7 +95,7 @@ def checked_tool_choice(choice: Any, tools: list[dict[str, Any]] | None) -> Tool
 
 
 def _shown(choice: Any) -> str:
-    """As the client wrote it."""
+    """The choice as JSON."""
     try:
         return msgspec.json.encode(choice).decode()[:200]
     except (TypeError, ValueError, RecursionError):
@@ -103,17 +103,17 @@ def _shown(choice: Any) -> str:
 
 
 def tool_names(tools: list[dict[str, Any]] | None) -> list[str]:
-    """The names, in order."""
+    """Return the names, in order."""
     return [tool["function"]["name"] for tool in tools or ()]
 
 
 def chosen_tool(choice: ToolChoice | None) -> str | None:
-    """The one tool that must be called, if the choice names one."""
+    """Return the name of the tool that must be called; None if the choice names none."""
     return choice["function"]["name"] if isinstance(choice, dict) else None
 
 
 def arguments_parse(call: ToolCall) -> bool:
-    """Whether a finished call's arguments are a JSON object."""
+    """Return whether the arguments of a complete call are a JSON object."""
     try:
         return isinstance(msgspec.json.decode(call["function"]["arguments"] or "{}"), dict)
     except (msgspec.DecodeError, RecursionError):

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from miner.core.llms.contract.cache import LRUCache
-from miner.core.llms.contract.capabilities import WAY_OUT, forget, note_ignored
+from miner.core.llms.contract.capabilities import LENIENT_HINT, forget, note_ignored
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.keywords import LISTS, MAPS, SINGLE, Unenforced, is_never
 from miner.core.llms.schema.pattern import MAX_REPEATS
@@ -195,7 +195,7 @@ def _refuse_or_note(
         if not lenient:
             why = f" ({item.why})" if item.why else ""
             raise UnsupportedFeatureError(
-                f"{where} cannot enforce {item.keyword} of a JSON Schema{why}: {place}.", param=place, hint=WAY_OUT
+                f"{where} cannot enforce {item.keyword} of a JSON Schema{why}: {place}.", param=place, hint=LENIENT_HINT
             )
         note_ignored(request, place)
 

@@ -17,12 +17,12 @@ from tests.core.services import ENGINES, MESSAGES, WEATHER, read, service_at
 GOOD = {"prompt": "hi", "max_tokens": 8, "temperature": 0.5, "top_p": 0.9, "options": {}}
 
 WRONG: list[tuple[str, Any, str]] = [
-    ("prompt", "", "prompt must be a text that is not empty, not ''"),
-    ("prompt", " \n", "prompt must be a text that is not empty"),
-    ("prompt", 7, "prompt must be a text that is not empty, not 7"),
-    ("prompt", b"hi", "prompt must be a text"),
-    ("model", "", "model must be a model's name, or None for the default, not ''"),
-    ("model", 3, "model must be a model's name"),
+    ("prompt", "", "prompt must be a non-empty string, not ''"),
+    ("prompt", " \n", "prompt must be a non-empty string"),
+    ("prompt", 7, "prompt must be a non-empty string, not 7"),
+    ("prompt", b"hi", "prompt must be a non-empty string"),
+    ("model", "", "model must be a model name, or None for the default, not ''"),
+    ("model", 3, "model must be a model name"),
     ("temperature", -1, "temperature must be a number from 0 to 2, not -1"),
     ("temperature", 9, "temperature must be a number from 0 to 2, not 9"),
     ("temperature", "hot", "temperature must be a number from 0 to 2, not 'hot'"),
@@ -43,27 +43,27 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_tokens", 10**5000, "max_tokens must be an integer from 1 to 2147483647, not a number of 16610 bits"),
 ]
 WRONG_OPTIONS: list[tuple[str, Any, str]] = [
-    ("seed", 1.5, "seed must be an integer of 64 bits, or -1 for a random one, not 1.5"),
-    ("seed", True, "seed must be an integer"),
-    ("seed", 2**63, "seed must be an integer of 64 bits"),
-    ("seed", -(2**63) - 1, "seed must be an integer of 64 bits"),
-    ("seed", math.inf, "seed must be an integer"),
-    ("seed", math.nan, "seed must be an integer"),
-    ("seed", 10**400, "seed must be an integer of 64 bits, or -1 for a random one, not 1000"),
+    ("seed", 1.5, "seed must be a 64-bit integer, or -1 for a random seed, not 1.5"),
+    ("seed", True, "seed must be a 64-bit integer"),
+    ("seed", 2**63, "seed must be a 64-bit integer"),
+    ("seed", -(2**63) - 1, "seed must be a 64-bit integer"),
+    ("seed", math.inf, "seed must be a 64-bit integer"),
+    ("seed", math.nan, "seed must be a 64-bit integer"),
+    ("seed", 10**400, "seed must be a 64-bit integer, or -1 for a random seed, not 1000"),
     ("top_k", -1, "top_k must be an integer of at least 0, not -1"),
     ("top_k", True, "top_k must be an integer"),
     ("min_p", 1.1, "min_p must be a number from 0 to 1, not 1.1"),
     ("repeat_penalty", 0, "repeat_penalty must be a number above 0 and at most 10, not 0"),
     ("presence_penalty", -2.1, "presence_penalty must be a number from -2 to 2"),
     ("frequency_penalty", "1", "frequency_penalty must be a number from -2 to 2, not '1'"),
-    ("stop", "", "stop must be a text or a list of texts, none of them empty"),
-    ("stop", ["a", ""], "stop must be a text or a list of texts, none of them empty, not ['a', '']"),
-    ("stop", 5, "stop must be a text or a list of texts"),
-    ("stop", {"a": 1}, "stop must be a text or a list of texts"),
+    ("stop", "", "stop must be a string or a list of strings, none of them empty"),
+    ("stop", ["a", ""], "stop must be a string or a list of strings, none of them empty, not ['a', '']"),
+    ("stop", 5, "stop must be a string or a list of strings"),
+    ("stop", {"a": 1}, "stop must be a string or a list of strings"),
     ("logprobs", 21, "logprobs must be an integer from 0 to 20, not 21"),
     ("logprobs", "yes", "logprobs must be an integer from 0 to 20, not 'yes'"),
     ("logit_bias", [1], "logit_bias must be a mapping of token ids to numbers from -100 to 100, not [1]"),
-    ("logit_bias", {"cat": 1}, "logit_bias must be a mapping whose keys are token ids, not 'cat'"),
+    ("logit_bias", {"cat": 1}, "logit_bias must be a mapping with token ids as keys, not 'cat'"),
     ("logit_bias", {5: 101}, "logit_bias[5] must be a number from -100 to 100, not 101"),
     ("response_format", "xml", "response_format must be a JSON Schema"),
     ("reasoning", "hard", "reasoning must be True, False or one of minimal, low, medium, high, xhigh, max, not 'hard'"),
@@ -74,10 +74,10 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("timeout", {"frist": 1}, "timeout must be seconds, or a mapping with first, between and total, not 'frist'"),
     ("timeout", {"first": -1}, "timeout.first must be a number above 0"),
     ("timeout", {"total": math.inf}, "timeout.total must be a number above 0"),
-    ("keep_alive", "", "keep_alive must be seconds, or a text such as 10m"),
+    ("keep_alive", "", "keep_alive must be seconds, or a string such as '10m'"),
     ("keep_alive", [1], "keep_alive must be a number"),
-    ("keep_alive", "300", "keep_alive must be seconds, or a text such as 10m or 1h30m, not '300'"),
-    ("keep_alive", "soon", "keep_alive must be seconds, or a text such as 10m or 1h30m, not 'soon'"),
+    ("keep_alive", "300", "keep_alive must be seconds, or a string such as '10m' or '1h30m', not '300'"),
+    ("keep_alive", "soon", "keep_alive must be seconds, or a string such as '10m' or '1h30m', not 'soon'"),
     ("raw", "yes", "raw must be True or False, not 'yes'"),
     ("progress", 1, "progress must be True or False, not 1"),
     ("parallel_tool_calls", 0, "parallel_tool_calls must be True or False, not 0"),
@@ -116,25 +116,25 @@ def test_a_wrong_option_is_named_with_the_field_the_value_and_what_is_allowed(na
     ],
 )  # fmt: skip
 def test_an_option_that_does_not_exist_gets_the_nearest_name(typed: str, meant: str):
-    with pytest.raises(InvalidRequestError, match=f"There is no option '{typed}'. Did you mean {meant}\\?"):
+    with pytest.raises(InvalidRequestError, match=f"Unknown parameter: '{typed}'. Did you mean {meant}\\?"):
         build_request(**{**GOOD, "options": {typed: 1}})
 
 
 def test_an_option_like_no_other_is_sent_to_extra():
     with pytest.raises(
-        InvalidRequestError, match=r"no option 'xyzzy'\. An engine's own field goes into extra=\{\.\.\.\}"
+        InvalidRequestError, match=r"parameter: 'xyzzy'\. Pass a field of the engine's own in extra=\{\.\.\.\}"
     ):
         build_request(**{**GOOD, "options": {"xyzzy": None}})
 
 
 def test_a_prompt_or_messages_never_both_and_never_none():
     for prompt, messages in ((None, None), ("hi", MESSAGES)):
-        with pytest.raises(InvalidRequestError, match="either a prompt or messages"):
+        with pytest.raises(InvalidRequestError, match="either prompt or messages"):
             build_request(**{**GOOD, "prompt": prompt, "messages": messages})
 
 
 def test_raw_is_for_prompts_and_without_tools():
-    with pytest.raises(InvalidRequestError, match=r"raw=True .* needs a prompt, not messages"):
+    with pytest.raises(InvalidRequestError, match=r"raw=True .* requires prompt, not messages"):
         build_request(**{**GOOD, "prompt": None, "messages": MESSAGES, "options": {"raw": True}})
     with pytest.raises(InvalidRequestError, match=r"raw=True .* tools"):
         build_request(**GOOD | {"options": {"raw": True}}, tools=[WEATHER])
@@ -198,7 +198,7 @@ def test_a_duration_as_go_reads_it(text: float | str, seconds: float):
              "99999999999h", True, None],
 )  # fmt: skip
 def test_what_go_refuses_is_no_duration(text: Any):
-    with pytest.raises(InvalidRequestError, match="keep_alive must be seconds, or a text such as 10m or 1h30m, not"):
+    with pytest.raises(InvalidRequestError, match="keep_alive must be seconds, or a string such as '10m'"):
         seconds_of(text)
 
 

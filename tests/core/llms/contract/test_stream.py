@@ -213,7 +213,7 @@ async def test_a_stream_is_read_once():
         stream = service.stream("hi")
         await read(stream)
         for again in (read(stream), stream.collect()):
-            with pytest.raises(RuntimeError, match="A stream can be read once; ask the service for a new one"):
+            with pytest.raises(RuntimeError, match="A stream can be read once"):
                 await again
         left = service.stream("hi")
         await by_break(left)
@@ -226,7 +226,7 @@ async def test_a_stream_that_was_never_read_costs_nothing_and_can_be_closed():
     stream = service.stream("hi")
     await stream.aclose()
     for reading in (read(stream), stream.collect()):
-        with pytest.raises(RuntimeError, match="The stream is closed; ask the service for a new one"):
+        with pytest.raises(RuntimeError, match="The stream is closed"):
             await reading
     async with service.stream("hi"):
         pass

@@ -112,10 +112,13 @@ def test_the_other_forms():
         ({"type": "json_schema", "json_schema": {"schema": "x"}}, "response_format.json_schema.schema is missing"),
         ({"type": "bogus"}, "response_format.type must be one of text, json_object, "),
         ({"type": "object", "required": "city"}, "response_format: the JSON Schema is not valid: "),
-        ({"$ref": "http://127.0.0.1:9/s.json"}, "leaves the schema; only '#/...' is allowed"),
-        ({"type": "object", "properties": {"a": {"items": [{"$ref": "file:///etc/passwd"}]}}}, "leaves the schema"),
+        ({"$ref": "http://127.0.0.1:9/s.json"}, "refers outside the schema; only '#/...' is allowed"),
+        (
+            {"type": "object", "properties": {"a": {"items": [{"$ref": "file:///etc/passwd"}]}}},
+            "refers outside the schema",
+        ),
         ({"$schema": "http://127.0.0.1:9/meta", "type": "object"}, "response_format"),
-        ({"$dynamicRef": "http://127.0.0.1:9/s.json", "type": "object"}, "leaves the schema"),
+        ({"$dynamicRef": "http://127.0.0.1:9/s.json", "type": "object"}, "refers outside the schema"),
         (int, "response_format must be a JSON Schema"),
         (list[int], "response_format must be a JSON Schema"),
     ],
@@ -172,23 +175,23 @@ def test_parsed_is_an_instance_of_what_was_asked_for(kind: Any, value: Any):
 def test_nested_and_recursive_types():
     assert checked(Nested, '{"capital": {"city": "Rome", "population": 3}, "others": []}').capital.city == "Rome"
     assert checked(Tree, '{"name": "a", "children": [{"name": "b", "children": []}]}').children[0].name == "b"
-    with pytest.raises(OutputValidationError, match="breaks the schema at children/0"):
+    with pytest.raises(OutputValidationError, match="violates the schema at children/0"):
         checked(Tree, '{"name": "a", "children": [{"children": []}]}')
 
 
 @pytest.mark.parametrize(
     ("form", "content", "words"),
     [
-        (CITY, "Paris has two million", "The reply of vllm is not JSON"),
+        (CITY, "Paris has two million", "The response of vllm is not JSON"),
         (CITY, "", "is not JSON"),
         (CITY, '```json\n{"city": "Paris", "population": 2}\n```', "is not JSON"),
-        (CITY, '{"city": "Paris"}', "breaks the schema at the top level"),
-        (CITY, '{"city": "Paris", "population": "two"}', "breaks the schema at population"),
-        ({"type": "json_object"}, "[1]", "is JSON but no object"),
+        (CITY, '{"city": "Paris"}', "violates the schema at the top level"),
+        (CITY, '{"city": "Paris", "population": "two"}', "violates the schema at population"),
+        ({"type": "json_object"}, "[1]", "is JSON but not an object"),
         ({"type": "regex", "regex": "yes|no"}, "yes or no", "does not match 'yes|no'"),
         ({"type": "regex", "regex": "[0-9]+"}, "12a", "does not match"),
-        ({"enum": ["a"]}, '"b"', "breaks the schema"),
-        (PydanticCity, '{"city": "Nowhere", "population": 2}', "fits the schema but is no PydanticCity"),
+        ({"enum": ["a"]}, '"b"', "violates the schema"),
+        (PydanticCity, '{"city": "Nowhere", "population": 2}', "matches the schema but is not a PydanticCity"),
         (CITY, "[" * 200_000, "is not JSON"),
     ],
 )

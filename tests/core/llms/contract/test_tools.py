@@ -27,7 +27,7 @@ WRONG: list[tuple[Any, str]] = [
     ([tool()], "tools[0].function.name is missing"),
     ([tool(name="")], "tools[0].function.name is missing"),
     ([tool(name=3)], "tools[0].function.name is missing"),
-    ([WEATHER, WEATHER], "tools[1].function.name 'get_weather' is there twice"),
+    ([WEATHER, WEATHER], "tools[1].function.name 'get_weather' is a duplicate"),
     ([tool(name="f", parameters="x")], "tools[0].function.parameters must be a JSON Schema"),
 ]
 

@@ -83,7 +83,7 @@ async def test_a_prompt_of_token_ids_is_the_prompt_that_they_spell():
         raw = await engine.http.request("POST", "/tokenize", msgspec.json.encode({"content": text}), root=True)
         tokens = msgspec.json.decode(raw.body)["tokens"]
         assert await service.generate(tokens, raw=True, temperature=0, max_tokens=6) == running
-        with pytest.raises(InvalidRequestError, match="needs raw=True"):
+        with pytest.raises(InvalidRequestError, match="requires raw=True"):
             await service.generate(tokens)
 
 
