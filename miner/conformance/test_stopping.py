@@ -163,7 +163,7 @@ async def _fault_after(contract: Contract, how: str, max_tokens: int, seconds: f
 
     alone = await short()
     before = asyncio.all_tasks()
-    await STOPS[how](contract, min(contract.service.concurrency, 8), max_tokens, 0.2 * seconds)
+    await STOPS[how](contract, min(contract.service.concurrency or 8, 8), max_tokens, 0.2 * seconds)
     stopped = loop.time()
     waited, bound = await short(), alone + seconds / 2
     if waited > bound:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from miner.core.fair_queue import Permits, QueueFullError
 from miner.core.llms.contract.queueing import QueueClient
-from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.errors import RefusedError
 from miner.gateway.settings import GatewaySettings
@@ -74,8 +73,9 @@ class BackendQueue:
                 permit = Permit(client, 0, loop.time())
                 self._passed.add(permit)
                 return permit
-            if isinstance(service, FallbackService):
-                self.permits.resize(_concurrency_of(service))
+            limit = _concurrency_of(service)
+            if limit != self.permits.limit:
+                self.permits.resize(limit)
         seconds, began = self._settings.serve_queue_timeout, loop.time()
         try:
             weight = await self.permits.acquire(client.name, seconds, weight)
@@ -102,8 +102,5 @@ class BackendQueue:
 
 
 def _concurrency_of(service: LLMService) -> int:
-    """How many requests the backend works on at once, if it says so."""
-    if isinstance(service, FallbackService):
-        service = service.current
-    undeclared = type(service).concurrency is LLMService.concurrency
-    return _DEFAULT_CONCURRENCY if undeclared else max(1, service.concurrency)
+    declared = service.concurrency
+    return _DEFAULT_CONCURRENCY if declared is None else max(1, declared)

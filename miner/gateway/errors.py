@@ -182,8 +182,10 @@ def retry_after_header(seconds: float) -> str:
     return str(max(1, math.ceil(seconds)))
 
 
-def failure_of(error: MinerError, request_id: str = "") -> Failure:
-    """What a client reads of an error: its message and hint. Hints for operators are only logged (`log_error`)."""
+def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) -> Failure:
+    """What a client reads of an error: its message and hint. The operator's hint, paths and addresses are for admins
+    and the log (`log_error`).
+    """
     headers: dict[str, str] = {}
     if isinstance(error, RefusedError):
         if error.retry_after is not None:

@@ -28,9 +28,10 @@ class Pooled(Parrot):
     def __init__(self, slots=1, **limits):
         super().__init__(config())
         spec = spec_of("m", parallel=slots)
-        self.engines = LocalEngines(self._settings)
+        self.engines = LocalEngines("llamacpp", frozenset(), self._settings, lambda: False)
         self.engines._pool = self.pool = Machine(load=0.0, stop=0.0).pool(**limits)
         self.engines._found["m"] = (None, spec)
+        self.engines._server_of = lambda spec, lease: None
         self.go, self.running, self.order = asyncio.Semaphore(0), 0, []
 
     @property
@@ -42,7 +43,7 @@ class Pooled(Parrot):
         return sum(engine.queued for engine in self.pool.status())
 
     async def generate(self, prompt, model=None, max_tokens=512, temperature=0.7, top_p=0.95):
-        async with self.engines.slot("m"):
+        async with self.engines._lease("m", None):
             self.running += 1
             self.order.append(prompt)
             try:
@@ -153,11 +154,11 @@ async def test_a_bound_that_is_set_is_kept_in_front_of_a_queue():
 
 def test_with_fallbacks_the_backend_that_is_next_says_who_queues():
     first, other = Pooled(), Parrot(config())
-    service = FallbackService(config(), first, [])
+    service = FallbackService(config(), first, [], lambda name: None)
     service._services.append(other)
     assert service.queues_requests
     first.name = "first"
-    service._rest(first, BackendError("It is down."))
+    service._cool_down(first, BackendError("It is down."))
     assert not service.queues_requests
     assert not other.queues_requests
 
@@ -195,7 +196,7 @@ async def test_a_greedy_key_delays_another_by_one_request_on_a_real_engine(tmp_p
     async with tiny(tmp_path) as service, serving(service) as served:
         assert await one(served, "modest") == 200
         greedy = [asyncio.create_task(one(served, "greedy")) for _ in range(6)]
-        await until(lambda: sum(engine.queued for engine in service._engines.status()) == 5)
+        await until(lambda: sum(engine.queued for engine in service._engines._pool.status()) == 5)
         assert await one(served, "modest") == 200
         assert ended.count("greedy") <= 2
         assert [await task for task in greedy] == [200] * 6

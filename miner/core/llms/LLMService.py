@@ -169,13 +169,13 @@ class LLMService(Backend):
 
         Args:
             prompts: consumed as slots become free, so it may be endless.
-            concurrency: requests at once; None for the service's `concurrency`.
+            concurrency: requests at once; None for the service's `concurrency`, or 8 where it does not say.
             **arguments: those of `generate`, the same for all.
         """
         return generate_many(
             lambda prompt: self.generate(prompt, **arguments),
             prompts,
-            concurrency=self.concurrency if concurrency is None else concurrency,
+            concurrency=(self.concurrency or 8) if concurrency is None else concurrency,
             in_flight=self._in_flight,
         )
 

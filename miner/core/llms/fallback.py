@@ -68,8 +68,8 @@ class FallbackService(LLMService):
         self.models = first.models
 
     @property
-    def names(self) -> list[str]:
-        """The backends, in order of preference."""
+    @override
+    def backend_names(self) -> list[str]:
         return [*(service.name for service in self._services), *self._others]
 
     def _all(self) -> list[LLMService]:
@@ -101,7 +101,7 @@ class FallbackService(LLMService):
 
     @property
     @override
-    def concurrency(self) -> int:
+    def concurrency(self) -> int | None:
         """That of `current`. Requests that were sent by another one's number wait in the backend's own queue."""
         return self.current.concurrency
 

@@ -17,7 +17,6 @@ from aiohttp import web
 from miner.config.config import MinerConfig
 from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
-from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
@@ -76,15 +75,10 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
 
         def on_ready() -> None:
             for sock in sockets:
-                logger.info("Serving at %s with %s.", url_of(sock), _backends(service))
+                logger.info("Serving at %s with %s.", url_of(sock), ", then ".join(service.backend_names))
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve(app, sockets, on_ready=on_ready))
-
-
-def _backends(service: LLMService) -> str:
-    """The backends behind the service, by name."""
-    return ", then ".join(service.names) if isinstance(service, FallbackService) else service.name
 
 
 def _allow_many_connections() -> None:

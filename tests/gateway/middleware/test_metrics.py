@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from miner.gateway.counters import Histogram, ModelLabels
+from miner.gateway.endpoints.prometheus import METRICS
 from tests.gateway.middleware.test_rate_limit import Gated, ask, until
 from tests.gateway.serving import Parrot, config, post, serving
 
@@ -78,6 +80,22 @@ async def test_who_runs_waits_and_leaves():
     model = {"gen_ai_provider_name": service.name, "gen_ai_request_model": "other"}
     assert value(told, "gen_ai_server_request_duration_seconds_count", error_type="cancelled", **model) == 2
     assert value(told, "http_server_request_duration_seconds_count", **http(499)) == 2
+
+
+async def test_the_table_is_what_is_served_and_what_the_docs_list():
+    async with serving(Parrot(config())) as served:
+        assert (await ask(served, stream=True)).status == 200
+        async with aiohttp.ClientSession() as session, session.get(f"{served.url}/metrics") as answer:
+            families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
+    documented = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    for name, spec in METRICS.items():
+        family = families.pop(name)
+        assert (family.type, family.documentation) == (spec.type, spec.help)
+        assert all({*sample.labels} - {"le"} == {*spec.labels} for sample in family.samples)
+        shown = f"{name}_total" if spec.type == "counter" else name
+        labels = ", ".join(f"`{label}`" for label in spec.labels)
+        assert f"| `{shown}` | {spec.type} |{f' {labels}' if labels else ''} | {spec.help} |" in documented
+    assert all(name.startswith(("process_", "python_")) for name in families)
 
 
 async def test_openmetrics_where_the_scraper_prefers_it():

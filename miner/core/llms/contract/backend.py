@@ -75,9 +75,14 @@ class Backend:
         return frozenset({"chat", "timeout"})
 
     @property
-    def concurrency(self) -> int:
-        """Number of requests that it is worth sending at once."""
-        return 8
+    def concurrency(self) -> int | None:
+        """Number of requests that the backend works on at once; None: it does not say."""
+        return None
+
+    @property
+    def backend_names(self) -> list[str]:
+        """The names of the backends behind this service, in order of preference."""
+        return [self.name]
 
     @property
     def queues_requests(self) -> bool:
