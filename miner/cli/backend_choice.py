@@ -11,37 +11,32 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.core.llms import LLMService
 
-__all__ = ["chosen_backend", "served_backend"]
+__all__ = ["chosen_backend"]
 
 
-def chosen_backend(name: str | None, config: MinerConfig) -> LLMService:
-    """The backend of that name without fallbacks; without a name LLM_BACKEND with its fallbacks.
+def chosen_backend(name: str | None, config: MinerConfig, *, serving: bool = False) -> LLMService:
+    """The backend of that name alone; without a name LLM_BACKEND with the backends of MINER_LLM_FALLBACKS behind it.
 
-    Raises:
-        ConfigError: it is unavailable, or one of its settings is invalid.
-    """
-    if name is None:
-        _check([config.llm_backend, *_fallbacks(config)], config)
-        return _default_backend(config)
-    cls = _load(name, config)
-    _check([name], config)
-    return cls(config)
-
-
-def served_backend(name: str | None, config: MinerConfig) -> LLMService:
-    """The backend of that name, else LLM_BACKEND; either with the backends of MINER_LLM_FALLBACKS behind it.
+    Args:
+        serving: for `miner serve`: a name has those behind it too, and DEFAULT_MODEL must exist on llama.cpp.
 
     Raises:
         ConfigError: it is unavailable, or one of its settings is invalid.
     """
-    from miner.core.llms.registry import get_backend
+    from miner.core.llms.registry import check_settings, get_backend
 
-    if name is not None:
-        _load(name, config)
-    _check([name or config.llm_backend, *_fallbacks(config)], config)
-    if (name or config.llm_backend) == "llamacpp":
+    cls = _load(name, config) if name is not None else None
+    alone = cls is not None and not serving
+    for each in dict.fromkeys([name or config.llm_backend, *([] if alone else _fallbacks(config))]):
+        check_settings(each, config)  # an invalid setting ends the command here, not each of its requests
+    if serving and (name or config.llm_backend) == "llamacpp":
         _check_default_model(config)
-    return _default_backend(config) if name is None else get_backend(name, config)
+    if cls is not None and alone:
+        return cls(config)
+    try:
+        return get_backend(name, config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_default_model(config: MinerConfig) -> None:
@@ -60,14 +55,6 @@ def _check_default_model(config: MinerConfig) -> None:
                 hint=error.hint,
                 operator_hint=" ".join(filter(None, (error.operator_hint, "Else change --model or DEFAULT_MODEL."))),
             ) from error
-
-
-def _check(names: list[str], config: MinerConfig) -> None:
-    """An invalid setting ends the command here, not each of its requests."""
-    from miner.core.llms.registry import check_settings
-
-    for name in dict.fromkeys(names):
-        check_settings(name, config)
 
 
 def _fallbacks(config: MinerConfig) -> list[str]:
@@ -99,12 +86,3 @@ def _load(name: str, config: MinerConfig) -> type[LLMService]:
             operator_hint="`miner backends` lists those that are available.",
         )
     return backend.cls
-
-
-def _default_backend(config: MinerConfig) -> LLMService:
-    from miner.core.llms.registry import get_backend
-
-    try:
-        return get_backend(None, config)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from miner.cli.backend_choice import served_backend
+from miner.cli.backend_choice import chosen_backend
 from miner.cli.parser import number, overrides
 from miner.errors import ConfigError
 
@@ -78,4 +78,4 @@ def run(args: argparse.Namespace) -> int:
     if getattr(args, "debug", False):
         settings.setdefault("log_level", "debug")
     config = MinerConfig(**{name: settings.pop(name) for name in ("default_model",) if name in settings})
-    return serve(GatewaySettings(**settings), lambda: served_backend(args.backend, config))
+    return serve(GatewaySettings(**settings), lambda: chosen_backend(args.backend, config, serving=True))
