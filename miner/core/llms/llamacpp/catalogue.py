@@ -23,10 +23,10 @@ from miner.core.llms.llamacpp.models import (
     template_text,
 )
 from miner.core.models.catalogue import Catalogue, Facts
-from miner.core.models.directory import Stamp
+from miner.core.models.directory import Stamp, cache_directory
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
-from miner.core.models.resolve import LocatedModel, cache_directory
+from miner.core.models.resolve import LocatedModel
 from miner.core.wire import ModelInfo
 from miner.errors import EngineStartError, MinerError, ModelNotFoundError
 

@@ -14,7 +14,8 @@ from miner.core.engine.process import EngineProcess
 from miner.core.llms.llamacpp.models import load_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
-from miner.core.models.memory.verdict import Load, Verdict, judge
+from miner.core.models.memory.estimate import Load
+from miner.core.models.memory.verdict import Verdict, judge
 from miner.errors import EngineStartError
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ from miner.config.llamacpp import POOLING_TYPES
 from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.catalogue import Catalogue, Facts
-from miner.core.models.directory import Stamp, stamp_of
+from miner.core.models.directory import Stamp, default_models_dir, stamp_of
 from miner.core.models.gguf.architectures import ENCODERS
 from miner.core.models.gguf.header import GGUFError, GGUFHeader
 from miner.core.models.memory.available import Memory, gpu_is_likely
-from miner.core.models.memory.verdict import Load, placed
-from miner.core.models.resolve import LocatedModel, default_models_dir
+from miner.core.models.memory.estimate import Load
+from miner.core.models.memory.verdict import placed
+from miner.core.models.resolve import LocatedModel
 from miner.core.wire import ModelInfo
 from miner.errors import ConfigError, EngineStartError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miner.core.models.gguf.architectures import ENCODERS
+from miner.core.models.gguf.architectures import ENCODERS, SWA_PERIODS
 from miner.core.models.gguf.ggml_types import TENSOR_TYPES
 from miner.core.models.gguf.header import GGUFHeader
 
@@ -17,20 +17,6 @@ __all__ = ["CacheShape", "cache_shape", "type_bytes"]
 PAD = 256
 """Cells of a cache come in steps of this many tokens."""
 
-SWA_PERIODS = {
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "cohere2": 4,
-    "gpt-oss": 2,
-    "llama4": 4,
-    "exaone4": 4,
-    "olmo2": 4,
-    "smallthinker": 4,
-    "afmoe": 4,
-    "plamo3": 8,
-}
-"""Every so many layers one looks at the whole context; for those that do not say so in their settings."""
 TYPE_NAMES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
 
 

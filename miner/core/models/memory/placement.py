@@ -68,7 +68,7 @@ def layer_sizes(header: GGUFHeader) -> LayerSizes:
 
 
 def place(sizes: LayerSizes, parts: Estimate, n_gpu_layers: int | None, free: Sequence[int]) -> Placement:
-    """Where the parts of an estimate (made for no GPU) lie, with so much free on each card.
+    """Where the parts of an estimate lie, with so much free on each card.
 
     Args:
         n_gpu_layers: negative: all; None: as many as fit.

@@ -4,56 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from miner.core._typing import override
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory
-from miner.core.models.memory.estimate import Estimate, estimate, largest_context
+from miner.core.models.memory.estimate import Estimate, Load, estimate, largest_context
 from miner.core.models.memory.kv_cache import PAD
 from miner.core.models.memory.placement import LayerSizes, Placement, layer_sizes, place
 
-__all__ = ["Load", "Verdict", "judge", "placed", "readable"]
+__all__ = ["Verdict", "judge", "placed", "readable"]
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """How a model is to be loaded, in the words of `estimate`."""
-
-    ctx_size: int
-    parallel: int = 1
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    batch_size: int = 512
-    mmproj_bytes: int = 0
-    n_gpu_layers: int | None = 0
-    """Negative: all; None: as many as the engine finds room for, where there is a GPU."""
-    flash_attn: bool = True
-    checkpoints: int = 32
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.parallel} {'slot' if self.parallel == 1 else 'slots'} of {self.ctx_size} tokens"
-
-    def estimate(self, header: GGUFHeader, ctx_size: int | None = None) -> Estimate:
-        """What this takes, or would take with another context."""
-        return estimate(
-            header,
-            ctx_size=ctx_size or self.ctx_size,
-            parallel=self.parallel,
-            cache_type_k=self.cache_type_k,
-            cache_type_v=self.cache_type_v,
-            batch_size=self.batch_size,
-            mmproj_bytes=self.mmproj_bytes,
-            n_gpu_layers=self.n_gpu_layers or 0,
-            flash_attn=self.flash_attn,
-            checkpoints=self.checkpoints,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, with its numbers in bytes."""
+    """Whether a load fits, with the numbers in bytes."""
 
     load: Load
     estimate: Estimate
@@ -61,7 +25,7 @@ class Verdict:
     placement: Placement
     """What of it lies where."""
     fits: bool | None
-    """None: nobody can say. The system does not tell what is free, or it depends on a GPU that cannot be seen."""
+    """None: unknown, since the system does not report free memory, or since it depends on a GPU that is not visible."""
     largest_context: int | None
     """Tokens of a slot that would fit with as many slots, at most what the model was trained for; 0: none would."""
 
@@ -84,7 +48,7 @@ class Verdict:
 
     @property
     def hint(self) -> str:
-        """What to do where it does not fit."""
+        """What the operator can do where it does not fit."""
         if self.largest_context:
             return (
                 f"The largest context that fits is {self.largest_context} tokens a slot: set LLAMACPP_CTX_SIZE to it."
@@ -134,8 +98,7 @@ def placed(header: GGUFHeader, load: Load, memory: Memory, sizes: LayerSizes | N
     Raises:
         ValueError: a cache type does not exist.
     """
-    parts = replace(load, n_gpu_layers=0).estimate(header)
-    where = place(sizes or layer_sizes(header), parts, load.n_gpu_layers, memory.gpu_available)
+    where = place(sizes or layer_sizes(header), estimate(header, load), load.n_gpu_layers, memory.gpu_available)
     if memory.unified:  # it is the same memory, wherever it lies
         return replace(where, ram=where.ram + where.gpu)
     return where
@@ -163,7 +126,7 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
     known = memory.available is not None
     verdict = fits(load.ctx_size) if known else None
     where = placed(header, load, memory, sizes)
-    parts = replace(load, n_gpu_layers=0).estimate(header)
+    parts = estimate(header, load)
     if where.gpu:
         parts = replace(parts, repacked=0, gpu=where.gpu)
     return Verdict(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from miner.core.models.catalogue import Catalogue
-from miner.core.models.directory import DirectoryReader
-from miner.core.models.resolve import default_models_dir, list_local, resolve
+from miner.core.models.directory import DirectoryReader, default_models_dir
+from miner.core.models.resolve import list_local, resolve
 from miner.errors import InvalidRequestError, ModelNotFoundError
 
 

@@ -8,7 +8,8 @@ from miner.core.llms.llamacpp.memory import required_memory
 from miner.core.llms.llamacpp.models import load_of
 from miner.core.models.gguf.header import read_model
 from miner.core.models.memory.available import Memory
-from miner.core.models.memory.verdict import Load, judge, placed
+from miner.core.models.memory.estimate import Load, estimate
+from miner.core.models.memory.verdict import judge, placed
 from miner.errors import EngineStartError
 
 GIB = 1 << 30
@@ -90,6 +91,27 @@ def test_each_card_is_judged_by_its_own_memory(model):
     assert "38.0 GiB and 3.00 GiB on the GPUs" in verdict.reason
     assert judge(header, Load(4096, n_gpu_layers=-1), Memory(8 * GIB, 16 * GIB, (40 * GIB, 40 * GIB))).fits is True
     assert where(header, [80 * GIB], layers=10).layers == 10
+
+
+def test_layers_are_counted_from_the_output(write_gguf, tmp_path):
+    tensors = {"token_embd.weight": (64, 100), "output.weight": (64, 100)}
+    tensors |= {f"blk.{layer}.ffn_up.weight": (64, 64) for layer in range(4)}
+    settings = {
+        "llama.block_count": 4, "llama.embedding_length": 64, "llama.context_length": 4096,
+        "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
+    }  # fmt: skip
+    header = read_model([write_gguf(tmp_path / "m.gguf", settings, tensors)])
+    parts = estimate(header, Load(1024))
+    output, layer, embedding = 64 * 100 * 4, 64 * 64 * 4, 64 * 100 * 4
+    none, two, all_, more = (
+        placed(header, Load(1024, n_gpu_layers=layers), Memory(GIB, GIB, (GIB,))) for layers in (0, 2, -1, 99)
+    )
+    assert none.gpu == 0
+    # The output counts as the last layer, so two layers are the output and one of four.
+    assert two.gpu == output + layer + parts.kv_cache // 4 + parts.compute
+    assert all_.gpu == output + 4 * layer + parts.kv_cache + parts.compute
+    assert all_.ram == embedding + parts.overhead
+    assert more == all_
 
 
 def test_experts_stay_behind_first(model):

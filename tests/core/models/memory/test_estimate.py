@@ -9,12 +9,15 @@ import numpy
 import pytest
 
 from miner.core.models.gguf.header import read_header, read_model
-from miner.core.models.memory.available import Memory
-from miner.core.models.memory.estimate import estimate, largest_context
-from miner.core.models.memory.verdict import Load, judge, readable
+from miner.core.models.memory.estimate import Load, largest_context
+from miner.core.models.memory.estimate import estimate as estimate_load
 
 SCRIPT = Path(__file__).with_name("engine_memory.py")
 MIB = 1 << 20
+
+
+def estimate(header, **options):
+    return estimate_load(header, Load(**options))
 
 
 def random_model(
@@ -202,20 +205,7 @@ def test_encoders_have_no_cache(header):
     assert estimate(bert, ctx_size=512).kv_cache == 0
 
 
-def test_what_lies_on_a_gpu(header):
-    tensors = {"token_embd.weight": (64, 100), "output.weight": (64, 100)}
-    tensors |= {f"blk.{layer}.ffn_up.weight": (64, 64) for layer in range(4)}
-    model = header(None, tensors)
-    none, two, all_ = (estimate(model, ctx_size=1024, n_gpu_layers=layers) for layers in (0, 2, -1))
-    assert none.gpu == 0
-    # The output counts as the last layer, so two layers are the output and one of four.
-    assert two.gpu == 64 * 100 * 4 + 64 * 64 * 4 + two.kv_cache // 2 + two.compute
-    assert all_.gpu == 64 * 100 * 4 + 4 * 64 * 64 * 4 + all_.kv_cache + all_.compute
-    assert all_.ram == 64 * 100 * 4 + all_.overhead
-    assert estimate(model, ctx_size=1024, n_gpu_layers=99) == all_
-
-
-def test_without_flash_attention_the_work_space_grows_with_the_context(header):
+def test_without_flash_attention_the_compute_buffer_grows_with_the_context(header):
     with_it, without = (estimate(header(), ctx_size=8192, flash_attn=flash).compute for flash in (True, False))
     assert without - with_it > 4 * 8192 * 4 * 500
 
@@ -236,61 +226,3 @@ def test_a_header_without_numbers(write_gguf, tmp_path):
 )
 def test_largest_context(limit, bound, expected):
     assert largest_context(lambda ctx_size: ctx_size <= bound, limit=limit) == expected
-
-
-def test_verdict(demo_model):
-    model = read_header(demo_model)
-    fine = judge(model, Load(4096, parallel=4), Memory(4 << 30, 8 << 30))
-    assert fine.fits is True
-    assert fine.largest_context == 8192
-    small = judge(model, Load(8192, parallel=8), Memory(600 * MIB, 8 << 30))
-    assert small.fits is False
-    assert 512 <= small.largest_context < 8192
-    assert judge(model, Load(small.largest_context, parallel=8), small.memory).fits is True
-    assert judge(model, Load(small.largest_context + 256, parallel=8), small.memory).fits is False
-    assert "for 8 slots of 8192 tokens; 600 MiB is free." in small.reason
-    assert f"LLAMACPP_CTX_SIZE to {small.largest_context}" in small.hint or str(small.largest_context) in small.hint
-    none = judge(model, Load(512, parallel=4), Memory(20 * MIB, 8 << 30))
-    assert (none.fits, none.largest_context) == (False, 0)
-    assert "LLAMACPP_PARALLEL" in none.hint
-    assert "smaller model" in judge(model, Load(512), Memory(20 * MIB, 8 << 30)).hint
-    unknown = judge(model, Load(512), Memory(None, None))
-    assert (unknown.fits, unknown.largest_context) == (None, None)
-    assert "unknown" in unknown.reason
-
-
-def test_verdict_with_a_gpu(demo_model):
-    model = read_header(demo_model)
-    load = Load(4096, parallel=4, n_gpu_layers=-1)
-    assert judge(model, load, Memory(4 << 30, 8 << 30, (2 << 30,), (8 << 30,))).fits is True
-    full = judge(model, load, Memory(4 << 30, 8 << 30, (200 * MIB,), (8 << 30,)))
-    assert full.fits is False
-    assert "of GPU memory" in full.reason
-    assert "200 MiB on the GPUs" in full.reason
-    assert ("free on GPU 0", "200 MiB") in full.rows()
-
-
-def test_verdict_with_a_gpu_that_cannot_be_seen(demo_model):
-    model = read_header(demo_model)
-    for layers in (99, -1):
-        load = Load(4096, parallel=4, n_gpu_layers=layers)
-        assert judge(model, load, Memory(4 << 30, 8 << 30)).fits is True
-        assert judge(model, load, Memory(200 * MIB, 8 << 30)).fits is None
-    assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), Memory(200 * MIB, 8 << 30)).fits is False
-    with_one = Memory(200 * MIB, 8 << 30, gpu_available=(8 << 30,), gpu_total=(8 << 30,))
-    assert judge(model, Load(4096, parallel=4, n_gpu_layers=None), with_one).fits is True
-
-
-def test_table(demo_model):
-    rows = dict(judge(read_header(demo_model), Load(4096, parallel=4), Memory(4 << 30, 8 << 30)).rows())
-    assert rows["weights"] == "92.1 MiB"
-    assert rows["KV cache"] == "360 MiB"
-    assert rows["free memory"] == "4.00 GiB"
-    assert "on the GPUs" not in rows
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (1 << 20, "1.00 MiB"), (15 << 30, "15.0 GiB")]
-)
-def test_readable(size, text):
-    assert readable(size) == text
