@@ -192,7 +192,7 @@ async def test_the_engine_keeps_on_dying():
         status, headers, text = ready
         assert status == 503
         assert 5 < int(headers["Retry-After"]) <= left
-        assert "tried again in" in text
+        assert "next attempt is in" in text
         service.reset_model("demo")
         assert await ask(served.url) is None
         async with asyncio.timeout(WAIT):

@@ -1,4 +1,4 @@
-"""Why an engine did not start or died, in plain words, from what llama.cpp printed and how the process ended."""
+"""Why an engine did not start or crashed, from llama.cpp's log and the exit status."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["FROM_OUTSIDE", "STOPPED", "Reason", "check_model_file", "describe_exit", "explain"]
+__all__ = ["FROM_OUTSIDE", "SUSPENDED", "Reason", "check_model_file", "describe_exit", "explain"]
 
 _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ [A-Z] +")
-_AGAIN = "Get the file again: it is not what it was made as."
-_SMALLER = "Take a smaller LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL, a quantised KV cache, or a smaller model."
+_AGAIN = "Download or convert the file again: it is damaged."
+_SMALLER = "Lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL, or use a quantised KV cache or a smaller model."
 
 
 class Reason(NamedTuple):
-    """What went wrong, as the end of a sentence, and what to do."""
+    """What went wrong, as the end of a sentence ("it ..."), and what the operator can do."""
 
     text: str
-    hint: str | None = None
+    operator_hint: str | None = None
 
 
-STOPPED = Reason(
-    "it was stopped from outside (SIGSTOP, or a debugger) and has been killed",
-    "Look for what stops processes here; the next request starts another one.",
+SUSPENDED = Reason(
+    "it was suspended (SIGSTOP or a debugger) and has been killed",
+    "Find out what suspends processes on this machine; the next request restarts the engine.",
 )
-
 
 FROM_OUTSIDE = Reason(
-    "it was ended by a signal from outside",
-    "Look for what ends processes here (systemd, pkill); the next request starts another one.",
+    "it was terminated by a signal from another process",
+    "Find out what terminates processes on this machine (systemd, pkill); the next request restarts the engine.",
 )
-"""Of one that ends with status 0, unasked."""
+"""Also of one that exits with status 0 unrequested."""
 
 
 def check_model_file(path: Path) -> Reason | None:
-    """What can be seen without an engine: None for a readable file that begins as a GGUF does."""
+    """What is wrong with a model file, as far as its first bytes tell; None: nothing."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return Reason(f"{path} is a directory, not a GGUF file", "Name the .gguf file in it.")
         if not stat.S_ISREG(mode):
-            return Reason(f"{path} is no file", "Name a .gguf file.")
+            return Reason(f"{path} is not a regular file", "Name a .gguf file.")
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError:
-        return Reason(f"there is no file {path}", "Check MODEL_PATH; `miner models list` shows what is there.")
+        return Reason(f"{path} does not exist", "Check MODEL_PATH; `miner models list` shows what is there.")
     except OSError as error:
         return Reason(f"{path} cannot be read: {error.strerror}", "Check the file's owner and permissions.")
     if not magic:
@@ -57,7 +56,7 @@ def check_model_file(path: Path) -> Reason | None:
     return None
 
 
-# The first pattern that is found anywhere in the log names the reason; `{0}` is its first group.
+# The first pattern found anywhere in the log gives the reason; `{0}` is its first group.
 _PATTERNS: tuple[tuple[str, str, str | None], ...] = (
     (r"failed to load multimodal model, '([^']*)'", "the vision projector {0} cannot be loaded",
      "Check the mmproj file; it must belong to this model."),
@@ -69,71 +68,68 @@ _PATTERNS: tuple[tuple[str, str, str | None], ...] = (
      "Convert the model again."),
     (r"invalid magic characters: ([^\n]*), expected", "the file is not a GGUF file: it begins with {0}",
      "Convert the model to GGUF."),
-    (r"failed to read magic", "the file is empty, or is no file", _AGAIN),
+    (r"failed to read magic", "the file is empty or not a regular file", _AGAIN),
     (r"tensor '([^']*)' data is not within the file bounds|failed to read (?:header|key-value|tensor)|unexpectedly "
      r"reached end of file", "the file is truncated or damaged", _AGAIN),
-    (r"unknown model architecture: '([^']*)'", "this llama.cpp does not know the architecture {0!r}",
+    (r"unknown model architecture: '([^']*)'", "this llama.cpp does not support the architecture {0!r}",
      "Update llama.cpp: `pip install -U xllamacpp`."),
     (r"common_chat_templates_init: error: ([^\n]*)", "the chat template is not valid Jinja: {0}",
-     "Mend the chat template, or leave it out to use the model's own."),
+     "Fix the chat template, or unset LLAMACPP_CHAT_TEMPLATE to use the model's own."),
     (r"quantized V cache requires flash_attn|V cache quantization requires flash_attn",
      "a quantised V cache needs flash attention",
      "Set LLAMACPP_FLASH_ATTN=on, or LLAMACPP_CACHE_TYPE_V=f16."),
     (r"([KV]) cache type (\S+) with block size (\d+) does not divide (\S+)",
      "the {0} cache type {1} does not fit this model's heads ({3} is no multiple of {2})",
      "Choose another LLAMACPP_CACHE_TYPE_K or _V, for example q8_0."),
-    (r"attempted to allocate ([\d.]+ [MG]i?B)", "there is not enough memory: it asked for {0} in one piece", _SMALLER),
+    (r"attempted to allocate ([\d.]+ [MG]i?B)", "there is not enough memory: an allocation of {0} failed", _SMALLER),
     (r"bad_alloc|[Oo]ut of memory|out of device memory|cudaMalloc failed|failed to allocate|insufficient memory|"
      r"Cannot allocate memory", "there is not enough memory", _SMALLER),
     (r"couldn't bind HTTP server socket|EngineAddress already in use|address already in use",
-     "its address is taken by another process", "Stop the other process, or start again."),
+     "its address is in use by another process", "Stop the other process, or start again."),
     (r"error: (?:invalid|unknown) argument: ([^\s]+)", "this llama-server does not know the option {0}",
      "Update llama.cpp, or unset LLAMACPP_SERVER to use the xllamacpp package."),
-    (r"error while loading shared libraries: ([^\n]*)", "its libraries are not there: {0}",
+    (r"error while loading shared libraries: ([^\n]*)", "its libraries are missing: {0}",
      "Install them, or set LD_LIBRARY_PATH."),
     (r"miner-child: ([^\n]*(?: is no llama-server| --help does not answer)[^\n]*)", "{0}",
      "Name a llama-server binary in LLAMACPP_SERVER, or unset it to use the xllamacpp package."),
     (r"miner-child: ([^\n]*)", "{0}", None),
     (r"(?:ModuleNotFoundError|ImportError): ([^\n]*)", "a Python package is missing or broken: {0}",
      'Install the engine again: pip install "llm-service-backends[llamacpp]".'),
-    (r"GGML_ASSERT\(([^\n]*)\) failed", "llama.cpp met a state that it does not expect: {0}", None),
+    (r"GGML_ASSERT\(([^\n]*)\) failed", "an assertion of llama.cpp failed: {0}", None),
     (r"error loading model: ([^\n]*)", "llama.cpp cannot load the file: {0}", None),
 )  # fmt: skip
 _COMPILED = [(re.compile(pattern, re.MULTILINE), text, hint) for pattern, text, hint in _PATTERNS]
 
 _SIGNALS: dict[int, Reason] = {
-    signal.SIGKILL: Reason(
-        "most likely the kernel ended it for want of memory",
-        _SMALLER,
-    ),
+    signal.SIGKILL: Reason("most likely the kernel killed it because memory ran out", _SMALLER),
     signal.SIGILL: Reason(
-        "this processor lacks instructions that the build uses",
+        "this CPU lacks instructions that the build uses",
         "Compile llama-server on this machine and name it in LLAMACPP_SERVER.",
     ),
-    signal.SIGSEGV: Reason("it touched memory that is not its own: a fault in llama.cpp or in the model file"),
-    signal.SIGABRT: Reason("llama.cpp gave up on a failed check"),
-    signal.SIGBUS: Reason("its model file was cut or changed, or the disk failed, while it was in use", _AGAIN),
+    signal.SIGSEGV: Reason("segmentation fault: a bug in llama.cpp, or a damaged model file"),
+    signal.SIGABRT: Reason("a check inside llama.cpp failed"),
+    signal.SIGBUS: Reason("its model file was truncated or changed, or the disk failed, while in use", _AGAIN),
     **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), FROM_OUTSIDE),
 }
 
-_BEYOND_WORDS = {*_SIGNALS} - {signal.SIGSEGV, signal.SIGABRT}  # here the log cannot know why, however much it holds
+_SIGNAL_DECIDES = {*_SIGNALS} - {signal.SIGSEGV, signal.SIGABRT}  # the log cannot know about these
 
 
 def explain(lines: Sequence[str], status: int | None) -> Reason:
-    """The reason that the log gives, or the signal if that says more, else the last telling line."""
+    """Return the reason that the log gives, or the signal if that says more, else the last line with an error."""
     text = "\n".join(lines)
-    if status is not None and -status in _BEYOND_WORDS:
+    if status is not None and -status in _SIGNAL_DECIDES:
         return _SIGNALS[-status]
-    for pattern, words, hint in _COMPILED:
+    for pattern, message, hint in _COMPILED:
         match = pattern.search(text)
         if match:
             groups = [group or "" for group in match.groups()]
-            return Reason(words.format(*groups), hint)
+            return Reason(message.format(*groups), hint)
     if status is not None and -status in _SIGNALS:
         return _SIGNALS[-status]
-    said = [_PREFIX.sub("", line) for line in lines if "error" in line.lower() or " E " in line]
-    last = (said or [_PREFIX.sub("", line) for line in lines] or [""])[-1]
-    return Reason(f"its last words: {last}" if last else "it said nothing")
+    errors = [line for line in lines if "error" in line.lower() or " E " in line]
+    last = _PREFIX.sub("", (errors or lines or [""])[-1])
+    return Reason(f"its last log line: {last}" if last else "it printed nothing")
 
 
 def describe_exit(status: int | None) -> str:

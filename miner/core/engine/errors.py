@@ -1,4 +1,4 @@
-"""The words of the pool's errors: what happened to whom, with numbers, and the way out."""
+"""The errors of an engine pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BACKEND = "llamacpp"
 
 
 def overloaded(member: Member, why: str, retry_after: float, setting: str) -> BackendOverloadedError:
-    """The queue is full, or was too slow."""
+    """The queue is full, or the wait was too long."""
     return BackendOverloadedError(
         f"The engine of {member.spec.alias!r} is overloaded: {why}.",
         backend=_BACKEND,
@@ -25,7 +25,7 @@ def overloaded(member: Member, why: str, retry_after: float, setting: str) -> Ba
 
 
 def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
-    """It does not fit even alone."""
+    """The model does not fit into the memory budget, even alone."""
     text = f"{wanted.spec.alias!r} needs about {wanted.need} bytes"
     text += f" and {_each(wanted.gpu_need)} on the GPUs" if any(wanted.gpu_need) else ""
     text += f", and all engines together may take {limits.memory_budget} bytes"
@@ -39,7 +39,7 @@ def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
 
 
 def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> BackendOverloadedError:
-    """It does not fit beside the pinned engines."""
+    """The model does not fit beside the pinned engines."""
     names = ", ".join(repr(member.spec.alias) for member in pinned)
     bounds = []
     if limits.memory_budget is not None:
@@ -62,7 +62,7 @@ def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> 
 
 
 def not_started(member: Member, error: BaseException, limits: PoolLimits) -> EngineStartError:
-    """For what the engine does not say itself: the last bound on its load, or an error that nobody expected."""
+    """The load took longer than `start_timeout`, or failed with an unexpected error."""
     late = isinstance(error, TimeoutError)
     why = f"it was not ready after {limits.start_timeout:g} s" if late else f"{type(error).__name__}: {error}"
     result = EngineStartError(
@@ -75,9 +75,9 @@ def not_started(member: Member, error: BaseException, limits: PoolLimits) -> Eng
 
 
 def closed() -> ServiceClosedError:
-    """The pool has ended."""
+    """The pool was closed."""
     return ServiceClosedError(
-        "The engines are stopped, because their service was closed.", backend=_BACKEND, hint="Make a new service."
+        "The service was closed and its engines are stopped.", backend=_BACKEND, hint="Create a new service."
     )
 
 

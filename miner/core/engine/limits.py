@@ -11,28 +11,28 @@ __all__ = ["PoolLimits"]
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Bounds of a pool; seconds and bytes. None: no bound."""
+    """In seconds and bytes. None: no limit."""
 
     max_queue: int = 1024
     """Requests beyond the engines' slots, all models together."""
     queue_timeout: float = 300.0
-    """A request waits this long at most, for a slot, for room and for the load."""
+    """Maximum wait of a request for a slot, for memory and for the load."""
     memory_budget: int | None = None
-    """Bytes of the machine's memory for all engines together, by the pool's `memory_of`."""
+    """Bytes of main memory for all engines together, as the pool's `memory_of` counts them."""
     gpu_budget: tuple[int, ...] = ()
-    """Bytes on each GPU for all engines together, by the pool's `gpu_memory_of`."""
+    """Bytes on each GPU for all engines together, as the pool's `gpu_memory_of` counts them."""
     max_loaded: int | None = None
-    """Engines at a time."""
+    """Engines loaded at once."""
     idle_timeout: float | None = None
-    """An engine without a request for this long is unloaded."""
+    """An engine without requests for this long is unloaded."""
     fairness_wait: float = 10.0
-    """While others wait, a loaded model goes on for this long."""
+    """While other models wait, a busy engine keeps serving for this long: its time slice."""
     linger: float = 1.0
-    """While others wait, an idle engine is kept for this long at most, in case its client's next request follows."""
+    """While other models wait, an idle engine is kept for this long at most."""
     start_timeout: float = 1800.0
-    """Last bound of a load, pauses between restarts included; the engine has a stricter one on silence."""
+    """Maximum duration of a load, with all pauses between restarts."""
     stop_timeout: float = 30.0
-    """An engine that has not stopped by then is killed."""
+    """An engine that has not stopped after this long is killed."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_queue", 0), ("max_loaded", 1), ("memory_budget", 1), ("idle_timeout", 0)):

@@ -1,4 +1,4 @@
-"""The last lines that a child printed, kept in bounded memory however much it prints."""
+"""The last lines of a child's output, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _log = logging.getLogger("miner.engine")
 
 
 class LogTail:
-    """Keeps the last `max_lines` lines, together at most `max_bytes`; a line that never ends is cut at the front.
+    """Keeps the last `max_lines` lines, at most `max_bytes` together; a longer line loses its beginning.
 
-    Fed by one thread, read by any. Each line is also logged to `miner.engine` at DEBUG.
+    Written by one thread, read by any. Each line is also logged to `miner.engine` at DEBUG.
     """
 
     def __init__(self, name: str, *, max_lines: int = 40, max_bytes: int = 8192) -> None:
@@ -28,19 +28,19 @@ class LogTail:
         self._lock = threading.Lock()
 
     def feed(self, data: bytes, source: str = "stderr") -> None:
-        """Take what was read; `source` keeps unfinished lines of two pipes apart."""
+        """Add output; `source` keeps unfinished lines of two pipes apart."""
         if len(data) > self._max_bytes and not _log.isEnabledFor(logging.DEBUG):
-            data = data[-self._max_bytes :]  # the rest could not be kept: do not split it into lines first
+            data = data[-self._max_bytes :]  # the rest would not be kept
         with self._lock:
-            *whole, rest = (self._open.pop(source, b"") + data).split(b"\n")
-            for line in whole:
+            *complete, rest = (self._open.pop(source, b"") + data).split(b"\n")
+            for line in complete:
                 self._add(line)
             if rest:
                 self._open[source] = rest[-self._max_bytes :]
-        self._log(whole)
+        self._log(complete)
 
     def close(self) -> None:
-        """End the unfinished lines: nothing more will come."""
+        """End of output: unfinished lines count."""
         with self._lock:
             rests = list(self._open.values())
             for rest in rests:
@@ -55,7 +55,7 @@ class LogTail:
         return [line.decode("utf-8", "replace") for line in kept]
 
     def _log(self, lines: Iterable[bytes]) -> None:
-        # Not under the lock: whoever wants the lines must not wait for a log file.
+        # Not under the lock: readers must not wait for a log file.
         if _log.isEnabledFor(logging.DEBUG):
             for line in lines:
                 if line.strip():

@@ -1,6 +1,6 @@
-"""What the pool knows of one engine: its process, its slots, its queue, and the times that scheduling needs.
+"""One engine of a pool: its process, slots, queue, and the times that scheduling needs.
 
-Times are loop times in seconds. Only the pool changes these fields, and only in its synchronous methods.
+Times are loop times in seconds. Only the scheduler changes these fields, in its synchronous methods.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Member", "State"]
 
 
 class State(Enum):
-    """Where a member stands; all but UNLOADED occupy memory."""
+    """All but UNLOADED occupy memory."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
@@ -33,29 +33,28 @@ class Member:
         self.spec = spec
         self.engine = engine
         self.need = need
-        """Bytes of the machine's memory."""
+        """Bytes of main memory when loaded; 0 where nobody counts."""
         self.gpu_need = gpu_need
-        """Bytes on each GPU."""
-        """Bytes that it takes when loaded; 0 where nobody counts."""
+        """Bytes on each GPU when loaded."""
         self.state = State.UNLOADED
         self.queue = SlotQueue()
         self.times = ServiceTimes()
         self.active = 0
         """Slots in use."""
         self.generation = 0
-        """Raised when the engine dies: leases of an earlier life hold no slot of this one."""
+        """Number of the run: leases of an earlier run hold no slot."""
         self.pinned = False
         self.unloading = False
-        """Somebody asked for its end: no new request until it has been out."""
+        """`unload` was called: no new requests until it was unloaded."""
         self.retired = False
-        """Its model is another one by now: it goes, pinned or not, once those who came before are served."""
-        self.gone = asyncio.Event()
-        """Set while the member is out."""
+        """Its model file was replaced: it is unloaded, pinned or not, once its requests are served."""
+        self.unloaded = asyncio.Event()
+        """Set while the state is UNLOADED."""
         self.keep_alive: float | None = None
-        """Idle seconds after which it goes; None: it stays."""
+        """Idle seconds after which it is unloaded; None: never."""
         self.address: EngineAddress | None = None
         self.failure: str | None = None
-        """Why the last start failed, or the engine died; None once it is ready again."""
+        """Why the last start failed, or the engine exited; None once it is ready again."""
         self.task: asyncio.Task[None] | None = None
         """Loads, watches or stops the engine."""
         self.load_began = 0.0
@@ -63,10 +62,10 @@ class Member:
         self.last_used = 0.0
         """End of the last request, or of the load."""
         self.slice_began: float | None = None
-        """When it became ready; a restart after a crash goes on with the same turn."""
+        """When its time slice began: when it became ready; a restart after a crash continues the same slice."""
         self.slice_ended = 0.0
         self.load_reported_at = 0.0
-        """When the progress of the load was reported last."""
+        """When the load's progress was reported last."""
 
     @property
     def parallel(self) -> int:
@@ -75,17 +74,17 @@ class Member:
 
     @property
     def busy(self) -> bool:
-        """Somebody uses it or waits for it."""
+        """Whether a request runs or waits."""
         return self.active > 0 or bool(self.queue)
 
     @property
     def idle_since(self) -> float | None:
-        """Since when a ready engine has nothing to do; None while it has."""
+        """Since when a ready engine has no requests; None while it has some."""
         return self.last_used if self.state is State.READY and not self.busy else None
 
     @property
     def expires_at(self) -> float | None:
-        """When it goes for want of requests; None if it does not."""
+        """When it is unloaded for idleness; None if it is not."""
         if self.retired:
             return self.idle_since
         if self.pinned or self.keep_alive is None or self.idle_since is None:
@@ -98,32 +97,32 @@ class Member:
         return self.ready_at - self.load_began
 
     def load_part(self, arrived: float) -> float:
-        """How much of the wait of one who arrived then was the load."""
+        """How many seconds of the wait of a request that arrived then were the load."""
         return max(0.0, self.ready_at - max(arrived, self.load_began))
 
     @property
     def waiting_since(self) -> float:
-        """Since when its first request waits, or since it had its turn last: what orders those that want room."""
+        """Since when its oldest request waits, or its last time slice ended: the order of models that want memory."""
         oldest = self.queue.oldest
         return max(oldest.arrived if oldest else 0.0, self.slice_ended)
 
     @property
     def backlog(self) -> int:
-        """Requests beyond the slots that the engine has, or will have once it is loaded."""
+        """Requests beyond the slots that the engine has or, once it is loaded, will have."""
         return max(0, self.active + len(self.queue) - self.parallel)
 
     def cooldown_error(self) -> EngineStartError | None:
-        """Why no request is taken now; None unless the engine has failed too often just now."""
+        """Why requests are refused now: it is in the cooldown after too many crashes. Else None."""
         return self.engine.cooldown_error() if self.engine.state == "failed" else None
 
     def matches(self, target: EngineSpec | str) -> bool:
-        """Whether `target`, an alias or a spec, means this member."""
+        """Whether `target`, an alias or a spec, names this engine."""
         return target in (self.spec.alias, self.spec)
 
     def begin_load(self, now: float, keep_alive: float | None) -> None:
-        """The load begins; unless a request says otherwise, it will stay idle for `keep_alive` seconds."""
+        """The load begins; `keep_alive` is for an engine whose requests do not say their own."""
         self.state = State.LOADING
-        self.gone.clear()
+        self.unloaded.clear()
         self.load_began, self.load_reported_at = now, -math.inf
         self.keep_alive = keep_alive
 
@@ -136,18 +135,18 @@ class Member:
             self.slice_began = now
 
     def end_slice(self, now: float) -> None:
-        """It goes to the end of those that want room."""
+        """Its time slice is over: it comes last among the models that wait for memory."""
         self.slice_began, self.slice_ended = None, now
 
-    def out(self) -> None:
-        """The process is gone, and with it all slots."""
+    def exited(self) -> None:
+        """The process has exited, and all slots are void."""
         self.state = State.UNLOADED
         self.task = None
         self.active = 0
         self.queue.release_all()
         self.generation += 1
         self.unloading = False
-        self.gone.set()
+        self.unloaded.set()
 
     def status(self) -> EngineStatus:
         """As `health()` shows it."""

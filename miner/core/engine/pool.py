@@ -1,14 +1,14 @@
-"""Which engines are loaded, who waits for them, and who has to go.
+"""The engines of one service: `EnginePool.lease` gives a request a slot of a loaded engine.
 
-A request takes a `lease`: it waits in its model's queue, first come first served, until the engine is loaded and one of
-its `parallel` slots is free. An engine never gets more requests than that. A model is loaded once, however many ask.
+A request waits in its model's queue (`slot_queue.py`, fair between clients) until the engine is loaded and one of its
+`parallel` slots is free; an engine never gets more requests than it has slots. A model is loaded once, however many
+requests wait for it.
 
-Where not all models fit, they take turns. Free room is taken at once; then idle engines go, the least recently used
-first; a busy one goes on with its requests until `fairness_wait` after the others began to wait (and after its own turn
-began), then it finishes what it has in flight and yields. So a mix of requests does not swap at each of them, and
-nobody starves: the turns go round in a circle. `turns.py` has the rule in full, `scheduler.py` carries it out.
+Where not all models fit into memory, they share it by time: free memory is used first, then idle engines are evicted,
+the least recently used first, then busy ones when their time slice is over. So mixed requests do not swap models at
+each request, and none starves. `eviction.py` decides which engine is evicted and when, `scheduler.py` carries it out.
 
-A pool belongs to one event loop. Used from another one, it starts again: the engines of the old one are killed.
+A pool belongs to one event loop. Used from another one it starts again, and kills the engines of the old one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class EnginePool:
     ) -> None:
         """
         Args:
-            make: gives the engine of a spec, not started.
-            limits: what bounds the pool.
-            memory_of: bytes that a spec takes when loaded; needed where there is a memory budget. What it raises
-                reaches the caller of `lease`.
+            make: makes the engine of a spec, not started.
+            memory_of: bytes of main memory that a spec takes; required with a memory budget. Its errors reach the
+                caller of `lease`.
+            gpu_memory_of: bytes on each GPU that a spec takes.
         """
         if limits.memory_budget is not None and memory_of is None:
-            raise ValueError("memory_budget needs memory_of: without it nobody knows what an engine takes.")
+            raise ValueError("memory_budget requires memory_of.")
         self.limits = limits
         self._make = make
         self._memory_of = memory_of
@@ -66,19 +66,19 @@ class EnginePool:
         keep_alive: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncIterator[Lease]:
-        """Hold one slot of a ready engine for the length of the block. Cancelling is effective at once.
+        """Hold one slot of a ready engine for the length of the block. Cancelling takes effect at once.
 
         Args:
             spec: which engine.
             client: whose request it is: waiting is fair between clients.
-            keep_alive: idle seconds after which the engine goes when this request was the last; 0: at once, negative:
-                never for idleness. None: the pool's `idle_timeout`.
-            on_progress: gets how far the queue and the load are.
+            keep_alive: idle seconds after which the engine is unloaded if this request was the last; 0: at once,
+                negative: never. None: the pool's `idle_timeout`.
+            on_progress: called with the progress of the queue and of the load.
 
         Raises:
-            BackendOverloadedError: the queue is full, or the wait was longer than `queue_timeout` (see `retry_after`);
-                or there is no room beside pinned engines.
-            EngineStartError: the engine does not start, has failed too often just now (see `retry_after`), or never
+            BackendOverloadedError: the queue is full, the wait was longer than `queue_timeout`, or the model does not
+                fit beside the pinned engines; has `retry_after`.
+            EngineStartError: the engine does not start, is in its cooldown after crashes (has `retry_after`), or never
                 fits into the memory budget.
         """
         scheduler = self.bind_loop()
@@ -93,19 +93,22 @@ class EnginePool:
             scheduler.leave(member, waiter)
 
     def pin(self, target: EngineSpec | str) -> None:
-        """Never evict an engine, nor unload it for idleness. Holds for one that is not loaded yet, too."""
+        """Never evict an engine nor unload it for idleness, also if it is loaded later."""
         self._pins.add(target)
         self._pins_changed()
 
     def unpin(self, target: EngineSpec | str) -> None:
-        """Take a pin back."""
+        """Undo `pin`."""
         self._pins.discard(target)
         self._pins_changed()
 
     async def unload(self, target: EngineSpec | str) -> bool:
-        """Stop an engine, pinned or not, once its requests in flight are done; who waits for it loads it again then.
+        """Stop an engine, pinned or not, once its requests in flight are done; requests that wait load it again then.
 
-        Returns whether there was one to stop. BackendTimeoutError after `queue_timeout`: the engine then goes on.
+        Returns whether there was one to stop.
+
+        Raises:
+            BackendTimeoutError: they were not done within `queue_timeout`; the engine goes on.
         """
         scheduler = self.bind_loop()
         members = [member for member in self._named(target) if member.state is not State.UNLOADED]
@@ -115,7 +118,7 @@ class EnginePool:
         try:
             async with asyncio.timeout(self.limits.queue_timeout):
                 for member in members:
-                    await member.gone.wait()
+                    await member.unloaded.wait()
         except TimeoutError as error:
             raise BackendTimeoutError(
                 f"The engine of {target!r} still has requests in flight after {self.limits.queue_timeout:g} s.",
@@ -129,9 +132,7 @@ class EnginePool:
         return bool(members)
 
     def retire(self, spec: EngineSpec) -> None:
-        """The model of this spec is another one now: its engine serves those who came before, then it is stopped and
-        forgotten, pinned or not.
-        """
+        """The model file of this spec was replaced: stop its engine, pinned or not, once its requests are served."""
         scheduler = self._scheduler
         member = scheduler.members.get(spec) if scheduler is not None else None
         if scheduler is not None and member is not None:
@@ -140,21 +141,21 @@ class EnginePool:
                 scheduler.schedule()
 
     def loaded(self) -> set[EngineSpec]:
-        """Those whose engines are ready. Asks no system for anything, which `status` does."""
+        """The specs whose engines are ready. Makes no system call, unlike `status`."""
         return {member.spec for member in self._members() if member.engine.state == "ready"}
 
     def reset(self, target: EngineSpec | str) -> None:
-        """Forget the failures of an engine: the next request starts it again."""
+        """Forget the crashes of an engine: the next request starts it without a pause."""
         for member in self._named(target):
             member.engine.reset()
             member.failure = None
 
     def status(self) -> list[EngineStatus]:
-        """Every engine that was asked for since the loop began."""
+        """All engines that were requested since the loop began."""
         return [member.status() for member in self._members()]
 
     async def aclose(self) -> None:
-        """Stop all engines; who waits, or comes later, gets BackendUnavailableError. Idempotent."""
+        """Stop all engines; requests that wait, and later ones, get ServiceClosedError. Idempotent."""
         self._closed = True
         scheduler = self._scheduler
         if scheduler is None or scheduler.loop is not asyncio.get_running_loop():
@@ -164,19 +165,21 @@ class EnginePool:
         self._scheduler = None
 
     def kill_all(self) -> None:
-        """End all processes at once and forget them; works without a loop. The pool can be used again."""
+        """Kill all processes and forget them; works without a running loop. The pool can be used again."""
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.kill()
 
     def bind_loop(self) -> Scheduler:
-        """Make the running loop the owner. Engines of an earlier one are killed: their pipes are lost with it."""
+        """Bind the pool to the running loop. Engines of an earlier loop are killed."""
         if self._closed:
             raise closed()
         loop = asyncio.get_running_loop()
         if self._scheduler is not None and self._scheduler.loop is not loop:
             if self._scheduler.loop.is_running():
-                raise RuntimeError("The engines are in use by another running event loop; make a service for each.")
+                raise RuntimeError(
+                    "The engines are in use by another running event loop; create one service for each loop."
+                )
             self.kill_all()
         if self._scheduler is None:
             self._scheduler = Scheduler(self.limits)

@@ -1,4 +1,4 @@
-"""What a process and its children use, read from /proc, or from `ps` where there is none."""
+"""Resources of processes, from /proc, or from `ps` where there is none; and the cores that this one may use."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["LOOK_SECONDS", "Usage", "physical_cores", "usage"]
+__all__ = ["LOOK_SECONDS", "Usage", "physical_cores", "process_usage"]
 
 _PS_TIMEOUT = 2.0
 _HAS_PROC = sys.platform == "linux"
 
 LOOK_SECONDS = 0.25 if _HAS_PROC else 5.0
-"""How often a process may be looked at: from /proc that costs a tenth of a millisecond, elsewhere a run of `ps`."""
+"""Interval between two looks at a process: a tenth of a millisecond each from /proc, else a run of `ps`."""
 
 
 class Usage(NamedTuple):
-    """Resources of a process and all that it has started."""
+    """Resources of a process and its descendants."""
 
     cpu: float
-    """Seconds of processor time so far."""
+    """Seconds of CPU time so far."""
     resident: int
-    """Bytes in memory."""
+    """Resident bytes."""
     stopped: bool = False
-    """One of them is stopped, by SIGSTOP or a debugger."""
+    """One of them is suspended, by SIGSTOP or a debugger."""
 
 
-def usage(pid: int) -> Usage | None:
-    """What `pid` and its descendants use now; None where nobody can tell (it is gone, or the system has no way)."""
+def process_usage(pid: int) -> Usage | None:
+    """Usage of `pid` and its descendants; None if it has exited or the system cannot tell."""
     if _HAS_PROC:
         return _from_proc(pid)
     return _from_ps(pid)
@@ -45,7 +45,7 @@ def _from_proc(pid: int) -> Usage | None:
             continue
         seen.add(one)
         try:
-            # The second field is the program's name in brackets and may hold anything, so count from its end.
+            # The second field, the program's name in parentheses, may contain anything: count from its end.
             fields = Path(f"/proc/{one}/stat").read_bytes().rpartition(b")")[2].split()
             stopped |= fields[0] in (b"T", b"t")
             cpu += (int(fields[11]) + int(fields[12])) / ticks
@@ -90,9 +90,9 @@ def _clock(text: str) -> float:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, siblings of one core counted once, within the cgroup's quota.
+    """Cores that this process may use: hyperthreads count once, and the cgroup's quota applies.
 
-    llama.cpp counts the machine's cores, whatever the container may use; one thread too many halves its speed.
+    llama.cpp counts all cores of the machine; one thread too many halves its speed.
     """
     try:
         allowed = os.sched_getaffinity(0)
@@ -108,7 +108,7 @@ def physical_cores() -> int:
 
 
 def _quota() -> int | None:
-    """Whole processors that the cgroup allows, None for no limit."""
+    """CPUs that the cgroup allows; None: no limit."""
     try:
         allowed, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, round(int(allowed) / int(period)))

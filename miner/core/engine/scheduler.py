@@ -1,9 +1,9 @@
-"""Decides, on one event loop, who gets a slot, what is loaded and what stops; the pool is its public face.
+"""Grants slots, loads, evicts and stops engines, on one event loop; `pool.py` is the public interface.
 
-Every change of state happens in a plain synchronous method that ends in `schedule`, which looks at everything afresh:
-there is no lock, and no decision outlives its reason. What waits is a future. What takes time (a load, the watch over
-a loaded engine, a stop) is one task for each engine. What depends on time alone (turns, idleness, the queue's timeout)
-is one timer.
+Every change of state happens in a synchronous method that ends in `schedule`, which decides everything again: there is
+no lock, and no decision outlives its reason. A waiting request is a future. What takes time (a load, the watch over a
+loaded engine, a stop) is one task for each engine. What depends on time alone (time slices, idleness, the queue's
+timeout) is one timer.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from miner.errors import BackendOverloadedError, MinerError
 
 __all__ = ["Scheduler"]
 
-_TELL_LOAD_EVERY = 0.5
+_REPORT_LOAD_EVERY = 0.5
 """Seconds between two reports of a load's progress."""
 
 
 class Scheduler:
-    """The members of a pool and all that happens to them. Made and used inside one running loop."""
+    """The engines of a pool. Created and used inside one running loop."""
 
     def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.members: dict[EngineSpec, Member] = {}
         self._draining: set[Member] = set()
-        """Those that get no new requests, because others wait and their turn is over; chosen again in each pass."""
+        """Victims that get no new requests while those in flight finish; chosen again in each pass."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    # Who comes and goes.
+    # Requests arrive and leave.
 
     def enqueue(
         self, member: Member, client: str, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
@@ -54,8 +54,7 @@ class Scheduler:
             raise closed()
         if (refusal := member.cooldown_error()) is not None:
             raise refusal
-        waiting = self._waiting()
-        if waiting >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
+        if self._waiting() >= self.limits.max_queue and member.active + len(member.queue) >= member.parallel:
             self._drop_for(client, member)
         waiter = Waiter(client, self.loop.create_future(), self.loop.time(), keep_alive, on_progress)
         member.queue.push(waiter)
@@ -63,7 +62,7 @@ class Scheduler:
         return waiter
 
     def leave(self, member: Member, waiter: Waiter) -> None:
-        """After a request's end, error or cancellation: leave no trace of it."""
+        """The request is over, failed or cancelled: give back its slot or its place in the queue."""
         future = waiter.future
         if not future.done() or future.cancelled():
             member.queue.discard(waiter)
@@ -101,60 +100,60 @@ class Scheduler:
         seconds = member.times.retry_after(self._waiting(), member.parallel, most=self.limits.queue_timeout)
         return overloaded(member, why, seconds, setting)
 
-    # What is decided, at each change.
+    # Decisions, taken again at each change.
 
     def schedule(self) -> None:
-        """Bring everything in line with the rules, as of now."""
+        """Apply all rules as of now."""
         if self._closed:
             return
         now = self.loop.time()
         for member in [m for m in self.members.values() if m.retired and m.state is State.UNLOADED and not m.queue]:
             del self.members[member.spec]
-        look_again = [self._schedule_loads(now)]
+        wake_at = [self._schedule_loads(now)]
         for member in self.members.values():
             if member.state is State.READY:
                 self._serve(member, now)
-            look_again.append(self._refuse_late(member, now))
+            wake_at.append(self._refuse_late(member, now))
             if member.state is State.LOADING and member.queue.has_listeners:
-                look_again.append(self._report_load(member, now))
+                wake_at.append(self._report_load(member, now))
             if member.expires_at is not None:
-                look_again.append(member.expires_at)
+                wake_at.append(member.expires_at)
             member.queue.report_positions(member.parallel)
-        self._set_timer(min(look_again))
+        self._set_timer(min(wake_at))
 
     def _schedule_loads(self, now: float) -> float:
-        """Load what waits and has room, and choose who makes room; returns when time alone will change the choice."""
+        """Load what waits and fits, and evict for what does not; returns when time alone will change the decision."""
         self._draining.clear()
-        look_again = math.inf
+        wake_at = math.inf
         first: Member | None = None
-        """The one that is next to have its room: others may load only if they fit beside it, too."""
-        leaving: Sequence[Member] = ()
+        """The model that is next: others may load only if they fit beside it, too."""
+        victims: Sequence[Member] = ()
         wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
         for wanted in sorted(wanting, key=lambda member: member.waiting_since):
-            if (refused := wanted.cooldown_error()) is not None:  # nobody makes room for it
+            if (refused := wanted.cooldown_error()) is not None:  # nothing is evicted for it
                 self.fail(wanted, refused)
                 continue
             plan = plan_eviction(wanted, self.members.values(), self.limits)
             if plan.refusal is not None:
                 self.fail(wanted, plan.refusal)
-            elif plan.load and (first is None or fits(wanted, self._after(first, leaving), self.limits)):
+            elif plan.load and (first is None or fits(wanted, self._after(first, victims), self.limits)):
                 self._load(wanted, now)
             elif first is not None:
                 continue
             elif plan.at <= now or wanted.waiting_since + self.limits.fairness_wait <= now:
-                first, leaving = wanted, plan.victims
+                first, victims = wanted, plan.victims
                 if plan.at <= now:
                     self._evict(plan.victims)
                 else:
-                    look_again = min(look_again, plan.at)
+                    wake_at = min(wake_at, plan.at)
             else:
-                look_again = min(look_again, plan.at)
-        return look_again
+                wake_at = min(wake_at, plan.at)
+        return wake_at
 
-    def _after(self, first: Member, leaving: Sequence[Member]) -> list[Member]:
-        """What will be loaded once `first` has its room."""
+    def _after(self, first: Member, victims: Sequence[Member]) -> list[Member]:
+        """What will be loaded once `first` is."""
         staying = [member for member in self.members.values() if member.state in (State.LOADING, State.READY)]
-        return [first, *(member for member in staying if member not in leaving)]
+        return [first, *(member for member in staying if member not in victims)]
 
     def _evict(self, victims: Sequence[Member]) -> None:
         for victim in victims:
@@ -164,10 +163,10 @@ class Scheduler:
                 self.stop(victim)
 
     def _serve(self, member: Member, now: float) -> None:
-        """Give free slots away; stop an engine whose time is over."""
-        # It may have died a moment ago: those whom it failed can be back here before the watch has run.
-        alive = member.engine.state == "ready"
-        if alive and not member.unloading and member not in self._draining:
+        """Grant free slots; stop an engine that is idle for too long or to be unloaded."""
+        # It may have exited a moment ago: the requests that failed can be back here before the watch has run.
+        running = member.engine.state == "ready"
+        if running and not member.unloading and member not in self._draining:
             while member.active < member.parallel and (waiter := member.queue.next()) is not None:
                 waited, loading = now - waiter.arrived, member.load_part(waiter.arrived)
                 assert member.address is not None
@@ -179,7 +178,7 @@ class Scheduler:
             self.stop(member)
 
     def _refuse_late(self, member: Member, now: float) -> float:
-        """End the waits that were too long; returns when the next one will be."""
+        """Refuse requests that waited for `queue_timeout`; returns when the next one will have."""
         while (oldest := member.queue.oldest) is not None:
             deadline = oldest.arrived + self.limits.queue_timeout
             if deadline > now:
@@ -189,27 +188,27 @@ class Scheduler:
         return math.inf
 
     def _report_load(self, member: Member, now: float) -> float:
-        if now >= member.load_reported_at + _TELL_LOAD_EVERY:
+        if now >= member.load_reported_at + _REPORT_LOAD_EVERY:
             member.load_reported_at = now
             done = member.engine.memory or 0
             member.queue.report_load(min(done, member.need or done), member.need or done)
-        return member.load_reported_at + _TELL_LOAD_EVERY
+        return member.load_reported_at + _REPORT_LOAD_EVERY
 
     def fail(self, member: Member, error: MinerError) -> None:
-        """End all waits for an engine, each with an error of its own: a shared one would collect all tracebacks."""
+        """Refuse all requests that wait for an engine, each with a copy, for tracebacks of its own."""
         for waiter in list(member.queue.waiters):
             own = copy.copy(error)
             own.__cause__ = error.__cause__
             member.queue.refuse(waiter, own)
 
-    # What takes time: one task for each engine, which loads and watches, or stops.
+    # Tasks: one for each engine, which loads and watches, or stops.
 
     def _load(self, member: Member, now: float) -> None:
         member.begin_load(now, self.limits.idle_timeout)
         self._start_task(member, self._load_and_watch(member))
 
     def stop(self, member: Member) -> None:
-        """Begin to stop an engine, whatever it does."""
+        """Begin to stop an engine, whatever its state."""
         member.state = State.STOPPING
         member.end_slice(self.loop.time())
         if member.task is not None:
@@ -226,13 +225,13 @@ class Scheduler:
             async with asyncio.timeout(self.limits.start_timeout):
                 member.address = await member.engine.ensure_ready()
             member.ready(self.loop.time())
-            self._serve(member, member.ready_at)  # before turns are looked at: however short, a turn serves somebody
+            self._serve(member, member.ready_at)  # before slices are checked: however short, one serves a request
             self.schedule()
             await member.engine.wait_for_exit(member.address)
             crash = member.engine.crash_error()  # None if it was reset meanwhile
             member.failure = crash.message if crash else None
         except asyncio.CancelledError:
-            if member.state is not State.STOPPING:  # the loop goes down and nobody closed the pool
+            if member.state is not State.STOPPING:  # the loop ends and nobody closed the pool
                 member.engine.kill()
             raise
 
@@ -247,7 +246,7 @@ class Scheduler:
                 member.engine.kill()
 
     def _task_done(self, member: Member, task: asyncio.Task[None]) -> None:
-        """An engine is gone: it was stopped, it died, or it did not start. The last line for any error of it."""
+        """An engine was stopped, exited, or did not start. All errors of its task end here."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if member.task is not task:
@@ -258,9 +257,9 @@ class Scheduler:
         if member.state is State.LOADING and error is not None:
             member.failure = error.message
             self.fail(member, error)
-        if member in self._draining:  # a crash must not win it another turn
+        if member in self._draining:  # a crash must not win it another slice
             member.end_slice(self.loop.time())
-        member.out()
+        member.exited()
         if not task.cancelled():
             self.schedule()
 
@@ -277,10 +276,10 @@ class Scheduler:
         self._timer = None
         self.schedule()
 
-    # The end.
+    # Shutdown.
 
     async def aclose(self) -> None:
-        """Fail who waits, stop all engines, leave no task and no timer."""
+        """Refuse all requests that wait, stop all engines, leave no task and no timer."""
         self._close()
         for member in self.members.values():
             if member.state in (State.LOADING, State.READY):
@@ -292,7 +291,7 @@ class Scheduler:
             self.kill()
 
     def kill(self) -> None:
-        """End all processes at once. Without the loop, or outside it, that is all that can be done safely."""
+        """Kill all processes. Outside the loop nothing else can be done safely."""
         for member in self.members.values():
             member.engine.kill()
         try:

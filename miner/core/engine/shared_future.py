@@ -1,4 +1,4 @@
-"""A value that arrives once, from any thread, and is awaited by any number of tasks on any event loops."""
+"""A future that is set once, by any thread, and awaited by any number of tasks on any event loops."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class SharedFuture(Generic[T]):
-    """Like a `concurrent.futures.Future`, but a wait that is cancelled leaves nothing behind.
+    """Like `concurrent.futures.Future`, but a cancelled wait leaves nothing behind.
 
-    (`asyncio.wrap_future` adds a callback that stays until the future is done: a leak for each request
-    that waits for the death of an engine which lives for weeks.)
+    `asyncio.wrap_future` adds a callback that stays until the future is done: a leak for each request that waits for
+    the exit of an engine.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class SharedFuture(Generic[T]):
 
     @property
     def done(self) -> bool:
-        """Whether the value is there."""
+        """Whether it is set."""
         return self._happened.is_set()
 
     @property
     def value(self) -> T | None:
-        """The value, None before it has come."""
+        """The value; None before it is set."""
         return self._value[0] if self._value else None
 
     def set(self, value: T) -> None:
-        """Give the value; the first one counts, later ones are dropped."""
+        """Set the value; only the first call has an effect."""
         with self._lock:
             if self._value:
                 return
@@ -45,11 +45,11 @@ class SharedFuture(Generic[T]):
         for waiter in waiters:
             try:
                 waiter.get_loop().call_soon_threadsafe(_wake, waiter)
-            except RuntimeError:  # that loop is closed, so nobody waits there any more
+            except RuntimeError:  # the loop is closed
                 continue
 
     async def wait(self) -> T:
-        """The value, as soon as it is there."""
+        """Wait for the value."""
         with self._lock:
             if self._value:
                 return self._value[0]
@@ -63,7 +63,7 @@ class SharedFuture(Generic[T]):
         return self._value[0]
 
     def wait_blocking(self, timeout: float) -> T | None:
-        """The value, or None after `timeout` seconds. Blocks the thread."""
+        """Wait for the value in this thread; None after `timeout` seconds."""
         self._happened.wait(timeout)
         return self.value
 

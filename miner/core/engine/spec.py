@@ -142,7 +142,7 @@ class Engine(Protocol):
     async def stop(self) -> None:
         """End the process; returns when its memory is free."""
 
-    def fail(self, why: str, hint: str | None = None) -> None:
+    def fail(self, reason: str, operator_hint: str | None = None) -> None:
         """End a process that does not work, as a crash for that reason; returns at once."""
 
     def kill(self) -> None:

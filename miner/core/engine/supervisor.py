@@ -1,11 +1,11 @@
-"""One run of one child process, owned by one thread from its start to its end.
+"""One run of one child process, supervised by one thread from start to exit.
 
-A thread and not the event loop: the child's output is read and its death is seen while the loop is busy, closed or
-another one, and nothing depends on asyncio's child watchers. It is also what makes PDEATHSIG safe for the child, which
-fires when the thread that started it ends.
+A thread and not the event loop: output is read and the exit is noticed while the loop is busy, closed or replaced, and
+nothing depends on asyncio's child watchers. It also makes PDEATHSIG safe for the child: that fires when the thread
+that started it ends.
 
-A child that is stopped (SIGSTOP, a debugger) is seen within a second, whatever it does, and killed: it would keep all
-who wait for it, and no other signal reaches it.
+A child that is suspended (SIGSTOP, a debugger) is detected within a second and killed: it would block all requests, and
+no other signal reaches it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from miner.core.engine.diagnosis import STOPPED, Reason, check_model_file, describe_exit, explain
+from miner.core.engine.diagnosis import SUSPENDED, Reason, check_model_file, describe_exit, explain
 from miner.core.engine.launchers import Launcher
 from miner.core.engine.logtail import LogTail
-from miner.core.engine.procstat import Usage, usage
+from miner.core.engine.procstat import Usage, process_usage
 from miner.core.engine.shared_future import SharedFuture
 from miner.core.engine.socket_directory import SocketDirectory
 from miner.core.engine.spec import EngineAddress, EngineInfo, EngineSpec
@@ -37,21 +37,21 @@ __all__ = ["RunResult", "RunTimeouts", "Supervisor"]
 
 @dataclass(frozen=True, slots=True)
 class RunTimeouts:
-    """Bounds on the waits for one child, in seconds."""
+    """Limits on one run, in seconds."""
 
     start_timeout: float
-    """Longest time without a sign of progress while it starts."""
+    """Maximum time without progress during the start."""
     stop_grace: float
-    """From STOP_SIGNAL to SIGKILL."""
+    """Time from STOP_SIGNAL to SIGKILL."""
 
     @property
     def start_total(self) -> float:
-        """Longest time for a start, whatever its progress."""
+        """Maximum duration of the start, whatever its progress."""
         return 10 * self.start_timeout
 
     @property
     def stop_total(self) -> float:
-        """Longest time for a stop, whatever hangs."""
+        """Maximum duration of a stop."""
         return self.stop_grace + UNKILLABLE + 2.0
 
 
@@ -61,18 +61,18 @@ class RunResult:
 
     status: int | None
     """Exit status; negative: the signal. None: it never ran."""
-    by_us: bool
-    """Because it was told to, not by itself."""
+    requested: bool
+    """It was stopped on request."""
     error: EngineStartError | None
-    """Why it never became ready, if it did not."""
+    """Why it never became ready; None if it did."""
     reason: Reason | None = None
-    """Why we ended it, where we did because it failed."""
+    """Why it was killed as failed; None if it was not."""
     counts: bool = True
-    """Whether this was a failure of the process, and not of what it was asked to run."""
+    """Whether it counts as a crash: the process failed, not its model file or launch plan."""
 
 
 class Supervisor:
-    """Starts a child as a launcher plans it, sees it become ready, and reaps it. Each instance is for one run."""
+    """Starts a child by a launcher's plan, waits until it is ready, and reaps it. One instance for each run."""
 
     def __init__(
         self,
@@ -82,25 +82,23 @@ class Supervisor:
         *,
         delay: float,
         on_ready: Callable[[], None],
-        on_end: Callable[[RunResult], None],
+        on_exit: Callable[[RunResult], None],
     ) -> None:
-        """`on_ready` and `on_end` are called once at most, from the thread of this run, before anybody who waits hears
-        of it.
-        """
-        self.tail = LogTail(spec.alias)
+        """`on_ready` and `on_exit` are called once at most, in the thread of this run, before waiters are notified."""
+        self.log = LogTail(spec.alias)
         self.ready: SharedFuture[EngineAddress | EngineStartError] = SharedFuture()
-        self.ended: SharedFuture[RunResult] = SharedFuture()
+        self.exited: SharedFuture[RunResult] = SharedFuture()
         self.info = EngineInfo()
         self.pid: int | None = None
         self.ready_since: float | None = None
-        self.used: Usage | None = None
-        """What the child and all that it has started use, as of a moment ago."""
+        self.usage: Usage | None = None
+        """Resources of the child and its descendants, a moment ago."""
         self._spec = spec
         self._launcher = launcher
         self._limits = limits
         self._delay = delay
         self._on_ready = on_ready
-        self._on_end = on_end
+        self._on_exit = on_exit
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._stopping = False
@@ -112,40 +110,40 @@ class Supervisor:
         self._thread = threading.Thread(target=self._supervise, name=f"miner-engine-{spec.alias}", daemon=True)
 
     def start(self) -> None:
-        """Begin. The run goes on in a thread of its own."""
+        """Begin the run, in its own thread."""
         self._thread.start()
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to end."""
+        """Whether it was told to stop."""
         return self._stopping
 
     def stop(self) -> None:
-        """Tell it to end: STOP_SIGNAL, later SIGKILL to its group. Returns at once; `ended` tells when it is over."""
+        """Stop it: STOP_SIGNAL, later SIGKILL to its process group. Returns at once; wait for `exited`."""
         with self._lock:
-            told, self._stopping = self._stopping, True
-            if not told and not self.ended.done:
+            already, self._stopping = self._stopping, True
+            if not already and not self.exited.done:
                 os.write(self._wake_write, b"x")
 
-    def hurry(self) -> None:
-        """Start without the rest of the pause."""
+    def skip_delay(self) -> None:
+        """Start without waiting for the rest of the delay."""
         with self._lock:
-            if self.pid is None and not self._stopping and not self.ended.done:
+            if self.pid is None and not self._stopping and not self.exited.done:
                 os.write(self._wake_write, b"x")
 
     def fail(self, reason: Reason) -> None:
-        """End it by force because it does not work: a failure of its own, for that reason. Returns at once."""
+        """Kill it because it does not work; counts as a crash for that reason. Returns at once."""
         if not self._stopping:
             self._failure = self._failure or reason
         self._kill()
 
     def kill(self, wait: float = 1.0) -> None:
-        """End it now: SIGKILL to the group, from any thread. Waits `wait` seconds at most; on an event loop, not."""
+        """SIGKILL to the process group, from any thread. Waits `wait` seconds at most; on an event loop not at all."""
         if os.getpid() != self._owner:
             return
         self._kill()
-        if not _on_a_loop():
-            self.ended.wait_blocking(wait)
+        if not _on_event_loop():
+            self.exited.wait_blocking(wait)
             if self._directory is not None:
                 self._directory.remove()
 
@@ -153,40 +151,43 @@ class Supervisor:
         self._killed = True
         self.stop()
         with self._lock:
-            if self.pid is not None and not self.ended.done:
+            if self.pid is not None and not self.exited.done:
                 signal_group(self.pid, signal.SIGKILL)
 
-    # What follows runs in the thread of this run.
+    # The thread of this run.
 
     def _supervise(self) -> None:
-        end = RunResult(None, by_us=False, error=self._start_error("its supervisor failed, see the traceback", None))
+        result = RunResult(
+            None, requested=False, error=self._start_error("its supervisor failed, see the traceback", None)
+        )
         try:
-            end = self._whole_run()
+            result = self._run_child()
         finally:
             if self._directory is not None:
                 self._directory.remove()
-            self._on_end(end)
+            self._on_exit(result)
             with self._lock:
-                self.ended.set(end)
+                self.exited.set(result)
                 os.close(self._wake_read)
                 os.close(self._wake_write)
-            # Last: who waits for this and asks again must find that this run is over.
-            self.ready.set(end.error or self._start_error("it was stopped while it started", None))
+            # Last: a waiter that calls again must find that this run is over.
+            self.ready.set(result.error or self._start_error("it was stopped during its start", None))
 
-    def _whole_run(self) -> RunResult:
-        fault = check_model_file(self._spec.model_path)
-        if fault is not None:
-            return RunResult(None, by_us=False, error=self._start_error(fault.text, fault.hint), counts=False)
+    def _run_child(self) -> RunResult:
+        problem = check_model_file(self._spec.model_path)
+        if problem is not None:
+            error = self._start_error(problem.text, problem.operator_hint)
+            return RunResult(None, requested=False, error=error, counts=False)
         if self._delay > 0 and _readable(self._wake_read, self._delay):
             os.read(self._wake_read, 4096)
             if self._stopping:
-                return RunResult(None, by_us=True, error=None)
+                return RunResult(None, requested=True, error=None)
         try:
             self._directory = SocketDirectory()
             plan = self._launcher.plan(self._spec, self._directory.path)
             if self._stopping:
-                return RunResult(None, by_us=True, error=None)
-            process = subprocess.Popen(  # not under the lock, for which event loops wait
+                return RunResult(None, requested=True, error=None)
+            process = subprocess.Popen(  # not under the lock, which event loops wait for
                 plan.argv,
                 env=plan.env,
                 stdin=subprocess.PIPE,
@@ -199,93 +200,95 @@ class Supervisor:
             with self._lock:
                 self.pid = process.pid
         except EngineStartError as error:
-            return RunResult(None, by_us=False, error=error, counts=False)
+            return RunResult(None, requested=False, error=error, counts=False)
         except (OSError, ValueError) as error:
             text = f"{self._launcher.name} cannot be started: {error}"
-            return RunResult(None, by_us=False, error=self._start_error(text, None))
-        watch = Watch(process, plan.stdin, self._wake_read, self.tail, lambda line: self._said(line, plan.address))
+            return RunResult(None, requested=False, error=self._start_error(text, None))
+        watch = Watch(process, plan.stdin, self._wake_read, self.log, lambda line: self._on_json(line, plan.address))
         try:
-            self._accompany(watch)
+            self._watch_until_exit(watch)
         finally:
             status = watch.reap()
-        return self._judge(status)
+        return self._result(status)
 
-    def _said(self, line: bytes, address: Callable[[str], EngineAddress]) -> None:
-        """Take a line of the child's standard output: one of them says that it is ready."""
+    def _on_json(self, line: bytes, address: Callable[[str], EngineAddress]) -> None:
+        """Handle a JSON line of the child's standard output: the one that reports that it is ready."""
         try:
-            said: Any = json.loads(line)
-            if self.ready.done or self._stopping or said["ready"] is not True:
+            report: Any = json.loads(line)
+            if self.ready.done or self._stopping or report["ready"] is not True:
                 raise ValueError(line)
-            self.info = EngineInfo(said.get("build"), said.get("n_ctx"), said.get("slots"))
-            where = address(said["address"])
+            self.info = EngineInfo(report.get("build"), report.get("n_ctx"), report.get("slots"))
+            where = address(report["address"])
         except (ValueError, TypeError, KeyError, AttributeError):
-            self.tail.feed(line + b"\n", "stdout")
+            self.log.feed(line + b"\n", "stdout")
             return
         self.ready_since = time.time()
         if self.pid is not None:
-            self.used = usage(self.pid)
+            self.usage = process_usage(self.pid)
         self._on_ready()
         self.ready.set(where)
 
-    def _accompany(self, watch: Watch) -> None:
-        """From the start to the death of the child: look at its signs of life, end it in order, end it by force."""
-        pid, began, told = watch.process.pid, time.monotonic(), None
-        progress, halt = StallDetector(self._limits.start_timeout), SuspendDetector()
+    def _watch_until_exit(self, watch: Watch) -> None:
+        """Watch the child's progress, send the stop signal, or give up on it: then what is left is killed by `reap`."""
+        pid, began, stop_sent = watch.process.pid, time.monotonic(), None
+        stall, suspend = StallDetector(self._limits.start_timeout), SuspendDetector()
         while True:
             now = time.monotonic()
-            self.used = usage(pid)
-            if self._stopping and told is None:
-                told = now
+            self.usage = process_usage(pid)
+            if self._stopping and stop_sent is None:
+                stop_sent = now
                 # Before it is ready it has nothing to finish.
                 if self.ready.done and not self._killed:
                     watch.process.send_signal(STOP_SIGNAL)
                 else:
                     signal_group(pid, signal.SIGKILL)
-            halted = halt.look(now, self.used)
-            if told is not None:
-                if halted or now >= told + self._limits.stop_grace:
-                    return  # what is left is killed
-                pause = min(halt.pause, told + self._limits.stop_grace - now)
-            elif halted:
-                self._give_up(STOPPED)
+            suspended = suspend.look(now, self.usage)
+            if stop_sent is not None:
+                if suspended or now >= stop_sent + self._limits.stop_grace:
+                    return
+                pause = min(suspend.pause, stop_sent + self._limits.stop_grace - now)
+            elif suspended:
+                self._kill_failed(SUSPENDED)
                 continue
             elif self.ready.done:
-                pause = halt.pause
+                pause = suspend.pause
             else:
-                progress.look(now, self.used, watch.bytes_read)
-                if now - progress.last >= self._limits.start_timeout:
-                    self._give_up(_stalled(f"it has shown no sign of progress for {self._limits.start_timeout:g} s"))
+                stall.look(now, self.usage, watch.bytes_read)
+                if now - stall.last >= self._limits.start_timeout:
+                    self._kill_failed(_stalled(f"it made no progress for {self._limits.start_timeout:g} s"))
                     continue
                 if now - began >= self._limits.start_total:
-                    self._give_up(_stalled(f"it was not ready after {now - began:.0f} s"))
+                    self._kill_failed(_stalled(f"it was not ready after {now - began:.0f} s"))
                     continue
-                pause = min(progress.pause, halt.pause)
+                pause = min(stall.pause, suspend.pause)
             if watch.wait(pause):
                 return
 
-    def _give_up(self, reason: Reason) -> None:
-        if not self._stopping:  # else it is no failure any more
+    def _kill_failed(self, reason: Reason) -> None:
+        if not self._stopping:  # else it is no failure
             self._failure = reason
         self._killed = self._stopping = True
 
-    def _judge(self, status: int | None) -> RunResult:
+    def _result(self, status: int | None) -> RunResult:
         served = isinstance(self.ready.value, EngineAddress)
         reason = self._failure
         if reason is None and self._stopping:
-            return RunResult(status, by_us=True, error=None)
+            return RunResult(status, requested=True, error=None)
         if served:
-            return RunResult(status, by_us=False, error=None, reason=reason)
+            return RunResult(status, requested=False, error=None, reason=reason)
         if reason is None:
-            found = explain(self.tail.lines(), status)
-            reason = Reason(f"{found.text} ({describe_exit(status)})", found.hint)
-        return RunResult(status, by_us=False, error=self._start_error(reason.text, reason.hint), reason=reason)
+            found = explain(self.log.lines(), status)
+            reason = Reason(f"{found.text} ({describe_exit(status)})", found.operator_hint)
+        return RunResult(
+            status, requested=False, error=self._start_error(reason.text, reason.operator_hint), reason=reason
+        )
 
-    def _start_error(self, reason: str, hint: str | None) -> EngineStartError:
+    def _start_error(self, reason: str, operator_hint: str | None) -> EngineStartError:
         return EngineStartError(
             f"The llama.cpp engine for {self._spec.alias} ({self._spec.model_path}) did not start: {reason}.",
             backend="llamacpp",
-            log_tail=self.tail.lines(),
-            hint=hint,
+            log_tail=self.log.lines(),
+            operator_hint=operator_hint,
         )
 
 
@@ -296,10 +299,10 @@ def _readable(pipe: int, seconds: float) -> bool:
 
 
 def _stalled(text: str) -> Reason:
-    return Reason(text, "See the log lines; a slow disk needs a longer LLAMACPP_START_TIMEOUT.")
+    return Reason(text, "See the log lines; raise LLAMACPP_START_TIMEOUT for a slow disk.")
 
 
-def _on_a_loop() -> bool:
+def _on_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""A running child as its supervisor sees it: what it prints, whether it gets on, that it died."""
+"""What a supervisor watches of a running child: its pipes, its progress, its exit."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from miner.core.engine.procstat import LOOK_SECONDS, Usage
 __all__ = ["STOP_SIGNAL", "UNKILLABLE", "StallDetector", "SuspendDetector", "Watch", "signal_group"]
 
 STOP_SIGNAL = signal.SIGUSR1
-"""Ends a child in order. Not SIGTERM, which whoever stops a whole service sends to its engines too."""
+"""Stops a child gracefully. Not SIGTERM: whoever stops a whole service sends that to the engines too."""
 UNKILLABLE = 5.0
-"""Seconds after SIGKILL: a process that hangs in a device driver is then left to the kernel."""
-_DRAIN = 1.0  # seconds for the final output, which a grandchild that holds the pipe could delay forever
+"""Seconds after SIGKILL until a process that hangs in a device driver is left to the kernel."""
+_DRAIN = 1.0  # seconds for the final output: a grandchild that holds the pipe could delay its end forever
 _POLL = 0.2  # seconds between two looks at the child where the system has no pidfd
 _STEP = 1 << 20  # bytes of memory that count as a step of a load
 
 
 class StallDetector:
-    """Whether a starting child gets on: it prints, computes, or takes memory.
+    """Detects that a starting child makes no progress: it does not print, compute, or take or free memory.
 
-    A little computing does not count, because a child that hangs may still look after its parent twice a second.
+    A little computing does not count: a child that hangs may still check its parent twice a second.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._cpu_step = patience / 100
-        self.pause = min(1.0, patience / 10)
+    def __init__(self, timeout: float) -> None:
+        self._cpu_step = timeout / 100
+        self.pause = min(1.0, timeout / 10)
         self.last = time.monotonic()
         self._mark = (Usage(0.0, 0), 0)
 
     def look(self, now: float, used: Usage | None, bytes_read: int) -> None:
-        """Move `last` to now if something has happened since."""
+        """Set `last` to now if there was progress since."""
         before, printed = self._mark
         used = used or before
         moved = abs(used.resident - before.resident) >= _STEP or used.cpu - before.cpu >= self._cpu_step
@@ -46,7 +46,7 @@ class StallDetector:
 
 
 class SuspendDetector:
-    """Whether a child is stopped (SIGSTOP, a debugger) and stays so. A tracer that samples it stops it for a moment."""
+    """Detects that a child is suspended (SIGSTOP, a debugger). A sampling tracer suspends it for a moment only."""
 
     _LONG = min(0.4, LOOK_SECONDS)
     _PAUSE = 0.1
@@ -55,7 +55,7 @@ class SuspendDetector:
         self._since: float | None = None
 
     def look(self, now: float, used: Usage | None) -> bool:
-        """Take a look in; True once each of them has been so for long enough."""
+        """Return whether it was suspended in all looks for long enough."""
         if used is None or not used.stopped:
             self._since = None
             return False
@@ -70,7 +70,7 @@ class SuspendDetector:
 
 
 class Watch:
-    """The pipes and the death of a running child."""
+    """The pipes and the exit of a running child."""
 
     def __init__(
         self,
@@ -78,13 +78,13 @@ class Watch:
         stdin: bytes,
         wake: int,
         tail: LogTail,
-        said: Callable[[bytes], None],
+        on_json: Callable[[bytes], None],
     ) -> None:
         self.process = process
         self.bytes_read = 0
         self._unsent = stdin
         self._tail = tail
-        self._said = said
+        self._on_json = on_json
         self._line = b""
         self._selector = selectors.DefaultSelector()
         assert process.stdin is not None
@@ -105,10 +105,10 @@ class Watch:
             self._selector.register(self._pidfd, selectors.EVENT_READ)
 
     def wait(self, pause: float) -> bool:
-        """Read and write what there is, for `pause` seconds at most. True: it died."""
+        """Read and write for `pause` seconds at most; return whether the child has exited."""
         if self._pidfd is None:
             pause = min(pause, _POLL)
-        dead = False
+        exited = False
         for key, _ in self._selector.select(pause):
             if key.fd in self._pipes:
                 self._read(key.fd)
@@ -117,17 +117,17 @@ class Watch:
             elif key.fd == self._wake:
                 os.read(self._wake, 4096)
             else:
-                dead = True
-        return dead if self._pidfd is not None else self.process.poll() is not None
+                exited = True
+        return exited if self._pidfd is not None else self.process.poll() is not None
 
     def reap(self) -> int | None:
-        """End what is left of the group, read the final output, and take the exit status."""
+        """Kill the rest of the process group, read the final output, and return the exit status."""
         signal_group(self.process.pid, signal.SIGKILL)  # before the wait: until then nobody else can have this id
         try:
             status = self.process.wait(UNKILLABLE)
         except subprocess.TimeoutExpired:
             status = None
-            self._tail.feed(b"miner: the process does not end, not even by SIGKILL\n")
+            self._tail.feed(b"miner: the process survived SIGKILL\n")
         deadline = time.monotonic() + _DRAIN
         if self._pidfd is not None:
             self._selector.unregister(self._pidfd)
@@ -159,7 +159,7 @@ class Watch:
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
             if line.startswith(b"{"):
-                self._said(line)
+                self._on_json(line)
             else:
                 self._tail.feed(line + b"\n", "stdout")
         if len(self._line) > 1 << 16:  # no line of ours is that long
@@ -171,14 +171,14 @@ class Watch:
             self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
         except BlockingIOError:
             return
-        except OSError:  # it died, or has closed its end: what it prints and how it ends tell why
+        except OSError:  # it has exited, or closed its end: its output and exit status tell why
             self._unsent = b""
         if not self._unsent:
             self._selector.unregister(self._stdin)
 
 
 def signal_group(pid: int, number: int) -> None:
-    """Send a signal to a process group; that it is gone is no error."""
+    """Send a signal to a process group, if it exists."""
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):  # gone; macOS says EPERM for a zombie
@@ -186,7 +186,7 @@ def signal_group(pid: int, number: int) -> None:
 
 
 def _reap_group(pid: int) -> None:
-    """Take the exit status of what the child had started where orphans become ours, in a container's first process."""
+    """Reap the child's descendants where this is a container's first process, which inherits orphans."""
     deadline = time.monotonic() + _DRAIN
     try:
         while time.monotonic() < deadline:

@@ -136,7 +136,7 @@ def test_an_engine_that_dies_in_the_middle_is_told_once(miner):
     _, err = process.communicate(timeout=LONG)
     assert process.returncode == 3
     first, hint = err.decode().splitlines()
-    assert first.startswith("miner: The llama.cpp engine for demo died (killed by SIGKILL)")
+    assert first.startswith("miner: The llama.cpp engine for demo crashed (killed by SIGKILL)")
     assert hint.startswith("  ")
 
 

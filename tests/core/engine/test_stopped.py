@@ -74,7 +74,7 @@ async def test_stopped_while_it_starts(engines):
     async with asyncio.timeout(SOON):
         errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(error, EngineStartError) for error in errors), errors
-    assert all("did not start: it was stopped" in error.message for error in errors)
+    assert all("did not start: it was suspended" in error.message for error in errors)
     assert errors[0].log_tail == ["about to hang"] or errors[0].log_tail == []
     assert not alive(pid)
     again = asyncio.create_task(engine.ensure_ready())  # the next one asks, and another child is started
@@ -89,7 +89,7 @@ async def test_the_real_engine_is_stopped_while_it_loads(engines, which):
     pid = await has_child(engine)
     await asyncio.to_thread(eventually, lambda: len(family(pid)) > 1, "it is watched")
     stop(pid, which)
-    with pytest.raises(EngineStartError, match="it was stopped"):
+    with pytest.raises(EngineStartError, match="it was suspended"):
         await asyncio.wait_for(starting, SOON)
 
 
@@ -101,7 +101,7 @@ async def test_stopped_while_it_serves(engines, tmp_path, way, which):
     everybody = family(engine.pid)
     stop(engine.pid, which)
     died = await asyncio.wait_for(engine.wait_for_exit(address), SOON)
-    assert "it was stopped" in died.message
+    assert "it was suspended" in died.message
     assert died.retryable
     await asyncio.to_thread(eventually, lambda: not any(alive(one.pid) for one in everybody), "all are gone", SOON)
     again = await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
@@ -146,7 +146,7 @@ async def test_what_is_not_ready_is_not_given_time_to_end(engines):
     await has_child(engine)
     await asyncio.to_thread(eventually, lambda: engine.log_tail, "it ignores SIGTERM now")
     await asyncio.wait_for(engine.stop(), SOON)
-    with pytest.raises(EngineStartError, match="stopped while it started"):
+    with pytest.raises(EngineStartError, match="stopped during its start"):
         await starting
 
 
@@ -158,7 +158,7 @@ async def test_one_that_hangs_is_ended_by_whoever_sees_it(engines):
     assert time.monotonic() - began < 1.0, "nobody waits for it on the event loop"
     died = await asyncio.wait_for(engine.wait_for_exit(address), SOON)
     assert "SIGKILL): it sent nothing for 2 s." in died.message
-    assert died.hint == "Look after it."
+    assert died.operator_hint == "Look after it."
 
 
 @pytest.mark.parametrize("which", ["child", "others", "group"])

@@ -120,8 +120,8 @@ async def raise_engine_failure(lease: Lease, error: BackendError) -> None:
     if isinstance(error, BackendTimeoutError):
         # Each batch of a prompt and each token sends something: this engine hangs.
         lease.engine.fail(
-            "it did not respond in time (LLAMACPP_TIMEOUT) and has been killed",
-            "Raise LLAMACPP_TIMEOUT if it only needs longer.",
+            "it did not respond in time and has been killed",
+            "Raise LLAMACPP_TIMEOUT if it only needs more time.",
         )
         return
     if error.status is not None and error.status != 200:
@@ -132,6 +132,6 @@ async def raise_engine_failure(lease: Lease, error: BackendError) -> None:
     except TimeoutError:
         if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
             return
-        lease.engine.fail("it accepts no connections any more, as after a signal from outside, and has been killed")
+        lease.engine.fail("it accepts no connections any more, as after a signal, and has been killed")
         crash = await lease.engine.wait_for_exit(lease.address)
     raise crash from error
