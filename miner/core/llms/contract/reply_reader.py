@@ -40,23 +40,23 @@ class ReplyMapper(Generic[E]):
         stops: stop strings that are watched for here, because the engine does not get them (see stop_strings.py).
     """
 
-    __slots__ = ("_watcher", "complete", "delivered", "lost", "stopped")
+    __slots__ = ("_watcher", "delivered", "ended", "lost", "stopped")
 
-    sentinel: ClassVar[bytes | None] = None
-    """Payload of the event that ends a stream."""
+    sentinel: ClassVar[bytes] = b""
+    """Payload of the event that ends a stream; empty where there is none."""
     first_byte: ClassVar[bytes] = b""
     """Of every event: an undecodable last event that starts otherwise is no truncated one."""
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._watcher = StopWatcher(stops) if stops else None
-        self.complete = False
-        """The engine's last event was received."""
+        self.ended = False
+        """No further event belongs to the reply: the last one was received, or a watched stop string."""
         self.stopped = False
         """A watched stop string ended the reply: the engine still generates."""
         self.delivered = False
         """Any text, reasoning or tool call was received."""
         self.lost: str | None = None
-        """What is wrong with a reply that is complete; None if nothing is."""
+        """What is wrong with a reply that has ended; None if nothing is."""
 
     def chunk(self, event: E, /) -> LLMChunk | None:
         """Return the chunk for an event; None for one that holds nothing."""
@@ -82,7 +82,7 @@ class ReplyMapper(Generic[E]):
         if not watcher.feed(chunk, out):
             return False
         out.append(self.stop_chunk(watcher.matched))
-        self.stopped = True
+        self.ended = self.stopped = True
         return True
 
     def flush(self, out: list[LLMChunk]) -> None:
@@ -109,13 +109,13 @@ async def read_chunks(
         error_of: makes the error for an error event, from its payload and from whether anything was delivered before.
     """
     feed, sentinel = mapper.feed, mapper.sentinel
-    while not mapper.complete and not mapper.stopped:
+    while not mapper.ended:
         data = await stream.read_some()
         batch: list[LLMChunk] = []
         try:
             for payload in frames.feed(data) if data else frames.flush():
                 if payload == sentinel:
-                    mapper.complete = True
+                    mapper.ended = True
                     break
                 event = decode(payload)
                 if event.error is not None:
@@ -131,11 +131,11 @@ async def read_chunks(
             if isinstance(error, RecursionError):
                 raise FramingError("JSON is nested too deeply") from error
             raise
-        if not data or mapper.complete or mapper.stopped:
+        if not data or mapper.ended:
             mapper.finish(batch)
         if batch:
             yield batch
         if not data:
             break
-    stream.message_complete = mapper.complete
+    stream.message_complete = mapper.ended and not mapper.stopped
     mapper.check_complete(upstream)

@@ -121,7 +121,7 @@ class _LineMapper(ReplyMapper[Line]):
         }
 
     def _finish(self, line: Line, chunk: LLMChunk) -> None:
-        self.complete = True
+        self.ended = True
         reason = _FINISH.get(line.done_reason or "stop", "unknown")
         if reason == "unknown":
             logger.warning("Unknown done_reason of Ollama: %.80r.", line.done_reason)
@@ -147,8 +147,8 @@ class _LineMapper(ReplyMapper[Line]):
     def finish(self, out: list[LLMChunk]) -> None:
         """Append held-back text, and the end of a reply that Ollama ended because the model repeated itself."""
         self.flush(out)
-        if not self.complete and not self.stopped and is_repetition(self._last_pieces):
-            self.complete = True
+        if not self.ended and is_repetition(self._last_pieces):
+            self.ended = True
             out.append(LLMChunk(finish_reason="repetition"))
 
     @override
@@ -159,7 +159,7 @@ class _LineMapper(ReplyMapper[Line]):
             StreamInterruptedError: its last line (`done: true`) was not received.
             BackendProtocolError: Ollama counted tokens that it did not deliver.
         """
-        if not self.complete and not self.stopped:
+        if not self.ended:
             raise interrupted(f"{upstream.label} closed the stream before it was complete.", upstream, 200)
         if self.lost is not None:
             hint = "Raise max_tokens, or leave tools out."

@@ -144,7 +144,7 @@ class ChatMapper(ReplyMapper[Event]):
         "aborted", "finish_reason",
     )  # fmt: skip
 
-    sentinel: ClassVar[bytes | None] = b"[DONE]"
+    sentinel: ClassVar[bytes] = b"[DONE]"
 
     def __init__(self, request: ChatRequest, watched: Sequence[str] = ()) -> None:
         super().__init__(watched)
@@ -224,7 +224,7 @@ class ChatMapper(ReplyMapper[Event]):
     def finish(self, out: list[LLMChunk]) -> None:
         """Append held-back text, and usage and timings of a reply that has ended, where the server sent them."""
         self.flush(out)
-        if not self.complete and not self.stopped:
+        if not self.ended:
             return
         chunk = LLMChunk()
         usage, timings = self._usage, self._timings
@@ -309,7 +309,7 @@ class ChatMapper(ReplyMapper[Event]):
             raise upstream.error(
                 BackendUnavailableError, problem, status=200, hint="Try again later.", engine_died=True
             )
-        if self.finish_reason is None or not (self.complete or self.stopped):
+        if self.finish_reason is None or not self.ended:
             raise interrupted(f"{upstream.label} closed the stream before it was complete.", upstream, 200)
         if self.lost is not None:
             hint = "Its tool or reasoning parser may have dropped it."

@@ -138,7 +138,7 @@ class OpenAIService(OpenAIServer):
         mapper = ChatMapper(request, self._watched_stops(request))
         batch: list[LLMChunk] = []
         mapper.feed(event, batch)
-        mapper.complete = mapper.finish_reason is not None
+        mapper.ended = mapper.finish_reason is not None
         mapper.finish(batch)
         mapper.check_complete(upstream)
         return batch
