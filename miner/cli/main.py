@@ -113,13 +113,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             subparsers.add_parser(name, help=line, add_help=False)
     if typed is not None and typed not in COMMANDS:
         raise UsageError(
-            f"Unknown command {typed!r}.", hint=nearest(typed, COMMANDS) or f"{_commands()} See `miner --help`."
+            f"Unknown command {typed!r}.",
+            operator_hint=nearest(typed, COMMANDS) or f"{_commands()} See `miner --help`.",
         )
     args, rest = parser.parse_known_args(arguments)
     if rest:
         raise unexpected(rest, subparsers.choices[args.command] if args.command else parser)
     if args.command is None:
-        raise UsageError("No command given.", hint=f"{_commands()} See `miner --help`.")
+        raise UsageError("No command given.", operator_hint=f"{_commands()} See `miner --help`.")
     return args
 
 

@@ -58,7 +58,7 @@ class CommandParser(argparse.ArgumentParser):
 
     @override
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"See `{self.prog} --help`.")
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.", operator_hint=f"See `{self.prog} --help`.")
 
 
 def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
@@ -66,11 +66,11 @@ def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
     first = rest[0]
     if not first.startswith("-"):
         return UsageError(
-            f"Unexpected argument {first!r}.", hint="Quote an argument that has spaces, such as a prompt."
+            f"Unexpected argument {first!r}.", operator_hint="Quote an argument that has spaces, such as a prompt."
         )
     name = first.partition("=")[0]
     hint = nearest(name, parser._option_string_actions) or f"See `{parser.prog} --help`."
-    return UsageError(f"Unknown option {name}.", hint=hint)
+    return UsageError(f"Unknown option {name}.", operator_hint=hint)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

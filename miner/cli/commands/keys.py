@@ -70,7 +70,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the action; return the exit status."""
     if args.action is None:
-        raise UsageError("No action given.", hint="Actions: new, list, revoke.")
+        raise UsageError("No action given.", operator_hint="Actions: new, list, revoke.")
     from miner.gateway.auth.keys import key_path
     from miner.gateway.settings import GatewaySettings
 
@@ -101,7 +101,9 @@ def _new(args: argparse.Namespace, path: Path) -> int:
     with locked(path):
         content = _content(path)
         if any(entry.name == other.name for other in content.keys):
-            raise ConfigError(f"A key named {entry.name!r} exists already.", hint="Choose another name or revoke it.")
+            raise ConfigError(
+                f"A key named {entry.name!r} exists already.", operator_hint="Choose another name or revoke it."
+            )
         write_keys(path, msgspec.structs.replace(content, keys=[*content.keys, entry]))
     print(key)
     note(f"miner: The key is shown only once; its hash is in {path}.")
@@ -118,7 +120,7 @@ def _revoke(name: str, path: Path) -> int:
         kept = [entry for entry in content.keys if entry.name != name]
         if len(kept) == len(content.keys):
             names = ", ".join(entry.name for entry in content.keys) or "none"
-            raise ConfigError(f"No key named {name!r} in {path}.", hint=f"Keys: {names}.")
+            raise ConfigError(f"No key named {name!r} in {path}.", operator_hint=f"Keys: {names}.")
         write_keys(path, msgspec.structs.replace(content, keys=kept))
     note(f"miner: Revoked {name}; {len(kept)} keys are left.")
     return 0

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.extra and not args.extra[0].startswith("-"):
         raise UsageError(
-            f"Unexpected argument {args.extra[0]!r}.", hint="Set the model with --model; vLLM's options go after --."
+            f"Unexpected argument {args.extra[0]!r}.",
+            operator_hint="Set the model with --model; vLLM's options go after --.",
         )
     config = MinerConfig()
     arguments = _arguments(args, config, VLLMCommandConfig(**overrides(args)))
