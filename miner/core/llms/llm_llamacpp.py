@@ -208,7 +208,7 @@ class LlamaCppService(OpenAIService):
 
     @override
     async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
-        if self._settings.llamacpp_api_base:
+        if not self._servers.manages_models:
             return await super().resolve_model(name)
         # MODEL_PATH goes before DEFAULT_MODEL here, and both before the one model of the directory: found in one go.
         info = await self._get_model(name)

@@ -72,7 +72,7 @@ def _header_of_only_model(settings: MinerConfig) -> GGUFHeader | None:
         why = f"{error.filename} cannot be read: {error.strerror}."
     except MinerError as error:
         # It begins with the setting already.
-        hint = error.operator_hint or error.hint or "Name a .gguf file, or unset it."
+        hint = error.hints or "Name a .gguf file, or unset it."
         raise ConfigError(error.message, operator_hint=hint) from error
     raise ConfigError(f"MODEL_PATH={settings.model_path!r}: {why}", operator_hint="Is the file complete, and a GGUF?")
 

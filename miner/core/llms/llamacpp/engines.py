@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from miner.core._typing import override
 from miner.core.engine.errors import closed
 from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.engine.pool import EnginePool, Lease
@@ -25,7 +26,7 @@ from miner.core.llms.llamacpp.engine_pool import (
 )
 from miner.core.llms.llamacpp.models import LocalModel, find_model
 from miner.core.llms.llamacpp.pull import pull_from_hub
-from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
 from miner.core.models.projector import refuse_projector
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalEngines"]
 
 
-class LocalEngines:
+class LocalEngines(ServerProvider):
     """A server provider whose engines run under the memory and the limits of the settings, each started on first use.
 
     Args:
@@ -53,6 +54,8 @@ class LocalEngines:
         features: what llama.cpp can do at all.
         any_model_name: whether an unknown name means the model of MODEL_PATH.
     """
+
+    manages_models = True
 
     def __init__(
         self, backend: str, features: frozenset[str], settings: MinerConfig, any_model_name: Callable[[], bool]
@@ -81,19 +84,19 @@ class LocalEngines:
             return None
 
     @property
+    @override
     def capabilities(self) -> frozenset[str]:
-        """What the engines of the installed launcher can do."""
         launcher = self._launcher
         return self._features if launcher is None else self._features - launcher.lacks
 
     @property
+    @override
     def max_slots(self) -> int | None:
-        """Slots that the launcher's engines can have."""
         return None if self._launcher is None else self._launcher.slots
 
     @property
+    @override
     def converts_schemas(self) -> bool:
-        """Whether the launcher's engines take JSON Schemas."""
         return self._launcher is None or self._launcher.converts_schemas
 
     # Models
@@ -130,16 +133,16 @@ class LocalEngines:
         known = name if name in self._found else next((alias for alias in self._found if alias.lower() in wanted), None)
         return known or find_model(name, self._settings, self._models.catalogue).alias
 
+    @override
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
-        """All models in the models directory, the default first."""
         infos = await self._models.infos({spec.alias for spec in self._loaded()})
         for info in infos:
             if info.loaded and (found := self._found.get(info.id)) is not None:
                 self._correct(info, found[1])
         return infos
 
+    @override
     async def get_model(self, name: str | None, inherited: Callable[[str], Awaitable[ModelInfo]]) -> ModelInfo:
-        """The model of this name, None being the default."""
         return self._info(*await self._find(name, any_name=self._any_model_name()))
 
     def _info(self, model: LocalModel, spec: EngineSpec) -> ModelInfo:
@@ -154,17 +157,14 @@ class LocalEngines:
             info.capabilities = exact
         return info
 
+    @override
     async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
-        """The default model."""
         return (await self._find(None))[0].alias
-
-    async def context_length(self, info: ModelInfo) -> int | None:
-        """As the settings and the model's file say."""
-        return info.context_length
 
     # Slots
 
     @asynccontextmanager
+    @override
     async def slot(
         self,
         request: ChatRequest | None,
@@ -172,12 +172,6 @@ class LocalEngines:
         timings: Timings,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncIterator[LlamaServer]:
-        """One slot of a ready engine.
-
-        Raises:
-            EngineStartError: it does not fit into memory, or does not start.
-            EngineCrashedError: it exited during the block; in place of the transport error.
-        """
         name = request.model if request is not None else model
         keep_alive = None if request is None or request.keep_alive is None else seconds_of(request.keep_alive)
         async with self._lease(name, keep_alive, on_progress) as (server, lease):
@@ -246,38 +240,38 @@ class LocalEngines:
 
     # Loading and health
 
+    @override
     async def load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
-        """Start the model's engine if it does not run."""
         if keep_alive is not None or not info.loaded:
             async with self._lease(info.id, None if keep_alive is None else seconds_of(keep_alive)) as (server, _):
                 if server.props is None:
                     await server.fetch_props()
         return self._info(*await self._find(info.id))
 
+    @override
     async def unload(self, model: str) -> bool:
-        """Stop an engine once its requests are done; return whether there was one."""
         alias = await asyncio.to_thread(self._alias, model)
         return self._pool is not None and await self._pool.unload(alias)
 
+    @override
     def reset(self, model: str) -> None:
-        """Forget that an engine failed."""
         alias = self._alias(model)
         if self._pool is not None:
             self._pool.reset(alias)
 
+    @override
     def pin(self, model: str) -> None:
-        """Keep an engine loaded until the service is closed. It need not be loaded yet."""
         alias = self._alias(model)
         self._made_pool().pin(alias)
 
+    @override
     def unpin(self, model: str) -> None:
-        """Take a pin back."""
         alias = self._alias(model)
         if self._pool is not None:
             self._pool.unpin(alias)
 
+    @override
     def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
-        """Download a model from a hub."""
         if insecure:
             raise UnsupportedFeatureError(
                 f"{self._backend} does not support insecure.",
@@ -286,6 +280,7 @@ class LocalEngines:
             )
         return pull_from_hub(model, self._settings)
 
+    @override
     async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:
         """Ready when the default model's engine runs or could be started."""
         settings, engines = self._settings, self._pool.status() if self._pool is not None else []
@@ -300,6 +295,7 @@ class LocalEngines:
             models = error.available  # several, of which a request names one
         return health_of(models, engines)
 
+    @override
     async def aclose(self) -> None:
         """Stop all engines and close all connections. Nothing can be started afterwards."""
         with self._pool_lock:

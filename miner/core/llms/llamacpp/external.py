@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from miner.core._typing import override
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
 from miner.core.llms.contract.queueing import current_client
 from miner.core.llms.llamacpp.limiter import SlotLimiter
-from miner.core.llms.llamacpp.server import LlamaServer
-from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
-from miner.errors import BackendError, UnsupportedFeatureError
+from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
+from miner.core.wire import ChatRequest, ModelInfo, Progress, Timings
+from miner.errors import BackendError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -30,16 +31,13 @@ _IDLE_FRESH_SECONDS = 1.0
 _PROBE_SECONDS = 5.0
 
 
-class ExternalServer:
+class ExternalServer(ServerProvider):
     """A server provider with one server.
 
     Args:
         features: what is assumed before the first `/props`.
         http: the client, which changes with the settings.
     """
-
-    converts_schemas = True
-    max_slots = None
 
     def __init__(
         self, features: frozenset[str], http: Callable[[], HttpClient], settings: Callable[[], MinerConfig]
@@ -84,8 +82,8 @@ class ExternalServer:
         return server
 
     @property
+    @override
     def capabilities(self) -> frozenset[str]:
-        """What it could do when it said so last."""
         return self._capabilities(probes_expire=False)
 
     def _capabilities(self, *, probes_expire: bool) -> frozenset[str]:
@@ -99,6 +97,7 @@ class ExternalServer:
         return able - {"keep_alive"}
 
     @asynccontextmanager
+    @override
     async def slot(
         self,
         request: ChatRequest | None,
@@ -106,11 +105,6 @@ class ExternalServer:
         timings: Timings,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncIterator[LlamaServer]:
-        """One of its slots, as far as requests of ours take them.
-
-        Raises:
-            BackendOverloadedError: the queue is full, or the wait was too long.
-        """
         server = await self._current()
         assert server.props is not None
         slots, loop, settings = max(1, server.props.total_slots), asyncio.get_running_loop(), self._settings()
@@ -123,8 +117,8 @@ class ExternalServer:
         async with limiter.slot(current_client()) as timings.queue:
             yield server
 
+    @override
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
-        """Its models. Where it is one, it is probed for embeddings and rankings too."""
         models = await inherited()
         if len(models) == 1:
             await self._current()
@@ -146,54 +140,19 @@ class ExternalServer:
             return None
         return reply.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(reply.body).message
 
+    @override
     async def get_model(self, name: str | None, inherited: Callable[[str], Awaitable[ModelInfo]]) -> ModelInfo:
-        """One of its models, with what it can do."""
-        assert name is not None
-        info = await inherited(name)
+        info = await super().get_model(name, inherited)
         await self._current()
         info.capabilities = self._capabilities(probes_expire=True)
         return info
 
-    async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
-        """The one model that it serves."""
-        return await inherited()
-
+    @override
     async def context_length(self, info: ModelInfo) -> int | None:
-        """Tokens of one of its slots."""
         props = (await self._current()).props
         return (props and props.default_generation_settings.n_ctx) or info.context_length
 
-    async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:
-        """That of any OpenAI-compatible server."""
-        return await inherited()
-
-    async def load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
-        """Nothing to do: its model is loaded while it runs."""
-        return info
-
-    async def unload(self, model: str) -> bool:
-        """Raises UnsupportedFeatureError."""
-        raise _not_ours("model")
-
-    def reset(self, model: str) -> None:
-        """Raises UnsupportedFeatureError."""
-        raise _not_ours("model")
-
-    pin = unpin = reset
-
-    def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
-        """Raises UnsupportedFeatureError."""
-        raise _not_ours("pull")
-
+    @override
     async def aclose(self) -> None:
-        """Forget it; the client is closed by its owner."""
         self._server = self._limiter = None
         self.forget()
-
-
-def _not_ours(param: str) -> UnsupportedFeatureError:
-    return UnsupportedFeatureError(
-        "This llama.cpp server is not managed by miner: its models cannot be loaded, unloaded or pulled here.",
-        param=param,
-        operator_hint="Unset LLAMACPP_API_BASE to run engines here.",
-    )

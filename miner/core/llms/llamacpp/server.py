@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -14,7 +14,7 @@ from miner.core.llms.llamacpp.chat_template import ChatTemplate
 from miner.core.llms.llamacpp.dialect import Props, refine
 from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
 from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
-from miner.errors import BackendProtocolError
+from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
 __all__ = ["LlamaServer", "ServerProvider"]
 
@@ -108,23 +108,29 @@ class LlamaServer:
         return nullcontext() if self._prompts is None else self._prompts.permit(body)
 
 
-class ServerProvider(Protocol):
+class ServerProvider:
     """Where the servers of a service come from: engines of its own, or one server that somebody else runs.
 
-    `inherited` is what the service does with any OpenAI-compatible server at an address.
+    `inherited` is what the service does with any OpenAI-compatible server at an address: the default here.
     """
+
+    manages_models: bool = False
+    """Whether models are found, loaded and pulled here."""
 
     @property
     def capabilities(self) -> frozenset[str]:
         """What a server can do at all; a model may be able to do less."""
+        raise NotImplementedError
 
     @property
     def max_slots(self) -> int | None:
         """Slots that a server can have; None: any number."""
+        return None
 
     @property
     def converts_schemas(self) -> bool:
         """Whether a server takes JSON Schemas; else it takes grammars only."""
+        return True
 
     def slot(
         self,
@@ -133,45 +139,70 @@ class ServerProvider(Protocol):
         timings: Timings,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AbstractAsyncContextManager[LlamaServer]:
-        """One slot of a server that is ready, for the length of the block. Sets the seconds of queueing and loading.
+        """Wait for one slot of a server that is ready, for the length of the block; sets `timings.queue` and `load`.
 
         Args:
             request: None for embeddings and rankings.
             model: its name, if there is no request.
+
+        Raises:
+            BackendOverloadedError: the queue is full, or the wait was too long.
         """
+        raise NotImplementedError
 
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
         """All models that can be named."""
+        return await inherited()
 
     async def get_model(self, name: str | None, inherited: Callable[[str], Awaitable[ModelInfo]]) -> ModelInfo:
         """The model of this name."""
+        assert name is not None
+        return await inherited(name)
 
     async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
         """The name of the model that is used where none is named."""
+        return await inherited()
 
     async def context_length(self, info: ModelInfo) -> int | None:
         """Tokens of a slot; None where it is not known."""
+        return info.context_length
 
     async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:
         """Whether a request could be served now. Starts nothing."""
+        return await inherited()
 
     async def load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:
-        """Make the model ready, if that is ours to do."""
+        """Make the model ready; a server that runs already has loaded it."""
+        return info
 
     async def unload(self, model: str) -> bool:
         """Stop the model's engine once its requests are done; return whether there was one."""
+        raise _not_managed("model")
 
     def reset(self, model: str) -> None:
         """Forget that the model's engine failed."""
+        raise _not_managed("model")
 
     def pin(self, model: str) -> None:
-        """Never evict the model's engine, nor unload it when it is idle."""
+        """Never evict the model's engine, nor unload it when it is idle. It need not be loaded yet."""
+        raise _not_managed("model")
 
     def unpin(self, model: str) -> None:
         """Take a pin back."""
+        raise _not_managed("model")
 
     def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
         """Download a model; yields Ollama's pull events."""
+        raise _not_managed("pull")
 
     async def aclose(self) -> None:
         """Stop what was started here."""
+        raise NotImplementedError
+
+
+def _not_managed(param: str) -> UnsupportedFeatureError:
+    return UnsupportedFeatureError(
+        "This llama.cpp server is not managed by miner: its models cannot be loaded, unloaded or pulled here.",
+        param=param,
+        operator_hint="Unset LLAMACPP_API_BASE to run engines here.",
+    )
