@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from miner.core.llms.schema.normalize import first_error, relaxed, without_nulls
 from miner.core.wire import ToolCall, ToolChoice
 from miner.errors import InvalidRequestError
 
-__all__ = ["arguments_parse", "checked_tool_choice", "checked_tools", "chosen_tool", "tool_names"]
+__all__ = ["arguments_parse", "checked_tool_choice", "checked_tools", "chosen_tool", "new_tool_call", "tool_names"]
 
 
 def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
@@ -118,3 +119,9 @@ def arguments_parse(call: ToolCall) -> bool:
         return isinstance(msgspec.json.decode(call["function"]["arguments"] or "{}"), dict)
     except (msgspec.DecodeError, RecursionError):
         return False
+
+
+def new_tool_call(name: str, arguments: str, index: int = 0) -> ToolCall:
+    """Return a tool call with an id of its own; `arguments` is JSON text."""
+    function = {"name": name, "arguments": arguments}
+    return {"index": index, "id": f"call_{secrets.token_hex(8)}", "type": "function", "function": function}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-import secrets
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
+from miner.core.llms.contract.tools import new_tool_call
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, ToolCall
 from miner.errors import BackendProtocolError
 
@@ -107,14 +107,7 @@ def parse_tool_calls(raw: str, request: ChatRequest) -> tuple[str, list[ToolCall
             continue
         first = min(first, start)
         text = msgspec.json.encode(arguments).decode()
-        calls.append(
-            {
-                "index": len(calls),
-                "id": f"call_{secrets.token_hex(8)}",
-                "type": "function",
-                "function": {"name": name, "arguments": text},
-            }
-        )
+        calls.append(new_tool_call(name, text, len(calls)))
     if request.parallel_tool_calls is False:
         calls = calls[:1]
     return (_MARKERS.sub("", raw[:first]) if calls else raw), calls

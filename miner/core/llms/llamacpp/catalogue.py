@@ -1,4 +1,4 @@
-"""The models that llama.cpp can run here, looked up off the event loop: once a request, and as the files are then."""
+"""The models that llama.cpp can run here, looked up in a thread: once a request, by the files as they are then."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LocalModels:
         """How engines are started here.
 
         Raises:
-            EngineStartError: in no way: none is installed.
+            EngineStartError: no launcher is installed.
         """
         if self._launcher is None:
             self._launcher = find_launcher(self._settings.llamacpp_server)
@@ -79,11 +79,11 @@ class LocalModels:
     async def find(self, name: str | None, *, any_name: bool = False) -> Found:
         """The model behind a name, None being the default, and how it is run, by the files as they are now.
 
-        Who asks for a name while it is looked up shares the next look with all others who do: everybody sees the files
-        as they were after he came, and leaves in the order in which he came.
+        Requests for a name that is being looked up share the next lookup: each sees the files as they were after it
+        came, and they continue in order.
 
         Args:
-            any_name: With MODEL_PATH, a name that nothing is called means that model; the first one is warned of.
+            any_name: With MODEL_PATH, an unknown name means that model; the first one is logged.
 
         Raises:
             ModelNotFoundError: there is none, or several.
@@ -91,17 +91,17 @@ class LocalModels:
             ConfigError: the settings' chat template cannot be read.
         """
         key = (asyncio.get_running_loop(), name, any_name)
-        look = self._next.get(key)
-        if look is None:
-            look = self._next[key] = asyncio.create_task(self._look(key))
-            look.add_done_callback(_is_heard)
+        lookup = self._next.get(key)
+        if lookup is None:
+            lookup = self._next[key] = asyncio.create_task(self._look_up(key))
+            lookup.add_done_callback(_retrieve_error)
         try:
-            return await asyncio.shield(look)
+            return await asyncio.shield(lookup)
         except MinerError as error:
-            own = copy.copy(error)  # one that is shared would collect all tracebacks
+            own = copy.copy(error)  # a shared one would collect all tracebacks
             raise own from error.__cause__
 
-    async def _look(self, key: Key) -> Found:
+    async def _look_up(self, key: Key) -> Found:
         task, before = self._next[key], self._running.get(key)
         try:
             if before is not None:
@@ -126,8 +126,8 @@ class LocalModels:
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "There is no model %r: %r, which MODEL_PATH names, answers for all names that are not known. "
-                    "Ask for it by its name, or have them refused with MINER_ANY_MODEL_NAME=false.", name, model.alias,
+                    "There is no model %r: unknown names mean %r, the model of MODEL_PATH. "
+                    "Use its name, or refuse unknown ones with MINER_ANY_MODEL_NAME=false.", name, model.alias,
                 )  # fmt: skip
         launcher = self.launcher
         stamps = model.files.stamps
@@ -145,33 +145,33 @@ class LocalModels:
         try:
             return required_memory(spec, header, self.budget(), launcher)
         except EngineStartError as error:
-            return error  # told to who wants to load it
+            return error  # raised when it is to be loaded
 
     def budget(self) -> Memory:
-        """What all engines together may take, as it was when it was asked for first. Not for an event loop."""
+        """The memory that all engines together may take, measured once. Blocks: not for an event loop."""
         with self._measuring:
             if self._budget is None:
                 self._budget = memory_budget(self._settings)
             return self._budget
 
     def need(self, spec: EngineSpec) -> EngineMemory:
-        """What an engine takes that `find` gave.
+        """The memory that an engine of a spec from `find` takes.
 
         Raises:
             EngineStartError: more than there is.
         """
-        need = self._needs.get(spec, EngineMemory(0))  # none: its file was replaced at this very moment
+        need = self._needs.get(spec, EngineMemory(0))  # missing: its file was replaced just now
         if isinstance(need, EngineStartError):
             raise copy.copy(need)
         return need
 
     def forget(self, spec: EngineSpec) -> None:
-        """Nobody will load it any more."""
+        """Forget a spec that will not be loaded again."""
         self._needs.pop(spec, None)
 
     async def infos(self, loaded: set[str]) -> list[ModelInfo]:
-        """All that can be named, the default first and the demo model last; files that are no usable models are left
-        out, and so is a default that is not there (`miner models list` tells of both).
+        """All models, the default first and the demo model last, without unusable files and without a default that is
+        missing (`miner models list` shows both).
 
         Args:
             loaded: aliases of those whose engines are ready.
@@ -197,11 +197,11 @@ class LocalModels:
         return infos
 
     def info(self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool) -> ModelInfo:
-        """What the files tell of a model."""
-        props = Props.guess(template=template or facts.chat_template, sees=files.mmproj is not None)
+        """A model as its files describe it."""
+        props = Props.guess(template=template or facts.chat_template, vision=files.mmproj is not None)
         pooling = pooling_of(facts, self._settings)
         able = props.capabilities(embeds=pooling not in (None, "rank"), ranks=pooling == "rank")
-        with suppress(EngineStartError):  # none is installed: the first request tells
+        with suppress(EngineStartError):  # none is installed: the first request raises
             able -= self.launcher.lacks
         aliases = self.catalogue.aliases(files)
         if self._settings.model_path and facts.name:
@@ -209,7 +209,7 @@ class LocalModels:
         return model_info(files, facts, self._settings, aliases=aliases, loaded=loaded, capabilities=able)
 
 
-def _is_heard(task: asyncio.Task[Found]) -> None:
-    """Where nobody waits any more, nobody misses the error."""
+def _retrieve_error(task: asyncio.Task[Found]) -> None:
+    """Mark the error as retrieved, for the case that every waiter was cancelled."""
     if not task.cancelled():
         task.exception()

@@ -24,8 +24,8 @@ _UNQUANTIZED = ("f32", "f16", "bf16")
 
 
 def check_settings(settings: MinerConfig) -> None:
-    """Look at the files and programs that the settings name. No engine is started and nothing loaded, but
-    LLAMACPP_SERVER is asked for its `--help`; not for an event loop.
+    """Check the files and programs that the settings name. Starts no engine and loads nothing, but runs LLAMACPP_SERVER
+    with `--help`. Blocks: not for an event loop.
 
     Raises:
         ConfigError: names the setting, its value and the way out.

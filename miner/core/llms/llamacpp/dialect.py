@@ -1,4 +1,4 @@
-"""What is llama.cpp's own on OpenAI's wire. Facts are those of the server in xllamacpp 2026.10.11549."""
+"""Where llama.cpp's server differs from OpenAI's API, as of xllamacpp 2026.10.11549."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.capabilities import nearest_level
 from miner.core.llms.contract.sampling import top_k_of
 from miner.core.llms.contract.unparsed_reply import malformed_reply_error
-from miner.core.llms.llamacpp.forced_tools import ask_for_call, constrain, is_either, is_forced
+from miner.core.llms.llamacpp.forced_tools import constrain, constrain_to_call, is_either, is_forced
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.support import format_schema, is_convertible, parameters_of, tool_schema
 from miner.core.wire import ChatRequest
@@ -44,9 +44,9 @@ NEUTRAL = {
     "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0,
     "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
 }  # fmt: skip
-"""A model file's own metadata can change the server's sampling; these put it back."""
+"""A model file's metadata can change the server's sampling defaults; these undo that."""
 _EFFORTS = ("low", "medium", "high")
-"""What the templates know that know levels at all."""
+"""The levels of chat templates that have levels."""
 
 
 class TemplateCaps(msgspec.Struct):
@@ -68,28 +68,28 @@ class Modalities(msgspec.Struct):
 
 
 class Props(msgspec.Struct):
-    """What GET /props says of a running server."""
+    """The response of GET /props."""
 
     total_slots: int = 1
     default_generation_settings: _GenerationSettings = msgspec.field(default_factory=_GenerationSettings)
     chat_template_caps: TemplateCaps = msgspec.field(default_factory=TemplateCaps)
     chat_template: str = ""
     build_info: str | None = None
-    """llama.cpp's own server says it; others that speak its routes do not."""
+    """None: not llama.cpp's own server, but another with its routes."""
     modalities: Modalities = msgspec.field(default_factory=Modalities)
 
     @classmethod
-    def guess(cls, *, template: str | None, sees: bool) -> Props:
-        """What a server will say, as far as a model's files tell."""
+    def guess(cls, *, template: str | None, vision: bool) -> Props:
+        """The props that a server will have, as far as a model's files show."""
         text = template or ""
         return cls(
             chat_template=text,
             chat_template_caps=TemplateCaps(supports_tools="tool" in text),
-            modalities=Modalities(vision=sees),
+            modalities=Modalities(vision=vision),
         )
 
     def capabilities(self, *, embeds: bool, ranks: bool) -> frozenset[str]:
-        """What the model that it serves can do."""
+        """What the served model can do."""
         able = set(FEATURES)
         if not self.chat_template_caps.supports_tools:
             able.add("emulated")
@@ -99,36 +99,32 @@ class Props(msgspec.Struct):
             able.add("embeddings")
         if ranks:
             able.add("rerank")
-        if not self._thinks():
+        if not any(word in self.chat_template for word in ("think", "reasoning")):
             able.discard("reasoning")
         return frozenset(able)
 
-    def _thinks(self) -> bool:
-        """Whether the template has anything to do with thoughts."""
-        return any(sign in self.chat_template for sign in ("think", "reasoning"))
-
 
 def adjust(body: dict[str, Any], request: ChatRequest) -> None:
-    """Make the body say on llama.cpp what it says elsewhere."""
-    # Without progress its server does not notice a client that leaves during prefill.
+    """Change a request body of OpenAI's API so that it means the same on llama.cpp."""
+    # Without progress events the server does not notice a disconnect while it processes the prompt.
     body["return_progress"] = True
-    if body.pop("stop", None):  # watched for on our side (stop.py); where that leaves the stream, each piece has counts
+    if body.pop("stop", None):  # matched here (stop.py); a stream that is left there needs counts in each event
         body["timings_per_token"] = True
     if request.top_k is None:
         body["top_k"] = top_k_of(request)
-    if request.logprobs == 0:  # nothing comes there without an alternative; the mapper leaves it out again
+    if request.logprobs == 0:  # the server returns none without an alternative; the mapper drops that
         body["logprobs" if "prompt" in body else "top_logprobs"] = 1
     if "tools" in body and body.pop("logprobs", False):
-        # Its chat route refuses both together in a stream; the field that it makes of it passes.
+        # The chat route refuses both together in a stream, but not the field that it translates this to.
         body["n_probs"] = body.pop("top_logprobs", 1)
     if is_forced(request) or is_either(request):
-        ask_for_call(body, request)
+        constrain_to_call(body, request)
     elif "tools" in body:
         body["tools"] = [_sent_tool(tool, place) for place, tool in enumerate(body["tools"])]
     if (wanted := request.response_format) is not None and wanted.schema is not None and "tools" not in body:
         constrain(body, format_schema(request, bounds=request.resolution.grammar_allowed), wanted.name)
     if "messages" not in body:
-        # Some builds read a schema on this route in a way of their own; a grammar is one everywhere.
+        # Some builds read a schema on this route differently; a grammar is the same everywhere.
         format_as_grammar(body)
     if request.reasoning is not None:
         on = request.reasoning is not False
@@ -138,15 +134,15 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
 
 
 def format_as_grammar(body: dict[str, Any]) -> None:
-    """Send the grammar of the output format in its place."""
-    given = body.pop("response_format", None)
-    if given is not None:
-        schema = given.get("json_schema", {}).get("schema", {"type": "object"})
+    """Replace the output format by its grammar."""
+    response_format = body.pop("response_format", None)
+    if response_format is not None:
+        schema = response_format.get("json_schema", {}).get("schema", {"type": "object"})
         body["grammar"] = grammar_of(schema, schema.get("$defs", {}))
 
 
 def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
-    """A tool whose parameters its converter takes; they stay as they are where it does, for the model reads them."""
+    """A tool with parameters that llama.cpp converts; unchanged where it does, for the model reads them."""
     parameters = parameters_of(tool)
     if not is_convertible(parameters):
         parameters = tool_schema(tool, place).schema
@@ -156,7 +152,7 @@ def _sent_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
 
 
 def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) -> MinerError | None:
-    """The exact error behind an answer; None where the status says enough."""
+    """A more exact error than the HTTP status implies; None to leave it at that."""
     text = body.message
     if (malformed := malformed_reply_error(text, where, details)) is not None:
         return malformed
@@ -188,6 +184,6 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
     if "image input is not supported" in text or "multimodal" in text:
         return UnsupportedFeatureError(f"{where} does not support images: {text}", param="messages")
     if "Cannot use both" in text or "grammar" in text or "JSON schema" in text:
-        said = text.rpartition("Automatic parser generation failed: ")[2]
-        return InvalidRequestError(f"{where} refused the output format: {said}", param="response_format")
+        reason = text.rpartition("Automatic parser generation failed: ")[2]
+        return InvalidRequestError(f"{where} refused the output format: {reason}", param="response_format")
     return None

@@ -1,12 +1,11 @@
-"""Tools for models whose chat template knows none: told in the text, and read out of it.
+"""Tools for models whose chat template has none: described in the prompt, and parsed out of the reply.
 
-The words are those that most models have seen (Hermes, Qwen): functions as JSON Schema between `<tools>`, a call as
-JSON between `<tool_call>`, its result between `<tool_response>`.
+The format is the one that most models were trained on (Hermes, Qwen): functions as JSON Schema between `<tools>`, a
+call as JSON between `<tool_call>`, its result between `<tool_response>`.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Collection
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.tools import new_tool_call
 from miner.core.wire import LLMChunk, Message, TextPart, ToolCall
 
 __all__ = ["calls_as_text", "calls_in_text", "tools_as_text"]
@@ -25,7 +25,7 @@ _CLOSE: Final = "</tool_call>"
 def tools_as_text(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
     """The conversation with the tools at the end of its first system message."""
     functions = "\n".join(msgspec.json.encode(tool["function"]).decode() for tool in tools)
-    told = (
+    description = (
         "You may call functions to help with the request. They are described as JSON Schema:\n"
         f"<tools>\n{functions}\n</tools>\n"
         f"To call one, reply with its name and arguments as JSON, and with nothing after it:\n"
@@ -34,25 +34,25 @@ def tools_as_text(messages: list[Message], tools: list[dict[str, Any]]) -> list[
     if messages and messages[0].role == "system":
         content = messages[0].content
         if isinstance(content, list):
-            return [replace(messages[0], content=[*content, TextPart(told)]), *messages[1:]]
-        return [replace(messages[0], content=f"{content}\n\n{told}" if content else told), *messages[1:]]
-    return [Message(role="system", content=told), *messages]
+            return [replace(messages[0], content=[*content, TextPart(description)]), *messages[1:]]
+        return [replace(messages[0], content=f"{content}\n\n{description}" if content else description), *messages[1:]]
+    return [Message(role="system", content=description), *messages]
 
 
 def calls_as_text(messages: list[Message]) -> list[Message]:
     """The conversation with its calls and their results as text of the assistant and the user."""
     out: list[Message] = []
-    told = False  # the last message tells results
+    after_result = False
     for message in messages:
         if message.role == "tool":
             result = f"<tool_response>\n{message.text()}\n</tool_response>"
-            if told:
+            if after_result:
                 out[-1] = replace(out[-1], content=f"{out[-1].content}\n{result}")
             else:
                 out.append(Message(role="user", content=result))
-            told = True
+            after_result = True
             continue
-        told = False
+        after_result = False
         if message.tool_calls:
             written = [message.text(), *map(_written, message.tool_calls)]
             message = replace(message, content="\n".join(text for text in written if text), tool_calls=None)
@@ -70,21 +70,21 @@ def _written(call: ToolCall) -> str:
 
 
 async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collection[str]) -> Batches:
-    """The same reply with calls of these functions in its text as calls. Text that is no call stays text."""
-    reader = _Reader(names)
+    """The same reply with the calls of these functions in its text as `tool_calls`; other text stays text."""
+    parser = _CallParser(names)
     async for batch in batches:
         kept = []
         for chunk in batch:
             if chunk.content is not None:
-                chunk.content, calls = reader.feed(chunk.content)
+                chunk.content, calls = parser.feed(chunk.content)
                 if calls:
                     chunk.tool_calls = [*(chunk.tool_calls or ()), *calls]
             if chunk.finish_reason is not None:
-                rest, calls = reader.end()
+                rest, calls = parser.end()
                 chunk.content = (chunk.content or "") + (rest or "") or None
                 if calls:
                     chunk.tool_calls = [*(chunk.tool_calls or ()), *calls]
-                if reader.count and chunk.finish_reason in ("stop", "length"):
+                if parser.count and chunk.finish_reason in ("stop", "length"):
                     chunk.finish_reason, chunk.stop_sequence = "tool_calls", None
             if chunk != LLMChunk():
                 kept.append(chunk)
@@ -92,8 +92,8 @@ async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collectio
             yield kept
 
 
-class _Reader:
-    """Takes text as it comes; holds back what may be a call."""
+class _CallParser:
+    """An incremental parser that holds back what may be a call."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
@@ -101,7 +101,7 @@ class _Reader:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str | None, list[ToolCall]]:
-        """Text that is certain, and calls that are complete."""
+        """Return the text that is no call, and the calls that are complete."""
         self._held += text
         shown, calls = [], []
         while True:
@@ -116,8 +116,7 @@ class _Reader:
                 shown.append(self._held[:start])
                 self._held = self._held[start:]
                 break
-            whole = self._held[start : end + len(_CLOSE)]
-            call = self._call(whole[len(_OPEN) : -len(_CLOSE)])
+            call = self._call(self._held[start + len(_OPEN) : end])
             shown.append(self._held[:start] if call else self._held[: end + len(_CLOSE)])
             calls += [call] if call else []
             self._held = self._held[end + len(_CLOSE) :]
@@ -125,7 +124,7 @@ class _Reader:
         return (None if calls and not text.strip() else text or None), calls
 
     def end(self) -> tuple[str | None, list[ToolCall]]:
-        """What is left: a call that was not closed, or text."""
+        """Return the rest: a call without its closing tag, or text."""
         held, self._held = self._held, ""
         if held.startswith(_OPEN) and (call := self._call(held[len(_OPEN) :])):
             return None, [call]
@@ -142,14 +141,9 @@ class _Reader:
         if name not in self._names or not isinstance(arguments, dict):
             return None
         self.count += 1
-        return {
-            "index": self.count - 1,
-            "id": f"call_{secrets.token_hex(8)}",
-            "type": "function",
-            "function": {"name": name, "arguments": msgspec.json.encode(arguments).decode()},
-        }
+        return new_tool_call(name, msgspec.json.encode(arguments).decode(), self.count - 1)
 
 
 def _overlap(text: str) -> int:
-    """How many of its last characters may be the beginning of a call."""
+    """The number of last characters that may begin a call."""
     return next((size for size in range(min(len(_OPEN) - 1, len(text)), 0, -1) if _OPEN.startswith(text[-size:])), 0)

@@ -1,5 +1,5 @@
 """The llama.cpp server at LLAMACPP_API_BASE, which somebody else runs. It may be restarted with another model at any
-time, without notice: what it said of itself expires.
+time, without notice: its props expire.
 """
 
 from __future__ import annotations

@@ -1,41 +1,40 @@
-"""Tool calls that must come, on llama.cpp.
+"""Forced tool calls on llama.cpp: `tool_choice` "required", or a function's name.
 
-Its server reads "required" as "do not end without a call": a small model talks until max_tokens is spent; and it does
-not understand a choice by name at all. So the call is asked for as JSON that a schema enforces, with the tools in the
-prompt as ever, and is made into a call here.
+The server reads "required" as "do not end without a call", so that a small model writes text until max_tokens is spent;
+and it has no choice by name. So the reply is constrained to the call as JSON, with the tools in the prompt as always,
+and converted to `tool_calls` here.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
 from miner.core.llms.contract.stream import Batches
-from miner.core.llms.contract.tools import chosen_tool, tool_names
+from miner.core.llms.contract.tools import chosen_tool, new_tool_call, tool_names
 from miner.core.llms.schema.support import LlamaSchema, llama_schema, parameters_of
 from miner.core.wire import ChatRequest, LLMChunk, ToolCall
 
-__all__ = ["as_calls", "ask_for_call", "constrain", "is_either", "is_forced"]
+__all__ = ["as_calls", "constrain", "constrain_to_call", "is_either", "is_forced"]
 
 
 def is_forced(request: ChatRequest) -> bool:
-    """Whether a call must come."""
+    """Whether the reply must be a tool call."""
     return request.tools is not None and request.tool_choice not in (None, "auto", "none")
 
 
 def is_either(request: ChatRequest) -> bool:
-    """Whether a call or JSON may come: its server would let nothing but the JSON through."""
+    """Whether the reply may be a call or JSON of `response_format`: the server would allow only the JSON."""
     wanted = request.response_format
     may_call = request.tools is not None and request.tool_choice in (None, "auto")
     return may_call and wanted is not None and wanted.kind in ("json_schema", "json_object")
 
 
-def ask_for_call(body: dict[str, Any], request: ChatRequest) -> None:
-    """Make the body ask for one call and nothing else, or for a call or the format that is asked for besides."""
+def constrain_to_call(body: dict[str, Any], request: ChatRequest) -> None:
+    """Constrain the reply to one call, or to a call or JSON of `response_format`."""
     named = chosen_tool(request.tool_choice)
     places = [place for place, tool in enumerate(request.tools or ()) if named in (None, tool["function"]["name"])]
     names = [(request.tools or [])[place]["function"]["name"] for place in places]
@@ -44,19 +43,19 @@ def ask_for_call(body: dict[str, Any], request: ChatRequest) -> None:
         schemas.append(request.response_format.schema or {"type": "object"})
 
     def either(made: list[Any]) -> dict[str, Any]:
-        forms = [_form(name, arguments) for name, arguments in zip(names, made, strict=False)]
+        forms = [_call_schema(name, arguments) for name, arguments in zip(names, made, strict=False)]
         forms += made[len(names) :]
         return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
-    body["tool_choice"] = "none"  # the tools stay in the prompt; the schema decides what is written
-    # Its own grammar lets the JSON stand in a Markdown fence, which hides for long whether it is a call.
+    body["tool_choice"] = "none"  # the tools stay in the prompt; the schema constrains the reply
+    # The server's grammar allows a Markdown fence around the JSON, which would hide whether it is a call.
     allowed = request.resolution.grammar_allowed
     made = llama_schema(schemas, names, bounds=allowed, combine=either, always=is_either(request))
     constrain(body, made, "call")
 
 
 def constrain(body: dict[str, Any], made: LlamaSchema, name: str) -> None:
-    """Make the body ask for what is valid under this schema."""
+    """Constrain the reply to what is valid under this schema."""
     for other in ("grammar", "json_schema", "response_format"):
         body.pop(other, None)
     if made.grammar is not None:
@@ -65,8 +64,8 @@ def constrain(body: dict[str, Any], made: LlamaSchema, name: str) -> None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": made.schema}}
 
 
-def _form(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a call of this function."""
+def _call_schema(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The schema of the JSON of a call."""
     return {
         "type": "object",
         "properties": {"name": {"const": name}, "arguments": arguments},
@@ -76,8 +75,8 @@ def _form(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 async def as_calls(batches: AsyncIterator[list[LLMChunk]], request: ChatRequest) -> Batches:
-    """The same reply with its JSON text as one call, which comes whole at the end; text that is no call stays text. A
-    call that max_tokens cut has the arguments as far as they came, and the finish reason "length", as at OpenAI.
+    """The same reply with its JSON text as one tool call, in the last chunk; text that is no call stays text. A call
+    that max_tokens truncated has truncated arguments, and the finish reason "length", as at OpenAI.
     """
     forced, named = is_forced(request), chosen_tool(request.tool_choice)
     names = tool_names(request.tools) if named is None else [named]
@@ -112,22 +111,22 @@ def _call(text: str, names: list[str]) -> ToolCall | None:
         value = msgspec.json.decode(text)
         if set(value) != {"name", "arguments"} or value["name"] not in names:
             return None
-        return _made(value["name"], msgspec.json.encode(value["arguments"]).decode())
+        return new_tool_call(value["name"], msgspec.json.encode(value["arguments"]).decode())
     except (msgspec.DecodeError, RecursionError, TypeError):
         return None
 
 
 _BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(?:,\s*(?:"arguments"\s*:\s*(.*))?)?', re.DOTALL)
-"""The grammar writes the name first."""
+"""The grammar has the name first."""
 _NAMING = re.compile(r'\s*\{\s*"(n|na|nam|name)(?:"\s*(?::\s*(?:"([^"\\]*))?)?)?\Z')
-"""Cut in the name, or before it."""
+"""Truncated in the name, or before it."""
 
 
 def _begun_call(text: str, names: list[str], others: Any, *, forced: bool) -> ToolCall | None:
-    """The call at which a text stops, as soon as its name is clear; its arguments are no JSON.
+    """The truncated call at the end of a text, if its name is certain; its arguments are incomplete JSON.
 
     Args:
-        others: the keys with which the JSON may begin that may come in its place.
+        others: keys with which the JSON of `response_format` may begin.
     """
     found, naming = _BEGUN.match(text), _NAMING.match(text)
     if found is not None:
@@ -135,19 +134,10 @@ def _begun_call(text: str, names: list[str], others: Any, *, forced: bool) -> To
             name = msgspec.json.decode(found.group(1))
         except msgspec.DecodeError:
             return None
-        return _made(name, found.group(2) or "") if name in names else None
-    told = naming is not None and not any(other.startswith(naming.group(1)) for other in others)
-    if told or (forced and text.lstrip()[:1] in ("", "{")):
+        return new_tool_call(name, found.group(2) or "") if name in names else None
+    is_call = naming is not None and not any(other.startswith(naming.group(1)) for other in others)
+    if is_call or (forced and text.lstrip()[:1] in ("", "{")):
         begun = (naming.group(2) if naming is not None else None) or ""
         possible = [name for name in names if name.startswith(begun)]
-        return _made(possible[0], "") if len(possible) == 1 else None
+        return new_tool_call(possible[0], "") if len(possible) == 1 else None
     return None
-
-
-def _made(name: str, arguments: str) -> ToolCall:
-    return {
-        "index": 0,
-        "id": f"call_{secrets.token_hex(8)}",
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }

@@ -131,8 +131,8 @@ def _short_ids(messages: list[Message]) -> list[Message]:
     return out
 
 
-def _short_id(given: str) -> str:
-    return given if _SHORT_ID.fullmatch(given) else hashlib.sha256(given.encode()).hexdigest()[:9]
+def _short_id(id: str) -> str:
+    return id if _SHORT_ID.fullmatch(id) else hashlib.sha256(id.encode()).hexdigest()[:9]
 
 
 def _orphans_as_users(messages: list[Message]) -> list[Message]:

@@ -50,7 +50,7 @@ _GPU_BATCH = 512
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model's files with what their header says."""
+    """A model's files and their header."""
 
     files: LocatedModel
     header: GGUFHeader
@@ -58,12 +58,12 @@ class LocalModel:
 
     @property
     def alias(self) -> str:
-        """The name under which it is served."""
+        """The name that its engine has."""
         return self.files.alias
 
 
 def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | None = None) -> LocalModel:
-    """The model that a name means, None being the default, with its header read. Not for an event loop.
+    """The model of this name, None being the default, with its header. Blocks: not for an event loop.
 
     Raises:
         ModelNotFoundError: there is none, or several.
@@ -90,12 +90,15 @@ def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | N
 
 
 def models_directory(settings: MinerConfig) -> Path:
-    """Where models are looked for, and pulled to."""
+    """The directory in which models are found, and to which they are pulled."""
     return Path(settings.models_dir).expanduser() if settings.models_dir else default_models_dir()
 
 
 def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> EngineSpec:
-    """How the settings want this model to be run, with so many slots where they do not say. Not for an event loop.
+    """The engine spec of a model under the settings. Blocks: not for an event loop.
+
+    Args:
+        parallel: slots, where the settings do not set them.
 
     Raises:
         ConfigError: the chat template cannot be read.
@@ -129,7 +132,7 @@ def context_of(model: GGUFHeader | Facts, settings: MinerConfig) -> int:
 
 
 def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
-    """How one vector is made of many; embedding models say so themselves."""
+    """The pooling type: that of the settings, else of the file, else of its architecture. None: no embeddings."""
     if settings.llamacpp_pooling:
         return settings.llamacpp_pooling
     kind = model.pooling_type
@@ -139,7 +142,7 @@ def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
 
 
 def _batch_of(settings: MinerConfig) -> int:
-    """Processors compute no faster with more, and who leaves while a prompt is read waits for the end of a batch."""
+    """CPUs compute no faster with more, and a cancelled request keeps its slot until the batch ends."""
     return _GPU_BATCH if settings.llamacpp_n_gpu_layers != 0 and gpu_is_likely() else _CPU_BATCH
 
 
@@ -219,8 +222,8 @@ def model_info(
     loaded: bool,
     capabilities: frozenset[str],
 ) -> ModelInfo:
-    """What a caller sees of a model. Not its path: clients of a gateway see this."""
-    # Another file of the same name and size is another model, also for clients that compare digests.
+    """A model as clients see it, without its path."""
+    # A file that was replaced by one of the same name and size has another digest, too.
     marks = [(os.path.basename(path), *rest) for path, *rest in files.stamps]
     return ModelInfo(
         id=files.alias,

@@ -52,7 +52,7 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any], report: Callable[[s
 
 
 def _merge_properties(result: dict[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Each property under what both say of it, by name or by `additionalProperties`."""
+    """Each property under the schemas that both have for it, by name or by `additionalProperties`."""
     if not any(name in part for part in (one, other) for name in ("properties", "additionalProperties")):
         return
     properties: dict[str, Any] = {}

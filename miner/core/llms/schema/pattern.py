@@ -1,6 +1,6 @@
-"""Regular expressions of JSON Schema (ECMA-262's, searched for anywhere in a text) in the few words that llama.cpp's
-converter has: anchored at both ends, classes of code points, groups, repetitions. What the pattern means for a text is
-written for the JSON of that text, where a quotation mark is two characters.
+"""Regular expressions of JSON Schema (ECMA-262, unanchored) in the syntax that llama.cpp's converter has: anchored at
+both ends, classes of code points, groups, repetitions. The result matches the JSON encoding of the strings that the pattern
+matches, in which a quotation mark is two characters.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 __all__ = ["MAX_REPEATS", "PatternError", "translate_pattern"]
 
 MAX_REPEATS = 1000
-"""llama.cpp's grammar repeats nothing more often than 2000 times, and takes more for without end."""
+"""llama.cpp's grammars take more than 2000 repetitions as unbounded."""
 _MAX_DEPTH = 50
 _LAST = 0x10FFFF
 _DIGIT = [(0x30, 0x39)]
@@ -22,15 +22,15 @@ _SPACE = [
 _LINE_ENDS = [(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)]
 _CONTROLS = {"n": 0x0A, "r": 0x0D, "t": 0x09, "f": 0x0C, "v": 0x0B, "0": 0x00}
 _UNWRITABLE = [(0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF)]
-"""Code points that JSON text does not hold as they are."""
+"""Code points that JSON escapes."""
 _SHORT = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
-"""Those that it escapes with a letter."""
+"""Those with a short escape."""
 
 Ranges = list[tuple[int, int]]
 
 
 class PatternError(Exception):
-    """The pattern has no such form."""
+    """The pattern cannot be translated."""
 
 
 @dataclass(slots=True)
@@ -44,11 +44,10 @@ class _Node:
 
 
 def translate_pattern(pattern: str) -> tuple[str, int, int | None]:
-    """The pattern in llama.cpp's words, and how many characters a text that fits has at least and at most (None: no
-    bound).
+    """Return the pattern in llama.cpp's syntax, and the least and the greatest length of its matches (None: no bound).
 
     Raises:
-        PatternError: it cannot be said so: look-around, references back, anchors in the middle, Unicode properties.
+        PatternError: look-around, back references, anchors in the middle, or Unicode properties.
     """
     tree = _anchored(_Parser(pattern).parse())
     low, high = _length(tree)
@@ -137,7 +136,7 @@ class _Parser:
             if node.kind in ("start", "end"):
                 raise PatternError("a repeated anchor")
             if self._peek() == "?":
-                self._take()  # which of the texts that fit is found first: all of them do
+                self._take()  # lazy: matches the same strings
             if low > MAX_REPEATS or (high is not None and (high > MAX_REPEATS or high < low)):
                 raise PatternError(f"more than {MAX_REPEATS} repetitions")
             node = _Node("rep", parts=[node], low=low, high=high)
@@ -146,7 +145,7 @@ class _Parser:
         end = self._text.find("}", self._at)
         first, comma, second = self._text[self._at + 1 : end].partition(",")
         if end < 0 or not first.isdecimal() or (second and not second.isdecimal()):
-            return None  # a brace as it stands
+            return None  # a literal brace
         self._at = end + 1
         return int(first[:9]), int(first[:9]) if not comma else int(second[:9]) if second else None
 
@@ -221,12 +220,12 @@ def _within(ranges: Ranges, code: int) -> bool:
 
 
 def _anchored(node: _Node) -> _Node:
-    """The same for whole texts: where an end is open, anything may stand before or after."""
+    """The same anchored: where an end is open, anything may come before or after."""
     branches = node.parts if node.kind == "alt" else [node]
     made = []
     for branch in branches:
         if len(branch.parts) == 1 and branch.parts[0].kind in ("seq", "alt"):
-            made.append(_anchored(branch.parts[0]))  # a group around it all, with anchors of its own
+            made.append(_anchored(branch.parts[0]))  # a group around everything, which may have anchors
             continue
         parts = list(branch.parts) if branch.kind == "seq" else [branch]
         starts = bool(parts) and parts[0].kind == "start"
@@ -278,7 +277,7 @@ def _written(node: _Node) -> str:
 
 
 def _class_written(ranges: Ranges) -> str:
-    """One character of these, as JSON writes it."""
+    """One character of these, JSON-encoded."""
     plain = _without(ranges, _UNWRITABLE)
     escaped = [letter for code, letter in _SHORT.items() if _within(ranges, code)]
     forms = []

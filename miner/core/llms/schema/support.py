@@ -157,10 +157,10 @@ def _translate_all(request: ChatRequest, *, bounds: bool) -> None:
 
 def drop_conflicting_format(request: ChatRequest, where: str) -> ChatRequest:
     """Return the request without a format that would get in the way of its tools, on an engine where the format's
-    grammar lets no call through. With a call that must come, the format has nothing to speak of.
+    grammar lets no call through. A forced call makes the format meaningless.
 
     Raises:
-        UnsupportedFeatureError: they do, and nobody allowed that the format is left out.
+        UnsupportedFeatureError: they do, and the caller does not allow that the format is left out.
     """
     if request.tools is None or request.response_format is None or request.tool_choice == "none":
         return request

@@ -19,7 +19,7 @@ from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk
 from miner.errors import InvalidRequestError, OutputValidationError, UnsupportedFeatureError
-from tests.core.llms.llamacpp.test_tool_calls import TEMPLATE
+from tests.core.llms.llamacpp.test_forced_tools import TEMPLATE
 from tests.core.llms.test_llm_llamacpp import llamacpp
 from tests.core.services import MESSAGES, WEATHER, read, speaking_to
 from tests.servers.openai_stub import StubServer
