@@ -1,6 +1,6 @@
 """Regular expressions of JSON Schema (ECMA-262, unanchored) in the syntax that llama.cpp's converter has: anchored at
-both ends, classes of code points, groups, repetitions. The result matches the JSON encoding of the strings that the pattern
-matches, in which a quotation mark is two characters.
+both ends, classes of code points, groups, repetitions. The result matches the JSON encoding of the strings that the
+pattern matches, in which a quotation mark is two characters.
 """
 
 from __future__ import annotations

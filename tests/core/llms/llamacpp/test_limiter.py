@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from miner.core.llms.contract.queueing import QueueClient
 from miner.core.llms.llamacpp.limiter import SlotLimiter
 from miner.errors import BackendOverloadedError
 
@@ -16,7 +17,7 @@ async def test_the_queue_grows_and_shrinks_with_the_server():
     through: list[int] = []
 
     async def one(number: int) -> None:
-        async with limiter.slot():
+        async with limiter.slot(QueueClient()):
             through.append(number)
             await let.wait()
 
@@ -41,10 +42,10 @@ async def test_the_queue_grows_and_shrinks_with_the_server():
 
 async def test_a_wait_that_is_too_long_ends():
     limiter = SlotLimiter("x", 1, max_queue=2, timeout=0.05)
-    async with limiter.slot():
+    async with limiter.slot(QueueClient()):
         with pytest.raises(BackendOverloadedError, match="no slot was free"):
-            async with limiter.slot():
+            async with limiter.slot(QueueClient()):
                 pass
-    async with limiter.slot():
+    async with limiter.slot(QueueClient()):
         assert limiter.busy == 1
     assert (limiter.busy, limiter.waiting) == (0, 0)
