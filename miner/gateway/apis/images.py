@@ -1,4 +1,4 @@
-"""Images in bodies: checked by the library's list, in the client's own words."""
+"""Images in request bodies: the library's checks, with the client's field in errors."""
 
 from __future__ import annotations
 

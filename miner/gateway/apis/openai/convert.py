@@ -10,28 +10,38 @@ from miner.core.wire import TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import logprob_object, set_fields
 from miner.gateway.apis.images import check_parts
-from miner.gateway.apis.openai.schema import SamplingParams
+from miner.gateway.apis.openai.schema import CommonParams, SamplingParams
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
 
 __all__ = [
-    "MAX_CHOICES", "choice_arguments", "convert_messages", "logprob_entry", "prompt_usage_object", "sampling_arguments",
-    "sampling_names", "stop_and_top_k", "tool_arguments",  "usage_of_choices",
+    "MAX_CHOICES", "choice_arguments", "common_arguments", "convert_messages", "logprob_entry", "prompt_usage_object",
+    "sampling_arguments", "sampling_names", "tool_arguments", "usage_of_choices",
 ]  # fmt: skip
 
 MAX_CHOICES = 16
 """Choices (`n`, times the prompts) of one request at most."""
 _SAME = (
-    "model", "max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
-    "min_p", "repeat_penalty", "keep_alive", "timeout", "unsupported",
+    "model", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "min_p", "repeat_penalty",
+    "keep_alive", "timeout", "unsupported",
 )  # fmt: skip
 """Parameters that the service has under the same name."""
 
 
+def common_arguments(body: CommonParams) -> dict[str, Any]:
+    """The service's arguments for what completions and responses share."""
+    arguments = set_fields(body, _SAME)
+    if body.stop:
+        arguments["stop"] = body.stop
+    if body.top_k is not None:
+        arguments["top_k"] = 0 if body.top_k == -1 else body.top_k
+    return arguments
+
+
 def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
     """The service's arguments for what both kinds of completions share."""
-    arguments = {**set_fields(body, _SAME), **stop_and_top_k(body.stop, body.top_k)}
+    arguments = {**common_arguments(body), **set_fields(body, ("max_tokens", "logit_bias"))}
     if body.repeat_penalty is None and body.repetition_penalty is not None:
         arguments["repeat_penalty"] = body.repetition_penalty
     if body.stream_options is not None:
@@ -46,14 +56,6 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
         bounded(body.logit_bias, "logit_bias")
     if body.response_format is not None:
         arguments["response_format"] = bounded(body.response_format, "response_format", MAX_SCHEMA)
-    return arguments
-
-
-def stop_and_top_k(stop: str | list[str] | None, top_k: int | None) -> dict[str, Any]:
-    """The service's `stop` and `top_k`: an empty stop is none, and -1 is off, as vLLM's clients send it."""
-    arguments: dict[str, Any] = {"stop": stop} if stop else {}
-    if top_k is not None:
-        arguments["top_k"] = 0 if top_k == -1 else top_k
     return arguments
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["ChatCompletionRequest", "CompletionRequest", "EmbeddingRequest", "RerankRequest", "StreamOptions"]
+__all__ = [
+    "ChatCompletionRequest",
+    "CommonParams",
+    "CompletionRequest",
+    "EmbeddingRequest",
+    "RerankRequest",
+    "SamplingParams",
+]
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -18,36 +25,41 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     continuous_usage_stats: bool = False
 
 
-class SamplingParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The parameters that both kinds of completions share, and those that users of local engines know."""
+class CommonParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The parameters that completions and responses share, and those that users of local engines know."""
 
     model: str | None = None
-    max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stop: str | list[str] | None = None
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     user: str | None = None
-    response_format: dict[str, Any] | None = None
 
     top_k: int | None = None
     """0 or -1: off."""
     min_p: float | None = None
     repeat_penalty: float | None = None
-    repetition_penalty: float | None = None
-    """Alias of repeat_penalty."""
     keep_alive: float | str | None = None
     """How long the model stays loaded after the request, where the engine supports that."""
     timeout: float | None = None
     """Seconds for the entire request."""
     unsupported: str | None = None
     """`ignore`: drop what the backend does not support and list it in `x-miner-ignored-params`; `error`: refuse it."""
+
+
+class SamplingParams(CommonParams, kw_only=True, forbid_unknown_fields=True):
+    """The parameters that both kinds of completions share."""
+
+    max_tokens: int | None = None
+    n: int | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+    repetition_penalty: float | None = None
+    """Alias of repeat_penalty."""
 
 
 class ChatCompletionRequest(SamplingParams, kw_only=True, forbid_unknown_fields=True):

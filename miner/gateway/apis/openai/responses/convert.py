@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported, set_fields
+from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported
 from miner.gateway.apis.images import image_part
-from miner.gateway.apis.openai.convert import stop_and_top_k, tool_arguments
+from miner.gateway.apis.openai.convert import common_arguments, tool_arguments
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
@@ -26,11 +26,6 @@ _UNSUPPORTED = {
     "prompt": "Nothing is stored: send the prompt as input.",
     "store": "Nothing is stored: send store: false or remove it.",
 }
-_SAME = (
-    "model", "temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed",
-    "keep_alive", "timeout", "unsupported",
-)  # fmt: skip
-"""Parameters that the service has under the same name."""
 _LOGPROBS = "message.output_text.logprobs"
 _INCLUDES = (
     _LOGPROBS, "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
@@ -70,7 +65,7 @@ def ignored_fields(request: ResponseRequest) -> list[str]:
 
 def service_arguments(request: ResponseRequest, call: Call) -> dict[str, Any]:
     """The service's arguments, but for the messages."""
-    arguments = {**set_fields(request, _SAME), **stop_and_top_k(request.stop, request.top_k)}
+    arguments = common_arguments(request)
     if request.max_output_tokens is not None:
         arguments["max_tokens"] = request.max_output_tokens
     if request.include is not None and _LOGPROBS in request.include:

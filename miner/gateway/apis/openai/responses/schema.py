@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from miner.gateway.apis.openai.schema import StreamOptions
+from miner.gateway.apis.openai.schema import CommonParams
 
 __all__ = ["ResponseRequest"]
 
@@ -28,17 +28,12 @@ class ReasoningConfig(msgspec.Struct, forbid_unknown_fields=True):
     mode: str | None = None
 
 
-class ResponseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ResponseRequest(CommonParams, kw_only=True, forbid_unknown_fields=True):
     """The body of `/v1/responses`."""
 
     input: str | list[dict[str, Any]]
-    model: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     tools: list[dict[str, Any]] | None = None
@@ -47,19 +42,7 @@ class ResponseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include: list[str] | None = None
     top_logprobs: int | None = None
 
-    top_k: int | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    keep_alive: float | str | None = None
-    timeout: float | None = None
-    unsupported: str | None = None
-
     metadata: dict[str, Any] | None = None
-    user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
