@@ -7,29 +7,18 @@ from typing import Any
 
 import pytest
 
-from miner.core.llms.ollama.response import is_repetition
 from miner.core.wire import LLMResponse, TokenUsage
-from miner.errors import StreamInterruptedError
 from tests.core.llms.contract.test_failures import MODES
 from tests.core.services import ENGINES, MESSAGES, WEATHER, speaking_to
 from tests.servers.http import Exchange, RawServer
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, frames, openai_chunk, side_routes, usage, usage_chunk
-from tests.servers.replay import ReplayServer
 
 
 async def respond(service: Any, mode: str, **options: Any) -> LLMResponse:
     if mode == "call":
         return await service.chat_completion(MESSAGES, **options)
     return await service.stream(messages=MESSAGES, **options).collect()
-
-
-def said(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "m", "message": {"role": "assistant", "content": text}, "done": False, **more}
-
-
-def ended(reason: str) -> dict[str, Any]:
-    return said("", done=True, done_reason=reason, eval_count=2, prompt_eval_count=3)
 
 
 class Slow(RawServer):
@@ -113,43 +102,3 @@ async def test_only_a_stop_is_called_stop(
         response = await respond(service, mode)
     assert (response.finish_reason, response.context_exhausted) == (reason, False)
     assert (repr(word) in caplog.text) == (reason == "unknown")
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("word", "reason"), [("stop", "stop"), ("length", "length"), ("harmony_gave_up", "unknown")])
-async def test_ollamas_words(word: str, reason: str, mode: str):
-    async with StubServer(reply=[said("a"), ended(word)]) as server, speaking_to("ollama", server) as service:
-        assert (await respond(service, mode)).finish_reason == reason
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["chat_repetition", "chat_repetition_stream"])
-@pytest.mark.parametrize("split", [None, 7])
-async def test_a_model_that_repeats_itself_is_a_reply(name: str, split: int | None, mode: str):
-    async with ReplayServer("ollama") as server, speaking_to("ollama", server, default_model="smollm2") as service:
-        server.answer(name, split=split)
-        response = await respond(service, mode)
-    assert response.content == "🌟" + "🌍" * 31
-    assert (response.finish_reason, response.usage) == ("repetition", None)
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_other_replies_without_a_last_line_broke_off(mode: str):
-    texts = [["The", " capital", " of"], ["a", "b"] * 40, ["x"] * 40 + ["y"], ["word"] * 12]
-    async with StubServer() as server, speaking_to("ollama", server) as service:
-        for pieces in texts:
-            server.reply = [said(piece) for piece in pieces]
-            with pytest.raises(StreamInterruptedError) as caught:
-                await respond(service, mode)
-            assert caught.value.partial.content == "".join(pieces)
-
-
-def test_what_a_run_is():
-    assert is_repetition(["a", *["b"] * 30])
-    assert is_repetition(["a", *[" \n", "  "] * 15])
-    assert is_repetition([" go", "go "] * 15)
-    assert is_repetition(["so it goes " + "on and " * 30])
-    assert not is_repetition([])
-    assert not is_repetition(["b"] * 29)
-    assert not is_repetition([*["b"] * 40, "c"])
-    assert not is_repetition(["a text that says this and that " * 3])
