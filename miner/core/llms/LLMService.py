@@ -235,8 +235,6 @@ class LLMService(Backend):
                 ever.
         """
         if keep_alive is not None:
-            if isinstance(keep_alive, bool) or not isinstance(keep_alive, (int, float, str)):
-                raise InvalidRequestError(f"keep_alive must be seconds, not {keep_alive!r}.", param="keep_alive")
             if seconds_of(keep_alive) == 0:
                 raise InvalidRequestError(
                     "keep_alive=0 would unload the model at once.", param="keep_alive", hint="Use unload_model."

@@ -127,26 +127,11 @@ class FallbackService(LLMService):
             finally:
                 self.retries = sum(service.retries for service in self._services)
 
-    async def _first_available(self, call: Callable[[LLMService], Awaitable[T]]) -> T:
-        """The result of the first backend that is available."""
-        services = self._ordered()
-        async with self._call():
-            for service in services:
-                try:
-                    return await call(service)
-                except BackendError as error:
-                    if service is services[-1] or not _is_unavailable(error):
-                        raise
-                    self._cool_down(service, error)
-        raise AssertionError("there is always a first backend")
-
-    async def _first_supporting(
-        self, call: Callable[[LLMService], Awaitable[T]], *, skip_unknown_model: bool = False
-    ) -> T:
-        """The result of the first backend that is available and supports the call.
+    async def _first(self, call: Callable[[LLMService], Awaitable[T]], skip: tuple[type[RequestError], ...] = ()) -> T:
+        """The result of the first backend that is available.
 
         Args:
-            skip_unknown_model: whether a model that one backend does not have may be another one's.
+            skip: refusals after which the next backend is tried.
         """
         services = self._ordered()
         failed: BackendError | None = None
@@ -155,9 +140,7 @@ class FallbackService(LLMService):
             for service in services:
                 try:
                     return await call(service)
-                except (UnsupportedFeatureError, ModelNotFoundError) as error:
-                    if isinstance(error, ModelNotFoundError) and not skip_unknown_model:
-                        raise
+                except skip as error:
                     refused = refused or error
                 except BackendError as error:
                     if not _is_unavailable(error):
@@ -198,22 +181,26 @@ class FallbackService(LLMService):
 
     # Requests
 
+    async def _model_on(self, service: LLMService, name: str | None) -> tuple[str | None, ModelInfo | None]:
+        """The name to use on one of the backends, and its model if that was looked up."""
+        if service is self._services[0] or name is None:
+            return name, None
+        try:
+            return name, await service.resolve_model(name)
+        except ModelNotFoundError:
+            return await service._sole_model(), None
+
     async def _request_for(self, service: LLMService, request: ChatRequest) -> ChatRequest:
         """The request for one of the backends, with a resolution of its own."""
-        resolution = Resolution()
-        if service is not self._services[0] and request.model is not None:
-            try:
-                resolution.model = await service.resolve_model(request.model)
-            except ModelNotFoundError:
-                request = replace(request, model=await service._sole_model())
-        return replace(request, resolution=resolution)
+        name, info = await self._model_on(service, request.model)
+        return replace(request, model=name, resolution=Resolution(model=info))
 
     @override
     async def _run(self, request: ChatRequest) -> LLMResponse:
         async def call(service: LLMService) -> LLMResponse:
             return await run(service, await self._request_for(service, request))
 
-        return await self._first_available(call)
+        return await self._first(call)
 
     @override
     async def _run_stream(self, request: ChatRequest, response: LLMResponse) -> Batches:
@@ -253,26 +240,23 @@ class FallbackService(LLMService):
 
     @override
     async def count_tokens(self, prompt: str | None = None, **arguments: Any) -> int:
-        return await self._first_available(lambda service: service.count_tokens(prompt, **arguments))
+        return await self._first(lambda service: service.count_tokens(prompt, **arguments))
 
     # Models and health
 
     @override
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
         async def call(service: LLMService) -> ModelInfo:
-            name = model
-            if name is not None and service is not self._services[0]:
-                try:
-                    await service._get_model(name)
-                except ModelNotFoundError:
-                    name = await service._sole_model()
+            name, _ = await self._model_on(service, model)
             return await service.load_model(name, keep_alive=keep_alive)
 
-        return await self._first_supporting(call)
+        return await self._first(call, (UnsupportedFeatureError,))
 
     @override
     async def unload_model(self, model: str) -> bool:
-        return await self._first_supporting(lambda service: service.unload_model(model), skip_unknown_model=True)
+        return await self._first(
+            lambda service: service.unload_model(model), (UnsupportedFeatureError, ModelNotFoundError)
+        )
 
     @override
     def reset_model(self, model: str) -> None:
@@ -294,11 +278,11 @@ class FallbackService(LLMService):
 
     @override
     async def list_models(self) -> list[ModelInfo]:
-        return await self._first_available(lambda service: service.list_models())
+        return await self._first(lambda service: service.list_models())
 
     @override
     async def _get_model(self, model_name: str) -> Any:
-        return await self._first_available(lambda service: service._get_model(model_name))
+        return await self._first(lambda service: service._get_model(model_name))
 
     @override
     async def _health(self) -> Health:

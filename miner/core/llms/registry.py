@@ -118,7 +118,7 @@ def load_backend(name: str, config: Any = None) -> RegisteredBackend:
     registered = _registered()
     if name not in registered:
         names = ", ".join(registered) or "none"
-        raise ConfigError(f"There is no backend {name!r}.", hint=f"Registered are: {names}. See `miner backends`.")
+        raise ConfigError(f"There is no backend {name!r}.", operator_hint=f"Registered: {names}. See `miner backends`.")
     return _load(registered[name], config)
 
 

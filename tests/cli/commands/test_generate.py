@@ -322,7 +322,7 @@ def test_llm_backend_falls_back_with_one_warning_and_an_explicit_name_does_not(m
     assert warning.startswith("miner: Backend 'no-such' is unknown; using 'llamacpp'. Available backends: llamacpp, ")
     assert error.startswith("miner: llamacpp at http://127.0.0.1:9")
     assert strict.returncode == 2
-    assert strict.stderr.decode().startswith("miner: There is no backend 'no-such'.\n  Registered are: llamacpp, ")
+    assert strict.stderr.decode().startswith("miner: There is no backend 'no-such'.\n  Registered: llamacpp, ")
 
 
 def test_an_explicit_backend_that_cannot_be_used_exits_2_with_the_reason(miner):

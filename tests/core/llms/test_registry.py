@@ -186,7 +186,7 @@ def test_loading_by_name_never_falls_back(install: Install):
     assert load_backend("fine").cls is not None
     with pytest.raises(ConfigError, match="There is no backend 'no-such'") as caught:
         load_backend("no-such")
-    assert "llamacpp, ollama, vllm, fine" in (caught.value.hint or "")
+    assert "llamacpp, ollama, vllm, fine" in (caught.value.operator_hint or "")
 
 
 def test_one_name_twice_the_first_on_the_path_is_used(install: Install):

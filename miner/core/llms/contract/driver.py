@@ -14,7 +14,7 @@ from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.capabilities import IGNORABLE, forget, without_ignored
 from miner.core.llms.contract.join import drain, has_tokens, join
 from miner.core.llms.contract.resolution import resolve
-from miner.core.llms.contract.retry import Retries, retried
+from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.structured import check_output
 from miner.core.llms.contract.tools import arguments_parse, tool_names
@@ -50,7 +50,7 @@ async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
 async def _send(
     backend: Backend, request: ChatRequest, deadline: _Deadline, timer: asyncio.Timeout, arrived: list[list[LLMChunk]]
 ) -> LLMResponse:
-    retries = Retries(backend._settings.max_retries, deadline.total)
+    retries = Retries(backend, deadline.total)
     request = await _resolve(backend, request, retries)
     cls = type(backend)
     streams = cls._stream is not Backend._stream and (cls._chat is Backend._chat or deadline.bounds_tokens)
@@ -69,7 +69,7 @@ async def _send(
 
     while True:
         try:
-            return await retried(backend, send, retries)
+            return await retries.run(send)
         except UnsupportedFeatureError as error:
             request = _ignore_or_raise(request, error)
 
@@ -77,7 +77,7 @@ async def _send(
 async def _resolve(backend: Backend, request: ChatRequest, retries: Retries) -> ChatRequest:
     while True:
         try:
-            return await retried(backend, partial(resolve, backend, request), retries)
+            return await retries.run(partial(resolve, backend, request))
         except UnsupportedFeatureError as error:
             request = _ignore_or_raise(request, error)
 
@@ -137,7 +137,7 @@ async def run_stream(backend: Backend, request: ChatRequest, response: LLMRespon
 
 async def _attempts(backend: Backend, request: ChatRequest, deadline: _Deadline) -> Batches:
     """The batches of the first attempt that delivers any."""
-    retries = Retries(backend._settings.max_retries, deadline.total)
+    retries = Retries(backend, deadline.total)
     request = await _resolve(backend, request, retries)
     while True:
         delivered = False
@@ -160,7 +160,6 @@ async def _attempts(backend: Backend, request: ChatRequest, deadline: _Deadline)
             if delivered:
                 raise
             await retries.pause_or_raise(error)
-            backend.retries += 1
 
 
 async def _first(batches: Batches) -> list[LLMChunk] | None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.resolution import model_for_texts
-from miner.core.llms.contract.retry import Retries, retried
+from miner.core.llms.contract.retry import Retries
 from miner.core.wire import EmbeddingResponse, RerankResponse, RerankResult
 from miner.errors import BackendProtocolError, InvalidRequestError, UnsupportedFeatureError
 
@@ -63,6 +63,6 @@ async def resolve_then_send(
 ) -> T:
     """Return what `send` returns for what was resolved; each is retried as a generation is."""
     with backend._in_flight.call():
-        retries = Retries(backend._settings.max_retries)
-        resolved = await retried(backend, resolve, retries)
-        return await retried(backend, lambda: send(resolved), retries)
+        retries = Retries(backend)
+        resolved = await retries.run(resolve)
+        return await retries.run(lambda: send(resolved))

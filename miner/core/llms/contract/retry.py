@@ -12,7 +12,7 @@ from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.backend import Backend
 from miner.errors import BackendError, BackendOverloadedError, BackendUnavailableError
 
-__all__ = ["Retries", "retried"]
+__all__ = ["Retries"]
 
 logger = logging.getLogger("miner.retry")
 
@@ -30,12 +30,13 @@ class Retries:
     transport's and other backends' attempts included.
 
     Args:
-        limit: retries at most.
+        backend: its setting MINER_MAX_RETRIES is the limit, and it counts them.
         deadline: the event loop's time after which there are none; None: no bound but the limit.
     """
 
-    def __init__(self, limit: int, deadline: float | None = None) -> None:
-        self._left = limit
+    def __init__(self, backend: Backend, deadline: float | None = None) -> None:
+        self._backend = backend
+        self._left = backend._settings.max_retries
         self._deadline = deadline
         self.count = 0
         """Retries so far."""
@@ -57,17 +58,16 @@ class Retries:
         self.count += 1
         logger.warning("%s Retrying in %.1f s (retry %d).", error.message, pause, self.count)
         await asyncio.sleep(pause)
+        self._backend.retries += 1
 
-
-async def retried(backend: Backend, work: Callable[[], Awaitable[T]], retries: Retries) -> T:
-    """Return what `work` returns, retrying it where that can help."""
-    with budget_scope(retries.budget):
-        while True:
-            try:
-                return await work()
-            except BackendError as error:
-                await retries.pause_or_raise(error)
-                backend.retries += 1
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what `work` returns, retrying it where that can help."""
+        with budget_scope(self.budget):
+            while True:
+                try:
+                    return await work()
+                except BackendError as error:
+                    await self.pause_or_raise(error)
 
 
 def _may_help(error: BackendError) -> bool:

@@ -75,7 +75,7 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("timeout", {"first": -1}, "timeout.first must be a number above 0"),
     ("timeout", {"total": math.inf}, "timeout.total must be a number above 0"),
     ("keep_alive", "", "keep_alive must be seconds, or a string such as '10m'"),
-    ("keep_alive", [1], "keep_alive must be a number"),
+    ("keep_alive", [1], "keep_alive must be seconds"),
     ("keep_alive", "300", "keep_alive must be seconds, or a string such as '10m' or '1h30m', not '300'"),
     ("keep_alive", "soon", "keep_alive must be seconds, or a string such as '10m' or '1h30m', not 'soon'"),
     ("raw", "yes", "raw must be True or False, not 'yes'"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.retry import Retries
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk
@@ -255,7 +256,7 @@ def error(kind: type[BackendError], **given: Any) -> BackendError:
     ],
 )
 async def test_which_errors_are_worth_it(fault: BackendError, again: bool):
-    retries = Retries(1)
+    retries = Retries(Backend(settings(max_retries=1)))
     if again:
         await retries.pause_or_raise(fault)
         assert retries.count == 1
@@ -272,7 +273,7 @@ async def test_pauses_grow_and_are_never_twice_the_same(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(asyncio, "sleep", slept)
     for _ in range(20):
-        retries = Retries(3)
+        retries = Retries(Backend(settings(max_retries=3)))
         for _ in range(3):
             await retries.pause_or_raise(error(BackendUnavailableError))
     first, second, third = pauses[0::3], pauses[1::3], pauses[2::3]
