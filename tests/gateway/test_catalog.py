@@ -49,16 +49,16 @@ def directory(tmp_path):
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_name_that_is_none_is_a_404_that_lists_what_there_is(directory, path, body):
+async def test_an_unknown_name_is_a_404_that_lists_the_models(directory, path, body):
     async with serving(llamacpp(models_dir=directory)) as served:
         for name in ("min", "mine2", "m", "owner/repo/yours", "gpt-4o", "yours", "mine:7b"):
-            async with post(served, {**body, "model": name}, path) as answer:
-                text = await answer.text()
-                assert (name, answer.status) == (name, 404), text
+            async with post(served, {**body, "model": name}, path) as response:
+                text = await response.text()
+                assert (name, response.status) == (name, 404), text
                 assert "mine" in text
                 assert "owner/repo/yours-Q4_0" in text
-        async with aiohttp.ClientSession() as session, session.get(f"{served.v1}/models/min") as answer:
-            assert answer.status == 404
+        async with aiohttp.ClientSession() as session, session.get(f"{served.v1}/models/min") as response:
+            assert response.status == 404
         assert (await served.gateway.service.health()).engines == []
 
 
@@ -70,15 +70,15 @@ async def test_names_and_aliases_are_served_everywhere(directory):
                 *[route for route in ROUTES if route[0] != "/v1/rerank"],
                 ("/v1/chat/completions", {**CHAT, "stream": False}),
             ):
-                async with post(served, {**body, "model": name}, path) as answer:
-                    assert (path, name, answer.status) == (path, name, 200), await answer.text()
+                async with post(served, {**body, "model": name}, path) as response:
+                    assert (path, name, response.status) == (path, name, 200), await response.text()
         async with aiohttp.ClientSession() as session:
             for name in ("mine", "MINE:latest", "owner/repo", "owner/repo:q4_0", "yours-q4_0"):
-                async with session.get(f"{served.v1}/models/{name}") as answer:
-                    assert answer.status == 200, name
-                    assert (await answer.json())["id"] in ("mine", "owner/repo/yours-Q4_0")
-            async with session.get(f"{served.v1}/models") as answer:
-                listed = [model["id"] for model in (await answer.json())["data"]]
+                async with session.get(f"{served.v1}/models/{name}") as response:
+                    assert response.status == 200, name
+                    assert (await response.json())["id"] in ("mine", "owner/repo/yours-Q4_0")
+            async with session.get(f"{served.v1}/models") as response:
+                listed = [model["id"] for model in (await response.json())["data"]]
         assert listed == ["mine", "owner/repo/yours-Q4_0", "demo"]
 
 
@@ -89,10 +89,10 @@ async def test_other_names_with_a_model_path(directory, allowed, status):
     service = llamacpp(model_path=f"{directory}/mine.gguf")
     async with serving(service, serve_any_model_name=allowed) as served:
         for path, body in (ROUTES[0], ROUTES[4], ROUTES[8], ROUTES[14]):
-            async with post(served, {**body, "model": "mistralai/Mistral-7B-v0.1"}, path) as answer:
-                assert (path, answer.status) == (path, status), await answer.text()
-        async with post(served, {**CHAT, "model": "mine:latest"}) as answer:
-            assert answer.status == 200
+            async with post(served, {**body, "model": "mistralai/Mistral-7B-v0.1"}, path) as response:
+                assert (path, response.status) == (path, status), await response.text()
+        async with post(served, {**CHAT, "model": "mine:latest"}) as response:
+            assert response.status == 200
 
 
 async def test_other_backends_take_the_tag_too_and_no_beginnings():
@@ -107,5 +107,5 @@ async def test_other_backends_take_the_tag_too_and_no_beginnings():
             ("model-7b", 404),
         ):
             for path, body in (ROUTES[0], ROUTES[8], ROUTES[14]):
-                async with post(served, {**body, "model": name}, path) as answer:
-                    assert (name, path, answer.status) == (name, path, status), await answer.text()
+                async with post(served, {**body, "model": name}, path) as response:
+                    assert (name, path, response.status) == (name, path, status), await response.text()

@@ -49,7 +49,7 @@ def test_a_parameter_is_the_clients_field(param: str, field: str):
     assert names.of(param) == field
 
 
-async def answered(served: Served, path: str, body: Any, **headers: str) -> tuple[int, str, dict[str, str]]:
+async def post_json(served: Served, path: str, body: Any, **headers: str) -> tuple[int, str, dict[str, str]]:
     async with aiohttp.ClientSession() as session, session.post(served.url + path, json=body, headers=headers) as reply:
         return reply.status, await reply.text(), {name.lower(): value for name, value in reply.headers.items()}
 
@@ -120,13 +120,13 @@ WRONG: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "words", "foreign"), WRONG, ids=lambda value: str(value)[:50])
-async def test_a_mistake_is_named_as_the_client_wrote_it(
+async def test_errors_name_the_field_as_the_client_wrote_it(
     request_: tuple[str, dict[str, Any]], words: str, foreign: str
 ):
     path, body = request_
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        status, text, _ = await answered(served, path, {**body, "stream": False}, **ANTHROPIC)
-        streamed = await answered(served, path, {**body, "stream": True}, **ANTHROPIC)
+        status, text, _ = await post_json(served, path, {**body, "stream": False}, **ANTHROPIC)
+        streamed = await post_json(served, path, {**body, "stream": True}, **ANTHROPIC)
         assert engine.bodies == []
     assert status == 400, text
     assert (streamed[0], json.loads(streamed[1])["error"]) == (status, json.loads(text)["error"])
@@ -159,13 +159,13 @@ async def test_what_the_engine_lacks_is_named_and_may_be_ignored_in_every_dialec
         StubServer(reply='{"l": [1, 2]}') as engine,
         serving(OllamaService(settings(ollama_base_url=engine.url))) as served,
     ):
-        status, text, _ = await answered(served, path, body, **ANTHROPIC)
+        status, text, _ = await post_json(served, path, body, **ANTHROPIC)
         assert status == 400, text
         assert field in text
         assert "unsupported=" not in text
         assert "X-Miner-Unsupported: ignore" in text
         lenient = {"X-Miner-Unsupported": "ignore"}
-        status, text, headers = await answered(served, path, body, **ANTHROPIC, **lenient)
+        status, text, headers = await post_json(served, path, body, **ANTHROPIC, **lenient)
         assert status == 200, text
         assert headers["x-miner-ignored-params"] == field
 
@@ -193,7 +193,7 @@ BROKEN: list[Any] = [
     "request_", [chat(), responses(), anthropic(), ollama(), ("/v1/completions", {"model": "m", "prompt": "x"}),
                  ("/api/generate", {"model": "m", "prompt": "x", "stream": False})], ids=lambda value: value[0],
 )  # fmt: skip
-async def test_no_broken_field_is_a_fault_of_the_server(request_: tuple[str, dict[str, Any]]):
+async def test_no_broken_field_is_a_server_error(request_: tuple[str, dict[str, Any]]):
     path, body = request_
     fields = (
         "messages input prompt system tools tool_choice response_format format text stop stop_sequences options think "
@@ -205,14 +205,14 @@ async def test_no_broken_field_is_a_fault_of_the_server(request_: tuple[str, dic
     async with StubServer(reply="{}") as engine, serving(vllm(engine)) as served:
         for name in fields:
             for value in BROKEN:
-                status, text, _ = await answered(served, path, {**body, name: value}, **ANTHROPIC)
+                status, text, _ = await post_json(served, path, {**body, name: value}, **ANTHROPIC)
                 if status >= 500:
                     bad.append((name, value, text))
         for value in BROKEN:
             for inner in inside:
                 for name in ("messages", "input"):
                     turn = {"role": "assistant", "content": "x", inner: value}
-                    status, text, _ = await answered(served, path, {**body, name: [*USER, turn, *USER]}, **ANTHROPIC)
+                    status, text, _ = await post_json(served, path, {**body, name: [*USER, turn, *USER]}, **ANTHROPIC)
                     if status >= 500:
                         bad.append((name, inner, value, text))
     assert bad == []

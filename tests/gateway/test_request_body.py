@@ -45,12 +45,12 @@ class Echo(LLMService):
 
 
 def sent(port, path, body):
-    """Status and length of the answer, from a thread: the loop is to do nothing but serve."""
+    """Status and length of the response, from a thread: the loop is to do nothing but serve."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT)
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, len(answer.read())
+        response = connection.getresponse()
+        return response.status, len(response.read())
     finally:
         connection.close()
 
@@ -116,9 +116,9 @@ async def test_ordinary_bodies_of_every_size_are_served():
     ],
 )  # fmt: skip
 async def test_a_list_that_is_too_long_is_named(body, field):
-    async with serving(Echo(config(default_model="m"))) as served, post(served, body) as answer:
-        assert answer.status == 400
-        told = (await answer.json())["error"]
+    async with serving(Echo(config(default_model="m"))) as served, post(served, body) as response:
+        assert response.status == 400
+        told = (await response.json())["error"]
         assert told["param"] == field
         assert len(told["message"]) < 200
 
@@ -128,9 +128,9 @@ async def test_the_list_has_the_clients_name_in_every_dialect(path):
     items = [{"role": "user", "content": "x"}] * 20_000
     name = "input" if path == "/v1/responses" else "messages"
     body = {"model": "m", name: items, **({"max_tokens": 1} if path == "/v1/messages" else {})}
-    async with serving(Echo(config(default_model="m"))) as served, post(served, body, path) as answer:
-        assert answer.status == 400
-        assert f"{name} holds 20000 items" in await answer.text()
+    async with serving(Echo(config(default_model="m"))) as served, post(served, body, path) as response:
+        assert response.status == 400
+        assert f"{name} holds 20000 items" in await response.text()
 
 
 async def test_a_compressed_body_is_refused_and_not_unpacked():
@@ -138,11 +138,11 @@ async def test_a_compressed_body_is_refused_and_not_unpacked():
     async with serving(Echo(config(default_model="m"))) as served:
         packed = [("gzip", gzip.compress(plain)), ("deflate", zlib.compress(plain)), ("br", b"x"), ("GZIP", b"x")]
         for coding, data in packed:
-            async with post(served, data, headers={"Content-Encoding": coding}) as answer:
-                assert answer.status == 415
-                assert answer.headers["Accept-Encoding"] == "identity"
-        async with post(served, SAID, headers={"Content-Encoding": "identity"}) as answer:
-            assert answer.status == 200
+            async with post(served, data, headers={"Content-Encoding": coding}) as response:
+                assert response.status == 415
+                assert response.headers["Accept-Encoding"] == "identity"
+        async with post(served, SAID, headers={"Content-Encoding": "identity"}) as response:
+            assert response.status == 200
 
 
 async def test_all_bodies_together_have_a_budget_that_comes_back():
@@ -151,8 +151,8 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
     async with serving(service, serve_body_budget=1_000_000, serve_max_body=1_000_000) as served:
 
         async def ask(body, **options):
-            async with post(served, body, **options) as answer:
-                return answer.status, answer.headers.get("Retry-After"), await answer.text()
+            async with post(served, body, **options) as response:
+                return response.status, response.headers.get("Retry-After"), await response.text()
 
         async def pieces():
             yield json.dumps(big).encode()
@@ -164,8 +164,8 @@ async def test_all_bodies_together_have_a_budget_that_comes_back():
             if isinstance(body, dict):
                 status, later, text = await ask(body)
             else:
-                async with aiohttp.ClientSession() as session, session.post(served.url + CHAT, data=body) as answer:
-                    status, later, text = answer.status, answer.headers.get("Retry-After"), await answer.text()
+                async with aiohttp.ClientSession() as session, session.post(served.url + CHAT, data=body) as response:
+                    status, later, text = response.status, response.headers.get("Retry-After"), await response.text()
             assert (status, later) == (503, "2")
             assert "overloaded" in text
         small = asyncio.create_task(ask(SAID))  # what is no burden is let in all the same
@@ -188,8 +188,8 @@ async def test_a_body_without_its_length_is_bounded_too():
             yield b" " * 100_000
 
     async with serving(Parrot(config()), serve_max_body=1_000_000) as served, aiohttp.ClientSession() as session:
-        async with session.post(served.url + CHAT, data=pieces()) as answer:
-            assert answer.status == 413
+        async with session.post(served.url + CHAT, data=pieces()) as response:
+            assert response.status == 413
         assert served.gateway.bodies.used == 0
 
 
@@ -210,7 +210,7 @@ def test_values_are_counted_outside_of_texts():
             check_structure(b'{"x":' + raw + b"}")
 
 
-async def test_half_of_a_surrogate_pair_is_called_so():
+async def test_half_of_a_surrogate_pair_is_named():
     async with StubServer() as engine, serving(vllm(engine)) as served, aiohttp.ClientSession() as session:
         raw = b'{"model": "m", "messages": [{"role": "user", "content": "a\\ud800b"}]}'
         async with session.post(f"{served.url}/v1/chat/completions", data=raw) as reply:
@@ -233,7 +233,7 @@ async def test_no_field_is_passed_on_unread(field):
     more = {outer: {inner: {"model": "big:cloud"}} if inner else {"model": "big:cloud"}}
     async with serving(service) as served:
         for path, body in bodies.items():
-            async with post(served, {"model": "m", **body, **more}, path) as answer:
-                assert answer.status == 400, path
-                assert outer in await answer.text()
+            async with post(served, {"model": "m", **body, **more}, path) as response:
+                assert response.status == 400, path
+                assert outer in await response.text()
     assert not hasattr(service, "asked")

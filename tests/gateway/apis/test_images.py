@@ -68,9 +68,9 @@ async def test_no_url_but_those_of_the_list_passes(path, kind):
     service = kind(config(default_model="m"))
     async with serving(service) as served:
         for url in NEVER + REMOTE:
-            async with post(served, body(path, url), path) as answer:
-                told = (await answer.json())["error"]
-                assert answer.status == 400, (url, told)
+            async with post(served, body(path, url), path) as response:
+                told = (await response.json())["error"]
+                assert response.status == 400, (url, told)
                 assert FORMS[path] in told["message"], url
                 assert told.get("param") in (FORMS[path], None)
                 assert PIXEL not in told["message"]
@@ -81,11 +81,11 @@ async def test_no_url_but_those_of_the_list_passes(path, kind):
     service = kind(config(default_model="m", allow_remote_images=True))
     async with serving(service) as served:
         for url in [GOOD, *REMOTE]:
-            async with post(served, body(path, url), path) as answer:
-                assert answer.status == 200, (url, await answer.text())
+            async with post(served, body(path, url), path) as response:
+                assert response.status == 200, (url, await response.text())
         for url in NEVER:
-            async with post(served, body(path, url), path) as answer:
-                assert answer.status == 400, url
+            async with post(served, body(path, url), path) as response:
+                assert response.status == 400, url
     assert len(service.requests) == 1 + len(REMOTE)
 
 
@@ -98,9 +98,9 @@ async def test_a_result_of_a_tool_has_images_too(stream):
     service = Seeing(config(default_model="m"))
     async with serving(service) as served:
         asked = {"model": "m", "max_tokens": 9, "messages": turns, "stream": stream}
-        async with post(served, asked, "/v1/messages") as answer:
-            assert answer.status == 400
-            assert "messages[1].content[0].content[1].source.url" in await answer.text()
+        async with post(served, asked, "/v1/messages") as response:
+            assert response.status == 400
+            assert "messages[1].content[0].content[1].source.url" in await response.text()
     assert not service.requests
 
 
@@ -121,10 +121,10 @@ async def test_bare_base64_is_base64(path, fields, where):
         bad = ["notbase64", "%%%%", PIXEL + "\n", PIXEL[:-1], "http://example.invalid/", "file:///etc/passwd", "aG-_"]
         for data in [*bad, f"data:image/png;base64,{PIXEL}", PIXEL + "," + PIXEL]:
             raw = json.dumps({"model": "m", **fields}).replace('"%DATA"', json.dumps(data)).encode()
-            async with post(served, raw, path) as answer:
-                assert answer.status == 400, data
-                assert where in await answer.text()
+            async with post(served, raw, path) as response:
+                assert response.status == 400, data
+                assert where in await response.text()
         assert not service.requests
         raw = json.dumps({"model": "m", **fields}).replace("%DATA", PIXEL).encode()
-        async with post(served, raw, path) as answer:
-            assert answer.status == 200, await answer.text()
+        async with post(served, raw, path) as response:
+            assert response.status == 200, await response.text()

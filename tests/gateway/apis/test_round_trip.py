@@ -10,7 +10,7 @@ import pytest
 from miner.core.llms.llm_ollama import OllamaService
 from tests.core.services import WEATHER, settings
 from tests.gateway.serving import serving, vllm
-from tests.gateway.test_field_names import ANTHROPIC, answered
+from tests.gateway.test_field_names import ANTHROPIC, post_json
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk
 
@@ -58,12 +58,12 @@ def ollama(reply: dict[str, Any]) -> list[Any]:
         ("/api/chat", "messages", {"stream": False, "tools": [WEATHER]}, ollama),
     ],
 )  # fmt: skip
-async def test_our_own_reply(path: str, field: str, body: dict[str, Any], sent_back: Any):
+async def test_our_own_response(path: str, field: str, body: dict[str, Any], sent_back: Any):
     async with StubServer(reply=CALLED) as engine, serving(vllm(engine)) as served:
-        status, text, _ = await answered(served, path, {"model": "m", field: [USER], **body}, **ANTHROPIC)
+        status, text, _ = await post_json(served, path, {"model": "m", field: [USER], **body}, **ANTHROPIC)
         assert status == 200, text
         again = {"model": "m", field: [USER, *sent_back(json.loads(text)), USER], **body}
-        status, text, _ = await answered(served, path, again, **ANTHROPIC)
+        status, text, _ = await post_json(served, path, again, **ANTHROPIC)
         assert status == 200, text
         turns = engine.bodies[-1]["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "user"]
@@ -73,12 +73,12 @@ async def test_our_own_reply(path: str, field: str, body: dict[str, Any], sent_b
 
 
 @pytest.mark.parametrize("engine_name", ["vllm", "ollama"])
-async def test_openais_own_reply(engine_name: str):
+async def test_openais_own_response(engine_name: str):
     result = {"role": "tool", "tool_call_id": "c0", "content": "18"}
     body = {"model": "m", "messages": [USER, OPENAIS_OWN, result]}
     async with StubServer() as engine:
         service = vllm(engine) if engine_name == "vllm" else OllamaService(settings(ollama_base_url=engine.url))
         async with serving(service) as served:
-            status, text, headers = await answered(served, "/v1/chat/completions", body)
+            status, text, headers = await post_json(served, "/v1/chat/completions", body)
     assert status == 200, text
     assert "x-miner-ignored-params" not in headers

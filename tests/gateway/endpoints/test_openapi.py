@@ -109,11 +109,11 @@ def test_random_bodies_never_break_the_server(able, path, messages, extra):
     async def ask():
         async with aiohttp.ClientSession() as session:
             body = base.get(path, {"model": "m", "prompt": "x"}) | extra
-            async with session.post(f"{served.url}/{path}", json=body) as answer:
-                text = await answer.text()
-                assert answer.status in (200, 400, 404), text
+            async with session.post(f"{served.url}/{path}", json=body) as response:
+                text = await response.text()
+                assert response.status in (200, 400, 404), text
                 assert "Traceback" not in text
-                if answer.status != 200:
+                if response.status != 200:
                     told = json.loads(text)["error"]
                     assert told if path.startswith("api/") else told["message"]
 

@@ -18,7 +18,7 @@ THOUGHTS = [
 ]  # fmt: skip
 
 
-async def test_tools_streamed_and_whole_and_the_way_back():
+async def test_tools_streamed_or_not_and_sent_back():
     async with StubServer(reply=CALLS) as engine, serving(vllm(engine)) as served, client(served) as api:
         asked = {"model": "m", "max_tokens": 50, "messages": USER, "tools": [WEATHER]}
         async with api.messages.stream(**asked) as stream:
@@ -81,7 +81,7 @@ async def test_a_call_that_is_cut_short():
     assert [block.type for block in whole.content] == ["text"]
 
 
-async def test_thinking_streamed_and_whole_and_the_way_back():
+async def test_thinking_streamed_or_not_and_sent_back():
     async with StubServer(reply=THOUGHTS) as engine, serving(vllm(engine)) as served, client(served) as api:
         thinking = {"type": "enabled", "budget_tokens": 1024}
         asked = {"model": "m", "max_tokens": 2000, "messages": USER, "thinking": thinking}

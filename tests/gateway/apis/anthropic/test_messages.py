@@ -32,7 +32,7 @@ async def test_messages_over_a_recorded_engine():
     assert final.usage.output_tokens > 0
 
 
-async def test_the_sync_client_over_the_smallest_backend():
+async def test_the_sync_client_over_a_generate_only_backend():
     def use(url):
         with Anthropic(base_url=url, api_key=KEY, max_retries=0) as api:
             whole = api.messages.create(model="any", max_tokens=5, messages=USER)
@@ -45,7 +45,7 @@ async def test_the_sync_client_over_the_smallest_backend():
     assert whole.stop_reason == streamed.stop_reason == "end_turn"
 
 
-async def test_what_the_client_asks_reaches_the_engine():
+async def test_what_the_client_sends_reaches_the_engine():
     async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
         told = await api.messages.with_raw_response.create(
             model="m",
@@ -82,7 +82,7 @@ async def test_what_the_client_asks_reaches_the_engine():
     assert sent["reasoning_effort"] == "xhigh"
 
 
-async def test_how_hard_to_try_is_no_matter_to_a_model_that_does_not_think():
+async def test_effort_is_ignored_for_a_model_without_reasoning():
     asked = {"model": "any", "max_tokens": 5, "messages": USER, "output_config": {"effort": "low"}}
     async with serving(Parrot(config())) as served, client(served) as api:
         told = await api.messages.with_raw_response.create(**asked, thinking={"type": "adaptive"})
@@ -91,7 +91,7 @@ async def test_how_hard_to_try_is_no_matter_to_a_model_that_does_not_think():
     assert told.headers["x-miner-ignored-params"] == "output_config.effort"
 
 
-async def test_a_begun_answer_is_continued():
+async def test_a_prefilled_response_is_continued():
     async with StubServer(reply=" blue.") as engine, serving(vllm(engine)) as served, client(served) as api:
         begun = {"role": "assistant", "content": "The sky is"}
         message = await api.messages.create(model="m", max_tokens=9, messages=[*USER, begun])
@@ -160,7 +160,7 @@ async def test_count_tokens():
         ({"guided_json": {}}, "guided_json"),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):
+async def test_what_is_not_supported_is_refused_by_name(fields, named):
     async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
         with pytest.raises(anthropic.BadRequestError) as caught:
             await api.messages.create(model="m", max_tokens=9, messages=USER, extra_body=fields)

@@ -16,9 +16,9 @@ from tests.servers.openai_stub import StubServer
 async def test_events_come_in_anthropics_order():
     async with StubServer(reply=CALLS) as engine, serving(vllm(engine)) as served:
         body = {"model": "m", "max_tokens": 9, "messages": USER, "tools": [WEATHER], "stream": True}
-        async with post(served, body, "/v1/messages") as answer:
-            lines = (await answer.text()).splitlines()
-            kind = answer.headers["Content-Type"]
+        async with post(served, body, "/v1/messages") as response:
+            lines = (await response.text()).splitlines()
+            kind = response.headers["Content-Type"]
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
     assert kind.startswith("text/event-stream")

@@ -37,14 +37,14 @@ CALLS = [
 ]
 
 
-async def asked(served, path, body=None, method="POST"):
-    """Status, headers and the JSON values of the lines of an answer."""
+async def send(served, path, body=None, method="POST"):
+    """Status, headers and the JSON values of the lines of an response."""
     data = None if body is None else json.dumps(body)
-    async with aiohttp.ClientSession() as session, session.request(method, served.url + path, data=data) as answer:
-        text = await answer.text()
-        kind = answer.headers["Content-Type"]
+    async with aiohttp.ClientSession() as session, session.request(method, served.url + path, data=data) as response:
+        text = await response.text()
+        kind = response.headers["Content-Type"]
         lines = [json.loads(line) for line in text.splitlines()] if "json" in kind else [text]
-        return answer.status, answer.headers, lines
+        return response.status, response.headers, lines
 
 
 class Loader(LLMService):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import ollama
 import pytest
 
-from tests.gateway.apis.ollama.client import USER, Loader, asked
+from tests.gateway.apis.ollama.client import USER, Loader, send
 from tests.gateway.serving import serving, vllm
-from tests.gateway.test_field_names import answered
 from tests.gateway.test_field_names import ollama as chat
+from tests.gateway.test_field_names import post_json
 from tests.servers.openai_stub import StubServer
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
-async def test_what_the_client_asks_reaches_the_engine():
+async def test_what_the_client_sends_reaches_the_engine():
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        status, _, (line,) = await asked(
+        status, _, (line,) = await send(
             served,
             "/api/chat",
             {
@@ -51,13 +51,13 @@ async def test_what_the_client_asks_reaches_the_engine():
     assert sent["top_logprobs"] == 2
 
 
-async def test_what_changes_nothing_is_told():
+async def test_what_has_no_effect_is_listed():
     options = {"num_ctx": 99999, "num_gpu": 1, "num_keep": 4, "mirostat": 0, "seed": -1, "top_k": 0, "min_p": 0.0}
     body = {"model": "m", "messages": USER, "keep_alive": "5m", "truncate": True, "options": options}
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        whole = await asked(served, "/api/chat", {**body, "stream": False})
-        streamed = await asked(served, "/api/chat", body)
-        smaller = await asked(served, "/api/chat", {**body, "options": {"num_ctx": 2048}})
+        whole = await send(served, "/api/chat", {**body, "stream": False})
+        streamed = await send(served, "/api/chat", body)
+        smaller = await send(served, "/api/chat", {**body, "options": {"num_ctx": 2048}})
         sent = engine.bodies[0]
     told = "options.num_gpu, options.num_keep, options.mirostat, truncate, keep_alive, options.num_ctx"
     assert whole[1]["X-Miner-Ignored-Params"] == streamed[1]["X-Miner-Ignored-Params"] == told
@@ -71,7 +71,7 @@ async def test_what_changes_nothing_is_told():
 )
 async def test_how_many_tokens(count, tokens):
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        await asked(served, "/api/generate", {"model": "m", "prompt": "x", "options": {"num_predict": count}})
+        await send(served, "/api/generate", {"model": "m", "prompt": "x", "options": {"num_predict": count}})
         assert engine.bodies[-1]["max_tokens"] == tokens
 
 
@@ -100,10 +100,10 @@ async def test_how_many_tokens(count, tokens):
         ({"_debug_render_only": True}, "_debug_render_only"),
     ],
 )
-async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):
+async def test_what_is_not_supported_is_refused_by_name(fields, named):
     service = Loader()
     async with serving(service) as served, ollama.AsyncClient(served.url):
-        status, _, (line,) = await asked(served, "/api/chat", {"model": "small", "messages": USER, **fields})
+        status, _, (line,) = await send(served, "/api/chat", {"model": "small", "messages": USER, **fields})
     assert (status, list(line)) == (400, ["error"])
     assert named in line["error"]
     assert service.requests == []
@@ -119,10 +119,10 @@ async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):
         ({"width": 512}, "width"),
     ],
 )
-async def test_what_a_generation_cannot_honour_is_refused_by_name(fields, named):
+async def test_what_generate_does_not_support_is_refused_by_name(fields, named):
     service = Loader()
     async with serving(service) as served:
-        status, _, (line,) = await asked(served, "/api/generate", {"model": "small", "prompt": "x", **fields})
+        status, _, (line,) = await send(served, "/api/generate", {"model": "small", "prompt": "x", **fields})
     assert status == 400
     assert named in line["error"]
     assert service.requests == []
@@ -147,8 +147,8 @@ async def test_ollamas_tool_message_may_call_its_tool_name():
     messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
     async with StubServer() as engine, serving(vllm(engine)) as served:
         body = chat(messages=[*messages, {"role": "tool", "name": "f", "content": "1"}])
-        status, text, _ = await answered(served, *body)
+        status, text, _ = await post_json(served, *body)
         assert status == 200, text
         assert engine.bodies[-1]["messages"][2]["name"] == "f"
         refused = chat(messages=[{"role": "user", "name": "f", "content": "1"}])
-        assert (await answered(served, *refused))[0] == 400
+        assert (await post_json(served, *refused))[0] == 400

@@ -7,7 +7,7 @@ import json
 
 import ollama
 
-from tests.gateway.apis.ollama.client import CALLS, USER, WEATHER, Loader, asked
+from tests.gateway.apis.ollama.client import CALLS, USER, WEATHER, Loader, send
 from tests.gateway.serving import Parrot, config, serving, vllm
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import finish, usage_chunk
@@ -34,7 +34,7 @@ async def test_chat_over_a_recorded_engine():
     assert streamed[-1].message.content == ""
 
 
-async def test_the_sync_client_over_the_smallest_backend():
+async def test_the_sync_client_over_a_generate_only_backend():
     def use(url):
         with ollama.Client(url) as api:
             return (
@@ -54,7 +54,7 @@ async def test_the_sync_client_over_the_smallest_backend():
     )  # fmt: skip
 
 
-async def test_parallel_tools_streamed_and_the_way_back():
+async def test_parallel_tools_streamed_and_sent_back():
     async with StubServer(reply=CALLS) as engine, serving(vllm(engine)) as served:
         api = ollama.AsyncClient(served.url)
         async with api:
@@ -89,15 +89,15 @@ async def test_calls_that_are_cut_short_end_with_length():
     cut = [*CALLS[:3], finish("length"), usage_chunk()]
     async with StubServer(reply=cut) as engine, serving(vllm(engine)) as served:
         body = {"model": "m", "messages": USER, "tools": [WEATHER]}
-        streamed = await asked(served, "/api/chat", body)
-        whole = await asked(served, "/api/chat", {**body, "stream": False})
+        streamed = await send(served, "/api/chat", body)
+        whole = await send(served, "/api/chat", {**body, "stream": False})
     for status, _, lines in (streamed, whole):
         assert status == 200
         assert lines[-1]["done_reason"] == "length"
         assert not any(line["message"].get("tool_calls") for line in lines)
 
 
-async def test_thoughts_logprobs_and_raw():
+async def test_reasoning_logprobs_and_raw():
     service = Loader()
     async with serving(service) as served:
         api = ollama.AsyncClient(served.url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ollama
 import pytest
 
-from tests.gateway.apis.ollama.client import USER, asked
+from tests.gateway.apis.ollama.client import USER, send
 from tests.gateway.serving import Parrot, config, serving, vllm
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
@@ -44,7 +44,7 @@ async def test_errors():
 )
 async def test_other_paths_and_methods(method, path, status):
     async with serving(Parrot(config(default_model="parrot"))) as served:
-        told, headers, lines = await asked(served, path, method=method)
+        told, headers, lines = await send(served, path, method=method)
     assert told == status
     assert ("Allow" in headers) == (status == 405)
     if method != "HEAD":

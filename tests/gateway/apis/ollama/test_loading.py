@@ -8,7 +8,7 @@ import ollama
 import pytest
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
-from tests.gateway.apis.ollama.client import USER, Loader, asked
+from tests.gateway.apis.ollama.client import USER, Loader, send
 from tests.gateway.serving import config, serving, vllm
 from tests.servers.openai_stub import StubServer
 
@@ -18,17 +18,17 @@ async def test_run_as_the_command_line_does():
     empty = {"system": "", "template": "", "verbose": False, "options": None}
     common = {"format": "", "options": {}, "_debug_render_only": False}
     async with serving(service) as served:
-        assert (await asked(served, "/", method="HEAD"))[0] == 200
-        assert (await asked(served, "/", method="GET"))[2] == ["Ollama is running"]
-        shown = await asked(served, "/api/show", {"model": "small", "name": "", **empty})
+        assert (await send(served, "/", method="HEAD"))[0] == 200
+        assert (await send(served, "/", method="GET"))[2] == ["Ollama is running"]
+        shown = await send(served, "/api/show", {"model": "small", "name": "", **empty})
         assert shown[0] == 200
-        assert (await asked(served, "/api/ps", method="GET"))[2][0]["models"] == []
+        assert (await send(served, "/api/ps", method="GET"))[2][0]["models"] == []
         load = {"model": "small", "prompt": "", "suffix": "", "system": "", "template": "", **common}
-        loaded = await asked(served, "/api/generate", load)
-        running = await asked(served, "/api/ps", method="GET")
-        chat = await asked(served, "/api/chat", {"model": "small", "messages": USER, **common})
-        stopped = await asked(served, "/api/generate", {**load, "keep_alive": "0s"})
-        again = await asked(served, "/api/chat", {"model": "small", "messages": [], "keep_alive": 0})
+        loaded = await send(served, "/api/generate", load)
+        running = await send(served, "/api/ps", method="GET")
+        chat = await send(served, "/api/chat", {"model": "small", "messages": USER, **common})
+        stopped = await send(served, "/api/generate", {**load, "keep_alive": "0s"})
+        again = await send(served, "/api/chat", {"model": "small", "messages": [], "keep_alive": 0})
     assert (loaded[2][0]["done_reason"], loaded[2][0]["response"]) == ("load", "")
     assert [model["name"] for model in running[2][0]["models"]] == ["small"]
     assert chat[2][-1]["done_reason"] == "stop"
@@ -41,7 +41,7 @@ async def test_run_as_the_command_line_does():
 
 
 @pytest.mark.engine
-async def test_a_real_engine_is_loaded_asked_and_unloaded():
+async def test_a_real_engine_is_loaded_used_and_unloaded():
     service = LlamaCppService(config(llamacpp_threads=1, llamacpp_parallel=1))
     async with serving(service) as served:
         api = ollama.AsyncClient(served.url)
@@ -70,9 +70,9 @@ async def test_a_real_engine_is_loaded_asked_and_unloaded():
 
 async def test_loading_where_models_stay_loaded():
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        loaded = await asked(served, "/api/generate", {"model": "m", "keep_alive": "5m"})
-        unknown = await asked(served, "/api/generate", {"model": "no"})
-        stopped = await asked(served, "/api/generate", {"model": "m", "keep_alive": 0})
+        loaded = await send(served, "/api/generate", {"model": "m", "keep_alive": "5m"})
+        unknown = await send(served, "/api/generate", {"model": "no"})
+        stopped = await send(served, "/api/generate", {"model": "m", "keep_alive": 0})
         assert engine.generations == []
     assert loaded[2][0]["done_reason"] == "load"
     assert loaded[1]["X-Miner-Ignored-Params"] == "keep_alive"

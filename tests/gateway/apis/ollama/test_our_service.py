@@ -47,7 +47,7 @@ async def test_our_service_text_stream_usage_and_models():
     assert healthy
 
 
-async def test_our_service_tools_streamed_and_whole():
+async def test_our_service_tools_streamed_or_not():
     async with (
         StubServer(reply=CALLS) as engine,
         serving(vllm(engine)) as served,

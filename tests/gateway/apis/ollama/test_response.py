@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from miner.core.llms.llm_ollama import OllamaService
-from tests.gateway.apis.ollama.client import USER, Loader, asked
+from tests.gateway.apis.ollama.client import USER, Loader, send
 from tests.gateway.serving import config, post, serving
 from tests.servers.captures import DATA
 from tests.servers.replay import ReplayServer
@@ -28,18 +28,18 @@ def fits(name, value):
     return value
 
 
-async def test_answers_have_the_shapes_of_the_openapi_file():
+async def test_responses_have_the_shapes_of_the_openapi_file():
     chat = {"model": "small", "messages": USER, "logprobs": True}
     async with serving(Loader(config(default_model="default"))) as served:
-        lines = (await asked(served, "/api/chat", chat))[2]
-        fits("ChatResponse", (await asked(served, "/api/chat", {**chat, "stream": False}))[2][0])
-        pieces = (await asked(served, "/api/generate", {"model": "small", "prompt": "x"}))[2]
-        whole = (await asked(served, "/api/generate", {"model": "small", "prompt": "x", "stream": False}))[2][0]
-        fits("EmbedResponse", (await asked(served, "/api/embed", {"model": "small", "input": "x"}))[2][0])
-        tags = fits("ListResponse", (await asked(served, "/api/tags", method="GET"))[2][0])
-        ps = fits("PsResponse", (await asked(served, "/api/ps", method="GET"))[2][0])
-        show = fits("ShowResponse", (await asked(served, "/api/show", {"name": "small"}))[2][0])
-        version = fits("VersionResponse", (await asked(served, "/api/version", method="GET"))[2][0])
+        lines = (await send(served, "/api/chat", chat))[2]
+        fits("ChatResponse", (await send(served, "/api/chat", {**chat, "stream": False}))[2][0])
+        pieces = (await send(served, "/api/generate", {"model": "small", "prompt": "x"}))[2]
+        whole = (await send(served, "/api/generate", {"model": "small", "prompt": "x", "stream": False}))[2][0]
+        fits("EmbedResponse", (await send(served, "/api/embed", {"model": "small", "input": "x"}))[2][0])
+        tags = fits("ListResponse", (await send(served, "/api/tags", method="GET"))[2][0])
+        ps = fits("PsResponse", (await send(served, "/api/ps", method="GET"))[2][0])
+        show = fits("ShowResponse", (await send(served, "/api/show", {"name": "small"}))[2][0])
+        version = fits("VersionResponse", (await send(served, "/api/version", method="GET"))[2][0])
     for line in lines:
         fits("ChatStreamEvent", line)
     for line in pieces:

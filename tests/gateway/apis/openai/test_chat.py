@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.gateway.apis.openai.client import KEY, USER, WEATHER, client
 from tests.gateway.serving import Parrot, config, serving, vllm
-from tests.gateway.test_field_names import answered, chat
+from tests.gateway.test_field_names import chat, post_json
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, openai_reply, usage_chunk
 from tests.servers.replay import ReplayServer
@@ -39,7 +39,7 @@ async def test_chat_over_a_recorded_engine():
     assert all(c.usage is None for c in streamed[:-1])
 
 
-async def test_what_the_client_asks_reaches_the_engine():
+async def test_what_the_client_sends_reaches_the_engine():
     async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
         reply = await api.chat.completions.with_raw_response.create(
             model="m",
@@ -96,7 +96,7 @@ async def test_what_the_client_asks_reaches_the_engine():
         ({"response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
-async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):
+async def test_what_is_not_supported_is_refused_by_name(fields, named):
     async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
         with pytest.raises(openai.BadRequestError) as caught:
             await api.chat.completions.create(model="m", messages=USER, extra_body=fields)
@@ -171,7 +171,7 @@ async def test_logprobs():
     assert (sent["logprobs"], sent["top_logprobs"]) == (True, 1)
 
 
-async def test_thoughts_come_in_a_field_of_their_own():
+async def test_reasoning_has_a_field_of_its_own():
     events = [delta(reasoning="Hm."), delta(content="Yes."), finish(), usage_chunk()]
     async with StubServer(reply=events) as engine, serving(vllm(engine)) as served, client(served) as api:
         pieces = [c async for c in await api.chat.completions.create(model="m", messages=USER, stream=True)]
@@ -195,7 +195,7 @@ async def test_the_sync_client():
     assert list(vector) == [3.0, 1.0, 0.0]
 
 
-async def test_the_smallest_backend():
+async def test_a_generate_only_backend():
     async with serving(Parrot(config(default_model="polly"))) as served, client(served) as api:
         reply = await api.chat.completions.create(model="polly", messages=USER)
         stream = await api.chat.completions.create(model="polly", messages=USER, stream=True)
@@ -220,7 +220,7 @@ async def test_the_smallest_backend():
     assert lenient.headers["x-miner-ignored-params"] == "seed"
 
 
-async def test_marks_for_a_cache_and_a_tools_name_are_taken_and_told():
+async def test_marks_for_a_cache_and_a_tools_name_are_accepted_and_listed():
     part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
@@ -229,7 +229,7 @@ async def test_marks_for_a_cache_and_a_tools_name_are_taken_and_told():
         {"role": "tool", "tool_call_id": "c", "tool_name": "f", "content": "1"},
     ]
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        status, text, headers = await answered(served, *chat(messages=messages))
+        status, text, headers = await post_json(served, *chat(messages=messages))
         assert status == 200, text
         assert headers["x-miner-ignored-params"] == "messages.cache_control, messages.content.cache_control"
         assert "cache_control" not in json.dumps(engine.bodies[-1])

@@ -11,7 +11,7 @@ from miner.core.llms.llm_ollama import OllamaService
 from tests.core.services import settings
 from tests.gateway.apis.openai.client import client
 from tests.gateway.serving import serving, vllm
-from tests.gateway.test_field_names import answered
+from tests.gateway.test_field_names import post_json
 from tests.servers.openai_stub import StubServer
 
 
@@ -39,11 +39,11 @@ async def test_completions_go_verbatim():
 async def test_prompts_of_token_ids_go_to_engines_that_take_them(prompt: list[Any]):
     body = {"model": "m", "prompt": prompt, "max_tokens": 2}
     async with StubServer() as engine, serving(vllm(engine)) as served:
-        status, text, _ = await answered(served, "/v1/completions", body)
+        status, text, _ = await post_json(served, "/v1/completions", body)
         assert status == 200, text
         sent = [one["prompt"] for one in engine.bodies]
     assert sent == ([prompt] if isinstance(prompt[0], int) else prompt)
     async with StubServer() as engine, serving(OllamaService(settings(ollama_base_url=engine.url))) as served:
-        status, text, _ = await answered(served, "/v1/completions", body)
+        status, text, _ = await post_json(served, "/v1/completions", body)
         assert (status, engine.bodies) == (400, [])
         assert "does not support prompt (prompt_tokens)" in text

@@ -6,7 +6,7 @@ import json
 
 from tests.gateway.apis.openai.client import USER, WEATHER, client
 from tests.gateway.serving import serving, vllm
-from tests.gateway.test_field_names import answered, chat, responses
+from tests.gateway.test_field_names import chat, post_json, responses
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, openai_reply, usage_chunk
 
@@ -44,7 +44,7 @@ def either(calls):
     return reply
 
 
-async def test_parallel_tools_streamed_and_whole_and_the_way_back():
+async def test_parallel_tools_streamed_or_not_and_sent_back():
     async with StubServer(reply=CALLS) as engine, serving(vllm(engine)) as served, client(served) as api:
         async with api.chat.completions.stream(model="m", messages=USER, tools=[WEATHER]) as stream:
             final = await stream.get_final_completion()
@@ -94,13 +94,13 @@ async def test_allowed_tools_restrict_the_choice():
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "c"}}]}
     async with StubServer() as engine, serving(vllm(engine)) as served:
         path, body = chat(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-        await answered(served, path, body)
+        await post_json(served, path, body)
         assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["c"]
         assert engine.bodies[-1]["tool_choice"] == "required"
         tools[2]["function"]["parameters"] = 5  # type: ignore[assignment]
-        _, text, _ = await answered(served, path, body)
+        _, text, _ = await post_json(served, path, body)
         assert json.loads(text)["error"]["message"].startswith("tools[2].function.parameters must be")
         flat = [{"type": "function", "name": name} for name in ("a", "b")]
         path, body = responses(tools=flat, tool_choice={"type": "allowed_tools", "mode": "auto", "tools": flat[1:]})
-        await answered(served, path, body)
+        await post_json(served, path, body)
         assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["b"]

@@ -32,7 +32,7 @@ def client(served):
     return AsyncOpenAI(base_url=served.v1, api_key="sk-any-key-will-do-here", max_retries=0)
 
 
-async def test_a_response_whole_and_streamed():
+async def test_a_response_streamed_or_not():
     async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
         whole = await api.responses.create(
             model="m", input="Hi", instructions="Be brief.", max_output_tokens=9, temperature=0.5,
@@ -59,7 +59,7 @@ async def test_a_response_whole_and_streamed():
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "Hello there."
 
 
-async def test_thoughts_words_and_parallel_calls_and_the_way_back():
+async def test_reasoning_text_and_parallel_calls_and_sent_back():
     events = [
         delta(reasoning="Hm."),
         delta(content="I look."),
@@ -143,7 +143,7 @@ async def test_logprobs():
         ({"include": ["a\r\nx-injected: b"]}, "include[0]"),
     ],
 )
-async def test_what_cannot_be_honoured_is_refused_by_name(fields, named):
+async def test_what_is_not_supported_is_refused_by_name(fields, named):
     async with serving(Parrot(config())) as served, client(served) as api:
         with pytest.raises(openai.BadRequestError) as caught:
             await api.responses.create(**({"model": "m", "input": "Hi"} | {"extra_body": fields}))
@@ -159,7 +159,7 @@ async def test_a_late_failure_is_an_error_and_a_failed_response():
     assert events[-1].response.error.message == events[-2].message
 
 
-async def test_the_smallest_backend():
+async def test_a_generate_only_backend():
     async with serving(Parrot(config(default_model="polly"))) as served, client(served) as api:
         whole = await api.responses.create(input="Hi")
         async with api.responses.stream(model="polly", input="Hi") as stream:
