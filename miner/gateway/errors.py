@@ -12,7 +12,7 @@ from types import TracebackType
 from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError
 
 __all__ = [
-    "ClientGoneError", "ErrorBoundary", "Failure", "InternalServerError", "RefusedError", "callers_hint", "cause_of",
+    "ClientGoneError", "ErrorBoundary", "Failure", "InternalServerError", "RefusedError", "cause_of",
     "failure_of", "public", "redact", "retry_after_header", "shortened",
 ]  # fmt: skip
 
@@ -155,48 +155,31 @@ def public(text: str) -> str:
     return redact(shortened(text))
 
 
-_OPERATORS = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|(?<![\w-])--[a-z]|\bpip install\b")
-"""Settings, options of commands, packages: what only whoever runs the server can use."""
-_CLAUSE = re.compile(r"(, or |; |\. )")
-
-
-def callers_hint(hint: str) -> str:
-    """What a caller can do of what a hint says: "Shorten the prompt, or raise LLAMACPP_CTX_SIZE." is half theirs."""
-    parts = _CLAUSE.split(hint.removesuffix("."))
-    kept = ""
-    for place in range(0, len(parts), 2):
-        if not _OPERATORS.search(parts[place]):
-            kept += (parts[place - 1] if kept else "") + parts[place]
-    return f"{kept[0].upper()}{kept[1:]}." if kept else ""
-
-
-def _told(error: MinerError) -> str:
-    """The message with what of its hint is the caller's."""
-    if error.hint is None or _OPERATORS.search(error.hint) is None:
-        return shortened(" ".join(filter(None, (error.message, error.hint))))
-    return f"{error.message} {callers_hint(error.hint)}".rstrip()
-
-
 def retry_after_header(seconds: float) -> str:
     """The header's value: seconds, rounded up."""
     return str(max(1, math.ceil(seconds)))
 
 
 def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) -> Failure:
-    """What a client reads of an error: its message and hint. The operator's hint, paths and addresses are for admins
-    and the log (`log_error`).
+    """What a client reads of an error: its message and hint, redacted. Its operator hint is for admins and the log
+    (`log_error`) only.
     """
     headers: dict[str, str] = {}
+    # The hint of a ModelNotFoundError is about files, which no client of a gateway can name.
+    hint = None if isinstance(error, ModelNotFoundError) else error.hint
+    text = shortened(" ".join(filter(None, (error.message, hint))))
+    operator_hint = f" {error.operator_hint}" if admin and error.operator_hint else ""
     if isinstance(error, RefusedError):
         if error.retry_after is not None:
             headers["Retry-After"] = retry_after_header(error.retry_after)
-        return Failure(error.status, error.refusal, _told(error), error.param, {**headers, **error.headers}, request_id)
+        headers.update(error.headers)
+        return Failure(error.status, error.refusal, text + operator_hint, error.param, headers, request_id)
+    text = redact(text)
     if isinstance(error, BackendError):
         if error.http_status in (429, 503):
             headers["Retry-After"] = retry_after_header(error.retry_after or 1.0)
-        return Failure(error.http_status, error.code, public(error.message), None, headers, request_id)
+        return Failure(error.http_status, error.code, text + operator_hint, None, headers, request_id)
     if isinstance(error, RequestError):
-        text = error.message if isinstance(error, ModelNotFoundError) else _told(error)
-        return Failure(error.http_status, error.code, public(text), error.param, headers, request_id)
+        return Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
     text = "The server is misconfigured; its log has the details."
-    return Failure(500, "internal_error", text, None, headers, request_id)
+    return Failure(500, "internal_error", text + operator_hint, None, headers, request_id)

@@ -68,7 +68,7 @@ class EventStream:
             streams.discard(self)
             if self.response is None:
                 raise
-            context.error, failure = error, failure_of(error, context.id)
+            context.error, failure = error, failure_of(error, context.id, admin=context.caller.admin)
             log_error(context, failure, error, "broke off in the middle of its stream")
             return await self._end(error_event(failure), broken=True)
         finally:

@@ -11,7 +11,9 @@ from miner.gateway.errors import RefusedError, failure_of, public
 
 
 def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
-    down = BackendUnavailableError("vllm at http://10.0.0.7:8000/v1 does not answer.", hint="Set VLLM_API_BASE.")
+    down = BackendUnavailableError(
+        "vllm at http://10.0.0.7:8000/v1 does not answer.", operator_hint="Set VLLM_API_BASE."
+    )
     assert failure_of(down).message == "vllm does not answer."
     assert failure_of(down).headers == {"Retry-After": "1"}
     crash = EngineCrashedError("The engine for /srv/models/a.gguf died.", log_tail=["secret"])

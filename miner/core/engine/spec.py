@@ -67,7 +67,9 @@ class EngineSpec:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("cache_ram_mib", self.cache_ram_mib, 0)
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
-            raise ConfigError(f"threads={self.threads}: must be 1 to {_MOST_THREADS}.", hint="Set LLAMACPP_THREADS.")
+            raise ConfigError(
+                f"threads={self.threads}: must be 1 to {_MOST_THREADS}.", operator_hint="Set LLAMACPP_THREADS."
+            )
         _one_of("flash_attn", "LLAMACPP_FLASH_ATTN", self.flash_attn, FLASH_ATTENTION)
         _one_of("cache_type_k", "LLAMACPP_CACHE_TYPE_K", self.cache_type_k, CACHE_TYPES)
         _one_of("cache_type_v", "LLAMACPP_CACHE_TYPE_V", self.cache_type_v, CACHE_TYPES)

@@ -101,7 +101,7 @@ def _error_response(context: RequestContext, error: MinerError) -> web.Response:
         ClientGoneError: a response had begun and its own end could not be written. A second head would look like a part
             of the body; so the connection is aborted, and the client sees that something is missing.
     """
-    failure = failure_of(error, context.id)
+    failure = failure_of(error, context.id, admin=context.caller.admin)
     log_error(context, failure, error)
     if context.headers_sent:
         transport = context.request.transport
@@ -124,8 +124,7 @@ def log_error(context: RequestContext, failure: Failure, error: MinerError, even
     """Log an error where its cause, or what fixes it, is on our side: one line under the request's id with all that
     the client is not sent, and the traceback of an unexpected exception. Prompts are left out.
     """
-    withheld = error.operator_hint or (error.hint is not None and error.hint not in failure.message)
-    if not (isinstance(error, BackendError) or failure.status >= 500 or withheld):
+    if not (isinstance(error, BackendError) or failure.status >= 500 or error.operator_hint):
         return
     cause = error.__cause__ if isinstance(error, InternalServerError) else None
     if cause is None:

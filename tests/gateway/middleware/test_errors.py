@@ -17,7 +17,8 @@ from miner.errors import (
     InvalidRequestError,
     StreamInterruptedError,
 )
-from miner.gateway.errors import callers_hint
+from miner.gateway.auth.keys import KeyFile, key_path, write_keys
+from tests.gateway.middleware.test_auth import entry, header
 from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers.openai_stub import StubServer
 
@@ -54,25 +55,10 @@ class Breaking(LLMService):
         raise self.error
 
 
-@pytest.mark.parametrize(
-    ("hint", "callers"),
-    [
-        ("Shorten the prompt, or raise LLAMACPP_CTX_SIZE.", "Shorten the prompt."),
-        ("Raise LLAMACPP_CTX_SIZE, or shorten the prompt.", "Shorten the prompt."),
-        ("Raise OLLAMA_NUM_CTX.", ""),
-        ("Ask for less. Start the server with --chat-template FILE.", "Ask for less."),
-        ("Use n; leave best_of out.", "Use n; leave best_of out."),
-        ("Send it as a data:image/...;base64,... URL.", "Send it as a data:image/...;base64,... URL."),
-    ],
-)
-def test_what_of_a_hint_is_the_callers(hint, callers):
-    assert callers_hint(hint) == callers
-
-
 async def test_a_prompt_that_is_too_long_tells_both_numbers_and_the_log_what_to_set(caplog):
     error = ContextLengthError(
         "The prompt has 5000 tokens, the context 4096 (llamacpp).", prompt_tokens=5000, context_length=4096,
-        hint="Shorten the prompt, or raise LLAMACPP_CTX_SIZE.",
+        hint="Shorten the prompt.", operator_hint="Or raise LLAMACPP_CTX_SIZE.",
     )  # fmt: skip
     async with serving(Failing(config(), error)) as served, post(served, CHAT, headers=MINE) as answer:
         told = (await answer.json())["error"]
@@ -85,7 +71,7 @@ async def test_a_prompt_that_is_too_long_tells_both_numbers_and_the_log_what_to_
 async def test_an_engine_that_is_down_is_named_in_the_log_alone(caplog):
     error = BackendUnavailableError(
         "vllm at http://10.1.2.3:8000/v1 cannot be reached: connection refused.",
-        hint="Start it with `miner vllm`, or set VLLM_API_BASE; see /var/log/vllm/now.log.",
+        operator_hint="Start it with `miner vllm`, or set VLLM_API_BASE; see /var/log/vllm/now.log.",
     )
     async with serving(Failing(config(), error)) as served:
         async with post(served, CHAT, headers=MINE) as answer:
@@ -96,6 +82,19 @@ async def test_an_engine_that_is_down_is_named_in_the_log_alone(caplog):
             assert secret not in text
             assert secret in caplog.text
     assert "Request mine failed" in caplog.text
+
+
+async def test_admins_read_what_the_operator_can_do():
+    error = BackendUnavailableError(
+        "vllm at http://10.1.2.3:8000/v1 cannot be reached.", operator_hint="Set VLLM_API_BASE."
+    )
+    write_keys(key_path(None), KeyFile(keys=[entry("all"), entry("boss", admin=True)]))
+    async with serving(Failing(config(), error)) as served:
+        for body in CHAT, {**CHAT, "stream": True}:
+            async with post(served, body, headers=header("boss")) as answer:
+                assert (await answer.json())["error"]["message"] == "vllm cannot be reached. Set VLLM_API_BASE."
+            async with post(served, body, headers=header("all")) as answer:
+                assert (await answer.json())["error"]["message"] == "vllm cannot be reached."
 
 
 async def test_settings_that_a_refused_page_would_need_are_told_in_the_log(caplog):
