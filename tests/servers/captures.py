@@ -1,4 +1,4 @@
-"""The recorded answers of real servers, as objects."""
+"""The recorded responses of real servers, as objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Capture:
     name: str
     engine: str
     status: int | None
-    """None: the connection was closed without an answer."""
+    """None: the connection was closed without a response."""
     headers: dict[str, str] = field(default_factory=dict)
     pieces: tuple[bytes, ...] = ()
     """The body as it came off the socket."""
@@ -75,13 +75,13 @@ class Capture:
 
 @cache
 def captures(engine: str) -> dict[str, Capture]:
-    """All recorded answers of an engine, by name, in the order of names."""
+    """All recorded responses of an engine, by name, in the order of names."""
     directory = DATA / "captures" / engine
     return {path.stem: _read(engine, path) for path in sorted(directory.glob("*.json"))}
 
 
 def capture(engine: str, name: str) -> Capture:
-    """One recorded answer; a name that does not exist is an error that lists what there is."""
+    """One recorded response; a name that does not exist is an error that lists what there is."""
     known = captures(engine)
     if name not in known:
         raise KeyError(f"no capture {name!r} of {engine}; there are: {', '.join(known)}")

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers.http import WAIT, Exchange, RawServer, Request
-from tests.servers.payloads import DONE, answer, frame, frames, is_ollama, side_routes
+from tests.servers.http import WAIT, RawServer, Request, ResponseWriter
+from tests.servers.payloads import DONE, frame, frames, is_ollama, non_streaming, side_routes
 
 __all__ = [
     "Behaviour",
@@ -52,7 +52,7 @@ class Behaviour:
     """What a server does with a request."""
 
     name: str
-    run: Callable[[Exchange], Awaitable[None]]
+    run: Callable[[ResponseWriter], Awaitable[None]]
     everywhere: bool = False
     """Whether it applies to the model lists and health checks too, or to generations only."""
 
@@ -80,83 +80,83 @@ class FaultServer(RawServer):
         """Wait until so many requests have come that were not about models or health."""
         await self._wait(lambda: len(self.generations) >= count, f"{count} generations", WAIT)
 
-    async def handle(self, exchange: Exchange) -> None:
-        side = side_routes(exchange.request, self.models, self.context)
+    async def handle(self, writer: ResponseWriter) -> None:
+        side = side_routes(writer.request, self.models, self.context)
         if side is None:
-            self.generations.append(exchange.request)
+            self.generations.append(writer.request)
         everywhere = self.behaviour.everywhere if self.everywhere is None else self.everywhere
-        if everywhere or (side is None and exchange.request.method == "POST"):
-            await self.behaviour.run(exchange)
+        if everywhere or (side is None and writer.request.method == "POST"):
+            await self.behaviour.run(writer)
         elif side is None:  # which verb a path takes is asked before a generation
-            await exchange.respond(405, {"detail": "Method Not Allowed"}, allow="POST")
+            await writer.respond(405, {"detail": "Method Not Allowed"}, allow="POST")
         else:
-            await exchange.respond(200, side)
+            await writer.respond(200, side)
 
 
-async def _stream_head(exchange: Exchange, **headers: str) -> None:
-    kind = "application/x-ndjson" if is_ollama(exchange.request) else "text/event-stream"
-    await exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked", **headers})
+async def _stream_head(writer: ResponseWriter, **headers: str) -> None:
+    kind = "application/x-ndjson" if is_ollama(writer.request) else "text/event-stream"
+    await writer.head(200, {"content-type": kind, "transfer-encoding": "chunked", **headers})
 
 
-async def _pieces(exchange: Exchange, pieces: Sequence[bytes]) -> None:
-    await _stream_head(exchange)
+async def _pieces(writer: ResponseWriter, pieces: Sequence[bytes]) -> None:
+    await _stream_head(writer)
     for piece in pieces:
-        await exchange.piece(piece)
+        await writer.piece(piece)
 
 
-async def _proper(exchange: Exchange, texts: Sequence[str] = TEXTS, **headers: str) -> None:
-    request = exchange.request
+async def _proper(writer: ResponseWriter, texts: Sequence[str] = TEXTS, **headers: str) -> None:
+    request = writer.request
     side = side_routes(request, ["smollm2"])
     if side is not None or not request.streams:
-        await exchange.respond(200, side or answer(request, "".join(texts)), **headers)
+        await writer.respond(200, side or non_streaming(request, "".join(texts)), **headers)
         return
-    await _pieces(exchange, frames(request, texts))
-    await exchange.end()
+    await _pieces(writer, frames(request, texts))
+    await writer.end()
 
 
 def ok(texts: Sequence[str] = TEXTS) -> Behaviour:
-    """A proper answer."""
-    return Behaviour("ok", lambda exchange: _proper(exchange, texts))
+    """A proper response."""
+    return Behaviour("ok", lambda writer: _proper(writer, texts))
 
 
 def sequence(*behaviours: Behaviour) -> Behaviour:
     """One after the other, a request each; the last one stays."""
     left = list(behaviours)
 
-    async def run(exchange: Exchange) -> None:
-        await (left.pop(0) if len(left) > 1 else left[0]).run(exchange)
+    async def run(writer: ResponseWriter) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0]).run(writer)
 
     return Behaviour("sequence", run, everywhere=any(item.everywhere for item in behaviours))
 
 
 def slow(seconds: float, texts: Sequence[str] = TEXTS, between: float = 0.0) -> Behaviour:
-    """Headers after so many seconds, then a proper answer; `between`: seconds before each piece of a stream."""
+    """Headers after so many seconds, then a proper response; `between`: seconds before each piece of a stream."""
 
-    async def run(exchange: Exchange) -> None:
+    async def run(writer: ResponseWriter) -> None:
         await asyncio.sleep(seconds)
-        if not exchange.request.streams or not between:
-            await _proper(exchange, texts)
+        if not writer.request.streams or not between:
+            await _proper(writer, texts)
             return
-        await _stream_head(exchange)
-        for piece in frames(exchange.request, texts):
+        await _stream_head(writer)
+        for piece in frames(writer.request, texts):
             await asyncio.sleep(between)
-            await exchange.piece(piece)
-        await exchange.end()
+            await writer.piece(piece)
+        await writer.end()
 
     return Behaviour("slow", run)
 
 
 def silent(everywhere: bool = True) -> Behaviour:
-    """Accepts the connection and never answers."""
-    return Behaviour("silent", lambda exchange: exchange.hold(), everywhere=everywhere)
+    """Accepts the connection and never responds."""
+    return Behaviour("silent", lambda writer: writer.hold(), everywhere=everywhere)
 
 
 def silent_after_headers() -> Behaviour:
     """Status 200 and headers, then nothing."""
 
-    async def run(exchange: Exchange) -> None:
-        await _stream_head(exchange)
-        await exchange.hold()
+    async def run(writer: ResponseWriter) -> None:
+        await _stream_head(writer)
+        await writer.hold()
 
     return Behaviour("silent_after_headers", run)
 
@@ -164,9 +164,9 @@ def silent_after_headers() -> Behaviour:
 def silent_in_stream(texts: Sequence[str] = TEXTS) -> Behaviour:
     """Some pieces, then nothing, and the connection stays."""
 
-    async def run(exchange: Exchange) -> None:
-        await _pieces(exchange, frames(exchange.request, texts, end=False))
-        await exchange.hold()
+    async def run(writer: ResponseWriter) -> None:
+        await _pieces(writer, frames(writer.request, texts, end=False))
+        await writer.hold()
 
     return Behaviour("silent_in_stream", run)
 
@@ -174,24 +174,24 @@ def silent_in_stream(texts: Sequence[str] = TEXTS) -> Behaviour:
 def truncated(texts: Sequence[str] = TEXTS, *, cut_last: int = 0) -> Behaviour:
     """The chunked body has no end: the connection closes; `cut_last` bytes of the last event are missing too."""
 
-    async def run(exchange: Exchange) -> None:
-        pieces = frames(exchange.request, texts, end=False)
+    async def run(writer: ResponseWriter) -> None:
+        pieces = frames(writer.request, texts, end=False)
         if cut_last:
             pieces[-1] = pieces[-1][:-cut_last]
-        await _pieces(exchange, pieces)
-        exchange.drop()
+        await _pieces(writer, pieces)
+        writer.drop()
 
     return Behaviour("truncated", run)
 
 
 def too_short(missing: int = 10) -> Behaviour:
-    """A whole answer whose content-length promises more bytes than come."""
+    """A non-streaming response whose content-length promises more bytes than come."""
 
-    async def run(exchange: Exchange) -> None:
-        body = json.dumps(answer(exchange.request, "".join(TEXTS))).encode()
-        await exchange.head(200, {"content-type": "application/json", "content-length": str(len(body) + missing)})
-        await exchange.raw(body)
-        exchange.drop()
+    async def run(writer: ResponseWriter) -> None:
+        body = json.dumps(non_streaming(writer.request, "".join(TEXTS))).encode()
+        await writer.head(200, {"content-type": "application/json", "content-length": str(len(body) + missing)})
+        await writer.raw(body)
+        writer.drop()
 
     return Behaviour("too_short", run)
 
@@ -199,12 +199,12 @@ def too_short(missing: int = 10) -> Behaviour:
 def reset(texts: Sequence[str] = ()) -> Behaviour:
     """Breaks the connection (RST): at once, or after these pieces of a stream."""
 
-    async def run(exchange: Exchange) -> None:
+    async def run(writer: ResponseWriter) -> None:
         if texts:
-            await _pieces(exchange, frames(exchange.request, texts, end=False))
+            await _pieces(writer, frames(writer.request, texts, end=False))
             # What a kernel has not handed over when the RST comes is lost; give the client time to read it.
             await asyncio.sleep(0.2)
-        exchange.reset()
+        writer.reset()
 
     return Behaviour("reset", run)
 
@@ -212,19 +212,19 @@ def reset(texts: Sequence[str] = ()) -> Behaviour:
 def no_end(texts: Sequence[str] = TEXTS) -> Behaviour:
     """A complete HTTP body whose stream lacks its own end: no `[DONE]`, no finish reason, no `done`."""
 
-    async def run(exchange: Exchange) -> None:
-        await _pieces(exchange, frames(exchange.request, texts, end=False))
-        await exchange.end()
+    async def run(writer: ResponseWriter) -> None:
+        await _pieces(writer, frames(writer.request, texts, end=False))
+        await writer.end()
 
     return Behaviour("no_end", run)
 
 
 def garbage_http(data: bytes = b"\x16\x03\x01 this is no HTTP \xff\xfe\r\n\r\n", everywhere: bool = False) -> Behaviour:
-    """Bytes that are no HTTP answer."""
+    """Bytes that are no HTTP response."""
 
-    async def run(exchange: Exchange) -> None:
-        await exchange.raw(data)
-        exchange.drop()
+    async def run(writer: ResponseWriter) -> None:
+        await writer.raw(data)
+        writer.drop()
 
     return Behaviour("garbage_http", run, everywhere)
 
@@ -232,12 +232,12 @@ def garbage_http(data: bytes = b"\x16\x03\x01 this is no HTTP \xff\xfe\r\n\r\n",
 def garbage_in_stream(garbage: bytes = b'{"choices": [{"delta": \xff', texts: Sequence[str] = TEXTS) -> Behaviour:
     """Good pieces, then a line or event that is no JSON, then a proper end."""
 
-    async def run(exchange: Exchange) -> None:
-        request = exchange.request
+    async def run(writer: ResponseWriter) -> None:
+        request = writer.request
         good, whole = frames(request, texts, end=False), frames(request, texts)
         bad = garbage + b"\n" if is_ollama(request) else b"data: " + garbage + b"\n\n"
-        await _pieces(exchange, [*good, bad, *whole[len(good) :]])
-        await exchange.end()
+        await _pieces(writer, [*good, bad, *whole[len(good) :]])
+        await writer.end()
 
     return Behaviour("garbage_in_stream", run)
 
@@ -245,8 +245,8 @@ def garbage_in_stream(garbage: bytes = b'{"choices": [{"delta": \xff', texts: Se
 def error_in_stream(error: Any = None, texts: Sequence[str] = TEXTS, *, done: bool = True) -> Behaviour:
     """An error object inside a 200 stream, after these pieces; `done`: with `[DONE]` after it, as vLLM does."""
 
-    async def run(exchange: Exchange) -> None:
-        request = exchange.request
+    async def run(writer: ResponseWriter) -> None:
+        request = writer.request
         if is_ollama(request):
             said = error or "an error was encountered while running the model: unexpected EOF"
         else:
@@ -256,10 +256,10 @@ def error_in_stream(error: Any = None, texts: Sequence[str] = TEXTS, *, done: bo
                 "param": None,
                 "code": 500,
             }
-        await _pieces(exchange, [*frames(request, texts, end=False), frame(request, {"error": said})])
+        await _pieces(writer, [*frames(request, texts, end=False), frame(request, {"error": said})])
         if done and not is_ollama(request):
-            await exchange.piece(DONE)
-        await exchange.end()
+            await writer.piece(DONE)
+        await writer.end()
 
     return Behaviour("error_in_stream", run)
 
@@ -267,13 +267,13 @@ def error_in_stream(error: Any = None, texts: Sequence[str] = TEXTS, *, done: bo
 def endless_line(piece: int = 1 << 16) -> Behaviour:
     """A stream that never brings the end of its first line, until the client leaves."""
 
-    async def run(exchange: Exchange) -> None:
+    async def run(writer: ResponseWriter) -> None:
         await _pieces(
-            exchange,
-            [b'{"message":{"content":"' if is_ollama(exchange.request) else b'data: {"choices":[{"delta":{"content":"'],
+            writer,
+            [b'{"message":{"content":"' if is_ollama(writer.request) else b'data: {"choices":[{"delta":{"content":"'],
         )
         while True:
-            await exchange.piece(b"x" * piece)
+            await writer.piece(b"x" * piece)
             await asyncio.sleep(0)
 
     return Behaviour("endless_line", run)
@@ -281,19 +281,19 @@ def endless_line(piece: int = 1 << 16) -> Behaviour:
 
 def huge_line(size: int = 4 << 20) -> Behaviour:
     """A proper stream with one piece of text of so many bytes."""
-    return Behaviour("huge_line", lambda exchange: _proper(exchange, ["x" * size, "."]))
+    return Behaviour("huge_line", lambda writer: _proper(writer, ["x" * size, "."]))
 
 
 def status(code: int, body: Any = None, *, everywhere: bool = False, **headers: str) -> Behaviour:
     """A status with a body (dict: JSON); headers such as `retry_after="1"`."""
 
-    async def run(exchange: Exchange) -> None:
+    async def run(writer: ResponseWriter) -> None:
         text = (
             {"error": f"status {code}"}
-            if is_ollama(exchange.request)
+            if is_ollama(writer.request)
             else {"error": {"message": f"status {code}", "type": "test", "param": None, "code": code}}
         )
-        await exchange.respond(code, text if body is None else body, **headers)
+        await writer.respond(code, text if body is None else body, **headers)
 
     return Behaviour(f"status_{code}", run, everywhere)
 
@@ -310,22 +310,22 @@ def not_json(text: str = "hello, this is some other service", everywhere: bool =
 
 
 def closes_on_reuse(texts: Sequence[str] = TEXTS) -> Behaviour:
-    """Keeps a connection alive after an answer, and closes it silently when the next request comes on it."""
+    """Keeps a connection alive after a response, and closes it silently when the next request comes on it."""
 
-    async def run(exchange: Exchange) -> None:
-        if exchange.request.nth:
-            exchange.drop()
+    async def run(writer: ResponseWriter) -> None:
+        if writer.request.nth:
+            writer.drop()
             return
-        await _proper(exchange, texts)
+        await _proper(writer, texts)
 
     return Behaviour("closes_on_reuse", run, everywhere=True)
 
 
 def closes_after_answer(texts: Sequence[str] = TEXTS) -> Behaviour:
-    """Announces keep-alive and closes the connection right after the answer, as llama.cpp does after a stream."""
+    """Announces keep-alive and closes the connection right after the response, as llama.cpp does after a stream."""
 
-    async def run(exchange: Exchange) -> None:
-        await _proper(exchange, texts)
-        exchange.closing = True
+    async def run(writer: ResponseWriter) -> None:
+        await _proper(writer, texts)
+        writer.closing = True
 
     return Behaviour("closes_after_answer", run, everywhere=True)

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Disconnect", "Exchange", "RawServer", "Request"]
+__all__ = ["Disconnect", "RawServer", "Request", "ResponseWriter"]
 
 WAIT = 30.0
 """Seconds that a `wait_for_...` waits at most: generous, since machines are slow."""
@@ -45,29 +45,29 @@ class Request:
 
     @property
     def streams(self) -> bool:
-        """Whether it asks for a stream: Ollama's own API streams unless told otherwise, OpenAI's does not."""
+        """Whether it requests a stream: Ollama's own API streams by default, OpenAI's does not."""
         body = self.json
         return bool(body.get("stream", self.path.startswith("/api/"))) if isinstance(body, dict) else False
 
 
 @dataclass
 class Disconnect:
-    """A client that hung up before its answer was complete."""
+    """A client that disconnected before its response was complete."""
 
     request: Request
     time: float
     """When it was noticed, on the monotonic clock, in seconds."""
 
 
-class Exchange:
-    """One request and the answer that a handler writes."""
+class ResponseWriter:
+    """Writes the response to one request."""
 
     def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
         self.request = request
         self.complete = False
-        """Whether the server has said all that it wanted to say: a client that leaves then is no disconnect."""
+        """Whether the response was written to its end: a client that closes then is no disconnect."""
         self.closing = False
-        """Whether the connection ends with this answer."""
+        """Whether the connection is closed after this response."""
         self.started = False
         self._writer = writer
 
@@ -90,12 +90,12 @@ class Exchange:
         await self.raw(b"%x\r\n%s\r\n" % (len(data), data))
 
     async def end(self) -> None:
-        """Write the end mark of a chunked body."""
+        """Write the last chunk of a chunked body."""
         self.complete = True
         await self.raw(b"0\r\n\r\n")
 
     async def respond(self, status: int, body: bytes | str | dict[str, Any] | list[Any], **headers: str) -> None:
-        """Write a whole answer; a dict or list becomes JSON. Underscores in header names become hyphens."""
+        """Write a complete response; a dict or list becomes JSON. Underscores in header names become hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(body, dict | list):
             named.setdefault("content-type", "application/json")
@@ -107,7 +107,7 @@ class Exchange:
         self.closing = self.closing or named.get("connection") == "close"
 
     async def hold(self) -> None:
-        """Say nothing more until the client hangs up, which cancels the handler."""
+        """Write nothing more until the client disconnects, which cancels the handler."""
         await asyncio.Event().wait()
 
     def drop(self) -> None:
@@ -123,7 +123,7 @@ class Exchange:
 
 
 class _Connection:
-    """Reads all the time, so that a client that leaves is noticed while an answer is being written."""
+    """Reads all the time, so that a disconnect is noticed while a response is written."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -217,7 +217,7 @@ class RawServer:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, writer: ResponseWriter) -> None:
         """Answer one request."""
         raise NotImplementedError
 
@@ -300,9 +300,9 @@ class RawServer:
         try:
             while (request := await connection.next_request()) is not None:
                 self.requests.append(request)
-                exchange = Exchange(request, connection.writer)
-                await self._answer(exchange, connection)
-                if exchange.closing:
+                writer = ResponseWriter(request, connection.writer)
+                await self._handle(writer, connection)
+                if writer.closing:
                     break
             # Not to the end of time: the client may have stopped reading.
             connection.writer.close()
@@ -315,20 +315,20 @@ class RawServer:
             connection.writer.transport.abort()
             await asyncio.gather(pump, return_exceptions=True)
 
-    async def _answer(self, exchange: Exchange, connection: _Connection) -> None:
-        handler = asyncio.create_task(self.handle(exchange))
+    async def _handle(self, writer: ResponseWriter, connection: _Connection) -> None:
+        handler = asyncio.create_task(self.handle(writer))
         gone = asyncio.create_task(connection.gone.wait())
         try:
             await asyncio.wait({handler, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done() and not exchange.complete:
-                self.disconnects.append(Disconnect(exchange.request, time.monotonic()))
-                exchange.closing = True
+            if gone.done() and not writer.complete:
+                self.disconnects.append(Disconnect(writer.request, time.monotonic()))
+                writer.closing = True
         finally:
             gone.cancel()
             handler.cancel()
             await asyncio.gather(handler, gone, return_exceptions=True)
         if not handler.cancelled() and (error := handler.exception()) and not isinstance(error, ConnectionError):
             self.failures.append(error)
-            exchange.closing = True
-            if not exchange.started:
-                await exchange.respond(500, f"the test server failed: {error!r}")
+            writer.closing = True
+            if not writer.started:
+                await writer.respond(500, f"the test server failed: {error!r}")

@@ -1,4 +1,4 @@
-"""Which recorded answer fits a request that no test has chosen one for."""
+"""Which recorded response fits a request that no test has chosen one for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SUPPORTING = {
         "/slots": "slots",
     },
 }
-"""Routes that only tell something; queued answers are not spent on them."""
+"""Routes that only tell something; queued responses are not spent on them."""
 
 UNAUTHORIZED = {
     "vllm": {"error": "Unauthorized"},
@@ -40,7 +40,7 @@ UNAUTHORIZED = {
 
 
 def supporting(engine: str, request: Request, api_key: str | None) -> Capture | None:
-    """The answer to a request that generates nothing; None if it should generate."""
+    """The response to a request that generates nothing; None if it should generate."""
     refusal = _refusal(engine, request, api_key)
     if refusal is not None:
         return refusal

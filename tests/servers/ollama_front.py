@@ -1,11 +1,11 @@
-"""Speaks Ollama's own wire form in front of a real llama.cpp, for tests that need answers to new prompts.
+"""Speaks Ollama's own wire form in front of a real llama.cpp, for tests that need responses to new prompts.
 
 ::
 
     async with OllamaFront() as front:
         ...  # OllamaService with front.url; models smollm2, smollm2-tools, smollm2-think, smollm2-embed
 
-Shaped as the recorded answers of a genuine Ollama are, its surprises included.
+Shaped as the recorded responses of a genuine Ollama are, its surprises included.
 By hand: `python -m tests.servers.ollama_front`.
 """
 
@@ -25,8 +25,8 @@ from tests.servers import ollama_spec
 from tests.servers.captures import capture
 from tests.servers.http import WAIT
 from tests.servers.llama_runner import LlamaRunner, RunnerDied
-from tests.servers.ollama_answers import Job, chat_part, common, fit, generate_part, merge, shortened
 from tests.servers.ollama_models import Models, base_name
+from tests.servers.ollama_responses import Job, chat_part, common, fit, generate_part, merge, shortened
 from tests.servers.ollama_shapes import Refusal, go_json, messages_for, now, sampling_for
 
 __all__ = ["OllamaFront"]
@@ -59,7 +59,7 @@ class OllamaFront:
         """Path and JSON of each request that had a body."""
         self.violations: list[str] = []
         self.disconnects = 0
-        """Clients that hung up before the end of their answer."""
+        """Clients that hung up before the end of their response."""
         self._runner: web.AppRunner | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Between Ollama's wire form and that of llama.cpp's server: pure functions, modelled on the recorded answers."""
+"""Between Ollama's wire form and that of llama.cpp's server: pure functions, modelled on the recorded responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEFAULTS = {
 
 
 class Refusal(Exception):
-    """An answer with an error in it."""
+    """A response with an error in it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""A tiny server whose answers a test writes itself: for tests that assert the exact body that was sent.
+"""A tiny server whose responses a test writes itself: for tests that assert the exact body that was sent.
 
 ::
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.servers import ollama_spec
 from tests.servers.faults import Behaviour, ok
-from tests.servers.http import Exchange, RawServer, Request
+from tests.servers.http import RawServer, Request, ResponseWriter
 from tests.servers.payloads import DONE, frame, is_ollama, side_routes, usage
 
 __all__ = ["Reply", "StubServer"]
@@ -26,9 +26,9 @@ __all__ = ["Reply", "StubServer"]
 Reply = str | dict[str, Any] | list[Any] | tuple[int, Any] | Behaviour
 """What a test may answer with.
 
-str: a proper answer with this text, streamed where a stream was asked for (a word in each piece);
+str: a proper response with this text, streamed where a stream was asked for (a word in each piece);
 list of dicts: the events or lines of a stream, followed by the end mark (a list item of bytes is sent as it is);
-dict: the whole answer as JSON; a pair: that status with that JSON; a Behaviour: see `faults`.
+dict: the whole response as JSON; a pair: that status with that JSON; a Behaviour: see `faults`.
 """
 
 
@@ -68,17 +68,17 @@ class StubServer(RawServer):
     def verdict(self) -> list[str]:
         return [f"a request that Ollama's OpenAPI file does not allow: {item}" for item in self.violations]
 
-    async def handle(self, exchange: Exchange) -> None:
-        request = exchange.request
+    async def handle(self, writer: ResponseWriter) -> None:
+        request = writer.request
         if is_ollama(request):
             self.violations += ollama_spec.violations(request.method, request.path, request.body)
         status, answer = self._side(request)
         if answer is not None:
-            await exchange.respond(status, answer)
+            await writer.respond(status, answer)
             return
         self.generations.append(request)
         reply = self.reply(request.json) if callable(self.reply) else self.reply
-        await self._send(exchange, await reply if inspect.isawaitable(reply) else reply)
+        await self._send(writer, await reply if inspect.isawaitable(reply) else reply)
 
     def _side(self, request: Request) -> tuple[int, Any]:
         authorized = request.headers.get("authorization") == f"Bearer {self.api_key}"
@@ -103,23 +103,23 @@ class StubServer(RawServer):
             return 200, known | {"capabilities": self.capabilities}
         return 200, _computed(request, body, self.max_model_len)
 
-    async def _send(self, exchange: Exchange, reply: Reply) -> None:
-        request = exchange.request
+    async def _send(self, writer: ResponseWriter, reply: Reply) -> None:
+        request = writer.request
         if isinstance(reply, str):
             words = reply.split(" ")
             reply = ok([*(f"{word} " for word in words[:-1]), words[-1]])
         if isinstance(reply, Behaviour):
-            await reply.run(exchange)
+            await reply.run(writer)
         elif isinstance(reply, tuple):
-            await exchange.respond(*reply)
+            await writer.respond(*reply)
         elif isinstance(reply, dict):
-            await exchange.respond(200, reply)
+            await writer.respond(200, reply)
         else:
             kind = "application/x-ndjson" if is_ollama(request) else "text/event-stream"
-            await exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked"})
+            await writer.head(200, {"content-type": kind, "transfer-encoding": "chunked"})
             for item in [*reply, *([] if is_ollama(request) else [DONE])]:
-                await exchange.piece(item if isinstance(item, bytes) else frame(request, item))
-            await exchange.end()
+                await writer.piece(item if isinstance(item, bytes) else frame(request, item))
+            await writer.end()
 
 
 def _error(code: int, message: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an engine says, in the shapes of OpenAI's API and of Ollama's own, for answers that were not recorded."""
+"""What an engine says, in the shapes of OpenAI's API and of Ollama's own, for responses that were not recorded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.servers.http import Request
 
 __all__ = [
     "DONE",
-    "answer",
     "delta",
     "finish",
     "frame",
     "frames",
     "models",
+    "non_streaming",
     "ollama_line",
     "openai_chunk",
     "openai_reply",
@@ -68,7 +68,7 @@ def usage_chunk(prompt: int = 21, completion: int = 8, model: str = "smollm2") -
 
 
 def openai_reply(text: str, model: str = "smollm2", finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
-    """A whole chat answer."""
+    """A whole chat response."""
     said = {"role": "assistant", "content": text} | message
     choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": finish_reason}
     return openai_chunk([choice], model) | {"object": "chat.completion", "usage": usage()}
@@ -120,8 +120,8 @@ def frames(request: Request, texts: Iterable[str], *, end: bool = True, model: s
     return [frame(request, event) for event in events] + marks
 
 
-def answer(request: Request, text: str, model: str | None = None) -> dict[str, Any]:
-    """The whole answer, not streamed."""
+def non_streaming(request: Request, text: str, model: str | None = None) -> dict[str, Any]:
+    """The whole response, not streamed."""
     model = model or asked_model(request)
     if is_ollama(request):
         return ollama_line(request, text, done=True, model=model)
@@ -159,7 +159,7 @@ def models(names: Iterable[str], context: int = 2048, owner: str = "test") -> di
 def side_routes(
     request: Request, names: list[str], context: int = 2048, owner: str = "test"
 ) -> dict[str, Any] | str | None:
-    """The answers to what a client asks before it generates; None for anything else."""
+    """The responses to what a client asks before it generates; None for anything else."""
     details = {
         "parent_model": "",
         "format": "gguf",

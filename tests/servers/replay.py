@@ -8,16 +8,16 @@ from typing import Any
 
 from tests.servers import ollama_spec
 from tests.servers.captures import ENGINES, Capture, capture
-from tests.servers.http import Exchange, RawServer, Request
+from tests.servers.http import RawServer, Request, ResponseWriter
 from tests.servers.matching import supporting, usual
 
 __all__ = ["ReplayServer"]
 
 
 class ReplayServer(RawServer):
-    """A genuine server's recorded answers on a loopback port.
+    """A genuine server's recorded responses on a loopback port.
 
-    A generation (or embedding, pull, ...) is answered by the captures that `answer` has queued, first in first out,
+    A generation (or embedding, pull, ...) is served by the captures that `respond_with` has queued, first in first out,
     else by the one that fits the request best. `pace=True` keeps the recorded times. With `engine="ollama"` every
     request is checked against Ollama's OpenAPI file: one that breaks it fails the test, unless `check_spec=False`.
     """
@@ -45,10 +45,10 @@ class ReplayServer(RawServer):
 
     @property
     def pending(self) -> list[str]:
-        """Names of queued answers that nobody has fetched."""
+        """Names of queued responses that nobody has fetched."""
         return [item.name for item, _ in self._queue]
 
-    def answer(
+    def respond_with(
         self,
         what: str | Capture,
         *,
@@ -58,7 +58,7 @@ class ReplayServer(RawServer):
         pieces: int | None = None,
         hold: bool = False,
     ) -> None:
-        """Queue an answer for the next requests that generate; with `path`: the answer to that path from now on.
+        """Queue a response for the next requests that generate; with `path`: the response to that path from now on.
 
         `split` cuts the body into pieces of so many bytes; `pieces` sends only so many pieces and then breaks off;
         with `hold` the server falls silent instead of breaking off or ending, until the client hangs up.
@@ -74,13 +74,13 @@ class ReplayServer(RawServer):
     def verdict(self) -> list[str]:
         return [f"a request that Ollama's OpenAPI file does not allow: {item}" for item in self.violations]
 
-    async def handle(self, exchange: Exchange) -> None:
-        request = exchange.request
+    async def handle(self, writer: ResponseWriter) -> None:
+        request = writer.request
         if self.check_spec:
             self.violations += ollama_spec.violations(request.method, request.path, request.body)
         item, hold = self._choose(request)
         self.answered.append(item)
-        await self._send(exchange, item, hold)
+        await self._send(writer, item, hold)
 
     def _choose(self, request: Request) -> tuple[Capture, bool]:
         if request.path in self._routes:
@@ -90,7 +90,7 @@ class ReplayServer(RawServer):
             return side, False
         return self._queue.popleft() if self._queue else (usual(self.engine, request), False)
 
-    async def _send(self, exchange: Exchange, item: Capture, hold: bool) -> None:
+    async def _send(self, writer: ResponseWriter, item: Capture, hold: bool) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
 
@@ -99,22 +99,22 @@ class ReplayServer(RawServer):
                 await asyncio.sleep(max(0.0, began + moment - loop.time()))
 
         if item.status is None:
-            exchange.drop()
+            writer.drop()
             return
         await until(item.headers_time)
         length: dict[str, Any] = {} if item.chunked else {"content-length": str(len(item.body))}
-        await exchange.head(item.status, item.headers | length)
+        await writer.head(item.status, item.headers | length)
         for index, piece in enumerate(item.pieces):
             await until(item.times[index] if item.times else 0.0)
-            await (exchange.piece(piece) if item.chunked else exchange.raw(piece))
+            await (writer.piece(piece) if item.chunked else writer.raw(piece))
         if hold:
-            await exchange.hold()
+            await writer.hold()
         if item.broken:
-            exchange.drop()
+            writer.drop()
             return
         if item.chunked:
-            await exchange.end()
-        exchange.complete = True
+            await writer.end()
+        writer.complete = True
         # llama.cpp's server announces keep-alive and closes after a stream all the same.
         streamed = item.chunked and self.engine == "llamacpp"
-        exchange.closing = streamed or item.headers.get("connection") == "close"
+        writer.closing = streamed or item.headers.get("connection") == "close"

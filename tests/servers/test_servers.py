@@ -13,7 +13,7 @@ import pytest
 from tests.servers import faults
 from tests.servers.captures import ENGINES, Capture, capture, captures
 from tests.servers.faults import FaultServer
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.ollama_spec import violations
 from tests.servers.replay import ReplayServer
 from tests.servers.threaded import in_thread
@@ -22,7 +22,7 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}]}
 
 
 async def raw_call(server: RawServer, method: str, path: str, body: Any = None, host: str = "127.0.0.1") -> bytes:
-    """Everything that the server sends to one request, until it closes or the answer is over by its own framing."""
+    """Everything that the server sends to one request, until it closes or the response is over by its own framing."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     data = json.dumps(body).encode() if body is not None else b""
     writer.write(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data)
@@ -56,7 +56,7 @@ def unchunked(data: bytes) -> list[bytes]:
 async def test_replay_sends_every_capture_byte_for_byte_with_its_boundaries(engine: str):
     async with ReplayServer(engine, check_spec=False) as server:
         for item in captures(engine).values():
-            server.answer(item, path="/anything")
+            server.respond_with(item, path="/anything")
             got = await raw_call(server, "POST", "/anything", {})
             if item.status is None:
                 assert got == b""
@@ -113,8 +113,8 @@ async def test_replay_chooses_a_fitting_answer(engine: str, method: str, path: s
 
 async def test_queued_answers_come_in_order_and_are_not_spent_on_side_routes():
     async with ReplayServer("vllm") as server:
-        server.answer("chat_length")
-        server.answer("err_overflow", times=2)
+        server.respond_with("chat_length")
+        server.respond_with("err_overflow", times=2)
         for path in ("/v1/chat/completions", "/v1/chat/completions", "/v1/models", "/v1/chat/completions"):
             await raw_call(server, "GET" if path.endswith("models") else "POST", path, CHAT)
         assert server.pending == []
@@ -124,13 +124,13 @@ async def test_queued_answers_come_in_order_and_are_not_spent_on_side_routes():
 async def test_an_unknown_capture_is_an_error_that_lists_those_that_exist():
     async with ReplayServer("vllm") as server:
         with pytest.raises(KeyError, match="chat_stream"):
-            server.answer("no_such")
+            server.respond_with("no_such")
 
 
 async def test_replay_keeps_the_recorded_times_when_asked():
     item = Capture("made", "ollama", 200, {"transfer-encoding": "chunked"}, (b"a", b"b"), (0.1, 0.4))
     async with ReplayServer("ollama", pace=True, check_spec=False) as server:
-        server.answer(item)
+        server.respond_with(item)
         began = asyncio.get_running_loop().time()
         await raw_call(server, "POST", "/api/chat", CHAT)
         assert asyncio.get_running_loop().time() - began >= 0.4
@@ -139,8 +139,8 @@ async def test_replay_keeps_the_recorded_times_when_asked():
 async def test_split_and_cut_answers():
     item = capture("ollama", "chat_stream")
     async with ReplayServer("ollama") as server:
-        server.answer("chat_stream", split=7)
-        server.answer("chat_stream", pieces=2)
+        server.respond_with("chat_stream", split=7)
+        server.respond_with("chat_stream", pieces=2)
         got = unchunked(await raw_call(server, "POST", "/api/chat", CHAT))
         assert b"".join(got) == item.body
         assert {len(piece) for piece in got[:-2]} == {7}
@@ -149,8 +149,8 @@ async def test_split_and_cut_answers():
 
 async def test_a_client_that_leaves_early_is_noticed_and_one_that_reads_to_the_end_is_not():
     async with ReplayServer("ollama") as server, aiohttp.ClientSession() as session:
-        server.answer("chat_stream")
-        server.answer("chat_stream", pieces=3, hold=True)
+        server.respond_with("chat_stream")
+        server.respond_with("chat_stream", pieces=3, hold=True)
         async with session.post(server.url + "/api/chat", json=CHAT) as response:
             assert await response.read() == capture("ollama", "chat_stream").body
         async with session.post(server.url + "/api/chat", json=CHAT) as response:
@@ -375,7 +375,7 @@ async def test_a_connection_that_closes_after_its_answer():
 
 async def test_a_mistake_in_a_test_server_fails_the_test():
     class Broken(RawServer):
-        async def handle(self, exchange: Exchange) -> None:
+        async def handle(self, writer: ResponseWriter) -> None:
             raise ZeroDivisionError
 
     with pytest.raises(AssertionError, match="ZeroDivisionError"):

@@ -295,7 +295,7 @@ def test_a_slow_server_is_a_time_out_that_names_its_setting(miner, backend):
 
 def test_a_prompt_that_does_not_fit_gives_both_numbers(miner):
     with in_thread(ReplayServer("ollama")) as server:
-        server.answer("overflow_num_ctx_truncate_false")
+        server.respond_with("overflow_num_ctx_truncate_false")
         done = miner("generate", "hi", **settings("ollama", server))
     assert (done.returncode, done.stdout) == (2, b"")
     assert len(re.findall(r"\d{2,}", done.stderr.decode())) >= 2

@@ -296,7 +296,7 @@ def test_ollama_list_and_show(miner, ollama):
 
 
 def test_ollama_pull(miner, ollama):
-    ollama.answer("pull_stream")
+    ollama.respond_with("pull_stream")
     status, out, err = miner("pull", "smollm2")
     assert (status, out) == (0, "smollm2\n")
     assert err.splitlines()[-1].startswith("smollm2  100 %  93.8 MiB of 93.8 MiB")
@@ -311,7 +311,7 @@ def test_ollama_pull(miner, ollama):
     ],
 )
 def test_ollama_pull_that_fails(miner, ollama, capture, expected, text):
-    ollama.answer(capture)
+    ollama.respond_with(capture)
     status, out, err = miner("pull", "smollm2")
     assert (status, out) == (expected, "")
     assert text in err
@@ -319,7 +319,7 @@ def test_ollama_pull_that_fails(miner, ollama, capture, expected, text):
 
 def test_ollama_remove(miner, ollama):
     assert miner("rm", "smollm2") == (0, "removed smollm2\n", "")
-    ollama.answer("delete_unknown", path="/api/delete")
+    ollama.respond_with("delete_unknown", path="/api/delete")
     status, _, err = miner("rm", "no-such-model")
     assert status == 2
     assert "not found" in err

@@ -14,7 +14,7 @@ from miner.core.http.errors import Upstream
 from miner.errors import BackendUnavailableError
 from tests.core.llms.contract.test_closing import black_hole
 from tests.core.services import ENGINES, service_at
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 
 CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
 
@@ -25,10 +25,10 @@ class Echo(RawServer):
     delay = 0.0
     most = 0
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, writer: ResponseWriter) -> None:
         self.most = max(self.most, self.open_connections)
         await asyncio.sleep(self.delay)
-        await exchange.respond(200, b"ok")
+        await writer.respond(200, b"ok")
 
 
 def client(base: str, **limits: Any) -> HttpClient:

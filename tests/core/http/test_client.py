@@ -24,7 +24,7 @@ from miner.errors import (
 )
 from tests.servers import faults
 from tests.servers.faults import FaultServer
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.threaded import in_thread
 
 CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
@@ -40,9 +40,9 @@ class Echo(RawServer):
 
     delay = 0.0
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, writer: ResponseWriter) -> None:
         await asyncio.sleep(self.delay)
-        await exchange.respond(200, b"ok")
+        await writer.respond(200, b"ok")
 
 
 async def test_connections_are_kept_and_can_be_told_not_to_be():
@@ -303,13 +303,13 @@ class LateEnd(RawServer):
 
     delay: float | None = 0.05
 
-    async def handle(self, exchange: Exchange) -> None:
-        await exchange.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
-        await exchange.piece(b"data: [DONE]\n\n")
+    async def handle(self, writer: ResponseWriter) -> None:
+        await writer.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        await writer.piece(b"data: [DONE]\n\n")
         if self.delay is None:
-            await exchange.hold()
+            await writer.hold()
         await asyncio.sleep(self.delay or 0)
-        await exchange.end()
+        await writer.end()
 
 
 async def test_a_message_that_is_over_keeps_its_connection_though_the_body_ends_later():

@@ -15,7 +15,7 @@ from tests.core.llms.contract.test_failures import Faulty
 from tests.core.services import ENGINES, service_at
 from tests.servers import faults
 from tests.servers.faults import FaultServer
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 
 CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
 
@@ -26,10 +26,10 @@ class Echo(RawServer):
     delay = 0.0
     most = 0
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, writer: ResponseWriter) -> None:
         self.most = max(self.most, self.open_connections)
         await asyncio.sleep(self.delay)
-        await exchange.respond(200, b"ok")
+        await writer.respond(200, b"ok")
 
 
 def client(base: str, **limits: Any) -> HttpClient:

@@ -35,7 +35,7 @@ from miner.errors import (
 from tests.core.llms.contract.test_failures import MODES
 from tests.core.services import ENGINES, ask, service_at
 from tests.servers.captures import capture
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 
 UPSTREAM = Upstream(
     backend="vllm",
@@ -211,16 +211,16 @@ class Redirecting(RawServer):
     status = 307
     location: str | None = None
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, writer: ResponseWriter) -> None:
         headers = {} if self.location is None else {"location": self.location}
-        await exchange.respond(self.status, b"moved", **headers)
+        await writer.respond(self.status, b"moved", **headers)
 
 
 class Target(RawServer):
     """Where nobody should come."""
 
-    async def handle(self, exchange: Exchange) -> None:
-        await exchange.respond(200, b"{}")
+    async def handle(self, writer: ResponseWriter) -> None:
+        await writer.respond(200, b"{}")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

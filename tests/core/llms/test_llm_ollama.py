@@ -86,7 +86,7 @@ async def test_a_prompt_that_does_not_fit_is_an_error_with_both_numbers():
         for name, mode in (("overflow_chat_truncate_shift_false", "call"),
                            ("overflow_chat_truncate_shift_false_stream", "stream"),
                            ("overflow_generate_truncate_shift_false", "call")):  # fmt: skip
-            server.answer(name)
+            server.respond_with(name)
             with pytest.raises(ContextLengthError) as caught:
                 await ask(service, mode, raw="generate" in name)
             assert (caught.value.prompt_tokens, caught.value.context_length) == (9010, 4096)
@@ -94,7 +94,7 @@ async def test_a_prompt_that_does_not_fit_is_an_error_with_both_numbers():
 
 async def test_embeddings():
     async with ReplayServer("ollama") as server, ollama(server) as service:
-        server.answer("embed")
+        server.respond_with("embed")
         vectors = await service.embed(["hello", "good morning"], model="smollm2-embed")
         assert (len(vectors.data), vectors.dimensions, vectors.usage.prompt_tokens) == (2, 576, 3)
         assert server.sent("/api/embed")[0].json == {
@@ -102,10 +102,10 @@ async def test_embeddings():
         }  # fmt: skip
         with pytest.raises(UnsupportedFeatureError, match="'smollm2' does not support embeddings"):
             await service.embed("hello", model="smollm2")
-        server.answer("embed_truncate_false")
+        server.respond_with("embed_truncate_false")
         with pytest.raises(ContextLengthError, match="exceeds the context length"):
             await service.embed("word", model="smollm2-embed")
-        server.answer("embed_empty_string")
+        server.respond_with("embed_empty_string")
         with pytest.raises(BackendProtocolError, match="sent 0 embeddings for 1 texts"):
             await service.embed("x", model="smollm2-embed")
         for wrong in ("", [], ["a", ""], 5):

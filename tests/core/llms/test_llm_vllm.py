@@ -16,7 +16,7 @@ from miner.errors import (
 from tests.core.llms.contract.test_failures import MODES, Faulty
 from tests.core.services import MESSAGES, WEATHER, ask, read, speaking_to, text_of
 from tests.servers import faults
-from tests.servers.http import Exchange
+from tests.servers.http import ResponseWriter
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import openai_reply, usage
 from tests.servers.replay import ReplayServer
@@ -326,15 +326,15 @@ class ProbedServer(StubServer):
 
     probed: tuple[int, int] | None = None
 
-    async def handle(self, exchange: Exchange) -> None:
-        path = exchange.request.path
-        if exchange.request.method == "GET" and path in ("/v1/chat/completions", "/v1/embeddings"):
+    async def handle(self, writer: ResponseWriter) -> None:
+        path = writer.request.path
+        if writer.request.method == "GET" and path in ("/v1/chat/completions", "/v1/embeddings"):
             if self.probed is None:
-                await exchange.hold()
+                await writer.hold()
             else:
-                await exchange.respond(self.probed[path.endswith("embeddings")], {"detail": "Not Found"})
+                await writer.respond(self.probed[path.endswith("embeddings")], {"detail": "Not Found"})
             return
-        await super().handle(exchange)
+        await super().handle(writer)
 
 
 async def test_what_a_server_serves_is_asked_once_and_told_beforehand(monkeypatch: pytest.MonkeyPatch):

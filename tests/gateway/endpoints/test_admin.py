@@ -184,15 +184,15 @@ async def test_ollamas_own_pull_goes_through_line_by_line():
         ReplayServer("ollama") as engine,
         serving(OllamaService(config(ollama_base_url=engine.base_url))) as served,
     ):
-        engine.answer("pull_stream")
+        engine.respond_with("pull_stream")
         async with post(served, {"model": "localhost:5000/library/smollm2", "insecure": True}, "/api/pull") as answer:
             lines = [json.loads(line) for line in (await answer.text()).splitlines()]
         assert answer.headers["Content-Type"] == "application/x-ndjson"
         assert lines == [json.loads(line) for line in engine.answered[-1].body.splitlines()]
         assert engine.sent("/api/pull")[0].json["insecure"] is True
-        engine.answer("pull_stream")
+        engine.respond_with("pull_stream")
         assert await told(served, "/api/pull", {"model": "smollm2", "stream": False}) == (200, {"status": "success"})
-        engine.answer("pull_unknown")
+        engine.respond_with("pull_unknown")
         async with post(served, {"name": "no-such-model", "username": "me"}, "/api/pull") as answer:
             lines = [json.loads(line) for line in (await answer.text()).splitlines()]
         assert answer.headers["X-Miner-Ignored-Params"] == "username"

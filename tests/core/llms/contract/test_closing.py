@@ -53,17 +53,17 @@ class Silent(Faulty):
         self.posts: list[str] = []
         self.holds = True
 
-    async def handle(self, exchange: Any) -> None:
-        request = exchange.request
+    async def handle(self, writer: Any) -> None:
+        request = writer.request
         if request.method == "GET" and request.path in ("/v1/chat/completions", "/v1/embeddings", "/v1/rerank"):
-            await exchange.respond(405, {"detail": "Method Not Allowed"})
+            await writer.respond(405, {"detail": "Method Not Allowed"})
         elif request.path == "/api/show":
-            await exchange.respond(200, {"capabilities": ["completion", "embedding"], "details": {}, "model_info": {}})
+            await writer.respond(200, {"capabilities": ["completion", "embedding"], "details": {}, "model_info": {}})
         elif request.method == "POST" and self.holds:
             self.posts.append(request.path)
-            await exchange.hold()
+            await writer.hold()
         else:
-            await super().handle(exchange)
+            await super().handle(writer)
 
     async def until_held(self, count: int = 1) -> None:
         await self._wait(lambda: len(self.posts) >= count, f"{count} requests", 30)
@@ -112,12 +112,12 @@ async def test_a_call_in_the_pause_before_it_is_sent_again(engine: str, verb: st
     busy = faults.status(503)
 
     class Busy(Silent):
-        async def handle(self, exchange: Any) -> None:
-            if exchange.request.method == "POST" and exchange.request.path != "/api/show":
-                self.posts.append(exchange.request.path)
-                await busy.run(exchange)
+        async def handle(self, writer: Any) -> None:
+            if writer.request.method == "POST" and writer.request.path != "/api/show":
+                self.posts.append(writer.request.path)
+                await busy.run(writer)
             else:
-                await super().handle(exchange)
+                await super().handle(writer)
 
     async with Busy() as server:
         service = service_at(engine, server.url, default_model="smollm2", max_retries=5)

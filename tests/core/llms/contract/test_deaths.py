@@ -31,16 +31,16 @@ class Mortal(Silent):
         super().__init__()
         self.death = death
 
-    async def handle(self, exchange: Any) -> None:
-        if exchange.request.method == "POST" and exchange.request.path != "/api/show":
-            self.posts.append(exchange.request.path)
-            await self.death.run(exchange)
+    async def handle(self, writer: Any) -> None:
+        if writer.request.method == "POST" and writer.request.path != "/api/show":
+            self.posts.append(writer.request.path)
+            await self.death.run(writer)
         else:
-            await super().handle(exchange)
+            await super().handle(writer)
 
 
-async def _drop(exchange: Any) -> None:
-    exchange.drop()
+async def _drop(writer: Any) -> None:
+    writer.drop()
 
 
 def dropped() -> Behaviour:
@@ -51,10 +51,10 @@ def dropped() -> Behaviour:
 def cut(head: bytes) -> Behaviour:
     """So much of a response, then the end."""
 
-    async def run(exchange: Any) -> None:
-        await exchange.raw(head)
+    async def run(writer: Any) -> None:
+        await writer.raw(head)
         await asyncio.sleep(0.05)
-        exchange.reset()
+        writer.reset()
 
     return Behaviour("cut", run)
 
@@ -94,15 +94,15 @@ async def test_an_engine_that_is_started_again_and_dies_again(engine: str, verb:
     """Between its lives nobody listens: a refused connection carries nothing, and counts as nothing."""
 
     class Restarted(Mortal):
-        async def handle(self, exchange: Any) -> None:
-            if exchange.request.method == "POST" and exchange.request.path != "/api/show":
-                self.posts.append(exchange.request.path)
+        async def handle(self, writer: Any) -> None:
+            if writer.request.method == "POST" and writer.request.path != "/api/show":
+                self.posts.append(writer.request.path)
                 assert self._server is not None
                 self._server.close()
-                exchange.drop()
+                writer.drop()
                 self.restart = asyncio.create_task(self._again())
             else:
-                await Silent.handle(self, exchange)
+                await Silent.handle(self, writer)
 
         async def _again(self) -> None:
             await asyncio.sleep(0.1)
@@ -175,13 +175,13 @@ async def test_facts_that_are_asked_for_kill_nobody(engine: str):
     class Restarting(Silent):
         left = 2
 
-        async def handle(self, exchange: Any) -> None:
-            if exchange.request.method == "GET" and self.left:
+        async def handle(self, writer: Any) -> None:
+            if writer.request.method == "GET" and self.left:
                 self.left -= 1
-                exchange.drop()
+                writer.drop()
             else:
                 self.holds = False
-                await super().handle(exchange)
+                await super().handle(writer)
 
     async with Restarting() as server, speaking_to(engine, server, max_retries=2) as service:
         server.behaviour = status(400)
@@ -200,8 +200,8 @@ async def test_the_other_verbs_are_sent_again_as_generations_are(engine: str, ve
         "/tokenize": {"count": 3, "max_model_len": 9, "tokens": [1, 2, 3]},
     }
 
-    async def answer(exchange: Any) -> None:
-        await exchange.respond(200, answers[exchange.request.path])
+    async def answer(writer: Any) -> None:
+        await writer.respond(200, answers[writer.request.path])
 
     async with (
         Mortal(sequence(busy, busy, Behaviour("answer", answer))) as server,

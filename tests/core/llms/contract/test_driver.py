@@ -105,12 +105,12 @@ async def test_a_recorded_reply_that_was_cut_short_says_so(name: str):
     """VLLM's recording ran into max_tokens in the middle of a number (protocol notes, 1.4)."""
     mode = "stream" if "stream" in name else "call"
     async with ReplayServer("vllm") as server, speaking_to("vllm", server) as service:
-        server.answer(name)
+        server.respond_with(name)
         with pytest.raises(OutputValidationError, match=r"max_tokens was reached \(64 tokens\)") as caught:
             await replied(service, mode, response_format=SCHEMA, max_tokens=64)
         assert caught.value.response.finish_reason == "length"
     async with ReplayServer("ollama") as server, speaking_to("ollama", server, default_model="smollm2") as service:
-        server.answer(name)
+        server.respond_with(name)
         response = await replied(service, mode, response_format=SCHEMA, max_tokens=64)
         assert response.parsed["city"] == "Paris"
 

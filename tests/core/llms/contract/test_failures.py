@@ -25,7 +25,7 @@ from miner.errors import (
 from tests.core.services import ENGINES, ask, closed_port, nothing_left, service_at, speaking_to
 from tests.servers import faults
 from tests.servers.faults import Behaviour, FaultServer
-from tests.servers.http import Exchange
+from tests.servers.http import ResponseWriter
 from tests.servers.payloads import DONE, delta, frame, frames
 
 MODES = ("call", "stream")
@@ -38,12 +38,12 @@ class Faulty(FaultServer):
     """Misbehaves where text is generated only; a GET there is refused, as the engines do."""
 
     @override
-    async def handle(self, exchange: Exchange) -> None:
-        if exchange.request.method == "GET" and exchange.request.path.startswith(("/v1/chat", "/v1/emb", "/v1/rer")):
-            chat = exchange.request.path.startswith("/v1/chat")
-            await exchange.respond(405 if chat else 404, {"detail": "Method Not Allowed" if chat else "Not Found"})
+    async def handle(self, writer: ResponseWriter) -> None:
+        if writer.request.method == "GET" and writer.request.path.startswith(("/v1/chat", "/v1/emb", "/v1/rer")):
+            chat = writer.request.path.startswith("/v1/chat")
+            await writer.respond(405 if chat else 404, {"detail": "Method Not Allowed" if chat else "Not Found"})
             return
-        await super().handle(exchange)
+        await super().handle(writer)
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,20 @@ def openai_error(status: int, text: str, kind: str = "BadRequestError", param: s
 def aborted(texts: tuple[str, ...]) -> Behaviour:
     """A vLLM that is told to stop: status 200, finish reason "abort" (protocol notes, 1.3)."""
 
-    async def run(exchange: Exchange) -> None:
-        request = exchange.request
-        await exchange.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+    async def run(writer: ResponseWriter) -> None:
+        request = writer.request
+        await writer.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         for piece in frames(request, texts, end=False):
-            await exchange.piece(piece)
-        await exchange.piece(frame(request, delta(finish_reason="abort")) + DONE)
-        await exchange.end()
+            await writer.piece(piece)
+        await writer.piece(frame(request, delta(finish_reason="abort")) + DONE)
+        await writer.end()
 
     return Behaviour("aborted", run)
 
 
 def garbage_before_text(text: bytes) -> Behaviour:
-    async def run(exchange: Exchange) -> None:
-        await exchange.respond(200, text, content_type="text/event-stream")
+    async def run(writer: ResponseWriter) -> None:
+        await writer.respond(200, text, content_type="text/event-stream")
 
     return Behaviour("garbage", run)
 

@@ -125,10 +125,10 @@ async def request_for(service: LLMService, engine: str, name: str) -> ChatReques
 async def test_a_recorded_stream_joins_to_the_recorded_whole_reply(engine: str, streamed: str, whole: str):
     # Through the hooks: the check of arguments against JSON comes after, and one recording does not pass it.
     async with ReplayServer(engine, check_spec=False) as server, speaking_to(engine, server) as service:
-        server.answer(streamed)
+        server.respond_with(streamed)
         asked = await request_for(service, engine, streamed)
         one = join([batch async for batch in service._stream(asked)])
-        server.answer(whole)
+        server.respond_with(whole)
         whole_reply = OpenAIService._chat if isinstance(service, OpenAIService) else type(service)._chat
         other = await whole_reply(service, asked)  # vLLM's own drains a stream where there are tools
     assert one.content == other.content
@@ -208,8 +208,8 @@ async def test_a_stream_cut_at_random_joins_to_the_same(data: st.DataObject, ite
 )
 async def test_small_pieces_over_a_real_socket_join_to_the_same(engine: str, name: str, size: int):
     async with ReplayServer(engine, check_spec=False) as server, speaking_to(engine, server) as service:
-        server.answer(name)
-        server.answer(name, split=size)
+        server.respond_with(name)
+        server.respond_with(name, split=size)
         request = await request_for(service, engine, name)
         once = join([batch async for batch in service._stream(request)])
         again = join([batch async for batch in service._stream(request)])

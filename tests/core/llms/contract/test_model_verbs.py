@@ -376,11 +376,11 @@ async def test_ollama_lets_go_and_tells_whether_there_was_something(running, was
 
 async def test_ollama_as_it_was_recorded():
     async with ReplayServer("ollama") as server, speaking_to("ollama", server) as service:
-        server.answer("load")
+        server.respond_with("load")
         assert (await service.load_model("smollm2")).loaded
-        server.answer("unload")
+        server.respond_with("unload")
         assert await service.unload_model("smollm2")
-        server.answer("fault_model_truncated")
+        server.respond_with("fault_model_truncated")
         with pytest.raises(BackendUnavailableError):
             await service.load_model("smollm2")
 
@@ -400,20 +400,20 @@ async def test_ollama_in_front_of_a_real_engine():
 
 async def test_ollamas_own_pull_is_passed_on():
     async with ReplayServer("ollama") as server, speaking_to("ollama", server) as service:
-        server.answer("pull_stream")
+        server.respond_with("pull_stream")
         events = [event async for event in service.pull_model("localhost:5000/library/smollm2", insecure=True)]
         assert server.sent("/api/pull")[0].json == {
             "model": "localhost:5000/library/smollm2", "stream": True, "insecure": True,
         }  # fmt: skip
         assert (events[0], events[-1]) == ({"status": "pulling manifest"}, {"status": "success"})
         assert all(event["completed"] <= event["total"] for event in events if "completed" in event)
-        server.answer("pull_missing")
+        server.respond_with("pull_missing")
         with pytest.raises(ModelNotFoundError):
             [event async for event in service.pull_model("no-such-model")]
-        server.answer("pull_unknown")
+        server.respond_with("pull_unknown")
         with pytest.raises(BackendUnavailableError, match="cannot pull"):
             [event async for event in service.pull_model("no-such-model")]
-        server.answer("pull_stream", pieces=3)
+        server.respond_with("pull_stream", pieces=3)
         with pytest.raises(StreamInterruptedError):
             [event async for event in service.pull_model("smollm2")]
 

@@ -22,7 +22,7 @@ from tests.core.llms.contract.test_failures import CUT, MODES, UP, Faulty
 from tests.core.services import ask, speaking_to
 from tests.servers.captures import capture
 from tests.servers.faults import Behaviour
-from tests.servers.http import Exchange
+from tests.servers.http import ResponseWriter
 from tests.servers.payloads import frame, frames, is_ollama
 from tests.servers.replay import ReplayServer
 
@@ -58,7 +58,7 @@ from tests.servers.replay import ReplayServer
 )
 async def test_what_a_genuine_ollama_said(name: str, kind: type[MinerError], words: str, retryable: bool, mode: str):
     async with ReplayServer("ollama") as server, speaking_to("ollama", server, default_model="smollm2") as service:
-        server.answer(name, times=2)
+        server.respond_with(name, times=2)
         with pytest.raises(MinerError) as caught:
             await ask(service, mode)
         assert type(caught.value) is kind, repr(caught.value)
@@ -90,7 +90,7 @@ async def gather(service: LLMService, pieces: list[str]) -> None:
 async def test_a_genuine_ollama_that_died_in_mid_stream(name: str, words: str, last: str):
     """Also what a stream without `done:true` is (protocol notes, 3.6)."""
     async with ReplayServer("ollama") as server, speaking_to("ollama", server, default_model="smollm2") as service:
-        server.answer(name)
+        server.respond_with(name)
         pieces: list[str] = []
         with pytest.raises(StreamInterruptedError) as caught:
             await gather(service, pieces)
@@ -106,7 +106,7 @@ async def test_text_that_ollama_swallowed_is_no_empty_success(name: str):
     """Pitfall 18a."""
     tools = capture("ollama", name).request["tools"]
     async with ReplayServer("ollama") as server, speaking_to("ollama", server) as service:
-        server.answer(name)
+        server.respond_with(name)
         with pytest.raises(BackendProtocolError, match=r"lost the reply: it counted \d+ tokens and delivered none"):
             await service.stream("hi", model="smollm2-tools", tools=tools).collect()
 
@@ -126,7 +126,7 @@ async def test_text_that_ollama_swallowed_is_no_empty_success(name: str):
 )
 async def test_what_a_genuine_vllm_said(name: str, kind: type[MinerError], words: str, mode: str):
     async with ReplayServer("vllm") as server, speaking_to("vllm", server, default_model="smollm2") as service:
-        server.answer(name)
+        server.respond_with(name)
         with pytest.raises(kind) as caught:
             await ask(service, mode)
         assert type(caught.value) is kind
@@ -140,8 +140,8 @@ async def test_what_a_genuine_vllm_said(name: str, kind: type[MinerError], words
 async def test_a_request_error_inside_a_stream_does_not_lose_the_text_before_it():
     """One read may carry both."""
 
-    async def both(exchange: Exchange) -> None:
-        request = exchange.request
+    async def both(writer: ResponseWriter) -> None:
+        request = writer.request
         said = {
             "message": "Context size has been exceeded. maximum context length",
             "type": "server_error",
@@ -149,7 +149,7 @@ async def test_a_request_error_inside_a_stream_does_not_lose_the_text_before_it(
         }
         data = b"".join([*frames(request, ["Hel", "lo"], end=False), frame(request, {"error": said})])
         assert not is_ollama(request)
-        await exchange.respond(200, data, content_type="text/event-stream")
+        await writer.respond(200, data, content_type="text/event-stream")
 
     async with Faulty(Behaviour("both", both)) as server, speaking_to("vllm", server) as service:
         pieces: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 from miner.core.wire import LLMResponse, TokenUsage
 from tests.core.llms.contract.test_failures import MODES
 from tests.core.services import ENGINES, MESSAGES, WEATHER, speaking_to
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, frames, openai_chunk, side_routes, usage, usage_chunk
 
@@ -24,21 +24,21 @@ async def respond(service: Any, mode: str, **options: Any) -> LLMResponse:
 class Slow(RawServer):
     """Writes a word every 0.12 s, so that a whole reply takes longer than any wait for bytes may."""
 
-    async def handle(self, exchange: Exchange) -> None:
-        request = exchange.request
+    async def handle(self, writer: ResponseWriter) -> None:
+        request = writer.request
         side = side_routes(request, ["m"])
         if side is not None or request.method == "GET":
-            await exchange.respond(200 if side is not None else 405, side or {})
+            await writer.respond(200 if side is not None else 405, side or {})
             return
         if not request.streams:
             await asyncio.sleep(1.2)
-            await exchange.respond(200, {})
+            await writer.respond(200, {})
             return
-        await exchange.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        await writer.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         for piece in frames(request, ["one ", "two ", "three ", "four ", "five"]):
             await asyncio.sleep(0.12)
-            await exchange.piece(piece)
-        await exchange.end()
+            await writer.piece(piece)
+        await writer.end()
 
 
 @pytest.mark.parametrize("mode", MODES)

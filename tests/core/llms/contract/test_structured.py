@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from miner.core.llms.contract.structured import check_output, output_format
 from miner.core.wire import LLMResponse, OutputFormat, TokenUsage
 from miner.errors import InvalidRequestError, OutputValidationError
-from tests.servers.http import Exchange, RawServer
+from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.threaded import in_thread
 
 CITY = {
@@ -137,8 +137,8 @@ def test_a_schema_makes_nobody_fetch_an_address(word: str):
     """Whoever may send a schema could otherwise have this process ask any host that it reaches."""
 
     class Listening(RawServer):
-        async def handle(self, exchange: Exchange) -> None:
-            await exchange.respond(200, {})
+        async def handle(self, writer: ResponseWriter) -> None:
+            await writer.respond(200, {})
 
     with in_thread(Listening()) as server:
         schema = {"type": "object", word: f"{server.url}/schema", **({"$ref": "other"} if word == "$id" else {})}

@@ -41,7 +41,7 @@ REPLIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "options", "fields"), REPLIES, ids=[name for name, _, _ in REPLIES])
 async def test_recorded_replies(name: str, options: dict[str, Any], fields: dict[str, Any]):
     async with ReplayServer("ollama") as server, ollama(server, default_model="smollm2") as service:
-        server.answer(name)
+        server.respond_with(name)
         given = {"messages": MESSAGES, **options}
         response = await (service.stream(**given).collect() if "stream" in name
                           else service.chat_completion(given.pop("messages"), **given))  # fmt: skip
@@ -57,7 +57,7 @@ async def test_recorded_replies(name: str, options: dict[str, Any], fields: dict
 @pytest.mark.parametrize("name", ["chat_tools_parallel", "chat_tools_parallel_stream"])
 async def test_parallel_calls_come_whole_with_their_indices(name: str):
     async with ReplayServer("ollama") as server, ollama(server) as service:
-        server.answer(name, times=2)
+        server.respond_with(name, times=2)
         given: dict[str, Any] = {"model": "smollm2-tools", "tools": [WEATHER]}
         for one in (False, True):
             options = given | ({"parallel_tool_calls": False} if one else {})
@@ -73,7 +73,7 @@ async def test_parallel_calls_come_whole_with_their_indices(name: str):
 @pytest.mark.parametrize("name", ["chat_logprobs", "chat_logprobs_stream"])
 async def test_recorded_logprobs(name: str):
     async with ReplayServer("ollama") as server, ollama(server, default_model="smollm2") as service:
-        server.answer(name)
+        server.respond_with(name)
         request = {"logprobs": 2, "max_tokens": 4}
         response = await (service.stream("hi", **request).collect() if "stream" in name
                           else service.chat_completion(MESSAGES, **request))  # fmt: skip
@@ -147,7 +147,7 @@ async def test_ollamas_words(word: str, reason: str, mode: str):
 @pytest.mark.parametrize("split", [None, 7])
 async def test_a_model_that_repeats_itself_is_a_reply(name: str, split: int | None, mode: str):
     async with ReplayServer("ollama") as server, speaking_to("ollama", server, default_model="smollm2") as service:
-        server.answer(name, split=split)
+        server.respond_with(name, split=split)
         response = await respond(service, mode)
     assert response.content == "🌟" + "🌍" * 31
     assert (response.finish_reason, response.usage) == ("repetition", None)

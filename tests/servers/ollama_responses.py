@@ -1,4 +1,4 @@
-"""What llama.cpp is asked for a request in Ollama's form, and what its answer becomes."""
+"""What llama.cpp is asked for a request in Ollama's form, and what its response becomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Job:
     began: int = field(default_factory=time.monotonic_ns)
 
     async def parts(self, runner: LlamaRunner) -> AsyncIterator[dict[str, Any]]:
-        """The parts of the answer as they come; llama.cpp's refusal is passed on as JSON inside a string."""
+        """The parts of the response as they come; llama.cpp's refusal is passed on as JSON inside a string."""
         pieces = Pieces(self.counts)
         path = "/v1/completions" if "prompt" in self.asked else "/v1/chat/completions"
         async with runner.slots, aclosing(runner.stream(path, self.asked)) as events:
