@@ -1,4 +1,4 @@
-"""Services that speak to a test server, and small helpers of the tests in this directory."""
+"""Services over a test server, and helpers of the tests in this directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WEATHER: dict[str, Any] = {
 
 
 class PlainService(OpenAIService):
-    """A server that is none of the three: speaks to VLLM_API_BASE with plain OpenAI, as a user's own subclass would."""
+    """Plain OpenAI at VLLM_API_BASE: what a user's own subclass would be."""
 
     name = "plain"
     features = OpenAIService.features | {"progress", "top_k", "min_p"}
@@ -44,14 +44,14 @@ KINDS: dict[str, type[LLMService]] = {"vllm": VLLMService, "ollama": OllamaServi
 
 
 def settings(**given: Any) -> MinerConfig:
-    """Settings of these names alone: no `.env`, no retries unless a test wants them."""
+    """Settings from these arguments alone: no `.env`, no retries unless a test sets them."""
     return MinerConfig(**{"_env_file": None, "max_retries": 0, **given})
 
 
 def service_at(engine: str, url: str, **given: Any) -> LLMService:
-    """The engine's service at a server whose root is `url`; `timeout`: seconds of silence allowed."""
-    silence = given.pop("timeout", 30.0)
-    own = {"ollama_base_url": url, "vllm_api_base": f"{url}/v1", "vllm_timeout": silence, "ollama_timeout": silence}
+    """The engine's service at a server whose root is `url`; `timeout`: the read timeout in seconds."""
+    timeout = given.pop("timeout", 30.0)
+    own = {"ollama_base_url": url, "vllm_api_base": f"{url}/v1", "vllm_timeout": timeout, "ollama_timeout": timeout}
     return KINDS[engine](settings(**{**own, **given}))
 
 
@@ -63,7 +63,7 @@ async def speaking_to(engine: str, server: Any, **given: Any) -> AsyncIterator[L
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -80,7 +80,7 @@ async def read(stream: Any) -> list[LLMChunk]:
 
 
 async def ask(service: LLMService, mode: str, prompt: str = "hi", **options: Any) -> str:
-    """The reply's text: `call` asks for it whole, `stream` piece by piece."""
+    """The text of a response: non-streaming in mode `call`, joined in mode `stream`."""
     if mode == "call":
         return await service.generate(prompt, **options)
     return text_of(await read(service.stream(prompt, **options)))

@@ -169,7 +169,7 @@ class LLMService(Backend):
 
         Args:
             prompts: consumed as slots become free, so it may be endless.
-            concurrency: requests at once; None for the service's `concurrency`, or 8 where it does not say.
+            concurrency: requests at once; None for the service's `concurrency`, or 8 if that is unknown.
             **arguments: those of `generate`, the same for all.
         """
         return generate_many(

@@ -1,4 +1,4 @@
-"""MINER_LLM_FALLBACKS: who answers while the chosen backend is unavailable, and when it is asked again."""
+"""MINER_LLM_FALLBACKS: which backend serves while the chosen one is unavailable, and when that is tried again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chained(vllm: Any, ollama: Any, **given: Any) -> LLMService:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_while_the_first_is_down_the_next_answers_and_says_so(mode: str, caplog: pytest.LogCaptureFixture):
+async def test_while_the_first_is_down_the_next_serves_and_is_named(mode: str, caplog: pytest.LogCaptureFixture):
     async with StubServer() as server, chained(None, server) as service:
         with caplog.at_level(logging.WARNING, "miner.fallback"):
             if mode == "call":
@@ -119,7 +119,7 @@ async def test_a_stream_falls_over_only_before_its_first_chunk():
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_the_first_is_left_alone_for_a_while_and_then_asked_again(mode: str):
+async def test_the_first_is_tried_again_after_its_cooldown(mode: str):
     async with (
         Faulty(faults.sequence(faults.status(503), faults.ok(["first"]))) as first,
         StubServer(reply="second") as second,
@@ -152,7 +152,7 @@ async def test_all_of_them_down_is_an_error_of_the_last_that_was_asked(mode: str
             assert caught.value.backend == backend
 
 
-async def test_those_at_rest_are_asked_where_nobody_else_answers():
+async def test_those_in_cooldown_are_tried_when_all_others_fail():
     async with StubServer() as server:
         service = chained(None, None)
         with pytest.raises(BackendUnavailableError):
@@ -271,7 +271,7 @@ async def test_health_asks_all_at_once():
         assert abs(first.requests[0].received - second.requests[0].received) < 1.4
 
 
-async def test_names_that_are_none_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture):
+async def test_unknown_names_are_skipped_with_a_warning(caplog: pytest.LogCaptureFixture):
     async with StubServer() as server:
         service = chained(None, server, llm_fallbacks="no-such, ollama")
         with caplog.at_level(logging.WARNING, "miner.fallback"):

@@ -76,7 +76,7 @@ class Backend:
 
     @property
     def concurrency(self) -> int | None:
-        """Number of requests that the backend works on at once; None: it does not say."""
+        """Number of requests that the backend works on at once; None if unknown."""
         return None
 
     @property

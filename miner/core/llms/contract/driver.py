@@ -128,7 +128,7 @@ async def run_stream(backend: Backend, request: ChatRequest, response: LLMRespon
         cut = isinstance(error, OutputValidationError) and response.finish_reason not in (None, "stop", "tool_calls")
         for batch in held:
             for chunk in batch:
-                chunk.finish_reason = chunk.finish_reason if cut else None  # where it is cut, that says it all
+                chunk.finish_reason = chunk.finish_reason if cut else None  # a cut response keeps its reason
             yield batch
         raise
     for batch in held:
@@ -174,7 +174,7 @@ def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> Ch
     """Some engines refuse only the request itself (vLLM's tools need flags of its server)."""
     param = error.param
     if not request.ignore_unsupported or param not in IGNORABLE or param in request.resolution.ignored:
-        raise error  # the messages, say, are never ignored
+        raise error  # messages, for instance, are never ignored
     return forget(request, param)
 
 

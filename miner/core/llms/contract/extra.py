@@ -48,7 +48,7 @@ def checked_extra(value: Any) -> dict[str, Any] | None:
         return None
     fields = _checked_names(value, "extra")
     for name in _NESTED:
-        nested = next((fields[given] for given in fields if given.casefold() == name), None)
+        nested = next((fields[key] for key in fields if key.casefold() == name), None)
         if nested is not None:
             _checked_names(nested, f"extra.{name}")
     return fields
@@ -61,8 +61,8 @@ def _checked_names(value: Any, where: str) -> dict[str, Any]:
         raise InvalidRequestError(
             f"{where} must be a mapping of the engine's field names to values, not {shown}.", param=where
         )
-    for given in value:
-        name, field = given.casefold(), f"{where}.{given}"  # Ollama, as Go does, matches field names case-insensitively
+    for key in value:
+        name, field = key.casefold(), f"{where}.{key}"  # Ollama, as Go does, matches field names case-insensitively
         if name in _OWN:
             own = _OWN[name]
             hint = "Use stream() for a stream." if own == "stream()" else f"Use the parameter {own}."
@@ -73,7 +73,7 @@ def _checked_names(value: Any, where: str) -> dict[str, Any]:
         if name in _WRAPPERS:
             hint = "Put its fields into extra."
             raise InvalidRequestError(f"{field} is not a field of an engine.", param=field, hint=hint)
-        if name in _NESTED and given != name:
+        if name in _NESTED and key != name:
             raise InvalidRequestError(f"{field} must be spelled {name}.", param=field)
     return dict(value)
 

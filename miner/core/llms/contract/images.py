@@ -48,7 +48,7 @@ def checked_image_url(url: str, where: str) -> tuple[str, bool]:
 
 
 def refuse_remote(where: str) -> InvalidRequestError:
-    """The error for an image that nobody may fetch."""
+    """Return the error for a remote image that may not be fetched."""
     return InvalidRequestError(
         f"{where}: remote images are not allowed.", param=where, hint=_WAY_OUT,
         operator_hint="MINER_ALLOW_REMOTE_IMAGES allows them.",

@@ -40,10 +40,10 @@ _client: ContextVar[QueueClient | None] = ContextVar("miner_queue_client", defau
 
 
 def set_client(client: QueueClient) -> None:
-    """Say whose requests this task and those that it starts from now on send."""
+    """Set the client of the requests of this task and of those that it starts from now on."""
     _client.set(client)
 
 
 def current_client() -> QueueClient:
-    """The client of this task's requests; a nameless one where nobody said."""
+    """Return the client of this task's requests; one without a name if none was set."""
     return _client.get() or QueueClient()

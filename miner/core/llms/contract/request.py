@@ -61,11 +61,11 @@ def build_request(
             raise _unknown_option(name)
     if unsupported not in (None, "error", "ignore"):
         raise InvalidRequestError(f'unsupported must be "error" or "ignore", not {unsupported!r}.', param="unsupported")
-    given = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
     if (prompt is None) == (messages is None):
         raise InvalidRequestError("Pass either prompt or messages.", param="prompt")
     tokens = _token_ids(prompt)
-    if tokens is not None and given.get("raw") is not True:
+    if tokens is not None and options.get("raw") is not True:
         raise InvalidRequestError(
             "A prompt of token ids bypasses the chat template: it requires raw=True.", param="raw"
         )
@@ -73,13 +73,13 @@ def build_request(
         raise _wrong("prompt", prompt, "a non-empty string")
     if model is not None and (not isinstance(model, str) or not model.strip()):
         raise _wrong("model", model, "a model name, or None for the default")
-    raw = _flag(given, "raw")
+    raw = _flag(options, "raw")
     if raw and messages is not None:
         raise InvalidRequestError("raw=True bypasses the chat template: it requires prompt, not messages.", param="raw")
     checked = checked_tools(tools)
     if raw and checked is not None:
         raise InvalidRequestError("raw=True bypasses the chat template, so it does not support tools.", param="raw")
-    reasoning = _reasoning(given.get("reasoning"))
+    reasoning = _reasoning(options.get("reasoning"))
     if raw and reasoning:
         raise InvalidRequestError("raw=True bypasses the chat template, so it does not support reasoning.", param="raw")
     return ChatRequest(
@@ -87,29 +87,29 @@ def build_request(
         prompt=prompt if tokens is None else "",
         prompt_tokens=tokens,
         messages=None if messages is None else checked_messages(messages),
-        max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, whole=True)),
+        max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, integer=True)),
         temperature=checked_number("temperature", temperature, low=0, high=2),
         # 0 is how clients request greedy decoding; engines refuse it, or treat it as 1.
         top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
         raw=raw,
-        stop=_stop(given.get("stop")),
-        seed=folded_seed(given.get("seed")),
-        top_k=_whole(given, "top_k", 0, 2**31 - 1),
-        min_p=_number(given, "min_p", 0, 1),
-        repeat_penalty=_number(given, "repeat_penalty", 0, 10, low_open=True),
-        presence_penalty=_number(given, "presence_penalty", -2, 2),
-        frequency_penalty=_number(given, "frequency_penalty", -2, 2),
-        logit_bias=_logit_bias(given.get("logit_bias")),
-        logprobs=_logprobs(given.get("logprobs")),
+        stop=_stop(options.get("stop")),
+        seed=folded_seed(options.get("seed")),
+        top_k=_integer(options, "top_k", 0, 2**31 - 1),
+        min_p=_number(options, "min_p", 0, 1),
+        repeat_penalty=_number(options, "repeat_penalty", 0, 10, low_open=True),
+        presence_penalty=_number(options, "presence_penalty", -2, 2),
+        frequency_penalty=_number(options, "frequency_penalty", -2, 2),
+        logit_bias=_logit_bias(options.get("logit_bias")),
+        logprobs=_logprobs(options.get("logprobs")),
         tools=checked,
         tool_choice=checked_tool_choice(tool_choice, checked),
-        parallel_tool_calls=_flag(given, "parallel_tool_calls") if "parallel_tool_calls" in given else None,
-        response_format=output_format(given.get("response_format")),
+        parallel_tool_calls=_flag(options, "parallel_tool_calls") if "parallel_tool_calls" in options else None,
+        response_format=output_format(options.get("response_format")),
         reasoning=reasoning,
-        progress=_flag(given, "progress"),
-        timeout=_timeout(given.get("timeout")),
-        keep_alive=_keep_alive(given.get("keep_alive")),
-        extra=checked_extra(given.get("extra")),
+        progress=_flag(options, "progress"),
+        timeout=_timeout(options.get("timeout")),
+        keep_alive=_keep_alive(options.get("keep_alive")),
+        extra=checked_extra(options.get("extra")),
         ignore_unsupported=unsupported == "ignore",
     )
 
@@ -140,33 +140,33 @@ def _wrong(name: str, value: Any, allowed: str) -> InvalidRequestError:
 
 
 def checked_number(
-    name: str, value: Any, *, low: float, high: float, low_open: bool = False, whole: bool = False
+    name: str, value: Any, *, low: float, high: float, low_open: bool = False, integer: bool = False
 ) -> float:
     """Return a number if it is in the range; strings, booleans and NaN are not.
 
     Args:
         low_open: whether `low` itself is excluded.
-        whole: whether it must be an integer.
+        integer: whether it must be an integer.
 
     Raises:
         InvalidRequestError: it is not in the range.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # NaN is in no range.
-    if number and low <= value <= high and not (low_open and value == low) and not (whole and value != int(value)):
+    if number and low <= value <= high and not (low_open and value == low) and not (integer and value != int(value)):
         return value  # type: ignore[no-any-return]
     bounds = f"above {low:g} and at most {high:g}" if low_open else f"from {low:g} to {high:.10g}"
-    if whole and high >= 2**31 - 1 and not (number and value > high):
+    if integer and high >= 2**31 - 1 and not (number and value > high):
         bounds = f"of at least {low:g}"  # the limit of the engines' integers matters only beyond it
-    raise _wrong(name, value, f"{'an integer' if whole else 'a number'} {bounds}")
+    raise _wrong(name, value, f"{'an integer' if integer else 'a number'} {bounds}")
 
 
-def _number(given: Mapping[str, Any], name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
-    return checked_number(name, given[name], low=low, high=high, low_open=low_open) if name in given else None
+def _number(options: Mapping[str, Any], name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
+    return checked_number(name, options[name], low=low, high=high, low_open=low_open) if name in options else None
 
 
-def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
-    return int(checked_number(name, given[name], low=low, high=high, whole=True)) if name in given else None
+def _integer(options: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    return int(checked_number(name, options[name], low=low, high=high, integer=True)) if name in options else None
 
 
 def folded_seed(value: Any) -> int | None:
@@ -177,14 +177,14 @@ def folded_seed(value: Any) -> int | None:
     """
     if value is None:
         return None
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not whole or not -(2**63) <= value < 2**63 or value != int(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not -(2**63) <= value < 2**63 or value != int(value):
         raise _wrong("seed", value, "a 64-bit integer, or -1 for a random seed")
     return None if value == -1 else int(value) % SEEDS
 
 
-def _flag(given: Mapping[str, Any], name: str) -> bool:
-    value = given.get(name, False)
+def _flag(options: Mapping[str, Any], name: str) -> bool:
+    value = options.get(name, False)
     if not isinstance(value, bool):
         raise _wrong(name, value, "True or False")
     return value
@@ -206,7 +206,7 @@ def _logprobs(value: Any) -> int | None:
         return None
     if value is True:
         return 0
-    return int(checked_number("logprobs", value, low=0, high=20, whole=True))
+    return int(checked_number("logprobs", value, low=0, high=20, integer=True))
 
 
 def _logit_bias(value: Any) -> dict[str, float] | None:
@@ -239,9 +239,9 @@ def _timeout(value: Any) -> Timeout | None:
         for name in value:
             if name not in ("first", "between", "total"):
                 raise _wrong("timeout", name, "seconds, or a mapping with first, between and total")
-        given = {name: seconds for name, seconds in value.items() if seconds is not None}
+        bounds = {name: seconds for name, seconds in value.items() if seconds is not None}
         return Timeout(
-            **{n: checked_number(f"timeout.{n}", s, low=0, high=1e6, low_open=True) for n, s in given.items()}
+            **{n: checked_number(f"timeout.{n}", s, low=0, high=1e6, low_open=True) for n, s in bounds.items()}
         )
     return Timeout(total=checked_number("timeout", value, low=0, high=1e6, low_open=True))
 

@@ -118,10 +118,10 @@ def _from_type(target: type) -> OutputFormat:
             raise InvalidRequestError(f"response_format: {error}.", param="response_format") from None
         schema = components.pop(target.__name__) if target.__name__ in components else dict(reference[0])
         if components or f"#/$defs/{target.__name__}" in str(schema):
-            whole = dict(schema)
+            root = dict(schema)
             if f"#/$defs/{target.__name__}" in f"{schema}{components}":
-                components[target.__name__] = whole
-            schema = {**whole, "$defs": components}
+                components[target.__name__] = root
+            schema = {**root, "$defs": components}
     else:
         raise _unknown_form(target)
     _validator(schema)

@@ -60,13 +60,13 @@ def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[
         return relaxed(dict(parameters))
     try:
         schema: dict[str, Any] = without_nulls(dict(parameters))
-        fault = first_error(schema)
+        problem = first_error(schema)
     except (TypeError, ValueError, RecursionError) as error:
-        fault = [], f"it cannot be read: {error}"
-    if fault is not None:
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault[0])
+        problem = [], f"it cannot be read: {error}"
+    if problem is not None:
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in problem[0])
         path = f"{where}.function.parameters{place}"
-        raise InvalidRequestError(f"{path}: the JSON Schema is not valid: {fault[1]}.", param=path)
+        raise InvalidRequestError(f"{path}: the JSON Schema is not valid: {problem[1]}.", param=path)
     return schema
 
 

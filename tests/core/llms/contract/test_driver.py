@@ -125,8 +125,8 @@ async def test_a_regular_expression_on_vllm(mode: str):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_bounds_on_tokens_give_a_whole_reply_too(engine: str):
-    """`first` and `between` are watched on the stream that every whole reply is drained from."""
+async def test_timeouts_of_tokens_hold_without_streaming_too(engine: str):
+    """`first` and `between` are observed on the stream that is drained."""
     async with StubServer(reply=PARIS) as server, speaking_to(engine, server) as service:
         plain = await service.chat_completion(MESSAGES, response_format=City)
         bound = await service.chat_completion(MESSAGES, response_format=City, timeout={"first": 30, "between": 30})
@@ -138,7 +138,7 @@ async def test_bounds_on_tokens_give_a_whole_reply_too(engine: str):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_whole_reply_whose_tokens_stop_coming_keeps_what_had_come(engine: str):
+async def test_a_non_streaming_response_whose_tokens_stop_keeps_what_had_come(engine: str):
     async with (
         Faulty(faults.silent_in_stream()) as server,
         speaking_to(engine, server, default_model="smollm2") as service,
@@ -175,7 +175,7 @@ class Streaming(LLMService):
         yield [LLMChunk(finish_reason="stop", usage=TokenUsage(1, 2, 3))]
 
 
-async def test_a_backend_that_only_streams_answers_whole_too():
+async def test_a_backend_that_only_streams_has_non_streaming_responses_too():
     service = Streaming(settings())
     assert await service.generate("hi") == "ab"
     response = await service.chat_completion(MESSAGES)
@@ -184,7 +184,7 @@ async def test_a_backend_that_only_streams_answers_whole_too():
 
 
 class Answering(LLMService):
-    """A backend by hooks that only answers whole."""
+    """A backend by hooks that has only `_chat`."""
 
     async def _chat(self, request: Any) -> LLMResponse:
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -192,7 +192,7 @@ class Answering(LLMService):
                            usage=TokenUsage(1, 2, 3), context_exhausted=False)  # fmt: skip
 
 
-async def test_a_backend_that_only_answers_whole_streams_one_chunk():
+async def test_a_backend_without_a_stream_streams_one_chunk():
     service = Answering(settings())
     whole = await service.chat_completion(MESSAGES)
     joined = await service.stream(messages=MESSAGES).collect()
@@ -252,7 +252,7 @@ async def test_an_engine_that_refuses_while_it_loads_is_not_healthy_and_then_it_
         await service.aclose()
 
 
-async def test_usage_of_a_stream_comes_last_and_equals_the_whole_replys():
+async def test_usage_of_a_stream_comes_last_and_equals_the_non_streaming_one():
     events = [delta(content="a"), finish(), usage_chunk(3, 2)]
     async with StubServer(reply=events) as server, speaking_to("vllm", server) as service:
         chunks = await read(service.stream("hi"))

@@ -151,7 +151,7 @@ def test_the_callers_messages_are_left_as_they_are():
     assert given == [{"role": "assistant", "content": "x", "reasoning_content": "hm"}]
 
 
-def test_the_prompt_of_the_smallest_backend():
+def test_the_prompt_of_a_generate_only_backend():
     def prompt(*turns: tuple[str, str]) -> str:
         return as_prompt(checked_messages([{"role": role, "content": text} for role, text in turns]))
 

@@ -448,7 +448,7 @@ class Small(LLMService):
             raise ModelNotFoundError("There is none.", model="none")
 
 
-async def test_the_smallest_backend_loads_by_checking_the_name():
+async def test_a_generate_only_backend_loads_by_checking_the_name():
     service = Small(settings())
     assert (await service.load_model("x")).id == "x"
     assert (await service.load_model()).id == "small"

@@ -142,7 +142,7 @@ class Counting(LLMService):
         return RerankResponse(results=scores, model=model)
 
 
-async def test_a_backend_of_the_smallest_form_can_rank():
+async def test_a_generate_only_backend_can_rank():
     answer = await Counting(settings()).rerank("a", ["b", "aa", "a"], top_n=2)
     assert [(one.index, one.document) for one in answer.results] == [(1, "aa"), (2, "a")]
 
