@@ -157,9 +157,13 @@ async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> Asy
     Args:
         own_environment: leave out what miner's launcher sets (GOMP_SPINCOUNT), which matters on a busy machine only.
     """
-    orders = xllamacpp_arguments(spec)
-    assert not orders["constants"] or set(orders["constants"]) <= {"flash_attn_type", "cache_type_k", "cache_type_v"}
-    values = json.dumps({**orders["values"], "fit_params": False})
+    arguments = xllamacpp_arguments(spec)
+    assert not arguments["constants"] or set(arguments["constants"]) <= {
+        "flash_attn_type",
+        "cache_type_k",
+        "cache_type_v",
+    }
+    values = json.dumps({**arguments["values"], "fit_params": False})
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(__file__).with_name("bare_engine.py")), values,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -52,8 +52,8 @@ WRONG = [
     ({"MODELS_DIR": "text"}, ["MODELS_DIR", "text", "not a directory"]),
     ({"LLAMACPP_SERVER": "./text"}, ["LLAMACPP_SERVER", "./text", "not executable"]),
     ({"LLAMACPP_SERVER": "/no/llama-server"}, ["LLAMACPP_SERVER", "/no/llama-server", "not there"]),
-    ({"LLAMACPP_SERVER": "/bin/ls"}, ["LLAMACPP_SERVER=/bin/ls", "no llama-server", "--model", "unset"]),
-    ({"LLAMACPP_SERVER": "true"}, ["LLAMACPP_SERVER=true", "no llama-server"]),
+    ({"LLAMACPP_SERVER": "/bin/ls"}, ["LLAMACPP_SERVER=/bin/ls", "not a llama-server", "--model", "unset"]),
+    ({"LLAMACPP_SERVER": "true"}, ["LLAMACPP_SERVER=true", "not a llama-server"]),
     ({"LLAMACPP_SERVER": "./nonsense"}, ["LLAMACPP_SERVER=./nonsense", "cannot be run"]),
     ({"MODEL_PATH": "./pipe.gguf"}, ["MODEL_PATH", "pipe.gguf", "a FIFO"]),
     ({"MODEL_PATH": "pipe.gguf"}, ["MODEL_PATH", "pipe.gguf", "a FIFO"]),
@@ -112,7 +112,7 @@ def test_right_settings_are_let_pass(files):
 def test_a_server_that_never_answers_its_help_is_refused(files):
     (files / "server").write_text("#!/bin/sh\nsleep 600 &\necho --mod\nwait\n")
     (files / "server").chmod(stat.S_IRWXU)
-    with pytest.raises(EngineStartError, match="it is no llama-server"):
+    with pytest.raises(EngineStartError, match="it is not a llama-server"):
         check_server_binary("./server", timeout=1)
 
 

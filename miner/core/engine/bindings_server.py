@@ -1,11 +1,11 @@
-"""The HTTP server of an engine that llama-cpp-python computes. Loaded by `child.py` inside the engine's process, never
-imported by miner; imports nothing of miner.
+"""The HTTP server over llama-cpp-python. Imported by `child.py` in the engine's process, never by miner.
 
-Why not the server that comes with the package: it ends a stream silently where the prompt is too long, counts no
-tokens in streams, has no route that counts those of a conversation, and goes on reading a prompt whose client has left.
-This one speaks the routes of llama.cpp's own server that miner uses, over the package's `Llama` class:
-`/health`, `/props`, `/tokenize`, `/v1/models`, `/v1/completions`, `/v1/chat/completions` and its `/input_tokens`.
-Facts are those of llama-cpp-python 0.3.36.
+It imports nothing of miner.
+
+The server in that package ends a stream silently if the prompt is too long, has no usage in streams, cannot count the
+tokens of a conversation, and goes on with the prompt of a client that has left. This one has the routes of llama.cpp's
+own server that miner uses, over the class `Llama` (version 0.3.36): `/health`, `/props`, `/tokenize`, `/v1/models`,
+`/v1/completions`, `/v1/chat/completions` and its `/input_tokens`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""llama.cpp's own choice for a model without a chat template."""
+"""llama.cpp's default for a model without a chat template."""
 _JSON = (b"content-type", b"application/json")
 _COMMENT_SECONDS = 5.0
 _SAMPLING = ("top_p", "top_k", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 
 
 class _RefusedError(Exception):
-    """A request that cannot be served, with its status and llama.cpp's error object."""
+    """A refused request, with its status and llama.cpp's error object."""
 
     def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **fields: Any) -> None:
         super().__init__(message)
@@ -44,28 +44,28 @@ class _RefusedError(Exception):
 
 
 class _Job:
-    """One generation: what the worker thread does for one client."""
+    """One generation in the worker thread."""
 
-    def __init__(self, make: Callable[[], Iterator[dict[str, Any]]], loop: asyncio.AbstractEventLoop) -> None:
-        self.make = make
-        self.gone = threading.Event()
-        """The client has left."""
+    def __init__(self, generate: Callable[[], Iterator[dict[str, Any]]], loop: asyncio.AbstractEventLoop) -> None:
+        self.generate = generate
+        self.cancelled = threading.Event()
+        """The client has disconnected."""
         self._loop = loop
         self.events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
-    def tell(self, event: dict[str, Any] | None) -> None:
-        """Hand an event to the loop; None is the end."""
+    def put(self, event: dict[str, Any] | None) -> None:
+        """Pass an event to the event loop; None is the end."""
         self._loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
 class BindingsServer:
-    """An ASGI application over one `llama_cpp.Llama`. It computes one request at a time; others wait.
+    """An ASGI application over one `llama_cpp.Llama`. One request is computed at a time; others wait.
 
     Args:
-        llama_cpp: the package, already imported.
+        llama_cpp: the imported package.
         llama: the loaded model.
-        template: a Jinja chat template in place of the model's own.
-        key: what `Authorization: Bearer` must say; None: nothing.
+        template: a Jinja chat template that replaces the model's.
+        key: the required API key; None: none.
     """
 
     def __init__(self, llama_cpp: Any, llama: Any, *, alias: str, template: str | None, key: str | None) -> None:
@@ -86,15 +86,15 @@ class BindingsServer:
         self._lock = threading.Lock()
         self._current: _Job | None = None
         self._stop_flag = ctypes.create_string_buffer(2)
-        # ggml asks this before each node of its graph whether to stop. libc's strlen over our flag answers without
-        # Python's lock: "" is 0, no; "x" is 1, yes. A callback in Python would cost each token a millisecond or two.
+        # ggml calls this before each node of its graph. libc's strlen over our flag needs no GIL: "" is 0, go on; "x"
+        # is 1, abort. A callback in Python would cost a millisecond or two per token.
         self._stop_check = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
         llama_cpp.llama_set_abort_callback(llama.ctx, self._stop_check, ctypes.addressof(self._stop_flag))
         self._routes: dict[tuple[str, str], Callable[[dict[str, Any]], Any]] = {
             ("GET", "/health"): lambda _: {"status": "ok"},
             ("GET", "/props"): self._props,
             ("GET", "/v1/models"): self._models,
-            ("POST", "/tokenize"): self._tokenized,
+            ("POST", "/tokenize"): self._tokenize_route,
             ("POST", "/v1/chat/completions/input_tokens"): lambda body: {"input_tokens": len(self._chat_prompt(body))},
         }
 
@@ -112,18 +112,18 @@ class BindingsServer:
             route = self._routes.get((scope["method"], path))
             if route is None:
                 raise _RefusedError(404, f"There is no {scope['method']} {path}.", "not_found_error")
-            # In the worker: it must not look at the model while that computes.
-            answer = await asyncio.get_running_loop().run_in_executor(self._worker, route, body)
-            await _answer(send, 200, answer)
+            # In the worker: the model must not be used while it computes.
+            result = await asyncio.get_running_loop().run_in_executor(self._worker, route, body)
+            await _send_json(send, 200, result)
         except _RefusedError as refused:
-            await _answer(send, refused.status, {"error": refused.error})
+            await _send_json(send, refused.status, {"error": refused.error})
 
     def _authorise(self, scope: dict[str, Any]) -> None:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if self._key is not None and given != b"Bearer " + self._key.encode() and scope["path"] != "/health":
+        header = dict(scope["headers"]).get(b"authorization", b"")
+        if self._key is not None and header != b"Bearer " + self._key.encode() and scope["path"] != "/health":
             raise _RefusedError(401, "Invalid API Key", "authentication_error")
 
-    # What it says of itself
+    # Metadata
 
     def _props(self, _: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -140,7 +140,7 @@ class BindingsServer:
 
     # Tokens
 
-    def _tokenized(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _tokenize_route(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"tokens": self._tokens(str(body.get("content", "")), add_bos=bool(body.get("add_special")))}
 
     def _tokens(self, text: str, *, add_bos: bool) -> list[int]:
@@ -152,12 +152,12 @@ class BindingsServer:
 
         messages = [{**message, "content": _text(message.get("content"))} for message in body.get("messages") or ()]
         try:
-            made = self._formatter(messages=messages, **(body.get("chat_template_kwargs") or {}))
-        except (ValueError, TypeError, jinja2.TemplateError) as error:  # what a template says of what it cannot take
+            formatted = self._formatter(messages=messages, **(body.get("chat_template_kwargs") or {}))
+        except (ValueError, TypeError, jinja2.TemplateError) as error:  # raised by the template
             raise _RefusedError(400, f"The chat template refuses the messages: {error}") from error
-        return self._tokens(made.prompt, add_bos=False)
+        return self._tokens(formatted.prompt, add_bos=False)
 
-    def _bare_prompt(self, body: dict[str, Any]) -> list[int]:
+    def _plain_prompt(self, body: dict[str, Any]) -> list[int]:
         prompt = body.get("prompt")
         if isinstance(prompt, list):
             return [int(token) for token in prompt]
@@ -166,61 +166,61 @@ class BindingsServer:
     # Generation
 
     async def _generation(self, body: dict[str, Any], receive: Receive, send: Send, *, chat: bool) -> None:
-        job = _Job(lambda: self._pieces(body, chat=chat), asyncio.get_running_loop())
+        job = _Job(lambda: self._events(body, chat=chat), asyncio.get_running_loop())
         working = asyncio.get_running_loop().run_in_executor(self._worker, self._work, job)
         watching = asyncio.ensure_future(self._watch(job, receive))
         try:
             first = await job.events.get()
             if first is not None and "status" in first:
-                await _answer(send, first["status"], {"error": first["error"]})
+                await _send_json(send, first["status"], {"error": first["error"]})
             elif body.get("stream"):
                 await _stream(send, first, job)
             else:
-                await self._in_one(send, first, job, chat=chat)
+                await self._send_whole(send, first, job, chat=chat)
         finally:
             watching.cancel()
-            self._leave(job)
+            self._cancel(job)
             await asyncio.gather(working, watching, return_exceptions=True)
 
     async def _watch(self, job: _Job, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._leave(job)
+        self._cancel(job)
 
-    def _leave(self, job: _Job) -> None:
-        """Nobody waits for this job any more: end it where it is, in the middle of a prompt too."""
+    def _cancel(self, job: _Job) -> None:
+        """Abort a job whose client has disconnected, also in the middle of its prompt."""
         with self._lock:
-            job.gone.set()
+            job.cancelled.set()
             if self._current is job:
                 self._stop_flag.value = b"x"
 
     def _work(self, job: _Job) -> None:
-        """The job, in the worker thread."""
+        """Run a job, in the worker thread."""
         with self._lock:
-            if job.gone.is_set():
-                job.tell(None)
+            if job.cancelled.is_set():
+                job.put(None)
                 return
             self._current = job
             self._stop_flag.value = b""
         try:
-            for event in job.make():
-                if job.gone.is_set():
+            for event in job.generate():
+                if job.cancelled.is_set():
                     break
-                job.tell(event)
+                job.put(event)
         except _RefusedError as refused:
-            job.tell({"status": refused.status, "error": refused.error})
-        except Exception as error:  # noqa: BLE001  (the bindings raise anything; the engine serves on)
-            if not job.gone.is_set():
+            job.put({"status": refused.status, "error": refused.error})
+        except Exception as error:  # noqa: BLE001  (the bindings raise anything; the server must go on)
+            if not job.cancelled.is_set():
                 message = f"{type(error).__name__}: {error}"
-                job.tell({"status": 500, "error": {"code": 500, "message": message, "type": "server_error"}})
+                job.put({"status": 500, "error": {"code": 500, "message": message, "type": "server_error"}})
         finally:
             with self._lock:
                 self._current = None
-            job.tell(None)
+            job.put(None)
 
-    def _pieces(self, body: dict[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
-        """The events of a reply: text, the finish reason, then usage and timings."""
-        prompt = self._chat_prompt(body) if chat else self._bare_prompt(body)
+    def _events(self, body: dict[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
+        """The events of a response: text, the finish reason, then usage and timings."""
+        prompt = self._chat_prompt(body) if chat else self._plain_prompt(body)
         context = self._llama.n_ctx()
         if len(prompt) >= context:
             raise _RefusedError(
@@ -228,16 +228,16 @@ class BindingsServer:
                 "exceed_context_size_error", n_prompt_tokens=len(prompt), n_ctx=context,
             )  # fmt: skip
         limit = min(int(body.get("max_tokens") or context), context - len(prompt))
-        # Without a seed of the request it would take that of the one before.
+        # Without a seed it would use that of the request before.
         self._llama.set_seed(secrets.randbits(32) if body.get("seed") is None else int(body["seed"]))
         options = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
         tokens = self._llama.generate(
             prompt, temp=body.get("temperature", 0.8), grammar=self._grammar(body), logits_processor=self._bias(body),
             **options,
         )  # fmt: skip
-        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # characters of several bytes come whole
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # whole characters only
         count, finish = 0, "length"
-        yield _event("", None, chat=chat)  # the request is taken: a stream may begin
+        yield _event("", None, chat=chat)  # accepted: the stream begins
         began = time.monotonic()
         first_at = None
         is_end, vocabulary = self._package.llama_vocab_is_eog, self._llama._model.vocab
@@ -251,7 +251,7 @@ class BindingsServer:
 
         for token in tokens:
             first_at = first_at or time.monotonic()
-            count += 1  # the token that ends a reply counts, as in llama.cpp's own server
+            count += 1  # including the end-of-generation token, as in llama.cpp's server
             if is_end(vocabulary, token):
                 finish = "stop"
                 break
@@ -268,28 +268,28 @@ class BindingsServer:
         yield {"object": "chunk", "model": self._alias, "choices": [], "usage": usage, "timings": timings}
 
     def _bias(self, body: dict[str, Any]) -> Any:
-        """What adds `logit_bias` to the scores of tokens."""
+        """The logits processor of `logit_bias`; None without one."""
         bias = {int(token): float(value) for token, value in (body.get("logit_bias") or {}).items()}
         if not bias:
             return None
         if not all(0 <= token < self._llama.n_vocab() for token in bias):
-            raise _RefusedError(400, "logit_bias names a token that the vocabulary does not have")
+            raise _RefusedError(400, "logit_bias has a token that is not in the vocabulary")
 
-        def biased(_: Any, scores: Any) -> Any:
+        def add_bias(_: Any, scores: Any) -> Any:
             scores = scores.copy()
             for token, value in bias.items():
                 scores[token] += value
             return scores
 
-        return self._package.LogitsProcessorList([biased])
+        return self._package.LogitsProcessorList([add_bias])
 
     def _grammar(self, body: dict[str, Any]) -> Any:
-        """The grammar that a body asks for in any of llama.cpp's ways; None for none."""
+        """The grammar from any of llama.cpp's parameters for one; None without."""
         grammar = self._package.LlamaGrammar
-        schema, wanted = body.get("json_schema"), body.get("response_format") or {}
-        if wanted.get("type") == "json_schema":
-            schema = wanted["json_schema"].get("schema") or {"type": "object"}
-        elif wanted.get("type") == "json_object":
+        schema, output = body.get("json_schema"), body.get("response_format") or {}
+        if output.get("type") == "json_schema":
+            schema = output["json_schema"].get("schema") or {"type": "object"}
+        elif output.get("type") == "json_object":
             schema = {"type": "object"}
         try:
             if schema is not None:
@@ -298,12 +298,12 @@ class BindingsServer:
         except Exception as error:  # (its converter raises anything)
             raise _RefusedError(400, f"The grammar or JSON schema cannot be used: {error}") from error
 
-    async def _in_one(self, send: Send, first: dict[str, Any] | None, job: _Job, *, chat: bool) -> None:
-        """The same reply as one body."""
+    async def _send_whole(self, send: Send, first: dict[str, Any] | None, job: _Job, *, chat: bool) -> None:
+        """Send the response as one JSON body."""
         event, texts, finish, last = first, [], "stop", {}
         while event is not None:
             if "error" in event:
-                await _answer(send, event.get("status", 500), {"error": event["error"]})
+                await _send_json(send, event.get("status", 500), {"error": event["error"]})
                 return
             for choice in event["choices"]:
                 texts.append(choice["delta"].get("content", "") if chat else choice["text"])
@@ -311,17 +311,17 @@ class BindingsServer:
             last = event
             event = await job.events.get()
         text = "".join(texts)
-        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        await _answer(send, 200, {**last, "choices": [{"index": 0, "finish_reason": finish, **said}]})
+        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        await _send_json(send, 200, {**last, "choices": [{"index": 0, "finish_reason": finish, **content}]})
 
 
 def _event(text: str, finish: str | None, *, chat: bool) -> dict[str, Any]:
-    said: dict[str, Any] = {"delta": {"content": text} if text else {}} if chat else {"text": text}
-    return {"object": "chunk", "choices": [{"index": 0, "finish_reason": finish, **said}]}
+    content: dict[str, Any] = {"delta": {"content": text} if text else {}} if chat else {"text": text}
+    return {"object": "chunk", "choices": [{"index": 0, "finish_reason": finish, **content}]}
 
 
 def _text(content: Any) -> str:
-    """A message's text; parts are joined."""
+    """The text of a message; parts are joined."""
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return "" if content is None else str(content)
@@ -342,7 +342,7 @@ async def _body(receive: Receive) -> dict[str, Any]:
     return body
 
 
-async def _answer(send: Send, status: int, value: Any) -> None:
+async def _send_json(send: Send, status: int, value: Any) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [_JSON]})
     await send({"type": "http.response.body", "body": json.dumps(value).encode()})
 
@@ -350,7 +350,7 @@ async def _answer(send: Send, status: int, value: Any) -> None:
 async def _stream(send: Send, first: dict[str, Any] | None, job: _Job) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     event = first
-    while event is not None and not job.gone.is_set():
+    while event is not None and not job.cancelled.is_set():
         event.pop("status", None)
         data = b"data: " + json.dumps(event).encode() + b"\n\n"
         await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -358,6 +358,6 @@ async def _stream(send: Send, first: dict[str, Any] | None, job: _Job) -> None:
             try:
                 event = await asyncio.wait_for(job.events.get(), _COMMENT_SECONDS)
                 break
-            except TimeoutError:  # a long prompt is read: whoever waits must see that it goes on
+            except TimeoutError:  # prefill of a long prompt: show the client that it goes on
                 await send({"type": "http.response.body", "body": b": reading\n\n", "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})

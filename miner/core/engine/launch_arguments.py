@@ -1,4 +1,4 @@
-"""An EngineSpec in the words of each way to start llama.cpp: the wheel's parameters, flags, the bindings' settings."""
+"""Launch arguments from an EngineSpec: parameters of xllamacpp, options of llama-server, arguments of the bindings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from miner.core.engine.spec import EngineSpec
 __all__ = ["CONTEXT_CHECKPOINTS", "llama_cpp_python_arguments", "llama_server_arguments", "xllamacpp_arguments"]
 
 CONTEXT_CHECKPOINTS = 4
-"""Copies of a sliding window that a slot keeps to go back to; llama.cpp's default of 32 can take gigabytes a slot."""
+"""Context checkpoints of a slot (sliding-window models); llama.cpp's default of 32 can take gigabytes per slot."""
 
 _FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 
 
 def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
-    """Attributes of `xllamacpp.CommonParams`; `constants` are named, because only the child may import the wheel.
+    """Attributes of `xllamacpp.CommonParams`; enum values by name, because only the child imports the wheel.
 
-    Every attribute is looked up before it is set: names change between releases of the wheel, and an attribute
-    that is not there would be set silently.
+    The child checks that each attribute exists: names change between releases, and others would be set silently.
     """
     threads = spec.threads or physical_cores()
     values: dict[str, Any] = {
@@ -27,21 +26,21 @@ def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
         "model_alias": [spec.alias],
         "n_ctx": spec.ctx_size * spec.parallel,  # llama.cpp divides it by the slots
         "n_parallel": spec.parallel,
-        "kv_unified": False,  # one pool for all slots ends every request at once when it is full
+        "kv_unified": False,  # a full pool of all slots would end all requests at once
         "ctx_shift": False,
         "n_ctx_checkpoints": CONTEXT_CHECKPOINTS,
         "n_batch": spec.batch_size,
         "n_ubatch": spec.batch_size,
         "cpuparams.n_threads": threads,
         "cpuparams_batch.n_threads": threads,
-        # Each slot keeps the prefix of its last prompt anyway. This is for more conversations than slots; by default
-        # it may grow to 8 GiB of memory that no estimate of the engine's size knows of.
+        # Each slot caches its last prompt anyway. This is for more conversations than slots; the default is up to 8 GiB
+        # that no memory estimate knows of.
         "cache_ram_mib": spec.cache_ram_mib,
         "ui": False,
         "endpoint_slots": True,
         "endpoint_metrics": True,
         "cors_origins": "",
-        "verbosity": 1,  # errors only: 0 hides why a load failed, and more costs time on every request
+        "verbosity": 1,  # errors only: 0 hides why a load failed, more costs time per request
     }
     constants: dict[str, list[str]] = {}
     if spec.n_gpu_layers is not None:
@@ -53,8 +52,8 @@ def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
             constants[name] = ["ggml_type", f"GGML_TYPE_{kind.upper()}"]
     if spec.pooling:
         values["embedding"] = True
-        # With a cache for each slot, texts of different lengths that are computed together are pooled over their last
-        # pieces only: the vectors are wrong silently. One pool is right, and each slot keeps to its share.
+        # With a cache per slot, texts of different lengths in one batch are pooled over their last pieces only: wrong
+        # vectors, silently. One pool with a share for each slot is right.
         values["kv_unified"] = True
         values["kv_unified_per_slot"] = spec.ctx_size
         constants["pooling_type"] = ["llama_pooling_type", f"LLAMA_POOLING_TYPE_{spec.pooling.upper()}"]
@@ -66,8 +65,8 @@ def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
 
 
 def llama_server_arguments(spec: EngineSpec) -> dict[str, Any]:
-    """Flags of `llama-server`. Those under `optional` are used where the binary's own help names them: they have
-    changed their names or came late, and a version that lacks one behaves as if it were given, or says so itself.
+    """Options of `llama-server`. Those in `optional` are passed if the binary's help lists them: their names have
+    changed or they are new, and a version without one behaves as if it were given, or reports it itself.
     """
     threads = str(spec.threads or physical_cores())
     flags = [
@@ -103,7 +102,7 @@ def llama_server_arguments(spec: EngineSpec) -> dict[str, Any]:
 
 
 def llama_cpp_python_arguments(spec: EngineSpec) -> dict[str, Any]:
-    """Arguments of `llama_cpp.Llama`, and what our server over it needs."""
+    """Arguments of `llama_cpp.Llama`, and what `bindings_server.py` needs."""
     threads = spec.threads or physical_cores()
     values: dict[str, Any] = {
         "model_path": str(spec.model_path.absolute()),
@@ -113,10 +112,10 @@ def llama_cpp_python_arguments(spec: EngineSpec) -> dict[str, Any]:
         "n_threads": threads,
         "n_threads_batch": threads,
         "flash_attn": spec.flash_attn == "on",
-        "verbose": True,  # why a load fails is told nowhere else
+        "verbose": True,  # the only source of a failed load's reason
     }
     if spec.n_gpu_layers is not None:
-        values["n_gpu_layers"] = spec.n_gpu_layers  # -1 is all of them there too
+        values["n_gpu_layers"] = spec.n_gpu_layers  # -1: all, here too
     constants = {
         name: f"GGML_TYPE_{kind.upper()}"
         for name, kind in (("type_k", spec.cache_type_k), ("type_v", spec.cache_type_v))

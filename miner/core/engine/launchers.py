@@ -1,7 +1,7 @@
-"""How a llama.cpp server can be started here: the xllamacpp package, a `llama-server` binary, llama-cpp-python.
+"""Ways to start a llama.cpp server: the xllamacpp package, a `llama-server` binary, or llama-cpp-python.
 
-A launcher only plans. The plan is a command for `child.py`, our small supervisor inside the child, with its orders
-as one line of JSON on standard input, because a command line and an environment can be read by others.
+A launcher only plans: the command that runs `child.py`, and its configuration as one line of JSON for standard input,
+because other users can read command lines and environments.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ __all__ = [
 
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
 _HELP_TIMEOUT = 30.0
-"""Seconds: a cold disk or a driver that wakes up takes some; whoever needs longer is no program that serves."""
-_LONGEST_HELP = 1 << 20
+"""Seconds for `--help`, with a cold disk or a driver that wakes up."""
+_MAX_HELP_BYTES = 1 << 20
 _SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
 
 _ENVIRONMENT = {
@@ -53,18 +53,18 @@ _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """One way to start one engine."""
+    """How to start one engine."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
-    """The whole environment of the child: no secret of ours is in it."""
+    """The whole environment of the child, without our secrets."""
     stdin: bytes = field(default=b"", repr=False)
-    """Written to the child's standard input, which then stays open for as long as we live."""
+    """Written to the child's standard input, which stays open until we exit."""
     api_key: str | None = field(default=None, repr=False)
-    """The key that the child asks for where it must listen on a port."""
+    """The API key of a child that listens on a port."""
 
     def address(self, reported: str) -> EngineAddress:
-        """Where the child answers: `reported` is `unix:///path` or `http://127.0.0.1:port`."""
+        """The address from what the child reported: `unix:///path` or `http://127.0.0.1:port`."""
         if reported.startswith("unix://"):
             return EngineAddress("http://engine", unix_socket=Path(reported.removeprefix("unix://")))
         return EngineAddress(reported.rstrip("/"), api_key=self.api_key)
@@ -75,25 +75,25 @@ class Launcher(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in messages and tables."""
+        """Name for messages and tables."""
 
     @property
     def lacks(self) -> frozenset[str]:
-        """Words of `capabilities` for what its server cannot do, whatever the model."""
+        """Capabilities that its server lacks, whatever the model."""
 
     @property
     def slots(self) -> int | None:
-        """Requests that its server computes at once at most; None: any number."""
+        """Maximum slots of its server; None: any number."""
 
     @property
     def converts_schemas(self) -> bool:
-        """Whether its server makes llama.cpp's own grammar of a JSON Schema; else it is sent one."""
+        """Whether its server converts JSON Schema to a grammar correctly; else it is sent a grammar."""
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
-        """Whether layers may run on a GPU, as far as files tell: no library is loaded, but some may be read."""
+        """Whether layers may run on a GPU, as far as its files tell. May read libraries, so not for an event loop."""
 
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
-        """How to start `spec` with its socket in `directory`, which is private and exists; nothing is started here."""
+        """How to start `spec` with its socket in `directory`, which exists and is private. Starts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,13 @@ class XllamacppLauncher:
 
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         """See `Launcher.plan`."""
-        # -S: the wheel needs nothing but its own directory, and a start without site-packages is quicker.
+        # -S: the wheel needs only its own directory, and a start without site-packages is faster.
         return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], xllamacpp_arguments(spec), directory)
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryLauncher:
-    """A `llama-server` binary of the user's, under our supervisor."""
+    """A `llama-server` binary of the user."""
 
     binary: Path
     name: str = "llama-server"
@@ -143,18 +143,18 @@ class BinaryLauncher:
 
 @dataclass(frozen=True, slots=True)
 class LlamaCppPythonLauncher:
-    """The bindings of llama-cpp-python under a small server of ours: one request at a time, and fewer features."""
+    """llama-cpp-python under `bindings_server.py`: one request at a time, and fewer features."""
 
     package: Path
     name: str = "llama-cpp-python"
-    # Its bindings parse no calls and no reasoning, count log probabilities only at the price of all logits of the
-    # context in memory, and give a vector for each token, however the model pools.
+    # The bindings parse no tool calls and no reasoning, need all logits of the context in memory for logprobs, and
+    # return a vector per token, whatever the pooling.
     lacks: frozenset[str] = frozenset(
         """tools emulated tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank
         images prompt_tokens""".split()
     )
     slots: int | None = 1
-    # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, among others.
+    # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, for one.
     converts_schemas: bool = False
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
@@ -171,12 +171,12 @@ class LlamaCppPythonLauncher:
         for name, value in refused.items():
             if value is not None:
                 raise EngineStartError(
-                    f"{name}={value}: llama-cpp-python computes one text at a time, and no embeddings.",
+                    f"{name}={value}: llama-cpp-python has one slot, and no embeddings.",
                     backend="llamacpp",
                     retryable=False,
                     operator_hint=f"Unset it, or install the full engine: {_INSTALL}",
                 )
-        # Its dependencies are many and may come from anywhere that our own path reaches.
+        # Its many dependencies may be anywhere on our own path.
         paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
         return _child_plan(
             "llama_cpp", ["-I"], [self.package.parent, *paths], llama_cpp_python_arguments(spec), directory
@@ -186,8 +186,10 @@ class LlamaCppPythonLauncher:
 def find_launcher(server_binary: str | None = None) -> Launcher:
     """The launcher to use: the named binary, else xllamacpp, else a `llama-server` on PATH, else llama-cpp-python.
 
-    Imports no engine. Raises:
-        EngineStartError: the named binary cannot be run, or there is no launcher; says what to install.
+    Imports no engine.
+
+    Raises:
+        EngineStartError: the named binary cannot be run, or no engine is installed.
     """
     if server_binary:
         return BinaryLauncher(_named_binary(server_binary))
@@ -201,13 +203,13 @@ def find_launcher(server_binary: str | None = None) -> Launcher:
 
 
 def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> None:
-    """Ask the binary for its `--help`, which a llama-server answers with its options. Not for an event loop.
+    """Check by its `--help` that a binary is a llama-server. Not for an event loop.
 
     Args:
-        timeout: seconds that it gets to answer.
+        timeout: seconds for `--help`.
 
     Raises:
-        EngineStartError: it cannot be run, does not answer, or is another program.
+        EngineStartError: it cannot be run, prints no help in time, or is another program.
     """
     binary = _named_binary(server_binary)
     try:
@@ -217,26 +219,26 @@ def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -
         )  # fmt: skip
     except OSError as error:
         raise _wrong_binary(server_binary, f"it cannot be run: {error.strerror}") from error
-    told: list[bytes] = []
+    help_text: list[bytes] = []
     output = process.stdout
     assert output is not None
-    reader = threading.Thread(target=lambda: told.append(output.read(_LONGEST_HELP)), daemon=True)
+    reader = threading.Thread(target=lambda: help_text.append(output.read(_MAX_HELP_BYTES)), daemon=True)
     reader.start()
     reader.join(timeout)
-    try:  # what it has started holds the pipe, too
+    try:  # its children hold the pipe, too
         os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
     except OSError:
         pass
     process.wait()
     reader.join(1)
-    if not reader.is_alive():  # else closing would wait for it
+    if not reader.is_alive():  # else close() would wait for it
         output.close()
-    if not told or b"--model" not in told[0]:
-        raise _wrong_binary(server_binary, "it is no llama-server: its --help does not name --model")
+    if not help_text or b"--model" not in help_text[0]:
+        raise _wrong_binary(server_binary, "it is not a llama-server: its --help does not list --model")
 
 
 def launcher_available(server_binary: str | None = None) -> str | None:
-    """None when `find_launcher` would find one, else the reason in one line. Imports and starts nothing."""
+    """Why `find_launcher` would fail, in one line; None if it would not. Imports and starts nothing."""
     try:
         find_launcher(server_binary)
     except EngineStartError as error:
@@ -245,7 +247,7 @@ def launcher_available(server_binary: str | None = None) -> str | None:
 
 
 def clean_environment() -> dict[str, str]:
-    """What an engine may know of our environment: where programs, libraries and devices are, nothing else."""
+    """The environment of an engine: what locates programs, libraries and devices, nothing else."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -253,11 +255,10 @@ def clean_environment() -> dict[str, str]:
         or (name.startswith(_ENVIRONMENT_FAMILIES) and not any(word in name for word in _SECRET_WORDS))
     }
     if "OMP_WAIT_POLICY" not in kept:
-        # Threads that wait for each other spin. By default they do so for so long that an engine comes to a crawl
-        # beside anything else that computes, such as a second engine (measured on two busy cores: 9 tokens/s, with
-        # this 29; on idle cores: 85 either way; without any spinning: 46).
+        # Waiting OpenMP threads spin, by default for so long that an engine crawls beside a second one (measured on two
+        # busy cores: 9 tokens/s, with this 29; on idle cores 85 either way, without any spinning 46).
         kept.setdefault("GOMP_SPINCOUNT", "1000")
-    # ggml answers a failed assertion by running gdb on itself, for seconds and pages.
+    # On a failed assertion ggml would run gdb on itself, for seconds and pages.
     return {**kept, "GGML_NO_BACKTRACE": "1"}
 
 
@@ -307,22 +308,24 @@ def _wrong_binary(name: str, why: str) -> EngineStartError:
     )
 
 
-def _child_plan(mode: str, flags: list[str], paths: list[Path], orders: dict[str, Any], directory: Path) -> LaunchPlan:
+def _child_plan(
+    mode: str, flags: list[str], paths: list[Path], arguments: dict[str, Any], directory: Path
+) -> LaunchPlan:
     socket = directory / "engine.sock"
     key = secrets.token_urlsafe(24)
-    everything = {
+    config = {
         "mode": mode,
         "parent": os.getpid(),
         "path": [str(path) for path in paths],
         "directory": str(directory),
         "socket": str(socket) if hasattr(stdlib_socket, "AF_UNIX") and _fits(socket) else None,
         "api_key": key,
-        **orders,
+        **arguments,
     }
     return LaunchPlan(
         argv=(sys.executable, *flags, str(Path(__file__).with_name("child.py"))),
         env=clean_environment(),
-        stdin=json.dumps(everything).encode() + b"\n",
+        stdin=json.dumps(config).encode() + b"\n",
         api_key=key,
     )
 

@@ -127,9 +127,9 @@ def test_llama_cpp_python_is_last_and_does_less(no_packages, monkeypatch, tmp_pa
         found.plan(demo_spec(), tmp_path)
     with pytest.raises(EngineStartError, match="LLAMACPP_POOLING=mean"):
         found.plan(demo_spec(parallel=1, pooling="mean"), tmp_path)
-    orders = json.loads(found.plan(demo_spec(parallel=1, cache_type_k="q8_0"), tmp_path).stdin)
-    assert orders["values"]["n_ctx"] == 512
-    assert orders["constants"] == {"type_k": "GGML_TYPE_Q8_0"}
+    config = json.loads(found.plan(demo_spec(parallel=1, cache_type_k="q8_0"), tmp_path).stdin)
+    assert config["values"]["n_ctx"] == 512
+    assert config["constants"] == {"type_k": "GGML_TYPE_Q8_0"}
 
 
 # Planning.
@@ -224,8 +224,8 @@ async def test_the_wheel_on_a_port_asks_for_its_key():
 
         def plan(self, spec, directory):
             plan = find_launcher().plan(spec, directory)
-            orders = json.loads(plan.stdin) | {"socket": None}
-            return dataclasses.replace(plan, stdin=json.dumps(orders).encode() + b"\n")
+            config = json.loads(plan.stdin) | {"socket": None}
+            return dataclasses.replace(plan, stdin=json.dumps(config).encode() + b"\n")
 
     engine = EngineProcess(demo_spec(), AtPort(), start_timeout=PATIENCE)
     address = await engine.ensure_ready()
@@ -249,9 +249,9 @@ async def test_a_parameter_that_the_wheel_lacks_is_named():
 
         def plan(self, spec, directory):
             plan = find_launcher().plan(spec, directory)
-            orders = json.loads(plan.stdin)
-            orders["values"]["model.warp_factor"] = 9
-            return dataclasses.replace(plan, stdin=json.dumps(orders).encode() + b"\n")
+            config = json.loads(plan.stdin)
+            config["values"]["model.warp_factor"] = 9
+            return dataclasses.replace(plan, stdin=json.dumps(config).encode() + b"\n")
 
     with pytest.raises(EngineStartError, match=r"xllamacpp \S+ has no parameter model.warp_factor"):
         await run(Newer())
@@ -333,14 +333,14 @@ async def test_a_binary_with_a_damaged_model(tmp_path):
 
 @pytest.mark.engine
 async def test_a_binary_that_is_something_else(tmp_path):
-    with pytest.raises(EngineStartError, match="is no llama-server") as caught:
+    with pytest.raises(EngineStartError, match="is not a llama-server") as caught:
         await run(find_launcher(shutil.which("true")))
     assert caught.value.message.count("exit status") <= 1
     assert "LLAMACPP_SERVER" in (caught.value.operator_hint or "")
     script = tmp_path / "llama-server"
     script.write_text("not a program at all")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    with pytest.raises(EngineStartError, match="--help does not answer"):
+    with pytest.raises(EngineStartError, match="--help failed"):
         await run(find_launcher(str(script)))
 
 

@@ -538,9 +538,9 @@ class NoThreads:
 
     def plan(self, spec, directory):
         plan = find_launcher().plan(spec, directory)
-        orders = json.loads(plan.stdin)
-        orders["values"][self.where] = 0
-        return dataclasses.replace(plan, stdin=json.dumps(orders).encode() + b"\n")
+        config = json.loads(plan.stdin)
+        config["values"][self.where] = 0
+        return dataclasses.replace(plan, stdin=json.dumps(config).encode() + b"\n")
 
 
 async def test_an_abort_while_llama_cpp_loads(engines):
