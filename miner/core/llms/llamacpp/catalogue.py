@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import logging
+import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,9 +16,9 @@ from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llamacpp.memory import EngineMemory, memory_budget, required_memory
 from miner.core.llms.llamacpp.models import (
     LocalModel,
+    context_of,
     find_model,
     fitting_slots,
-    model_info,
     models_directory,
     pooling_of,
     spec_of,
@@ -197,7 +199,7 @@ class LocalModels:
         return infos
 
     def info(self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool) -> ModelInfo:
-        """A model as its files describe it."""
+        """A model as its files describe it, without its path: clients see this."""
         props = Props.guess(template=template or facts.chat_template, vision=files.mmproj is not None)
         pooling = pooling_of(facts, self._settings)
         able = props.capabilities(embeds=pooling not in (None, "rank"), ranks=pooling == "rank")
@@ -206,7 +208,22 @@ class LocalModels:
         aliases = self.catalogue.aliases(files)
         if self._settings.model_path and facts.name:
             aliases = (*aliases, facts.name)
-        return model_info(files, facts, self._settings, aliases=aliases, loaded=loaded, capabilities=able)
+        # A file that was replaced by one of the same name and size has another digest, too.
+        stamps = [(os.path.basename(path), *rest) for path, *rest in files.stamps]
+        return ModelInfo(
+            id=files.alias,
+            aliases=sorted(aliases),
+            context_length=context_of(facts, self._settings),
+            capabilities=able,
+            loaded=loaded,
+            size=files.size,
+            parameters=facts.parameters,
+            quantization=facts.quantization,
+            architecture=facts.architecture,
+            dimensions=facts.embedding_length,
+            created=files.modified,
+            digest=hashlib.sha256(repr(stamps).encode()).hexdigest(),
+        )
 
 
 def _retrieve_error(task: asyncio.Task[Found]) -> None:

@@ -54,7 +54,6 @@ class TemplateCaps(msgspec.Struct):
 
     supports_tools: bool = True
     supports_system_role: bool = True
-    supports_parallel_tool_calls: bool = True
 
 
 class _GenerationSettings(msgspec.Struct):

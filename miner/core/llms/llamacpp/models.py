@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +18,6 @@ from miner.core.models.memory.available import Memory, gpu_is_likely
 from miner.core.models.memory.estimate import Load
 from miner.core.models.memory.verdict import placed
 from miner.core.models.resolve import LocatedModel
-from miner.core.wire import ModelInfo
 from miner.errors import ConfigError, EngineStartError
 
 if TYPE_CHECKING:
@@ -34,7 +30,6 @@ __all__ = [
     "find_model",
     "fitting_slots",
     "load_of",
-    "model_info",
     "models_directory",
     "pooling_of",
     "spec_of",
@@ -211,31 +206,3 @@ def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, m
             break
         slots //= 2
     return slots
-
-
-def model_info(
-    files: LocatedModel,
-    facts: Facts,
-    settings: MinerConfig,
-    *,
-    aliases: Iterable[str],
-    loaded: bool,
-    capabilities: frozenset[str],
-) -> ModelInfo:
-    """A model as clients see it, without its path."""
-    # A file that was replaced by one of the same name and size has another digest, too.
-    marks = [(os.path.basename(path), *rest) for path, *rest in files.stamps]
-    return ModelInfo(
-        id=files.alias,
-        aliases=sorted(aliases),
-        context_length=context_of(facts, settings),
-        capabilities=capabilities,
-        loaded=loaded,
-        size=files.size,
-        parameters=facts.parameters,
-        quantization=facts.quantization,
-        architecture=facts.architecture,
-        dimensions=facts.embedding_length,
-        created=files.modified,
-        digest=hashlib.sha256(repr(marks).encode()).hexdigest(),
-    )

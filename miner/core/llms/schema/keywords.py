@@ -11,7 +11,7 @@ from urllib.parse import unquote
 __all__ = [
     "ANNOTATIONS", "ANYWHERE", "CHECKED", "FORMATS", "LISTS", "MAPS", "MAX_BRANCHES", "MAX_ENUM", "NEVER", "OF_TYPE",
     "SINGLE", "TYPES", "Schema", "Unenforced", "annotated", "anything", "checker", "constraints", "disjoint",
-    "is_anything", "is_never", "is_number", "json_types", "listed_in", "matches", "resolve", "same", "schemas_of",
+    "is_anything", "is_number", "json_types", "listed_in", "matches", "resolve", "same", "schemas_of",
     "types", "union",
 ]  # fmt: skip
 
@@ -46,11 +46,6 @@ MAX_BRANCHES = 64
 Schema = Any
 NEVER: dict[str, Any] = {"not": {}}
 """The translation of a schema under which nothing is valid; compared by identity."""
-
-
-def is_never(schema: Schema) -> bool:
-    """Return whether nothing is valid under a translated schema."""
-    return schema is NEVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.contract.capabilities import LENIENT_HINT, forget, note_ignored
 from miner.core.llms.schema.gbnf import grammar_of
-from miner.core.llms.schema.keywords import LISTS, MAPS, SINGLE, Unenforced, is_never
+from miner.core.llms.schema.keywords import LISTS, MAPS, NEVER, SINGLE, Unenforced
 from miner.core.llms.schema.pattern import MAX_REPEATS
 from miner.core.llms.schema.translate import Translator
 from miner.core.wire import ChatRequest
@@ -80,7 +80,7 @@ def llama_schema(
     def translate() -> LlamaSchema:
         translator = Translator(number_bounds=bounds)
         made = [translator.translate(schema) for schema in schemas]
-        if any(is_never(one) for one in made):
+        if any(one is NEVER for one in made):
             raise ValueError("nothing is valid under it")
         whole, definitions = combine(made), translator.definitions
         grammar = grammar_of(whole, definitions) if bounds and (always or _has_bounds([whole, definitions])) else None

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from miner.core.llms.schema.gbnf import grammar_of
-from miner.core.llms.schema.keywords import is_never
+from miner.core.llms.schema.keywords import NEVER
 from miner.core.llms.schema.pattern import PatternError, translate_pattern
 from miner.core.llms.schema.translate import Translator
 from tests.core.llms.schema.gbnf import Grammar
@@ -100,7 +100,7 @@ def samples(schema: Any, seed: int, count: int) -> list[str]:
     """Texts that llama.cpp may write under the grammar of a schema."""
     translator = Translator(number_bounds=True)
     made = translator.translate(schema)
-    if is_never(made):
+    if made is NEVER:
         return []
     assert translator.unenforced == []
     grammar = Grammar(grammar_of(made, translator.definitions))
@@ -177,7 +177,7 @@ def test_bounds_of_numbers_need_a_grammar():
      {"type": "integer", "minimum": 3, "maximum": 2}, {"type": "array", "items": False, "minItems": 1}],
 )  # fmt: skip
 def test_a_schema_under_which_nothing_is_valid(schema: Any):
-    assert is_never(Translator().translate(schema))
+    assert Translator().translate(schema) is NEVER
 
 
 @pytest.mark.parametrize(
