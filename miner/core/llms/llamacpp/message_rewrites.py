@@ -22,13 +22,6 @@ from miner.core.wire import ImagePart, Message, TextPart, ToolCall
 
 __all__ = ["RESTRICTIONS", "join_text_parts", "rewrite", "violations"]
 
-RESTRICTIONS: Final = (
-    "reasoning", "call_ids", "orphan_results", "calls_in_one_message", "text_beside_calls", "only_system",
-    "no_messages", "leading_systems", "later_system", "system", "user_after_result", "unanswered_call",
-    "assistant_first", "same_role",
-)  # fmt: skip
-"""Those that have a rewrite, in the order in which the rewrites are applied."""
-
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _GAP = "\n\n"
 
@@ -39,15 +32,15 @@ def join_text_parts(messages: list[Message]) -> list[Message]:
     """
     if not any(isinstance(message.content, list) for message in messages):
         return messages
-    return [_joined_parts(message) for message in messages]
-
-
-def _joined_parts(message: Message) -> Message:
-    parts = message.content
-    if not isinstance(parts, list) or not all(isinstance(part, TextPart) for part in parts):
-        return message
-    # Joined as llama.cpp joins them for a template that takes only texts.
-    return replace(message, content="\n".join(part.text for part in parts if isinstance(part, TextPart)))
+    joined = []
+    for message in messages:
+        if isinstance(message.content, list):
+            texts = [part.text for part in message.content if isinstance(part, TextPart)]
+            if len(texts) == len(message.content):
+                # As llama.cpp joins them for a template that takes only strings.
+                message = replace(message, content="\n".join(texts))
+        joined.append(message)
+    return joined
 
 
 def violations(messages: list[Message]) -> set[str]:
@@ -104,9 +97,9 @@ def violations(messages: list[Message]) -> set[str]:
 
 def rewrite(messages: list[Message], restrictions: Collection[str]) -> list[Message]:
     """The conversation without violations of these restrictions."""
-    for name in RESTRICTIONS:
+    for name, apply in _REWRITES.items():
         if name in restrictions:
-            messages = _REWRITES[name](messages)
+            messages = apply(messages)
     return messages
 
 
@@ -308,3 +301,7 @@ _REWRITES: Final[dict[str, Callable[[list[Message]], list[Message]]]] = {
     "assistant_first": _user_first,
     "same_role": _neighbours_joined,
 }
+"""In the order in which they are applied."""
+
+RESTRICTIONS: Final = tuple(_REWRITES)
+"""The restrictions that have a rewrite."""
