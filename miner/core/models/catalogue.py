@@ -48,7 +48,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a list tells of a model: the small part of its header, in the header's words."""
+    """What a list has of a model: the small part of its header."""
 
     name: str | None
     architecture: str
@@ -96,11 +96,11 @@ class Catalogue:
         self._headers = _Recent[tuple[Stamp, ...], GGUFHeader](HEADERS)
         self._facts = _Recent[tuple[Stamp, ...], Facts | GGUFError](KEPT)
         self._paths: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def models(self, *, newer_than: float) -> Models:
-        """What there is, as it was read at that time (`time.monotonic()`) or later. However many ask at once, it is
-        read once; the same object while nothing has changed.
+        """What there is, as it was read at that time (`time.monotonic()`) or later; the same object while nothing has
+        changed. It is read once for all that wait.
         """
         with self._reading:
             known = self._models
@@ -108,8 +108,8 @@ class Catalogue:
                 began = time.monotonic()
                 listing, demo = self._reader.read(), demo_file()
                 for line in listing.skipped:
-                    if line not in self._told:
-                        self._told.add(line)
+                    if line not in self._warned:
+                        self._warned.add(line)
                         logger.warning("Left out of the models directory: %s", line)
                 if known is None or known.groups is not listing.groups or known.demo != demo:
                     known = self._models = Models(self.directory, listing, demo)
@@ -119,8 +119,7 @@ class Catalogue:
     def find(
         self, name: str | None, *, model_path: str | None = None, default_model: str | None = None
     ) -> LocatedModel:
-        """The model that a name means, None being the default, as `find.resolve` has it; its alias is no other model's
-        here.
+        """The model that a name means, None being the default, as by `resolve`; its alias is no other model's here.
 
         Raises:
             ModelNotFoundError: there is none, or several.
@@ -138,7 +137,7 @@ class Catalogue:
         try:
             found = resolve(name, model_path=model_path, default_model=default_model, models=models)
         except ModelNotFoundError:
-            # A file outside of the directory that was asked for by its path can be asked for by its alias, too.
+            # A file outside of the directory that was requested by its path has an alias from then on.
             if name is None or name not in self._paths:
                 raise
             found = resolve(self._paths[name], models=models)
@@ -161,7 +160,7 @@ class Catalogue:
         self._found.clear()
 
     def listed(self, *, model_path: str | None = None) -> list[LocatedModel]:
-        """All that can be named, as `find.list_local` has it.
+        """All models with names, as by `list_local`.
 
         Raises:
             ModelNotFoundError: `model_path` is set and nothing is there.
@@ -273,7 +272,7 @@ class _Recent(Generic[Key, Value]):
             self._entries.clear()
 
     def get_or(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The entry, made if there is none; what `make` raises is not remembered."""
+        """The entry, made if there is none; what `make` raises is not kept."""
         found = self.get(key)
         if found is not None:
             return found

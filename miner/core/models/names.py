@@ -142,7 +142,7 @@ def choose(groups: Sequence[FileGroup], ref: HubRef, *, place: str) -> FileGroup
     """
     there = [item.name for item in groups]
     if not groups:
-        raise ModelNotFoundError(f"There is no GGUF model in {place}.", model=str(ref), hint="Name another repository.")
+        raise ModelNotFoundError(f"There is no GGUF model in {place}.", model=str(ref), hint="Use another repository.")
     if ref.selector is None:
         candidates = _preferred(groups)
     else:

@@ -20,8 +20,8 @@ __all__ = ["Neighbours", "projector_for", "refuse_projector"]
 logger = logging.getLogger(__name__)
 
 _unusable: set[Stamp] = set()
-"""Files that are no projectors, or that an engine could not load; each was told of once."""
-_OF_NOBODY = {"", "model", "f16", "bf16", "q8_0", "f32"}
+"""Files that are no projectors, or that an engine could not load; one warning was logged for each."""
+_GENERIC = {"", "model", "f16", "bf16", "q8_0", "f32"}
 """What is left of the names of projectors that name no model."""
 
 
@@ -44,7 +44,7 @@ class Neighbours:
         known = self._owners.get(projector)
         if known is None:
             base = _base(projector)
-            named = () if base in _OF_NOBODY else (model for model in self.models if _is_named_for(base, model))
+            named = () if base in _GENERIC else (model for model in self.models if _is_named_for(base, model))
             known = self._owners[projector] = frozenset(named)
         return known
 
@@ -65,7 +65,7 @@ def projector_for(model: Path, near: Neighbours) -> Path | None:
 
 
 def refuse_projector(projector: Path, reason: str) -> None:
-    """Use this file no more until it changes, with one warning: an engine has refused it."""
+    """Do not use this file until it changes, with one warning: an engine has refused it."""
     try:
         stamp = stamp_of(projector)
     except OSError:
@@ -103,7 +103,7 @@ def _fits(model: Path, projector: Path) -> bool:
     try:
         return width is None or width == _width_of_model(stamp_of(model))
     except (GGUFError, OSError):
-        return False  # the model's own fault, which is told of the model
+        return False  # the model's own error, which is raised for the model
 
 
 @lru_cache(maxsize=4096)

@@ -62,7 +62,7 @@ class LocatedModel:
     parts: tuple[Path, ...]
     """All files of the model itself, in order."""
     alias: str
-    """The name to show and to ask for."""
+    """The name to show and to use in requests."""
     stamps: tuple[Stamp, ...]
     """What tells these files, the projector's included, from what they were before they changed."""
     mmproj: Path | None = None
@@ -114,7 +114,7 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """What a caller can ask for; the demo model is the last."""
+        """The names of all models; the demo model's is the last."""
         return [*(item.name for item in self.groups), *([DEMO] if self.demo else [])]
 
     def called(self, name: str) -> list[FileGroup]:
@@ -159,7 +159,7 @@ def resolve(
     header, or by `default_model`.
 
     Args:
-        name: What the caller asked for.
+        name: The model's name in the request.
         model_path: The setting MODEL_PATH: a path or itself a name.
         models_dir: The setting MODELS_DIR; None: `default_models_dir()`.
         default_model: The setting DEFAULT_MODEL.
@@ -180,10 +180,11 @@ def resolve(
         if is_called(only, name):
             return only
         raise ModelNotFoundError(
-            f"There is no model {name!r}: MODEL_PATH is set, and it names {only.alias!r} alone.",
+            f"There is no model {name!r}; the only one here is {only.alias!r}.",
             model=name,
             available=[only.alias],
-            hint=f"Ask for {only.alias!r}, or unset MODEL_PATH to choose from the models directory.",
+            hint=f"Use {only.alias!r}.",
+            operator_hint="MODEL_PATH is set: unset it to serve the models directory.",
         )
     if name is not None:
         return _locate(name, models, allow_paths=allow_paths or name == default_model)
@@ -196,16 +197,17 @@ def resolve(
         return _in_directory(models, there[0])
     names = [item.name for item in there]
     raise ModelNotFoundError(
-        f"There are several models in {models.directory} and none was named: {_listing(names)}.",
+        f"There are several models and none was named: {_listing(names)}.",
         available=names,
-        hint="Name one, or set DEFAULT_MODEL.",
+        hint="Name one.",
+        operator_hint="Or set DEFAULT_MODEL.",
     )
 
 
 def list_local(
     *, models_dir: Path | None = None, model_path: str | None = None, models: Models | None = None
 ) -> list[LocatedModel]:
-    """The models that can be asked for by name, by name, the demo model last; with `model_path` set, that one alone.
+    """The models that have names, in their order, the demo model last; with `model_path` set, that one alone.
 
     Models of which parts are missing are left out, and so is the demo model where its package is not installed.
 
@@ -241,24 +243,23 @@ def _from_setting(variable: str, value: str, models: Models) -> LocatedModel:
 
 def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
     check_name(name)
-    directory = models.directory
     if model_stem(without_tag(name)).lower() == DEMO:
         if models.demo is None:
-            raise ModelNotFoundError("The demo model is not installed.", model=DEMO, hint=DEMO_HINT)
+            raise ModelNotFoundError("The demo model is not installed.", model=DEMO, operator_hint=DEMO_HINT)
         return _from_parts((models.demo,), DEMO, "demo")
     if name.startswith(PATH_STARTS) or os.path.isabs(name):
         if not allow_paths:
-            raise ModelNotFoundError(f"The model {name!r} is a path; models are asked for by name here.", model=name)
+            raise ModelNotFoundError(f"The model {name!r} is a path: use a model's name.", model=name)
         return _from_path(name)
     ref = parse_ref(name)
     pulled = models.pulled(ref) if ref else []
     matches = [] if name.startswith("hf:") else models.called(name)
     if len(matches) == 1:
-        return _in_directory(models, matches[0], asked=name)
+        return _in_directory(models, matches[0], name=name)
     if ref and pulled:
-        return _in_directory(models, choose(pulled, ref, place=str(directory / ref.owner / ref.repo)), asked=name)
+        return _in_directory(models, choose(pulled, ref, place=ref.repository), name=name)
     if matches:
-        raise _ambiguous(name, directory, matches)
+        raise _ambiguous(name, matches)
     if models.demo is not None and model_stem(without_tag(name)).lower() == model_stem(models.demo.name).lower():
         return _from_parts((models.demo,), DEMO, "demo")
     if allow_paths and os.path.exists(name) and name.lower().endswith(SUFFIX):
@@ -266,8 +267,8 @@ def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
     raise _unknown(name, models, ref)
 
 
-def _in_directory(models: Models, item: FileGroup, *, asked: str | None = None) -> LocatedModel:
-    _check_complete(item, models.directory, asked or item.name)
+def _in_directory(models: Models, item: FileGroup, *, name: str | None = None) -> LocatedModel:
+    _check_complete(item, models.directory, name or item.name)
     return _from_parts(tuple(models.directory / file for file in item.files), item.name, "directory")
 
 
@@ -278,16 +279,18 @@ def _from_path(name: str) -> LocatedModel:
         raise ModelNotFoundError(
             f"{str(path)!r} is a directory, not a GGUF file; it holds: {_listing(inside)}.",
             model=name,
-            hint="Name the file, or set MODELS_DIR to the directory and ask by name.",
+            operator_hint="Use the path of the file, or set MODELS_DIR to the directory and use a name.",
         )
     if os.path.exists(path) and not os.path.isfile(path):
         raise ModelNotFoundError(
-            f"{str(path)!r} is {kind_of(path.stat())}, not a GGUF file.", model=name, hint="Name a .gguf file."
+            f"{str(path)!r} is {kind_of(path.stat())}, not a GGUF file.",
+            model=name,
+            operator_hint="Use the path of a .gguf file.",
         )
     if not os.path.isfile(path):
         near = difflib.get_close_matches(path.name, beside(path), n=3)
         also = f" Near it: {', '.join(near)}." if near else ""
-        raise ModelNotFoundError(f"There is no file {str(path)!r}.{also}", model=name, hint="Check the path.")
+        raise ModelNotFoundError(f"There is no file {str(path)!r}.{also}", model=name, operator_hint="Check the path.")
     stem = model_stem(path.name)
     for item in group(beside(path)):
         if path.name in item.files and len(item.files) + len(item.missing) > 1:
@@ -302,13 +305,14 @@ def _from_parts(parts: tuple[Path, ...], alias: str, source: str, near: Neighbou
     return LocatedModel(parts[0], parts, alias, tuple(stamp_of(file) for file in files), mmproj, source)
 
 
-def _check_complete(item: FileGroup, directory: Path, asked: str) -> None:
+def _check_complete(item: FileGroup, directory: Path, name: str) -> None:
     if item.missing:
         raise ModelNotFoundError(
-            f"The model {asked!r} is split into {len(item.files) + len(item.missing)} files, and these are missing "
-            f"in {directory}: {', '.join(item.missing)}.",
-            model=asked,
-            hint="Get the missing files, or pull the model again.",
+            f"The model {name!r} is split into {len(item.files) + len(item.missing)} files, of which some are missing: "
+            f"{', '.join(item.missing)}.",
+            model=name,
+            hint="Pull the model again.",
+            operator_hint=f"Or put the missing files into {directory}.",
         )
 
 
@@ -331,13 +335,13 @@ def _listing(names: Iterable[str]) -> str:
     return (", ".join(known[:20]) + more) or "nothing"
 
 
-def _ambiguous(name: str, directory: Path, matches: Sequence[FileGroup]) -> ModelNotFoundError:
+def _ambiguous(name: str, matches: Sequence[FileGroup]) -> ModelNotFoundError:
     names = [item.name for item in matches]
     return ModelNotFoundError(
-        f"The name {name!r} fits {len(names)} models in {directory}: {_listing(names)}.",
+        f"The name {name!r} fits {len(names)} models: {_listing(names)}.",
         model=name,
         available=names,
-        hint="Write the whole name.",
+        hint="Use the full name.",
     )
 
 
@@ -348,14 +352,17 @@ def _unknown(name: str, models: Models, ref: HubRef | None) -> ModelNotFoundErro
     begun = [item for key, item in keys.items() if key.startswith(wanted)] if wanted else []
     close = difflib.get_close_matches(wanted, list(keys)[:1000], n=3, cutoff=0.5)
     near = list(dict.fromkeys((*begun, *(keys[key] for key in close))))[:3]
-    hints = [f"Did you mean {' or '.join(repr(item) for item in near)}?"] if near else []
+    operator_hint = None
     if ref:
-        hints.append(f"Get it from the hub with: miner models pull {ref}")
+        operator_hint = f"Get it from the hub with: miner models pull {ref}"
     elif not names:
-        hints.append(DEMO_HINT)
+        operator_hint = DEMO_HINT
+    elif not near:
+        operator_hint = f"The models directory is {models.directory}; a path or hf:owner/repo[:quantisation] works too."
     return ModelNotFoundError(
-        f"There is no model {name!r}. {models.directory} and the demo model give: {_listing(names)}.",
+        f"There is no model {name!r}. Available: {_listing(names)}.",
         model=name,
         available=names,
-        hint=" ".join(hints) or "Name one of these, a path to a .gguf file, or hf:owner/repo[:quantisation].",
+        hint=f"Did you mean {' or '.join(repr(item) for item in near)}?" if near else None,
+        operator_hint=operator_hint,
     )

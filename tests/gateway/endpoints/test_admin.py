@@ -167,7 +167,7 @@ async def test_ollamas_client_pulls_from_the_hub(hub, tmp_path):
         )
         assert (await api.pull("owner/model-GGUF")).status == "success"  # at once, not streamed
         assert "owner/model-GGUF/m-Q4_K_M" in [model.model for model in (await api.list()).models]
-        with pytest.raises(ollama.ResponseError, match="does not name a model of a hub") as caught:
+        with pytest.raises(ollama.ResponseError, match="is not a reference to a model on a hub") as caught:
             [step async for step in await api.pull("llama3", stream=True)]
         assert caught.value.status_code == 400
         with pytest.raises(ollama.ResponseError, match="not found"):

@@ -1,5 +1,5 @@
-"""A Hugging Face hub: what a repository holds, and where its files are. `huggingface_hub` speaks with it; here its
-answers and its errors become miner's.
+"""A Hugging Face hub, by way of `huggingface_hub`: what a repository holds and where its files are. Here the library's
+errors become miner's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class HubFile:
     size: int
     """Bytes."""
     sha256: str | None
-    """None where the hub does not tell."""
+    """None where the hub does not list it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,13 @@ class Hub:
     def __post_init__(self) -> None:
         # Both would stand in messages, the library's own among them.
         if "@" in self.endpoint.partition("://")[2].partition("/")[0]:
-            raise ConfigError("HF_ENDPOINT holds a user name or password.", hint="Leave them out, and set HF_TOKEN.")
+            raise ConfigError(
+                "HF_ENDPOINT holds a user name or password.", operator_hint="Leave it out, and set HF_TOKEN."
+            )
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise ConfigError(
-                "HF_TOKEN holds what no token has, such as a space or a line break.", hint="Copy it again."
+                "HF_TOKEN is not a token: it has a space, a line break or another invalid character.",
+                operator_hint="Copy it again.",
             )
 
     def repository(self, ref: HubRef) -> Repository:
@@ -80,9 +83,9 @@ class Hub:
         Raises:
             ModelNotFoundError: there is no such repository, with the nearest names.
             BackendError: the hub refuses, fails or cannot be reached.
-            ConfigError: huggingface_hub is not installed, or is told to stay offline.
+            ConfigError: huggingface_hub is not installed, or HF_HUB_OFFLINE is set.
         """
-        with self.asking(ref):
+        with self.mapped_errors(ref):
             from huggingface_hub import HfApi, constants
 
             api = HfApi(self.endpoint, token=self.token)
@@ -91,7 +94,7 @@ class Hub:
         return Repository(info.sha or "main", tuple(found))
 
     def complete(self, ref: HubRef, revision: str, file: HubFile) -> HubFile:
-        """The file with its size and hash, asked for where the list did not have them.
+        """The file with its size and hash, by a request of its own where the list did not have them.
 
         Raises:
             ModelNotFoundError: the file is gone.
@@ -99,13 +102,13 @@ class Hub:
         """
         if file.size and file.sha256:
             return file
-        with self.asking(ref):
+        with self.mapped_errors(ref):
             from huggingface_hub import get_hf_file_metadata
 
             url = self.url(ref, revision, file)
             known = get_hf_file_metadata(url, token=self.token, endpoint=self.endpoint, retry_on_errors=True)
         if known.size is None:
-            raise self._nonsense(f"does not tell the size of {file.path}")
+            raise self._malformed(f"lacks the size of {file.path}")
         return HubFile(file.path, known.size, known.etag if SHA256.fullmatch(known.etag or "") else None)
 
     def url(self, ref: HubRef, revision: str, file: HubFile) -> str:
@@ -121,13 +124,13 @@ class Hub:
         return build_hf_headers(token=self.token)
 
     @contextmanager
-    def asking(self, ref: HubRef) -> Iterator[None]:
-        """What huggingface_hub raises inside comes out as a MinerError; an OSError is one of this machine's disk.
+    def mapped_errors(self, ref: HubRef) -> Iterator[None]:
+        """Turn what huggingface_hub raises into a MinerError; an OSError is one of this machine's disk.
 
         Raises:
-            ModelNotFoundError: the hub has no such thing.
+            ModelNotFoundError: the hub has no such file or repository.
             BackendError: the hub refuses, fails or cannot be reached.
-            ConfigError: huggingface_hub is not installed, or is told to stay offline.
+            ConfigError: huggingface_hub is not installed, or HF_HUB_OFFLINE is set.
         """
         _prepare()
         from httpx2 import HTTPError  # huggingface_hub raises what its client does
@@ -138,91 +141,91 @@ class Hub:
         except HfHubHTTPError as error:
             raise self._refusal(error, ref) from error
         except OfflineModeIsEnabled as error:
-            raise ConfigError("The hub is not asked, because HF_HUB_OFFLINE is set.", hint="Unset it.") from error
+            raise ConfigError("The hub is not contacted: HF_HUB_OFFLINE is set.", operator_hint="Unset it.") from error
         except HTTPError as error:
             raise BackendUnavailableError(
                 f"The hub at {self.endpoint} cannot be reached: {str(error) or type(error).__name__}.",
                 base_url=self.endpoint,
-                hint="Check the network, HF_ENDPOINT, and HTTPS_PROXY if you are behind a proxy.",
+                operator_hint="Check the network, HF_ENDPOINT, and HTTPS_PROXY if you are behind a proxy.",
             ) from error
         except HFValidationError as error:
             raise InvalidRequestError(f"{ref} cannot be a repository: {error}", param="model") from error
         except OSError as error:
             if error.errno is not None:
                 raise
-            # The library's own words for an answer that is too short or lacks what the protocol wants.
+            # The library's own message for a response that is too short or lacks a header.
             raise BackendUnavailableError(f"{self.endpoint}: {error}", base_url=self.endpoint) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise self._nonsense(f"is not what a hub says ({type(error).__name__}: {error})") from error
+            raise self._malformed(f"is not a hub's ({type(error).__name__}: {error})") from error
 
-    def _near(self, ref: HubRef) -> tuple[list[str], list[str]]:
-        """Repositories with a name like this one's, none where the hub does not say; and hints that name them."""
+    def _near(self, ref: HubRef) -> tuple[list[str], str | None]:
+        """Repositories with a name like this one's, none where the hub does not list them; and a hint with them."""
         from huggingface_hub import constants, get_session
 
         found: list[str] = []
         for query in ({"search": ref.repo}, {"author": ref.owner}):
             try:
-                with self.asking(ref):  # not HfApi.list_models, which waits for an answer without end
-                    answer = get_session().get(
+                with self.mapped_errors(ref):  # not HfApi.list_models, which has no timeout
+                    response = get_session().get(
                         f"{self.endpoint}/api/models",
                         params=query | {"filter": "gguf", "limit": "50"},
                         headers=self.headers(),
                         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                     )
-                    found += [str(item["id"]) for item in answer.json()] if answer.is_success else []
+                    found += [str(item["id"]) for item in response.json()] if response.is_success else []
             except MinerError:
                 continue
         named = [name for name in dict.fromkeys(found) if re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
         near = difflib.get_close_matches(ref.repository, named, n=3, cutoff=0.4)
-        return near, [f"Did you mean {' or '.join(f'hf:{name}' for name in near)}?"] if near else []
+        return near, f"Did you mean {' or '.join(f'hf:{name}' for name in near)}?" if near else None
 
     def _refusal(self, error: HfHubHTTPError, ref: HubRef) -> MinerError:
-        answer = error.response
-        status, kind = answer.status_code, answer.headers.get("X-Error-Code", "")
-        said = answer.headers.get("X-Error-Message", "") or answer.reason_phrase
-        with_token = "authorization" in answer.request.headers
+        response = error.response
+        status, kind = response.status_code, response.headers.get("X-Error-Code", "")
+        reason = response.headers.get("X-Error-Message", "") or response.reason_phrase
+        with_token = "authorization" in response.request.headers
         details: dict[str, Any] = {"base_url": self.endpoint, "status": status}
         if status == 404 or kind == "RepoNotFound":
-            near, hints = self._near(ref)
-            if kind != "EntryNotFound" and not with_token:
-                hints.append("If it is private, set HF_TOKEN.")
+            near, hint = self._near(ref)
+            private = kind != "EntryNotFound" and not with_token
             return ModelNotFoundError(
                 f"The hub at {self.endpoint} has no hf:{ref.repository}.",
                 model=str(ref),
                 available=[f"hf:{name}" for name in near],
-                hint=" ".join(hints) or "Check the name.",
+                hint=hint or "Check the name.",
+                operator_hint="If it is private, set HF_TOKEN." if private else None,
             )
         if status in (401, 403):
-            hints = [
-                "Set HF_TOKEN to a token that may read it after you have accepted its terms at "
-                f"{self.endpoint}/{ref.repository}.",
-                "The one that is set was refused." if with_token else "None is set.",
-            ]
-            if kind != "GatedRepo" and not with_token:  # the hub hides so what a stranger may not know
-                hints += ["Or there is no such repository.", *self._near(ref)[1]]
+            hint = None
+            if kind != "GatedRepo" and not with_token:  # to a stranger the hub does not say which
+                hint = " ".join(filter(None, ("There may be no such repository.", self._near(ref)[1])))
             return AuthenticationError(
-                f"The hub at {self.endpoint} refuses hf:{ref.repository} ({status}: {said}).",
-                hint=" ".join(hints),
+                f"The hub at {self.endpoint} denied access to hf:{ref.repository} ({status}: {reason}).",
+                hint=hint,
+                operator_hint="Set HF_TOKEN to a token that may read it, once you have accepted its terms at "
+                f"{self.endpoint}/{ref.repository}. "
+                + ("The one that is set was refused." if with_token else "None is set."),
                 **details,
             )
         if status == 429:
-            wait = answer.headers.get("Retry-After", "")
+            wait = response.headers.get("Retry-After", "")
             return BackendOverloadedError(
-                f"The hub at {self.endpoint} has had too many requests from here.",
+                f"Rate limit of the hub at {self.endpoint} exceeded.",
                 retry_after=float(wait) if wait.isdecimal() else None,
-                hint="Try again later; with HF_TOKEN set, more are allowed.",
+                hint="Try again later.",
+                operator_hint="With HF_TOKEN set, more requests are allowed.",
                 **details,
             )
-        message = f"The hub at {self.endpoint} fails on hf:{ref.repository} ({status}: {said})."
+        message = f"The hub at {self.endpoint} failed on hf:{ref.repository} ({status}: {reason})."
         if status >= 500 or status == 408:
             return BackendUnavailableError(message, hint="Try again later.", **details)
         return BackendProtocolError(message, **details)
 
-    def _nonsense(self, what: str) -> BackendProtocolError:
+    def _malformed(self, what: str) -> BackendProtocolError:
         return BackendProtocolError(
-            f"The answer of {self.endpoint} {what}.",
+            f"The response of {self.endpoint} {what}.",
             base_url=self.endpoint,
-            hint="Is HF_ENDPOINT the address of a hub?",
+            operator_hint="Is HF_ENDPOINT the address of a hub?",
         )
 
 
@@ -238,7 +241,7 @@ def _prepare() -> None:
     except ImportError as error:
         raise ConfigError(
             f"Models are pulled with huggingface_hub, which cannot be imported: {error}.",
-            hint='Install it with: pip install "llm-service-backends[llamacpp]"',
+            operator_hint='Install it with: pip install "llm-service-backends[llamacpp]"',
         ) from error
     # Nothing about this machine goes out: what is installed, or which program runs it.
     constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -249,7 +252,7 @@ def _prepare() -> None:
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"The proxy that the environment names cannot be used: {error}",
-            hint='For SOCKS: pip install "httpx2[socks]". Others are http:// or https:// addresses.',
+            operator_hint='For SOCKS: pip install "httpx2[socks]". Others are http:// or https:// addresses.',
         ) from error
 
 

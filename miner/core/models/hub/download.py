@@ -62,7 +62,7 @@ class Speed:
 
 
 class Meter:
-    """Counts bytes over all files and tells of them a few times a second."""
+    """Counts bytes over all files and reports them a few times a second."""
 
     def __init__(self, total: int, files: int, tell: Callable[[PullProgress], None]) -> None:
         self.total = total
@@ -75,7 +75,7 @@ class Meter:
         self._speed = Speed()
 
     def name(self, file: str) -> None:
-        """Tell from now on of this file."""
+        """Report this file from now on."""
         self._file = file
         self._told = 0.0
 
@@ -101,7 +101,7 @@ class Meter:
 
 
 def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> None:
-    """Fill `part` with the file, going on from what it holds, and check it. The caller holds the lock.
+    """Fill `part` with the file, continuing after what it holds, and check it. The caller holds the lock.
 
     Raises:
         BackendError: the hub refuses, fails, or sends something else.
@@ -119,7 +119,7 @@ def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, me
             f"{file.path} arrived with the SHA-256 {digest}, but {hub.endpoint} says {file.sha256}.",
             base_url=hub.endpoint,
             retryable=True,
-            hint="It was damaged on the way, or is being replaced: pull again. What had arrived is thrown away.",
+            hint="It was damaged on the way, or is being replaced on the hub: pull again. The partial file is deleted.",
         )
 
 
@@ -152,8 +152,8 @@ def lock(held: ExitStack, place: Path, waiting: Callable[[], None]) -> None:
                 seen, since = changed, now
             elif now - since > STALL:
                 raise BackendUnavailableError(
-                    f"Another process downloads the same file, and has made no progress for {STALL:.0f} s.",
-                    hint=f"End it, and pull again. It holds {place}.",
+                    f"Another process is downloading the same file and has made no progress for {STALL:.0f} s.",
+                    operator_hint=f"Stop it and pull again. It holds the lock {place}.",
                 ) from None
             waiting()
         else:
@@ -172,7 +172,7 @@ def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, met
             content.truncate(0)
         while (have := content.seek(0, os.SEEK_END)) < file.size:
             try:
-                with hub.asking(ref):
+                with hub.mapped_errors(ref):
                     from huggingface_hub.file_download import http_get
 
                     http_get(
@@ -196,14 +196,14 @@ def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, met
 
 
 class _Bar:
-    """What `http_get` asks of a tqdm bar."""
+    """What `http_get` needs of a tqdm bar."""
 
     file: HubFile
     meter: Meter
 
     @classmethod
     def of(cls, file: HubFile, meter: Meter) -> type[Any]:
-        """A class, as `http_get` wants it, that tells the meter."""
+        """A class, as `http_get` wants it, that reports to the meter."""
         return type("_BarOfFile", (cls,), {"file": file, "meter": meter})
 
     def __init__(self, *, initial: int, **_: object) -> None:
@@ -228,5 +228,5 @@ def _broken(hub: Hub, file: HubFile, have: int, cause: BackendError) -> BackendE
     return BackendUnavailableError(
         f"The download of {file.path} from {hub.endpoint} broke off at {have} of {file.size} bytes: {cause.message}",
         base_url=hub.endpoint,
-        hint="Pull again: it goes on from there.",
+        hint="Pull again: it continues from there.",
     )

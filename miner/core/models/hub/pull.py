@@ -52,7 +52,7 @@ def pull(
         ref: What to get. Without a quantisation: the first of `names.PREFERRED` that is there.
         models_dir: Where to; the files land in `owner/repo/` in it.
         hub: Where from.
-        on_progress: gets how far it is, a few times a second.
+        on_progress: called a few times a second.
 
     Raises:
         InvalidRequestError: `ref` is no reference.
@@ -64,7 +64,7 @@ def pull(
     wanted = parse_ref(ref)
     if wanted is None:
         raise InvalidRequestError(
-            f"{ref!r} does not name a model of a hub.",
+            f"{ref!r} is not a reference to a model on a hub.",
             param="model",
             hint="Write hf:owner/repo or hf:owner/repo:Q4_K_M.",
         )
@@ -79,16 +79,17 @@ def pull(
     try:
         items = _plan(wanted, files, directory)
         with ExitStack() as locks:
-            _get(items, locks, hub=hub, ref=wanted, revision=repository.revision, tell=on_progress)
+            _get(items, locks, hub=hub, ref=wanted, revision=repository.revision, on_progress=on_progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MinerError(
-                f"The disk of {directory} is full.",
-                hint="Make room and pull again: it goes on from where it stopped. Or set MODELS_DIR to another disk.",
+                "The disk of the models directory is full.",
+                hint="Pull again when there is room: the download continues where it stopped.",
+                operator_hint=f"Make room in {directory}, or set MODELS_DIR to another disk.",
             ) from error
         raise MinerError(
-            f"{error.filename or directory} cannot be written: {error.strerror or error}.",
-            hint="Set MODELS_DIR to a directory that can.",
+            f"The models directory cannot be written: {error.strerror or error}.",
+            operator_hint=f"Make {error.filename or directory} writable, or set MODELS_DIR to another directory.",
         ) from error
     return resolve(f"{wanted.repository}/{chosen.name}", models_dir=directory)
 
@@ -120,17 +121,17 @@ def _get(
     hub: Hub,
     ref: HubRef,
     revision: str,
-    tell: Callable[[PullProgress], None] | None,
+    on_progress: Callable[[PullProgress], None] | None,
 ) -> None:
     held: list[Path] = []
 
-    def told(progress: PullProgress) -> None:
+    def report(progress: PullProgress) -> None:
         for place in held:
             place.touch()  # whoever waits for it sees that this goes on
-        if tell is not None:
-            tell(progress)
+        if on_progress is not None:
+            on_progress(progress)
 
-    meter = Meter(sum(item.file.size for item in items), len(items), told)
+    meter = Meter(sum(item.file.size for item in items), len(items), report)
     for item in sorted(items, key=lambda item: item.lock):  # in one order, so that two pulls cannot block each other
         meter.name(item.file.path)
         lock(locks, item.lock, lambda: meter.at("waiting", 0))
@@ -168,8 +169,9 @@ def _check_room(missing: list[_Item]) -> None:
     free = shutil.disk_usage(place).free
     if needed + SPARE > free:
         raise MinerError(
-            f"The download needs {needed >> 20} MiB, and the disk of {place.parent} has {free >> 20} MiB free.",
-            hint="Make room, choose a smaller quantisation, or set MODELS_DIR to another disk.",
+            f"The download needs {needed >> 20} MiB, and the disk of the models directory has {free >> 20} MiB free.",
+            hint="Choose a smaller quantisation.",
+            operator_hint=f"Make room in {place.parent}, or set MODELS_DIR to another disk.",
         )
 
 

@@ -15,7 +15,7 @@ __all__ = ["Memory", "available_memory", "gpu_is_likely"]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What there is and what is free; None where the system does not tell."""
+    """What there is and what is free; None where the system does not report it."""
 
     available: int | None
     """Of the machine, or of the container that we are in: without swapping, with file caches dropped."""
@@ -26,7 +26,7 @@ class Memory:
     gpu_total: tuple[int, ...] = ()
     """All memory of each GPU."""
     gpu_kind: tuple[str, ...] = ()
-    """CUDA, ROCm or Metal, for each GPU; empty: nobody says."""
+    """CUDA, ROCm or Metal, for each GPU; empty: unknown."""
     unified: bool = False
     """The GPU uses the machine's own memory: what lies on it counts there."""
 
@@ -58,7 +58,7 @@ def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
 
 
 def gpu_is_likely() -> bool:
-    """Whether this machine seems to have a GPU that an engine could use. Costs nothing to ask; nobody is started."""
+    """Whether this machine seems to have a GPU that an engine could use. Starts no process."""
     return sys.platform == "darwin" or shutil.which("nvidia-smi") is not None or Path("/dev/kfd").exists()
 
 

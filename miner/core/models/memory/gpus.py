@@ -1,7 +1,7 @@
 """The GPUs of this machine and what is free on each: NVIDIA's by `nvidia-smi`, AMD's by sysfs, Apple's by its tools.
 
 Those that CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES hide from an engine are left out. Sizes are
-bytes. A tool that hangs is waited for once and then left alone for a minute.
+bytes. A tool that hangs is waited for once and then not run for a minute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIB = 1 << 20
 METAL_SHARE = 0.75
 """Of the machine's memory, what macOS lets a GPU use."""
 
-_asking = threading.Lock()
+_running = threading.Lock()
 _hung: dict[str, float] = {}
 
 
@@ -75,7 +75,7 @@ def _nvidia() -> list[GPU]:
 
 
 def _amd(root: Path) -> list[GPU]:
-    """The cards of which the driver amdgpu tells."""
+    """The cards that the driver amdgpu lists."""
     found = []
     cards = [path for path in (root / "sys/class/drm").glob("card*") if re.fullmatch(r"card\d+", path.name)]
     for card in sorted(cards, key=lambda path: int(path.name[4:])):
@@ -124,11 +124,11 @@ def _output(name: str, arguments: Sequence[str]) -> list[str]:
     program = shutil.which(name)
     if program is None:
         return []
-    with _asking:  # one at a time: who waits for one that hangs need not start another
+    with _running:  # one at a time: whoever waits for one that hangs need not start another
         if _hung.get(program, 0.0) > time.monotonic():
             return []
         try:
-            told = subprocess.run(
+            finished = subprocess.run(
                 [program, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -141,7 +141,7 @@ def _output(name: str, arguments: Sequence[str]) -> list[str]:
             return []
         except (OSError, UnicodeDecodeError):
             return []
-    return told.stdout.splitlines() if told.returncode == 0 else []
+    return finished.stdout.splitlines() if finished.returncode == 0 else []
 
 
 def _number(path: Path) -> int | None:
