@@ -9,14 +9,8 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import MinerError, UnsupportedFeatureError
-from miner.gateway.apis.anthropic.convert import (
-    content_blocks,
-    convert_messages,
-    sampling_arguments,
-    stop_reason,
-    tool_arguments,
-    usage_object,
-)
+from miner.gateway.apis.anthropic.convert import convert_messages, sampling_arguments, tool_arguments
+from miner.gateway.apis.anthropic.response import content_blocks, stop_reason, usage_object
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported

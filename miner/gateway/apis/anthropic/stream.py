@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenUsage, ToolCall
-from miner.gateway.apis.anthropic.convert import stop_reason, usage_object
 from miner.gateway.apis.anthropic.errors import error_event
+from miner.gateway.apis.anthropic.response import stop_reason, usage_object
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 

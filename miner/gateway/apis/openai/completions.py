@@ -10,21 +10,10 @@ from aiohttp import web
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
-from miner.gateway.apis.openai.convert import (
-    MAX_CHOICES,
-    choice_arguments,
-    sampling_arguments,
-    sampling_names,
-    usage_of_choices,
-)
+from miner.gateway.apis.openai.convert import MAX_CHOICES, choice_arguments, sampling_arguments, sampling_names
+from miner.gateway.apis.openai.response import completion_logprobs, usage_of_choices
 from miner.gateway.apis.openai.schema import CompletionRequest
-from miner.gateway.apis.openai.stream import (
-    HEARTBEAT,
-    STREAM_TYPE,
-    ChoiceOptions,
-    CompletionStream,
-    completion_logprobs,
-)
+from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChoiceOptions, CompletionStream
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames

@@ -1,14 +1,13 @@
-"""OpenAI's parameters, messages and tools as the service takes them; usage and log probabilities as OpenAI has them."""
+"""OpenAI's parameters, messages and tools as the service takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from miner.core.llms.contract.request import folded_seed
-from miner.core.wire import TokenLogprob, TokenUsage
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.fields import logprob_object, set_fields
+from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import check_parts
 from miner.gateway.apis.openai.schema import CommonParams, SamplingParams
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
@@ -16,8 +15,8 @@ from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
 
 __all__ = [
-    "MAX_CHOICES", "choice_arguments", "common_arguments", "convert_messages", "logprob_entry", "prompt_usage_object",
-    "sampling_arguments", "sampling_names", "tool_arguments", "usage_of_choices",
+    "MAX_CHOICES", "choice_arguments", "common_arguments", "convert_messages",
+    "sampling_arguments", "sampling_names", "tool_arguments",
 ]  # fmt: skip
 
 MAX_CHOICES = 16
@@ -174,47 +173,3 @@ def _tool_name(tool: Any) -> str | None:
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else None
-
-
-def _usage_object(usage: TokenUsage) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
-    if usage.cached_tokens is not None:
-        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
-    if usage.reasoning_tokens is not None:
-        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
-    return body
-
-
-def prompt_usage_object(usage: TokenUsage | None) -> dict[str, int] | None:
-    """`usage` of a request that generates nothing; null where the engine sent none."""
-    return None if usage is None else {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
-
-
-def usage_of_choices(usages: Sequence[TokenUsage | None], prompts: int = 1) -> dict[str, Any] | None:
-    """`usage` of all choices: a prompt of several choices counts once, as OpenAI counts it. None where that of one is
-    not known.
-    """
-    known = [usage for usage in usages if usage is not None]
-    if len(known) < len(usages):
-        return None
-    if len(known) == 1:
-        return _usage_object(known[0])
-    of_prompts = known[:: len(known) // prompts]
-    prompt_tokens = sum(usage.prompt_tokens for usage in of_prompts)
-    completion_tokens = sum(usage.completion_tokens for usage in known)
-    cached, reasoning = [one.cached_tokens for one in of_prompts], [one.reasoning_tokens for one in known]
-    total = prompt_tokens + completion_tokens
-    return _usage_object(TokenUsage(prompt_tokens, completion_tokens, total, _sum(cached), _sum(reasoning)))
-
-
-def _sum(counts: list[int | None]) -> int | None:
-    return None if all(count is None for count in counts) else sum(count or 0 for count in counts)
-
-
-def logprob_entry(entry: TokenLogprob) -> dict[str, Any]:
-    """One token of `choices[].logprobs.content`."""
-    return {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.fields import check_dimensions
-from miner.gateway.apis.openai.convert import prompt_usage_object
+from miner.gateway.apis.openai.response import prompt_usage_object
 from miner.gateway.apis.openai.schema import EmbeddingRequest
 from miner.gateway.body_limits import check_length
 from miner.gateway.context import RequestContext

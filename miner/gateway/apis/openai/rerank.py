@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.openai.convert import prompt_usage_object
+from miner.gateway.apis.openai.response import prompt_usage_object
 from miner.gateway.apis.openai.schema import RerankRequest
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call

@@ -8,15 +8,12 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
-from miner.gateway.apis.openai.convert import logprob_entry, usage_of_choices
 from miner.gateway.apis.openai.errors import error_event
+from miner.gateway.apis.openai.response import chat_logprobs, completion_logprobs, usage_of_choices
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
-__all__ = [
-    "DONE", "HEARTBEAT", "STREAM_TYPE", "ChatStream", "ChoiceOptions", "CompletionStream", "chat_logprobs",
-    "completion_logprobs",
-]  # fmt: skip
+__all__ = ["DONE", "HEARTBEAT", "STREAM_TYPE", "ChatStream", "ChoiceOptions", "CompletionStream"]
 
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
@@ -138,28 +135,3 @@ class CompletionStream(_ChoiceStream):
             if chunk.usage is not None:
                 self._usages[index] = chunk.usage
         return b"".join(out)
-
-
-def chat_logprobs(entries: list[TokenLogprob] | None) -> dict[str, Any] | None:
-    """`logprobs` of a chat completion's choice."""
-    return None if entries is None else {"content": [logprob_entry(one) for one in entries], "refusal": None}
-
-
-def completion_logprobs(entries: list[TokenLogprob] | None, offset: int = 0) -> dict[str, Any] | None:
-    """`logprobs` of a completion's choice, in the older form: four arrays side by side.
-
-    Args:
-        offset: characters of the choice's text before these tokens.
-    """
-    if entries is None:
-        return None
-    offsets = []
-    for entry in entries:
-        offsets.append(offset)
-        offset += len(entry.token)
-    return {
-        "tokens": [entry.token for entry in entries],
-        "token_logprobs": [entry.logprob for entry in entries],
-        "top_logprobs": [{other.token: other.logprob for other in entry.alternatives} for entry in entries],
-        "text_offset": offsets,
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from miner.core.wire import TokenLogprob, TokenUsage, ToolCall
-from miner.gateway.apis.openai.convert import logprob_entry
+from miner.gateway.apis.openai.response import logprob_entry
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.dialect import Call, Head
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenLogprob, TokenUsage, ToolCall
-from miner.gateway.apis.openai.convert import logprob_entry
+from miner.gateway.apis.openai.response import logprob_entry
 from miner.gateway.apis.openai.responses.items import (
     call_item,
     final_response,
