@@ -237,7 +237,7 @@ async def test_a_reader_that_stands_still_holds_nobody_up():
             try:
                 os.read(reading, 1 << 20)
             except BlockingIOError:
-                if not any(thread.name == "server log, closing" for thread in threading.enumerate()):
+                if not any(thread.name == "server log" for thread in threading.enumerate()):
                     break
             await asyncio.sleep(0.02)
         os.close(reading)

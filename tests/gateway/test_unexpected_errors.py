@@ -1,4 +1,4 @@
-"""Exceptions that nobody foresaw, anywhere in a request: one response, one entry in the log, and the slot is free."""
+"""Unexpected exceptions, anywhere in a request: one response, one entry in the log, and the slot is free."""
 
 from __future__ import annotations
 
