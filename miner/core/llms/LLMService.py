@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from functools import partial
 from types import MethodType
 from typing import Any, Self
 
@@ -361,9 +360,9 @@ class LLMService(Backend):
         cls = type(self)
         generate, chat_completion = _own(cls, "generate"), _own(cls, "chat_completion")
         if chat_completion is not None and (generate is None or request.messages is not None):
-            return await call_chat_completion(self, partial(chat_completion, self), request)
+            return await call_chat_completion(self, chat_completion, request)
         if generate is not None:
-            return await call_generate(self, partial(generate, self), request)
+            return await call_generate(self, generate, request)
         raise NotImplementedError(f"{cls.__name__} must override generate, chat_completion, _chat or _stream.")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,10 +20,11 @@ from miner.errors import BackendProtocolError, UnsupportedFeatureError
 __all__ = ["Verb", "call_chat_completion", "call_generate", "declared_options"]
 
 Verb = Callable[..., Awaitable[Any]]
-"""`generate` or `chat_completion` as the backend's author wrote it."""
+"""`generate` or `chat_completion` as the backend's class defines it: a function of the instance and the arguments."""
 _WITH_DEFAULT = ("max_tokens", "temperature", "top_p")
 
 
+@lru_cache
 def _parameters(verb: Verb) -> tuple[frozenset[str], bool]:
     """Names that a verb declares, and whether it takes any keyword."""
     parameters = inspect.signature(verb).parameters.values()
@@ -38,7 +40,7 @@ def declared_options(verb: Verb, *others: str) -> frozenset[str]:
 async def call_generate(backend: Backend, generate: Verb, request: ChatRequest) -> LLMResponse:
     """Return the text of the backend's own `generate`. It counts no tokens, so `usage` stays None."""
     # The prompt goes by position: it may have any name.
-    text = await generate(as_prompt(request.as_messages()), **_arguments(backend, generate, request))
+    text = await generate(backend, as_prompt(request.as_messages()), **_arguments(backend, generate, request))
     if not isinstance(text, str):
         raise _wrong_type(backend, "generate", text, "text")
     return LLMResponse(content=text, finish_reason="stop", model=request.model)
@@ -52,7 +54,7 @@ async def call_chat_completion(backend: Backend, chat_completion: Verb, request:
         if getattr(request, name) is not None and (name in named or any_keyword):
             arguments[name] = getattr(request, name)
     messages = [msgspec.to_builtins(message) for message in request.as_messages()]
-    response = await chat_completion(messages, **arguments)
+    response = await chat_completion(backend, messages, **arguments)
     if isinstance(response, str):
         return LLMResponse(content=response, finish_reason="stop", model=request.model)
     if not isinstance(response, LLMResponse):

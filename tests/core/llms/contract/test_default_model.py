@@ -1,4 +1,4 @@
-"""A DEFAULT_MODEL that is not there: health says so, and one warning does."""
+"""A DEFAULT_MODEL that does not exist: health reports it, and one warning does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event loops, exits and closing: a service lives as long as somebody uses it, and goes without noise."""
+"""Event loops, exits and closing: a service lives as long as it is referenced, and goes without warnings."""
 
 from __future__ import annotations
 

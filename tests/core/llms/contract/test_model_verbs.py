@@ -1,4 +1,4 @@
-"""Loading, letting go, pinning, resetting and pulling models, on each backend; the llama.cpp ones on a real engine."""
+"""Loading, unloading, pinning, resetting and pulling models, on each backend; llama.cpp on a real engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What genuine engines said when something was wrong, and what it must become."""
+"""What real engines sent when something was wrong, and the errors that it becomes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from miner.errors import (
     StreamInterruptedError,
 )
 from tests.core.llms.contract.test_failures import MODES
-from tests.core.llms.contract.test_reply_ends import respond
+from tests.core.llms.contract.test_finish_reasons import respond
 from tests.core.services import MESSAGES, WEATHER, read, speaking_to
 from tests.servers.openai_stub import StubServer
 from tests.servers.replay import ReplayServer

@@ -1,4 +1,4 @@
-"""A request that kills its engine: sent again once at most, whoever sends it, and never after a byte of a response."""
+"""A request that an engine crashes on: sent again once at most, whoever retries, and never once a byte has arrived."""
 
 from __future__ import annotations
 

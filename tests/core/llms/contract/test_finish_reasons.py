@@ -1,4 +1,4 @@
-"""How replies end: what engines say of it and of their tokens, and that nothing else is made of it."""
+"""Finish reasons and token counts: those of the engines, and no others."""
 
 from __future__ import annotations
 
