@@ -7,19 +7,18 @@ chunk. What Ollama's errors mean is in ollama/errors.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
 
 from miner.core._typing import override
-from miner.core.http.client import ConnectionLimits, HttpClient
-from miner.core.http.errors import Upstream, parse_error_body
+from miner.core.http.errors import parse_error_body
 from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.unparsed_reply import MalformedReplyError, final_chunk
-from miner.core.llms.LLMService import LLMService
+from miner.core.llms.http_backend import Endpoint, HTTPBackend
 from miner.core.llms.ollama.errors import ollama_error
 from miner.core.llms.ollama.models import (
     FEATURES,
@@ -34,25 +33,25 @@ from miner.core.llms.ollama.pull import stream_pull
 from miner.core.llms.ollama.request import load_request, request_body
 from miner.core.llms.ollama.response import decode_response, read_lines
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
-from miner.core.wire import ChatRequest, Embedding, EmbeddingResponse, Health, ModelInfo, TokenUsage, ToolCall
+from miner.core.wire import ChatRequest, Embedding, EmbeddingResponse, ModelInfo, TokenUsage, ToolCall
 from miner.errors import BackendProtocolError, MinerError, ModelNotFoundError, UnsupportedFeatureError
 
 __all__ = ["OllamaService"]
 
-_HEALTH_SECONDS = 1.5
-
 T = TypeVar("T")
 
 
-class OllamaService(LLMService):
+class OllamaService(HTTPBackend):
     """An Ollama server at OLLAMA_BASE_URL."""
 
     name = "ollama"
+    unreachable_hint = "Start it with `ollama serve`, or set OLLAMA_BASE_URL."
+    no_model_hint = "Pull one with `ollama pull NAME`."
+    timeout_setting = "OLLAMA_TIMEOUT"
+    address_setting = "OLLAMA_BASE_URL"
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._client: HttpClient | None = None
-        self._client_made_for: tuple[str, float, ConnectionLimits] | None = None
         self._shown: TTLCache[str, ModelInfo] = TTLCache()
 
     @property
@@ -60,25 +59,14 @@ class OllamaService(LLMService):
     def capabilities(self) -> frozenset[str]:
         return FEATURES
 
-    def _http(self) -> HttpClient:
+    @override
+    def endpoint(self) -> Endpoint:
         settings = self._settings
-        limits = self._connection_limits
-        made_for = (settings.ollama_base_url, settings.ollama_timeout, limits)
-        if self._client is None or made_for != self._client_made_for:
-            if self._client is not None:
-                self._client.retire()
-                self._shown.clear()
-            upstream = Upstream(
-                backend=self.name,
-                base_url=settings.ollama_base_url.rstrip("/"),
-                timeout_setting="OLLAMA_TIMEOUT",
-                read_timeout=settings.ollama_timeout,
-                unreachable_hint="Start it with `ollama serve`, or set OLLAMA_BASE_URL.",
-                address_setting="OLLAMA_BASE_URL",
-                on_connection_lost=self._shown.clear,
-            )
-            self._client, self._client_made_for = HttpClient(upstream, limits=limits), made_for
-        return self._client
+        return Endpoint(settings.ollama_base_url.rstrip("/"), timeout=settings.ollama_timeout)
+
+    @override
+    def _forget(self) -> None:
+        self._shown.clear()
 
     async def _call(
         self, path: str, body: dict[str, Any] | None, decode: Callable[[bytes], T], model: str | None = None,
@@ -134,7 +122,7 @@ class OllamaService(LLMService):
 
     @override
     async def list_models(self) -> list[ModelInfo]:
-        listed = await self._listed_models()
+        listed = await self._served_models()
         # Capabilities are in `/api/show` only; a model for which that fails is listed all the same.
         shown = await asyncio.gather(*(self._get_model(model.id) for model in listed), return_exceptions=True)
         for model, info in zip(listed, shown, strict=True):
@@ -145,22 +133,18 @@ class OllamaService(LLMService):
                 raise info
         return listed
 
-    async def _listed_models(self) -> list[ModelInfo]:
+    @override
+    async def _served_models(self, *, total: float | None = None) -> list[ModelInfo]:
         """The models of `/api/tags`, without those that run on another host."""
-        tags = await self._call("/api/tags", None, decode_tags)
+        tags = await self._call("/api/tags", None, decode_tags, total=total)
         return [info_of_tag(tag) for tag in tags.models if not tag.remote_host]
 
     @override
     async def _sole_model(self) -> str | None:
-        names = [model.id for model in await self._listed_models()]
+        names = [model.id for model in await self._served_models()]
         if len(names) == 1:
             return names[0]
-        raise ModelNotFoundError(
-            f"ollama has {'several models' if names else 'no model'} and none was named.",
-            available=names,
-            hint=f"Name one: {', '.join(names)}." if names else None,
-            operator_hint="Set DEFAULT_MODEL." if names else "Pull one with `ollama pull NAME`.",
-        )
+        raise self._no_sole_model(names)
 
     @override
     async def _get_model(self, model_name: str) -> ModelInfo:
@@ -170,13 +154,13 @@ class OllamaService(LLMService):
         http = self._http()
         response = await http.request("POST", "/api/show", msgspec.json.encode({"model": model_name}), read_only=True)
         if response.status == 404 and parse_error_body(response.body).json:
-            names = [model.id for model in await self._listed_models()]
+            names = [model.id for model in await self._served_models()]
             raise ModelNotFoundError(
                 f"{http.upstream.label} has no model {model_name!r}.",
                 model=model_name,
                 available=names,
                 hint=f"It has: {', '.join(names)}." if names else None,
-                operator_hint=f"Pull it with `ollama pull {model_name}`.",
+                operator_hint=self._missing_model_hint(model_name, names),
             )
         shown = decode_response(response, http.upstream, decode_show, model_name)
         if shown.remote_host or shown.remote_model:
@@ -190,21 +174,12 @@ class OllamaService(LLMService):
         return info
 
     @override
-    async def _health(self) -> Health:
-        tags = await self._call("/api/tags", None, decode_tags, total=_HEALTH_SECONDS)
-        names = [tag.name for tag in tags.models if not tag.remote_host]
-        default = self._settings.default_model
-        known = {name.lower() for name in names}  # Ollama ignores case
-        if default and not {default.lower(), f"{default.lower()}:latest"} & known:
-            return Health(
-                state="unavailable",
-                reason=f"ollama has no model {default!r} (DEFAULT_MODEL).",
-                hint=f"Pull it with `ollama pull {default}`.",
-                models=names,
-            )
-        if not names:
-            return Health(state="unavailable", reason="ollama has no model.", hint="Pull one with `ollama pull NAME`.")
-        return Health(state="ready", models=names)
+    def _has_name(self, model: ModelInfo, name: str) -> bool:
+        return name.lower() in (model.id.lower(), *(alias.lower() for alias in model.aliases))  # as Ollama does
+
+    @override
+    def _missing_model_hint(self, name: str, names: Sequence[str]) -> str:
+        return f"Pull it with `ollama pull {name}`."
 
     # Loading
 
@@ -260,9 +235,3 @@ class OllamaService(LLMService):
             model=model,
             usage=TokenUsage(prompt_tokens=tokens, total_tokens=tokens) if tokens else None,
         )
-
-    @override
-    async def _aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()

@@ -72,8 +72,8 @@ class VLLMService(OpenAIService):
         return Endpoint(settings.vllm_api_base.rstrip("/"), secret_text(settings.vllm_api_key), settings.vllm_timeout)
 
     @override
-    async def _fetch_models(self, *, total: float | None = None) -> list[ModelInfo]:
-        models = await super()._fetch_models(total=total)
+    async def _served_models(self, *, total: float | None = None) -> list[ModelInfo]:
+        models = await super()._served_models(total=total)
         capabilities = self._routes.get("routes")
         if capabilities is None:
             capabilities = self._routes["routes"] = await self._probe(total)

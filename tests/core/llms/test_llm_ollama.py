@@ -62,7 +62,7 @@ async def test_no_model_at_all():
         with pytest.raises(ModelNotFoundError, match=r"no model and none was named\. Pull one with `ollama pull NAME`"):
             await service.generate("hi")
         health = await service.health()
-        assert (health.state, health.reason) == ("unavailable", "ollama has no model.")
+        assert (health.state, health.reason) == ("unavailable", "ollama serves no model.")
 
 
 CLOUD = {"name": "big:cloud", "model": "big:cloud", "remote_host": "https://ollama.example", "remote_model": "big"}
@@ -114,7 +114,7 @@ async def test_embeddings():
 
 
 async def test_health(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("miner.core.llms.llm_ollama._HEALTH_SECONDS", 0.4)
+    monkeypatch.setattr("miner.core.llms.http_backend._HEALTH_SECONDS", 0.4)
     async with ReplayServer("ollama") as server:
         for default, healthy in ((None, True), ("smollm2", True), ("smollm2:latest", True), ("other", False)):
             async with ollama(server, default_model=default) as service:

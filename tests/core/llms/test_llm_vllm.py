@@ -299,7 +299,7 @@ async def test_a_text_server_makes_no_embeddings_and_an_embedding_server_no_text
 
 
 async def test_health(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("miner.core.llms.openai.server._HEALTH_SECONDS", 0.4)
+    monkeypatch.setattr("miner.core.llms.http_backend._HEALTH_SECONDS", 0.4)
     async with StubServer() as server:
         async with vllm(server) as service:
             health = await service.health()

@@ -22,10 +22,11 @@ from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.reply_reader import read_chunks
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.unparsed_reply import MalformedReplyError
+from miner.core.llms.http_backend import Endpoint
 from miner.core.llms.openai.models import read_embeddings, read_scores
 from miner.core.llms.openai.request import chat_body, completion_body
 from miner.core.llms.openai.response import ChatMapper, decode_event
-from miner.core.llms.openai.server import Endpoint, OpenAIServer
+from miner.core.llms.openai.server import OpenAIServer
 from miner.core.wire import ChatRequest, EmbeddingResponse, LLMChunk, RerankResponse
 from miner.errors import BackendError, BackendUnavailableError, MinerError, UnsupportedFeatureError
 
