@@ -148,10 +148,10 @@ class VLLMService(OpenAIService):
 
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
-        longest = next((model.context_length for model in self._listed if model.id == request.model), None)
-        if longest is not None:
+        info = request.resolution.model
+        if info is not None and info.context_length is not None:
             # The server truncates max_tokens to what fits (context_exhausted), but refuses more than the context.
-            body["max_tokens"] = min(request.max_tokens, longest)
+            body["max_tokens"] = min(request.max_tokens, info.context_length)
         if request.messages is not None and request.messages[-1].role == "assistant":
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False

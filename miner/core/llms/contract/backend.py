@@ -124,23 +124,19 @@ class Backend:
         wanted = name or self._settings.default_model or await self._sole_model()
         if wanted is None:
             return None
-        try:
-            found = await self._get_model(wanted)
-        except ModelNotFoundError:
-            # Ollama's clients append `:latest` to any name.
-            short = without_tag(wanted)
-            if short in ("", wanted):
-                raise
+        missing: ModelNotFoundError | None = None
+        for name in dict.fromkeys((wanted, without_tag(wanted) or wanted)):  # Ollama's clients append `:latest`
             try:
-                found = await self._get_model(short)
-            except ModelNotFoundError:
-                found = None
-            if found is None:
-                raise
-            wanted = short
-        info = found if isinstance(found, ModelInfo) else ModelInfo(id=wanted)
-        self.models[wanted] = found if found is not None else info
-        return info
+                found = await self._get_model(name)
+            except ModelNotFoundError as error:
+                missing = missing or error
+                continue
+            if missing is None or found is not None:
+                info = found if isinstance(found, ModelInfo) else ModelInfo(id=name)
+                self.models[name] = info if found is None else found
+                return info
+        assert missing is not None
+        raise missing
 
     async def _get_model(self, model_name: str) -> Any:
         """Make sure that the model can be used; built-in backends return its ModelInfo.
