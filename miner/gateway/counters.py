@@ -95,8 +95,8 @@ class Counters:
         """Seconds that requests waited for a slot."""
         self.disconnects = 0
         """Clients that left before their response was complete."""
-        self.models: defaultdict[str, ModelCounters] = defaultdict(ModelCounters)
-        """By the label of the model."""
+        self.models: defaultdict[tuple[str, str], ModelCounters] = defaultdict(ModelCounters)
+        """By operation and the label of the model."""
         self.labels = ModelLabels(_MAX_MODELS)
         self.engine_starts: Counter[str] = Counter()
         """Engine processes seen, by model."""

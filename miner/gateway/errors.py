@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError
+from miner.errors import (
+    BackendError,
+    MinerError,
+    ModelNotFoundError,
+    RequestError,
+    ServiceClosedError,
+    StreamInterruptedError,
+)
 
 __all__ = [
     "ClientGoneError", "ErrorBoundary", "Failure", "InternalServerError", "RefusedError", "cause_of",
@@ -160,13 +167,18 @@ def retry_after_header(seconds: float) -> str:
     return str(max(1, math.ceil(seconds)))
 
 
+_LIBRARY_HINTS = (ModelNotFoundError, ServiceClosedError, StreamInterruptedError)
+"""Errors whose hints are for callers of the library: they list models that the client's key may not be for, or speak of
+the service and of the error as objects.
+"""
+
+
 def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) -> Failure:
     """What a client reads of an error: its message and hint, redacted. Its operator hint is for admins and the log
     (`log_error`) only.
     """
     headers: dict[str, str] = {}
-    # The hint of a ModelNotFoundError is about files, which no client of a gateway can name.
-    hint = None if isinstance(error, ModelNotFoundError) else error.hint
+    hint = None if isinstance(error, _LIBRARY_HINTS) else error.hint
     text = shortened(" ".join(filter(None, (error.message, hint))))
     operator_hint = f" {error.operator_hint}" if admin and error.operator_hint else ""
     if isinstance(error, RefusedError):

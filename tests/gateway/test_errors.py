@@ -6,7 +6,13 @@ import re
 
 import pytest
 
-from miner.errors import BackendUnavailableError, ContextLengthError, EngineCrashedError, ModelNotFoundError
+from miner.errors import (
+    BackendUnavailableError,
+    ContextLengthError,
+    EngineCrashedError,
+    ModelNotFoundError,
+    StreamInterruptedError,
+)
 from miner.gateway.errors import RefusedError, failure_of, public
 
 
@@ -20,6 +26,8 @@ def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
     assert failure_of(crash).message == "The engine for <path> died."
     missing = ModelNotFoundError("vllm at https://user@host:1/v1 has no model 'org/name'.", hint="It serves: a/b, c.")
     assert failure_of(missing).message == "vllm has no model 'org/name'."
+    cut = StreamInterruptedError("vllm ended its response.", hint="What had arrived is in the error's `partial`.")
+    assert failure_of(cut).message == "vllm ended its response."
     long = ContextLengthError("The prompt is too long.", hint="Send less.")
     assert (failure_of(long).status, failure_of(long).message) == (400, "The prompt is too long. Send less.")
     busy = RefusedError(429, "rate_limited", "Too many.", retry_after=2.6)

@@ -35,8 +35,7 @@ class MetricSpec:
 
 
 _Sample = tuple[Sequence[str], float | Histogram]
-_PROVIDER = "gen_ai_provider_name"
-_MODEL = "gen_ai_request_model"
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 _TOKEN_TYPE = "gen_ai_token_type"
 METRICS = {
     "http_server_request_duration_seconds": MetricSpec(
@@ -45,17 +44,17 @@ METRICS = {
     ),
     "gen_ai_server_request_duration_seconds": MetricSpec(
         "histogram", "Duration of requests to a model, from the headers of the request to the end of the "
-        "response. error_type is empty for those that succeeded.", (_PROVIDER, _MODEL, "error_type"),
+        "response. error_type is empty for those that succeeded.", (*_GEN_AI, "error_type"),
     ),
     "gen_ai_server_time_to_first_token_seconds": MetricSpec(
-        "histogram", "From the headers of a streamed request to its first token.", (_PROVIDER, _MODEL)
+        "histogram", "From the headers of a streamed request to its first token.", _GEN_AI
     ),
     "gen_ai_server_time_per_output_token_seconds": MetricSpec(
         "histogram", "Between tokens of a stream after the first, as the backend sends them.",
-        (_PROVIDER, _MODEL),
+        _GEN_AI,
     ),
     "gen_ai_client_token_usage": MetricSpec(
-        "histogram", "Tokens per request, input or output.", (_PROVIDER, _MODEL, _TOKEN_TYPE)
+        "histogram", "Tokens per request, input or output.", (*_GEN_AI, "gen_ai_token_type")
     ),
     "miner_request_queue_time_seconds": MetricSpec("histogram", "Time that requests waited for a slot at the backend."),
     "miner_requests_running": MetricSpec("gauge", "Requests that the backend works on."),
@@ -95,8 +94,8 @@ def _samples(
     for (route, method, status), duration in counters.requests.items():
         yield "http_server_request_duration_seconds", route, method, str(status), duration
     provider = gateway.service.name
-    for model, counted in counters.models.items():
-        labels = provider, model
+    for (operation, model), counted in counters.models.items():
+        labels = operation, provider, model
         for error_type, duration in counted.duration.items():
             yield "gen_ai_server_request_duration_seconds", *labels, error_type, duration
         yield "gen_ai_server_time_to_first_token_seconds", *labels, counted.time_to_first_token

@@ -13,7 +13,7 @@ from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.state import Gateway
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "error_type", "operation_of"]
 
 
 class Metrics(Middleware):
@@ -32,7 +32,7 @@ class Metrics(Middleware):
         assert now is not None
         if counters is None or context.previous_token_at is None:
             label = self.counters.labels.served(_model_of(context))
-            counters = context.model_counters = self.counters.models[label]
+            counters = context.model_counters = self.counters.models[operation_of(context), label]
             counters.time_to_first_token.observe(now - context.started_at)
             return
         count = len(chunks)
@@ -48,19 +48,33 @@ class Metrics(Middleware):
         if context.queue_seconds is not None:
             counters.queue_time.observe(context.queue_seconds)
         counters.disconnects += context.disconnected
-        if context.call is not None:
+        call = context.call
+        if call is not None and (call.arguments or call.items):  # else it only loads a model or counts tokens
             self._count_call(context, seconds)
 
     def _count_call(self, context: RequestContext, seconds: float) -> None:
         name, labels, usage = _model_of(context), self.counters.labels, context.reported_usage
         served = context.first_token_at is not None or context.status == 200
-        counters = self.counters.models[labels.served(name) if served else labels.requested(name)]
+        label = labels.served(name) if served else labels.requested(name)
+        counters = self.counters.models[operation_of(context), label]
         counters.duration[error_type(context)].observe(seconds)
         if usage is not None:
             counters.input_tokens.observe(usage.prompt_tokens)
             counters.output_tokens.observe(usage.completion_tokens)
         elif context.chunks:
             counters.output_tokens.observe(context.chunks)  # it broke off, or the backend does not count
+
+
+_OPERATIONS = {
+    "/v1/embeddings": "embeddings", "/api/embed": "embeddings", "/api/embeddings": "embeddings",
+    "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
+}  # fmt: skip
+"""By route; all others are `chat`."""
+
+
+def operation_of(context: RequestContext) -> str:
+    """OpenTelemetry's `gen_ai.operation.name`."""
+    return _OPERATIONS.get(context.route.path, "chat")
 
 
 def error_type(context: RequestContext) -> str:

@@ -17,7 +17,7 @@ from miner.core._typing import override
 from miner.errors import ConfigError
 from miner.gateway.context import RequestContext
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.metrics import error_type
+from miner.gateway.middleware.metrics import error_type, operation_of
 from miner.gateway.state import Gateway
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ __all__ = ["Tracing", "make_tracing"]
 
 logger = logging.getLogger("miner.gateway")
 
-_OPERATIONS = {
-    "/v1/embeddings": "embeddings", "/api/embed": "embeddings", "/api/embeddings": "embeddings",
-    "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
-}  # fmt: skip
-"""By route; all others are `chat`."""
 _FLUSH_SECONDS = 3.0
 _OPTIONS = {
     "max_tokens": "gen_ai.request.max_tokens", "temperature": "gen_ai.request.temperature",
@@ -114,7 +109,7 @@ class Tracing(Middleware):
         ended = time.time_ns()
         headers = context.request.headers
         parent = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
-        operation = _OPERATIONS.get(context.route.path, "chat")
+        operation = operation_of(context)
         span = self._tracer.start_span(
             f"{operation} {call.model}" if call.model else operation,
             context=self._propagator.extract(parent),

@@ -51,7 +51,7 @@ async def test_requests_tokens_and_times():
     unmatched = http(404, "unmatched", "other")
     assert value(told, "http_server_request_duration_seconds_count", **unmatched) == 2
     assert value(told, "miner_request_queue_time_seconds_count") == 2
-    model = {"gen_ai_provider_name": "parrot", "gen_ai_request_model": "m"}
+    model = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "parrot", "gen_ai_request_model": "m"}
     assert value(told, "gen_ai_server_request_duration_seconds_count", error_type="", **model) == 2
     assert value(told, "gen_ai_server_time_to_first_token_seconds_count", **model) == 1
     assert value(told, "gen_ai_server_time_to_first_token_seconds_bucket", le="+Inf", **model) == 1
@@ -77,7 +77,7 @@ async def test_who_runs_waits_and_leaves():
         await until(lambda: service.running == 0 and not served.gateway.requests)
         told = await scrape(served)
     assert value(told, "miner_client_disconnects_total") == 2
-    model = {"gen_ai_provider_name": service.name, "gen_ai_request_model": "other"}
+    model = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": service.name, "gen_ai_request_model": "other"}
     assert value(told, "gen_ai_server_request_duration_seconds_count", error_type="cancelled", **model) == 2
     assert value(told, "http_server_request_duration_seconds_count", **http(499)) == 2
 
@@ -112,7 +112,7 @@ async def test_a_client_cannot_make_labels():
             async with post(served, {**CHAT, "model": f"model-{number}"}) as answer:
                 assert answer.status == 200
         assert len(served.gateway.counters.models) == 101
-        assert "other" in served.gateway.counters.models
+        assert ("chat", "other") in served.gateway.counters.models
 
 
 def test_only_names_that_answered_are_labels():
