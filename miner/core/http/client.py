@@ -8,7 +8,7 @@ needs and no more: no redirects, no cookies, no compression.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from miner.core.http.connection import Connection
 from miner.core.http.connection_pool import ConnectionLimits, ConnectionPool
 from miner.core.http.crash_budget import current_budget
 from miner.core.http.errors import Upstream, map_errors, redirect_error
+from miner.core.http.http1 import ResponseHead
 from miner.core.http.in_flight import InFlight
 from miner.core.http.proxy import proxy_for
 from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
@@ -38,31 +39,56 @@ class HttpResponse(NamedTuple):
 
 
 class ByteStream:
-    """A response whose body is read as it arrives."""
+    """A response whose body is read as it arrives: `async with client.stream(path, body) as response`.
 
-    __slots__ = ("headers", "message_complete", "read_some", "status")
+    Leaving the block early closes the connection, which makes the engine stop. Errors raised inside it are mapped too.
+    """
 
-    def __init__(self, connection: Connection, status: int, headers: Mapping[str, str]) -> None:
-        self.status = status
-        self.headers = headers
+    __slots__ = (
+        "_body", "_client", "_connection", "_mapper", "_path", "_permit",
+        "headers", "message_complete", "read_some", "status",
+    )  # fmt: skip
+
+    status: int
+    headers: Mapping[str, str]
+    read_some: Callable[[], Awaitable[bytes]]
+    """Return what was received, at least one byte; b"" at the end."""
+
+    def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
+        self._client, self._path, self._body = client, path, body
+        self._mapper = map_errors(client.upstream)
         self.message_complete = False
         """Set by the reader when nothing but the last chunk of the body can follow (after `[DONE]`): the connection may
         be reused although that chunk has not been received yet.
         """
-        self.read_some = connection.read
-        """Return what was received, at least one byte; b"" at the end."""
+
+    async def __aenter__(self) -> ByteStream:
+        client = self._client
+        with client._in_flight.call(), self._mapper:
+            self._permit = await client._permit()
+            try:
+                self._connection, head = await client._send(self._mapper, "POST", self._path, self._body, False)
+            except BaseException:
+                self._release_permit()
+                raise
+        self.status, self.headers, self.read_some = head.status, head.headers, self._connection.read
+        return self
+
+    def _release_permit(self) -> None:
+        if self._permit is not None:
+            self._permit.release()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client._pool.release(self._connection, message_complete=self.message_complete)
+        self._release_permit()
+        if error is not None:
+            self._mapper.__exit__(kind, error, trace)
 
     async def read_all(self) -> bytes:
         """Return the rest of the body; raises FramingError beyond 256 MiB."""
-        read = self.read_some
-        parts = [await read()]
-        size = len(parts[0])
-        while part := await read():
-            parts.append(part)
-            size += len(part)
-            if size > _MAX_BODY_BYTES:
-                raise FramingError(f"the response is larger than {_MAX_BODY_BYTES} bytes")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return await _read_all(self.read_some)
 
 
 class HttpClient:
@@ -123,24 +149,20 @@ class HttpClient:
     async def _request(
         self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool
     ) -> HttpResponse:
-        connection, response = await self._send(mapper, method, path, body, root)
+        connection, head = await self._send(mapper, method, path, body, root)
         try:
-            return HttpResponse(response.status, response.headers, await response.read_all())
+            return HttpResponse(head.status, head.headers, await _read_all(connection.read))
         finally:
             self._pool.release(connection)
 
-    def stream(self, path: str, body: bytes) -> _StreamContext:
-        """POST and read the response as it arrives: `async with client.stream(path, body) as response`.
-
-        Leaving the block early closes the connection, which makes the engine stop. Errors raised inside the block are
-        mapped too.
-        """
-        return _StreamContext(self, path, body)
+    def stream(self, path: str, body: bytes) -> ByteStream:
+        """POST; the returned context manager sends the request and reads the response as it arrives."""
+        return ByteStream(self, path, body)
 
     async def _send(
         self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool
-    ) -> tuple[Connection, ByteStream]:
-        """Send a request and return its response once the head is complete. The caller releases the connection."""
+    ) -> tuple[Connection, ResponseHead]:
+        """Send a request and return the head of its response. The caller releases the connection."""
         address = self._address or await self._resolve()
         request = address.request(method, path, body, root=root)
         connection = self._pool.idle_connection()
@@ -169,7 +191,7 @@ class HttpClient:
                 if 300 <= head.status < 400:
                     connection.abort()
                     raise redirect_error(head.status, head.headers.get("location"), self.upstream)
-                return connection, ByteStream(connection, head.status, head.headers)
+                return connection, head
 
     async def _resolve(self) -> ServerAddress:
         """Parse the address and find the proxy on the way to it."""
@@ -217,35 +239,12 @@ class HttpClient:
         self._pool.discard()
 
 
-class _StreamContext:
-    """The context manager that `HttpClient.stream` returns."""
-
-    __slots__ = ("_body", "_client", "_connection", "_mapper", "_path", "_permit", "_response")
-
-    def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
-        self._client, self._path, self._body = client, path, body
-        self._mapper = map_errors(client.upstream)
-
-    async def __aenter__(self) -> ByteStream:
-        with self._client._in_flight.call(), self._mapper:
-            self._permit = await self._client._permit()
-            try:
-                self._connection, self._response = await self._client._send(
-                    self._mapper, "POST", self._path, self._body, False
-                )
-            except BaseException:
-                self._release_permit()
-                raise
-        return self._response
-
-    def _release_permit(self) -> None:
-        if self._permit is not None:
-            self._permit.release()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client._pool.release(self._connection, message_complete=self._response.message_complete)
-        self._release_permit()
-        if error is not None:
-            self._mapper.__exit__(kind, error, trace)
+async def _read_all(read: Callable[[], Awaitable[bytes]]) -> bytes:
+    parts = [await read()]
+    size = len(parts[0])
+    while part := await read():
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_BODY_BYTES:
+            raise FramingError(f"the response is larger than {_MAX_BODY_BYTES} bytes")
+    return parts[0] if len(parts) == 1 else b"".join(parts)

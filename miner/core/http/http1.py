@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from miner.core._typing import override
 from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
@@ -36,16 +36,13 @@ class Headers(dict[str, str]):
         return super().get(name.lower(), default)
 
 
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """Status and headers of a response."""
 
-    __slots__ = ("headers", "keep_alive", "status")
-
-    def __init__(self, status: int, headers: Headers, *, keep_alive: bool) -> None:
-        self.status = status
-        self.headers = headers
-        self.keep_alive = keep_alive
-        """Whether the server accepts another request on the connection."""
+    status: int
+    headers: Headers
+    keep_alive: bool
+    """Whether the server accepts another request on the connection."""
 
 
 @functools.cache
