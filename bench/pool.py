@@ -1,7 +1,7 @@
-"""How our turns compare with plain first come, first served: 200 mixed requests, three models, room for one.
+"""How fair-share eviction compares with plain first come, first served: 200 mixed requests, three models, room for one.
 
     python -m bench.pool            simulated engines on a virtual clock: 4 s to load, 0.3 s to stop, 4 slots
-    python -m bench.pool --real     the llama.cpp engine and three links to the demo model (`--rule turns`: only ours)
+    python -m bench.pool --real     the llama.cpp engine and three links to the demo model (`--rule fair`: only ours)
 
 Both rules get the same requests and the same engines. Plain first come, first served means: the oldest request decides
 which model is loaded; requests for that model run side by side until one for another model is the oldest.
@@ -73,7 +73,7 @@ class FirstCome:
             await self._engines[self._loaded].stop()
 
 
-class Turns:
+class FairShare:
     """The pool, with room for one."""
 
     def __init__(self, make: Callable[[EngineSpec], Engine], fairness_wait: float) -> None:
@@ -109,7 +109,7 @@ def clients(specs: list[EngineSpec], seed: int, work: float) -> list[list[Job]]:
     return [[Job(specs[i % 3], 0.02, work * pick.uniform(0.3, 1.7)) for _ in range(n)] for i, n in enumerate(each)]
 
 
-async def play(rule: FirstCome | Turns, chains: list[list[Job]], serve: Serve) -> tuple[float, list[float]]:
+async def play(rule: FirstCome | FairShare, chains: list[list[Job]], serve: Serve) -> tuple[float, list[float]]:
     """Seconds for all, and each request's wait for its slot."""
     loop = asyncio.get_running_loop()
     waits: list[float] = []
@@ -144,11 +144,11 @@ def head() -> None:
     print("|------------------------|-------------|-------|-----------|----------|---------|------------|")
 
 
-Rules = tuple[tuple[str, Callable[[Callable[[EngineSpec], Engine]], FirstCome | Turns]], ...]
+Rules = tuple[tuple[str, Callable[[Callable[[EngineSpec], Engine]], FirstCome | FairShare]], ...]
 RULES: Rules = (
     ("first come", FirstCome),
-    ("turns, 10 s", lambda make: Turns(make, 10.0)),
-    ("turns, 60 s", lambda make: Turns(make, 60.0)),
+    ("fair, 10 s", lambda make: FairShare(make, 10.0)),
+    ("fair, 60 s", lambda make: FairShare(make, 60.0)),
 )
 """The seconds are the setting LLAMACPP_FAIRNESS_WAIT; 10 is the default."""
 
@@ -231,7 +231,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", action="store_true", help="real engines: many minutes, most of them for `first come`")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rule", choices=("first come", "turns"), help="only this one")
+    parser.add_argument("--rule", choices=("first come", "fair"), help="only this one")
     arguments = parser.parse_args()
     chosen = tuple(rule for rule in RULES if arguments.rule is None or rule[0].startswith(arguments.rule))
     if arguments.real:

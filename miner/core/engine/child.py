@@ -196,8 +196,8 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _get(address: str, path: str, key: str) -> tuple[int, Any] | None:
-    """Status and JSON of a GET; None without a response in that form."""
+def _is_healthy(address: str, key: str) -> bool:
+    """Whether `/health` answers 200: the model is loaded."""
     if address.startswith("unix://"):
         connection = http.client.HTTPConnection("engine", timeout=_PROBE_TIMEOUT)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -207,27 +207,17 @@ def _get(address: str, path: str, key: str) -> tuple[int, Any] | None:
     try:
         if connection.sock is not None:
             connection.sock.connect(address.removeprefix("unix://"))
-        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
+        connection.request("GET", "/health", headers={"Authorization": f"Bearer {key}"})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
     finally:
         connection.close()
 
 
-def _report(output: Any, address: str, key: str, build: str) -> None:
-    """Print the ready line, with what the server reports about itself."""
-    response = _get(address, "/props", key)
-    props = response[1] if response and response[0] == 200 else {}
-    line = {
-        "ready": True,
-        "address": address,
-        "build": build or props.get("build_info"),
-        "n_ctx": props.get("default_generation_settings", {}).get("n_ctx"),
-        "slots": props.get("total_slots"),
-    }
-    print(json.dumps(line), file=output, flush=True)
+def _report_ready(output: Any, address: str) -> None:
+    """Print the line that the parent waits for."""
+    print(json.dumps({"ready": True, "address": address}), file=output, flush=True)
 
 
 def _free_port() -> int:
@@ -249,7 +239,7 @@ def _serve_xllamacpp(config: Config, output: Any) -> int:
     stop = threading.Event()
     signal.signal(STOP_SIGNAL, lambda *_: stop.set())
     _ignore_foreign_signals()  # the server may have set handlers
-    _report(output, server.listening_address, config["api_key"], f"xllamacpp {xllamacpp.__version__}")
+    _report_ready(output, server.listening_address)
     stop.wait()
     del server
     return 0
@@ -293,7 +283,7 @@ def _serve_binary(config: Config, output: Any) -> int:
 
     signal.signal(STOP_SIGNAL, on_stop)
     if _await_health(address, config, server):
-        _report(output, address, config["api_key"], "")
+        _report_ready(output, address)
     status = _wait_for_exit(server, address, stop)
     if stop.is_set():
         return 0
@@ -336,8 +326,7 @@ def _refuses(address: str) -> bool:
 def _await_health(address: str, config: Config, server: subprocess.Popen[bytes]) -> bool:
     deadline, pause = time.monotonic() + _READY_TIMEOUT, 0.02
     while server.poll() is None and time.monotonic() < deadline:
-        response = _get(address, "/health", config["api_key"])
-        if response and response[0] == 200:
+        if _is_healthy(address, config["api_key"]):
             return True
         time.sleep(pause)
         pause = min(pause * 1.5, 0.25)
@@ -409,12 +398,10 @@ def _serve_llama_cpp(config: Config, output: Any) -> int:
     listening.listen(128)
     address = f"unix://{at_socket}" if at_socket else f"http://127.0.0.1:{listening.getsockname()[1]}"
     # It accepts connections from here on and serves them once its loop runs: no need to wait.
-    build = f"llama-cpp-python {llama_cpp.__version__}"
-    line = {"ready": True, "address": address, "build": build, "n_ctx": llama.n_ctx(), "slots": 1}
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2))
     server.handle_exit = lambda *_: None  # SIGTERM and SIGINT
     signal.signal(STOP_SIGNAL, lambda *_: setattr(server, "should_exit", True))
-    print(json.dumps(line), file=output, flush=True)
+    _report_ready(output, address)
     server.run(sockets=[listening])
     return 0
 

@@ -19,7 +19,7 @@ from collections import deque
 from miner.core.engine.circuit_breaker import CircuitBreaker
 from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, describe_exit, explain
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.spec import EngineAddress, EngineInfo, EngineSpec, EngineState
+from miner.core.engine.spec import EngineAddress, EngineSpec, EngineState
 from miner.core.engine.supervisor import RunResult, RunTimeouts, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
 
@@ -116,16 +116,6 @@ class EngineProcess:
     def log_tail(self) -> list[str]:
         """The last log lines of the current or last child."""
         return self._run.log.lines() if self._run is not None else []
-
-    @property
-    def ready_since(self) -> float | None:
-        """Seconds since 1970 when it became ready; None unless it is."""
-        return self._run.ready_since if self._run is not None and self.state == "ready" else None
-
-    @property
-    def info(self) -> EngineInfo:
-        """What the server reported when it became ready."""
-        return self._run.info if self._run is not None else EngineInfo()
 
     async def ensure_ready(self) -> EngineAddress:
         """Return the address of the running engine; start it if needed, once for all callers.

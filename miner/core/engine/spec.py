@@ -1,4 +1,4 @@
-"""What engine to run, and where it answers. Plain data; equal specs share an engine."""
+"""What engine to run, where it listens, and what the pool needs of it. Equal specs share an engine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from typing import Literal, Protocol
 from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
-__all__ = [
-    "Engine",
-    "EngineAddress",
-    "EngineInfo",
-    "EngineSpec",
-    "EngineState",
-]
+__all__ = ["Engine", "EngineAddress", "EngineSpec", "EngineState"]
 
 EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
 
@@ -25,7 +19,7 @@ _MOST_THREADS = 512  # ggml's own bound; far above the cores of the machine it t
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One llama.cpp server: a model and how it is run. None leaves the choice to llama.cpp, or to us where said so.
+    """One llama.cpp server: a model and its launch options. None: llama.cpp's default, unless documented otherwise.
 
     Raises:
         ConfigError: a value is out of range; names the value and what is allowed.
@@ -37,35 +31,34 @@ class EngineSpec:
     ctx_size: int
     """Tokens of each slot, prompt and reply together; llama.cpp rounds up to a multiple of 256."""
     parallel: int
-    """Slots: requests that are computed at the same time."""
+    """Slots: requests that are computed at once."""
     threads: int | None = None
-    """None: one for each physical core that this process may use."""
+    """None: one per physical core that this process may use."""
     n_gpu_layers: int | None = None
     flash_attn: str | None = None
     cache_type_k: str | None = None
     cache_type_v: str | None = None
     batch_size: int = 512
-    """Tokens computed in one go, which is how soon a cancelled prefill ends. With `pooling` it is also the
-    longest text that can be embedded: take the context size there."""
+    """Tokens per batch: a cancelled prefill ends with its batch. With `pooling` also the longest text that can be
+    embedded: use the context size there."""
     pooling: str | None = None
-    """Set: the engine answers embeddings (`rank`: reranking) besides text, at no cost for the text."""
+    """Set: the engine also serves embeddings (`rank`: reranking), at no cost for text."""
     mmproj: Path | None = None
-    """The vision projector that belongs to the model."""
+    """The model's vision projector."""
     chat_template: str | None = None
-    """Jinja text that replaces the model's own template."""
+    """A Jinja template that replaces the model's."""
     files: tuple[tuple[str, int, int, int], ...] = ()
-    """Path, bytes, modification time and inode of the model's files and its projector's: a file that was replaced is
-    another engine."""
+    """Path, bytes, modification time and inode of the model's and the projector's files: a replaced file is another
+    engine."""
     cache_ram_mib: int = 0
-    """MiB of host memory that may keep prompts which lost their slot, beside the cache that each slot has."""
+    """MiB of main memory for cached prompts, besides the cache of each slot."""
 
     def __post_init__(self) -> None:
         if not self.alias:
             raise ConfigError("An engine's alias is empty.", hint="Give the model a name.")
-        _at_least("ctx_size", self.ctx_size, 1)
-        _at_least("parallel", self.parallel, 1)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("cache_ram_mib", self.cache_ram_mib, 0)
+        for name, least in (("ctx_size", 1), ("parallel", 1), ("batch_size", 1), ("cache_ram_mib", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be {least} or more.")
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             raise ConfigError(
                 f"threads={self.threads}: must be 1 to {_MOST_THREADS}.", operator_hint="Set LLAMACPP_THREADS."
@@ -85,42 +78,32 @@ class EngineSpec:
 
     @property
     def embeds(self) -> bool:
-        """Whether the engine answers embeddings."""
+        """Whether the engine serves embeddings."""
         return self.pooling not in (None, "rank")
 
     @property
     def ranks(self) -> bool:
-        """Whether the engine answers reranking."""
+        """Whether the engine serves reranking."""
         return self.pooling == "rank"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
-    """Where one start of an engine answers; another start has another address."""
+    """Where one run of an engine listens; another run has another address."""
 
     base_url: str
-    """Without /v1, and without a slash at the end."""
+    """Without /v1 and trailing slash."""
     unix_socket: Path | None = None
     """The socket to connect to instead of the URL's host."""
     api_key: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What an engine said of itself when it was ready; None where it does not tell."""
-
-    build: str | None = None
-    n_ctx: int | None = None
-    """Tokens of each slot, as the engine made it."""
-    slots: int | None = None
-
-
 class Engine(Protocol):
-    """What the pool asks of an engine; `EngineProcess` is one."""
+    """What the pool needs of an engine; `EngineProcess` is one."""
 
     @property
     def state(self) -> EngineState:
-        """What it does now."""
+        """Its state now."""
 
     @property
     def pid(self) -> int | None:
@@ -139,36 +122,31 @@ class Engine(Protocol):
         """The last lines of its log."""
 
     async def ensure_ready(self) -> EngineAddress:
-        """Start, if need be after a pause; raises EngineStartError."""
+        """Start it if needed, after a pause if it crashed; raises EngineStartError."""
 
     async def stop(self) -> None:
-        """End the process; returns when its memory is free."""
+        """Stop the process; returns when its memory is free."""
 
     def fail(self, reason: str, operator_hint: str | None = None) -> None:
-        """End a process that does not work, as a crash for that reason; returns at once."""
+        """Kill a process that does not work; counts as a crash for that reason. Returns at once."""
 
     def kill(self) -> None:
-        """End the process at once, with or without a loop, on which it does not wait."""
+        """Kill the process, with or without a running loop, on which it does not wait."""
 
     def cooldown_error(self) -> EngineStartError | None:
-        """Why it is not started now, although asked for, and for how long; given while it is `failed`."""
+        """The error of starts while it is `failed`, with `retry_after`; else None."""
 
     async def recheck_model_file(self) -> None:
-        """Forget past failures if they were those of another model file."""
+        """Forget the crashes if the model file was replaced since."""
 
     def reset(self) -> None:
-        """Forget past failures."""
+        """Forget the crashes."""
 
     def crash_error(self, address: EngineAddress | None = None) -> EngineCrashedError | None:
-        """Why the process, or the one that answered at `address`, is gone, if it went by itself."""
+        """Why the process, or the one at `address`, crashed; None if it did not."""
 
     async def wait_for_exit(self, address: EngineAddress | None = None) -> EngineCrashedError:
-        """Wait until the process, or the one that answers at `address`, is gone."""
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name}={value}: must be {least} or more.")
+        """Wait until the process, or the one at `address`, has exited; return why."""
 
 
 def _one_of(name: str, variable: str | None, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -28,7 +28,7 @@ from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import Usage, process_usage
 from miner.core.engine.shared_future import SharedFuture
 from miner.core.engine.socket_directory import SocketDirectory
-from miner.core.engine.spec import EngineAddress, EngineInfo, EngineSpec
+from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, signal_group
 from miner.errors import EngineStartError
 
@@ -88,7 +88,6 @@ class Supervisor:
         self.log = LogTail(spec.alias)
         self.ready: SharedFuture[EngineAddress | EngineStartError] = SharedFuture()
         self.exited: SharedFuture[RunResult] = SharedFuture()
-        self.info = EngineInfo()
         self.pid: int | None = None
         self.ready_since: float | None = None
         self.usage: Usage | None = None
@@ -217,7 +216,6 @@ class Supervisor:
             report: Any = json.loads(line)
             if self.ready.done or self._stopping or report["ready"] is not True:
                 raise ValueError(line)
-            self.info = EngineInfo(report.get("build"), report.get("n_ctx"), report.get("slots"))
             where = address(report["address"])
         except (ValueError, TypeError, KeyError, AttributeError):
             self.log.feed(line + b"\n", "stdout")

@@ -8,7 +8,7 @@ import time
 
 
 def ready():
-    print(json.dumps({"ready": True, "address": "http://127.0.0.1:9", "build": "bad", "n_ctx": 1, "slots": 1}))
+    print(json.dumps({"ready": True, "address": "http://127.0.0.1:9"}))
     sys.stdout.flush()
 
 

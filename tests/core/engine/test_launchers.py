@@ -232,7 +232,7 @@ async def test_the_wheel_on_a_port_asks_for_its_key():
     try:
         assert address.unix_socket is None
         assert address.base_url.startswith("http://127.0.0.1:")
-        assert engine.info.slots == 2
+        assert (await asyncio.to_thread(ask, address, "GET", "/props"))[1]["total_slots"] == 2
         assert "Paris" in await asyncio.to_thread(completion, address)
         stranger = dataclasses.replace(address, api_key=None)
         assert (await asyncio.to_thread(ask, stranger, "POST", "/v1/completions", {"prompt": "x"}))[0] == 401

@@ -1,4 +1,4 @@
-"""The pool's rules one by one, on a virtual clock. Mixes of requests are in test_pool_mixes.py, real engines in
+"""The pool's rules one by one, on a virtual clock. Mixes of requests are in test_scheduler.py, real engines in
 test_pool_real.py.
 """
 

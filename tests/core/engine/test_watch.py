@@ -1,4 +1,4 @@
-"""Engines that are stopped (SIGSTOP) or hang, in each phase: seen soon, killed, and nobody waits for them for long.
+"""Engines that are suspended (SIGSTOP) or hang, in each phase: detected soon and killed, and nobody waits long.
 
 Whoever calls here waits without a bound that could help: start timeouts and grace times are longer than
 the tests' patience.
@@ -66,7 +66,7 @@ async def has_child(engine):
     return engine.pid
 
 
-async def test_stopped_while_it_starts(engines):
+async def test_suspended_while_it_starts(engines):
     engine = engines("hangs")
     waiting = [asyncio.create_task(engine.ensure_ready()) for _ in range(3)]
     pid = await has_child(engine)
@@ -83,7 +83,7 @@ async def test_stopped_while_it_starts(engines):
 
 
 @pytest.mark.parametrize("which", ["child", "others", "group"])
-async def test_the_real_engine_is_stopped_while_it_loads(engines, which):
+async def test_the_real_engine_is_suspended_while_it_loads(engines, which):
     engine = engines(find_launcher(), demo_spec(threads=400))
     starting = asyncio.create_task(engine.ensure_ready())
     pid = await has_child(engine)
@@ -95,7 +95,7 @@ async def test_the_real_engine_is_stopped_while_it_loads(engines, which):
 
 @pytest.mark.parametrize("which", ["child", "others", "group"])
 @pytest.mark.parametrize("way", ["wheel", "binary"])
-async def test_stopped_while_it_serves(engines, tmp_path, way, which):
+async def test_suspended_while_it_serves(engines, tmp_path, way, which):
     engine = engines(find_launcher(str(make_binary(tmp_path / "llama-server")) if way == "binary" else None))
     address = await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
     everybody = family(engine.pid)
@@ -108,7 +108,7 @@ async def test_stopped_while_it_serves(engines, tmp_path, way, which):
     assert "Paris" in await asyncio.to_thread(completion, again)
 
 
-def test_stopped_for_a_moment_is_no_failure():
+def test_suspended_for_a_moment_is_no_failure():
     """A tracer that samples a process stops it again and again."""
     running, stopped = Usage(0.0, 0), Usage(0.0, 0, stopped=True)
     halt = SuspendDetector()
@@ -127,7 +127,7 @@ def test_stopped_for_a_moment_is_no_failure():
 
 
 @pytest.mark.parametrize("way", ["well", "hangs", "ignores_sigterm"])
-async def test_a_stopped_engine_is_told_to_stop(engines, way):
+async def test_a_suspended_engine_is_told_to_stop(engines, way):
     engine = engines(way)
     starting = asyncio.create_task(engine.ensure_ready())
     pid = await has_child(engine)
@@ -163,7 +163,7 @@ async def test_one_that_hangs_is_ended_by_whoever_sees_it(engines):
 
 @pytest.mark.parametrize("which", ["child", "others", "group"])
 @pytest.mark.parametrize("way", ["real", "binary"])
-def test_a_stopped_engine_dies_with_its_parent(tmp_path, monkeypatch, way, which):
+def test_a_suspended_engine_exits_with_its_parent(tmp_path, monkeypatch, way, which):
     arguments = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(arguments))
     binary = make_binary(tmp_path / "llama-server")
@@ -180,7 +180,7 @@ def test_a_stopped_engine_dies_with_its_parent(tmp_path, monkeypatch, way, which
 
 
 @pytest.mark.parametrize("which", ["child", "others", "group"])
-def test_an_engine_that_is_stopped_while_it_loads_dies_with_its_parent(tmp_path, which):
+def test_an_engine_that_is_suspended_while_it_loads_exits_with_its_parent(tmp_path, which):
     parent, pid, _, _, state = start_parent(tmp_path, "real", "loading")
     assert state == "starting", "the test is of no use if the load was quicker"
     everybody = family(pid)
@@ -205,7 +205,7 @@ def test_what_a_wrapper_of_the_binary_started_goes_too(tmp_path):
     eventually(lambda: not any(alive(one.pid) for one in everybody), "all are gone", SOON)
 
 
-def test_the_end_of_the_program_does_not_wait_for_a_stopped_engine(tmp_path):
+def test_the_end_of_the_program_does_not_wait_for_a_suspended_engine(tmp_path):
     code = (
         "import asyncio, os, signal\n"
         "from tests.core.engine.children import BadLauncher, demo_spec\n"
