@@ -40,12 +40,16 @@ class ChatTemplate:
     """The chat template of one running server.
 
     Args:
+        apply: the server's `/apply-template`.
         can_probe: the server is llama.cpp's own; any other gets the messages unchanged until it refuses them.
         has_tools: the template describes the tools to the model (`chat_template_caps`).
         has_system_role: it has a system role.
     """
 
-    def __init__(self, *, can_probe: bool = True, has_tools: bool = True, has_system_role: bool = True) -> None:
+    def __init__(
+        self, apply: ApplyTemplate, *, can_probe: bool = True, has_tools: bool = True, has_system_role: bool = True
+    ) -> None:
+        self._apply = apply
         self._can_probe = can_probe
         # Without a system role, llama.cpp puts a system message into whatever message comes first.
         self._restrictions: dict[str, bool] = {} if has_system_role else {"system": True}
@@ -53,7 +57,7 @@ class ChatTemplate:
         self._refused: set[frozenset[str]] = set()
         self._refused_tools: set[bytes] = set()
 
-    async def prepare(self, request: ChatRequest, apply: ApplyTemplate, *, constrained: bool) -> TemplateInput:
+    async def prepare(self, request: ChatRequest, *, constrained: bool) -> TemplateInput:
         """The conversation of a request in the form that the template takes.
 
         Args:
@@ -62,7 +66,7 @@ class ChatTemplate:
         Raises:
             UnsupportedFeatureError: llama.cpp cannot constrain replies in the template's format.
         """
-        if constrained and await self._has("schema", apply):
+        if constrained and await self._has("schema"):
             param = "response_format" if request.tools is None or request.response_format else "tool_choice"
             raise UnsupportedFeatureError(
                 f"llamacpp's model {request.model!r} does not support {param}: llama.cpp enforces no JSON schema in "
@@ -77,19 +81,13 @@ class ChatTemplate:
         if not violated and tools is None:
             return TemplateInput(messages)  # a single user message
         emulate = tools is not None and (not self._has_tools or self._refuses(tools))
-        return await self._rewritten(messages, violated, tools, apply, emulate=emulate)
+        return await self._rewritten(messages, violated, tools, emulate=emulate)
 
     async def _rewritten(
-        self,
-        messages: list[Message],
-        violated: set[str],
-        tools: list[dict[str, Any]] | None,
-        apply: ApplyTemplate,
-        *,
-        emulate: bool,
+        self, messages: list[Message], violated: set[str], tools: list[dict[str, Any]] | None, *, emulate: bool
     ) -> TemplateInput:
         in_prompt = tools if emulate else None
-        if emulate or ("calls" in violated and await self._has("calls", apply)):
+        if emulate or ("calls" in violated and await self._has("calls")):
             messages, emulate = calls_as_text(messages), tools is not None
             if in_prompt is not None:
                 messages = tools_as_text(messages, in_prompt)
@@ -100,7 +98,7 @@ class ChatTemplate:
         found: set[str] = set()
         while True:
             unknown = [name for name in RESTRICTIONS if name in violated and name not in found]
-            more = [name for name in unknown if await self._has(name, apply)]
+            more = [name for name in unknown if await self._has(name)]
             if not more:
                 return TemplateInput(messages, emulate, in_prompt is not None)
             found.update(more)
@@ -108,7 +106,7 @@ class ChatTemplate:
             violated = violations(messages)
 
     async def after_refusal(
-        self, request: ChatRequest, refused: TemplateInput, body: dict[str, Any], reason: str, apply: ApplyTemplate
+        self, request: ChatRequest, refused: TemplateInput, body: dict[str, Any], reason: str
     ) -> TemplateInput:
         """What to send in place of a conversation that was refused although it violated no known restriction.
 
@@ -116,27 +114,27 @@ class ChatTemplate:
             InvalidRequestError: no form is accepted; names the message, and the template's reason.
         """
         strict = rewrite(refused.messages, RESTRICTIONS)
-        if strict != refused.messages and (await apply(_with(body, strict)))[0] in (200, *_NOT_SUPPORTED):
+        if strict != refused.messages and (await self._apply(_with(body, strict)))[0] in (200, *_NOT_SUPPORTED):
             self._refused.add(frozenset(violations(refused.messages)))
             return TemplateInput(strict, refused.emulates_tools, refused.tools_in_prompt)
-        if "tools" in body and (await apply(_with(body, _HELLO)))[0] != 200:
+        if "tools" in body and (await self._apply(_with(body, _HELLO)))[0] != 200:
             # The template cannot render one of their schemas (a type that is a list, a property without one).
             if len(self._refused_tools) >= _MAX_REFUSED_TOOLS:
                 self._refused_tools.clear()
             self._refused_tools.add(msgspec.json.encode(body["tools"]))
             messages = join_text_parts(request.as_messages())
-            return await self._rewritten(messages, violations(messages), request.tools, apply, emulate=True)
-        raise await _refusal_error(request, body, reason, apply)
+            return await self._rewritten(messages, violations(messages), request.tools, emulate=True)
+        raise await _refusal_error(request, body, reason, self._apply)
 
     def _refuses(self, tools: list[dict[str, Any]]) -> bool:
         return bool(self._refused_tools) and msgspec.json.encode(tools) in self._refused_tools
 
-    async def _has(self, restriction: str, apply: ApplyTemplate) -> bool:
+    async def _has(self, restriction: str) -> bool:
         known = self._restrictions.get(restriction)
         if known is None and not self._can_probe:
             return False
         if known is None:
-            known = self._restrictions[restriction] = await _probe(restriction, apply)
+            known = self._restrictions[restriction] = await _probe(restriction, self._apply)
         return known
 
 

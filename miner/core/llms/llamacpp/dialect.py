@@ -22,17 +22,7 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = [
-    "FEATURES",
-    "FIELD_NAMES",
-    "NEUTRAL",
-    "Modalities",
-    "Props",
-    "TemplateCaps",
-    "adjust",
-    "format_as_grammar",
-    "refine",
-]
+__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Props", "adjust", "format_as_grammar", "refine"]
 
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
@@ -49,9 +39,7 @@ _EFFORTS = ("low", "medium", "high")
 """The levels of chat templates that have levels."""
 
 
-class TemplateCaps(msgspec.Struct):
-    """What the chat template can express."""
-
+class _TemplateCaps(msgspec.Struct):
     supports_tools: bool = True
     supports_system_role: bool = True
 
@@ -60,9 +48,7 @@ class _GenerationSettings(msgspec.Struct):
     n_ctx: int | None = None
 
 
-class Modalities(msgspec.Struct):
-    """What the model takes besides text."""
-
+class _Modalities(msgspec.Struct):
     vision: bool = False
 
 
@@ -71,11 +57,11 @@ class Props(msgspec.Struct):
 
     total_slots: int = 1
     default_generation_settings: _GenerationSettings = msgspec.field(default_factory=_GenerationSettings)
-    chat_template_caps: TemplateCaps = msgspec.field(default_factory=TemplateCaps)
+    chat_template_caps: _TemplateCaps = msgspec.field(default_factory=_TemplateCaps)
     chat_template: str = ""
     build_info: str | None = None
     """None: not llama.cpp's own server, but another with its routes."""
-    modalities: Modalities = msgspec.field(default_factory=Modalities)
+    modalities: _Modalities = msgspec.field(default_factory=_Modalities)
 
     @classmethod
     def guess(cls, *, template: str | None, vision: bool) -> Props:
@@ -83,8 +69,8 @@ class Props(msgspec.Struct):
         text = template or ""
         return cls(
             chat_template=text,
-            chat_template_caps=TemplateCaps(supports_tools="tool" in text),
-            modalities=Modalities(vision=vision),
+            chat_template_caps=_TemplateCaps(supports_tools="tool" in text),
+            modalities=_Modalities(vision=vision),
         )
 
     def capabilities(self, *, embeds: bool, ranks: bool) -> frozenset[str]:

@@ -26,11 +26,11 @@ from miner.core.llms.llamacpp.engine_pool import (
 )
 from miner.core.llms.llamacpp.models import LocalModel, find_model
 from miner.core.llms.llamacpp.pull import pull_from_hub
-from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
+from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
 from miner.core.models.projector import refuse_projector
-from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
+from miner.core.wire import ChatRequest, Health, ModelInfo, Timings
 from miner.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
@@ -166,11 +166,7 @@ class LocalEngines(ServerProvider):
     @asynccontextmanager
     @override
     async def slot(
-        self,
-        request: ChatRequest | None,
-        model: str | None,
-        timings: Timings,
-        on_progress: Callable[[Progress], None] | None = None,
+        self, request: ChatRequest | None, model: str | None, timings: Timings, on_progress: OnProgress = None
     ) -> AsyncIterator[LlamaServer]:
         name = request.model if request is not None else model
         keep_alive = None if request is None or request.keep_alive is None else seconds_of(request.keep_alive)
@@ -182,7 +178,7 @@ class LocalEngines(ServerProvider):
 
     @asynccontextmanager
     async def _lease(
-        self, name: str | None, keep_alive: float | None, on_progress: Callable[[Progress], None] | None = None
+        self, name: str | None, keep_alive: float | None, on_progress: OnProgress = None
     ) -> AsyncIterator[tuple[EngineServer, Lease]]:
         client = current_client()
         async with AsyncExitStack() as stack:

@@ -15,8 +15,8 @@ from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
 from miner.core.llms.contract.queueing import current_client
 from miner.core.llms.llamacpp.limiter import SlotLimiter
-from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
-from miner.core.wire import ChatRequest, ModelInfo, Progress, Timings
+from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
+from miner.core.wire import ChatRequest, ModelInfo, Timings
 from miner.errors import BackendError
 
 if TYPE_CHECKING:
@@ -99,11 +99,7 @@ class ExternalServer(ServerProvider):
     @asynccontextmanager
     @override
     async def slot(
-        self,
-        request: ChatRequest | None,
-        model: str | None,
-        timings: Timings,
-        on_progress: Callable[[Progress], None] | None = None,
+        self, request: ChatRequest | None, model: str | None, timings: Timings, on_progress: OnProgress = None
     ) -> AsyncIterator[LlamaServer]:
         server = await self._current()
         assert server.props is not None

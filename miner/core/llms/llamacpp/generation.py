@@ -130,7 +130,7 @@ class Generation:
             return _Prepared(*self._wire.body(request, stream), None)
         constrained = is_forced(request) or (wanted is not None and wanted.kind in ("json_object", "json_schema"))
         template = await self._server.template()
-        template_input = await template.prepare(request, self._server.apply_template, constrained=constrained)
+        template_input = await template.prepare(request, constrained=constrained)
         return self._prepared(template_input, stream=stream)
 
     def _prepared(self, template_input: TemplateInput, *, stream: bool) -> _Prepared:
@@ -153,7 +153,5 @@ class Generation:
         if reason is None or prepared.template_input is None:
             raise self._wire.error(status, raw, request, self._server.http.upstream)
         template = await self._server.template()
-        template_input = await template.after_refusal(
-            request, prepared.template_input, prepared.body, reason, self._server.apply_template
-        )
+        template_input = await template.after_refusal(request, prepared.template_input, prepared.body, reason)
         return self._prepared(template_input, stream="stream" in prepared.body)

@@ -16,7 +16,10 @@ from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
 from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
-__all__ = ["LlamaServer", "ServerProvider"]
+__all__ = ["LlamaServer", "OnProgress", "ServerProvider"]
+
+OnProgress = Callable[[Progress], None] | None
+"""Called while a model loads or a request waits."""
 
 _MAX_SECONDS = 30.0
 """Timeout of a request that generates no token, where the read timeout is not shorter."""
@@ -80,6 +83,7 @@ class LlamaServer:
         if self._template is None:
             caps = props.chat_template_caps
             self._template = ChatTemplate(
+                self.apply_template,
                 can_probe=props.build_info is not None,
                 has_tools=caps.supports_tools,
                 has_system_role=caps.supports_system_role,
@@ -133,11 +137,7 @@ class ServerProvider:
         return True
 
     def slot(
-        self,
-        request: ChatRequest | None,
-        model: str | None,
-        timings: Timings,
-        on_progress: Callable[[Progress], None] | None = None,
+        self, request: ChatRequest | None, model: str | None, timings: Timings, on_progress: OnProgress = None
     ) -> AbstractAsyncContextManager[LlamaServer]:
         """Wait for one slot of a server that is ready, for the length of the block; sets `timings.queue` and `load`.
 

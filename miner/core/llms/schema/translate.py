@@ -239,18 +239,11 @@ class Translator(TypeTranslator):
         return about or set(TYPES) - {"integer"}
 
     def _of_type(self, kind: str, schema: Mapping[str, Any], path: str) -> Schema:
-        match kind:
-            case "object":
-                return self._object(schema, path)
-            case "array":
-                return self._array(schema, path)
-            case "string":
-                return self._string(schema, path)
-            case "integer":
-                return self._integer(schema, path)
-            case "number":
-                return self._number(schema, path)
-        return {"type": kind}
+        makers = {
+            "object": self._object, "array": self._array, "string": self._string, "integer": self._integer,
+            "number": self._number,
+        }  # fmt: skip
+        return makers[kind](schema, path) if kind in makers else {"type": kind}
 
     def _union(self, schema: Mapping[str, Any], path: str) -> Schema:
         rest = {name: value for name, value in schema.items() if name not in ("anyOf", "oneOf")}
