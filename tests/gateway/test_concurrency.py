@@ -13,7 +13,7 @@ from miner.core.llms.fallback import FallbackService
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendError
-from miner.gateway.auth.keys import Limits
+from miner.gateway.limits import Limits
 from tests.core.engine.simulated import Machine, spec_of
 from tests.gateway.middleware.test_rate_limit import ask, keys, of, until
 from tests.gateway.serving import Parrot, config, serving

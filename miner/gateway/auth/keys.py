@@ -23,7 +23,7 @@ from miner.gateway.context import Caller
 from miner.gateway.limits import NO_LIMITS, Limits
 
 __all__ = [
-    "Caller", "KeyEntry", "KeyFile", "Keyring", "Limits", "check_name", "hash_of", "key_path", "locked", "new_key",
+    "KeyEntry", "KeyFile", "Keyring", "check_name", "hash_of", "key_path", "locked", "new_key",
     "read_keys", "write_keys",
 ]  # fmt: skip
 

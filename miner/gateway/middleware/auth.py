@@ -12,7 +12,7 @@ from miner.gateway.context import ANYBODY, OPERATOR, Caller, RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.hosts import is_local_host
+from miner.gateway.middleware.hosts import is_local_host, is_same_origin
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
@@ -112,7 +112,7 @@ def _is_local(context: RequestContext) -> bool:
     host, origin = headers.get("Host"), headers.get("Origin")
     if host is not None and not is_local_host(host):
         return False
-    if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+    if origin is not None and not is_same_origin(origin, host):
         return False
     return headers.get("Sec-Fetch-Site") in (None, "same-origin", "none")
 

@@ -23,7 +23,7 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["Hosts", "Origins", "is_local_host", "preflight"]
+__all__ = ["Hosts", "Origins", "is_local_host", "is_same_origin", "preflight"]
 
 _EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
@@ -89,8 +89,8 @@ class Hosts(Middleware):
         return any(pattern.fullmatch(name) and (not ports or port in ports) for pattern, ports in self._hosts)
 
     def _check_origin(self, context: RequestContext, origin: str, host: str | None) -> None:
-        if host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            return  # a page of ours
+        if is_same_origin(origin, host):
+            return
         anybody = self._origins.any
         if not self._origins.allow(origin):
             raise RefusedError(
@@ -139,9 +139,8 @@ def _host_pattern(entry: str) -> tuple[re.Pattern[str], frozenset[int | None]]:
     name = (rf"(?:{_LABEL}\.)+" if found["sub"] else "") + re.escape((found["host"] or found["six"]).rstrip("."))
     if port is None:
         return re.compile(name), frozenset()
-    return re.compile(name), frozenset(
-        {port, None} if port in (80, 443) else {port}
-    )  # clients leave out the default port
+    # Clients leave out the default port.
+    return re.compile(name), frozenset({port, None} if port in (80, 443) else {port})
 
 
 def _listed(text: str) -> list[str]:
@@ -151,6 +150,11 @@ def _listed(text: str) -> list[str]:
 def is_local_host(host: str) -> bool:
     """Whether a Host header names this machine as only this machine itself can: localhost or a loopback address."""
     return is_loopback(_name_of(host))
+
+
+def is_same_origin(origin: str, host: str | None) -> bool:
+    """Whether an Origin header is that of a page from the server that the Host header names."""
+    return host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def _name_of(host: str) -> str:

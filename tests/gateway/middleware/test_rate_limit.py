@@ -11,8 +11,8 @@ import pytest
 
 from miner.core.wire import LLMResponse, TokenUsage
 from miner.gateway.app import default_middleware
-from miner.gateway.auth.keys import KeyEntry, KeyFile, Limits, hash_of, key_path, write_keys
-from miner.gateway.limits import Accounts, TokenBucket, client_of
+from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
+from miner.gateway.limits import Accounts, Limits, TokenBucket, client_of
 from miner.gateway.middleware.logging import AccessLog
 from miner.gateway.middleware.rate_limit import RateLimiter
 from miner.gateway.server.log import server_log
