@@ -12,7 +12,7 @@ from miner.core.llms.contract.queueing import QueueClient, current_client, set_c
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llm_llamacpp import LlamaCppService
-from miner.errors import BackendError
+from miner.errors import BackendError, BackendOverloadedError
 from miner.gateway.limits import Limits
 from tests.core.engine.simulated import Machine, spec_of
 from tests.gateway.middleware.test_rate_limit import ask, keys, of, until
@@ -161,6 +161,20 @@ def test_with_fallbacks_the_backend_that_is_next_says_who_queues():
     service._cool_down(first, BackendError("It is down."))
     assert not service.queues_requests
     assert not other.queues_requests
+
+
+async def test_a_queue_that_refuses_one_client_is_no_backend_that_is_down():
+    class Full(Parrot):
+        name = "full"
+
+        async def generate(self, prompt, model=None, max_tokens=512, temperature=0.7, top_p=0.95):
+            raise BackendOverloadedError("Too many wait.", backend="full", retry_after=1.0)
+
+    first = Full(config())
+    service = FallbackService(config(), first, [], lambda name: None)
+    service._services.append(Parrot(config()))
+    assert "Hi" in await service.generate("Hi")
+    assert service.current is first
 
 
 async def test_tasks_of_a_request_have_its_client():

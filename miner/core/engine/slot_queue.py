@@ -31,7 +31,7 @@ class Lease:
     granted_at: float
     """Loop time."""
     generation: int
-    """Which life of the engine the slot belongs to."""
+    """The run of the engine that the slot belongs to."""
 
 
 @dataclass(eq=False, slots=True)

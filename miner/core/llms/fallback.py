@@ -19,6 +19,7 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, Resolution
 from miner.errors import (
     BackendError,
+    BackendOverloadedError,
     BackendProtocolError,
     EngineCrashedError,
     MinerError,
@@ -90,6 +91,8 @@ class FallbackService(LLMService):
         return self._cooldown_until.get(service.name, 0.0) > time.monotonic()
 
     def _cool_down(self, service: LLMService, error: BackendError) -> None:
+        if isinstance(error, BackendOverloadedError) and error.status is None:
+            return  # its queue refused this client: others still get their slots
         seconds = self._settings.fallback_cooldown
         self._cooldown_until[service.name] = time.monotonic() + seconds
         logger.warning("%s In cooldown for %g s; using the next backend.", error.message, seconds)
