@@ -45,7 +45,7 @@ class City:
 
 @pytest.mark.miner_capability("tools")
 def test_tools_are_offered_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """With tools offered the reply is text or calls that parse; the finish reason says which."""
+    """With tools offered the reply is text or calls that parse, and the finish reason matches."""
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
 
     def send() -> Any:
@@ -263,7 +263,7 @@ def test_token_counts(contract: Contract, request: pytest.FixtureRequest) -> Non
 
 @pytest.mark.miner_capability("progress")
 def test_progress(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Chunks say how far a long prompt is read, each further than the one before; the reply comes all the same."""
+    """Progress through a long prompt comes in chunks and never goes back; the reply comes all the same."""
     prompt = "The sea is wide. " * 100
 
     def send() -> Any:

@@ -28,7 +28,7 @@ def test_a_name_is_exact(contract: Contract, request: pytest.FixtureRequest) -> 
         not_checked(request, "it lists no models")
         return
     listed = {name for info in contract.models() for name in (info.id, *info.aliases)}
-    # Whoever has tags means `:latest` where none is given.
+    # Backends with tags take a name without one as `:latest`.
     taken = {*listed, *(name.removesuffix(":latest") for name in listed)}
     name = models[0].id
     near = {name[:-1], name[: len(name) // 2], name.rpartition("-")[0], f"{name}x", f"{name}-instruct", f"x{name}"}

@@ -141,7 +141,7 @@ def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert stopped.stop_sequence in (word, None)
         assert streamed.stop_sequence == stopped.stop_sequence
         if stopped.stop_sequence is None:
-            not_checked(request, "it does not say which stop string ended a reply")
+            not_checked(request, "its responses do not name the stop string")
 
 
 @pytest.mark.miner_capability("stop")
@@ -164,7 +164,7 @@ def test_text_that_might_have_become_a_stop_string_is_not_lost(
 
 @pytest.mark.miner_capability("seed")
 def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """With everything else equal; another seed may say something else."""
+    """With everything else equal; another seed may give another text."""
     hot = {"temperature": 1.5, "max_tokens": 12}
     if not supported_or_refused(contract, request, "seed", lambda: contract.chat(PROMPT, seed=1, **hot)):
         return

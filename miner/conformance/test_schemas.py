@@ -63,7 +63,7 @@ def test_a_schema_is_obeyed_or_refused(
     if not supported_or_refused(contract, request, "json_schema", send, param="response_format"):
         return
     chunks: list[LLMChunk] = []
-    fault: RequestError | OutputValidationError | None = None
+    failure: RequestError | OutputValidationError | None = None
 
     async def read() -> None:
         async for chunk in contract.stream("Give an example as JSON.", response_format=schema, max_tokens=48):
@@ -72,17 +72,17 @@ def test_a_schema_is_obeyed_or_refused(
     try:
         contract.run(read())
     except (RequestError, OutputValidationError) as error:
-        fault = error
-    if fault is None:
+        failure = error
+    if failure is None:
         _check(schema, "".join(chunk.content or "" for chunk in chunks))
-    elif isinstance(fault, RequestError):
+    elif isinstance(failure, RequestError):
         assert not chunks, "it is refused after its text has come"
-        assert any(word in str(fault) for word in words), f"the refusal names none of {', '.join(words)}: {fault}"
+        assert any(word in str(failure) for word in words), f"the refusal names none of {', '.join(words)}: {failure}"
         with pytest.raises(RequestError):
             send()
     else:
         reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
-        assert reasons == ["length"], f"a reply that ended by itself (or by {reasons}) breaks the schema: {fault}"
+        assert reasons == ["length"], f"a reply that ended by itself (or by {reasons}) breaks the schema: {failure}"
         not_checked(request, "the reply was cut by max_tokens")
 
 

@@ -98,8 +98,8 @@ async def _leave(contract: Contract, calls: int, max_tokens: int, pause: float) 
 
 
 async def _time_out(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
-    asked = (contract.chat_call(LONG, max_tokens=max_tokens, timeout=pause) for _ in range(calls))
-    for result in await asyncio.gather(*asked, return_exceptions=True):
+    requests = (contract.chat_call(LONG, max_tokens=max_tokens, timeout=pause) for _ in range(calls))
+    for result in await asyncio.gather(*requests, return_exceptions=True):
         if isinstance(result, BaseException) and not isinstance(result, BackendTimeoutError):
             raise result
 
@@ -139,16 +139,16 @@ def test_what_is_stopped_stops_in_the_engine(contract: Contract, request: pytest
     if long.seconds < 0.15:
         not_checked(request, TOO_SHORT)
         return
-    faults = []
+    errors = []
     for _ in range(3):
-        fault = contract.run(_fault_after(contract, how, long.max_tokens, long.seconds))
-        if fault is None:
+        error = contract.run(_error_after(contract, how, long.max_tokens, long.seconds))
+        if error is None:
             return
-        faults.append(fault)
-    pytest.fail(f"{how}: " + "; ".join(faults))
+        errors.append(error)
+    pytest.fail(f"{how}: " + "; ".join(errors))
 
 
-async def _fault_after(contract: Contract, how: str, max_tokens: int, seconds: float) -> str | None:
+async def _error_after(contract: Contract, how: str, max_tokens: int, seconds: float) -> str | None:
     """What shows that stopped calls go on, or None.
 
     Args:
@@ -184,7 +184,7 @@ def _name(task: asyncio.Task[Any]) -> str:
 
 @pytest.mark.parametrize("when", ["waits for the first chunk", "reads"])
 def test_another_task_closes_a_stream(contract: Contract, request: pytest.FixtureRequest, when: str) -> None:
-    """The reader's last chunk says `cancelled`, soon; closing again is harmless."""
+    """The reader's last chunk comes soon and has the finish reason `cancelled`; closing again is harmless."""
     long = contract.long_call()
 
     async def closed() -> list[LLMChunk]:
@@ -216,5 +216,5 @@ def test_another_task_closes_a_stream(contract: Contract, request: pytest.Fixtur
     chunks = contract.run(closed())
     assert chunks, "the reader got no last chunk"
     if chunks[-1].finish_reason != "cancelled":
-        assert any(chunk.finish_reason for chunk in chunks), "the reader was not told that the stream is closed"
+        assert any(chunk.finish_reason for chunk in chunks), "the reader got no finish reason"
         not_checked(request, TOO_SHORT)

@@ -49,7 +49,7 @@ def test_generate_and_chat_say_the_same(contract: Contract) -> None:
 
 
 def test_response_names_backend_and_model(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """`backend` and `model` are filled in; the model is one that was asked for or is listed."""
+    """`backend` and `model` are filled in; the model is the requested one or a listed one."""
     response = contract.chat(PROMPT, max_tokens=4)
     assert response.backend == contract.service.name
     names = {contract.model} | {name for info in contract.models() for name in (info.id, *info.aliases)}
@@ -75,7 +75,7 @@ def test_usage_grows_with_the_prompt(contract: Contract, request: pytest.Fixture
 
 
 def test_max_tokens_is_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """A reply that is cut says `length` and counts exactly max_tokens."""
+    """A reply that is cut has the finish reason `length` and exactly max_tokens tokens."""
     response = contract.chat("Count from one to one hundred in words.", max_tokens=5)
     usage = counted(request, response)
     if usage is not None:
@@ -94,7 +94,7 @@ def test_a_larger_max_tokens_gives_more(contract: Contract, request: pytest.Fixt
         assert len(long.content) > len(short.content)
         assert long.content.startswith(short.content[: len(short.content) // 2])
     else:
-        not_checked(request, "no reply says that max_tokens cut it")
+        not_checked(request, "no reply has the finish reason `length`")
 
 
 def test_temperature_zero_repeats_itself(contract: Contract) -> None:

@@ -66,14 +66,14 @@ class _Directory:
 
     mark: tuple[int, int, int]
     settled: bool
-    """Its modification time tells of every change to come."""
+    """Its modification time will show every later change."""
     files: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
 
 def default_models_dir() -> Path:
-    """Where models are kept unless MODELS_DIR says otherwise: `miner/models` in the user's cache directory."""
+    """Where models are kept unless MODELS_DIR is set: `miner/models` in the user's cache directory."""
     return cache_directory() / "models"
 
 
@@ -170,7 +170,7 @@ class DirectoryReader:
 
 
 def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -> str | None:
-    """Why a link is not followed; None: it is, "": it is not, and nobody misses it."""
+    """Why a link is not followed; None: it is, "": it is not, without a message."""
     try:
         target = os.stat(entry.path)
     except OSError:
@@ -211,7 +211,7 @@ def beside(path: Path) -> list[str]:
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What tells this file from every other one, and from what it was before it changed.
+    """The stamp of a file: another file, or the same one once it has changed, has another.
 
     Raises:
         OSError: it is not there.

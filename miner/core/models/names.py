@@ -1,4 +1,4 @@
-"""What the names of GGUF files say: which belong together, which quantisation, which one a reference means.
+"""What is in the names of GGUF files: which belong together, which quantisation, which one a reference means.
 
 Pure functions on names, the same for a directory on disk and for a repository on a hub.
 """
@@ -55,7 +55,7 @@ class FileGroup:
 
     @property
     def quantization(self) -> str | None:
-        """What the name says of the quantisation."""
+        """The quantisation in the name."""
         return quantization_in(self.name)
 
 
@@ -138,7 +138,7 @@ def choose(groups: Sequence[FileGroup], ref: HubRef, *, place: str) -> FileGroup
     `PREFERRED` that is there.
 
     Raises:
-        ModelNotFoundError: none fits, or several do; the message lists what is there. `place` says where.
+        ModelNotFoundError: none fits, or several do; the message lists what there is in `place`.
     """
     there = [item.name for item in groups]
     if not groups:

@@ -64,7 +64,7 @@ class LocatedModel:
     alias: str
     """The name to show and to use in requests."""
     stamps: tuple[Stamp, ...]
-    """What tells these files, the projector's included, from what they were before they changed."""
+    """Stamps of these files and of the projector; other stamps mean other content."""
     mmproj: Path | None = None
     """The vision or audio projector beside the model."""
     source: str = "path"

@@ -56,7 +56,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """What a GGUF file says about its model; None where it does not say."""
+    """The header of a GGUF file; None for what it does not have."""
 
     path: Path
     version: int
@@ -133,7 +133,7 @@ class GGUFHeader:
 
     @property
     def kv_head_counts(self) -> tuple[int, ...] | None:
-        """Key and value heads of each layer; as many as attention heads where the file does not say."""
+        """Key and value heads of each layer; as many as attention heads where the file has no number."""
         return self.per_layer("{arch}.attention.head_count_kv") or self.head_counts
 
     @property

@@ -24,25 +24,17 @@ MAX_ARRAY_KEPT = 1 << 12
 BLOCK = 1 << 20
 
 SCALARS: dict[int, struct.Struct] = {
-    0: struct.Struct("<B"),
-    1: struct.Struct("<b"),
-    2: struct.Struct("<H"),
-    3: struct.Struct("<h"),
-    4: struct.Struct("<I"),
-    5: struct.Struct("<i"),
-    6: struct.Struct("<f"),
-    7: struct.Struct("<?"),
-    10: struct.Struct("<Q"),
-    11: struct.Struct("<q"),
-    12: struct.Struct("<d"),
-}
+    0: struct.Struct("<B"), 1: struct.Struct("<b"), 2: struct.Struct("<H"), 3: struct.Struct("<h"),
+    4: struct.Struct("<I"), 5: struct.Struct("<i"), 6: struct.Struct("<f"), 7: struct.Struct("<?"),
+    10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d"),
+}  # fmt: skip
 """Code of a value's type: how it is stored."""
 STRING, ARRAY = 8, 9
 U32, U64 = SCALARS[4], SCALARS[10]
 
 
 class GGUFError(ValueError):
-    """The file is not a model that can be read. `reason` says why in one sentence without the path."""
+    """The file is not a model that can be read. `reason` is one sentence without the path."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(path, reason)
@@ -65,7 +57,7 @@ Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bo
 
 
 class HeaderReader:
-    """Reads forward through a file in blocks; asks for no byte beyond its end."""
+    """Reads forward through a file in blocks; never beyond its end."""
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self._file = file

@@ -197,7 +197,7 @@ class Hub:
             )
         if status in (401, 403):
             hint = None
-            if kind != "GatedRepo" and not with_token:  # to a stranger the hub does not say which
+            if kind != "GatedRepo" and not with_token:  # without a token the hub does not distinguish the two
                 hint = " ".join(filter(None, ("There may be no such repository.", self._near(ref)[1])))
             return AuthenticationError(
                 f"The hub at {self.endpoint} denied access to hf:{ref.repository} ({status}: {reason}).",

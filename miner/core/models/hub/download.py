@@ -21,7 +21,7 @@ __all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "lock"]
 RETRIES = 5
 """How often in a row huggingface_hub, which tries again by itself, may give up without a byte of progress."""
 PAUSE = 1.0
-"""Seconds before it is asked again; each time twice as long."""
+"""Seconds before the next attempt; each time twice as long."""
 STALL = 300.0
 """Seconds that another process may hold the same download without progress."""
 LOOK = 0.25
@@ -64,20 +64,20 @@ class Speed:
 class Meter:
     """Counts bytes over all files and reports them a few times a second."""
 
-    def __init__(self, total: int, files: int, tell: Callable[[PullProgress], None]) -> None:
+    def __init__(self, total: int, files: int, report: Callable[[PullProgress], None]) -> None:
         self.total = total
         self.files = files
-        self._tell = tell
+        self._report = report
         self._before = self._size = 0
         self._number = 0
         self._file = ""
-        self._told = 0.0
+        self._reported_at = 0.0
         self._speed = Speed()
 
     def name(self, file: str) -> None:
         """Report this file from now on."""
         self._file = file
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def begin(self, file: str, size: int) -> None:
         """Go on to the next file, of so many bytes; the one before counts as done."""
@@ -90,12 +90,12 @@ class Meter:
     def at(self, stage: Literal["waiting", "checking", "downloading", "done"], done: int) -> None:
         """So many bytes of the current file are there."""
         now = time.monotonic()
-        if stage != "done" and now - self._told < 0.1:
+        if stage != "done" and now - self._reported_at < 0.1:
             return
-        self._told = now
+        self._reported_at = now
         speed = self._speed.at(done) if stage == "downloading" else None
         left = (self.total - self._before - done) / speed if speed else None
-        self._tell(
+        self._report(
             PullProgress(stage, self._file, self._number, self.files, self._before + done, self.total, speed, left)
         )
 

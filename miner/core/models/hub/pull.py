@@ -127,7 +127,7 @@ def _get(
 
     def report(progress: PullProgress) -> None:
         for place in held:
-            place.touch()  # whoever waits for it sees that this goes on
+            place.touch()  # processes that wait for it see that this goes on
         if on_progress is not None:
             on_progress(progress)
 

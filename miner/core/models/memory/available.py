@@ -28,7 +28,7 @@ class Memory:
     gpu_kind: tuple[str, ...] = ()
     """CUDA, ROCm or Metal, for each GPU; empty: unknown."""
     unified: bool = False
-    """The GPU uses the machine's own memory: what lies on it counts there."""
+    """The GPU uses the machine's own memory: what is on it counts there."""
 
 
 def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:

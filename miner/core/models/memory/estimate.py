@@ -72,11 +72,11 @@ class Estimate:
     checkpoints: int
     """Copies of windowed layers and states that long conversations may add later."""
     gpu: int = 0
-    """Of the weights, the cache, the compute buffer and the projector: what lies in the memory of GPUs."""
+    """Of the weights, the cache, the compute buffer and the projector: what is in the memory of GPUs."""
 
     @property
     def total(self) -> int:
-        """All but the checkpoints, wherever it lies: without a GPU, the resident memory of the process."""
+        """All but the checkpoints, wherever it is: without a GPU, the resident memory of the process."""
         return self.weights + self.repacked + self.kv_cache + self.compute + self.projector + self.overhead
 
     @property

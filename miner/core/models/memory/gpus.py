@@ -124,7 +124,7 @@ def _output(name: str, arguments: Sequence[str]) -> list[str]:
     program = shutil.which(name)
     if program is None:
         return []
-    with _running:  # one at a time: whoever waits for one that hangs need not start another
+    with _running:  # one at a time: a second caller waits for one that hangs and starts no other
         if _hung.get(program, 0.0) > time.monotonic():
             return []
         try:

@@ -1,4 +1,4 @@
-"""What of a model lies where: on each GPU, and in the machine's memory.
+"""Which parts of a model are on which GPU, and which in the machine's memory.
 
 As llama.cpp does it: the last layers go to the GPUs, each with its cache, spread over the cards by what is free on
 each, the output behind the last one; the token embedding stays. Told no number of layers, it takes what fits and leaves

@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory that is free, with the numbers that say so and the way out if not."""
+"""Whether a model fits into free memory, with the numbers, and with what would fit if not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verdict:
     estimate: Estimate
     memory: Memory
     placement: Placement
-    """What of it lies where."""
+    """Where its parts are."""
     fits: bool | None
     """None: unknown, since the system does not report free memory, or since it depends on a GPU that is not visible."""
     largest_context: int | None
@@ -93,13 +93,13 @@ class Verdict:
 
 
 def placed(header: GGUFHeader, load: Load, memory: Memory, sizes: LayerSizes | None = None) -> Placement:
-    """What of the load lies where, by what is free on each GPU.
+    """Where the parts of a load are, by what is free on each GPU.
 
     Raises:
         ValueError: a cache type does not exist.
     """
     where = place(sizes or layer_sizes(header), estimate(header, load), load.n_gpu_layers, memory.gpu_available)
-    if memory.unified:  # it is the same memory, wherever it lies
+    if memory.unified:  # it is the same memory
         return replace(where, ram=where.ram + where.gpu)
     return where
 
