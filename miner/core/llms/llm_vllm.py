@@ -78,29 +78,22 @@ class VLLMService(OpenAIService):
         if capabilities is None:
             capabilities = self._routes["routes"] = await self._probe(total)
         for model in models:
-            lacks_parser = self._reasoning_parser.get(model.id) is False
-            model.capabilities = capabilities - {"reasoning"} if lacks_parser else capabilities
+            model.capabilities = capabilities
+            self._drop_reasoning(model)
         return models
 
     @override
     async def list_models(self) -> list[ModelInfo]:
         models = await super().list_models()
         for model in models:
-            if "reasoning" in (model.capabilities or ()) and not await self._has_reasoning_parser(model):
-                model.capabilities = (model.capabilities or frozenset()) - {"reasoning"}
+            if "reasoning" in (model.capabilities or ()):
+                await self._probe_reasoning(model)
         return models
 
     @override
-    async def _get_model(self, model_name: str) -> ModelInfo:
-        info = await super()._get_model(model_name)
-        if self._reasoning_parser.get(info.id) is False:
-            info.capabilities = (info.capabilities or self.features) - {"reasoning"}
-        return info
-
-    @override
     async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
-        if request.reasoning and not await self._has_reasoning_parser(info):
-            return (info.capabilities or self.features) - {"reasoning"}
+        if request.reasoning:
+            await self._probe_reasoning(info)
         return info.capabilities
 
     @override
@@ -109,10 +102,10 @@ class VLLMService(OpenAIService):
         check_vllm(request, self.name)
         return request
 
-    async def _has_reasoning_parser(self, info: ModelInfo) -> bool:
-        """Whether the server separates reasoning from content (--reasoning-parser). Without it vLLM ignores
-        `reasoning_effort` silently. Only its usage shows it (`reasoning_tokens`), so one token is generated, once for
-        each model; not on other servers, which report usage differently and may have to load the model first.
+    async def _probe_reasoning(self, info: ModelInfo) -> None:
+        """Take "reasoning" from a model whose server does not separate it from content (--reasoning-parser): vLLM then
+        ignores `reasoning_effort` silently. Only its usage shows it (`reasoning_tokens`), so one token is generated,
+        once for each model; not on other servers, which report usage differently and may have to load the model first.
         """
         model = info.id
         if info.owned_by == "vllm" and model not in self._reasoning_parser:
@@ -127,7 +120,11 @@ class VLLMService(OpenAIService):
                 usage = None
             if usage is not None:  # without usage it remains unknown
                 self._reasoning_parser[model] = usage.completion_tokens_details is not None
-        return self._reasoning_parser.get(model) is not False
+        self._drop_reasoning(info)
+
+    def _drop_reasoning(self, info: ModelInfo) -> None:
+        if self._reasoning_parser.get(info.id) is False:
+            info.capabilities = (info.capabilities or self.features) - {"reasoning"}
 
     async def _probe(self, total: float | None) -> frozenset[str]:
         """Find out what the server serves: text, or embeddings and scores, or (a cross-encoder) scores only. A route
