@@ -98,11 +98,10 @@ class Upstream:
 
     def timeout_error(self, text: str, *, status: int | None = None) -> BackendTimeoutError:
         """The error for a request that the server did not finish in time."""
-        hints = {
-            "hint": "Send a shorter prompt or lower max_tokens.",
-            "operator_hint": f"Raise {self.timeout_setting} if the engine needs longer.",
-        }
-        return self.error(BackendTimeoutError, text, status=status, **hints)
+        return self.error(
+            BackendTimeoutError, text, status=status, hint="Send a shorter prompt or lower max_tokens.",
+            operator_hint=f"Raise {self.timeout_setting} if the engine needs longer.",
+        )  # fmt: skip
 
     def protocol_error(self, text: str, *, status: int | None = None) -> BackendProtocolError:
         """The error for a response that no server of this kind sends: another program listens at the address."""
