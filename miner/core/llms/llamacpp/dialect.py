@@ -93,7 +93,7 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     """Change a request body of OpenAI's API so that it means the same on llama.cpp."""
     # Without progress events the server does not notice a disconnect while it processes the prompt.
     body["return_progress"] = True
-    if body.pop("stop", None):  # matched here (stop.py); a stream that is left there needs counts in each event
+    if body.pop("stop", None):  # matched here (stop_strings.py); a stream that is left there needs counts in each event
         body["timings_per_token"] = True
     if request.top_k is None:
         body["top_k"] = top_k_of(request)
