@@ -42,6 +42,8 @@ def _integral(text: str) -> float:
 _WITH_INTEGERS = msgspec.json.Decoder(float_hook=_integral)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*?)`)?$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
+_JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_PYTHON_TYPE = re.compile(r"\b(str|int|float|bool)\b")
 _PLACE = re.compile(r"^(.*?)(?: - at `\$?\.?(.*?)`)?$", re.DOTALL)
 
 
@@ -158,7 +160,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             raise InvalidRequestError(
                 f"The request body is not valid Unicode: {lone.group().decode()} is half of a surrogate pair."
             ) from None
-        raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from None
+        reason = str(error)
+        raise InvalidRequestError(f"The request body is not valid JSON: {reason[:1].lower()}{reason[1:]}.") from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None
 
@@ -181,6 +184,9 @@ def _field_error(text: str, struct: Any) -> InvalidRequestError:
     if missing is not None:
         name = f"{place}.{missing.group(1)}" if place else missing.group(1)
         return InvalidRequestError(f"Missing required parameter: {name!r}.", param=name)
-    what = "Invalid type" if reason.startswith("Expected") else "Invalid value"
+    what = "Invalid value"
+    if reason.startswith("Expected"):
+        what, reason = "Invalid type", _PYTHON_TYPE.sub(lambda found: _JSON_TYPES[found.group()], reason)
     where = f"for {place!r}" if place else "for the request body"
+    reason = reason.removeprefix("Invalid value ")
     return InvalidRequestError(f"{what} {where}: {reason[:1].lower()}{reason[1:]}.", param=place or None)
