@@ -71,7 +71,7 @@ async def test_every_option_on_every_backend_is_sent_or_refused_before_anything_
             assert stream.response.ignored == [name]
             return
         if (engine, name) == ("ollama", "stop"):
-            return  # watched for on our side: test_stop.py
+            return  # watched for on our side: test_stop_strings.py
         if engine == "vllm":
             service._reasoning_parser["m"] = True  # the server has a reasoning parser
         await service.generate("hi", **given)
