@@ -143,6 +143,19 @@ def test_no_imports_go_in_a_circle():
         pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
 
 
+LONGEST = 400
+"""Lines of a module."""
+LONGER = {"core/engine/child.py": 425}
+"""The program of an engine's process: it imports nothing of miner, so nothing of it can stand elsewhere."""
+
+
+def test_no_module_is_too_long():
+    lengths = {
+        path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGER.get(name, LONGEST)} == {}
+
+
 def test_nothing_imports_the_command_line():
     found = {
         name: tree for name, tree in modules().items() if not within(name, "miner.cli") and name != "miner.__main__"
