@@ -16,11 +16,13 @@ import socket as stdlib_socket
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+from miner.core._typing import override
 from miner.core.engine.launch_arguments import llama_cpp_python_arguments, llama_server_arguments, xllamacpp_arguments
 from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.errors import EngineStartError
@@ -70,99 +72,83 @@ class LaunchPlan:
         return EngineAddress(reported.rstrip("/"), api_key=self.api_key)
 
 
-class Launcher(Protocol):
+class Launcher(ABC):
     """A way to start a llama.cpp server."""
 
-    @property
-    def name(self) -> str:
-        """Name for messages and tables."""
-
-    @property
-    def lacks(self) -> frozenset[str]:
-        """Capabilities that its server lacks, whatever the model."""
-
-    @property
-    def slots(self) -> int | None:
-        """Maximum slots of its server; None: any number."""
-
-    @property
-    def converts_schemas(self) -> bool:
-        """Whether its server converts JSON Schema to a grammar correctly; else it is sent a grammar."""
+    name: ClassVar[str]
+    """Name for messages and tables."""
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities that its server lacks, whatever the model."""
+    slots: ClassVar[int | None] = None
+    """Maximum slots of its server; None: any number."""
+    converts_schemas: ClassVar[bool] = True
+    """Whether its server converts JSON Schema to a grammar correctly; else it is sent a grammar."""
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
         """Whether layers may run on a GPU, as far as its files tell. May read libraries, so not for an event loop."""
+        return n_gpu_layers != 0
 
+    @abstractmethod
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         """How to start `spec` with its socket in `directory`, which exists and is private. Starts nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class XllamacppLauncher:
+@dataclass(frozen=True)
+class XllamacppLauncher(Launcher):
     """llama.cpp's own server inside a Python child, from the prebuilt wheel."""
 
     package: Path
     """The directory that holds the package."""
-    name: str = "xllamacpp"
-    lacks: frozenset[str] = frozenset()
-    slots: int | None = None
-    converts_schemas: bool = True
+    name = "xllamacpp"
 
+    @override
     def may_offload(self, n_gpu_layers: int | None) -> bool:
-        """See `Launcher.may_offload`."""
         if n_gpu_layers == 0 or sys.platform != "linux":
             return n_gpu_layers != 0
         directories = (self.package, self.package.with_name(f"{self.package.name}.libs"))
         return any(_names_a_gpu(file) for each in directories for file in sorted(each.glob("*.so*")))
 
+    @override
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
-        """See `Launcher.plan`."""
         # -S: the wheel needs only its own directory, and a start without site-packages is faster.
         return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], xllamacpp_arguments(spec), directory)
 
 
-@dataclass(frozen=True, slots=True)
-class BinaryLauncher:
+@dataclass(frozen=True)
+class BinaryLauncher(Launcher):
     """A `llama-server` binary of the user."""
 
     binary: Path
-    name: str = "llama-server"
-    lacks: frozenset[str] = frozenset()
-    slots: int | None = None
-    converts_schemas: bool = True
+    name = "llama-server"
 
-    def may_offload(self, n_gpu_layers: int | None) -> bool:
-        """See `Launcher.may_offload`."""
-        return n_gpu_layers != 0
-
+    @override
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
-        """See `Launcher.plan`."""
-        return _child_plan(
-            "binary", ["-I", "-S"], [], {"binary": str(self.binary), **llama_server_arguments(spec)}, directory
-        )
+        arguments = {"binary": str(self.binary), **llama_server_arguments(spec)}
+        return _child_plan("binary", ["-I", "-S"], [], arguments, directory)
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaCppPythonLauncher:
+@dataclass(frozen=True)
+class LlamaCppPythonLauncher(Launcher):
     """llama-cpp-python under `bindings_server.py`: one request at a time, and fewer features."""
 
     package: Path
-    name: str = "llama-cpp-python"
+    name = "llama-cpp-python"
     # The bindings parse no tool calls and no reasoning, need all logits of the context in memory for logprobs, and
     # return a vector per token, whatever the pooling.
-    lacks: frozenset[str] = frozenset(
+    lacks = frozenset(
         """tools emulated tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank
         images prompt_tokens""".split()
     )
-    slots: int | None = 1
+    slots = 1
     # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, for one.
-    converts_schemas: bool = False
+    converts_schemas = False
 
+    @override
     def may_offload(self, n_gpu_layers: int | None) -> bool:
-        """See `Launcher.may_offload`."""
         return n_gpu_layers not in (None, 0)  # without a number the bindings use no GPU
 
+    @override
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
-        """See `Launcher.plan`."""
         refused = {
             "LLAMACPP_PARALLEL": spec.parallel if spec.parallel > 1 else None,
             "LLAMACPP_POOLING": spec.pooling,
