@@ -97,10 +97,12 @@ def test_a_list_of_many_models_grows_no_faster_than_they_do(tmp_path, write_gguf
         write_gguf(directory / "mmproj-F16.gguf", {"general.architecture": "clip"})
         catalogue = many(directory, write_gguf, count)
         catalogue.listed()
-        began = time.process_time()
-        for _ in range(3):
+        attempts = []
+        for _ in range(5):
+            began = time.process_time()
             catalogue.listed()
-        seconds.append(time.process_time() - began)
+            attempts.append(time.process_time() - began)
+        seconds.append(min(attempts))  # a busy machine shows in some of them
     assert seconds[1] < 40 * seconds[0]
 
 
