@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miner.cli.model_store import ModelStore, Row
 from miner.cli.parser import UsageError
+from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_directory, spec_of
 from miner.core.llms.llamacpp.pull import hub_of
@@ -21,9 +22,6 @@ from miner.core.models.memory.verdict import Verdict, judge
 from miner.core.models.names import group, model_stem, parse_ref, without_tag
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import MinerError
-
-if TYPE_CHECKING:
-    from miner.config.config import MinerConfig
 
 __all__ = ["LocalStore", "verdict_on"]
 

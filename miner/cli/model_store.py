@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from miner.core.models.hub.download import PullProgress
+from miner.core.models.hub.download import PullProgress
 
 __all__ = ["ModelStore", "Row"]
 

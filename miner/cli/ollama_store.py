@@ -6,19 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from miner.cli.model_store import ModelStore, Row
 from miner.cli.parser import UsageError
+from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.http.errors import Upstream
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.models.hub.download import PullProgress, Speed
-
-if TYPE_CHECKING:
-    from miner.config.config import MinerConfig
 
 __all__ = ["OllamaStore"]
 

@@ -1,4 +1,4 @@
-"""The base of all settings classes: precedence of the sources, checks on assignment, and one-line errors."""
+"""The base of all settings classes: precedence of the sources, checks, one-line errors; types of fields."""
 
 from __future__ import annotations
 
@@ -6,21 +6,55 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+from urllib.parse import urlsplit
 
-from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
 from miner.errors import ConfigError
 
-__all__ = ["Settings"]
+__all__ = ["HttpUrl", "PathText", "Seconds", "Settings", "path_as_text"]
 
 _SECRET_WORDS = ("key", "token", "secret", "password")
 _ADDRESS_SUFFIXES = ("_url", "_base", "_endpoint")
 _USERINFO = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)
 """Up to the last @: a password may contain a character that would end it in a well-formed URL."""
+_NO_QUERY = "must not have a query or fragment (? or #), which would not be sent; an API key has its own setting"
+_HTTP = "must start with http:// or https:// and name a host, such as http://localhost:8000/v1"
+
+
+def _http_url(value: str) -> str:
+    """Validate an http(s) base URL; return it without a trailing slash."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError(_HTTP)
+    try:
+        parts = urlsplit(value)
+    except ValueError:  # such as an IPv6 address without its closing bracket
+        raise ValueError(_HTTP) from None
+    if not parts.hostname:
+        raise ValueError(_HTTP)
+    try:
+        port = parts.port
+    except ValueError:  # its own message would show what may be part of a password
+        port = 0
+    if port == 0:
+        raise ValueError("its port must be from 1 to 65535, such as 8000 in http://localhost:8000/v1")
+    if "?" in value or "#" in value:
+        raise ValueError(_NO_QUERY)
+    return value.rstrip("/")
+
+
+def path_as_text(value: Any) -> Any:
+    """Convert a path object to str; return anything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PathText = Annotated[str, BeforeValidator(path_as_text)]
 
 
 class Settings(BaseSettings):

@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
-from miner.config.base import Settings
+from miner.config.base import HttpUrl, PathText, Seconds, Settings, path_as_text
 from miner.config.llamacpp import CacheType, FlashAttention, PoolingType
-from miner.config.values import HttpUrl, PathText, Seconds, path_as_text
 
 __all__ = ["MinerConfig", "config_of"]
 

@@ -6,15 +6,12 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic_settings import PydanticBaseSettingsSource
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from miner.core._typing import override
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-    from pydantic_settings import BaseSettings
 
 __all__ = ["VariablesSource", "dotenv_variables", "unknown_variables", "variable_of"]
 

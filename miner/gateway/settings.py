@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from miner.config.base import Settings
-from miner.config.values import PathText, Seconds
+from miner.config.base import PathText, Seconds, Settings
 
 __all__ = ["GatewaySettings", "LogLevel"]
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import Launcher, find_launcher
+from miner.core.engine.spec import EngineSpec
 from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llamacpp.memory import EngineMemory, memory_budget, required_memory
 from miner.core.llms.llamacpp.models import (
@@ -34,7 +35,6 @@ from miner.errors import EngineStartError, MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
-    from miner.core.engine.spec import EngineSpec
 
 __all__ = ["LocalModels"]
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import check_server_binary
 from miner.core.llms.llamacpp.models import models_directory, template_text
-from miner.core.models.gguf.header import GGUFError, read_model
+from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
 from miner.core.models.resolve import resolve
 from miner.errors import ConfigError, EngineStartError, MinerError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
-    from miner.core.models.gguf.header import GGUFHeader
 
 __all__ = ["check_settings"]
 

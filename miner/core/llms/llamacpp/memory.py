@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from miner.core._typing import override
-from miner.core.engine.launchers import LlamaCppPythonLauncher
+from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.process import EngineProcess
+from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.llms.llamacpp.models import load_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
@@ -20,8 +21,6 @@ from miner.errors import EngineStartError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
-    from miner.core.engine.launchers import Launcher
-    from miner.core.engine.spec import EngineAddress, EngineSpec
 
 __all__ = ["EngineMemory", "MemoryCheckedProcess", "memory_budget", "required_memory"]
 

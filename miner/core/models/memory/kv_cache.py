@@ -7,12 +7,24 @@ knows them: by their metadata where there is any, else by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from miner.core.models.gguf.architectures import ENCODERS, SWA_PERIODS
 from miner.core.models.gguf.ggml_types import TENSOR_TYPES
 from miner.core.models.gguf.header import GGUFHeader
 
-__all__ = ["CacheShape", "cache_shape", "type_bytes"]
+__all__ = ["ENCODERS", "CacheShape", "cache_shape", "type_bytes"]
+
+ENCODERS: Final = frozenset(
+    """bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3 neo-bert modern-bert xlm-roberta gemma-embedding
+    t5encoder""".split()
+)
+"""Models that only embed: `llama_model::create_memory` gives them no KV cache, and they pool by default."""
+
+SWA_PERIODS: Final = {
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "llama4": 4, "exaone4": 4, "olmo2": 4,
+    "smallthinker": 4, "afmoe": 4, "plamo3": 8,
+}  # fmt: skip
+"""Every so many layers one has no sliding window; for files that do not say so (`sliding_window_pattern`)."""
 
 PAD = 256
 """Cells of a cache come in steps of this many tokens."""

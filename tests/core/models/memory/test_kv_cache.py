@@ -6,9 +6,8 @@ import pytest
 
 from miner.config.config import MinerConfig
 from miner.core.llms.llamacpp.models import pooling_of
-from miner.core.models.gguf.architectures import ENCODERS
 from miner.core.models.gguf.header import read_model
-from miner.core.models.memory.kv_cache import cache_shape
+from miner.core.models.memory.kv_cache import ENCODERS, cache_shape
 
 
 def header_of(write_gguf, tmp_path, architecture):
