@@ -298,13 +298,14 @@ def _child_plan(
     mode: str, flags: list[str], paths: list[Path], arguments: dict[str, Any], directory: Path
 ) -> LaunchPlan:
     socket = directory / "engine.sock"
+    has_socket = hasattr(stdlib_socket, "AF_UNIX") and len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT
     key = secrets.token_urlsafe(24)
     config = {
         "mode": mode,
         "parent": os.getpid(),
         "path": [str(path) for path in paths],
         "directory": str(directory),
-        "socket": str(socket) if hasattr(stdlib_socket, "AF_UNIX") and _fits(socket) else None,
+        "socket": str(socket) if has_socket else None,
         "api_key": key,
         **arguments,
     }
@@ -314,7 +315,3 @@ def _child_plan(
         stdin=json.dumps(config).encode() + b"\n",
         api_key=key,
     )
-
-
-def _fits(socket: Path) -> bool:
-    return len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT

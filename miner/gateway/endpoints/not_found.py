@@ -51,16 +51,14 @@ async def not_found(context: RequestContext) -> web.StreamResponse:
             hint=f"Allowed: {', '.join(sorted(allowed))}.", headers={"Allow": ", ".join(sorted(allowed))},
         )  # fmt: skip
     plain = _SLASHES.sub("/", request.rel_url.raw_path).rstrip("/") or "/"
-    if plain != request.rel_url.raw_path and await _methods(request.app, _renamed(request, plain)):
-        query = request.rel_url.raw_query_string
-        context.status = 308  # which keeps the method and the body
-        headers = {**context.headers(), "Location": f"{plain}?{query}" if query else plain}
-        return web.Response(status=308, headers=headers, body=b"{}")
+    if plain != request.rel_url.raw_path:
+        renamed = request.clone(rel_url=request.rel_url.with_path(plain, encoded=True))
+        if await _methods(request.app, renamed):
+            query = request.rel_url.raw_query_string
+            context.status = 308  # which keeps the method and the body
+            headers = {**context.headers(), "Location": f"{plain}?{query}" if query else plain}
+            return web.Response(status=308, headers=headers, body=b"{}")
     raise RefusedError(404, "not_found", f"Not found: {request.method} {request.path}.", hint=_suggestion(context))
-
-
-def _renamed(request: web.Request, path: str) -> web.Request:
-    return request.clone(rel_url=request.rel_url.with_path(path, encoded=True))
 
 
 async def _methods(app: web.Application, request: web.Request) -> set[str]:

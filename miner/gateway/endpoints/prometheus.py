@@ -36,7 +36,6 @@ class MetricSpec:
 
 _Sample = tuple[Sequence[str], float | Histogram]
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
-_TOKEN_TYPE = "gen_ai_token_type"
 METRICS = {
     "http_server_request_duration_seconds": MetricSpec(
         "histogram", "Duration of HTTP requests.",

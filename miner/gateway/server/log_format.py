@@ -8,12 +8,10 @@ import re
 import weakref
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miner.core._typing import override
-
-if TYPE_CHECKING:
-    from miner.gateway.context import RequestContext
+from miner.gateway.context import RequestContext
 
 __all__ = ["JsonFormatter", "TextFormatter", "current_request", "word"]
 

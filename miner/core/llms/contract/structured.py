@@ -172,7 +172,7 @@ def _compiled(schema: dict[str, Any]) -> Any:
 
     _refuse_remote_references(schema)
     try:
-        return jsonschema_rs.validator_for(schema, retriever=_never_fetched, validate_formats=False)
+        return jsonschema_rs.validator_for(schema, retriever=refuse_fetch, validate_formats=False)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequestError(
@@ -180,7 +180,7 @@ def _compiled(schema: dict[str, Any]) -> Any:
         ) from None
 
 
-def _never_fetched(address: str) -> Any:
+def refuse_fetch(address: str) -> Any:
     """The validator would fetch what a schema refers to, `$schema` included."""
     raise ValueError(f"{address} is not fetched")
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from miner.core.llms.contract.structured import refuse_fetch
 from miner.core.llms.contract.tools import new_tool_call
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, ToolCall
 from miner.errors import BackendProtocolError
@@ -191,10 +192,6 @@ def _is_valid(arguments: dict[str, Any], schema: Any) -> bool:
     import jsonschema_rs
 
     try:
-        return bool(jsonschema_rs.is_valid(schema, arguments, retriever=_refuse_fetch))
+        return bool(jsonschema_rs.is_valid(schema, arguments, retriever=refuse_fetch))
     except (jsonschema_rs.ValidationError, ValueError):
         return True  # the schema is invalid, not the call
-
-
-def _refuse_fetch(address: str) -> Any:
-    raise ValueError(f"{address} is not fetched")

@@ -34,7 +34,7 @@ class Verdict:
         """One sentence with the numbers."""
         needs = f"{readable(self.placement.ram)} of memory for {self.load}"
         if self.placement.gpu:
-            needs += f" and {' and '.join(self._on_gpus())} of GPU memory"
+            needs += f" and {' and '.join(map(readable, self.placement.gpus))} of GPU memory"
         free = "an unknown amount is free"
         if self.memory.available is not None:
             free = f"{readable(self.memory.available)} is free"
@@ -42,9 +42,6 @@ class Verdict:
             each = [readable(size) for size in self.memory.gpu_available]
             free += f" and {' and '.join(each) or 'nothing'} on the GPUs"
         return f"The model needs {needs}; {free}."
-
-    def _on_gpus(self) -> list[str]:
-        return [readable(size) for size in self.placement.gpus]
 
     @property
     def hint(self) -> str:
