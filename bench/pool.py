@@ -19,7 +19,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.engine.pool import EnginePool, PoolLimits
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.pool import EnginePool
 from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from tests.core.engine.simulated import Machine, simulate, spec_of
 

@@ -15,8 +15,10 @@ from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slot
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalogue import Facts
 from miner.core.models.directory import beside
-from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
-from miner.core.models.hub.pull import PullProgress, pull
+from miner.core.models.gguf.header import GGUFHeader, read_model
+from miner.core.models.gguf.values import GGUFError
+from miner.core.models.hub.download import PullProgress
+from miner.core.models.hub.pull import pull
 from miner.core.models.memory.available import Memory, available_memory
 from miner.core.models.memory.verdict import Verdict, judge
 from miner.core.models.names import group, model_stem, parse_ref, without_tag

@@ -26,7 +26,7 @@ from miner.core.engine.spec import Engine, EngineSpec
 from miner.core.wire import EngineStatus, Progress
 from miner.errors import BackendTimeoutError
 
-__all__ = ["EnginePool", "Lease", "PoolLimits"]
+__all__ = ["EnginePool"]
 
 
 class EnginePool:

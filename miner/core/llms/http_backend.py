@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from miner.core._typing import override
-from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.client import HttpClient
+from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.errors import Upstream
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Health, ModelInfo

@@ -22,7 +22,8 @@ from typing import Generic, TypeVar
 
 from miner.core.models.catalogue_cache import FactsFile
 from miner.core.models.directory import DEMO, DirectoryReader, Stamp, beside, demo_file, stamp_of
-from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
+from miner.core.models.gguf.header import GGUFHeader, read_model
+from miner.core.models.gguf.values import GGUFError
 from miner.core.models.names import is_projector
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import ModelNotFoundError

@@ -12,7 +12,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from miner.core.models.directory import Stamp, stamp_of
-from miner.core.models.gguf.header import GGUFError, read_header
+from miner.core.models.gguf.header import read_header
+from miner.core.models.gguf.values import GGUFError
 from miner.core.models.names import group, is_projector, model_stem, projector_choice, quantization_in
 
 __all__ = ["Neighbours", "projector_for", "refuse_projector"]

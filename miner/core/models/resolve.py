@@ -27,7 +27,7 @@ from miner.core.models.directory import (
     kind_of,
     stamp_of,
 )
-from miner.core.models.gguf.header import GGUFError
+from miner.core.models.gguf.values import GGUFError
 from miner.core.models.names import (
     SUFFIX,
     FileGroup,

@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from miner.core.engine.pool import EnginePool, Lease, PoolLimits
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.pool import EnginePool
+from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.errors import EngineCrashedError, EngineStartError, MinerError
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from miner.core.engine.pool import EnginePool, PoolLimits
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.pool import EnginePool
 from miner.errors import (
     BackendOverloadedError,
     BackendTimeoutError,

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from miner.core.engine.launchers import find_launcher
-from miner.core.engine.pool import EnginePool, PoolLimits
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.pool import EnginePool
 from miner.core.engine.process import EngineProcess
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.resolve import resolve

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.client import HttpClient
+from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.errors import Upstream
 from miner.errors import BackendUnavailableError
 from tests.core.llms.contract.test_closing import black_hole

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from miner.core.http.client import ConnectionLimits, HttpClient
+from miner.core.http.client import HttpClient
+from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.errors import Upstream
 from miner.core.llms.LLMService import LLMService
 from miner.errors import BackendOverloadedError, BackendUnavailableError

@@ -9,7 +9,7 @@ import pytest
 
 from miner.core.models import catalogue as module
 from miner.core.models.catalogue import Catalogue
-from miner.core.models.gguf.header import GGUFError
+from miner.core.models.gguf.values import GGUFError
 from miner.errors import ModelNotFoundError
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import check_server_binary
 from miner.core.llms.llamacpp.models import models_directory, template_text
-from miner.core.models.gguf.header import GGUFError, GGUFHeader, read_model
+from miner.core.models.gguf.header import GGUFHeader, read_model
+from miner.core.models.gguf.values import GGUFError
 from miner.core.models.resolve import resolve
 from miner.errors import ConfigError, EngineStartError, MinerError
 

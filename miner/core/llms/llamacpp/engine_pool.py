@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.pool import EnginePool, Lease, PoolLimits
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.pool import EnginePool
+from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream

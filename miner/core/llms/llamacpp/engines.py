@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from miner.core._typing import override
 from miner.core.engine.errors import closed
 from miner.core.engine.launchers import Launcher, launcher_available
-from miner.core.engine.pool import EnginePool, Lease
+from miner.core.engine.pool import EnginePool
+from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.queueing import current_client
 from miner.core.llms.contract.request import seconds_of

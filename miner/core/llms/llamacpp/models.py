@@ -12,7 +12,8 @@ from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.catalogue import Catalogue, Facts
 from miner.core.models.directory import Stamp, default_models_dir, stamp_of
-from miner.core.models.gguf.header import GGUFError, GGUFHeader
+from miner.core.models.gguf.header import GGUFHeader
+from miner.core.models.gguf.values import GGUFError
 from miner.core.models.memory.available import Memory, gpu_is_likely
 from miner.core.models.memory.estimate import Load
 from miner.core.models.memory.kv_cache import ENCODERS

@@ -13,7 +13,8 @@ from miner.config.secrets import secret_text
 from miner.core.llms.llamacpp.models import models_directory
 from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.models.hub.client import Hub
-from miner.core.models.hub.pull import PullProgress, pull
+from miner.core.models.hub.download import PullProgress
+from miner.core.models.hub.pull import pull
 from miner.core.models.names import parse_ref
 from miner.core.models.resolve import resolve
 from miner.errors import MinerError, ModelNotFoundError

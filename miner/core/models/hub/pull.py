@@ -11,14 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.models.gguf.header import GGUFError, read_header
+from miner.core.models.gguf.header import read_header
+from miner.core.models.gguf.values import GGUFError
 from miner.core.models.hub.client import Hub, HubFile, Repository
 from miner.core.models.hub.download import Meter, PullProgress, digest_of, download, lock
 from miner.core.models.names import FileGroup, HubRef, choose, group, parse_ref, projector_choice
 from miner.core.models.resolve import LocatedModel, resolve
 from miner.errors import BackendProtocolError, InvalidRequestError, MinerError, ModelNotFoundError
 
-__all__ = ["PARTS", "PullProgress", "pull"]
+__all__ = ["PARTS", "pull"]
 
 PARTS = ".downloads"
 """Directory inside the models directory for what is not complete yet."""

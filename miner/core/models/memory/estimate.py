@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from miner.core._typing import override
-from miner.core.models.gguf.header import GGUFHeader, Skipped
+from miner.core.models.gguf.header import GGUFHeader
+from miner.core.models.gguf.values import Skipped
 from miner.core.models.memory.kv_cache import PAD, CacheShape, cache_shape
 
 __all__ = ["Estimate", "Load", "estimate", "largest_context"]

@@ -501,7 +501,7 @@ async def test_a_pull_that_is_left_stops():
     stopped: list[BaseException] = []
 
     def slow(ref, directory, *, hub, on_progress):
-        from miner.core.llms.llamacpp.pull import PullProgress
+        from miner.core.models.hub.download import PullProgress
 
         try:
             for done in range(100_000):

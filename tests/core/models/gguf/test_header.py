@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from miner.core.models.gguf.header import GGUFError, GGUFHeader, Skipped, read_header, read_model
+from miner.core.models.gguf.header import GGUFHeader, read_header, read_model
+from miner.core.models.gguf.values import GGUFError, Skipped
 from tests.fuzzing import examples
 
 
