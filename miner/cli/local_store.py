@@ -15,7 +15,7 @@ from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slot
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalogue import Facts
 from miner.core.models.directory import beside
-from miner.core.models.gguf.header import GGUFHeader, read_model
+from miner.core.models.gguf.header import read_model
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.hub.download import PullProgress
 from miner.core.models.hub.pull import pull
@@ -70,6 +70,7 @@ class LocalStore(ModelStore):
     def details(self, name: str) -> dict[str, Any]:
         model = find_model(name, self.settings)
         files, header = model.files, model.header
+        template = header.chat_template
         verdict = verdict_on(model, self.settings, available_memory())
         return {
             "name": files.alias,
@@ -89,7 +90,7 @@ class LocalStore(ModelStore):
             "vocabulary": header.vocab_size,
             "sliding window": header.sliding_window,
             "licence": header.text("general.license"),
-            "chat template": _template(header),
+            "chat template": f"yes, {len(template)} characters" if template else "none: prompted verbatim",
             "fits now": verdict.fits,
             "memory": verdict.reason,
         }
@@ -157,7 +158,3 @@ def _per_layer(counts: tuple[int, ...] | None) -> str | int | None:
         return None
     low, high = min(counts), max(counts)
     return low if low == high else f"{low} to {high}, by layer"
-
-
-def _template(header: GGUFHeader) -> str:
-    return f"yes, {len(header.chat_template)} characters" if header.chat_template else "none: prompted verbatim"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from miner.conformance.contract import Contract, not_checked, supported_or_refused
@@ -88,7 +89,6 @@ def test_a_schema_is_obeyed_or_refused(
 
 def _check(schema: dict[str, Any], text: str) -> None:
     import jsonschema_rs
-    import msgspec
 
     failure = next(jsonschema_rs.validator_for(schema).iter_errors(msgspec.json.decode(text)), None)
     assert failure is None, f"{text} breaks the schema: {failure}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json, printable
 from miner.cli.parser import number, overrides
+from miner.errors import EngineStartError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -79,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _may_offload(settings: MinerConfig) -> bool:
     from miner.core.engine.launchers import find_launcher
-    from miner.errors import EngineStartError
 
     try:
         return find_launcher(settings.llamacpp_server).may_offload(settings.llamacpp_n_gpu_layers)

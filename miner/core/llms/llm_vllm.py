@@ -6,6 +6,7 @@ A vLLM error becomes one of miner in `VLLMService.refine` below; what that leave
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -245,7 +246,5 @@ def _two_numbers(text: str) -> tuple[int | None, int | None]:
     """Return context length and prompt length from "maximum context length is 2048 tokens. However, your prompt
     contains at least 2049 input tokens".
     """
-    import re
-
     numbers = [int(number) for number in re.findall(r"\d+", text)]
     return (numbers[0] if numbers else None, numbers[1] if len(numbers) > 1 else None)
