@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.core.llms import LLMService
 
-__all__ = ["chosen_backend"]
-
 
 def chosen_backend(name: str | None, config: MinerConfig, *, serving: bool = False) -> LLMService:
     """The backend of that name alone; without a name LLM_BACKEND with the backends of MINER_LLM_FALLBACKS behind it.

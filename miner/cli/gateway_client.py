@@ -13,8 +13,6 @@ from miner.core.http.errors import Upstream, parse_error_body
 from miner.errors import BackendProtocolError, BackendUnavailableError, MinerError, ModelNotFoundError
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["default_url", "reset_model"]
-
 _TIMEOUT_SECONDS = 30.0
 _KEY_HINT = "Create a key with `miner keys new NAME --admin` and pass it with --key, or on standard input with --key -."
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}

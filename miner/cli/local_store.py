@@ -25,8 +25,6 @@ from miner.core.models.names import group, model_stem, parse_ref, without_tag
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import MinerError
 
-__all__ = ["LocalStore", "verdict_on"]
-
 
 @dataclass
 class LocalStore(ModelStore):

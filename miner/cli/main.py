@@ -21,8 +21,6 @@ from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, name_flags,
 from miner.core._typing import override
 from miner.errors import MinerError
 
-__all__ = ["COMMANDS", "run"]
-
 COMMANDS = {
     "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt"),
     "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable"),

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 from miner.core.models.hub.download import PullProgress
 
-__all__ = ["ModelStore", "Row"]
-
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -18,8 +18,6 @@ from miner.core.http.errors import Upstream
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.models.hub.download import PullProgress, Speed
 
-__all__ = ["OllamaStore"]
-
 T = TypeVar("T")
 
 

@@ -14,8 +14,6 @@ from typing import Any, NoReturn
 from miner.core._typing import override
 from miner.errors import MinerError
 
-__all__ = ["EXIT_STATUS", "CommandParser", "UsageError", "name_flags", "nearest", "number", "overrides", "unexpected"]
-
 EXIT_STATUS = """\
 exit status:
   0    success

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopSignals", "run_until_stopped"]
-
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _GRACE_SECONDS = 15.0
 """For cleanup: longer than an engine gets between SIGTERM and SIGKILL."""

@@ -16,8 +16,6 @@ from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
 from miner.errors import ConfigError
 
-__all__ = ["HttpUrl", "PathText", "Seconds", "Settings", "path_as_text"]
-
 _SECRET_WORDS = ("key", "token", "secret", "password")
 _ADDRESS_SUFFIXES = ("_url", "_base", "_endpoint")
 _USERINFO = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-__all__ = ["CACHE_TYPES", "FLASH_ATTENTION", "POOLING_TYPES", "CacheType", "FlashAttention", "PoolingType"]
-
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """`--cache-type-k` and `--cache-type-v`."""
 FlashAttention = Literal["on", "off", "auto"]

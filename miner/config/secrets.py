@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-__all__ = ["secret_text"]
-
 
 def secret_text(secret: SecretStr | str | None) -> str | None:
     """Return a secret's text; None if it is not set. A config object of another class may hold plain text."""

@@ -13,8 +13,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from miner.core._typing import override
 
-__all__ = ["VariablesSource", "dotenv_variables", "unknown_variables", "variable_of"]
-
 _PREFIX = "MINER_"
 _UNPREFIXED = (
     "llm_backend", "model_path", "models_dir", "default_", "ollama_", "vllm_", "llamacpp_", "hf_",

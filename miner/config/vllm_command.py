@@ -10,8 +10,6 @@ from pydantic import Field
 from miner.config.base import Settings
 from miner.config.config import MinerConfig
 
-__all__ = ["VLLMCommandConfig", "default_port"]
-
 
 class VLLMCommandConfig(Settings):
     """Options of the vLLM server.

@@ -14,8 +14,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["FairQueue", "Permits", "QueueFullError", "waiter_to_drop"]
-
 W = TypeVar("W", bound=Hashable)
 
 _arrivals = itertools.count()

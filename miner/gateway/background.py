@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from miner.errors import MinerError
 from miner.gateway.errors import ErrorBoundary, cause_of
 
-__all__ = ["Background"]
-
 logger = logging.getLogger("miner.gateway")
 
 _MIN_PAUSE = 0.5

@@ -12,11 +12,6 @@ from typing import Any
 
 from miner.errors import InvalidRequestError
 
-__all__ = [
-    "MAX_DEPTH", "MAX_ESCAPES", "MAX_SCHEMA", "MAX_SPACE", "MAX_VALUES", "bounded", "check_arguments", "check_length",
-    "check_structure",
-]  # fmt: skip
-
 MAX_VALUES = 200_000
 """Values of a body: strings, numbers, objects, arrays, nested ones included. A prompt may be a list of token ids."""
 MAX_ESCAPES = 4_000_000

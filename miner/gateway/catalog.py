@@ -11,8 +11,6 @@ from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
 from miner.gateway.context import Caller, RequestContext
 
-__all__ = ["could_be_a_file", "find_model", "known_models"]
-
 _FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf(:latest)?$", re.IGNORECASE)
 
 

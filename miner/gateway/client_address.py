@@ -14,8 +14,6 @@ from multidict import CIMultiDictProxy
 
 from miner.errors import ConfigError
 
-__all__ = ["TrustedProxies", "is_loopback", "is_proxied"]
-
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -12,8 +12,6 @@ from miner.core.llms.LLMService import LLMService
 from miner.gateway.errors import RefusedError
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["BackendQueue", "Permit"]
-
 _DEFAULT_CONCURRENCY = 256
 """Requests at a backend that says nothing of how many it works on at once: as many as vLLM takes by itself."""
 

@@ -25,11 +25,6 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.limits import NO_LIMITS, Limits, Reservation
 from miner.gateway.state import Gateway
 
-__all__ = [
-    "ANYBODY", "NOBODY", "OPERATOR", "ROUTE_TABLE", "Access", "Caller", "Handler", "Hooks", "Interruptible",
-    "RequestContext", "Route", "add_usage", "new_id",
-]  # fmt: skip
-
 logger = logging.getLogger("miner.gateway")
 
 _MAX_MODEL_NAME = 512

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 
 from miner.core.wire import EngineStatus
 
-__all__ = ["Counters", "Histogram", "ModelCounters", "ModelLabels"]
-
 _MAX_MODELS = 100
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds of requests."""

@@ -10,8 +10,6 @@ from miner.core.wire import LLMChunk, LLMResponse
 from miner.gateway.errors import Failure
 from miner.gateway.field_names import FieldNames
 
-__all__ = ["Call", "Dialect", "ErrorShape", "Head", "StreamWriter"]
-
 
 @dataclass(slots=True)
 class Call:

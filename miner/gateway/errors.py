@@ -18,11 +18,6 @@ from miner.errors import (
     StreamInterruptedError,
 )
 
-__all__ = [
-    "ClientGoneError", "ErrorBoundary", "Failure", "InternalServerError", "RefusedError", "cause_of",
-    "failure_of", "public", "redact", "retry_after_header", "shortened",
-]  # fmt: skip
-
 
 class RefusedError(MinerError):
     """The gateway itself refuses the request: no key, too many requests, no such path."""

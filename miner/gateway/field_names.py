@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from miner.core.llms.contract.capabilities import LENIENT_HINT
 from miner.errors import RequestError
 
-__all__ = ["LENIENT_HEADER", "FieldNames"]
-
 LENIENT_HEADER = "X-Miner-Unsupported"
 """`ignore`: what the backend does not support is left out and listed; works in every dialect."""
 _WAY_OUT = (

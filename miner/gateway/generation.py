@@ -22,8 +22,6 @@ from miner.gateway.field_names import LENIENT_HEADER
 from miner.gateway.request_body import off_loop, parse_body
 from miner.gateway.streaming import EventStream
 
-__all__ = ["generation_handler", "json_response", "send_reply"]
-
 
 def generation_handler(dialect: Dialect) -> Handler:
     """The handler of a route that generates."""

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["NO_LIMITS", "Account", "Accounts", "Limits", "Reservation", "TokenBucket", "TokenEstimate", "client_of"]
-
 _MAX_ACCOUNTS = 10_000
 """Clients that are remembered. One that is forgotten begins again, which only idle ones are."""
 

@@ -11,8 +11,6 @@ from miner.core.llms.LLMService import LLMService
 from miner.errors import BackendError, MinerError, ModelNotFoundError, OutputValidationError, UnsupportedFeatureError
 from miner.gateway.state import Gateway
 
-__all__ = ["preload"]
-
 logger = logging.getLogger("miner.gateway")
 
 _MAX_PAUSE = 15.0

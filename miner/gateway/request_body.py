@@ -17,8 +17,6 @@ from miner.gateway.body_limits import check_structure
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 
-__all__ = ["decode", "decode_body", "off_loop", "parse_body"]
-
 T = TypeVar("T")
 P = TypeVar("P")
 

@@ -8,8 +8,6 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from miner.config.base import PathText, Seconds, Settings
 
-__all__ = ["GatewaySettings", "LogLevel"]
-
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),

@@ -17,8 +17,6 @@ from miner.gateway.counters import Counters
 from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["BodyBudget", "Gateway", "HealthCache"]
-
 logger = logging.getLogger("miner.gateway")
 
 _UNCOUNTED = 64 * 1024

@@ -12,8 +12,6 @@ from miner.gateway.context import Interruptible, RequestContext
 from miner.gateway.errors import ClientGoneError, ErrorBoundary, Failure, failure_of
 from miner.gateway.middleware.errors import log_error
 
-__all__ = ["EventStream"]
-
 _HIGH_WATER = 64 * 1024
 """Bytes that may wait in a connection before a write waits too: asyncio's own limit."""
 

@@ -11,8 +11,6 @@ from miner.cli.output.tables import aligned, print_json
 if TYPE_CHECKING:
     from miner.core.llms.registry import RegisteredBackend
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = """\
 examples:
   miner backends

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.core.models.memory.verdict import Verdict
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = """\
 examples:
   miner fit demo

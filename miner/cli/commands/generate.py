@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from miner.core.llms import LLMService
     from miner.core.wire import LLMResponse
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = f"""\
 examples:
   miner generate "Why is the sky blue?"

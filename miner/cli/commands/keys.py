@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from miner.gateway.auth.keys import KeyEntry, KeyFile
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = """\
 examples:
   miner keys new alice

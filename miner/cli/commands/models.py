@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from miner.cli.model_store import ModelStore, Row
     from miner.config.config import MinerConfig
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = """\
 examples:
   miner models list

@@ -9,8 +9,6 @@ from miner.cli.backend_choice import chosen_backend
 from miner.cli.parser import number, overrides
 from miner.errors import ConfigError
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = """\
 examples:
   miner serve

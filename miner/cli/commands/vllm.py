@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.config.vllm_command import VLLMCommandConfig
 
-__all__ = ["add_parser", "run"]
-
 _EPILOG = """\
 examples:
   miner vllm --model Qwen/Qwen2.5-0.5B-Instruct

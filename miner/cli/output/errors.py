@@ -9,8 +9,6 @@ from typing import Any
 from miner.cli.parser import UsageError
 from miner.errors import BackendError, ConfigError, MinerError, RequestError
 
-__all__ = ["drop_output", "exit_status", "note", "report", "report_unexpected"]
-
 _LOG_LINES = 12
 """Of the engine's log tail."""
 

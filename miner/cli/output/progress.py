@@ -12,8 +12,6 @@ from miner.cli.output.errors import note
 if TYPE_CHECKING:
     from miner.core.models.hub.download import PullProgress
 
-__all__ = ["PullBar"]
-
 _STEP = 10
 """Percent between two lines where there is no terminal."""
 _BAR = 24

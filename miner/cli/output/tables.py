@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["aligned", "print_json", "printable"]
-
 
 def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
     """Format rows as columns of equal width, those in `right` right-aligned."""

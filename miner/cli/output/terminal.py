@@ -16,8 +16,6 @@ from miner.core._typing import override
 from miner.core.wire import Progress
 from miner.errors import MinerError
 
-__all__ = ["Notices", "Output", "Status", "describe_progress"]
-
 _REDRAW_SECONDS = 0.5
 _NEVER_BLOCKS = 512
 """Bytes that a writable pipe always takes (POSIX's smallest PIPE_BUF)."""

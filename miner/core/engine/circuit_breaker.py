@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 
-__all__ = ["CircuitBreaker"]
-
 
 class CircuitBreaker:
     """Counts the failures of one engine.

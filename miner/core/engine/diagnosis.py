@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["FROM_OUTSIDE", "SUSPENDED", "Reason", "check_model_file", "describe_exit", "explain"]
-
 _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ [A-Z] +")
 _AGAIN = "Download or convert the file again: it is damaged."
 _SMALLER = "Lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL, or use a quantised KV cache or a smaller model."

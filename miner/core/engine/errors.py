@@ -8,8 +8,6 @@ from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member
 from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
 
-__all__ = ["closed", "not_started", "overloaded", "pinned_out", "too_big"]
-
 _BACKEND = "llamacpp"
 
 

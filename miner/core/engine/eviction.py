@@ -28,8 +28,6 @@ from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.errors import BackendError
 
-__all__ = ["EvictionPlan", "fits", "plan_eviction"]
-
 
 @dataclass(frozen=True, slots=True)
 class EvictionPlan:

@@ -7,8 +7,6 @@ from typing import Any
 from miner.core.engine.procstat import physical_cores
 from miner.core.engine.spec import EngineSpec
 
-__all__ = ["CONTEXT_CHECKPOINTS", "llama_cpp_python_arguments", "llama_server_arguments", "xllamacpp_arguments"]
-
 CONTEXT_CHECKPOINTS = 4
 """Context checkpoints of a slot (sliding-window models); llama.cpp's default of 32 can take gigabytes per slot."""
 

@@ -27,18 +27,6 @@ from miner.core.engine.launch_arguments import llama_cpp_python_arguments, llama
 from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.errors import EngineStartError
 
-__all__ = [
-    "BinaryLauncher",
-    "LaunchPlan",
-    "Launcher",
-    "LlamaCppPythonLauncher",
-    "XllamacppLauncher",
-    "check_server_binary",
-    "clean_environment",
-    "find_launcher",
-    "launcher_available",
-]  # fmt: skip
-
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
 _HELP_TIMEOUT = 30.0
 """Seconds for `--help`, with a cold disk or a driver that wakes up."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from miner.errors import ConfigError
 
-__all__ = ["PoolLimits"]
-
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:

@@ -7,8 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-__all__ = ["LogTail"]
-
 _log = logging.getLogger("miner.engine")
 
 

@@ -14,8 +14,6 @@ from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from miner.core.wire import EngineStatus
 from miner.errors import EngineStartError
 
-__all__ = ["Member", "State"]
-
 
 class State(Enum):
     """All but UNLOADED occupy memory."""

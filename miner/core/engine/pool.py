@@ -26,8 +26,6 @@ from miner.core.engine.spec import Engine, EngineSpec
 from miner.core.wire import EngineStatus, Progress
 from miner.errors import BackendTimeoutError
 
-__all__ = ["EnginePool"]
-
 
 class EnginePool:
     """The engines of one service, under one set of limits."""

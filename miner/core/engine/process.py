@@ -23,8 +23,6 @@ from miner.core.engine.spec import EngineAddress, EngineSpec, EngineState
 from miner.core.engine.supervisor import RunResult, RunTimeouts, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
 
-__all__ = ["EngineProcess"]
-
 _log = logging.getLogger("miner.engine")
 _REMEMBERED = 8  # crashes whose requests in flight may still want the reason
 

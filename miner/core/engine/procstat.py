@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["LOOK_SECONDS", "Usage", "physical_cores", "process_usage"]
-
 _PS_TIMEOUT = 2.0
 _HAS_PROC = sys.platform == "linux"
 

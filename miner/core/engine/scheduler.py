@@ -25,8 +25,6 @@ from miner.core.fair_queue import waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
 
-__all__ = ["Scheduler"]
-
 _REPORT_LOAD_EVERY = 0.5
 """Seconds between two reports of a load's progress."""
 

@@ -6,8 +6,6 @@ import asyncio
 import threading
 from typing import Generic, TypeVar
 
-__all__ = ["SharedFuture"]
-
 T = TypeVar("T")
 
 

@@ -15,8 +15,6 @@ from miner.core.engine.spec import Engine, EngineAddress
 from miner.core.fair_queue import FairQueue
 from miner.core.wire import Progress
 
-__all__ = ["Lease", "ServiceTimes", "SlotQueue", "Waiter"]
-
 
 @dataclass(eq=False, slots=True)
 class Lease:

@@ -9,8 +9,6 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["SocketDirectory"]
-
 _PREFIX = "miner-engine-"
 _LONG = 60  # bytes: with a path longer than that a socket's name might not fit
 _SHORT_PARENTS = ("/tmp", "/var/tmp")

@@ -10,8 +10,6 @@ from typing import Literal, Protocol
 from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
-__all__ = ["Engine", "EngineAddress", "EngineSpec", "EngineState"]
-
 EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
 
 _MOST_THREADS = 512  # ggml's own bound; far above the cores of the machine it takes minutes to load a small model

@@ -32,8 +32,6 @@ from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, signal_group
 from miner.errors import EngineStartError
 
-__all__ = ["RunResult", "RunTimeouts", "Supervisor"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunTimeouts:

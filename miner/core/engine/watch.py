@@ -12,8 +12,6 @@ from collections.abc import Callable
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
 
-__all__ = ["STOP_SIGNAL", "UNKILLABLE", "StallDetector", "SuspendDetector", "Watch", "signal_group"]
-
 STOP_SIGNAL = signal.SIGUSR1
 """Stops a child gracefully. Not SIGTERM: whoever stops a whole service sends that to the engines too."""
 UNKILLABLE = 5.0

@@ -18,8 +18,6 @@ from miner.core.http.proxy import Proxy, basic_auth, open_tunnel
 from miner.core.http.tls import certificate_hint
 from miner.core.http.transport_errors import ConnectError, InvalidAddressError
 
-__all__ = ["ServerAddress", "connect"]
-
 _HAPPY_EYEBALLS_DELAY = 0.25
 """Seconds, as RFC 8305 recommends."""
 

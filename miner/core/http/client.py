@@ -24,8 +24,6 @@ from miner.core.http.proxy import proxy_for
 from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
 from miner.errors import BackendOverloadedError
 
-__all__ = ["ByteStream", "HttpClient", "HttpResponse"]
-
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _DEFAULT_LIMITS = ConnectionLimits()
 

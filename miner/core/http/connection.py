@@ -10,8 +10,6 @@ from miner.core._typing import override
 from miner.core.http.http1 import ResponseHead, ResponseParser
 from miner.core.http.transport_errors import FramingError, LocallyClosedError, ServerDisconnectedError
 
-__all__ = ["Connection"]
-
 _HIGH_WATER = 1024 * 1024
 """Unread bytes above which reading from the socket is paused."""
 

@@ -14,8 +14,6 @@ from miner.core.http.connection import Connection
 from miner.core.http.tls import ssl_context
 from miner.core.http.transport_errors import FramingError
 
-__all__ = ["ConnectionLimits", "ConnectionPool"]
-
 _KEEPALIVE_SECONDS = 4.0
 """vLLM and llama.cpp close an idle connection after 5 s: ours are closed before."""
 _DRAIN_SECONDS = 1.0

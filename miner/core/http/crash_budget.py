@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["CrashBudget", "budget_scope", "current_budget"]
-
 
 class CrashBudget:
     """The crashes of one request."""

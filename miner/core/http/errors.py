@@ -40,11 +40,6 @@ from miner.errors import (
     StreamInterruptedError,
 )
 
-__all__ = [
-    "ErrorBody", "Upstream", "interrupted", "map_errors", "parse_error_body", "redirect_error", "retry_after_seconds",
-    "status_error",
-]  # fmt: skip
-
 _TEXT_LIMIT = 500
 
 E = TypeVar("E", bound=BackendError)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from miner.core.http.transport_errors import FramingError
 
-__all__ = ["MAX_MESSAGE_BYTES", "NDJSONDecoder", "SSEDecoder"]
-
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """A longer message is an error: no engine sends one, and an endless line must not fill memory."""
 

@@ -12,8 +12,6 @@ from typing import Any, Final, NamedTuple
 from miner.core._typing import override
 from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
 
-__all__ = ["MAX_OVERHEAD_BYTES", "Headers", "ResponseHead", "ResponseParser"]
-
 MAX_OVERHEAD_BYTES: Final = 64 * 1024
 """Bytes without content at most: of a head, of chunk extensions, of trailers."""
 

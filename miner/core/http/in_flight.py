@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["InFlight", "InFlightCall"]
-
 
 class InFlight:
     """The calls of one client or service.

@@ -17,8 +17,6 @@ from urllib.parse import unquote, urlsplit
 from miner.core._typing import override
 from miner.core.http.transport_errors import ConnectError
 
-__all__ = ["Proxy", "basic_auth", "open_tunnel", "proxy_for"]
-
 _MAX_HEAD_BYTES = 64 * 1024
 _RESOLVE_SECONDS = 2.0
 """Enough for a name of this machine; one that only the proxy can resolve must not wait for the resolver's timeout."""

@@ -7,8 +7,6 @@ import ssl
 
 from miner.core.http.transport_errors import ConnectError
 
-__all__ = ["certificate_hint", "ssl_context"]
-
 _OPENSSL = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """Read by OpenSSL itself in place of the system's; a path that does not exist is ignored."""
 _OTHERS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

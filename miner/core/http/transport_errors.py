@@ -16,8 +16,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ConnectError", "FramingError", "InvalidAddressError", "LocallyClosedError", "ServerDisconnectedError"]
-
 
 class ConnectError(ConnectionError):
     """No connection to the server could be made; the text says why.

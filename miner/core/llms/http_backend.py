@@ -15,8 +15,6 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Health, ModelInfo
 from miner.errors import ModelNotFoundError
 
-__all__ = ["Endpoint", "HTTPBackend"]
-
 _HEALTH_SECONDS = 1.5
 
 

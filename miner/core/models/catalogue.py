@@ -28,8 +28,6 @@ from miner.core.models.names import is_projector
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import ModelNotFoundError
 
-__all__ = ["Catalogue", "Facts"]
-
 logger = logging.getLogger(__name__)
 
 LIST_SECONDS = 1.0

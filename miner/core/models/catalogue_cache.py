@@ -16,8 +16,6 @@ import msgspec
 
 from miner.core.models.directory import Stamp
 
-__all__ = ["FactsFile"]
-
 _LARGEST = 64 * 1024 * 1024
 """Bytes; chat templates are most of it."""
 

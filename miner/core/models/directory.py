@@ -20,21 +20,6 @@ from pathlib import Path
 from miner.core.models.gguf.header import GGUFHeader, read_header
 from miner.core.models.names import SUFFIX, FileGroup, group
 
-__all__ = [
-    "DEMO",
-    "DEMO_HINT",
-    "DirectoryReader",
-    "Listing",
-    "Stamp",
-    "beside",
-    "cache_directory",
-    "cached_header",
-    "default_models_dir",
-    "demo_file",
-    "kind_of",
-    "stamp_of",
-]
-
 # A models directory that is really a home or a whole disk must not hold anybody up.
 MAX_DEPTH = 5
 MAX_FOLDERS = 5_000

@@ -12,22 +12,6 @@ from dataclasses import dataclass
 from miner.core._typing import override
 from miner.errors import InvalidRequestError, ModelNotFoundError
 
-__all__ = [
-    "PREFERRED",
-    "SUFFIX",
-    "FileGroup",
-    "HubRef",
-    "check_name",
-    "choose",
-    "group",
-    "is_projector",
-    "model_stem",
-    "parse_ref",
-    "projector_choice",
-    "quantization_in",
-    "without_tag",
-]
-
 SUFFIX = ".gguf"
 TAG = ":latest"
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")

@@ -16,8 +16,6 @@ from miner.core.models.gguf.header import read_header
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.names import group, is_projector, model_stem, projector_choice, quantization_in
 
-__all__ = ["Neighbours", "projector_for", "refuse_projector"]
-
 logger = logging.getLogger(__name__)
 
 _unusable: set[Stamp] = set()

@@ -42,14 +42,6 @@ from miner.core.models.names import (
 from miner.core.models.projector import Neighbours, projector_for
 from miner.errors import ModelNotFoundError
 
-__all__ = [
-    "LocatedModel",
-    "Models",
-    "is_called",
-    "list_local",
-    "resolve",
-]
-
 PATH_STARTS = ("/", "\\", "~", "./", "../", ".\\", "..\\")
 
 

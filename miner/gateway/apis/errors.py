@@ -10,8 +10,6 @@ from miner.gateway.apis.ollama.errors import ollama_error
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.dialect import ErrorShape
 
-__all__ = ["APIS", "error_shape_of"]
-
 _SLASHES = re.compile("/{2,}")
 
 

@@ -9,11 +9,6 @@ from miner.core.wire import TokenLogprob
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.dialect import Call
 
-__all__ = [
-    "check_dimensions", "drop_raw", "logprob_object", "logprobs_argument", "refuse_service_tier", "refuse_unsupported",
-    "set_fields",
-]  # fmt: skip
-
 
 def set_fields(body: object, names: Iterable[str]) -> dict[str, Any]:
     """The fields that are not null."""

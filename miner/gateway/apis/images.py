@@ -6,8 +6,6 @@ from typing import Any
 
 from miner.core.llms.contract.images import checked_image_url
 
-__all__ = ["check_parts", "image_part"]
-
 
 def image_part(url: str, where: str, remote: list[str]) -> dict[str, Any]:
     """An image as the service takes it.

@@ -14,8 +14,6 @@ from miner.gateway.context import Caller
 from miner.gateway.limits import Limits
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["KeyStore", "has_keys"]
-
 logger = logging.getLogger("miner.gateway")
 
 _MIN_LENGTH = 16

@@ -22,11 +22,6 @@ from miner.errors import ConfigError
 from miner.gateway.context import Caller
 from miner.gateway.limits import NO_LIMITS, Limits
 
-__all__ = [
-    "KeyEntry", "KeyFile", "Keyring", "check_name", "hash_of", "key_path", "locked", "new_key",
-    "read_keys", "write_keys",
-]  # fmt: skip
-
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
 """Names of the environment's keys, and of callers without one."""

@@ -14,8 +14,6 @@ from miner.gateway.generation import json_response
 from miner.gateway.middleware.auth import check_model_access
 from miner.gateway.request_body import decode, parse_body
 
-__all__ = ["ADMIN", "LoadBody", "NoFields"]
-
 
 class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How a model is loaded; optional."""

@@ -13,8 +13,6 @@ from miner.gateway.context import RequestContext
 from miner.gateway.errors import public, retry_after_header
 from miner.gateway.state import Gateway
 
-__all__ = ["NotReady", "livez", "not_ready", "readyz"]
-
 _RETRY_SECONDS = 2.0
 
 

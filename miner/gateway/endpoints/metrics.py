@@ -10,8 +10,6 @@ from miner.core.wire import EngineStatus
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 
-__all__ = ["metrics"]
-
 _HEALTH_SECONDS = 2.0
 
 

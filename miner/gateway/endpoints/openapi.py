@@ -13,8 +13,6 @@ from aiohttp import web
 from miner import __version__
 from miner.gateway.context import ROUTE_TABLE, RequestContext, Route
 
-__all__ = ["docs", "document", "openapi"]
-
 _PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 _ERROR = {
     "type": "object",

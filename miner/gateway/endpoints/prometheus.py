@@ -22,8 +22,6 @@ from miner.core.wire import EngineStatus
 from miner.gateway.counters import Counters, Histogram
 from miner.gateway.state import Gateway
 
-__all__ = ["METRICS", "MetricSpec", "exposition"]
-
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:

@@ -20,8 +20,6 @@ from miner.gateway.context import RequestContext
 from miner.gateway.errors import ErrorBoundary, InternalServerError, RefusedError
 from miner.gateway.middleware.base import Middleware
 
-__all__ = ["GROUP", "Admission", "AdmissionRequest", "Hook", "find_hooks"]
-
 logger = logging.getLogger("miner.gateway")
 
 GROUP = "miner.admission"

@@ -16,8 +16,6 @@ from miner.gateway.middleware.hosts import is_local_host, is_same_origin
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
-__all__ = ["Authentication", "check_model_access"]
-
 
 class Authentication(Middleware):
     """Sets the caller of each request, and refuses who needs a key and has none. KeyStore says how long a change of the

@@ -27,8 +27,6 @@ from miner.gateway.middleware.base import Middleware
 from miner.gateway.server.log_format import current_request
 from miner.gateway.state import Gateway
 
-__all__ = ["aiohttp_handler", "log_error"]
-
 logger = logging.getLogger("miner.gateway")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")

@@ -23,8 +23,6 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["Hosts", "Origins", "is_local_host", "is_same_origin", "preflight"]
-
 _EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
 _PREFLIGHT_SECONDS = 600

@@ -15,8 +15,6 @@ from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.server.log_format import word
 
-__all__ = ["AccessLog", "PromptLog"]
-
 logger = logging.getLogger("miner.access")
 
 _MAX_NAME = 200

@@ -13,8 +13,6 @@ from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.state import Gateway
 
-__all__ = ["Metrics", "error_type", "operation_of"]
-
 
 class Metrics(Middleware):
     """Fills the counters of the gateway."""

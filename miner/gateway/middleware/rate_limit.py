@@ -21,8 +21,6 @@ from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.token_cost import estimate_tokens, requests_in, used_tokens
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["RateLimiter"]
-
 
 class RateLimiter(Middleware):
     """Refuses with 429 and `Retry-After` who exceeds a limit, and lets the others in in a fair order.

@@ -8,8 +8,6 @@ from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.limits import TokenEstimate
 
-__all__ = ["estimate_tokens", "requests_in", "used_tokens"]
-
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_IMAGE = 1000
 

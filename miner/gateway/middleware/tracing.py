@@ -23,8 +23,6 @@ from miner.gateway.state import Gateway
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["Tracing", "make_tracing"]
-
 logger = logging.getLogger("miner.gateway")
 
 _FLUSH_SECONDS = 3.0

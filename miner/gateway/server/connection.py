@@ -19,8 +19,6 @@ from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.errors import aiohttp_handler
 from miner.gateway.state import Gateway
 
-__all__ = ["MAX_HEADER", "MAX_URI", "Runner", "expect_handler"]
-
 MAX_HEADER = 8190
 """Bytes of one header, its name included."""
 MAX_URI = 8191

@@ -19,8 +19,6 @@ from typing import Any, Literal
 from miner.core._typing import override
 from miner.gateway.server.log_format import JsonFormatter, TextFormatter
 
-__all__ = ["server_log"]
-
 _MAX_BYTES = 8 * 1024 * 1024
 """Of lines in the queue; later ones are lost."""
 _PAUSE_SECONDS = 0.05

@@ -13,8 +13,6 @@ from typing import Any
 from miner.core._typing import override
 from miner.gateway.context import RequestContext
 
-__all__ = ["JsonFormatter", "TextFormatter", "current_request", "word"]
-
 current_request: ContextVar[weakref.ref[RequestContext] | None] = ContextVar("current_request", default=None)
 """The request in whose task a record is logged. Weak: a timer keeps the context that it was set in until its time, even
 when it was cancelled, and would keep the request's body with it.

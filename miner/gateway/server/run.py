@@ -26,8 +26,6 @@ from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address, u
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
-__all__ = ["make_runner", "run", "serve"]
-
 logger = logging.getLogger("miner.gateway")
 
 _INTERRUPT_SECONDS = 2.0

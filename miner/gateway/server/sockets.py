@@ -10,8 +10,6 @@ from miner.gateway.auth.key_store import has_keys
 from miner.gateway.client_address import is_loopback
 from miner.gateway.settings import GatewaySettings
 
-__all__ = ["BACKLOG", "listen", "refuse_open_address", "url_of"]
-
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
 _CHOOSE_ANOTHER = "Choose another with --host and --port (MINER_SERVE_HOST, MINER_SERVE_PORT)."

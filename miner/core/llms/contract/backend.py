@@ -15,8 +15,6 @@ from miner.errors import ModelNotFoundError, ServiceClosedError, UnsupportedFeat
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["Backend"]
-
 
 class Backend:
     """The base of LLMService that the rest of `contract` works with. Hooks get requests that are validated and

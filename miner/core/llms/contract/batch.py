@@ -9,8 +9,6 @@ from typing import Any
 from miner.core.http.in_flight import InFlight
 from miner.errors import InvalidRequestError
 
-__all__ = ["generate_many"]
-
 
 async def generate_many(
     generate: Callable[[Any], Awaitable[str]], prompts: Iterable[Any], *, concurrency: int, in_flight: InFlight

@@ -8,8 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-__all__ = ["TTL_SECONDS", "LRUCache", "TTLCache"]
-
 TTL_SECONDS = 60.0
 """How long a server's report counts while nothing shows that it was restarted."""
 

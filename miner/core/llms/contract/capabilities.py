@@ -10,17 +10,6 @@ from miner.core.llms.contract.request import REASONING_LEVELS
 from miner.core.wire import OPTIONS, ChatRequest, Message
 from miner.errors import UnsupportedFeatureError
 
-__all__ = [
-    "CAPABILITIES",
-    "IGNORABLE",
-    "LENIENT_HINT",
-    "forget",
-    "nearest_level",
-    "note_ignored",
-    "refuse_unsupported",
-    "without_ignored",
-]
-
 CAPABILITIES: frozenset[str] = frozenset(
     """chat tools tool_choice json_object json_schema regex grammar reasoning logprobs seed embeddings count_tokens
     images progress rerank emulated prompt_tokens""".split()

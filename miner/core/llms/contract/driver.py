@@ -21,8 +21,6 @@ from miner.core.llms.contract.tools import arguments_parse, tool_names
 from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
 from miner.errors import BackendError, BackendTimeoutError, OutputValidationError, UnsupportedFeatureError
 
-__all__ = ["run", "run_stream"]
-
 
 async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
     """Return the non-streaming response: the drained stream, unless the backend overrides `_chat`."""

@@ -10,8 +10,6 @@ from typing import Any
 
 from miner.errors import InvalidRequestError
 
-__all__ = ["checked_extra", "merge_extra"]
-
 _NAMES = {
     "model": "model",
     "messages": "messages input inputs system images image_data multi_modal_data multimodal_data prompt_embeds context",

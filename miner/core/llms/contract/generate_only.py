@@ -17,8 +17,6 @@ from miner.core.llms.contract.messages import as_prompt
 from miner.core.wire import OPTIONS, ChatRequest, LLMResponse
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
-__all__ = ["Verb", "call_chat_completion", "call_generate", "declared_options"]
-
 Verb = Callable[..., Awaitable[Any]]
 """`generate` or `chat_completion` as the backend's class defines it: a function of the instance and the arguments."""
 _WITH_DEFAULT = ("max_tokens", "temperature", "top_p")

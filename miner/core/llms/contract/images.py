@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from miner.core.wire import ImagePart, Message
 from miner.errors import InvalidRequestError
 
-__all__ = ["base64_of", "check_images", "checked_image_url", "is_base64", "refuse_remote"]
-
 _DATA = re.compile(r"data:(image/[a-z0-9][a-z0-9.+-]{0,63});base64,", re.IGNORECASE)
 _REMOTE = re.compile(r"(https?)://(?=[^\x00-\x20\x7f\\/?#@:])[^\x00-\x20\x7f\\]+", re.IGNORECASE)
 """No space, control character or backslash: URL parsers drop or change them, each in its own way."""

@@ -10,8 +10,6 @@ from typing import Any
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, ToolCall
 from miner.errors import BackendError
 
-__all__ = ["drain", "has_tokens", "join", "merge_tool_deltas"]
-
 
 async def drain(
     batches: AsyncGenerator[list[LLMChunk], None],

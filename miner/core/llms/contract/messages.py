@@ -12,8 +12,6 @@ import msgspec
 from miner.core.wire import Message, ToolCall
 from miner.errors import InvalidRequestError
 
-__all__ = ["as_prompt", "checked_messages"]
-
 ROLES = ("system", "user", "assistant", "tool")
 
 

@@ -11,8 +11,6 @@ from miner.core.llms.contract.retry import Retries
 from miner.core.wire import EmbeddingResponse, RerankResponse, RerankResult
 from miner.errors import BackendProtocolError, InvalidRequestError, UnsupportedFeatureError
 
-__all__ = ["embed", "rerank", "resolve_then_send"]
-
 A = TypeVar("A")
 T = TypeVar("T")
 

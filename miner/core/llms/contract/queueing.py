@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["QueueClient", "current_client", "set_client"]
-
 
 class QueueClient:
     """The client of one request to a service, and how its waiting goes.

@@ -20,8 +20,6 @@ from miner.core.llms.contract.stream import Batches
 from miner.core.wire import LLMChunk
 from miner.errors import MinerError
 
-__all__ = ["EngineEvent", "ReplyMapper", "read_chunks"]
-
 
 class EngineEvent(Protocol):
     """One decoded event of a stream."""

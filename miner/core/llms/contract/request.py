@@ -18,8 +18,6 @@ from miner.core.llms.contract.tools import checked_tool_choice, checked_tools
 from miner.core.wire import OPTIONS, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
 
-__all__ = ["REASONING_LEVELS", "build_request", "checked_number", "folded_seed", "seconds_of"]
-
 MAX_STOPS = 256
 """Stop strings of a request: each is searched for at each token."""
 MAX_BIASES = 10_000

@@ -13,8 +13,6 @@ from miner.core.llms.contract.capabilities import refuse_unsupported
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import ContextLengthError, UnsupportedFeatureError
 
-__all__ = ["check_length", "model_for_texts", "resolve"]
-
 _TOKEN_BYTES = 256
 """More than the longest token of known vocabularies has (runs of 128 spaces), so what is refused could never fit."""
 

@@ -12,8 +12,6 @@ from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.backend import Backend
 from miner.errors import BackendError, BackendOverloadedError, BackendUnavailableError
 
-__all__ = ["Retries"]
-
 logger = logging.getLogger("miner.retry")
 
 _FIRST_PAUSE = 0.1

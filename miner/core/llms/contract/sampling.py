@@ -6,8 +6,6 @@ from msgspec import Struct
 
 from miner.core.wire import ChatRequest, TokenLogprob
 
-__all__ = ["TOP_K_CAP", "EngineLogprob", "token_logprob", "top_k_of"]
-
 TOP_K_CAP = 1000
 """Tokens that top_p samples from on llama.cpp and Ollama. Without a cap the server sorts the whole vocabulary for each
 token of each slot, on one thread (0.8 ms of 49,152 tokens, a fifth of the throughput of a small model;

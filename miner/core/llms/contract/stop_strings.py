@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 from miner.core.wire import LLMChunk, TokenLogprob
 
-__all__ = ["StopWatcher"]
-
 
 class StopWatcher:
     """Ends one response at the first stop string in its content. Reasoning and tool calls are not searched.

@@ -14,8 +14,6 @@ from miner.core.http.in_flight import InFlight
 from miner.core.llms.contract.join import join
 from miner.core.wire import LLMChunk, LLMResponse
 
-__all__ = ["Batches", "LLMStream"]
-
 Batches = AsyncGenerator[list[LLMChunk], None]
 """A stream in batches: the chunks that arrived in one read, together."""
 

@@ -14,8 +14,6 @@ from miner.core.llms.schema.normalize import without_nulls
 from miner.core.wire import LLMResponse, OutputFormat
 from miner.errors import InvalidRequestError, OutputValidationError
 
-__all__ = ["check_output", "output_format"]
-
 _FORMS = (
     'a JSON Schema, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}}, '
     '{"type": "regex", "regex": ...}, {"type": "grammar", "grammar": ...}, or a pydantic, msgspec or dataclass type'

@@ -12,8 +12,6 @@ from miner.core.llms.schema.normalize import first_error, relaxed, without_nulls
 from miner.core.wire import ToolCall, ToolChoice
 from miner.errors import InvalidRequestError
 
-__all__ = ["arguments_parse", "checked_tool_choice", "checked_tools", "chosen_tool", "new_tool_call", "tool_names"]
-
 
 def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
     """Return tools as in OpenAI's API, `{"type": "function", "function": {"name", "description", "parameters"}}`; None

@@ -19,8 +19,6 @@ from miner.core.llms.contract.tools import new_tool_call
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, ToolCall
 from miner.errors import BackendProtocolError
 
-__all__ = ["LostReplyError", "MalformedReplyError", "final_chunk", "malformed_reply_error", "parse_tool_calls"]
-
 logger = logging.getLogger("miner.reply")
 
 _SIGNS: Final = (

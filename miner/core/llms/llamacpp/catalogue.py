@@ -36,8 +36,6 @@ from miner.errors import EngineStartError, MinerError, ModelNotFoundError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["LocalModels"]
-
 logger = logging.getLogger("miner.llamacpp")
 
 Found = tuple[LocalModel, "EngineSpec"]

@@ -20,8 +20,6 @@ from miner.core.llms.llamacpp.message_rewrites import RESTRICTIONS, join_text_pa
 from miner.core.wire import ChatRequest, Message
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
-__all__ = ["ApplyTemplate", "ChatTemplate", "TemplateInput", "template_refusal"]
-
 ApplyTemplate = Callable[[dict[str, Any]], Awaitable["tuple[int, str]"]]
 """Posts to `/apply-template`: the status, and the prompt or the error's message."""
 

@@ -16,8 +16,6 @@ from miner.errors import ConfigError, EngineStartError, MinerError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["check_settings"]
-
 _BLOCK = 32
 """Values in a block of the quantized cache types."""
 _UNQUANTIZED = ("f32", "f16", "bf16")

@@ -22,8 +22,6 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = ["FEATURES", "FIELD_NAMES", "NEUTRAL", "Props", "adjust", "format_as_grammar", "refine"]
-
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
     min_p repeat_penalty presence_penalty frequency_penalty logit_bias response_format parallel_tool_calls

@@ -16,8 +16,6 @@ from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import new_tool_call
 from miner.core.wire import LLMChunk, Message, TextPart, ToolCall
 
-__all__ = ["calls_as_text", "calls_in_text", "tools_as_text"]
-
 _OPEN: Final = "<tool_call>"
 _CLOSE: Final = "</tool_call>"
 

@@ -26,8 +26,6 @@ from miner.errors import BackendError, BackendTimeoutError, EngineStartError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["EngineServer", "blames_projector", "health_of", "make_pool", "raise_engine_failure"]
-
 _EXIT_SECONDS = 2.0
 """A broken connection is seen a moment before the exit status is known."""
 

@@ -44,8 +44,6 @@ from miner.errors import (
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["LocalEngines"]
-
 
 class LocalEngines(ServerProvider):
     """A server provider whose engines run under the memory and the limits of the settings, each started on first use.

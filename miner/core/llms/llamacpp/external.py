@@ -22,8 +22,6 @@ from miner.errors import BackendError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["ExternalServer"]
-
 _FRESH_SECONDS = 30.0
 """How long its props are used while requests of ours run there."""
 _IDLE_FRESH_SECONDS = 1.0

@@ -18,8 +18,6 @@ from miner.core.llms.contract.tools import chosen_tool, new_tool_call, tool_name
 from miner.core.llms.schema.support import LlamaSchema, llama_schema, parameters_of
 from miner.core.wire import ChatRequest, LLMChunk, ToolCall
 
-__all__ = ["as_calls", "constrain", "constrain_to_call", "is_either", "is_forced"]
-
 
 def is_forced(request: ChatRequest) -> bool:
     """Whether the reply must be a tool call."""

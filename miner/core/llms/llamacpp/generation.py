@@ -24,8 +24,6 @@ from miner.core.llms.llamacpp.server import LlamaServer
 from miner.core.wire import ChatRequest, Timings
 from miner.errors import MinerError
 
-__all__ = ["Generation", "OpenAIWire"]
-
 
 class OpenAIWire(NamedTuple):
     """What a generation uses of its service."""

@@ -13,8 +13,6 @@ from miner.core.fair_queue import Permits, QueueFullError
 from miner.core.llms.contract.queueing import QueueClient
 from miner.errors import BackendOverloadedError
 
-__all__ = ["SlotLimiter"]
-
 
 class SlotLimiter:
     """Sends `slots` requests at once at most. Belongs to one event loop.

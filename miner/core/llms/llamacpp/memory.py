@@ -22,8 +22,6 @@ from miner.errors import EngineStartError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["EngineMemory", "MemoryCheckedProcess", "memory_budget", "required_memory"]
-
 _SHARE_OF_FREE_MEMORY = 0.8
 
 

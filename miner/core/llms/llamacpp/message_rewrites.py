@@ -20,8 +20,6 @@ from msgspec.structs import replace
 
 from miner.core.wire import ImagePart, Message, TextPart, ToolCall
 
-__all__ = ["RESTRICTIONS", "join_text_parts", "rewrite", "violations"]
-
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _GAP = "\n\n"
 

@@ -24,19 +24,6 @@ from miner.errors import ConfigError, EngineStartError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = [
-    "DEFAULT_CONTEXT",
-    "LocalModel",
-    "context_of",
-    "find_model",
-    "fitting_slots",
-    "load_of",
-    "models_directory",
-    "pooling_of",
-    "spec_of",
-    "template_text",
-]
-
 DEFAULT_CONTEXT = 4096
 """Tokens of a slot, where neither the settings nor a shorter trained length say otherwise."""
 DEFAULT_PARALLEL = 8

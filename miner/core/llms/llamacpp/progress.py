@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
-__all__ = ["reports_until_done"]
-
 Report = TypeVar("Report")
 
 

@@ -15,8 +15,6 @@ from types import TracebackType
 
 from miner.core.wire import LLMChunk
 
-__all__ = ["PromptGate", "PromptPermit"]
-
 _BATCHES = 2
 _MIN_PROMPTS = 2
 """Prompts at a time, however long: one is in the engine when the one before it is done."""

@@ -22,8 +22,6 @@ from miner.errors import MinerError, ModelNotFoundError
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-__all__ = ["hub_of", "pull_from_hub"]
-
 
 class _StoppedError(MinerError):
     """The caller of this pull has left."""

@@ -26,8 +26,6 @@ from miner.core.llms.llamacpp.server import LlamaServer
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, Message, OutputFormat, TokenUsage, ToolCall
 from miner.errors import BackendProtocolError
 
-__all__ = ["DeliveredReply", "complete_raw"]
-
 logger = logging.getLogger("miner.reply")
 
 

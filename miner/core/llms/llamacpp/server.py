@@ -16,8 +16,6 @@ from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
 from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
-__all__ = ["LlamaServer", "OnProgress", "ServerProvider"]
-
 OnProgress = Callable[[Progress], None] | None
 """Called while a model loads or a request waits."""
 

@@ -14,8 +14,6 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = ["error_in_stream", "ollama_error"]
-
 _BACKEND = "ollama"
 _RUNNER_CRASHED = "an error was encountered while running the model"
 _FATAL_TEXTS = ("terminated", "unexpectedly stopped", "out of memory", "file size", "invalid file magic", "runner")

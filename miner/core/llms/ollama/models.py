@@ -8,10 +8,6 @@ import msgspec
 
 from miner.core.wire import ModelInfo
 
-__all__ = [
-    "FEATURES", "decode_any", "decode_embeddings", "decode_show", "decode_tags", "info_of_show", "info_of_tag",
-]  # fmt: skip
-
 FEATURES = frozenset(
     """chat tools json_object json_schema reasoning logprobs seed embeddings images stop top_k min_p repeat_penalty
     presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw extra""".split()

@@ -15,8 +15,6 @@ from miner.core.http.transport_errors import FramingError
 from miner.core.llms.ollama.errors import ollama_error
 from miner.errors import BackendUnavailableError, ModelNotFoundError, StreamInterruptedError
 
-__all__ = ["stream_pull"]
-
 
 class _Event(msgspec.Struct):
     """One line of a pull, as far as callers rely on it."""

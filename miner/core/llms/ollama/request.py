@@ -17,8 +17,6 @@ from miner.core.llms.schema.support import format_schema
 from miner.core.wire import ChatRequest, Message, ToolCall
 from miner.errors import UnsupportedFeatureError
 
-__all__ = ["load_request", "request_body"]
-
 _THINK_LEVELS = ("low", "medium", "high")
 _OPTION_NAMES = ("seed", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
 

@@ -21,8 +21,6 @@ from miner.core.llms.ollama.errors import error_in_stream, ollama_error
 from miner.core.wire import ChatRequest, FinishReason, LLMChunk, Timings, TokenUsage, ToolCall
 from miner.errors import BackendProtocolError, MinerError
 
-__all__ = ["decode_response", "is_repetition", "read_lines"]
-
 logger = logging.getLogger("miner.reply")
 
 T = TypeVar("T")

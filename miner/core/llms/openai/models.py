@@ -7,8 +7,6 @@ import msgspec
 from miner.core.wire import Embedding, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult, TokenUsage
 from miner.errors import BackendProtocolError
 
-__all__ = ["read_embeddings", "read_models", "read_scores"]
-
 
 class _Meta(msgspec.Struct):
     """llama.cpp's extension."""

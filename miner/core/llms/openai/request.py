@@ -9,8 +9,6 @@ import msgspec
 
 from miner.core.wire import ChatRequest, Message, OutputFormat
 
-__all__ = ["chat_body", "completion_body"]
-
 _SAMPLING = (
     "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
 )  # fmt: skip

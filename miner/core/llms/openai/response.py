@@ -31,8 +31,6 @@ from miner.core.wire import (
 )
 from miner.errors import BackendUnavailableError
 
-__all__ = ["ChatMapper", "Event", "decode_event"]
-
 logger = logging.getLogger("miner.reply")
 
 

@@ -16,8 +16,6 @@ from miner.core.llms.openai.models import read_models
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import BackendError, MinerError, ModelNotFoundError
 
-__all__ = ["OpenAIServer"]
-
 _MODELS_FRESH_SECONDS = 30.0
 
 

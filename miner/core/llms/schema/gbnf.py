@@ -11,8 +11,6 @@ from typing import Any
 
 from miner.core.llms.schema.gbnf_numbers import number_rule
 
-__all__ = ["grammar_of"]
-
 _BASE = r"""
 space ::= | " " | "\n"{1,2} [ \t]{0,20}
 char ::= [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-bA-Be-fE-F] [0-9a-fA-F]{3} | "u" [cdCD] [0-7] [0-9a-fA-F]{2})

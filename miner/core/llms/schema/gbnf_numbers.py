@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
-__all__ = ["number_rule"]
-
 _DIGITS = 15
 """Significant digits that a double keeps. With more, a text inside of a bound may be parsed as a number outside."""
 

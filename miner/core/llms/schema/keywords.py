@@ -8,13 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-__all__ = [
-    "ANNOTATIONS", "ANYWHERE", "CHECKED", "FORMATS", "LISTS", "MAPS", "MAX_BRANCHES", "MAX_ENUM", "NEVER", "OF_TYPE",
-    "SINGLE", "TYPES", "Schema", "Unenforced", "annotated", "anything", "checker", "constraints", "disjoint",
-    "is_anything", "is_number", "json_types", "listed_in", "matches", "resolve", "same", "schemas_of",
-    "types", "union",
-]  # fmt: skip
-
 ANNOTATIONS = ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment")
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 OF_TYPE = {

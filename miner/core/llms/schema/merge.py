@@ -7,8 +7,6 @@ from typing import Any
 
 from miner.core.llms.schema.keywords import ANNOTATIONS, CHECKED, matches, same, types
 
-__all__ = ["merged"]
-
 _MAXIMA = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains")
 """Lower bounds: the greater one holds."""
 _MINIMA = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")

@@ -14,8 +14,6 @@ import msgspec
 from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.schema.keywords import ANNOTATIONS, CHECKED, LISTS, MAPS, SINGLE, TYPES, resolve
 
-__all__ = ["first_error", "relaxed", "without_nulls"]
-
 _ANY_VALUE = ("default", "const", "examples")
 _NO_NULLS = {
     *ANNOTATIONS, *CHECKED, "type", "enum", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "$schema", "$id",

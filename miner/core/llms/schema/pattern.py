@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_REPEATS", "PatternError", "translate_pattern"]
-
 MAX_REPEATS = 1000
 """llama.cpp's grammars take more than 2000 repetitions as unbounded."""
 _MAX_DEPTH = 50

@@ -25,18 +25,6 @@ from miner.core.llms.schema.translate import Translator
 from miner.core.wire import ChatRequest
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
-__all__ = [
-    "LlamaSchema",
-    "check_llama",
-    "check_vllm",
-    "drop_conflicting_format",
-    "format_schema",
-    "is_convertible",
-    "llama_schema",
-    "parameters_of",
-    "tool_schema",
-]  # fmt: skip
-
 _VLLM_DROPS = (
     "not", "if", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems",
 )  # fmt: skip

@@ -41,8 +41,6 @@ from miner.core.llms.schema.keywords import (
 from miner.core.llms.schema.merge import merged
 from miner.core.llms.schema.type_translator import TypeTranslator
 
-__all__ = ["Translator"]
-
 _MAX_NODES = 20_000
 _MAX_MERGE_DEPTH = 20
 _MAX_REFERENCES = 30

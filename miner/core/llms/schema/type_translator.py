@@ -21,8 +21,6 @@ from miner.core.llms.schema.keywords import (
 )
 from miner.core.llms.schema.pattern import PatternError, translate_pattern
 
-__all__ = ["TypeTranslator"]
-
 _FORMAT_PATTERNS = {
     "email": r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
     "ipv4": r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$",

@@ -18,8 +18,6 @@ from pathlib import Path
 from miner.core.models.gguf.ggml_types import FILE_TYPES, TENSOR_TYPES, tensor_bytes
 from miner.core.models.gguf.values import GGUFError, HeaderReader, Skipped, Value
 
-__all__ = ["GGUFHeader", "Tensor", "read_header", "read_model"]
-
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 

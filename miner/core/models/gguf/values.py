@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 from miner.core._typing import override
 
-__all__ = ["GGUFError", "HeaderReader", "Skipped", "Value"]
-
 # Maxima, each well above what published models have.
 MAX_HEADER_BYTES = 1 << 28
 MAX_STRING_BYTES = 1 << 20

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoSibling
 
-__all__ = ["DEFAULT_ENDPOINT", "Hub", "HubFile", "Repository"]
-
 DEFAULT_ENDPOINT = "https://huggingface.co"
 BLOCK = 1 << 16
 SHA256 = re.compile(r"[0-9a-f]{64}")

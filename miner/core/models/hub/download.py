@@ -16,8 +16,6 @@ from miner.core.models.hub.client import Hub, HubFile
 from miner.core.models.names import HubRef
 from miner.errors import BackendError, BackendProtocolError, BackendUnavailableError
 
-__all__ = ["Meter", "PullProgress", "Speed", "digest_of", "download", "lock"]
-
 RETRIES = 5
 """How often in a row huggingface_hub, which tries again by itself, may give up without a byte of progress."""
 PAUSE = 1.0

@@ -19,8 +19,6 @@ from miner.core.models.names import FileGroup, HubRef, choose, group, parse_ref,
 from miner.core.models.resolve import LocatedModel, resolve
 from miner.errors import BackendProtocolError, InvalidRequestError, MinerError, ModelNotFoundError
 
-__all__ = ["PARTS", "pull"]
-
 PARTS = ".downloads"
 """Directory inside the models directory for what is not complete yet."""
 SPARE = 64 << 20

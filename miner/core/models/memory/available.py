@@ -10,8 +10,6 @@ from pathlib import Path
 
 from miner.core.models.memory.gpus import find_gpus, metal_free
 
-__all__ = ["Memory", "available_memory", "gpu_is_likely"]
-
 
 @dataclass(frozen=True, slots=True)
 class Memory:

@@ -14,8 +14,6 @@ from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import Skipped
 from miner.core.models.memory.kv_cache import PAD, CacheShape, cache_shape
 
-__all__ = ["Estimate", "Load", "estimate", "largest_context"]
-
 MIB = 1 << 20
 PROCESS = 40 * MIB
 """An engine process with an empty model: the interpreter, the libraries, the HTTP server."""

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GPU", "find_gpus", "metal_free"]
-
 GPU_QUERY = ("--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
 UUID_QUERY = ("--query-gpu=uuid", "--format=csv,noheader")
 GPU_TIMEOUT = 5.0

@@ -12,8 +12,6 @@ from typing import Final
 from miner.core.models.gguf.ggml_types import TENSOR_TYPES
 from miner.core.models.gguf.header import GGUFHeader
 
-__all__ = ["ENCODERS", "CacheShape", "cache_shape", "type_bytes"]
-
 ENCODERS: Final = frozenset(
     """bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3 neo-bert modern-bert xlm-roberta gemma-embedding
     t5encoder""".split()

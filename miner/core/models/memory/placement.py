@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.estimate import Estimate
 
-__all__ = ["LayerSizes", "Placement", "layer_sizes", "place"]
-
 MARGIN = 1 << 30
 """What llama.cpp leaves free on each card where it chooses itself."""
 

@@ -10,8 +10,6 @@ from miner.core.models.memory.estimate import Estimate, Load, estimate, largest_
 from miner.core.models.memory.kv_cache import PAD
 from miner.core.models.memory.placement import LayerSizes, Placement, layer_sizes, place
 
-__all__ = ["Verdict", "judge", "placed", "readable"]
-
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 

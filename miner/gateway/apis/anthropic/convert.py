@@ -28,8 +28,6 @@ from miner.gateway.apis.images import image_part
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
 from miner.gateway.dialect import Call
 
-__all__ = ["convert_messages", "sampling_arguments", "tool_arguments"]
-
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 Part = dict[str, Any]

@@ -6,8 +6,6 @@ import msgspec
 
 from miner.gateway.errors import Failure
 
-__all__ = ["ID_HEADER", "anthropic_error", "error_event"]
-
 ID_HEADER = "Request-Id"
 """The header in which Anthropic's clients look for the id of a request."""
 

@@ -21,8 +21,6 @@ from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response, send_reply
 from miner.gateway.request_body import decode, decode_body, off_loop, parse_body
 
-__all__ = ["AnthropicMessages", "count_tokens", "messages"]
-
 _MESSAGES = msgspec.json.Decoder(AnthropicMessagesRequest)
 _COUNT_TOKENS = msgspec.json.Decoder(AnthropicCountTokensRequest)
 _UNSUPPORTED = {

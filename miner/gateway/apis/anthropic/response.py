@@ -8,8 +8,6 @@ import msgspec
 
 from miner.core.wire import FinishReason, LLMResponse, TokenUsage
 
-__all__ = ["content_blocks", "stop_reason", "usage_object"]
-
 _STOP_REASONS: dict[FinishReason | None, str] = {
     "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal",
     # Anthropic has no reason for these two. The model did not mean to end, and only "max_tokens" says that.

@@ -7,8 +7,6 @@ from miner.gateway.apis.anthropic.messages import count_tokens, messages
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.context import Route
 
-__all__ = ["ANTHROPIC"]
-
 ANTHROPIC = [
     Route(
         "POST", "/v1/messages", messages, "key", anthropic_error,

@@ -6,12 +6,6 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = [
-    "AnthropicCountTokensRequest", "AnthropicMessage", "AnthropicMessagesRequest", "AnthropicTool", "Base64Source",
-    "Block", "DocumentBlock", "ImageBlock", "RedactedBlock", "TextBlock", "TextSource", "ThinkingBlock",
-    "ToolResultBlock", "ToolUseBlock", "URLSource",
-]  # fmt: skip
-
 
 class _Block(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     cache_control: dict[str, Any] | None = None

@@ -12,8 +12,6 @@ from miner.gateway.apis.anthropic.response import stop_reason, usage_object
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
-__all__ = ["PING", "MessageStream"]
-
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _encode = msgspec.json.encode
 _DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":'

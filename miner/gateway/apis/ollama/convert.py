@@ -14,8 +14,6 @@ from miner.gateway.apis.ollama.schema import OllamaCall, OllamaGenerationParams,
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
 from miner.gateway.dialect import Call
 
-__all__ = ["NAMES", "content_with_images", "convert_messages", "generation_arguments", "required_model"]
-
 NAMES = {
     "max_tokens": "options.num_predict", "reasoning": "think", "response_format": "format",
     "response_format.json_schema.schema": "format", "logprobs": "top_logprobs",

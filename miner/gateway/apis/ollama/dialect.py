@@ -23,8 +23,6 @@ from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import send_reply
 from miner.gateway.request_body import decode, decode_body, off_loop
 
-__all__ = ["OllamaChat", "OllamaGenerate"]
-
 R = TypeVar("R", bound=OllamaGenerationParams)
 _UNSUPPORTED = {
     "suffix": "Put it into the prompt, in the model's own format, with raw: true.",

@@ -20,8 +20,6 @@ from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
-__all__ = ["embed", "embeddings"]
-
 MAX_INPUTS = 2048
 """Strings of one request at most, as on `/v1/embeddings`."""
 _EMBED = msgspec.json.Decoder(OllamaEmbedRequest)

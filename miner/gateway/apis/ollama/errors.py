@@ -6,8 +6,6 @@ import msgspec
 
 from miner.gateway.errors import Failure
 
-__all__ = ["error_line", "ollama_error"]
-
 
 def ollama_error(failure: Failure) -> bytes:
     """`{"error": "..."}`, with the phrases that Ollama's clients search for."""

@@ -16,8 +16,6 @@ from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 
-__all__ = ["apply_model", "full_name", "load"]
-
 
 async def full_name(context: RequestContext, name: str) -> str:
     """The name without `:latest`, where only that one is known: Ollama's clients append it to any name."""

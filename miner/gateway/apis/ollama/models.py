@@ -19,8 +19,6 @@ from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
-__all__ = ["ps", "root", "show", "tags", "version"]
-
 API_VERSION = "0.33.0"
 """The version of Ollama whose API this is: clients compare it before they use newer parts."""
 _CAPABILITIES = {

@@ -20,9 +20,6 @@ from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 from miner.gateway.streaming import EventStream
 
-__all__ = ["pull"]
-
-
 _DECODER = msgspec.json.Decoder(OllamaPullRequest)
 
 

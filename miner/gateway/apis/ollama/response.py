@@ -11,8 +11,6 @@ import msgspec
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage, ToolCall
 from miner.gateway.apis.fields import logprob_object
 
-__all__ = ["Kind", "final_fields", "logprob_entries", "text_fields", "timestamp", "tool_calls"]
-
 Kind = Literal["chat", "generate"]
 
 

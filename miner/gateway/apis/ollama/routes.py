@@ -18,8 +18,6 @@ from miner.gateway.apis.ollama.schema import (
 from miner.gateway.apis.ollama.stream import STREAM_TYPE
 from miner.gateway.context import Route
 
-__all__ = ["OLLAMA"]
-
 _LINES = ("application/json", STREAM_TYPE)
 
 OLLAMA = [

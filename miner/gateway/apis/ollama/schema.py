@@ -6,11 +6,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "OllamaCall", "OllamaChatRequest", "OllamaEmbedRequest", "OllamaEmbeddingsRequest", "OllamaGenerateRequest",
-    "OllamaGenerationParams", "OllamaMessage", "OllamaOptions", "OllamaPullRequest", "OllamaShowRequest",
-]  # fmt: skip
-
 
 class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Ollama's `options`."""

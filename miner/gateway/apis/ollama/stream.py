@@ -11,8 +11,6 @@ from miner.gateway.apis.ollama.errors import error_line
 from miner.gateway.apis.ollama.response import Kind, final_fields, logprob_entries, text_fields, timestamp, tool_calls
 from miner.gateway.errors import Failure
 
-__all__ = ["STREAM_TYPE", "LineStream"]
-
 STREAM_TYPE = "application/x-ndjson"
 _encode = msgspec.json.encode
 

@@ -25,8 +25,6 @@ from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import decode
 
-__all__ = ["OpenAIChat"]
-
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 _EFFORTS = ("none", *REASONING_LEVELS)
 _UNSUPPORTED = {

@@ -20,8 +20,6 @@ from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import send_reply
 from miner.gateway.request_body import decode, parse_body
 
-__all__ = ["OpenAICompletions", "completions"]
-
 _DECODER = msgspec.json.Decoder(CompletionRequest)
 
 

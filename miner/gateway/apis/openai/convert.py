@@ -14,11 +14,6 @@ from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, chec
 from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
 
-__all__ = [
-    "MAX_CHOICES", "choice_arguments", "common_arguments", "convert_messages",
-    "sampling_arguments", "sampling_names", "tool_arguments",
-]  # fmt: skip
-
 MAX_CHOICES = 16
 """Choices (`n`, times the prompts) of one request at most."""
 _SAME = (

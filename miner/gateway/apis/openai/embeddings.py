@@ -19,8 +19,6 @@ from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
-__all__ = ["embeddings"]
-
 MAX_INPUTS = 2048
 """Strings of one request at most, as at OpenAI."""
 _DECODER = msgspec.json.Decoder(EmbeddingRequest)

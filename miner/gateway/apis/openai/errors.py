@@ -6,8 +6,6 @@ import msgspec
 
 from miner.gateway.errors import Failure
 
-__all__ = ["error_event", "openai_error"]
-
 _TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     408: "timeout_error", 413: "invalid_request_error", 429: "rate_limit_error",

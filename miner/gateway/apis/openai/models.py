@@ -12,8 +12,6 @@ from miner.gateway.catalog import find_model, known_models
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 
-__all__ = ["models", "one_model"]
-
 
 async def models(context: RequestContext) -> web.StreamResponse:
     """List the models that this caller may use, the default first."""

@@ -15,8 +15,6 @@ from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
-__all__ = ["rerank"]
-
 MAX_DOCUMENTS = 1024
 """Documents of one request at most."""
 _DECODER = msgspec.json.Decoder(RerankRequest)

@@ -8,8 +8,6 @@ from typing import Any
 from miner.core.wire import TokenLogprob, TokenUsage
 from miner.gateway.apis.fields import logprob_object
 
-__all__ = ["chat_logprobs", "completion_logprobs", "logprob_entry", "prompt_usage_object", "usage_of_choices"]
-
 
 def _usage_object(usage: TokenUsage) -> dict[str, Any]:
     body: dict[str, Any] = {

@@ -14,8 +14,6 @@ from miner.gateway.apis.openai.schema import ChatCompletionRequest, CompletionRe
 from miner.gateway.context import Route
 from miner.gateway.generation import generation_handler
 
-__all__ = ["OPENAI"]
-
 _JSON_OR_EVENTS = ("application/json", "text/event-stream")
 
 OPENAI = [

@@ -6,15 +6,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "ChatCompletionRequest",
-    "CommonParams",
-    "CompletionRequest",
-    "EmbeddingRequest",
-    "RerankRequest",
-    "SamplingParams",
-]
-
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """What a stream holds besides the text."""

@@ -13,8 +13,6 @@ from miner.gateway.apis.openai.response import chat_logprobs, completion_logprob
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
-__all__ = ["DONE", "HEARTBEAT", "STREAM_TYPE", "ChatStream", "ChoiceOptions", "CompletionStream"]
-
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": keep-alive\n\n"

@@ -12,8 +12,6 @@ from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 
-__all__ = ["convert_input", "ignored_fields", "service_arguments"]
-
 _UNSUPPORTED = {
     "access_programs": "Remove it.",
     "background": "Send stream: true, or wait for the response.",

@@ -22,8 +22,6 @@ from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import decode
 
-__all__ = ["OpenAIResponses"]
-
 _NAMES = {
     "max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "reasoning": "reasoning.effort",
     "response_format": "text.format", "response_format.json_schema": "text.format", "messages": "input",

@@ -9,16 +9,6 @@ from miner.gateway.apis.openai.response import logprob_entry
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.dialect import Call, Head
 
-__all__ = [
-    "call_item",
-    "final_response",
-    "incomplete_reason",
-    "message_item",
-    "reasoning_item",
-    "response_object",
-    "text_part",
-]
-
 _INCOMPLETE = {
     "length": "max_output_tokens", "content_filter": "content_filter", "repetition": "repetition", "unknown": "unknown",
 }  # fmt: skip

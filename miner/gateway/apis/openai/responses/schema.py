@@ -8,8 +8,6 @@ import msgspec
 
 from miner.gateway.apis.openai.schema import CommonParams
 
-__all__ = ["ResponseRequest"]
-
 
 class TextConfig(msgspec.Struct, forbid_unknown_fields=True):
     """The format of the text."""

@@ -20,8 +20,6 @@ from miner.gateway.apis.openai.responses.items import (
 from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import Failure
 
-__all__ = ["ResponseStream"]
-
 _encode = msgspec.json.encode
 
 
