@@ -4,6 +4,6 @@
 
     pytest --pyargs miner.conformance --miner-backend NAME [--miner-model MODEL]
 
-They use the public verbs alone. A capability that the backend does not declare must be refused by name. The run ends
-with a matrix of capabilities: passes, refused as declared, not checked, fails.
+Only the public verbs are used. A capability that the backend does not declare must be refused by name. The run ends
+with a table of the capabilities: passed, unsupported (not declared, and refused), not checked, failed.
 """

@@ -1,4 +1,4 @@
-"""The fixture of the suite, here and not in the plugin: the plugin is loaded in other people's projects too."""
+"""The fixture of the suite; not in the plugin, which is loaded in other projects too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["contract"]
 
 @pytest.fixture(scope="session")
 def contract(request: pytest.FixtureRequest) -> Iterator[Contract]:
-    """The backend under test, opened once."""
+    """The backend under test, opened once per session."""
     options = request.config
     under_test = Contract(
         backend_under_test(options), MinerConfig(), options.getoption("miner_model"),

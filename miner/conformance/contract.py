@@ -1,5 +1,5 @@
-"""What the tests of the contract work with: one service on one event loop, bounds on every wait, and what to do where a
-test cannot check what it is about: make sure that the backend refuses it as declared, or report "not checked".
+"""The fixture class of the suite: one service on one event loop with a timeout on every step, and helpers for tests of
+unsupported capabilities (they must be refused) and for tests with nothing to check (reported as "not checked").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from miner.errors import UnsupportedFeatureError
 __all__ = ["LONG", "TOO_SHORT", "Contract", "LongCall", "counted", "finished", "not_checked", "supported_or_refused"]
 
 LONG = "Tell me a very long story about a lighthouse and the sea."
-TOO_SHORT = "its replies come too quickly to be stopped"
+TOO_SHORT = "responses finish too quickly to be cancelled"
 _FINISH_REASONS = get_args(FinishReason)
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LongCall:
-    """A call that takes a second, or as long as the backend makes one last, and how long that is in seconds."""
+    """A call of about a second, or the longest that the backend makes, and its duration in seconds."""
 
     max_tokens: int
     seconds: float
@@ -40,7 +40,7 @@ class Contract:
     Attributes:
         service: the backend's service, opened once for all tests.
         model: the model to use; None for the default.
-        patience: seconds that any one step may take: generous, since a model may have to be loaded.
+        patience: timeout of one step in seconds; loading a model is included.
     """
 
     def __init__(self, backend: type[LLMService], config: Any, model: str | None, patience: float = 120.0) -> None:
@@ -53,7 +53,7 @@ class Contract:
         self._long_call: LongCall | None = None
 
     def run(self, work: Awaitable[T]) -> T:
-        """Run to the end on the service's loop; TimeoutError when the patience is over."""
+        """Run on the service's event loop. Raises TimeoutError after `patience` seconds."""
 
         async def bounded() -> T:
             async with asyncio.timeout(self.patience):
@@ -63,26 +63,26 @@ class Contract:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that the service lives on."""
+        """The service's event loop."""
         return self._runner.get_loop()
 
     def capabilities(self) -> frozenset[str]:
-        """What the backend declares for this model."""
+        """The capabilities that the backend declares for this model."""
         for info in self.listed():
             if info.capabilities is not None:
                 return info.capabilities & self.service.capabilities
         return self.service.capabilities
 
     def models(self) -> list[ModelInfo]:
-        """What the backend lists."""
+        """The models that the backend lists."""
         return self.run(self.service.list_models())
 
     def listed(self) -> list[ModelInfo]:
-        """Of these, the model under test; all of them where it is the default model."""
+        """The entry of the model under test; all entries if that is the default model."""
         return [info for info in self.models() if self.model in (None, info.id, *info.aliases)]
 
     def chat(self, prompt: str, **options: Any) -> LLMResponse:
-        """The response to one user message, not streamed; greedy and short unless the test says otherwise."""
+        """The non-streaming response to one user message; greedy and 16 tokens unless `options` differ."""
         return finished(self.run(self.chat_call(prompt, **options)))
 
     def chat_call(self, prompt: str, **options: Any) -> Coroutine[Any, Any, LLMResponse]:
@@ -114,13 +114,13 @@ class Contract:
         return {"model": self.model, "max_tokens": 16, "temperature": 0, "top_p": 1, **options}
 
     def new_service(self) -> LLMService:
-        """Another service of the same backend, for tests that close it. Names are exact, as a gateway's are."""
+        """Another service of the same backend, for tests that close it. Model names are exact, as in the gateway."""
         service = self._backend(self._config)
         service.any_model_name = False
         return service
 
     def long_call(self) -> LongCall:
-        """A call that lasts; measured once."""
+        """A long call, measured once."""
         if self._long_call is None:
             self._long_call = self._measured_long_call()
         return self._long_call
@@ -132,9 +132,9 @@ class Contract:
         max_tokens, before = 16, 0.0
         while True:
             response, seconds = self._timed(max_tokens)
-            ended = response.finish_reason != "length" and seconds < 1.5 * before  # longer it does not get
+            ended = response.finish_reason != "length" and seconds < 1.5 * before  # it gets no longer
             if seconds >= 1 or ended or 2 * max_tokens > limit:
-                return LongCall(max_tokens, min(seconds, self._timed(max_tokens)[1]))  # a busy machine shows once
+                return LongCall(max_tokens, min(seconds, self._timed(max_tokens)[1]))  # it may have been busy
             max_tokens, before = 2 * max_tokens, seconds
 
     def _timed(self, max_tokens: int) -> tuple[LLMResponse, float]:
@@ -143,7 +143,7 @@ class Contract:
         return response, time.monotonic() - began
 
     def tasks(self) -> int:
-        """Tasks that are alive on the loop."""
+        """Number of unfinished tasks on the event loop."""
         return sum(not task.done() for task in asyncio.all_tasks(self.loop))
 
     def close(self) -> None:
@@ -155,8 +155,8 @@ class Contract:
 
 
 def finished(response: LLMResponse) -> LLMResponse:
-    """The same; its finish reason must be one of the contract's words."""
-    assert response.finish_reason in _FINISH_REASONS, f"{response.finish_reason!r} is no finish reason"
+    """Return the response; its finish reason must be one of `FinishReason`."""
+    assert response.finish_reason in _FINISH_REASONS, f"{response.finish_reason!r} is not a FinishReason"
     return response
 
 
@@ -179,20 +179,20 @@ def supported_or_refused(
 
 
 def not_checked(request: pytest.FixtureRequest, reason: str) -> None:
-    """Report that the test, or a part of it, had nothing to check: it does not count as a pass."""
+    """Report that the test, or a part of it, had nothing to check; it is not counted as passed."""
     if ("not checked", reason) not in request.node.user_properties:
         request.node.user_properties.append(("not checked", reason))
 
 
 def counted(request: pytest.FixtureRequest, response: LLMResponse | EmbeddingResponse) -> TokenUsage | None:
-    """A response's usage, checked; None, reported as not checked, where the backend counts nothing."""
+    """Return the checked usage of a response; None, reported as not checked, if the backend counts no tokens."""
     usage = response.usage
     if usage is None:
-        not_checked(request, "it counts no tokens")
+        not_checked(request, "no usage is reported")
         return None
-    assert usage.prompt_tokens > 0, "usage counts no token of the prompt: it is None where nothing was counted"
+    assert usage.prompt_tokens > 0, "usage has no prompt tokens; it must be None if nothing was counted"
     if isinstance(response, LLMResponse):
         if response.content:
-            assert usage.completion_tokens > 0, "usage counts no token of a reply that has text"
+            assert usage.completion_tokens > 0, "usage has no completion tokens for a response with text"
         assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
     return usage

@@ -1,4 +1,4 @@
-"""The pytest side: which backend, and the matrix at the end. Loaded in every project, so it changes nothing there."""
+"""The pytest plugin: options and the table of results. It is loaded in every project and changes nothing there."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ _HERE = Path(__file__).parent
 _OUTCOMES = pytest.StashKey[dict[str, list[str]]]()
 _NOT_CHECKED = pytest.StashKey[dict[str, list[str]]]()
 _HEADING = "capability"
-_VERDICTS = ("fails", "passes", "refused as declared", "not checked")
+_VERDICTS = ("failed", "passed", "unsupported", "not checked")
 """A capability's verdict is the first of these that one of its tests has."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--miner-backend` and its like: the plugin is loaded in every project of whoever has miner installed, and options
-    without a prefix would clash with theirs.
-    """
+    """Add the options, with a prefix: the plugin is loaded in all projects of the environment."""
     group = parser.getgroup("miner", "miner: the conformance suite (pytest --pyargs miner.conformance)")
     group.addoption("--miner-backend", metavar="NAME", help="the backend to test, as `miner backends` names it")
     group.addoption("--miner-model", metavar="MODEL", help="the model to use; default: the backend's own")
     group.addoption(
-        "--miner-patience", metavar="SECONDS", type=float, default=120.0, help="for any one step; default: 120"
+        "--miner-patience",
+        metavar="SECONDS",
+        type=float,
+        default=120.0,
+        help="timeout of one step; default: 120",
     )
-    group.addoption("--miner-matrix", metavar="FILE", help="put the verdicts into the table of this Markdown file")
+    group.addoption("--miner-matrix", metavar="FILE", help="write the results to the table in this Markdown file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker that ties a test to a capability."""
-    config.addinivalue_line("markers", "miner_capability(name): the capability of the contract that this test is about")
+    config.addinivalue_line("markers", "miner_capability(name): the capability that the test checks")
     config.stash[_OUTCOMES] = {}
     config.stash[_NOT_CHECKED] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A usage error before anything runs where the backend is missing or does not load."""
+    """Report a backend that is missing or does not load before any test runs."""
     ours = [item for item in items if item.path.is_relative_to(_HERE)]
     if ours:
         backend_under_test(config)
 
 
 def backend_under_test(config: pytest.Config) -> Any:
-    """The class of the backend under test; a usage error (exit 4) where it is missing or does not load."""
+    """Return the class of the backend under test. Raises UsageError (exit 4) if it is missing or does not load."""
     from miner.core.llms.registry import load_backend
     from miner.errors import ConfigError
 
@@ -64,7 +66,7 @@ def backend_under_test(config: pytest.Config) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Note the outcome of each capability's tests, and why one of them had nothing to check."""
+    """Record the outcome of each capability's tests, and why one was not checked."""
     report = yield
     marker = item.get_closest_marker("miner_capability")
     if marker is not None and item.path.is_relative_to(_HERE) and (call.when == "call" or report.failed):
@@ -80,10 +82,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def _outcome(item: pytest.Item, report: pytest.TestReport) -> str:
     properties = dict(item.user_properties)
     if report.failed:
-        return "fails"
+        return "failed"
     if "not checked" in properties:
         return "not checked"
-    return "refused as declared" if "refused" in properties else "passes"
+    return "unsupported" if "refused" in properties else "passed"
 
 
 def _rows(config: pytest.Config) -> list[tuple[str, str, list[str]]]:
@@ -95,25 +97,25 @@ def _rows(config: pytest.Config) -> list[tuple[str, str, list[str]]]:
 
 
 def _cell(verdict: str, outcomes: list[str]) -> str:
-    """A verdict for the table, with what else has to be known of it."""
+    """A cell of the table: the verdict, and how many tests had nothing to check."""
     unchecked = outcomes.count("not checked")
-    return f"{verdict} ({unchecked} not checked)" if unchecked and verdict == "passes" else verdict
+    return f"{verdict} ({unchecked} not checked)" if unchecked and verdict == "passed" else verdict
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The matrix, and what could not be checked."""
+    """Print the capabilities, and what was not checked and why."""
     rows = _rows(config)
     if not rows:
         return
     name = config.getoption("miner_backend")
-    terminalreporter.section(f"what {name} does")
+    terminalreporter.section(f"capabilities of {name}")
     for capability, verdict, outcomes in rows:
         tests = "1 test" if len(outcomes) == 1 else f"{len(outcomes)} tests"
         unchecked = outcomes.count("not checked")
         more = f", {unchecked} not checked" if unchecked and verdict != "not checked" else ""
         terminalreporter.write_line(f"  {capability:<20} {verdict:<20} ({tests}{more})")
     for reason, names in config.stash[_NOT_CHECKED].items():
-        terminalreporter.write_line(f"  not checked, since {reason}: {', '.join(names)}")
+        terminalreporter.write_line(f"  not checked ({reason}): {', '.join(names)}")
     file = config.getoption("miner_matrix")
     if file:
         column = config.getoption("miner_model") or ""
@@ -122,13 +124,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def write_column(file: Path, name: str, verdicts: Mapping[str, str]) -> None:
-    """Put a backend's verdicts into the Markdown table of a file: a new column, or in place of the one it had."""
+    """Write a backend's verdicts to the Markdown table in `file`, as a new column or over its old one."""
     columns = _read_columns(file)
     columns[name] = dict(verdicts)
     rows = sorted({capability for column in columns.values() for capability in column})
     lines = [
-        "What the conformance suite found; made by `pytest --pyargs miner.conformance --miner-backend NAME "
-        "--miner-matrix FILE`.",
+        "Results of `pytest --pyargs miner.conformance --miner-backend NAME --miner-matrix FILE`.",
+        "`unsupported`: not declared, and refused by name. `not checked`: the backend or model gave nothing to check.",
+        "Empty: not run.",
         "",
         f"| {_HEADING} | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),

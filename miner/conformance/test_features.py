@@ -45,7 +45,7 @@ class City:
 
 @pytest.mark.miner_capability("tools")
 def test_tools_are_offered_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """With tools offered the reply is text or calls that parse, and the finish reason matches."""
+    """With tools the response is text or valid calls, with the matching finish reason."""
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
 
     def send() -> Any:
@@ -68,7 +68,7 @@ def test_tools_are_offered_or_refused(contract: Contract, request: pytest.Fixtur
 @pytest.mark.miner_capability("tool_choice")
 @pytest.mark.parametrize("choice", ["required", "get_weather"])
 def test_required_tools_are_called(contract: Contract, request: pytest.FixtureRequest, choice: str) -> None:
-    """A call comes, its arguments obey the schema, the stream has the same, and its result can be sent back."""
+    """A call is returned, streamed or not; its arguments match the schema, and its result can be sent back."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": "What is the weather in Paris?"}]
     options: dict[str, Any] = {
         "tools": [WEATHER], "tool_choice": choice, "max_tokens": 96, "temperature": 0, "model": contract.model,
@@ -103,14 +103,14 @@ def test_required_tools_are_called(contract: Contract, request: pytest.FixtureRe
 
 @pytest.mark.miner_capability("chat")
 def test_tool_choice_none_calls_nothing(contract: Contract) -> None:
-    """Tools may be there without being used; that needs no capability."""
+    """Needs no capability."""
     response = contract.chat("Hello.", max_tokens=8, tools=[WEATHER], tool_choice="none")
     assert response.tool_calls is None
 
 
 @pytest.mark.miner_capability("json_object")
 def test_json_object(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """The reply is a JSON object, and `parsed` is it."""
+    """The response is a JSON object, also in `parsed`."""
 
     def send(max_tokens: int = 80) -> Any:
         prompt = "Describe Paris as a JSON object with the keys name and country. Only JSON."
@@ -122,7 +122,7 @@ def test_json_object(contract: Contract, request: pytest.FixtureRequest) -> None
         except OutputValidationError as error:
             response = error.response
             if response.finish_reason == "length":  # a small model may go on until it is cut
-                not_checked(request, "the reply was cut by max_tokens")
+                not_checked(request, "the response was cut by max_tokens")
                 return
             raise
         assert json.loads(response.content) == response.parsed
@@ -131,7 +131,7 @@ def test_json_object(contract: Contract, request: pytest.FixtureRequest) -> None
 
 @pytest.mark.miner_capability("json_schema")
 def test_json_schema(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """The reply obeys the schema, streamed or not, from a schema, OpenAI's form and a type."""
+    """The response matches the schema, streamed or not, given as a schema, in OpenAI's form and as a type."""
 
     def send(form: Any = CITY_SCHEMA) -> Any:
         return contract.chat("Name a city as JSON.", response_format=form, max_tokens=64)
@@ -152,7 +152,7 @@ def test_json_schema(contract: Contract, request: pytest.FixtureRequest) -> None
 
 @pytest.mark.miner_capability("json_schema")
 def test_json_that_is_cut_is_an_error(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Half a JSON text is no success."""
+    """Truncated JSON is an error."""
 
     def send() -> Any:
         return contract.chat("Name a city as JSON.", response_format=CITY_SCHEMA, max_tokens=2)
@@ -165,7 +165,7 @@ def test_json_that_is_cut_is_an_error(contract: Contract, request: pytest.Fixtur
 
 @pytest.mark.parametrize(("kind", "value"), [("regex", "(yes|no)"), ("grammar", 'root ::= "yes" | "no"')])
 def test_regex_and_grammar(contract: Contract, request: pytest.FixtureRequest, kind: str, value: str) -> None:
-    """The reply matches the whole pattern, or is a sentence of the grammar."""
+    """The response matches the pattern or the grammar."""
     request.applymarker(pytest.mark.miner_capability(kind))
 
     def send() -> Any:
@@ -177,7 +177,7 @@ def test_regex_and_grammar(contract: Contract, request: pytest.FixtureRequest, k
 
 @pytest.mark.miner_capability("logprobs")
 def test_logprobs(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """One entry for each token, whose texts join to the content; as many alternatives as requested."""
+    """One entry per token, whose texts join to the content, with the requested number of alternatives."""
 
     def send(count: Any = 3) -> Any:
         return contract.chat("What is the capital of France?", logprobs=count, max_tokens=6)
@@ -205,7 +205,7 @@ def test_logprobs(contract: Contract, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.miner_capability("reasoning")
 def test_reasoning_stays_out_of_the_content(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """It comes in `reasoning`, streamed or not; switched off, there is none."""
+    """Reasoning is in `reasoning`, streamed or not, and absent if switched off."""
 
     def send(on: bool) -> Any:
         return contract.chat("What is 2 + 2?", reasoning=on, max_tokens=24)
@@ -216,7 +216,7 @@ def test_reasoning_stays_out_of_the_content(contract: Contract, request: pytest.
         assert "<think>" not in response.content + streamed.content
         assert (streamed.content, streamed.reasoning) == (response.content, response.reasoning)
         if not response.reasoning:
-            not_checked(request, "no reasoning came")
+            not_checked(request, "the model wrote no reasoning")
     plain = send(False)
     assert "<think>" not in plain.content
     assert not plain.reasoning
@@ -224,11 +224,11 @@ def test_reasoning_stays_out_of_the_content(contract: Contract, request: pytest.
 
 @pytest.mark.miner_capability("embeddings")
 def test_embeddings(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """One vector for each text, of equal length; the same text gives the same vector; alike texts are nearer."""
+    """One vector per text, of equal length; equal texts have equal vectors, similar texts are closer."""
     texts = ["The cat sits on the mat.", "A cat is sitting on a mat.", "Stock prices fell sharply."]
 
-    def send(given: Any = texts) -> Any:
-        return contract.run(contract.service.embed(given, contract.model))
+    def send(inputs: Any = texts) -> Any:
+        return contract.run(contract.service.embed(inputs, contract.model))
 
     if not supported_or_refused(contract, request, "embeddings", send):
         return
@@ -247,7 +247,7 @@ def test_embeddings(contract: Contract, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.miner_capability("count_tokens")
 def test_token_counts(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """The count is what usage has afterwards, and grows with the prompt."""
+    """The count equals the usage of the request, and grows with the prompt."""
     prompt = "What is the capital of France?"
 
     def count(content: str = prompt) -> int:
@@ -263,7 +263,7 @@ def test_token_counts(contract: Contract, request: pytest.FixtureRequest) -> Non
 
 @pytest.mark.miner_capability("progress")
 def test_progress(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Progress through a long prompt comes in chunks and never goes back; the reply comes all the same."""
+    """Prefill progress of a long prompt is in chunks and never decreases; the response follows."""
     prompt = "The sea is wide. " * 100
 
     def send() -> Any:
@@ -281,7 +281,7 @@ def test_progress(contract: Contract, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.miner_capability("images")
 def test_images_are_read_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Content is never dropped: an image takes tokens of the prompt."""
+    """Images are not dropped: they add prompt tokens."""
     pixel = (
         "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
         "AABJRU5ErkJggg=="
@@ -297,4 +297,4 @@ def test_images_are_read_or_refused(contract: Contract, request: pytest.FixtureR
         assert response.content
         usage, without = counted(request, response), counted(request, send(text))
         if usage is not None and without is not None:
-            assert usage.prompt_tokens > without.prompt_tokens, "the image takes no tokens: was it dropped?"
+            assert usage.prompt_tokens > without.prompt_tokens, "the image adds no prompt tokens: was it dropped?"

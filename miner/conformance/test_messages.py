@@ -1,4 +1,4 @@
-"""Conversations as clients write them: a response is sent back as it came, with all of its empty fields."""
+"""Messages as real clients send them: responses returned unchanged, with all their empty fields."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ TOOLS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.miner_capability("chat")
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_messages_are_taken_as_they_are_written(contract: Contract, messages: list[dict[str, Any]]) -> None:
-    """Empty fields are no mistake."""
+def test_messages_of_real_clients_are_accepted(contract: Contract, messages: list[dict[str, Any]]) -> None:
+    """Empty fields are accepted."""
     contract.chat_messages(messages, max_tokens=2)
 
 
 @pytest.mark.miner_capability("tools")
 @pytest.mark.parametrize("messages", CALLS.values(), ids=CALLS)
-def test_calls_are_taken_as_they_are_written(
+def test_calls_of_real_clients_are_accepted(
     contract: Contract, request: pytest.FixtureRequest, messages: list[dict[str, Any]]
 ) -> None:
-    """In a conversation that goes on. A backend without tools may refuse it as the caller's mistake."""
+    """Tool calls in earlier messages. A backend without tools may refuse them as an invalid request."""
     if "tools" in contract.capabilities():
         contract.chat_messages(messages, max_tokens=2)
         return
@@ -77,7 +77,7 @@ def test_calls_are_taken_as_they_are_written(
 
 @pytest.mark.miner_capability("chat")
 @pytest.mark.parametrize("options", TOOLS.values(), ids=TOOLS)
-def test_tools_that_ask_for_nothing_are_taken(contract: Contract, options: dict[str, Any]) -> None:
-    """No tool is offered, or none may be called: that needs no ability."""
+def test_empty_tools_are_accepted(contract: Contract, options: dict[str, Any]) -> None:
+    """Without tools, or with tool_choice none: needs no capability."""
     response = contract.chat_messages([HELLO], max_tokens=2, **options)
     assert response.tool_calls is None

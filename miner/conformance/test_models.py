@@ -1,4 +1,4 @@
-"""Models: a name is one that is listed, or an error; loading one, and ranking with one."""
+"""Models: exact names, loading, reranking."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DOCUMENTS = ["Bananas are yellow.", "Paris is the capital of France.", "Cats sle
 
 @pytest.mark.miner_capability("service")
 def test_unknown_model_is_refused(contract: Contract) -> None:
-    """A model that is not there is a ModelNotFoundError, on all verbs."""
+    """An unknown model is a ModelNotFoundError in all verbs."""
     _is_not_found(contract, "no-such-model-anywhere")
 
 
 @pytest.mark.miner_capability("service")
 def test_a_name_is_exact(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """The beginning of a listed name is no name, nor is one with more behind it: it would be another model."""
+    """A prefix of a listed name, or a name with a suffix, is not found: it would be another model."""
     models = contract.listed()
     if not models:
-        not_checked(request, "it lists no models")
+        not_checked(request, "no models are listed")
         return
     listed = {name for info in contract.models() for name in (info.id, *info.aliases)}
     # Backends with tags take a name without one as `:latest`.
@@ -39,7 +39,7 @@ def test_a_name_is_exact(contract: Contract, request: pytest.FixtureRequest) -> 
 
 
 def _is_not_found(contract: Contract, name: str) -> None:
-    """On every verb that takes a model's name; one that is not there at all may be refused as that first."""
+    """In every verb with a model; an unsupported verb may be refused as that first."""
     service = contract.service
     verbs: list[Callable[[], Any]] = [
         lambda: contract.chat("Hello", model=name),
@@ -61,25 +61,25 @@ def _is_not_found(contract: Contract, name: str) -> None:
 
 @pytest.mark.miner_capability("embeddings")
 def test_vectors_come_from_the_model_that_was_named(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Those of another model cannot be compared with them: each listed model makes its own, or is refused."""
+    """Vectors of different models cannot be compared: each listed model embeds itself, or is refused."""
     if not supported_or_refused(
         contract, request, "embeddings", lambda: contract.run(contract.service.embed("Hello", contract.model))
     ):
         return
     models = contract.listed()
     if not models:
-        not_checked(request, "it lists no models")
+        not_checked(request, "no models are listed")
         return
     response = contract.run(contract.service.embed("Hello", models[0].id))
     if response.model is None:
-        not_checked(request, "its responses do not name the model of the vectors")
+        not_checked(request, "responses do not name the model of the vectors")
         return
     assert response.model in (models[0].id, *models[0].aliases)
 
 
 @pytest.mark.miner_capability("service")
 def test_a_model_is_loaded(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Loading twice does no harm; a backend that loads nothing checks the name."""
+    """Loading is idempotent; a backend that loads nothing checks the name."""
     for _ in range(2):
         info = contract.run(contract.service.load_model(contract.model))
         assert isinstance(info, ModelInfo)
@@ -87,12 +87,12 @@ def test_a_model_is_loaded(contract: Contract, request: pytest.FixtureRequest) -
         assert contract.model in (None, info.id, *info.aliases)
         assert info.loaded is not False
         if info.loaded is None:
-            not_checked(request, "it does not report whether a model is loaded")
+            not_checked(request, "loaded models are not reported")
 
 
 @pytest.mark.miner_capability("keep_alive")
 def test_how_long_a_model_stays_is_kept_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """0 is for unload_model; a wrong duration is an error that names it."""
+    """0 is refused (unload_model), and an invalid duration is an error that names it."""
 
     def send() -> Any:
         return contract.run(contract.service.load_model(contract.model, keep_alive="5m"))
@@ -112,7 +112,7 @@ def test_how_long_a_model_stays_is_kept_or_refused(contract: Contract, request: 
 
 @pytest.mark.miner_capability("rerank")
 def test_documents_are_ranked_or_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Each document once, the best first, by scores that differ; `top_n` gives the first of them."""
+    """Each document once, best first, with different scores; `top_n` limits them."""
 
     def send(top_n: int | None = None) -> Any:
         return contract.run(contract.service.rerank("What is the capital of France?", DOCUMENTS, contract.model, top_n))

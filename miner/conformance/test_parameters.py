@@ -1,4 +1,4 @@
-"""Parameters: each is applied, or refused by name; wrong values are refused everywhere alike."""
+"""Parameters: each is applied or refused by name; invalid values are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRONG: list[tuple[str, Any]] = [
 @pytest.mark.miner_capability("validation")
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_wrong_values_are_refused(contract: Contract, name: str, value: object) -> None:
-    """In calls and streams; the error names the parameter."""
+    """Streamed or not; the error names the parameter."""
     for send in (contract.chat, contract.stream_chunks):
         with pytest.raises((InvalidRequestError, UnsupportedFeatureError)) as caught:
             send("Hello", **{name: value})
@@ -34,7 +34,7 @@ def test_wrong_values_are_refused(contract: Contract, name: str, value: object) 
 @pytest.mark.miner_capability("validation")
 @pytest.mark.parametrize("prompt", ["", "   ", None, 7])
 def test_wrong_prompts_are_refused(contract: Contract, prompt: object) -> None:
-    """An empty prompt, or one that is no text."""
+    """Empty prompts, and prompts that are not text."""
     with pytest.raises(InvalidRequestError):
         contract.run(contract.service.generate(prompt, model=contract.model))  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def test_wrong_prompts_are_refused(contract: Contract, prompt: object) -> None:
     "messages", [[], "Hello", [{"role": "wizard", "content": "x"}], [{"content": "x"}], [{"role": "user"}]]
 )
 def test_wrong_messages_are_refused(contract: Contract, messages: Any) -> None:
-    """Roles are checked here: engines drop or pass on what they do not know."""
+    """Roles are checked by the backend: engines drop or pass on unknown ones."""
     with pytest.raises(InvalidRequestError):
         contract.run(contract.service.chat_completion(messages, model=contract.model))
 
@@ -63,7 +63,7 @@ def test_unknown_options_are_refused(contract: Contract) -> None:
     [("model", "another"), ("stream", True), ("messages", []), ("prompt", "x"), ("max_tokens", 99999), ("Model", "x")],
 )
 def test_extra_overrides_nothing(contract: Contract, name: str, value: object) -> None:
-    """What was checked (the model, the prompt, the limits) is what is sent; the error names the field."""
+    """Checked fields (model, prompt, limits) cannot be replaced; the error names the field."""
     for send in (contract.chat, contract.stream_chunks):
         with pytest.raises(RequestError) as caught:
             send("Hello", extra={name: value})
@@ -81,14 +81,14 @@ VALUES: dict[str, Any] = {
 def test_each_option_is_accepted_or_refused_by_name(
     contract: Contract, request: pytest.FixtureRequest, name: str
 ) -> None:
-    """What is declared is taken, in a call and in a stream; what is not is refused, and can be ignored on request."""
+    """Declared options are accepted, streamed or not; others are refused, or ignored on request."""
     request.applymarker(pytest.mark.miner_capability(name))
     options: dict[str, Any] = {name: VALUES[name], "max_tokens": 4}
     if not supported_or_refused(contract, request, name, lambda: contract.chat(PROMPT, **options), param=name):
         assert name in contract.chat(PROMPT, **options, unsupported="ignore").ignored
         return
     if name == "extra":
-        not_checked(request, "what its engine takes in `extra` is not known here")
+        not_checked(request, "the fields that the engine accepts in `extra` are not known")
         options["extra"] = {}
     response = contract.chat(PROMPT, **options)
     assert response.content
@@ -98,7 +98,7 @@ def test_each_option_is_accepted_or_refused_by_name(
 
 @pytest.mark.miner_capability("raw")
 def test_raw_prompts(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """A prompt goes to the model verbatim, with fewer tokens than through the chat template; streamed as well."""
+    """The prompt is sent verbatim: fewer tokens than with the chat template, streamed or not."""
     options: dict[str, Any] = {"model": contract.model, "max_tokens": 4, "temperature": 0, "top_p": 1, "raw": True}
 
     def send() -> str:
@@ -117,16 +117,16 @@ def test_raw_prompts(contract: Contract, request: pytest.FixtureRequest) -> None
     if raw is not None and templated is not None:
         assert raw.prompt_tokens <= templated.prompt_tokens
         if raw.prompt_tokens == templated.prompt_tokens:
-            not_checked(request, "a prompt has as many tokens with the chat template as without")
+            not_checked(request, "the chat template adds no tokens")
 
 
 @pytest.mark.miner_capability("stop")
 def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """The stop text ends the reply and is not in it; one text or several."""
+    """A stop string, one or several, ends the response and is not part of it."""
     if not supported_or_refused(contract, request, "stop", lambda: contract.chat(PROMPT, stop="x")):
         return
     for others in ([], ["qqqq"]):
-        for _ in range(3):  # of two tokens that are as likely as each other, what is in an engine's cache decides
+        for _ in range(3):  # of two equally likely tokens, the engine's cache decides
             free = contract.chat(PROMPT, max_tokens=24).content
             word = next(word for word in free.split()[1:] if len(word) > 1)
             stop = [*others, word] if others else word
@@ -141,20 +141,18 @@ def test_stop_stops(contract: Contract, request: pytest.FixtureRequest) -> None:
         assert stopped.stop_sequence in (word, None)
         assert streamed.stop_sequence == stopped.stop_sequence
         if stopped.stop_sequence is None:
-            not_checked(request, "its responses do not name the stop string")
+            not_checked(request, "responses do not name the stop string")
 
 
 @pytest.mark.miner_capability("stop")
-def test_text_that_might_have_become_a_stop_string_is_not_lost(
-    contract: Contract, request: pytest.FixtureRequest
-) -> None:
-    """max_tokens ends the reply in the middle of what begins like one."""
+def test_partial_stop_string_is_not_lost(contract: Contract, request: pytest.FixtureRequest) -> None:
+    """max_tokens ends the response in the middle of a possible stop string."""
     if not supported_or_refused(contract, request, "stop", lambda: contract.chat(PROMPT, stop="x")):
         return
     contract.chat(PROMPT, max_tokens=6)
     free = contract.chat(PROMPT, max_tokens=6)
     if free.finish_reason != "length":
-        not_checked(request, "the reply ends by itself")
+        not_checked(request, "the response ends before max_tokens")
         return
     stop = free.content[-4:] + "qqqq"
     cut = contract.chat(PROMPT, max_tokens=6, stop=stop)
@@ -164,7 +162,7 @@ def test_text_that_might_have_become_a_stop_string_is_not_lost(
 
 @pytest.mark.miner_capability("seed")
 def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """With everything else equal; another seed may give another text."""
+    """Equal seeds give equal text, different ones different text."""
     hot = {"temperature": 1.5, "max_tokens": 12}
     if not supported_or_refused(contract, request, "seed", lambda: contract.chat(PROMPT, seed=1, **hot)):
         return
@@ -177,7 +175,7 @@ def test_same_seed_same_text(contract: Contract, request: pytest.FixtureRequest)
 
 @pytest.mark.parametrize(("name", "value"), [("top_k", 1), ("min_p", 1.0)])
 def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRequest, name: str, value: float) -> None:
-    """top_k=1 and min_p=1 leave only the likeliest token at any temperature, so a swallowed option shows here."""
+    """top_k=1 and min_p=1 are greedy at any temperature, so a dropped option shows."""
     request.applymarker(pytest.mark.miner_capability(name))
     options: dict[str, Any] = {name: value, "temperature": 2.0, "max_tokens": 8}
     if not supported_or_refused(contract, request, name, lambda: contract.chat(PROMPT, **options), param=name):
@@ -191,7 +189,7 @@ def test_narrow_sampling_is_greedy(contract: Contract, request: pytest.FixtureRe
 def test_penalties_change_the_reply(
     contract: Contract, request: pytest.FixtureRequest, name: str, value: float
 ) -> None:
-    """Not every reply repeats itself: one that stays the same proves nothing."""
+    """A response without repetition may stay the same: that is not checked."""
     request.applymarker(pytest.mark.miner_capability(name))
 
     def send(**options: Any) -> str:
@@ -200,12 +198,12 @@ def test_penalties_change_the_reply(
     if supported_or_refused(contract, request, name, lambda: send(**{name: value}), param=name):
         changed = send(**{name: value}) != send()
         if not changed:
-            not_checked(request, f"the reply is the same without {name}")
+            not_checked(request, f"the response is the same without {name}")
 
 
 @pytest.mark.miner_capability("top_p")
 def test_narrow_top_p_is_greedy(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """top_p near 0 leaves only the likeliest token; checked where the backend counts tokens as an engine does."""
+    """top_p near 0 is greedy; checked if the backend reports usage, as a real engine does."""
     greedy = contract.chat(PROMPT, max_tokens=8)
     if counted(request, greedy) is not None:
         assert contract.chat(PROMPT, max_tokens=8, temperature=2.0, top_p=1e-6).content == greedy.content
@@ -213,7 +211,7 @@ def test_narrow_top_p_is_greedy(contract: Contract, request: pytest.FixtureReque
 
 @pytest.mark.miner_capability("temperature")
 def test_temperature_is_applied(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Hot replies differ among themselves, where the backend counts tokens as an engine does."""
+    """At a high temperature responses differ; checked if the backend reports usage, as a real engine does."""
     if counted(request, contract.chat(PROMPT, max_tokens=2)) is not None:
         texts = {contract.chat("Tell me a story.", temperature=2.0, max_tokens=8).content for _ in range(5)}
         assert len(texts) > 1
@@ -221,9 +219,7 @@ def test_temperature_is_applied(contract: Contract, request: pytest.FixtureReque
 
 @pytest.mark.miner_capability("logit_bias")
 def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """A strong negative bias on every token that a greedy reply began with changes the reply. Tokens' ids cannot be
-    seen from here, so a wide range of them is forbidden.
-    """
+    """A strong negative bias changes the greedy response. Token ids are unknown here, so a wide range is used."""
     bias = {str(token): -100 for token in range(3, 300)}
     if supported_or_refused(contract, request, "logit_bias", lambda: contract.chat(PROMPT, logit_bias=bias)):
         assert (
@@ -234,7 +230,7 @@ def test_logit_bias_forbids(contract: Contract, request: pytest.FixtureRequest) 
 
 @pytest.mark.miner_capability("timeout")
 def test_timeouts_are_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """A bound that cannot be kept is a BackendTimeoutError, in calls and streams; a wide one does no harm."""
+    """A tiny timeout is a BackendTimeoutError, streamed or not; a long one has no effect."""
     assert contract.chat("Hello.", max_tokens=2, timeout=100).finish_reason
     assert contract.chat("Hello.", max_tokens=2, timeout={"first": 100, "between": 100, "total": 100}).finish_reason
     if counted(request, contract.chat("Hello.", max_tokens=2)) is not None:

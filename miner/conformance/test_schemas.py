@@ -1,4 +1,4 @@
-"""JSON Schema: each keyword is obeyed, or refused before the first token by an error that names it."""
+"""JSON Schema: each keyword is enforced, or refused by name before the first token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miner.errors import OutputValidationError, RequestError
 
 
 def _object(**properties: Any) -> dict[str, Any]:
-    """The schema of an object of these properties and no others."""
+    """The schema of an object with exactly these properties."""
     return {
         "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
     }  # fmt: skip
@@ -25,7 +25,7 @@ SCHEMAS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("$ref", "$defs"),
         {**_object(home={"$ref": "#/$defs/Address"}), "$defs": {"Address": _STREET, "Street": {"enum": ["A", "B"]}}},
     ),
-    "$ref to the whole": (
+    "$ref to the root": (
         ("$ref",), _object(name={"enum": ["a", "b"]}, next={"anyOf": [{"type": "null"}, {"$ref": "#"}]}),
     ),
     "true": (("true", "size"), _object(name={"enum": ["a", "b"]}, size=True)),
@@ -46,17 +46,15 @@ SCHEMAS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         "type": "object", "properties": {"a": {"enum": [1]}, "b": {"enum": [2]}}, "additionalProperties": False,
         "required": ["a"], "dependentRequired": {"a": ["b"]}}),
 }  # fmt: skip
-"""Each with the words of which a refusal must name one."""
+"""Each schema with keywords; an error must name one of them."""
 
 
 @pytest.mark.miner_capability("json_schema")
 @pytest.mark.parametrize(("words", "schema"), SCHEMAS.values(), ids=SCHEMAS)
-def test_a_schema_is_obeyed_or_refused(
+def test_schema_is_enforced_or_refused(
     contract: Contract, request: pytest.FixtureRequest, words: tuple[str, ...], schema: dict[str, Any]
 ) -> None:
-    """Never an error after the text that a client would take for the server's, and send again; never text that ends
-    with `stop` and breaks the schema.
-    """
+    """No request error after the first token, which clients would retry, and no invalid JSON with `stop`."""
 
     def send() -> Any:
         return contract.chat("Give an example as JSON.", response_format=schema, max_tokens=48)
@@ -68,7 +66,7 @@ def test_a_schema_is_obeyed_or_refused(
 
     async def read() -> None:
         async for chunk in contract.stream("Give an example as JSON.", response_format=schema, max_tokens=48):
-            chunks.append(chunk)  # noqa: PERF401  (what came before an error counts)
+            chunks.append(chunk)  # noqa: PERF401  (chunks before an error count)
 
     try:
         contract.run(read())
@@ -77,18 +75,18 @@ def test_a_schema_is_obeyed_or_refused(
     if failure is None:
         _check(schema, "".join(chunk.content or "" for chunk in chunks))
     elif isinstance(failure, RequestError):
-        assert not chunks, "it is refused after its text has come"
-        assert any(word in str(failure) for word in words), f"the refusal names none of {', '.join(words)}: {failure}"
+        assert not chunks, "the request was refused after its first chunk"
+        assert any(word in str(failure) for word in words), f"the error names none of {', '.join(words)}: {failure}"
         with pytest.raises(RequestError):
             send()
     else:
         reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
-        assert reasons == ["length"], f"a reply that ended by itself (or by {reasons}) breaks the schema: {failure}"
-        not_checked(request, "the reply was cut by max_tokens")
+        assert reasons == ["length"], f"the response ended with {reasons} and does not match the schema: {failure}"
+        not_checked(request, "the response was cut by max_tokens")
 
 
 def _check(schema: dict[str, Any], text: str) -> None:
     import jsonschema_rs
 
     failure = next(jsonschema_rs.validator_for(schema).iter_errors(msgspec.json.decode(text)), None)
-    assert failure is None, f"{text} breaks the schema: {failure}"
+    assert failure is None, f"{text} does not match the schema: {failure}"

@@ -16,14 +16,14 @@ pytestmark = pytest.mark.miner_capability("service")
 
 
 def test_health_check_is_true(contract: Contract) -> None:
-    """And quick: a node polls it."""
+    """Within 10 s: it is polled."""
     began = time.monotonic()
     assert contract.run(contract.service.health_check()) is True
     assert time.monotonic() - began < 10
 
 
 def test_health_has_state_and_latency(contract: Contract) -> None:
-    """The latency is in seconds, and no longer than the call itself."""
+    """The latency is in seconds and at most that of the call."""
     began = time.monotonic()
     health = contract.run(contract.service.health())
     assert isinstance(health, Health)
@@ -33,10 +33,10 @@ def test_health_has_state_and_latency(contract: Contract) -> None:
 
 
 def test_models_are_listed(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """No name comes twice; a context length, where there is one, is positive; capabilities are known words."""
+    """Names are unique, context lengths positive, capabilities known."""
     models = contract.models()
     if not models:
-        not_checked(request, "it lists no models")
+        not_checked(request, "no models are listed")
     assert len({info.id for info in models}) == len(models)
     for info in models:
         assert info.id
@@ -45,10 +45,10 @@ def test_models_are_listed(contract: Contract, request: pytest.FixtureRequest) -
 
 
 def test_capabilities_are_known_words(contract: Contract) -> None:
-    """A fixed vocabulary, so that callers can rely on it."""
+    """Capabilities are a fixed set."""
     able = contract.service.capabilities
     assert isinstance(able, frozenset)
-    assert able <= CAPABILITIES, f"unknown words: {sorted(able - CAPABILITIES)}"
+    assert able <= CAPABILITIES, f"unknown capabilities: {sorted(able - CAPABILITIES)}"
     assert "chat" in able or "embeddings" in able
 
 
@@ -60,7 +60,7 @@ def test_config_is_kept(contract: Contract) -> None:
 
 
 def test_errors_survive_pickling(contract: Contract) -> None:
-    """They cross processes with all they know."""
+    """Errors keep their attributes between processes."""
     with pytest.raises(MinerError) as caught:
         contract.chat("Hello", temperature=-1)
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -69,10 +69,10 @@ def test_errors_survive_pickling(contract: Contract) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """With both numbers, before anything is generated; streamed or not."""
+    """The error has both numbers and comes before the first token, streamed or not."""
     length = next((info.context_length for info in contract.listed()), None)
     if length is None:
-        not_checked(request, "it lists no context length")
+        not_checked(request, "no context length is listed")
         return
     if counted(request, contract.chat("Hello", max_tokens=1)) is None:
         return

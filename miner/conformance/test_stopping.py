@@ -1,6 +1,6 @@
-"""What is stopped stops, in the engine too; and nothing stands on the event loop meanwhile.
+"""Cancellation frees the engine, and no verb blocks the event loop.
 
-Nobody sees an engine's slots from here: that one is still taken shows in how long the next request waits for it.
+The engine's slots cannot be seen here: a slot in use shows in how long the next request waits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from miner.conformance.contract import LONG, TOO_SHORT, Contract, not_checked
 from miner.core.wire import LLMChunk
 from miner.errors import BackendTimeoutError, MinerError, UnsupportedFeatureError
 
-pytestmark = pytest.mark.miner_capability("stopping")
+pytestmark = pytest.mark.miner_capability("cancellation")
 
 
 VERBS: dict[str, Callable[[Contract], Awaitable[Any]]] = {
@@ -31,23 +31,23 @@ VERBS: dict[str, Callable[[Contract], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_loop_is_not_blocked(contract: Contract, request: pytest.FixtureRequest, verb: str) -> None:
-    """Other tasks run on while a verb works. A busy machine holds the loop up now and then, a backend each time: the
-    least of several attempts counts.
+def test_event_loop_is_not_blocked(contract: Contract, request: pytest.FixtureRequest, verb: str) -> None:
+    """Other tasks run while a verb works. A busy machine delays the loop at times, a blocking backend in each call: the
+    shortest delay of several attempts counts.
     """
-    stood_still = []
+    delays = []
     for _ in range(5):
         seconds, refused = contract.run(_longest_gap(lambda: VERBS[verb](contract)))
         if refused:
             request.node.user_properties.append(("refused", True))
         if seconds < 0.25:
             return
-        stood_still.append(seconds)
-    pytest.fail(f"the event loop stood still for {min(stood_still):.2f} s at least in each of 5 calls of {verb}")
+        delays.append(seconds)
+    pytest.fail(f"{verb} blocked the event loop for at least {min(delays):.2f} s in each of 5 calls")
 
 
 async def _longest_gap(work: Callable[[], Awaitable[Any]]) -> tuple[float, bool]:
-    """How long another task had to wait at most while this was done, in seconds; and whether it was refused."""
+    """The longest delay of another task during `work`, in seconds, and whether the call was refused."""
     step, longest = 0.01, 0.0
     loop = asyncio.get_running_loop()
     refused = False
@@ -65,7 +65,7 @@ async def _longest_gap(work: Callable[[], Awaitable[Any]]) -> tuple[float, bool]
         await work()
     except UnsupportedFeatureError:
         refused = True
-    await asyncio.sleep(2 * step)  # what came back without a pause blocked as well
+    await asyncio.sleep(2 * step)  # so that a call without any await counts too
     ticking.cancel()
     return longest, refused
 
@@ -83,7 +83,7 @@ async def _cancel(contract: Contract, calls: int, max_tokens: int, pause: float)
 
 
 async def _leave(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
-    """Each stream is left at its first text; where that is long in coming, while it is waited for."""
+    """Leave each stream at its first text, or after `pause` seconds without one."""
 
     async def one() -> None:
         stream = contract.stream(LONG, max_tokens=max_tokens)
@@ -105,7 +105,7 @@ async def _time_out(contract: Contract, calls: int, max_tokens: int, pause: floa
 
 
 async def _close(contract: Contract, calls: int, max_tokens: int, pause: float) -> None:
-    """A service of its own is closed: its calls end at once, each with an error of the contract."""
+    """Close another service: its calls end at once, each with a MinerError."""
     service = contract.new_service()
     messages = [{"role": "user", "content": LONG}]
     tasks = [
@@ -119,21 +119,19 @@ async def _close(contract: Contract, calls: int, max_tokens: int, pause: float) 
     for task in late:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert not late, f"{len(late)} of {calls} calls went on for 3 s after aclose"
+    assert not late, f"{len(late)} of {calls} calls were still running 3 s after aclose"
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, MinerError):
-            raise AssertionError(
-                f"aclose ended a call with {type(result).__name__}, which is no MinerError"
-            ) from result
+            raise AssertionError(f"aclose ended a call with {type(result).__name__}, not a MinerError") from result
 
 
 STOPS = {"cancel": _cancel, "leave": _leave, "timeout": _time_out, "aclose": _close}
 
 
 @pytest.mark.parametrize("how", STOPS)
-def test_what_is_stopped_stops_in_the_engine(contract: Contract, request: pytest.FixtureRequest, how: str) -> None:
-    """As many long calls as are worth sending at once are stopped early. A short one comes right after, while they
-    would have gone on for longer; and no task of theirs is left. The best of three attempts counts.
+def test_interrupted_calls_free_the_engine(contract: Contract, request: pytest.FixtureRequest, how: str) -> None:
+    """Cancel as many long calls as the backend runs at once. A short call right after them does not wait for them, and
+    none of their tasks is left. The best of three attempts counts.
     """
     long = contract.long_call()
     if long.seconds < 0.15:
@@ -149,10 +147,10 @@ def test_what_is_stopped_stops_in_the_engine(contract: Contract, request: pytest
 
 
 async def _error_after(contract: Contract, how: str, max_tokens: int, seconds: float) -> str | None:
-    """What shows that stopped calls go on, or None.
+    """Return a sign that cancelled calls still run, or None.
 
     Args:
-        seconds: what one such call takes when it is not stopped.
+        seconds: duration of one such call that is not cancelled.
     """
     loop = asyncio.get_running_loop()
 
@@ -168,12 +166,12 @@ async def _error_after(contract: Contract, how: str, max_tokens: int, seconds: f
     waited, bound = await short(), alone + seconds / 2
     if waited > bound:
         return (
-            f"a call of one token waited {waited:.2f} s for calls that were stopped ({alone:.2f} s when it is alone; "
-            f"one of theirs takes {seconds:.2f} s)"
+            f"a call of one token took {waited:.2f} s after cancelled calls ({alone:.2f} s alone; a cancelled call "
+            f"would have taken {seconds:.2f} s)"
         )
     while left := {task for task in asyncio.all_tasks() - before if not task.done()}:
         if loop.time() > stopped + bound:
-            return f"{len(left)} tasks go on {bound:.2f} s later: {', '.join(sorted(map(_name, left)))}"
+            return f"{len(left)} tasks still run {bound:.2f} s later: {', '.join(sorted(map(_name, left)))}"
         await asyncio.sleep(0.02)
     return None
 
@@ -184,7 +182,7 @@ def _name(task: asyncio.Task[Any]) -> str:
 
 @pytest.mark.parametrize("when", ["waits for the first chunk", "reads"])
 def test_another_task_closes_a_stream(contract: Contract, request: pytest.FixtureRequest, when: str) -> None:
-    """The reader's last chunk comes soon and has the finish reason `cancelled`; closing again is harmless."""
+    """The reader's last chunk has the finish reason `cancelled`; closing is idempotent."""
     long = contract.long_call()
 
     async def closed() -> list[LLMChunk]:

@@ -17,14 +17,14 @@ PROMPT = "What is the capital of France? Answer in one sentence."
 pytestmark = pytest.mark.miner_capability("chat")
 
 
-def test_stream_joins_to_the_whole(contract: Contract, request: pytest.FixtureRequest) -> None:
+def test_stream_joins_to_the_response(contract: Contract, request: pytest.FixtureRequest) -> None:
     """Content, finish reason and counts of the joined chunks are those of the non-streaming response."""
-    whole = contract.chat(PROMPT, max_tokens=24)
+    response = contract.chat(PROMPT, max_tokens=24)
     joined = contract.stream_joined(PROMPT, max_tokens=24)
-    assert whole.content
-    assert joined.content == whole.content
-    assert joined.finish_reason == whole.finish_reason
-    usage, streamed = counted(request, whole), counted(request, joined)
+    assert response.content
+    assert joined.content == response.content
+    assert joined.finish_reason == response.finish_reason
+    usage, streamed = counted(request, response), counted(request, joined)
     assert (usage is None) == (streamed is None)
     if usage is not None and streamed is not None:
         assert streamed.completion_tokens == usage.completion_tokens
@@ -32,16 +32,16 @@ def test_stream_joins_to_the_whole(contract: Contract, request: pytest.FixtureRe
 
 
 def test_stream_that_is_cut_joins_too(contract: Contract) -> None:
-    """The last piece before max_tokens is not lost."""
-    whole = contract.chat(LONG, max_tokens=7)
+    """The last chunk before max_tokens is not lost."""
+    response = contract.chat(LONG, max_tokens=7)
     joined = contract.stream_joined(LONG, max_tokens=7)
-    assert whole.content
-    assert joined.content == whole.content
-    assert joined.finish_reason == whole.finish_reason
+    assert response.content
+    assert joined.content == response.content
+    assert joined.finish_reason == response.finish_reason
 
 
 def test_chunks_are_chunks(contract: Contract) -> None:
-    """Each is an LLMChunk, one finish reason comes, and nothing but usage comes after it."""
+    """All are LLMChunk, with one finish reason and only usage after it."""
     chunks = contract.stream_chunks(PROMPT)
     assert chunks
     assert all(isinstance(chunk, LLMChunk) for chunk in chunks)
@@ -62,7 +62,7 @@ def test_stream_takes_a_prompt(contract: Contract) -> None:
 
 
 def test_empty_stream_arguments_are_refused(contract: Contract) -> None:
-    """Neither prompt nor messages is the caller's mistake, raised at once or on the first step."""
+    """Neither prompt nor messages is an invalid request, raised at once or at the first chunk."""
 
     async def read() -> None:
         async for _ in contract.service.stream():
@@ -73,7 +73,7 @@ def test_empty_stream_arguments_are_refused(contract: Contract) -> None:
 
 
 def _leave_early(contract: Contract, how: str) -> bool:
-    """Leave a stream; whether it was still running then."""
+    """Leave a stream; return whether it was still running."""
 
     async def leave() -> bool:
         stream = contract.stream(LONG, max_tokens=400)
@@ -108,7 +108,7 @@ async def _read(stream: AsyncIterator[LLMChunk]) -> None:
 
 @pytest.mark.parametrize("how", ["break", "error", "aclose", "cancel"])
 def test_leaving_frees_the_slot(contract: Contract, request: pytest.FixtureRequest, how: str) -> None:
-    """More streams are left than the backend has slots; a request afterwards comes through."""
+    """After leaving more streams than the backend has slots, a request is served."""
     early = [_leave_early(contract, how) for _ in range((contract.service.concurrency or 8) + 1)]
     if not all(early):
         not_checked(request, TOO_SHORT)
@@ -116,7 +116,7 @@ def test_leaving_frees_the_slot(contract: Contract, request: pytest.FixtureReque
 
 
 def test_nothing_is_left_behind(contract: Contract) -> None:
-    """No task stays on the loop after non-streaming responses, streams, and streams that were left."""
+    """No task is left after non-streaming responses, streams and abandoned streams."""
     contract.chat("Hello.", max_tokens=2)
     before = contract.tasks()
     contract.chat("Hello.", max_tokens=2)
@@ -127,7 +127,7 @@ def test_nothing_is_left_behind(contract: Contract) -> None:
 
 
 def test_closing_twice_is_harmless(contract: Contract) -> None:
-    """`aclose` is idempotent, also on a service that was never used, and `async with` closes."""
+    """`aclose` is idempotent, also on an unused service, and `async with` closes."""
 
     async def closed() -> None:
         service = contract.new_service()

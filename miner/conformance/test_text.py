@@ -16,7 +16,7 @@ pytestmark = pytest.mark.miner_capability("chat")
 
 
 def test_generate_gives_text(contract: Contract) -> None:
-    """`generate` returns text that is not empty."""
+    """`generate` returns non-empty text."""
     text = contract.run(contract.service.generate(PROMPT, model=contract.model, max_tokens=16, temperature=0))
     assert isinstance(text, str)
     assert text.strip()
@@ -43,7 +43,7 @@ def test_chat_gives_a_response(contract: Contract) -> None:
 
 
 def test_generate_and_chat_say_the_same(contract: Contract) -> None:
-    """A prompt is one user message: it goes through the same chat template."""
+    """A prompt is one user message, with the same chat template."""
     text = contract.run(contract.service.generate(PROMPT, contract.model, max_tokens=16, temperature=0, top_p=1))
     assert text == contract.chat(PROMPT).content
 
@@ -54,13 +54,13 @@ def test_response_names_backend_and_model(contract: Contract, request: pytest.Fi
     assert response.backend == contract.service.name
     names = {contract.model} | {name for info in contract.models() for name in (info.id, *info.aliases)}
     if contract.model is None and response.model is None:
-        not_checked(request, "its responses do not name the default model")
+        not_checked(request, "responses do not name the default model")
     else:
         assert response.model in names
 
 
 def test_usage_adds_up(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Total = prompt + completion; zeros are no counts: where nothing was counted, usage is None. Streamed as well."""
+    """Total = prompt + completion, streamed or not; without counts usage is None, not zeros."""
     for response in (contract.chat(PROMPT), contract.stream_joined(PROMPT)):
         usage = counted(request, response)
         assert usage is None or usage.completion_tokens <= 16
@@ -75,7 +75,7 @@ def test_usage_grows_with_the_prompt(contract: Contract, request: pytest.Fixture
 
 
 def test_max_tokens_is_kept(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """A reply that is cut has the finish reason `length` and exactly max_tokens tokens."""
+    """A truncated response has the finish reason `length` and exactly max_tokens tokens."""
     response = contract.chat("Count from one to one hundred in words.", max_tokens=5)
     usage = counted(request, response)
     if usage is not None:
@@ -86,7 +86,7 @@ def test_max_tokens_is_kept(contract: Contract, request: pytest.FixtureRequest) 
 
 
 def test_a_larger_max_tokens_gives_more(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """max_tokens is passed on, not fixed."""
+    """max_tokens is passed to the engine."""
     prompt = "Count from one to one hundred in words: one, two, three, four, five, six, seven, eight, nine, ten,"
     short = contract.chat(prompt, max_tokens=3)
     long = contract.chat(prompt, max_tokens=24)
@@ -94,7 +94,7 @@ def test_a_larger_max_tokens_gives_more(contract: Contract, request: pytest.Fixt
         assert len(long.content) > len(short.content)
         assert long.content.startswith(short.content[: len(short.content) // 2])
     else:
-        not_checked(request, "no reply has the finish reason `length`")
+        not_checked(request, "no response has the finish reason `length`")
 
 
 def test_temperature_zero_repeats_itself(contract: Contract) -> None:
@@ -121,7 +121,7 @@ def test_earlier_messages_are_read(contract: Contract, request: pytest.FixtureRe
 
 
 def test_text_parts_are_joined(contract: Contract) -> None:
-    """Content may come in parts, and each part counts."""
+    """All text parts of a message are used."""
     first, second = "What is the capital of France?", " Answer shortly."
     parts = [{"type": "text", "text": text} for text in (first, second)]
     response = contract.chat_messages([{"role": "user", "content": parts}], max_tokens=8)
@@ -134,17 +134,17 @@ def test_text_parts_are_joined(contract: Contract) -> None:
 
 
 def test_unicode_survives(contract: Contract, request: pytest.FixtureRequest) -> None:
-    """Characters of several bytes arrive whole, streamed or not; only max_tokens may cut the last one."""
+    """Multi-byte characters are not split, streamed or not, except the last one by max_tokens."""
     prompt = "Repeat exactly: café 你好 🌍 café 你好 🌍"
     response = contract.chat(prompt, max_tokens=24)
     chunks = contract.stream_chunks(prompt, max_tokens=24)
     assert "\ufffd" not in response.content[:-2]
     texts = [chunk.content for chunk in chunks if chunk.content]
-    assert not any("\ufffd" in text for text in texts[:-1]), "a character was cut between two chunks"
+    assert not any("\ufffd" in text for text in texts[:-1]), "a character was split between two chunks"
     assert "".join(texts) == response.content
     response.content.encode()  # no lone surrogates
     if response.content.isascii():
-        not_checked(request, "the reply has no character of several bytes")
+        not_checked(request, "the response has no multi-byte character")
 
 
 def test_requests_run_at_once(contract: Contract, request: pytest.FixtureRequest) -> None:
@@ -166,7 +166,7 @@ def test_requests_run_at_once(contract: Contract, request: pytest.FixtureRequest
 
 
 def test_many_prompts(contract: Contract) -> None:
-    """`generate_many` gives each prompt's text once; one bad prompt does not spoil the rest."""
+    """`generate_many` yields each prompt's text once; an invalid prompt does not affect the others."""
 
     async def many() -> dict[int, str | Exception]:
         prompts = ["Hello.", "", "What is rain?", "What is wind?"]

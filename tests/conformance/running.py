@@ -90,5 +90,5 @@ def failed_tests(output: str) -> set[str]:
 
 def unchecked_tests(output: str) -> set[str]:
     """Names of the tests that report "not checked", without parameters."""
-    lines = re.findall(r"^  not checked, since .*?: (test_.*)$", output, re.MULTILINE)
+    lines = re.findall(r"^  not checked \(.*?\): (test_.*)$", output, re.MULTILINE)
     return {name.partition("[")[0] for line in lines for name in re.findall(r"test_\w+", line)}

@@ -20,11 +20,11 @@ QUICK = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "miner.conform
 CAUGHT = [
     ("swallows", "test_same_seed_same_text"),
     ("swallows_stop", "test_stop_stops"),
-    ("loses_held", "test_text_that_might_have_become_a_stop_string_is_not_lost"),
-    ("loses", "test_stream_joins_to_the_whole"),
+    ("loses_held", "test_partial_stop_string_is_not_lost"),
+    ("loses", "test_stream_joins_to_the_response"),
     ("leaks", "test_leaving_frees_the_slot"),
     ("wrong_usage", "test_max_tokens_is_kept"),
-    ("blocks", "test_the_loop_is_not_blocked"),
+    ("blocks", "test_event_loop_is_not_blocked"),
     ("takes_anything", "test_unknown_model_is_refused"),
     ("cuts_prompt", "test_a_prompt_that_is_too_long_is_refused"),
     ("takes_prefix", "test_a_name_is_exact"),
@@ -35,10 +35,10 @@ CAUGHT = [
     ("counts_nothing", "test_usage_adds_up"),
     ("own_finish_reason", "test_chat_gives_a_response"),
     ("wrong_stop", "test_stop_stops"),
-    ("strict_fields", "test_messages_are_taken_as_they_are_written"),
-    ("breaks_schema", "test_a_schema_is_obeyed_or_refused"),
-    ("refuses_schema_late", "test_a_schema_is_obeyed_or_refused"),
-    ("refuses_schema_namelessly", "test_a_schema_is_obeyed_or_refused"),
+    ("strict_fields", "test_messages_of_real_clients_are_accepted"),
+    ("breaks_schema", "test_schema_is_enforced_or_refused"),
+    ("refuses_schema_late", "test_schema_is_enforced_or_refused"),
+    ("refuses_schema_namelessly", "test_schema_is_enforced_or_refused"),
     ("own_stream", "test_another_task_closes_a_stream"),
     ("drops_images", "test_images_are_read_or_refused"),
     ("always_reasons", "test_reasoning_stays_out_of_the_content"),
@@ -65,13 +65,13 @@ UNCHECKED = [
     ("instant", "test_leaving_frees_the_slot"),
     ("right", "test_a_model_is_loaded"),
 ]
-BLOCK = [("blocks_first", f"test_the_loop_is_not_blocked and {verb}") for verb in ("stream", "list_models", "health")]
+BLOCK = [("blocks_first", f"test_event_loop_is_not_blocked and {verb}") for verb in ("stream", "list_models", "health")]
 GO_ON = [
-    ("shields", "test_what_is_stopped_stops_in_the_engine and cancel"),
-    ("leaves_running", "test_what_is_stopped_stops_in_the_engine and cancel"),
-    ("leaves_running", "test_what_is_stopped_stops_in_the_engine and aclose"),
-    ("leaves_stream", "test_what_is_stopped_stops_in_the_engine and leave"),
-    ("hangs_on_close", "test_what_is_stopped_stops_in_the_engine and aclose"),
+    ("shields", "test_interrupted_calls_free_the_engine and cancel"),
+    ("leaves_running", "test_interrupted_calls_free_the_engine and cancel"),
+    ("leaves_running", "test_interrupted_calls_free_the_engine and aclose"),
+    ("leaves_stream", "test_interrupted_calls_free_the_engine and leave"),
+    ("hangs_on_close", "test_interrupted_calls_free_the_engine and aclose"),
 ]
 
 
@@ -79,9 +79,9 @@ async def test_a_right_backend_passes(tmp_path):
     register_small_engines(tmp_path)
     status, output = await conformance(tmp_path, "right")
     assert status == 0, output[-3000:]
-    assert "what right does" in output
-    assert "seed                 passes" in output
-    assert "tools                refused as declared" in output
+    assert "capabilities of right" in output
+    assert "seed                 passed" in output
+    assert "tools                unsupported" in output
 
 
 @pytest.mark.parametrize("runs", [CAUGHT, BLOCK, GO_ON], ids=["broken", "blocking", "going-on"])
@@ -128,4 +128,4 @@ async def test_the_matrix_keeps_a_column_for_each_backend(tmp_path):
         await conformance(tmp_path, backend, "-k", "tools or json_object", "--miner-matrix", str(table), env=QUICK)
     rows = [line for line in table.read_text().splitlines() if line.startswith("|")]
     assert rows[0] == "| capability | right | takes_anything |"
-    assert "| tools | refused as declared | refused as declared |" in rows
+    assert "| tools | unsupported | unsupported |" in rows
