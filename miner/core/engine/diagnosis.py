@@ -82,7 +82,7 @@ _PATTERNS: tuple[tuple[str, str, str | None], ...] = (
     (r"attempted to allocate ([\d.]+ [MG]i?B)", "there is not enough memory: an allocation of {0} failed", _SMALLER),
     (r"bad_alloc|[Oo]ut of memory|out of device memory|cudaMalloc failed|failed to allocate|insufficient memory|"
      r"Cannot allocate memory", "there is not enough memory", _SMALLER),
-    (r"couldn't bind HTTP server socket|EngineAddress already in use|address already in use",
+    (r"couldn't bind HTTP server socket|[Aa]ddress already in use",
      "its address is in use by another process", "Stop the other process, or start again."),
     (r"error: (?:invalid|unknown) argument: ([^\s]+)", "this llama-server does not support the option {0}",
      "Update llama.cpp, or unset LLAMACPP_SERVER to use the xllamacpp package."),

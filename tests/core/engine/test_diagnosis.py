@@ -14,6 +14,8 @@ from miner.core.engine.diagnosis import check_model_file, describe_exit, explain
         (["terminate called after throwing an instance of 'std::bad_alloc'"], -6, "not enough memory"),
         (["ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory"], 1, "not enough memory"),
         (["E srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 1"], 1, "address is in use"),
+        (["OSError: [Errno 98] Address already in use"], 1, "address is in use"),
+        (["bind: address already in use"], 1, "address is in use"),
         (["error: invalid argument: --no-such"], 1, "does not support the option --no-such"),
         (["llama-server: error while loading shared libraries: libllama.so: no"], 127, "libllama.so"),
         (["E gguf_init_from_file: failed to open GGUF file '/m' (Permission denied)"], 1, "/m cannot be opened: Perm"),
