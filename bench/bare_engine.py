@@ -1,8 +1,8 @@
-"""The engine with nothing around it: llama.cpp's server in the wheel, as a program of a few lines would start it.
+"""llama.cpp's server from the wheel, started without miner.
 
     python bench/bare_engine.py '{"n_ctx": 4096, ...}' [SOCKET]     prints its address, serves until standard input ends
 
-The values are attributes of `xllamacpp.CommonParams`: the same that miner's own child gets.
+The values are attributes of `xllamacpp.CommonParams`: the same that miner's engine process gets.
 """
 
 from __future__ import annotations

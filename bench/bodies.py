@@ -1,12 +1,11 @@
-"""What large bodies cost the others: the longest pause of the gateway's event loop, its memory, and the time.
+"""How long large bodies block the gateway's event loop, with memory and time.
 
     python -m bench.bodies                 the table (about a minute)
     python -m bench.bodies --size 31e6 --only "an image"
 
-The gateway runs in this process over a backend that answers at once; bodies are sent from another process, so that the
-loop does nothing but serve. The target is a pause of 50 ms at most, counted in the CPU that this process had meanwhile,
-since others on the machine prolong the time by the clock; the column `alone` is the CPU that msgspec takes to
-decode the same body, unbounded.
+The gateway runs in this process over a backend that responds immediately; another process sends the bodies. Target: a
+pause of at most 50 ms of this process's CPU time, since wall time includes other load on the machine. `msgspec, ms` is
+the CPU time of decoding the same body without limits.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def _send(port: int, path: str, kind: str, size: int, pipe: Any) -> None:
     pipe.send((answer.status, time.perf_counter() - began))
 
 
-def _alone(kind: str, size: int, pipe: Any) -> None:
+def _decode(kind: str, size: int, pipe: Any) -> None:
     body = KINDS[kind][1](size)
     began = time.thread_time()
     with contextlib.suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -62,8 +61,8 @@ async def _measured(port: int, path: str, kind: str, size: int, context: Any) ->
 
 async def _main(size: int, kinds: list[str], rounds: int) -> None:
     context = multiprocessing.get_context("spawn")
-    print(f"Bodies of {size / 1e6:.0f} MB, median (worst) of {rounds} rounds\n")
-    print("| what is large | status | pause, CPU ms | pause, ms | seconds | alone, ms |\n|---|---|---|---|---|---|")
+    print(f"Bodies of {size / 1e6:.0f} MB, median (max) of {rounds} rounds\n")
+    print("| body | status | pause, CPU ms | pause, wall ms | seconds | msgspec, ms |\n|---|---|---|---|---|---|")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with serving(Echo(config(default_model="m")), serve_log="off") as served:
         port = int(served.url.rpartition(":")[2])
@@ -73,17 +72,17 @@ async def _main(size: int, kinds: list[str], rounds: int) -> None:
             cpu = [1000 * one[0] for one in found]
             wall = [1000 * one[1] for one in found]
             ours, theirs = context.Pipe()
-            process = context.Process(target=_alone, args=(kind, size, theirs))
+            process = context.Process(target=_decode, args=(kind, size, theirs))
             process.start()
-            alone = await asyncio.to_thread(ours.recv)
+            decode = await asyncio.to_thread(ours.recv)
             await asyncio.to_thread(process.join)
             print(
                 f"| {kind} | {found[0][2]} | {statistics.median(cpu):.0f} ({max(cpu):.0f}) | "
                 f"{statistics.median(wall):.0f} ({max(wall):.0f}) | {statistics.median(one[3] for one in found):.2f} | "
-                f"{1000 * alone:.0f} |", flush=True,
+                f"{1000 * decode:.0f} |", flush=True,
             )  # fmt: skip
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"\nThe process grew by {grown:.0f} MB at most.")
+    print(f"\nPeak memory growth: {grown:.0f} MB")
 
 
 def main() -> None:
@@ -91,7 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=31e6, help="bytes of each body")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", action="append", choices=list(KINDS), metavar="KIND", help="again for more; all")
+    parser.add_argument(
+        "--only", action="append", choices=list(KINDS), metavar="KIND", help="may be repeated; default: all"
+    )
     args = parser.parse_args()
     asyncio.run(_main(int(args.size), args.only or list(KINDS), args.rounds))
 

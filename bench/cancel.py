@@ -1,12 +1,12 @@
-"""How soon an engine's slot is free after its caller has left, by the engine's own count.
+"""How soon an engine's slot is free after a request is cancelled, by the engine's own metrics.
 
     python -m bench.cancel                          llama.cpp, the demo model
-    python -m bench.cancel crowd                    64 prompts at once over 8 slots of it, and the request after them
-    VLLM_API_BASE=http://... python -m bench.cancel vllm     a vLLM server that runs already and serves nobody else
+    python -m bench.cancel crowd                    64 prompts cancelled on 8 slots, and the request after them
+    VLLM_API_BASE=http://... python -m bench.cancel vllm     a running, otherwise idle vLLM server
 
-A request is left while it waits, while its prompt is read, or while it generates; by cancelling its task or by leaving
-the loop; on an engine that is otherwise idle or whose other slots are busy. llama.cpp is asked at /slots, vLLM at
-/metrics (num_requests_running), every 20 ms: that is how exact the numbers are.
+Requests are cancelled in the queue, in prefill or in decode, by cancelling the task or by leaving the `async for`, with
+the engine's other slots idle or busy. llama.cpp's /slots and vLLM's /metrics (num_requests_running) are polled every 20
+ms, which is the resolution.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ POLL = 0.02
 LIMIT = 30.0
 SLOTS = 4
 LONG = "Once upon a time there was a word. " * 200
-"""Some 1800 tokens: seconds of reading."""
+"""About 1800 tokens: seconds of prefill."""
 
 _numbers = itertools.count(1)
 
 
 class Engine(Protocol):
-    """An engine behind a service, and what it says of itself."""
+    """An engine behind a service, and its metrics."""
 
     service: LLMService
     reading: float
-    """Seconds in which the long prompt is certainly not read yet."""
+    """Seconds in which the long prompt is certainly still in prefill."""
     late: float
-    """Seconds by which what it says of itself may lag behind."""
+    """Seconds by which its metrics may lag."""
 
     async def busy(self) -> int:
-        """Requests that it works on."""
+        """Number of running requests."""
 
 
 class LlamaCpp:
-    """Our own child with four slots."""
+    """An engine process of ours with four slots."""
 
     reading = 0.6
     late = 0.0
@@ -72,7 +72,7 @@ class VLLM:
     """A server at VLLM_API_BASE."""
 
     reading = 0.15
-    late = 2.0  # it counts after each step, and the step that reads a prompt is a long one
+    late = 2.0  # it counts after each step, and a prefill step is long
 
     def __init__(self, service: VLLMService, session: aiohttp.ClientSession) -> None:
         self.service: LLMService = service
@@ -87,7 +87,7 @@ class VLLM:
 
 
 async def _until(true: Callable[[], Awaitable[bool]], every: float = POLL) -> float:
-    """Seconds until it is true."""
+    """Seconds until the condition is true."""
     began = time.perf_counter()
     while not await true():
         if time.perf_counter() - began > LIMIT:
@@ -97,7 +97,7 @@ async def _until(true: Callable[[], Awaitable[bool]], every: float = POLL) -> fl
 
 
 async def _works_on(engine: Engine, count: int) -> float:
-    """Seconds until the engine works on so many requests."""
+    """Seconds until the engine runs this number of requests."""
 
     async def reached() -> bool:
         return await engine.busy() == count
@@ -111,7 +111,7 @@ def _options(tokens: int = 1000) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _others(engine: Engine, count: int) -> AsyncIterator[None]:
-    """So many generations besides, for the length of the block."""
+    """Run other generations during the block."""
 
     async def generate() -> None:
         while True:
@@ -129,11 +129,11 @@ async def _others(engine: Engine, count: int) -> AsyncIterator[None]:
         await _works_on(engine, 0)
 
 
-async def _cancelled(engine: Engine, stage: str, way: str, others: int) -> float:
-    """Seconds from leaving until the slot is free."""
+async def _cancelled(engine: Engine, phase: str, way: str, others: int) -> float:
+    """Seconds from the cancellation until the slot is free."""
     service = engine.service
-    # No prompt twice: what is in the cache is not read again.
-    text = f"Text {next(_numbers)}. {LONG if stage == 'prefill' else 'Count to a thousand.'}"
+    # No prompt twice: a cached one has no prefill.
+    text = f"Text {next(_numbers)}. {LONG if phase == 'prefill' else 'Count to a thousand.'}"
     arrived = asyncio.Event()
 
     async def stream() -> None:
@@ -141,18 +141,18 @@ async def _cancelled(engine: Engine, stage: str, way: str, others: int) -> float
             if chunk.content:
                 arrived.set()
 
-    if way == "leaving the loop":
+    if way == "break":
         async with service.stream(text, **_options()) as chunks:
             async for chunk in chunks:
                 if chunk.content:
                     break
             began = time.perf_counter()
     else:
-        task = asyncio.create_task(stream() if way == "cancelling a stream" else service.generate(text, **_options()))
-        if stage == "decode" or not engine.late:
+        task = asyncio.create_task(stream() if way == "task.cancel(), stream" else service.generate(text, **_options()))
+        if phase == "decode" or not engine.late:
             await _works_on(engine, others + 1)
-        if stage == "decode":
-            await (arrived.wait() if way == "cancelling a stream" else asyncio.sleep(1.0))
+        if phase == "decode":
+            await (arrived.wait() if way == "task.cancel(), stream" else asyncio.sleep(1.0))
         else:
             await asyncio.sleep(random.uniform(0.0, engine.reading))
             if arrived.is_set():
@@ -162,7 +162,7 @@ async def _cancelled(engine: Engine, stage: str, way: str, others: int) -> float
         await asyncio.gather(task, return_exceptions=True)
     await _works_on(engine, others)
     free = time.perf_counter() - began
-    while time.perf_counter() - began < (engine.late if stage == "prefill" else 0.0):
+    while time.perf_counter() - began < (engine.late if phase == "prefill" else 0.0):
         await asyncio.sleep(POLL)
         if await engine.busy() > others:
             free = time.perf_counter() - began
@@ -170,8 +170,8 @@ async def _cancelled(engine: Engine, stage: str, way: str, others: int) -> float
 
 
 async def _left_in_queue(service: LLMService, way: str) -> float:
-    """Seconds from leaving until the place in our own queue is free."""
-    call = service.generate("Hello", **_options()) if way == "cancelling a call" else _read(service)
+    """Seconds from the cancellation until the request is out of our queue."""
+    call = service.generate("Hello", **_options()) if way == "task.cancel(), call" else _read(service)
     task = asyncio.create_task(call)
 
     async def waits() -> bool:
@@ -193,33 +193,33 @@ async def _read(service: LLMService) -> None:
         pass
 
 
-def _row(stage: str, way: str, others: int, seconds: list[float]) -> None:
-    row = [stage, way, str(others), f"{statistics.median(seconds) * 1000:.0f}", f"{max(seconds) * 1000:.0f}"]
+def _row(phase: str, way: str, others: int, seconds: list[float]) -> None:
+    row = [phase, way, str(others), f"{statistics.median(seconds) * 1000:.0f}", f"{max(seconds) * 1000:.0f}"]
     print(f"| {' | '.join(row)} |", flush=True)
 
 
 async def measure(engine: Engine, repeats: int, *, queue: bool) -> None:
     """The table of one engine."""
-    print("| left in | by | other requests | median, ms | longest, ms |\n|---|---|---|---|---|")
+    print("| phase | cancelled by | other requests | median, ms | max, ms |\n|---|---|---|---|---|")
     if queue:
         async with _others(engine, SLOTS):
-            for way in ("cancelling a call", "cancelling a stream"):
+            for way in ("task.cancel(), call", "task.cancel(), stream"):
                 _row("queue", way, SLOTS, [await _left_in_queue(engine.service, way) for _ in range(repeats)])
     for others in (0, SLOTS - 1):
         async with _others(engine, others):
-            for stage in ("prefill", "decode"):
-                for way in ("cancelling a call", "cancelling a stream", "leaving the loop"):
-                    if (stage, way) != ("prefill", "leaving the loop"):  # nothing has come by then: no loop to leave
-                        _row(stage, way, others,
-                             [await _cancelled(engine, stage, way, others) for _ in range(repeats)])  # fmt: skip
+            for phase in ("prefill", "decode"):
+                for way in ("task.cancel(), call", "task.cancel(), stream", "break"):
+                    if (phase, way) != ("prefill", "break"):  # no chunk yet: no loop to leave
+                        _row(phase, way, others,
+                             [await _cancelled(engine, phase, way, others) for _ in range(repeats)])  # fmt: skip
 
 
 async def llamacpp(repeats: int, batch: int | None) -> None:
-    given = {"llamacpp_batch_size": batch} if batch else {}
-    config = MinerConfig(_env_file=None, llamacpp_parallel=SLOTS, llamacpp_ctx_size=4096, **given)
+    batch_size = {"llamacpp_batch_size": batch} if batch else {}
+    config = MinerConfig(_env_file=None, llamacpp_parallel=SLOTS, llamacpp_ctx_size=4096, **batch_size)
     async with LlamaCppService(config) as service:
         await service.generate("Hello", max_tokens=1)
-        # Where our child listens is nobody's business but that of this bench.
+        # The engine's address is private.
         address = next(iter(service._engines._servers.values())).address
         connector = aiohttp.UnixConnector(str(address.unix_socket)) if address.unix_socket else None
         async with aiohttp.ClientSession(connector=connector) as session:
@@ -227,25 +227,25 @@ async def llamacpp(repeats: int, batch: int | None) -> None:
 
 
 async def crowd(repeats: int, batch: int | None) -> None:
-    """64 requests cancelled while the first prompts are read: the next one's first token, by clock and by batches."""
-    given = {"llamacpp_batch_size": batch} if batch else {}
-    config = MinerConfig(_env_file=None, llamacpp_parallel=8, llamacpp_ctx_size=4096, **given)
+    """Cancel 64 requests during the first prefills: the next request's first token, in time and in batches."""
+    batch_size = {"llamacpp_batch_size": batch} if batch else {}
+    config = MinerConfig(_env_file=None, llamacpp_parallel=8, llamacpp_ctx_size=4096, **batch_size)
     async with LlamaCppService(config) as service:
         await service.generate("Hello", max_tokens=1)
         (running,) = service._engines._servers.values()
 
-        async def asked(path: str) -> str:
+        async def fetch(path: str) -> str:
             return (await running.http.request("GET", path, total=LIMIT, root=True)).body.decode()
 
         async def batches() -> int:
-            found = re.search(r"^llamacpp:n_decode_total (\d+)", await asked("/metrics"), re.M)
+            found = re.search(r"^llamacpp:n_decode_total (\d+)", await fetch("/metrics"), re.M)
             assert found is not None
             return int(found[1])
 
         async def idle() -> bool:
-            return '"is_processing":true' not in await asked("/slots")
+            return '"is_processing":true' not in await fetch("/slots")
 
-        print("| a batch, ms | first token, ms | batches until then | all slots free, ms | batches until then |")
+        print("| one batch, ms | TTFT, ms | batches | all slots free, ms | batches |")
         print("|---|---|---|---|---|")
         for _ in range(repeats):
             before, began = await batches(), time.perf_counter()
@@ -279,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", nargs="?", choices=("llamacpp", "crowd", "vllm"), default="llamacpp")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, help="LLAMACPP_BATCH_SIZE: prompt tokens read in one go")
+    parser.add_argument("--batch", type=int, help="LLAMACPP_BATCH_SIZE")
     args = parser.parse_args()
     print(f"{args.engine}, {args.repeats} times each, load {os.getloadavg()[0]:.1f}\n")
     if args.engine == "vllm":

@@ -1,8 +1,8 @@
-"""What a models directory costs: the look-up of one request, and a list of all models, by the number of models in it.
+"""Cost of resolving a model name and of listing the models, by the size of the models directory.
 
     python bench/catalogue.py [--models 500] [--requests 300]
 
-The files are small and real headers. CPU is that of the whole process, threads included; nothing is loaded.
+The files are small and real headers. CPU is that of the process, all threads included; nothing is loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 async def look_up(directory: Path, requests: int) -> dict[str, float]:
-    """CPU milliseconds of a look-up, and milliseconds of a list, cold and warm."""
+    """CPU milliseconds of a lookup, and milliseconds of a list, cold and warm."""
     from miner.config.config import MinerConfig
     from miner.core.llms.llm_llamacpp import LlamaCppService
 

@@ -1,12 +1,12 @@
-"""What a client costs: CPU for each streamed chunk and each request, side by side with other clients, in one run.
+"""CPU per streamed chunk and per request: miner and other clients in one run.
 
     python bench/env.py                 once: the environments of the clients
     python -m bench.clients             the tables
     python -m bench.clients --profile stream     where miner's time goes
 
-A loopback server sends pre-built answers as fast as it can; 16 requests run at once. Each client has a process and an
-environment of its own; rounds are interleaved, so that what disturbs the machine disturbs all. Reported are medians,
-and the medians of the ratios within the rounds.
+A loopback server sends recorded responses as fast as it can to 16 concurrent requests. Each client has its own process
+and environment; rounds are interleaved, so that other load affects all alike. Reported are medians, and medians of the
+ratios within the rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AT_ONCE = 16
 
 
 class Case:
-    """One row: what a client is asked to do. `weight`: how many times 16 requests make one round of it."""
+    """One row of a table: a client and its work. `weight`: a round has this many times 16 requests."""
 
     def __init__(self, client: str, work: str, label: str, weight: int) -> None:
         self.client, self.work, self.label, self.weight = client, work, label, weight
@@ -44,9 +44,9 @@ STREAM = [
     Case("litellm", "stream", "LiteLLM", 1),
 ]
 KINDS = [
-    Case("miner", "stream", "a plain reply", 8),
-    Case("miner", "stream tools", "a tool call", 8),
-    Case("miner", "stream schema", "a reply with a JSON Schema", 8),
+    Case("miner", "stream", "text", 8),
+    Case("miner", "stream tools", "tool call", 8),
+    Case("miner", "stream schema", "JSON Schema", 8),
 ]
 OLLAMA = [
     Case("bare", "ollama stream", "bare aiohttp + orjson, line by line", 8),
@@ -55,24 +55,24 @@ OLLAMA = [
     Case("miner", "ollama stream batches", "miner: stream(...).batches()", 8),
     Case("ollama", "ollama stream", "ollama package", 2),
 ]
-WHOLE = [
-    Case("bare", "whole", "bare aiohttp + orjson", 40),
-    Case("miner", "whole", "miner: VLLMService.chat_completion", 40),
-    Case("openai", "whole", "openai SDK", 8),
-    Case("any-llm", "whole", "any-llm", 8),
-    Case("litellm", "whole", "LiteLLM", 4),
+CHAT = [
+    Case("bare", "chat", "bare aiohttp + orjson", 40),
+    Case("miner", "chat", "miner: VLLMService.chat_completion", 40),
+    Case("openai", "chat", "openai SDK", 8),
+    Case("any-llm", "chat", "any-llm", 8),
+    Case("litellm", "chat", "LiteLLM", 4),
 ]
-OLLAMA_WHOLE = [
-    Case("bare", "ollama whole", "bare aiohttp + orjson", 40),
-    Case("miner", "ollama whole", "miner: OllamaService.chat_completion", 40),
-    Case("ollama", "ollama whole", "ollama package", 8),
+OLLAMA_CHAT = [
+    Case("bare", "ollama chat", "bare aiohttp + orjson", 40),
+    Case("miner", "ollama chat", "miner: OllamaService.chat_completion", 40),
+    Case("ollama", "ollama chat", "ollama package", 8),
 ]
 TABLES: dict[str, tuple[str, list[Case], bool]] = {
     "stream": ("One streamed chunk, vLLM's events", STREAM, True),
-    "kinds": ("One streamed chunk of other replies, against a plain one", KINDS, True),
+    "kinds": ("One streamed chunk by kind of response", KINDS, True),
     "ollama": ("One streamed chunk, Ollama's lines", OLLAMA, True),
-    "whole": ("One request that is not streamed, vLLM", WHOLE, False),
-    "ollama-whole": ("One request that is not streamed, Ollama", OLLAMA_WHOLE, False),
+    "chat": ("One non-streaming request, vLLM", CHAT, False),
+    "ollama-chat": ("One non-streaming request, Ollama", OLLAMA_CHAT, False),
 }
 
 
@@ -91,7 +91,7 @@ class Client:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("A client has died; its error stands above.")
+            raise SystemExit("A client process exited; see its error above.")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -126,20 +126,20 @@ def replay_server(chunks: int, burst: int = 1, pace: float = 0.0) -> Iterator[st
 
 
 def measure(cases: list[Case], clients: dict[str, Client], rounds: int, units: int) -> dict[str, list[float]]:
-    """Microseconds of CPU for each unit, one number for each round, by label. `units`: of one request."""
+    """Microseconds of CPU per unit, one number per round, by label. `units`: number in one request."""
     costs: dict[str, list[float]] = defaultdict(list)
     lengths: dict[str, int] = {}
     for number in range(rounds + 1):
-        # Each round begins with another client.
+        # Each round starts with another client.
         for case in cases[number % len(cases) :] + cases[: number % len(cases)]:
             requests = AT_ONCE * (case.weight if number else 1)
             done = clients[case.client].round(case.work, requests)
-            assert len(done["counts"]) == 1, f"{case.label}: not all replies are alike: {done['counts']}"
+            assert len(done["counts"]) == 1, f"{case.label}: the responses differ: {done['counts']}"
             lengths[case.label] = done["counts"][0]
             if number:  # the first one warms up
                 costs[case.label].append(done["cpu"] / requests / units * 1e6)
     if len({case.work.partition("stream ")[2] for case in cases} & {"tools", "schema"}) == 0:
-        assert len(set(lengths.values())) == 1, f"not all read the same: {lengths}"
+        assert len(set(lengths.values())) == 1, f"the clients read different text: {lengths}"
     return costs
 
 
@@ -147,7 +147,7 @@ def show(title: str, cases: list[Case], costs: dict[str, list[float]]) -> None:
     ours = next(case.label for case in cases if case.client == "miner")
     first = cases[0].label
     print(f"\n{title}\n")
-    print(f"| client | CPU, us | to {'the first' if first == ours else 'the bare loop'} | miner is cheaper by |")
+    print(f"| client | CPU, us | vs. {'text' if first == ours else 'bare loop'} | vs. miner |")
     print("|---|---|---|---|")
     for case in cases:
         own = costs[case.label]
@@ -173,7 +173,7 @@ def profile(work: str, chunks: int, burst: int, pace: float) -> None:
         "    await stack.aclose()\n"
         "asyncio.run(main())\n"
     )
-    weight = "40" if "whole" in work else "8"
+    weight = "40" if "chat" in work else "8"
     with replay_server(chunks, burst, pace) as url:
         subprocess.run([python_of("miner"), "-c", script, url, work, weight], cwd=ROOT, check=True)
 
@@ -182,11 +182,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", help=f"of: {', '.join(TABLES)}; default: all")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--chunks", type=int, default=256, help="pieces of text in a streamed reply")
-    parser.add_argument("--burst", type=int, default=1, help="pieces in one write of the server")
-    parser.add_argument("--pace", type=float, default=0.0, help="milliseconds between two writes to one client")
+    parser.add_argument("--chunks", type=int, default=256, help="chunks of text per stream")
+    parser.add_argument("--burst", type=int, default=1, help="chunks per write of the server")
+    parser.add_argument("--pace", type=float, default=0.0, help="milliseconds between writes to one client")
     parser.add_argument("--only", nargs="*", help="only these clients, such as: bare miner")
-    parser.add_argument("--profile", metavar="WORK", help='cProfile of miner doing this, such as "stream" or "whole"')
+    parser.add_argument("--profile", metavar="WORK", help='cProfile of miner doing this, such as "stream" or "chat"')
     args = parser.parse_args()
     if args.profile:
         profile(args.profile, args.chunks, args.burst, args.pace)

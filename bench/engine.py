@@ -1,10 +1,10 @@
-"""The real llama.cpp engine through miner, beside the engine's own server and a bare client, in one run.
+"""The llama.cpp engine through miner, compared with a bare client at the engine's own server.
 
     python -m bench.engine              all tables, on the demo model
     python -m bench.engine load many    some of: load, many, cold, slots
 
-Both sides run the same engine with the same settings; each has a process of its own, and only one works at a time:
-rounds are interleaved. Every generation has the same length (`ignore_eos`), and no two prompts are alike.
+Both sides run the same engine with the same settings in processes of their own, one at a time; rounds are interleaved.
+Every generation has the same length (`ignore_eos`), and prompts are unique.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def _interleaved(
 
 
 async def load(rounds: int, tokens: int, slots: int) -> None:
-    """Tokens per second and time to the first token, at several numbers of generations at once."""
+    """Tokens per second and TTFT by concurrency."""
     settings = settings_of(llamacpp_parallel=slots)
     spec = spec_for(settings)
     async with AsyncExitStack() as stack:
@@ -56,9 +56,7 @@ async def load(rounds: int, tokens: int, slots: int) -> None:
         sides = {"miner": service_of(service), "bare": bare.ask}
         await _interleaved(sides, 1, 4, 4, 8)
         title = f"{tokens} tokens each, {slots} slots, {rounds} rounds"
-        _head(
-            title, "at once | miner, tokens/s | bare, tokens/s | miner to bare | first token, miner | first token, bare"
-        )
+        _head(title, "concurrency | miner, tokens/s | bare, tokens/s | miner / bare | TTFT, miner | TTFT, bare")
         one: dict[str, float] = {}
         for at_once in AT_ONCE:
             requests = max(at_once, 3)
@@ -74,7 +72,7 @@ async def load(rounds: int, tokens: int, slots: int) -> None:
 
 
 def _bindings(model: Path, tokens: int) -> None:
-    """llama-cpp-python's `Llama`, which serves one at a time, where it is installed."""
+    """llama-cpp-python's `Llama`, which runs one request at a time, if it is installed."""
     if importlib.util.find_spec("llama_cpp") is None:
         print("\nllama-cpp-python is not installed: no row for its `Llama`.")
         return
@@ -88,12 +86,12 @@ def _bindings(model: Path, tokens: int) -> None:
         "    llama.create_chat_completion([turn], max_tokens=int(sys.argv[2]), top_k=0, min_p=0.0, logit_bias=bias)\n"
         "print(16 * int(sys.argv[2]) / (time.perf_counter() - began))\n"
     )
-    told = subprocess.run([sys.executable, "-c", script, str(model), str(tokens)], capture_output=True, text=True)
-    print(f"\nllama-cpp-python's Llama, 16 requests: {told.stdout.strip() or told.stderr[-300:]} tokens/s")
+    done = subprocess.run([sys.executable, "-c", script, str(model), str(tokens)], capture_output=True, text=True)
+    print(f"\nllama-cpp-python's Llama, 16 requests: {done.stdout.strip() or done.stderr[-300:]} tokens/s")
 
 
 async def many(prompts: int, tokens: int, slots: int, rounds: int) -> None:
-    """`generate_many` beside the engine's own throughput at the same parallelism."""
+    """`generate_many` compared with the engine's own throughput at the same concurrency."""
     settings = settings_of(llamacpp_parallel=slots)
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(LlamaCppService(settings))
@@ -118,13 +116,13 @@ async def many(prompts: int, tokens: int, slots: int, rounds: int) -> None:
             else:
                 pairs.append((await theirs(), await ours())[::-1])
         _head(f"generate_many: {prompts} prompts of {tokens} tokens, {slots} slots, {rounds} rounds",
-              "miner, tokens/s | bare, tokens/s | miner to bare")  # fmt: skip
+              "miner, tokens/s | bare, tokens/s | miner / bare")  # fmt: skip
         mine, its = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(f"| {mine:.0f} | {its:.0f} | {statistics.median(a / b for a, b in pairs):.2f} |")
 
 
 async def cold(rounds: int, slots: int) -> None:
-    """From nothing to the first token: the process is started, the model loaded, the prompt read."""
+    """Cold start: process start, model load and prefill up to the first token."""
     settings = settings_of(llamacpp_parallel=slots)
     spec = spec_for(settings)
 
@@ -134,7 +132,7 @@ async def cold(rounds: int, slots: int) -> None:
             async for chunk in service.stream(prompt(), max_tokens=4, extra={"ignore_eos": True}):
                 if chunk.content:
                     return time.perf_counter() - began
-        raise SystemExit("no token came")
+        raise SystemExit("no token was generated")
 
     async def bare() -> float:
         began = time.perf_counter()
@@ -143,16 +141,15 @@ async def cold(rounds: int, slots: int) -> None:
             return ready + (await client.ask(4)).first
 
     pairs = [(await ours(), await bare()) for _ in range(rounds + 1)][1:]  # the first one fills the page cache
-    _head(f"Cold start to the first token, {slots} slots, {rounds} rounds", "miner | bare | miner to bare")
+    _head(f"Cold start to the first token, {slots} slots, {rounds} rounds", "miner | bare | miner / bare")
     mine, its = (statistics.median(side) for side in zip(*pairs, strict=True))
     print(f"| {mine:.2f} s | {its:.2f} s | {statistics.median(a / b for a, b in pairs):.2f} |")
 
 
 async def sweep(rounds: int, tokens: int) -> None:
-    """Which number of slots serves best: what 16 callers get, and what one gets."""
+    """Throughput and TTFT at concurrency 1, 16 and 32, by slots and threads."""
     _head(f"Slots and threads: {tokens} tokens each, the bare engine",
-          "slots | threads | 1 at once, tokens/s | 16 at once, tokens/s | first token at 16 | 32 at once, tokens/s "
-          "| first token at 32")  # fmt: skip
+          "slots | threads | tokens/s at 1 | tokens/s at 16 | TTFT at 16 | tokens/s at 32 | TTFT at 32")  # fmt: skip
     for threads in (1, 2):
         for slots in (1, 2, 4, 8, 16, 32):
             spec = spec_for(settings_of(llamacpp_parallel=slots, llamacpp_threads=threads))

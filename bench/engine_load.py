@@ -1,4 +1,4 @@
-"""The two sides of the engine's benches: miner's service, and a bare aiohttp client at the engine's own server."""
+"""The two sides of the engine benchmarks: miner's service, and a bare aiohttp client at the engine's own server."""
 
 from __future__ import annotations
 
@@ -33,66 +33,66 @@ _TOPICS = ("the sea", "a lighthouse", "old maps", "bread", "the moon", "a train"
 
 
 def prompt() -> str:
-    """Another one each time, so that no cache of prompts helps."""
+    """A unique prompt, so that the prompt cache does not help."""
     number = next(_numbers)
     return f"Story {number}: tell me about {_TOPICS[number % len(_TOPICS)]}, please."
 
 
 @dataclass
 class Answer:
-    """When its first token came, in seconds, and how many tokens there were."""
+    """TTFT in seconds, and the number of tokens."""
 
     first: float
     tokens: int
 
 
 Ask = Callable[[int], Awaitable[Answer]]
-"""One generation of so many tokens."""
+"""One generation of the given number of tokens."""
 
 
 @dataclass
 class Wave:
-    """What a number of generations at once came to."""
+    """Results of concurrent generations."""
 
     wall: float
-    answers: list[Answer] = field(default_factory=list)
+    results: list[Answer] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
         """Tokens per second."""
-        return sum(answer.tokens for answer in self.answers) / self.wall
+        return sum(answer.tokens for answer in self.results) / self.wall
 
     @property
     def first(self) -> float:
         """Median time to the first token, in seconds."""
-        return statistics.median(answer.first for answer in self.answers)
+        return statistics.median(answer.first for answer in self.results)
 
 
 async def wave(ask: Ask, requests: int, at_once: int, tokens: int) -> Wave:
-    """`requests` in all, `at_once` at any time."""
+    """Run `requests` generations, `at_once` at a time."""
     left = iter(range(requests))
-    answers = []
+    results = []
 
     async def asker() -> None:
         for _ in left:
-            answers.append(await ask(tokens))  # noqa: PERF401
+            results.append(await ask(tokens))  # noqa: PERF401
 
     began = time.perf_counter()
     await asyncio.gather(*(asker() for _ in range(at_once)))
-    result = Wave(time.perf_counter() - began, answers)
-    short = [answer.tokens for answer in answers if answer.tokens != tokens]
+    result = Wave(time.perf_counter() - began, results)
+    short = [answer.tokens for answer in results if answer.tokens != tokens]
     if short:
-        raise SystemExit(f"{len(short)} of {requests} answers have not {tokens} tokens but {short}")
+        raise SystemExit(f"{len(short)} of {requests} results have not {tokens} tokens but {short}")
     return result
 
 
-def settings_of(**given: Any) -> MinerConfig:
-    """Settings of the demo model, untouched by the environment's `.env`."""
-    return MinerConfig(_env_file=None, **{"llamacpp_ctx_size": 1024, **given})
+def settings_of(**settings: Any) -> MinerConfig:
+    """Settings of the demo model, without `.env`."""
+    return MinerConfig(_env_file=None, **{"llamacpp_ctx_size": 1024, **settings})
 
 
 def spec_for(settings: MinerConfig) -> EngineSpec:
-    """What the service runs with these settings."""
+    """The engine that the service starts with these settings."""
     return spec_of(find_model(None, settings), settings, parallel=8)
 
 
@@ -121,7 +121,7 @@ class Bare:
         self._more = {"temperature": 0.7, "top_p": 0.95, **NEUTRAL, "top_k": TOP_K_CAP, **more}
 
     async def __aenter__(self) -> Bare:
-        # As its server closes the connection after each stream, none is kept.
+        # The server closes the connection after each stream.
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
         return self
 
@@ -152,7 +152,7 @@ class Bare:
 
 @asynccontextmanager
 async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> AsyncIterator[str]:
-    """Address of the engine's own server, started with what the service's engine is started with.
+    """Address of the engine's own server, started with the same arguments as the service's engine.
 
     Args:
         own_environment: leave out what miner's launcher sets (GOMP_SPINCOUNT), which matters on a busy machine only.
@@ -168,7 +168,7 @@ async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> Asy
         sys.executable, str(Path(__file__).with_name("bare_engine.py")), values,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env=None if own_environment else clean_environment(),
-        start_new_session=True,  # as miner's own child is: Linux shares the processor out between sessions
+        start_new_session=True,  # as miner's engine: Linux schedules the CPU by session
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdin is not None

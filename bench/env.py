@@ -1,9 +1,9 @@
-"""Environments for the clients that are measured: one for each, so that none holds another's packages back.
+"""Environments of the measured clients: one each, so that their dependencies do not conflict.
 
-    python bench/env.py             makes what is missing in bench/.env
-    python bench/env.py --update    and brings the packages to their current versions
+    python bench/env.py             create what is missing in bench/.env
+    python bench/env.py --update    and upgrade the packages
 
-With uv where it is installed, else with venv and pip. None of it is ever part of the product's resolution.
+Uses uv if installed, else venv and pip. Nothing of it is a dependency of miner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "bench" / ".env"
 
 ENVIRONMENTS: dict[str, list[str]] = {
-    # The product as a user installs it; beside it the bare client with its parser, the loop of the replay server.
+    # miner as a user installs it, the bare client with its parser, and the replay server's event loop.
     "miner": ["-e", ".", "aiohttp", "orjson", "psutil", "uvloop"],
     "openai": ["openai"],
     "ollama": ["ollama"],
@@ -41,7 +41,7 @@ def python_of(name: str) -> str:
 
 
 def make(name: str, packages: list[str], *, update: bool) -> None:
-    """Make one environment. One that is there is left alone, unless it shall be updated."""
+    """Create one environment; update an existing one only on request."""
     directory = DIRECTORY / name
     done = directory / "made"
     if done.exists() and not update:
@@ -61,7 +61,7 @@ def make(name: str, packages: list[str], *, update: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only these; default: all")
-    parser.add_argument("--update", action="store_true", help="bring the packages to their current versions")
+    parser.add_argument("--update", action="store_true", help="upgrade the packages")
     args = parser.parse_args()
     for name in args.names or ENVIRONMENTS:
         print(f"bench/.env/{name}: {' '.join(ENVIRONMENTS[name])}", flush=True)

@@ -1,12 +1,12 @@
-"""What a gateway costs: `miner serve` beside a bare relay, vllm-router and LiteLLM's proxy, in one run on loopback.
+"""Overhead of `miner serve`, a bare relay, vllm-router and LiteLLM's proxy, in one run on loopback.
 
     python -m bench.gateway --install      once: environments of the others, in bench/.env
     python -m bench.gateway                the tables (about 6 minutes)
     python -m bench.gateway --only miner,relay --connections 16
 
 Each server is one process in front of the same replay server; the load comes from `wrk` (Debian: apt-get install wrk),
-one thread. Rounds of a few seconds are interleaved, so that what disturbs the machine disturbs all; reported are
-medians. CPU is that of the server's process (user and kernel) over the requests or streamed chunks that reached wrk.
+one thread. Rounds of a few seconds are interleaved, so that other load affects all alike; reported are medians. CPU is
+that of the server's process (user and kernel) per request or streamed chunk received by wrk.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from bench.env import DIRECTORY, ROOT
 from bench.targets import KEY, MODEL, Target
 
 CHUNKS = 128
-"""Pieces of text in a streamed reply."""
+"""Chunks of text per stream."""
 EVENTS = CHUNKS + 4
-"""With the role, the finish reason, the usage and the end mark, as the upstream sends them."""
+"""Events per stream: with the role, the finish reason, the usage and [DONE]."""
 MAKERS: dict[str, Callable[[Target], AbstractContextManager[Target]]] = {
     "direct": targets.direct,
     "relay": targets.relay,
@@ -44,25 +44,25 @@ _INSTALL_SECONDS = 180
 
 
 class Round:
-    """What one round of wrk saw."""
+    """Results of one round of wrk."""
 
     def __init__(self, words: list[str], cpu: float, rss: float, stream_bytes: int) -> None:
         done, received, self.duration_us, status, broken, late, _fastest, self.median, self.slow, _slowest = map(
             int, words
         )
-        # wrk counts replies that ended; bytes count those that were cut off at the end of the round too.
+        # wrk counts complete responses; bytes include those that the end of the round interrupts.
         self.count = received / stream_bytes if stream_bytes else float(done)
         self.errors = status + broken + late
         self.cpu, self.rss = cpu, rss
 
     @property
     def rate(self) -> float:
-        """Replies a second."""
+        """Responses per second."""
         return self.count / (self.duration_us / 1e6)
 
     @property
     def cost_us(self) -> float:
-        """Microseconds of CPU a reply."""
+        """Microseconds of CPU per response."""
         return self.cpu * 1e6 / self.count if self.count else float("nan")
 
 
@@ -70,7 +70,7 @@ Rounds = dict[tuple[str, str, int], list[Round]]
 
 
 def install() -> None:
-    """Make the environments of the others. One that cannot be made in three minutes is left out, with a line."""
+    """Create the environments of the others; one that takes over three minutes is skipped with a message."""
     uv = shutil.which("uv") or "uv"
     for name, package in PACKAGES.items():
         directory = DIRECTORY / name
@@ -79,7 +79,7 @@ def install() -> None:
             command = [uv, "pip", "install", "-q", "--python", str(directory / "bin/python"), package]
             subprocess.run(command, check=True, timeout=_INSTALL_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
-            print(f"{package}: left out, not installed: {error}")
+            print(f"{package}: skipped, not installed: {error}")
 
 
 def body_of(kind: str) -> bytes:
@@ -90,7 +90,7 @@ def body_of(kind: str) -> bytes:
 
 
 def probe(target: Target, kind: str) -> tuple[float, int]:
-    """Seconds to the first byte of the answer's body, and the bytes of the whole answer, on a new connection."""
+    """Seconds to the first byte of the body, and bytes of the response, on a new connection."""
     url = urlsplit(target.url)
     body = body_of(kind)
     head = (
@@ -106,14 +106,14 @@ def probe(target: Target, kind: str) -> tuple[float, int]:
         while True:
             piece = connection.recv(65536)
             if not piece:
-                raise RuntimeError(f"{target.name} closed in the middle of an answer")
+                raise RuntimeError(f"{target.name} closed the connection during a response")
             data += piece
             _, gap, rest = data.partition(b"\r\n\r\n")
             if not first and rest:
                 first = time.perf_counter() - begun
             if kind == "stream" and rest.endswith(b"\r\n0\r\n\r\n"):
                 return first, len(data)
-            if kind == "whole" and gap and rest:
+            if kind == "non-streaming" and gap and rest:
                 return first, len(data)
 
 
@@ -126,7 +126,7 @@ def wrk(target: Target, kind: str, connections: int, seconds: int, stream_bytes:
     ]  # fmt: skip
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 60, check=True)
     rss = target.rss()
-    time.sleep(0.2)  # the replies that were cut off are given up
+    time.sleep(0.2)  # interrupted responses are dropped
     result = next(line for line in ran.stdout.splitlines() if line.startswith("RESULT "))
     return Round(result.split()[1:], target.cpu() - before, rss, stream_bytes if kind == "stream" else 0)
 
@@ -136,10 +136,10 @@ def measure(present: list[Target], levels: list[int], rounds: int, seconds: int)
     sizes = {target.name: statistics.median_low([probe(target, "stream")[1] for _ in range(5)]) for target in present}
     seen: Rounds = defaultdict(list)
     for connections in levels:
-        for number in range(rounds + 2 * (connections == 16)):  # the targets are for 16: two rounds more
-            # Whoever comes first meets another machine than whoever comes last: the order turns.
+        for number in range(rounds + 2 * (connections == 16)):  # the targets are for 16: two more rounds
+            # Rotate the order, so that no server is always the first.
             shift = number % len(present)
-            for kind in ("whole", "stream"):
+            for kind in ("non-streaming", "stream"):
                 for target in present[shift:] + present[:shift]:
                     one = wrk(target, kind, connections, seconds, sizes[target.name])
                     seen[target.name, kind, connections].append(one)
@@ -148,7 +148,7 @@ def measure(present: list[Target], levels: list[int], rounds: int, seconds: int)
 
 
 def load_average() -> str:
-    """Of 1, 5 and 15 minutes."""
+    """The load averages of 1, 5 and 15 minutes."""
     return " ".join(f"{value:.2f}" for value in os.getloadavg())
 
 
@@ -158,17 +158,17 @@ def median(rounds: list[Round], value: str) -> float:
 
 
 def ratios(seen: Rounds, kind: str, connections: int, value: str, name: str, other: str) -> list[float]:
-    """Of two servers, within each round: what disturbs the machine for longer than a round disturbs both."""
+    """Ratios of two servers within each round: other load affects both alike."""
     ours, theirs = seen.get((name, kind, connections), []), seen.get((other, kind, connections), [])
     pairs = [(getattr(mine, value), getattr(its, value)) for mine, its in zip(ours, theirs, strict=False)]
     return sorted(mine / its for mine, its in pairs if its)
 
 
 def tables(seen: Rounds, present: list[Target], levels: list[int]) -> None:
-    """Print them, as Markdown."""
-    for kind, each, per in (("stream", "streamed chunk", EVENTS), ("whole", "request", 1)):
+    """Print the results as Markdown."""
+    for kind, each, per in (("stream", "chunk", EVENTS), ("non-streaming", "request", 1)):
         rate = "streams/s, chunks/s" if kind == "stream" else "requests/s"
-        print(f"\n| {kind} | conn. | {rate} | CPU us a {each} | p50 ms | p99 ms | RSS MB | errors |")
+        print(f"\n| {kind} | conn. | {rate} | CPU us per {each} | p50 ms | p99 ms | RSS MB | errors |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for connections in levels:
             for target in present:
@@ -183,34 +183,34 @@ def tables(seen: Rounds, present: list[Target], levels: list[int]) -> None:
 
 
 def first_bytes(present: list[Target], samples: int) -> None:
-    """Print what a gateway adds to the time to the first byte, unloaded, on a new connection each."""
+    """Print the time to the first byte without load, each on a new connection, and what the gateway adds."""
     seen: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(samples):
         for target in present:
-            for kind in ("stream", "whole"):
+            for kind in ("stream", "non-streaming"):
                 seen[target.name, kind].append(probe(target, kind)[0] * 1000)
-    print("\n| time to first byte, ms | stream | added | whole | added |")
+    print("\n| time to first byte, ms | stream | added | non-streaming | added |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for target in present:
         cells = []
-        for kind in ("stream", "whole"):
+        for kind in ("stream", "non-streaming"):
             here = statistics.median(seen[target.name, kind])
             cells.append(f"{here:.2f} | {here - statistics.median(seen[present[0].name, kind]):.2f}")
         print(f"| {target.name} | {' | '.join(cells)} |")
 
 
 def verdicts(seen: Rounds) -> None:
-    """Print how the gateway stands to its targets."""
+    """Print the results against the targets."""
     me, base, rust, python = "miner serve", "bare relay", "vllm-router", "LiteLLM proxy"
     rows = [
-        ("streams/s to vllm-router's", "stream", "rate", rust, 1.7, True),
-        ("CPU a chunk to vllm-router's", "stream", "cost_us", rust, 0.75, False),
-        ("CPU a chunk to the bare relay's", "stream", "cost_us", base, 2.0, False),
-        ("CPU a request to the bare relay's", "whole", "cost_us", base, 1.7, False),
-        ("requests/s to LiteLLM's", "whole", "rate", python, 30.0, True),
-        ("memory to vllm-router's", "stream", "rss", rust, 1.0, False),
+        ("streams/s vs. vllm-router", "stream", "rate", rust, 1.7, True),
+        ("CPU per chunk vs. vllm-router", "stream", "cost_us", rust, 0.75, False),
+        ("CPU per chunk vs. bare relay", "stream", "cost_us", base, 2.0, False),
+        ("CPU per request vs. bare relay", "non-streaming", "cost_us", base, 1.7, False),
+        ("requests/s vs. LiteLLM", "non-streaming", "rate", python, 30.0, True),
+        ("memory vs. vllm-router", "stream", "rss", rust, 1.0, False),
     ]
-    print("\n| `miner serve` at 16 connections | median of rounds | least to most | target | |")
+    print("\n| `miner serve` at 16 connections | median | min to max | target | |")
     print("| --- | ---: | ---: | ---: | --- |")
     for label, kind, value, other, target, least in rows:
         each = ratios(seen, kind, 16, value, me, other)
@@ -223,13 +223,13 @@ def verdicts(seen: Rounds) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--install", action="store_true", help="make the environments of the others and end")
-    parser.add_argument("--only", default=",".join(MAKERS), help="servers, with commas between")
-    parser.add_argument("--connections", default="1,16,64,256", help="with commas between")
-    parser.add_argument("--rounds", type=int, default=2, help="of each server at each number of connections")
-    parser.add_argument("--seconds", type=int, default=3, help="of a round")
-    parser.add_argument("--samples", type=int, default=60, help="of the time to the first byte")
-    parser.add_argument("--burst", type=int, default=1, help="pieces of a stream that the upstream writes at once")
+    parser.add_argument("--install", action="store_true", help="create the environments of the others and exit")
+    parser.add_argument("--only", default=",".join(MAKERS), help="servers, separated by commas")
+    parser.add_argument("--connections", default="1,16,64,256", help="separated by commas")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds per server and number of connections")
+    parser.add_argument("--seconds", type=int, default=3, help="duration of a round")
+    parser.add_argument("--samples", type=int, default=60, help="samples of the time to the first byte")
+    parser.add_argument("--burst", type=int, default=1, help="chunks per write of the upstream")
     args = parser.parse_args()
     if args.install:
         install()
@@ -245,7 +245,7 @@ def main() -> None:
             try:
                 present.append(stack.enter_context(make(upstream)))
             except (RuntimeError, OSError) as error:
-                print(f"left out: {error}")
+                print(f"skipped: {error}")
         print(f"load average before: {load_average()}; {args.seconds} s rounds; bursts of {args.burst}")
         first_bytes(present, args.samples)
         seen = measure(present, levels, args.rounds, args.seconds)

@@ -1,11 +1,11 @@
-"""`miner serve` in front of the real engine: what is left of its tokens per second, and of the rhythm of its tokens.
+"""`miner serve` in front of the real engine: throughput and inter-token latency compared with the engine's own server.
 
     python -m bench.gateway_engine
 
-Rate: 16 streams at once through the gateway with an engine of its own, beside a bare client at the engine's own server;
-rounds are interleaved. Rhythm: streams through the gateway from an engine behind a relay that notes when each piece
-came from it, while other requests come and go; told are the correlation of the gaps before and behind the gateway, and
-what a piece took in between.
+Throughput: 16 concurrent streams through the gateway with its own engine, and of a bare client at the engine's own
+server; rounds are interleaved. Inter-token latency: streams through the gateway from an engine behind a relay that
+timestamps each chunk, during other requests; printed are the correlation of the gaps before and after the gateway, and
+its latency per chunk.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from miner.core.llms.contract.sampling import TOP_K_CAP
 from miner.core.llms.llamacpp.dialect import NEUTRAL
 
 _ENDS = {"0": -100, "2": -100}
-"""The demo model's tokens that end a reply: every reply is to have the same length."""
+"""End-of-generation tokens of the demo model, banned so that all responses have the same length."""
 
 
 _SAMPLING = {**NEUTRAL, "top_k": TOP_K_CAP}
 
 
 class Client:
-    """Asks for streams as any client of OpenAI does, and notes when each piece of text came."""
+    """An OpenAI client that timestamps each chunk of text."""
 
     def __init__(self, url: str, **more: Any) -> None:
         self._url = url
@@ -46,7 +46,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0, force_close=True), headers={"Authorization": f"Bearer {KEY}"}
         )
         self.times: list[float] = []
-        """Of the last stream, on time.perf_counter."""
+        """Timestamps of the last stream, by time.perf_counter."""
 
     async def __aenter__(self) -> Client:
         return self
@@ -77,7 +77,7 @@ class Client:
 
 
 class Recorder:
-    """Relays bytes to the engine and back, and notes when each piece with text came from it."""
+    """Relays bytes to the engine and back, and timestamps each chunk of text from it."""
 
     def __init__(self, engine: str) -> None:
         self._host, port = engine.removeprefix("http://").split(":")
@@ -86,7 +86,7 @@ class Recorder:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        """Its address."""
+        """The relay's address."""
         server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -114,7 +114,7 @@ class Recorder:
 
 
 async def rate(rounds: int, tokens: int, at_once: int) -> None:
-    """Print tokens per second beside the engine's own server."""
+    """Print tokens per second, compared with the engine's own server."""
     settings = settings_of(llamacpp_parallel=at_once)
     environ = {
         "MINER_API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "LLAMACPP_CTX_SIZE": "1024",
@@ -124,7 +124,7 @@ async def rate(rounds: int, tokens: int, at_once: int) -> None:
         gateway = stack.enter_context(targets.serving(environ))
         address = await stack.enter_async_context(bare_server(spec_for(settings)))
         mine = await stack.enter_async_context(Client(gateway.url))
-        # It samples as miner does: the engine's own defaults are cheaper, which would be measured instead.
+        # Sample as miner does: the engine's own defaults are cheaper.
         bare = await stack.enter_async_context(Client(address, **_SAMPLING))
         sides = {"miner": mine.ask, "bare": bare.ask}
         waves: dict[str, list[Wave]] = {name: [] for name in sides}
@@ -134,17 +134,17 @@ async def rate(rounds: int, tokens: int, at_once: int) -> None:
                 if number >= 0:
                     waves[name].append(one)
     each = sorted(a.rate / b.rate for a, b in zip(waves["miner"], waves["bare"], strict=True))
-    told = {name: statistics.median(one.rate for one in waves[name]) for name in sides}
+    rates = {name: statistics.median(one.rate for one in waves[name]) for name in sides}
     first = {name: statistics.median(one.first for one in waves[name]) for name in sides}
     print(f"\n{at_once} streams of {tokens} tokens, {rounds} rounds (load {os.getloadavg()[0]:.1f})\n")
-    print("| | tokens/s | time to first token |\n| --- | ---: | ---: |")
-    print(f"| miner serve | {told['miner']:.0f} | {first['miner']:.2f} s |")
-    print(f"| the engine's own server | {told['bare']:.0f} | {first['bare']:.2f} s |")
+    print("| | tokens/s | TTFT |\n| --- | ---: | ---: |")
+    print(f"| miner serve | {rates['miner']:.0f} | {first['miner']:.2f} s |")
+    print(f"| the engine's own server | {rates['bare']:.0f} | {first['bare']:.2f} s |")
     print(f"\nratio: median {statistics.median(each):.3f}, {each[0]:.3f} to {each[-1]:.3f} (target: at least 0.97)")
 
 
 async def rhythm(streams: int, tokens: int) -> None:
-    """Print how the gaps between tokens before and behind the gateway go together."""
+    """Print the correlation of the gaps between tokens before and after the gateway."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(bare_server(spec_for(settings_of(llamacpp_parallel=4))))
         recorder = Recorder(engine)
@@ -170,13 +170,13 @@ async def rhythm(streams: int, tokens: int) -> None:
                 other.cancel()
             await asyncio.gather(*others, return_exceptions=True)
     ranks = statistics.quantiles(delays, n=100)
-    print(f"\nRhythm of {streams} streams of {tokens} tokens (load {os.getloadavg()[0]:.1f})\n")
-    print(f"correlation of the gaps: median {statistics.median(correlations):.3f}, least {min(correlations):.3f}")
+    print(f"\nInter-token latency of {streams} streams of {tokens} tokens (load {os.getloadavg()[0]:.1f})\n")
+    print(f"correlation of the gaps: median {statistics.median(correlations):.3f}, min {min(correlations):.3f}")
     print(f"from the engine to the client: median {ranks[49] * 1000:.2f} ms, 99th percentile {ranks[98] * 1000:.2f} ms")
 
 
 async def _disturb(engine: str, tokens: int) -> None:
-    """Short requests past the gateway: they make the engine's rhythm uneven, as that of a busy node is."""
+    """Short requests that bypass the gateway: they make the engine's latency uneven, as on a busy node."""
     async with Client(engine, **_SAMPLING) as client:
         while True:
             await client.ask(tokens)

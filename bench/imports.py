@@ -1,10 +1,10 @@
-"""What it costs to import the library, beside its HTTP client, and how long `miner --help` takes.
+"""Cost of importing the library, compared with aiohttp, and duration of `miner --help`.
 
     python bench/env.py miner      once
     python -m bench.imports
 
-Each is a fresh process of the environment that holds the product alone; processes take turns; medians. CPU time is
-printed beside the wall time, which on a busy machine says little.
+Each measurement is a new process in an environment with miner only; interleaved; medians. CPU time is printed too,
+since wall time depends on other load.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ALLOWANCE = 0.100
 
 
 def _run(command: list[str]) -> tuple[float, float, float]:
-    """Wall and CPU seconds of a process, and its largest resident size in MiB."""
+    """Wall and CPU seconds of a process, and its peak RSS in MiB."""
     began = time.perf_counter()
-    # With byte code, as users have it: otherwise this measures the compiler.
+    # With byte code, as installed: otherwise this measures the compiler.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
     _, status, used = os.wait4(process.pid, 0)
@@ -60,7 +60,7 @@ def main() -> None:
             if number:  # the first one writes the byte code
                 taken[name].append(cost)
     print(f"{rounds} rounds, load {os.getloadavg()[0]:.1f}\n")
-    print("| | wall, ms | CPU, ms | memory, MiB | CPU to aiohttp | memory to aiohttp |\n|---|---|---|---|---|---|")
+    print("| | wall, ms | CPU, ms | memory, MiB | CPU vs. aiohttp | memory vs. aiohttp |\n|---|---|---|---|---|---|")
 
     def of(name: str, which: int) -> float:
         return statistics.median(cost[which] for cost in taken[name])
@@ -70,7 +70,7 @@ def main() -> None:
         print(f"| `{name}` | {wall * 1000:.0f} | {cpu * 1000:.0f} | {memory:.1f} | {cpu / of('import aiohttp', 1):.2f} "
               f"| {memory / of('import aiohttp', 2):.2f} |")  # fmt: skip
     limit = 1.3 * of("import argparse, typing", 0) + ALLOWANCE
-    print(f"\n`miner --help` may take {limit * 1000:.0f} ms and takes {of('miner --help', 0) * 1000:.0f} ms.")
+    print(f"\n`miner --help`: target {limit * 1000:.0f} ms, measured {of('miner --help', 0) * 1000:.0f} ms.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fair-share eviction compares with plain first come, first served: 200 mixed requests, three models, room for one.
+"""Fair-share eviction compared with FCFS: 200 mixed requests, three models, memory for one.
 
     python -m bench.pool            simulated engines on a virtual clock: 4 s to load, 0.3 s to stop, 4 slots
-    python -m bench.pool --real     the llama.cpp engine and three links to the demo model (`--rule fair`: only ours)
+    python -m bench.pool --real     the llama.cpp engine and three links to the demo model (`--rule fair`: without FCFS)
 
-Both rules get the same requests and the same engines. Plain first come, first served means: the oldest request decides
-which model is loaded; requests for that model run side by side until one for another model is the oldest.
+Both rules get the same requests and engines. FCFS: the oldest request decides which model is loaded; requests for that
+model run concurrently until one for another model is the oldest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Serve = Callable[[EngineSpec, EngineAddress, float], Awaitable[None]]
 
 @dataclass
 class Job:
-    """One request: for which model, when (seconds from the start), how much work."""
+    """One request: its model, its start (seconds), its work."""
 
     spec: EngineSpec
     at: float
@@ -39,7 +39,7 @@ class Job:
 
 
 class FirstCome:
-    """The rule to compare with, over the same engines."""
+    """FCFS over the same engines."""
 
     def __init__(self, make: Callable[[EngineSpec], Engine]) -> None:
         self._make = make
@@ -75,7 +75,7 @@ class FirstCome:
 
 
 class FairShare:
-    """The pool, with room for one."""
+    """The engine pool, with memory for one model."""
 
     def __init__(self, make: Callable[[EngineSpec], Engine], fairness_wait: float) -> None:
         limits = PoolLimits(max_loaded=1, fairness_wait=fairness_wait, queue_timeout=3600)
@@ -91,36 +91,36 @@ class FairShare:
 
 
 def at_once(specs: list[EngineSpec], seed: int, work: float) -> list[list[Job]]:
-    """All at the same moment."""
+    """All at once."""
     pick = random.Random(seed)
     return [[Job(pick.choice(specs), 0.0, work * pick.uniform(0.3, 1.7))] for _ in range(REQUESTS)]
 
 
 def spread(specs: list[EngineSpec], seed: int, work: float, over: float) -> list[list[Job]]:
-    """At random moments of a period."""
+    """At random times within a period."""
     pick = random.Random(seed)
     jobs = [Job(pick.choice(specs), pick.uniform(0, over), work * pick.uniform(0.3, 1.7)) for _ in range(REQUESTS)]
     return [[job] for job in sorted(jobs, key=lambda job: job.at)]
 
 
 def clients(specs: list[EngineSpec], seed: int, work: float) -> list[list[Job]]:
-    """Twelve clients, each with a model of its own, that send the next request when they have read the last answer."""
+    """Twelve clients, each with its own model, that send their requests one after the other."""
     pick = random.Random(seed)
     each = [REQUESTS // 12 + (i < REQUESTS % 12) for i in range(12)]
     return [[Job(specs[i % 3], 0.02, work * pick.uniform(0.3, 1.7)) for _ in range(n)] for i, n in enumerate(each)]
 
 
 async def play(rule: FirstCome | FairShare, chains: list[list[Job]], serve: Serve) -> tuple[float, list[float]]:
-    """Seconds for all, and each request's wait for its slot."""
+    """Total seconds, and each request's wait for its slot."""
     loop = asyncio.get_running_loop()
     waits: list[float] = []
 
     async def chain(jobs: list[Job]) -> None:
         for job in jobs:
             await asyncio.sleep(job.at)
-            asked = loop.time()
+            requested = loop.time()
             async with rule.slot(job.spec) as address:
-                waits.append(loop.time() - asked)
+                waits.append(loop.time() - requested)
                 await serve(job.spec, address, job.work)
 
     began = loop.time()
@@ -133,7 +133,7 @@ async def play(rule: FirstCome | FairShare, chains: list[list[Job]], serve: Serv
 def show(name: str, rule: str, loads: int, took: float, waits: list[float]) -> None:
     """One line of the table."""
     print(
-        f"| {name:<22} | {rule:<11} | {loads:>5} | {max(waits):>9.1f} | {statistics.median(waits):>8.1f} "
+        f"| {name:<22} | {rule:<11} | {loads:>5} | {max(waits):>10.1f} | {statistics.median(waits):>8.1f} "
         f"| {took:>7.1f} | {len(waits) / took:>10.2f} |",
         flush=True,
     )
@@ -141,13 +141,13 @@ def show(name: str, rule: str, loads: int, took: float, waits: list[float]) -> N
 
 def head() -> None:
     """The table's head."""
-    print("| 200 requests, 3 models | rule        | loads | longest s | median s | total s | requests/s |")
-    print("|------------------------|-------------|-------|-----------|----------|---------|------------|")
+    print("| 200 requests, 3 models | rule        | loads | max wait s | median s | total s | requests/s |")
+    print("|------------------------|-------------|-------|------------|----------|---------|------------|")
 
 
 Rules = tuple[tuple[str, Callable[[Callable[[EngineSpec], Engine]], FirstCome | FairShare]], ...]
 RULES: Rules = (
-    ("first come", FirstCome),
+    ("FCFS", FirstCome),
     ("fair, 10 s", lambda make: FairShare(make, 10.0)),
     ("fair, 60 s", lambda make: FairShare(make, 60.0)),
 )
@@ -179,7 +179,7 @@ def simulated(seed: int, rules: Rules) -> None:
 
 
 async def real(specs: list[EngineSpec], seed: int, rules: Rules) -> None:
-    """A request is up to 20 tokens, on 8 slots."""
+    """Up to 20 tokens per request, on 8 slots."""
     import aiohttp
 
     from miner.core.engine.launchers import find_launcher
@@ -230,9 +230,9 @@ def links(directory: str) -> list[EngineSpec]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", action="store_true", help="real engines: many minutes, most of them for `first come`")
+    parser.add_argument("--real", action="store_true", help="real engines: many minutes, most of them for FCFS")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rule", choices=("first come", "fair"), help="only this one")
+    parser.add_argument("--rule", choices=("FCFS", "fair"), help="only this one")
     arguments = parser.parse_args()
     chosen = tuple(rule for rule in RULES if arguments.rule is None or rule[0].startswith(arguments.rule))
     if arguments.real:

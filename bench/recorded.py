@@ -1,7 +1,7 @@
-"""The bytes that the replay server sends: recorded streams, made as long as a bench wants them.
+"""The bytes that the replay server sends: recorded streams of any length.
 
-The frames are those of the recordings; only the text in them is repeated, and for tool calls and JSON replies replaced
-by a text of valid JSON (the small model that was recorded did not write any).
+The frames are recorded; their text is repeated, and for tool calls and JSON Schema replaced by valid JSON, which the
+small recorded model did not write.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ TOOL: dict[str, Any] = {
     "function": {"name": "get_weather", "description": "Weather of all of these places", "parameters": SCHEMA},
 }
 VLLM_MODELS = ("plain", "tools", "schema")
-"""The model's name chooses the kind of reply."""
+"""The model name selects the kind of response."""
 
 Answer = tuple[bytes, list[bytes]]
-"""Head of the HTTP answer, and its pieces, each sent as one piece of a chunked body."""
+"""Header of the HTTP response, and its body chunks."""
 
 
 def _json_pieces(count: int) -> list[str]:
@@ -62,7 +62,7 @@ def _sse(event: Any) -> bytes:
     return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
 
-def _whole(recorded: Capture, body: Any = None) -> Answer:
+def _complete(recorded: Capture, body: Any = None) -> Answer:
     raw = recorded.body if body is None else json.dumps(body, separators=(",", ":")).encode()
     return _head(recorded, len(raw)), [raw]
 
@@ -89,7 +89,7 @@ def _vllm_stream(name: str, pieces: list[str]) -> Answer:
 
 
 def vllm_answers(chunks: int) -> dict[str, Answer]:
-    """By kind: streams `plain`, `tools`, `schema` of `chunks` pieces of text, `whole`, `models`."""
+    """By kind: streams `plain`, `tools`, `schema` of `chunks` chunks of text, `chat`, `models`."""
     text = [TEXT[i % len(TEXT)] for i in range(chunks)]
     models = capture("vllm", "models")
     listed = models.json
@@ -98,13 +98,13 @@ def vllm_answers(chunks: int) -> dict[str, Answer]:
         "plain": _vllm_stream("chat_stream", text),
         "tools": _vllm_stream("chat_tools_required_stream", _json_pieces(chunks)),
         "schema": _vllm_stream("chat_schema_stream", _json_pieces(chunks)),
-        "whole": _whole(capture("vllm", "chat")),
-        "models": _whole(models, listed),
+        "chat": _complete(capture("vllm", "chat")),
+        "models": _complete(models, listed),
     }
 
 
 def ollama_answers(chunks: int) -> dict[str, Answer]:
-    """By kind: `plain`, a stream of `chunks` pieces of text; `whole`, `show`, `tags`."""
+    """By kind: `plain`, a stream of `chunks` chunks of text; `chat`, `show`, `tags`."""
     recorded = capture("ollama", "chat_stream")
     pattern, last = recorded.lines[0], recorded.lines[-1]
     lines = []
@@ -115,7 +115,7 @@ def ollama_answers(chunks: int) -> dict[str, Answer]:
     lines.append(json.dumps(last, separators=(",", ":")).encode() + b"\n")
     return {
         "plain": (_head(recorded, None), _chunked(lines)),
-        "whole": _whole(capture("ollama", "chat")),
-        "show": _whole(capture("ollama", "show")),
-        "tags": _whole(capture("ollama", "tags")),
+        "chat": _complete(capture("ollama", "chat")),
+        "show": _complete(capture("ollama", "show")),
+        "tags": _complete(capture("ollama", "tags")),
     }

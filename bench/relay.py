@@ -1,8 +1,8 @@
-"""A bare aiohttp.web relay that copies bytes: what any Python gateway on this framework costs at least.
+"""A bare aiohttp.web relay that copies bytes: the minimal cost of a Python gateway on this framework.
 
     python -m bench.relay http://127.0.0.1:9000        prints its port and serves until standard input ends
 
-No parsing, no keys, no limits. It writes once for each read from upstream, as the gateway does.
+No parsing, no keys, no limits. One write per read from upstream, as in the gateway.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def make_app(upstream: str) -> web.Application:
             request.method, upstream + request.path_qs, data=body, headers={"content-type": "application/json"}
         ) as answer:
             if answer.content_length is not None:
-                whole = await answer.read()
-                return web.Response(status=answer.status, body=whole, content_type=answer.content_type)
+                body = await answer.read()
+                return web.Response(status=answer.status, body=body, content_type=answer.content_type)
             out = web.StreamResponse(status=answer.status, headers={"content-type": answer.headers["content-type"]})
             await out.prepare(request)
             async for piece in answer.content.iter_any():

@@ -1,10 +1,10 @@
-"""A server that sends pre-built answers as fast as it can: what remains to be measured is the client.
+"""A server that sends recorded responses as fast as it can, so that the client is what is measured.
 
     python -m bench.replay_server --chunks 256        prints its port and serves until standard input ends
 
-Streams go out as an engine with continuous batching writes them: step by step, one piece for each running request,
-each piece a chunk of the HTTP body and a write of its own. `--burst N` puts N pieces into one write; `--pace MS` makes
-a step take that long, as a real engine's does, so that each read of a client brings one piece.
+Streams are written as by an engine with continuous batching: in each step one chunk per running request, each an HTTP
+chunk and a write of its own. `--burst N` puts N chunks into one write; `--pace MS` sets the duration of a step, so that
+each read of a client has one chunk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\nconte
 
 
 class Engine:
-    """Writes the next piece of every running stream, again and again."""
+    """Writes the next chunk of every running stream in each step."""
 
     def __init__(self, burst: int, pace: float) -> None:
         self._burst = burst
@@ -64,7 +64,7 @@ class Engine:
 
 
 class Connection(asyncio.Protocol):
-    """One client: one request after the other."""
+    """One connection, with sequential requests."""
 
     transport: asyncio.Transport
 
@@ -112,21 +112,21 @@ class Connection(asyncio.Protocol):
                     kind = next((k for k in ("tools", "schema") if b'"model":"%b"' % k.encode() in flat), "plain")
                     self._stream(self._answers["vllm"][kind])
                 else:
-                    self._whole(self._answers["vllm"]["whole"])
+                    self._complete(self._answers["vllm"]["chat"])
             case "/v1/models":
-                self._whole(self._answers["vllm"]["models"])
+                self._complete(self._answers["vllm"]["models"])
             case "/api/chat" if b'"stream":true' in flat:
                 self._stream(self._answers["ollama"]["plain"])
             case "/api/chat":
-                self._whole(self._answers["ollama"]["whole"])
+                self._complete(self._answers["ollama"]["chat"])
             case "/api/show" | "/api/tags":
-                self._whole(self._answers["ollama"][path[5:]])
-            case "/health":  # vllm-router waits for it
+                self._complete(self._answers["ollama"][path[5:]])
+            case "/health":  # vllm-router polls it
                 self.transport.write(_HEALTHY)
             case _:
                 self.transport.write(_NOT_FOUND)
 
-    def _whole(self, answer: Answer) -> None:
+    def _complete(self, answer: Answer) -> None:
         self.transport.write(answer[0] + answer[1][0])
 
     def _stream(self, answer: Answer) -> None:
@@ -148,9 +148,9 @@ async def serve(chunks: int, burst: int, pace: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chunks", type=int, default=256, help="pieces of text in a streamed reply")
-    parser.add_argument("--burst", type=int, default=1, help="pieces in one write")
-    parser.add_argument("--pace", type=float, default=0.0, help="milliseconds of one step")
+    parser.add_argument("--chunks", type=int, default=256, help="chunks of text per stream")
+    parser.add_argument("--burst", type=int, default=1, help="chunks per write")
+    parser.add_argument("--pace", type=float, default=0.0, help="milliseconds per step")
     args = parser.parse_args()
     run: Any = asyncio.run
     with contextlib.suppress(ImportError):

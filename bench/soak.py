@@ -1,10 +1,10 @@
-"""A million streamed chunks through `miner serve` at 64 connections: does it grow, fail, or forget to close?
+"""A million streamed chunks through `miner serve` at 64 connections: memory growth, errors, file descriptor leaks.
 
     python -m bench.soak                      about a minute
     python -m bench.soak --chunks 10000000
 
-Warm-up is a tenth of the chunks. Ends with 1 if memory grew by 5 per cent or more, a request failed, or a file stayed
-open that was not open before the load.
+Warm-up is a tenth of the chunks. Exits with 1 if memory grew by 5 per cent or more, a request failed, or file
+descriptors leaked.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CONNECTIONS = 64
 _MOST_GROWTH = 0.05
 _ROUND_SECONDS = 3
 _CLOSING_SECONDS = 15.0
-"""For connections that wrk left to be noticed as closed, and for those to the engine to have been idle for too long."""
+"""Time for closed client connections to be noticed, and for idle engine connections to expire."""
 
 
 def settled_files(target: Target, expected: int) -> int:
-    """Open descriptors, when they are as many as expected, or after a while."""
+    """Number of open descriptors, once it is as expected, or after a while."""
     deadline = time.monotonic() + _CLOSING_SECONDS
     while (found := target.open_files()) > expected and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -33,7 +33,7 @@ def settled_files(target: Target, expected: int) -> int:
 
 
 def load(target: Target, chunks: int, deadline: float) -> tuple[float, int]:
-    """Rounds until this many chunks have come: chunks and errors. Bounded by the deadline."""
+    """Run rounds up to this many chunks or the deadline; return chunks and errors."""
     size = probe(target, "stream")[1]
     done, errors = 0.0, 0
     while done < chunks and time.monotonic() < deadline:
@@ -55,7 +55,7 @@ def main() -> None:
         target = stack.enter_context(targets.miner(upstream))
         print(f"load average: {load_average()}")
         warm, warm_errors = load(target, args.chunks // 10, deadline)
-        # Connections to the engine stay for the next request: those of the warm-up are what there is to be from now on.
+        # Connections to the engine are reused: those of the warm-up are the baseline.
         files = settled_files(target, 0)
         before = target.rss()
         done, errors = load(target, args.chunks, deadline)

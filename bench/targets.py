@@ -1,4 +1,4 @@
-"""What bench/gateway.py measures: each server in a process of its own, and what the kernel says of that process."""
+"""The servers that bench/gateway.py measures, each in its own process, and their resource usage."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["KEY", "MODEL", "Target", "direct", "litellm", "miner", "relay", "rep
 
 KEY = "bench-key-of-more-than-16-characters"
 MODEL = "plain"
-"""The replay server's model that answers with plain text."""
+"""The replay server's model for plain text."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _START_SECONDS = 90.0
 _STOP_SECONDS = 15.0
 _MANY = "100000000"
-"""A limit that is checked for each request and refuses none."""
+"""A limit that is checked for each request and never reached."""
 
 
 class Target:
@@ -63,7 +63,7 @@ class Target:
 
 
 def _cpu_ticks(pid: int) -> int:
-    # The name, in brackets, may hold spaces: fields are counted from behind it.
+    # The name, in brackets, may contain spaces: count the fields after it.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -77,7 +77,7 @@ def _rss_kib(pid: int) -> int:
 
 @contextmanager
 def _process(command: list[str], *, environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process while the block lasts; its standard error goes to a file in the system's directory for such."""
+    """Run a process during the block; its standard error goes to a temporary file."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **(environ or {})}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -117,9 +117,9 @@ def _listening(
     name: str, command: list[str], port: int, environ: dict[str, str] | None = None,
     *, ready: Callable[[Target], bool] | None = None,
 ) -> Iterator[Target]:  # fmt: skip
-    """A server that is told its port, once it is ready: by default, once it answers a chat request."""
+    """A server on the given port, once it is ready: by default, once it responds to a chat request."""
     with _process([*command], environ=environ) as process:
-        # Nobody reads what it prints: a pipe that is full would stop it.
+        # Its output is not read: a full pipe would block it.
         assert process.stdout is not None
         _drain(process.stdout.fileno())
         target = Target(name, f"http://127.0.0.1:{port}", process.pid)
@@ -145,7 +145,7 @@ def _drain(descriptor: int) -> None:
 
 
 def answers(target: Target) -> bool:
-    """Whether it answers a chat request with 200."""
+    """Whether it responds to a chat request with 200."""
     request = urllib.request.Request(
         f"{target.url}/v1/chat/completions",
         b'{"model":"%s","messages":[{"role":"user","content":"hi"}]}' % MODEL.encode(),
@@ -175,7 +175,7 @@ def _free_port() -> int:
 
 @contextmanager
 def replay(chunks: int, burst: int = 1) -> Iterator[Target]:
-    """The upstream of all: pre-built answers as fast as they can be written, `burst` chunks in one write."""
+    """The upstream of all servers: recorded responses, `burst` chunks per write."""
     command = [sys.executable, "-m", "bench.replay_server", "--chunks", str(chunks), "--burst", str(burst)]
     with _printing_port(command) as (url, pid):
         yield Target("replay", url, pid)
@@ -196,7 +196,7 @@ def relay(upstream: Target) -> Iterator[Target]:
 
 @contextmanager
 def miner(upstream: Target) -> Iterator[Target]:
-    """`miner serve` with a key, limits that are counted and never reached, and its metrics."""
+    """`miner serve` with a key, limits that are never reached, and metrics."""
     port = _free_port()
     environ = {
         "MINER_API_KEYS": KEY,
@@ -216,7 +216,7 @@ def miner(upstream: Target) -> Iterator[Target]:
 
 @contextmanager
 def serving(environ: dict[str, str]) -> Iterator[Target]:
-    """`miner serve` with this environment, once it says that it is ready."""
+    """`miner serve` with this environment, once it is ready."""
     port = _free_port()
     command = [sys.executable, "-m", "miner", "serve", "--port", str(port)]
     with _listening("miner serve", command, port, environ, ready=_is_ready) as target:
@@ -225,7 +225,7 @@ def serving(environ: dict[str, str]) -> Iterator[Target]:
 
 @contextmanager
 def router(upstream: Target) -> Iterator[Target]:
-    """vllm-router with its defaults, told to log errors only."""
+    """vllm-router with its defaults, logging errors only."""
     port = _free_port()
     command = [
         str(DIRECTORY / "router/bin/vllm-router"), "--host", "127.0.0.1", "--port", str(port), "--worker-urls",

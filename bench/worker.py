@@ -1,8 +1,8 @@
-"""One client in a process of its own: does the rounds that `clients.py` asks for and tells what CPU they took.
+"""One client in its own process: runs the rounds that `clients.py` requests and reports their CPU time.
 
-    python -m bench.worker NAME URL       reads one JSON line for each round, answers with one
+    python -m bench.worker NAME URL       one JSON line per round in, one out
 
-Every client does the same work: it takes the text out of each chunk and adds up its length, which is checked. Only the
+Every client does the same work: it extracts the text of each chunk and adds up its length, which is checked. Only the
 standard library and the client's own package are imported here.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 Work = Callable[[], Awaitable[int]]
-"""One request; gives the number of characters that came."""
+"""One request; returns the number of characters received."""
 
 
 def _body(model: str, **more: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 async def bare(url: str, stack: AsyncExitStack) -> dict[str, Work]:
-    """Aiohttp and orjson, and nothing else."""
+    """Aiohttp and orjson only."""
     import aiohttp
     import orjson
 
@@ -38,7 +38,7 @@ async def bare(url: str, stack: AsyncExitStack) -> dict[str, Work]:
     headers = {"Content-Type": "application/json"}
 
     async def stream() -> int:
-        # The loop that one writes: line by line, as aiohttp gives them.
+        # The usual loop: line by line.
         count = 0
         data = orjson.dumps(_body("plain", **_STREAM))
         async with session.post(f"{url}/v1/chat/completions", data=data, headers=headers) as response:
@@ -53,7 +53,7 @@ async def bare(url: str, stack: AsyncExitStack) -> dict[str, Work]:
         return count
 
     async def stream_by_read() -> int:
-        # The quickest that we know: whatever a read brings is split in one go.
+        # The fastest known: split each read at once.
         count, rest = 0, b""
         data = orjson.dumps(_body("plain", **_STREAM))
         async with session.post(f"{url}/v1/chat/completions", data=data, headers=headers) as response:
@@ -68,7 +68,7 @@ async def bare(url: str, stack: AsyncExitStack) -> dict[str, Work]:
                         count += len(choices[0]["delta"].get("content") or "")
         return count
 
-    async def whole() -> int:
+    async def chat() -> int:
         data = orjson.dumps(_body("plain"))
         async with session.post(f"{url}/v1/chat/completions", data=data, headers=headers) as response:
             return len(orjson.loads(await response.read())["choices"][0]["message"]["content"])
@@ -92,18 +92,18 @@ async def bare(url: str, stack: AsyncExitStack) -> dict[str, Work]:
                     count += len(orjson.loads(line)["message"]["content"])
         return count
 
-    async def ollama_whole() -> int:
+    async def ollama_chat() -> int:
         async with session.post(f"{url}/api/chat", data=ollama(False), headers=headers) as response:
             return len(orjson.loads(await response.read())["message"]["content"])
 
     return {
-        "stream": stream, "stream by read": stream_by_read, "whole": whole,
-        "ollama stream": ollama_stream, "ollama stream by read": ollama_by_read, "ollama whole": ollama_whole,
+        "stream": stream, "stream by read": stream_by_read, "chat": chat,
+        "ollama stream": ollama_stream, "ollama stream by read": ollama_by_read, "ollama chat": ollama_chat,
     }  # fmt: skip
 
 
 async def miner(url: str, stack: AsyncExitStack) -> dict[str, Work]:
-    """Ours: the public stream, and its batches."""
+    """miner: the public stream, and its batches."""
     from bench.recorded import SCHEMA, TOOL
     from miner.config.config import MinerConfig
     from miner.core.llms.llm_ollama import OllamaService
@@ -112,18 +112,18 @@ async def miner(url: str, stack: AsyncExitStack) -> dict[str, Work]:
     config = MinerConfig(_env_file=None, vllm_api_base=f"{url}/v1", ollama_base_url=url)
     vllm = await stack.enter_async_context(VLLMService(config))
     ollama = await stack.enter_async_context(OllamaService(config))
-    given: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 512, "temperature": 0.5, "top_p": 0.9}
+    params: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 512, "temperature": 0.5, "top_p": 0.9}
 
     async def flattened(service: Any, model: str, **options: Any) -> int:
         count = 0
-        async for chunk in service.stream(model=model, **given, **options):
+        async for chunk in service.stream(model=model, **params, **options):
             if chunk.content:
                 count += len(chunk.content)
         return count
 
     async def batches(service: Any, model: str) -> int:
         count = 0
-        async for batch in service.stream(model=model, **given).batches():
+        async for batch in service.stream(model=model, **params).batches():
             for chunk in batch:
                 if chunk.content:
                     count += len(chunk.content)
@@ -131,23 +131,23 @@ async def miner(url: str, stack: AsyncExitStack) -> dict[str, Work]:
 
     async def tools() -> int:
         count = 0
-        async for chunk in vllm.stream(model="tools", tools=[TOOL], **given):
+        async for chunk in vllm.stream(model="tools", tools=[TOOL], **params):
             for call in chunk.tool_calls or ():
                 count += len(call["function"].get("arguments", ""))
         return count
 
-    async def whole(service: Any, model: str) -> int:
-        return len((await service.chat_completion(model=model, **given)).content)
+    async def chat(service: Any, model: str) -> int:
+        return len((await service.chat_completion(model=model, **params)).content)
 
     return {
         "stream": lambda: flattened(vllm, "plain"),
         "stream batches": lambda: batches(vllm, "plain"),
         "stream tools": tools,
         "stream schema": lambda: flattened(vllm, "schema", response_format=SCHEMA),
-        "whole": lambda: whole(vllm, "plain"),
+        "chat": lambda: chat(vllm, "plain"),
         "ollama stream": lambda: flattened(ollama, "smollm2"),
         "ollama stream batches": lambda: batches(ollama, "smollm2"),
-        "ollama whole": lambda: whole(ollama, "smollm2"),
+        "ollama chat": lambda: chat(ollama, "smollm2"),
     }
 
 
@@ -164,17 +164,17 @@ async def openai(url: str, stack: AsyncExitStack) -> dict[str, Work]:
                 count += len(chunk.choices[0].delta.content or "")
         return count
 
-    async def whole() -> int:
+    async def chat() -> int:
         return len((await client.chat.completions.create(**_body("plain"))).choices[0].message.content or "")
 
-    return {"stream": stream, "whole": whole}
+    return {"stream": stream, "chat": chat}
 
 
 async def litellm(url: str, stack: AsyncExitStack) -> dict[str, Work]:
     """LiteLLM's Python API."""
     import os
 
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch a price list at import
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it downloads a price list at import
     import litellm as library
 
     library.telemetry = False
@@ -188,10 +188,10 @@ async def litellm(url: str, stack: AsyncExitStack) -> dict[str, Work]:
                 count += len(chunk.choices[0].delta.content or "")
         return count
 
-    async def whole() -> int:
+    async def chat() -> int:
         return len((await library.acompletion(**_body("hosted_vllm/plain"), **where)).choices[0].message.content)
 
-    return {"stream": stream, "whole": whole}
+    return {"stream": stream, "chat": chat}
 
 
 async def any_llm(url: str, stack: AsyncExitStack) -> dict[str, Work]:
@@ -207,10 +207,10 @@ async def any_llm(url: str, stack: AsyncExitStack) -> dict[str, Work]:
                 count += len(chunk.choices[0].delta.content or "")
         return count
 
-    async def whole() -> int:
+    async def chat() -> int:
         return len((await client.acompletion(**_body("plain"))).choices[0].message.content)
 
-    return {"stream": stream, "whole": whole}
+    return {"stream": stream, "chat": chat}
 
 
 async def ollama(url: str, stack: AsyncExitStack) -> dict[str, Work]:
@@ -218,18 +218,18 @@ async def ollama(url: str, stack: AsyncExitStack) -> dict[str, Work]:
     from ollama import AsyncClient
 
     client = AsyncClient(host=url)
-    given: dict[str, Any] = {"model": "smollm2", "messages": MESSAGES, "options": {"num_predict": 9}}
+    params: dict[str, Any] = {"model": "smollm2", "messages": MESSAGES, "options": {"num_predict": 9}}
 
     async def stream() -> int:
         count = 0
-        async for part in await client.chat(**given, stream=True):
+        async for part in await client.chat(**params, stream=True):
             count += len(part.message.content or "")
         return count
 
-    async def whole() -> int:
-        return len((await client.chat(**given)).message.content or "")
+    async def chat() -> int:
+        return len((await client.chat(**params)).message.content or "")
 
-    return {"ollama stream": stream, "ollama whole": whole}
+    return {"ollama stream": stream, "ollama chat": chat}
 
 
 CLIENTS = {
@@ -238,7 +238,7 @@ CLIENTS = {
 
 
 async def _round(work: Work, requests: int, at_once: int) -> dict[str, Any]:
-    """`requests` in all, `at_once` at any time; the CPU time is that of the whole process."""
+    """Run `requests`, `at_once` at a time; the CPU time is that of the process."""
     left = requests
     counts = set()
 
@@ -261,10 +261,10 @@ async def main(name: str, url: str) -> None:
         works = await CLIENTS[name](url, stack)
         ready = {"works": list(works), "load_cpu": time.process_time() - began}
         print(json.dumps(ready), flush=True)
-        # Waiting for orders blocks the loop: nothing else shall run meanwhile.
+        # Reading the next line blocks the loop on purpose: nothing else may run.
         while line := sys.stdin.readline():
-            order = json.loads(line)
-            print(json.dumps(await _round(works[order["work"]], order["requests"], order["at_once"])), flush=True)
+            task = json.loads(line)
+            print(json.dumps(await _round(works[task["work"]], task["requests"], task["at_once"])), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
--- One chat completion again and again; the arguments after `--`: "stream" or "whole", key, model.
+-- One chat completion again and again; the arguments after `--`: "stream" or "non-streaming", key, model.
 -- Prints at the end what gateway.py reads: counts, bytes, microseconds, latency percentiles, errors.
 
 local threads = {}
