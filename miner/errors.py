@@ -6,25 +6,24 @@
       ConfigError                     a setting is wrong; the command line exits with 2
       RequestError                    the caller's mistake; sending it again changes nothing
         InvalidRequestError           400  a parameter is malformed or out of range
-        UnsupportedFeatureError       400  the backend or the model cannot do what was asked
+        UnsupportedFeatureError       400  the backend or the model does not support the request
         ModelNotFoundError            404  no such model; carries what there is
         ContextLengthError            400  the prompt does not fit; carries both numbers
       BackendError                    the engine's side
-        BackendUnavailableError       503  nobody answers, or not now
+        BackendUnavailableError       503  cannot be reached, or is temporarily unavailable
           ServiceClosedError          503  the service was closed while the call ran; nothing is sent again
-        BackendTimeoutError           504  silent for longer than allowed
+        BackendTimeoutError           504  read timeout
         BackendOverloadedError        429  the queue is full; carries retry_after in seconds
         AuthenticationError           502  the engine refused our key (not the caller's key)
-        BackendProtocolError          502  the answer makes no sense
-          OutputValidationError       422  the answer breaks the format that was asked for; carries the response
-        StreamInterruptedError        502  the stream broke off; `partial` has what had arrived
+        BackendProtocolError          502  invalid response
+          OutputValidationError       422  the response violates the requested format; carries the response
+        StreamInterruptedError        502  the stream ended early; `partial` has what had arrived
         EngineStartError              503  an engine of ours did not start
-        EngineCrashedError            503  an engine of ours died; carries exit status and last log lines
+        EngineCrashedError            503  an engine of ours crashed; carries exit status and last log lines
 
 Every error survives pickling and says what failed and where. What to do next is in two fields: `hint` is for
 whoever sent the request, `operator_hint` for whoever runs the server (settings, options, packages, paths): the log, the
 command line and administrators see it, other clients do not.
-This module imports nothing of miner but `override`.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class MinerError(Exception):
     """Base of all errors of miner. `str(error)` is the message followed by both hints."""
 
     http_status: ClassVar[int] = 500
-    """What a gateway answers."""
+    """HTTP status of the gateway's response."""
     code: ClassVar[str] = "internal_error"
     """A short name that programs can compare."""
 
@@ -190,19 +189,19 @@ class BackendError(MinerError):
         self.backend = backend
         self.base_url = base_url
         self.status = status
-        """HTTP status of the engine's answer, if there was one."""
+        """HTTP status of the engine's response, if there was one."""
         self.retryable = self.retryable_by_default if retryable is None else retryable
         """Whether the same request may succeed later."""
         self.retry_after = retry_after
-        """Seconds after which it may, where somebody said so."""
+        """Seconds after which it may: from `Retry-After` or our own queue."""
         self.engine_died = engine_died
-        """Whether an engine may have died of the request: it is sent again once at most then."""
+        """Whether an engine may have crashed on the request, which is then retried once at most."""
         self.partial: Any = None
         """What had arrived of the reply when it failed, as an LLMResponse; None if nothing had."""
 
 
 class BackendUnavailableError(BackendError):
-    """Nobody answers at the address, or the engine says that it cannot serve now."""
+    """The server cannot be reached, or reports that it is unavailable."""
 
     http_status = 503
     code = "backend_unavailable"
@@ -210,14 +209,14 @@ class BackendUnavailableError(BackendError):
 
 
 class ServiceClosedError(BackendUnavailableError):
-    """The service was closed (`aclose`) while the call ran. Nothing of the call is sent any more."""
+    """The service was closed (`aclose`) while the call ran. The call is not retried."""
 
     code = "service_closed"
     retryable_by_default = False
 
 
 class BackendTimeoutError(BackendError):
-    """The engine was silent for longer than the timeout."""
+    """The engine sent nothing for longer than the timeout."""
 
     http_status = 504
     code = "backend_timeout"
@@ -238,14 +237,14 @@ class AuthenticationError(BackendError):
 
 
 class BackendProtocolError(BackendError):
-    """The engine's answer is not what its protocol says."""
+    """The engine's response violates the protocol."""
 
     code = "backend_protocol"
 
 
 class OutputValidationError(BackendProtocolError):
-    """The reply is complete but not in the format that was asked for, or was cut before it could be. It is the model's
-    doing, so the status is one that clients do not send again: the same request would cost the same tokens again.
+    """The response violates the requested format, or was cut off before it could match. 422, which clients do not
+    retry: the same request would cost the same tokens again.
     """
 
     http_status = 422
@@ -258,7 +257,7 @@ class OutputValidationError(BackendProtocolError):
 
 
 class StreamInterruptedError(BackendError):
-    """The stream ended without its end mark."""
+    """The stream ended before its finish reason or `[DONE]`."""
 
     code = "stream_interrupted"
 
@@ -276,7 +275,7 @@ class EngineStartError(BackendError):
 
 
 class EngineCrashedError(BackendError):
-    """An engine process of ours died while it served."""
+    """An engine process of ours crashed while it served."""
 
     http_status = 503
     code = "engine_crashed"

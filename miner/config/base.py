@@ -58,7 +58,8 @@ PathText = Annotated[str, BeforeValidator(path_as_text)]
 class Settings(BaseSettings):
     """Settings from, first to last: the arguments, the environment, `.env` in the working directory, the default.
 
-    Fields can be assigned after construction, and are checked then too.
+    Fields can be assigned after construction, and are checked then too. Subclasses repeat `__init__`: type checkers
+    would otherwise synthesize one that requires the fields' exact types.
 
     Raises:
         ConfigError: a value is invalid, or an argument is not a setting.

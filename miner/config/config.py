@@ -112,7 +112,6 @@ class MinerConfig(Settings):
     queue_timeout: Seconds = 300.0
     """Maximum seconds that a request waits for a slot, or for one of MINER_MAX_CONNECTIONS."""
 
-    # Repeated here: type checkers would otherwise synthesize one that requires the fields' exact types.
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
 

@@ -25,7 +25,6 @@ class VLLMCommandConfig(Settings):
     max_model_len: int | None = Field(None, ge=1)
     """Context length in tokens; default: the model's own."""
 
-    # Repeated here: type checkers would otherwise synthesize one that requires the fields' exact types.
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
 

@@ -1,7 +1,7 @@
 """Typed requests, responses and chunks, as they pass between an entry and a backend.
 
 Shapes follow OpenAI's chat API where it has the concept. Durations are seconds, sizes are bytes, lengths are tokens.
-Everything here is data: this module imports nothing of miner but `override`.
+Everything here is data.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Route:
     body: type | None = None
     """The struct that reads its body."""
     content_types: str | tuple[str, ...] = "application/json"
-    """Of its response."""
+    """Media types of its response."""
     always: bool = False
     """Served also while the server shuts down, and not rate limited."""
     id_header: str | None = None
@@ -70,19 +70,19 @@ ROUTE_TABLE = web.AppKey("routes", tuple[Route, ...])
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request."""
+    """The sender of a request, and what it may do."""
 
     name: str
-    """Of the key; for the log, never the key itself."""
+    """Name of the key, for the log; never the key itself."""
     admin: bool = False
     models: frozenset[str] | None = None
     """Models that it may use; None: all."""
     limits: Limits = NO_LIMITS
-    """Of its key."""
+    """Limits that its key sets."""
     revocable: bool = False
-    """The key stands in the keys file, which can revoke it."""
+    """Whether the key stands in the keys file, which can revoke it."""
     anonymous: bool = False
-    """It has sent no key."""
+    """Whether it has sent no key."""
 
 
 NOBODY = Caller("nobody", models=frozenset(), anonymous=True)

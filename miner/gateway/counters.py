@@ -13,15 +13,15 @@ from miner.core.wire import EngineStatus
 
 _MAX_MODELS = 100
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds of requests."""
+"""Buckets of request durations, in seconds."""
 _TOKEN_DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Seconds of tokens."""
+"""Buckets of time per output token, in seconds."""
 _TOKENS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
-"""Tokens of requests: the buckets of OpenTelemetry's `gen_ai.client.token.usage`, as far as contexts reach."""
+"""Buckets of tokens per request: those of OpenTelemetry's `gen_ai.client.token.usage`, as far as contexts reach."""
 
 
 class Histogram:
-    """How often a value fell between which bounds."""
+    """Counts per bucket."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -31,12 +31,12 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count a value that came so many times."""
+        """Count a value `times` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Upper bounds, and how many values are not above each."""
+        """Upper bounds with their cumulative counts, as Prometheus has them."""
         below, buckets = 0, []
         for bound, count in zip((*map(repr, self.bounds), "+Inf"), self.counts, strict=True):
             below += count
@@ -61,9 +61,9 @@ class ModelCounters:
 
 
 class ModelLabels:
-    """Labels for models: names that a backend has served, and no more of them than fit into a monitoring system.
+    """Labels for models: names that a backend has served, at most `limit` of them.
 
-    A client can send any name; one that nothing came from is "other".
+    A client can send any name; that of a model that has not responded yet is "other".
     """
 
     def __init__(self, limit: int) -> None:
@@ -71,7 +71,7 @@ class ModelLabels:
         self._known: set[str] = set()
 
     def served(self, name: str) -> str:
-        """The label of a model that has replied."""
+        """The label of a model that has responded."""
         if name not in self._known:
             if len(self._known) >= self._limit or len(name) > 200:
                 return "other"
@@ -84,7 +84,7 @@ class ModelLabels:
 
 
 class Counters:
-    """All that is counted. Labels are bounded: routes of the table, methods HTTP has, at most 100 models."""
+    """All counters. Labels are bounded: routes of the table, HTTP's methods, at most 100 models."""
 
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, str, int], Histogram] = defaultdict(Histogram)

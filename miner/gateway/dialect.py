@@ -75,7 +75,7 @@ class Dialect(Protocol):
     stream_type: str
     """Content type of a stream."""
     heartbeat: bytes
-    """Sent while the engine is silent; b"" if the dialect has no such thing."""
+    """Sent while the engine sends nothing; b"" if the dialect has no heartbeat."""
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body.

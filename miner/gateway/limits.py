@@ -38,7 +38,7 @@ NO_LIMITS = Limits()
 
 
 class TokenBucket:
-    """An allowance that refills evenly; a whole minute's may be used at once. It can go into debt."""
+    """A token bucket: it refills evenly and allows a burst of one minute; it may go negative."""
 
     __slots__ = ("_at", "_left", "_limit")
 
@@ -133,7 +133,7 @@ class Reservation:
 
 
 def client_of(address: str) -> str:
-    """The client behind an address: of IPv6 the network of 64 bits, which one customer has whole."""
+    """The client behind an address; IPv6 by /64, usually one customer's prefix."""
     if ":" not in address:
         return address
     try:

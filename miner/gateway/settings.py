@@ -88,6 +88,5 @@ class GatewaySettings(Settings):
     serve_log_prompts: bool = False
     """Log prompts and responses."""
 
-    # Repeated here: type checkers would otherwise synthesize one that requires the fields' exact types.
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

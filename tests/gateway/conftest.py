@@ -22,7 +22,7 @@ def _own_config_directory(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
     """What a gateway waits for where somebody does not answer, in fractions of a second."""
-    monkeypatch.setattr(run, "_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(run, "_LINGERING_TIME", 0.3)
     monkeypatch.setattr(log, "_CLOSE_SECONDS", 0.5)
     monkeypatch.setattr(tracing, "_FLUSH_SECONDS", 0.5)
     monkeypatch.setattr(key_store, "_POLL_SECONDS", 0.1)

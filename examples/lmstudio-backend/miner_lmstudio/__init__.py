@@ -19,7 +19,7 @@ class LMStudioService(OpenAIService):
     """An LM Studio server at LMSTUDIO_API_BASE (default http://localhost:1234/v1)."""
 
     name = "lmstudio"
-    unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must answer."
+    unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must respond."
     # Other features are refused by name, before anything is sent.
     features = (OpenAIService.features - {"logprobs", "embeddings"} - TOOLS) | {"top_k", "repeat_penalty"}
     watches_stops = True

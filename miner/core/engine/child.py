@@ -197,7 +197,7 @@ def _exists(pid: int) -> bool:
 
 
 def _is_healthy(address: str, key: str) -> bool:
-    """Whether `/health` answers 200: the model is loaded."""
+    """Whether `/health` returns 200: the model is loaded."""
     if address.startswith("unix://"):
         connection = http.client.HTTPConnection("engine", timeout=_PROBE_TIMEOUT)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -264,7 +264,7 @@ def _parameters(xllamacpp: Any, config: Config) -> Any:
         for parent in parents:
             target = getattr(target, parent)
         if not hasattr(target, name):
-            _fail(f"xllamacpp {xllamacpp.__version__} has no parameter {path}: install the version that miner asks for")
+            _fail(f"xllamacpp {xllamacpp.__version__} has no parameter {path}: install the version that miner requires")
         try:
             setattr(target, name, value)
         except (TypeError, ValueError, OverflowError) as error:

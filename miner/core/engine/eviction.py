@@ -7,8 +7,9 @@ first, then that of idle engines, the least recently used first, then that of bu
   next request when it has read the last response must not pay a reload for each.
 - A **busy** engine keeps its time slice: it serves, new requests included, until `fairness_wait` after the other began
   to wait and after its own slice began. Then it drains: no new requests, and eviction when those in flight are done. A
-  slice lasts at least twice as long as the engine's load, or slow loads would take most of the time. Requests that
-  arrived before the others are finished first if that takes less than two swaps and the others' own requests.
+  slice lasts at least twice as long as the engine's load, or slow loads would take most of the time. It is extended
+  for requests older than the other's while n x mean / slots of these < 2 x load time + n x mean / slots of the other's
+  (n: number of requests; mean: mean duration of one).
 - Pinned, loading and stopping engines stay.
 
 Models that wait are ordered by `Member.waiting_since`; an engine that was evicted joins at the end. So time slices go
@@ -110,7 +111,7 @@ def _evictable_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
 
 
 def _finishes_first(victim: Member, wanted: Member) -> bool:
-    """Whether the victim's older requests take less time than to swap there and back."""
+    """Whether serving the victim's older requests takes less time than two loads of it and the other's requests."""
     older = victim.queue.arrived_by(wanted.waiting_since)
     if older == 0 or victim.times.mean is None:
         return False

@@ -31,7 +31,7 @@ class Member:
         self.spec = spec
         self.engine = engine
         self.need = need
-        """Bytes of main memory when loaded; 0 where nobody counts."""
+        """Bytes of main memory when loaded; 0 without a memory budget."""
         self.gpu_need = gpu_need
         """Bytes on each GPU when loaded."""
         self.state = State.UNLOADED

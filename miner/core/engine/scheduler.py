@@ -193,7 +193,7 @@ class Scheduler:
         return member.load_reported_at + _REPORT_LOAD_EVERY
 
     def fail(self, member: Member, error: MinerError) -> None:
-        """Refuse all requests that wait for an engine, each with a copy, for tracebacks of its own."""
+        """Refuse all requests that wait for an engine; each gets a copy: a shared exception accumulates tracebacks."""
         for waiter in list(member.queue.waiters):
             own = copy.copy(error)
             own.__cause__ = error.__cause__

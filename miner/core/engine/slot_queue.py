@@ -44,12 +44,12 @@ class Waiter:
     keep_alive: float | None = None
     on_progress: Callable[[Progress], None] | None = None
     ahead: int = 0
-    """Requests that were or came before this one."""
+    """Requests ever ahead of this one."""
     position: int | None = None
-    """How many of them were left when that was reported last."""
+    """How many of them were left at the last report."""
 
     def report(self, progress: Progress) -> None:
-        """Report progress, if anybody listens. A callback that raises harms nobody but its owner's log."""
+        """Call `on_progress` soon; an exception in the callback is only logged."""
         if self.on_progress is not None and not self.future.done():
             # Not called from here: an error in it must not cut a scheduling pass in half.
             asyncio.get_running_loop().call_soon(self.on_progress, progress)

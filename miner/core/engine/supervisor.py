@@ -112,7 +112,7 @@ class Supervisor:
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stopping
 
     def stop(self) -> None:

@@ -43,9 +43,9 @@ class LLMService(Backend):
     Close it with `await service.aclose()` or use it in `async with`. One service may be used by many tasks at once.
 
     A backend overrides the hooks of `contract/backend.py`, which get a validated ChatRequest, or as a generate-only
-    backend just `generate(self, prompt, model, max_tokens, temperature, top_p)` or `chat_completion`. Its class stays
-    as it is written. On its instances `generate` and `chat_completion` are the ones below, so that callers get
-    validation, defaults, timeouts and retries; these call the class's own with the parameters that it declares.
+    backend just `generate(self, prompt, model, max_tokens, temperature, top_p)` or `chat_completion`. On its
+    instances `__new__` replaces `generate` and `chat_completion` by the base class's, which validate, apply defaults,
+    timeouts and retries, and then call the class's own with the parameters that it declares.
 
     Args:
         config: a MinerConfig, any object with some of its attributes, or None for the environment's settings. It is

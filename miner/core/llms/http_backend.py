@@ -30,7 +30,7 @@ class Endpoint:
 
 
 class HTTPBackend(LLMService):
-    """The client of one server, which follows the settings; the server's only model; its health."""
+    """Base of backends that talk to one HTTP server: creates its client, resolves the default model, checks health."""
 
     unreachable_hint: ClassVar[str | None] = None
     """What an operator can do when the server cannot be reached; may hold {url}."""

@@ -38,7 +38,7 @@ class LlamaCppService(OpenAIService):
     """
 
     name = "llamacpp"
-    unreachable_hint = "Start the server, or set LLAMACPP_API_BASE; `curl {url}/models` must answer."
+    unreachable_hint = "Start the server, or set LLAMACPP_API_BASE; `curl {url}/models` must respond."
     timeout_setting = "LLAMACPP_TIMEOUT"
     key_setting = "LLAMACPP_API_KEY"
     reuse_connections = False

@@ -43,7 +43,7 @@ class VLLMService(OpenAIService):
     name = "vllm"
     unreachable_hint = (
         "Start it with `miner vllm --model NAME --run` (python -m vllm.entrypoints.openai.api_server --model NAME), "
-        "or set VLLM_API_BASE; `curl {url}/models` must answer. A model takes minutes to load."
+        "or set VLLM_API_BASE; `curl {url}/models` must respond. A model takes minutes to load."
     )
     timeout_setting = "VLLM_TIMEOUT"
     key_setting = "VLLM_API_KEY"

@@ -2,7 +2,7 @@
 
 A name means, in this order: the demo model (`demo`), a path, a model in the models directory, a model that was pulled
 from a hub. It must be exact, in any case: the name in the list, its last part, the file's name, a reference to the hub,
-each also with Ollama's `:latest` behind it. A beginning is no name. A name is only ever compared with what the models
+each also with Ollama's `:latest` behind it. Prefixes do not match. A name is only ever compared with what the models
 directory holds, never joined to it, so it cannot leave it.
 """
 

@@ -1,5 +1,5 @@
 """Does it run? One call on each backend, the same code by one setting: llama.cpp on the real engine, Ollama on the
-recorded answers of a genuine one, vLLM on a real server (`-m vllm`).
+recorded responses of a genuine one, vLLM on a real server (`-m vllm`).
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Hosts(Middleware):
 
 
 async def preflight(context: RequestContext) -> web.StreamResponse:
-    """Answer a CORS preflight request; served only where origins are allowed."""
+    """Respond to a CORS preflight request; served only where origins are allowed."""
     headers = context.request.headers
     allowed = context.extra_headers.get("Access-Control-Allow-Origin")
     if allowed is None or "Access-Control-Request-Method" not in headers:

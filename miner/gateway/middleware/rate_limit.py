@@ -23,7 +23,7 @@ from miner.gateway.settings import GatewaySettings
 
 
 class RateLimiter(Middleware):
-    """Refuses with 429 and `Retry-After` who exceeds a limit, and lets the others in in a fair order.
+    """Refuses a client over its limit with 429 and `Retry-After`, and queues the others fairly.
 
     Args:
         settings: with the limits of all clients.
@@ -127,7 +127,7 @@ def _reserve(reservation: Reservation, context: RequestContext, call: Call) -> N
                 param=_multiplying_field(call), hint="Reduce it.",
             )  # fmt: skip
         if account.running - reservation.requests + requests > limits.concurrency:
-            raise _exceeded(f"{limits.concurrency} concurrent requests, each reply counted", 1)
+            raise _exceeded(f"{limits.concurrency} concurrent requests (n choices and inputs count separately)", 1)
         account.running += requests - reservation.requests
         reservation.requests = requests
     if limits.tokens is not None:

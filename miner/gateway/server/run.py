@@ -29,9 +29,9 @@ from miner.gateway.state import Gateway
 logger = logging.getLogger("miner.gateway")
 
 _INTERRUPT_SECONDS = 2.0
-"""For errors to reach the clients of requests that did not finish within the grace period."""
-_LINGER_SECONDS = 2.0
-"""For reading the rest of an unwanted body, so that its client can read the response."""
+"""Seconds for errors to reach the clients of requests that did not finish within the grace period."""
+_LINGERING_TIME = 2.0
+"""Seconds to read the rest of an unwanted body, so that its client can read the response."""
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
@@ -50,7 +50,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
         max_field_size=MAX_HEADER,
         access_log=None,  # the gateway has its own (middleware/logging.py)
         keepalive_timeout=settings.serve_keepalive,
-        lingering_time=_LINGER_SECONDS,
+        lingering_time=_LINGERING_TIME,
         shutdown_timeout=_INTERRUPT_SECONDS,  # after the grace period
     )
 
@@ -95,7 +95,7 @@ def _allow_many_connections() -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """That of uvloop where it is installed: a request costs about a third less with it."""
+    """The event loop factory of uvloop, which makes a request about a third cheaper; None: asyncio's."""
     try:
         import uvloop
     except ImportError:

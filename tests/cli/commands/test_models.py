@@ -1,4 +1,4 @@
-"""`miner models` on real directories, a hub on loopback and the recorded answers of a real Ollama."""
+"""`miner models` on real directories, a hub on loopback and the recorded responses of a real Ollama."""
 
 import json
 import os

@@ -1,5 +1,5 @@
-"""How a validated request runs on any backend: resolve, send, retry where that can help, bound the waits, check what
-came. One loop for the response in one piece, one for the stream.
+"""How a validated request runs on any backend: resolve, send, retry where that can help, bound the waits, validate the
+response. One loop for non-streaming requests, one for streams.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class _Deadline:
         return min(ends, default=None)
 
     def note(self, batch: list[LLMChunk]) -> None:
-        """Tokens bound the next wait from now on."""
+        """Restart the timeout if the batch has tokens."""
         if has_tokens(batch):
             self._waits_for_first = False
             self._last = self._time()

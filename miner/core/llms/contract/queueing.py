@@ -1,4 +1,4 @@
-"""Whose request waits in a queue in front of an engine, where one service serves several clients."""
+"""The client of a request in an engine's queue, where one service serves several clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 
 class QueueClient:
-    """The client of one request to a service, and how its waiting goes.
+    """The client of one request to a service, and its queue wait.
 
     A service that has a queue of its own (`LLMService.queues_requests`) is fair between clients by their names.
     """
@@ -16,9 +16,9 @@ class QueueClient:
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.waiting = 0
-        """Requests to engines that wait now: a call for several replies is several of them."""
+        """Requests to engines in a queue now: a call with `n` choices makes several."""
         self.waited: float | None = None
-        """Seconds that the one which waited longest did so, a load not counted; None before a slot was had."""
+        """Longest queue wait in seconds, load excluded; None before a slot was acquired."""
 
     @contextmanager
     def wait(self) -> Iterator[None]:
@@ -30,7 +30,7 @@ class QueueClient:
             self.waiting -= 1
 
     def record(self, seconds: float) -> None:
-        """A slot was had after so long."""
+        """Record that a slot was acquired after `seconds`."""
         self.waited = max(seconds, self.waited or 0.0)
 
 

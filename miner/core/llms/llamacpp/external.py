@@ -87,7 +87,7 @@ class ExternalServer(ServerProvider):
     def _capabilities(self, *, probes_expire: bool) -> frozenset[str]:
         server = self._server
         if server is None or server.props is None:
-            return self._features - {"keep_alive"}  # how long a model stays is not ours to say there
+            return self._features - {"keep_alive"}  # the server's operator decides keep_alive
         fresh = not probes_expire or time.monotonic() - self._probed < _FRESH_SECONDS
         able = server.props.capabilities(
             embeds=not (fresh and self._embeds is False), ranks=not (fresh and self._ranks is False)
@@ -125,14 +125,14 @@ class ExternalServer(ServerProvider):
         return models
 
     async def _serves(self, path: str) -> bool | None:
-        """Whether it has this endpoint: what it does not serve it refuses before it reads the body, an empty body only
-        after that. None: no response.
+        """Whether it has this endpoint: it refuses an unknown one before it reads the body, the empty body only after
+        that. None: no response.
         """
         try:
-            reply = await self._http().request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True)
+            response = await self._http().request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True)
         except BackendError:
             return None
-        return reply.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(reply.body).message
+        return response.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(response.body).message
 
     @override
     async def get_model(self, name: str | None, inherited: Callable[[str], Awaitable[ModelInfo]]) -> ModelInfo:

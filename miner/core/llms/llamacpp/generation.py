@@ -81,11 +81,11 @@ class Generation:
             path, body = "/v1/chat/completions/input_tokens", prepared.body
             if prepared.template_input is None:
                 path, body = "/tokenize", {"content": self._request.prompt, "add_special": True}
-            reply = await http.request("POST", path, msgspec.json.encode(body), root=True)
-            if reply.status == 200:
+            response = await http.request("POST", path, msgspec.json.encode(body), root=True)
+            if response.status == 200:
                 break
-            prepared = await self._after_refusal(prepared, self._request, reply.status, reply.body)
-        counted = msgspec.json.decode(reply.body)
+            prepared = await self._after_refusal(prepared, self._request, response.status, response.body)
+        counted = msgspec.json.decode(response.body)
         return len(counted["tokens"]) if "tokens" in counted else int(counted["input_tokens"])
 
     async def _batches(self, request: ChatRequest, prepared: _Prepared) -> Batches:

@@ -2,9 +2,9 @@
 
 It processes them in batches (`--batch-size`), filled by one slot after another: a prompt that is longer than a batch
 has it for itself, and those behind it wait inside the engine, where a disconnected client is noticed only once its
-slot's own batch comes. With 8 slots that is eight batches for nobody before the last slot is free. Sent a few at a
-time, requests that wait cost nothing when they are cancelled, and no prompt is processed later: short ones are sent
-together, up to what the engine processes in two batches.
+slot's own batch comes. With 8 slots that is eight batches computed for disconnected clients before the last slot is
+free. Sent a few at a time, requests that wait cost nothing when they are cancelled, and no prompt is processed later:
+short ones are sent together, up to what the engine processes in two batches.
 """
 
 from __future__ import annotations

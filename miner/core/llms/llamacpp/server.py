@@ -1,4 +1,4 @@
-"""One running llama.cpp server, ours or another's: its endpoints beside OpenAI's; and who provides such servers."""
+"""Client of one llama.cpp server (beyond OpenAI's API), and the interface of its providers."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ class LlamaServer:
             MinerError: no response, or an error.
         """
         upstream = self.http.upstream
-        reply = await self.http.request("GET", "/props", total=self._timeout, root=True)
-        if reply.status != 200:
-            body, details = parse_error_body(reply.body), upstream.details(reply.status)
-            raise refine(reply.status, body, upstream.backend, details) or status_error(reply.status, body, upstream)
+        response = await self.http.request("GET", "/props", total=self._timeout, root=True)
+        if response.status != 200:
+            body, details = parse_error_body(response.body), upstream.details(response.status)
+            error = refine(response.status, body, upstream.backend, details)
+            raise error or status_error(response.status, body, upstream)
         try:
-            props = msgspec.json.decode(reply.body, type=Props)
+            props = msgspec.json.decode(response.body, type=Props)
         except msgspec.DecodeError as error:
             raise BackendProtocolError(
                 f"{upstream.backend} at {upstream.shown_url} is no llama.cpp server: {error}.", **upstream.details(200)
@@ -91,19 +92,19 @@ class LlamaServer:
     async def apply_template(self, body: dict[str, Any]) -> tuple[int, str]:
         """POST /apply-template: the status, and the prompt or the error's message."""
         raw = msgspec.json.encode(body)
-        reply = await self.http.request("POST", "/apply-template", raw, total=self._timeout, root=True)
-        if reply.status != 200:
-            return reply.status, parse_error_body(reply.body).message
+        response = await self.http.request("POST", "/apply-template", raw, total=self._timeout, root=True)
+        if response.status != 200:
+            return response.status, parse_error_body(response.body).message
         try:
-            return 200, msgspec.json.decode(reply.body, type=_Prompt).prompt
+            return 200, msgspec.json.decode(response.body, type=_Prompt).prompt
         except msgspec.DecodeError:
             return 501, "the response has no prompt"
 
     async def count_tokens(self, text: str) -> int:
         """POST /tokenize: the number of tokens, without special ones at the beginning; 0 where it cannot tell."""
         raw = msgspec.json.encode({"content": text, "add_special": False})
-        reply = await self.http.request("POST", "/tokenize", raw, total=self._timeout, root=True)
-        return len(msgspec.json.decode(reply.body).get("tokens", ())) if reply.status == 200 else 0
+        response = await self.http.request("POST", "/tokenize", raw, total=self._timeout, root=True)
+        return len(msgspec.json.decode(response.body).get("tokens", ())) if response.status == 200 else 0
 
     def prompt_permit(self, body: bytes) -> PromptPermit | nullcontext[None]:
         """To be held from before a request is sent until its prompt is processed."""

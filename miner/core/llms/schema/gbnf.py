@@ -156,7 +156,7 @@ def _pattern(pattern: str) -> str:
 
 
 def _other_strings(names: list[str]) -> str:
-    """Any string but these, by a tree of their characters; a name is not excluded behind what JSON escapes."""
+    """Any string but these, as a trie; escaped spellings of a name are not excluded."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree

@@ -17,7 +17,7 @@ from miner.core.models.names import HubRef
 from miner.errors import BackendError, BackendProtocolError, BackendUnavailableError
 
 RETRIES = 5
-"""How often in a row huggingface_hub, which tries again by itself, may give up without a byte of progress."""
+"""Consecutive failed attempts without progress; huggingface_hub retries within each."""
 PAUSE = 1.0
 """Seconds before the next attempt; each time twice as long."""
 STALL = 300.0

@@ -108,7 +108,7 @@ def metal_free() -> int | None:
 
 
 def _visible(found: Sequence[GPU], names: Sequence[str]) -> list[GPU]:
-    """Those of these numbers; what comes after a number that is none is hidden, as the drivers have it."""
+    """GPUs at these indices; an invalid index hides the ones after it, as the drivers do."""
     visible = []
     for name in names:
         if not name.isdecimal() or int(name) >= len(found):

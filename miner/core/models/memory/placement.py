@@ -1,7 +1,7 @@
 """Which parts of a model are on which GPU, and which in the machine's memory.
 
 As llama.cpp does it: the last layers go to the GPUs, each with its cache, spread over the cards by what is free on
-each, the output behind the last one; the token embedding stays. Told no number of layers, it takes what fits and leaves
+each, the output behind the last one; the token embedding stays. Without `n_gpu_layers`, it takes what fits and leaves
 a gibibyte free on each card (`--fit`); of a mixture of experts that does not fit, it keeps all layers there and leaves
 the experts of as many as it must in the machine's memory. Sizes are bytes.
 """

@@ -105,7 +105,7 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
     Raises:
         ValueError: a cache type does not exist.
     """
-    # Layers that are to lie on a GPU of a make that we cannot ask may make it fit after all.
+    # Layers on a GPU whose free memory cannot be queried may make it fit after all.
     unseen = bool(load.n_gpu_layers) and not memory.gpu_available
     sizes = layer_sizes(header)
     trained = header.context_length or load.ctx_size

@@ -33,7 +33,7 @@ _NEUTRAL = {"typical_p": (1,), "tfs_z": (1,), "mirostat": (0,), "penalize_newlin
 _OFF = {
     "seed": (-1,), "min_p": (0,), "repeat_penalty": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
 }  # fmt: skip
-"""Values that mean the default."""
+"""Values that disable the option."""
 _IMAGES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
 
 

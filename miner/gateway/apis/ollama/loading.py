@@ -56,7 +56,7 @@ async def apply_model(context: RequestContext, call: Call, options: OllamaOption
 
 
 async def load(context: RequestContext, request: OllamaGenerationParams, kind: Kind) -> web.StreamResponse:
-    """Answer an empty body: load the model, or with `keep_alive` 0 (also "0", "0s") unload it."""
+    """Respond to a request without a prompt: load the model, or with `keep_alive` 0 (also "0", "0s") unload it."""
     service = context.gateway.service
     name = await full_name(context, required_model(request.model))
     await context.start_call(Call(arguments=[], model=name))

@@ -32,7 +32,7 @@ async def rerank(context: RequestContext) -> web.StreamResponse:
         ranking = await service.rerank(request.query, texts, request.model, request.top_n)
     except UnsupportedFeatureError as error:
         if error.param == "rerank":
-            error.param = "model"  # the client's field that chooses who is asked
+            error.param = "model"  # the client's field that selects the backend's model
         raise
     context.usage = ranking.usage
     results: list[dict[str, Any]] = [
