@@ -71,7 +71,7 @@ def create_app(
     """The gateway over a service, ready to be run. Nothing is opened before it is.
 
     Args:
-        service: whoever made it closes it.
+        service: the application does not close it; `server.run.serve` does.
         settings: None for the environment's.
         middleware: None for `default_middleware`.
         routes: None for ROUTES.

@@ -90,8 +90,8 @@ async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     """Return the body as `parse` reads it: a large one in a thread, one at a time, so that the event loop goes on.
 
     Raises:
-        RefusedError: 413 if it is too large, 408 if it does not arrive in time, 415 if it is compressed, 503 if there
-            is no room for it.
+        RefusedError: 400 (`invalid_http`) if its chunks or its length are wrong, 413 if it is too large, 408 if it does
+            not arrive in time, 415 if it is compressed, 503 if there is no room for it.
         InvalidRequestError: it holds more than is ever needed, or what `parse` raises.
     """
     return await off_loop(context, _parsed, await _read(context), parse)

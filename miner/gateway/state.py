@@ -45,7 +45,7 @@ class HeartbeatStream(Protocol):
 
 
 class Gateway:
-    """One gateway. It does not own the service: whoever made the service closes it."""
+    """One gateway. It does not close the service: `server.run.serve` does."""
 
     def __init__(self, service: LLMService, settings: GatewaySettings) -> None:
         self.service = service

@@ -27,6 +27,7 @@ exit status:
   0    stopped by a signal
   1    the server failed
   2    invalid usage or setting
+  130  stopped by a second Ctrl-C (143: by a second SIGTERM)
 """
 _FLAGS = {
     "serve_host": "host", "serve_port": "port", "serve_log": "log", "log_level": "log_level", "default_model": "model",

@@ -97,7 +97,7 @@ class HttpClient:
         api_key: sent as a bearer token.
         unix_socket: where the engine listens, in place of the address's host and port.
         reuse: keep connections for later requests. llama.cpp's server closes a connection after a stream although it
-            announces otherwise (protocol notes, pitfall 21), so there it is off.
+            announces otherwise, so there it is off.
         limits: of its connections.
     """
 

@@ -116,8 +116,8 @@ def _reserve(reservation: Reservation, context: RequestContext, call: Call) -> N
     if limits.concurrency is not None:
         requests = requests_in(call)
         if call.items:
-            # Texts to embed or rank come in batches of hundreds, which the engine takes as it can: such a batch runs
-            # when nothing else of its client does.
+            # Texts to embed or rank come in batches of hundreds, which the engine takes as it can: a larger batch
+            # counts as the limit, so it is refused (429) while its client has other requests.
             requests = min(requests, limits.concurrency)
         elif requests > limits.concurrency:
             # No waiting helps, so there is no `Retry-After`, and no status that clients send again.

@@ -185,7 +185,7 @@ class _Signals:
                 loop.remove_signal_handler(number)
 
     def on_signal(self, number: int) -> None:
-        """Count it."""
+        """First: start the shutdown; second: end the grace period; third: exit at once."""
         self.count += 1
         self.received = number
         self.first.set()

@@ -59,7 +59,7 @@ async def test_connections_are_kept_and_can_be_told_not_to_be():
 
 
 async def test_a_kept_connection_that_the_server_closed_is_replaced_without_a_word():
-    """Pitfalls 10 and 21: keep-alive ends after 5 s on vLLM and llama.cpp, or although it was announced."""
+    """Keep-alive ends after 5 s on vLLM and llama.cpp, or although it was announced."""
     async with FaultServer(faults.closes_on_reuse()) as server:
         http_client = client(server)
         for _ in range(4):

@@ -138,7 +138,7 @@ def test_statuses(status: int, kind: type[MinerError], words: list[str], retryab
 
 
 def test_an_engine_without_a_key_is_not_said_to_refuse_one():
-    """Ollama answers 403 with an empty body to a foreign Host header (protocol notes, 3.1)."""
+    """Ollama answers 403 with an empty body to a foreign Host header."""
     error = status_error(403, ErrorBody("", json=False), Upstream("ollama", "http://h:1"))
     assert "key" not in str(error)
     assert "refused access (HTTP 403)." in error.message

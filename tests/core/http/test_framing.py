@@ -103,7 +103,7 @@ TEXTS = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs
 def test_events_in_every_spelling_and_chunking(
     data: st.DataObject, messages: list[bytes], end: bytes, head: bytes, closed: bool
 ):
-    """Pitfall 1: comments, `data:` with and without a space; and the line ends that the standard allows."""
+    """Comments, `data:` with and without a space; and the line ends that the standard allows."""
     messages = [message for message in messages if not (head.endswith(b":") and message.startswith(b" "))]
     body = b"".join(head + message + b"\n\n" for message in messages)
     if not closed:
@@ -116,7 +116,7 @@ def test_events_in_every_spelling_and_chunking(
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), lines=st.lists(TEXTS.filter(lambda text: bool(text.strip())), max_size=6), closed=st.booleans())
 def test_lines_in_every_chunking_with_blank_lines_between(data: st.DataObject, lines: list[bytes], closed: bool):
-    """Pitfall 3: buffer to the newline, flush the tail, split no character."""
+    """Buffer to the newline, flush the tail, split no character."""
     body = b"\n\n \n".join(lines) + (b"\n" if closed and lines else b"")
     pieces = cut(body, data.draw(st.lists(st.integers(0, len(body)), max_size=12)))
     assert fed(NDJSONDecoder(), pieces) == lines

@@ -69,7 +69,7 @@ CLOUD = {"name": "big:cloud", "model": "big:cloud", "remote_host": "https://olla
 
 
 async def test_a_model_that_runs_elsewhere_is_refused():
-    """Pitfall 17: cloud names look local; a prompt must not leave the machine."""
+    """Cloud names look local; a prompt must not leave the machine."""
     show = {"details": {}, "model_info": {}, "capabilities": ["completion"], "remote_host": "https://ollama.example"}
     side = {"/api/show": show, "/api/tags": {"models": [CLOUD]}}
     async with StubServer(side=side) as server, ollama(server) as service:

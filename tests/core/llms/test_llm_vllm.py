@@ -26,7 +26,7 @@ STREAMED = {
     "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
     "messages": [{"role": "user", "content": "hi"}], "stream": True, "stream_options": {"include_usage": True},
 }  # fmt: skip
-"""Pitfall 16: all of sampling is always sent, neutral where nothing was asked for. Every reply is a stream."""
+"""All of sampling is always sent, neutral where nothing was asked for. Every reply is a stream."""
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
@@ -102,7 +102,7 @@ async def test_a_tool_that_says_itself_that_it_is_not_strict_is_left_so():
 
 
 async def test_a_raw_prompt_goes_past_the_template():
-    """Also pitfall 16: /v1/completions generates 16 tokens unless told otherwise."""
+    """Also: /v1/completions generates 16 tokens unless told otherwise."""
     async with StubServer() as server, vllm(server) as service:
         assert await service.generate("Once", raw=True) == "Hello there."
         assert text_of(await read(service.stream("Once", raw=True))) == "Hello there."
@@ -151,7 +151,7 @@ async def test_a_model_without_a_template_knows_no_tools(asked_before: bool):
 
 
 async def test_thoughts_about_a_raw_prompt_are_refused_not_dropped():
-    """The server's /v1/completions ignores unknown fields (pitfall 4)."""
+    """The server's /v1/completions ignores unknown fields."""
     async with StubServer() as server, vllm(server) as service:
         with pytest.raises(InvalidRequestError, match="raw"):
             await service.generate("Once", raw=True, reasoning=True)
@@ -171,7 +171,7 @@ async def test_the_second_turn_of_a_tool_call_is_sent_as_it_came():
 
 
 async def test_an_assistants_turn_at_the_end_is_continued():
-    """Pitfall 19."""
+    """A message is continued by vLLM only if it is told to."""
     async with StubServer() as server, vllm(server) as service:
         await service.chat_completion([*MESSAGES, {"role": "assistant", "content": "Sure"}])
         assert server.bodies[0]["continue_final_message"] is True
@@ -179,7 +179,7 @@ async def test_an_assistants_turn_at_the_end_is_continued():
 
 
 async def test_more_tokens_than_the_context_holds_are_no_error():
-    """A vLLM refuses max_tokens beyond max_model_len, and cuts it silently below (protocol notes, 1.3)."""
+    """A vLLM refuses max_tokens beyond max_model_len, and cuts it silently below."""
     cut = openai_reply("a b", finish_reason="length") | {"usage": usage(80, 20)}
     async with StubServer(max_model_len=100, reply=cut) as server, vllm(server) as service:
         response = await service.chat_completion(MESSAGES, max_tokens=5000)
@@ -226,7 +226,7 @@ async def test_default_model_is_used():
 
 
 async def test_the_key_is_sent_and_a_wrong_one_is_told():
-    """Pitfall 15: /tokenize and /metrics are open on vLLM; the key goes there too."""
+    """/tokenize and /metrics are open on vLLM; the key goes there too."""
     from miner.errors import AuthenticationError
 
     async with StubServer(api_key="k1") as server:

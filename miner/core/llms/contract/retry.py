@@ -23,7 +23,8 @@ T = TypeVar("T")
 class Retries:
     """The retries of one request.
 
-    Only an engine that is unreachable or busy is retried. Our own full queue is not (`status` is None there): its
+    Only an engine that is unreachable or busy is retried; an EngineCrashedError is not, although it is `retryable`:
+    that is for the caller. Our own full queue is not (`status` is None there): its
     error is meant to come at once. A request that an engine may have crashed on is sent again once at most, the
     transport's and other backends' attempts included.
 

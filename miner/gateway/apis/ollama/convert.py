@@ -50,7 +50,7 @@ def required_model(name: str) -> str:
 
 def generation_arguments(request: OllamaGenerationParams, call: Call) -> dict[str, Any]:
     """The service's arguments that both generating routes share. `num_ctx` and a negative `num_predict` depend on the
-    model: `models.apply_model` adds them.
+    model: `loading.apply_model` adds them.
     """
     arguments: dict[str, Any] = {"model": required_model(request.model)}
     if request.debug_render_only:

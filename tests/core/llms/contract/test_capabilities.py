@@ -94,7 +94,7 @@ async def test_what_was_ignored_is_listed_in_the_response(engine: str):
 
 
 async def test_a_model_that_knows_no_tools_refuses_them_by_its_name():
-    """Pitfall 4: per-model abilities, from /api/show, decide."""
+    """Per-model abilities, from /api/show, decide."""
     async with StubServer(capabilities=["completion"]) as server, speaking_to("ollama", server) as service:
         with pytest.raises(UnsupportedFeatureError, match="ollama's model 'm:latest' does not support tools") as caught:
             await service.chat_completion(MESSAGES, tools=[WEATHER])
@@ -232,7 +232,7 @@ async def test_what_only_the_engine_can_refuse_never_makes_us_drop_the_messages(
 
 @pytest.mark.parametrize("mode", ["call", "stream"])
 async def test_tools_that_only_the_server_can_refuse(mode: str):
-    """Pitfall 4: whether vLLM knows tools is not known before it answers 400 (protocol notes, 1.4)."""
+    """Whether vLLM knows tools is not known before it answers 400."""
 
     def refuse(body: dict[str, Any]) -> Any:
         if "tools" not in body:

@@ -102,7 +102,7 @@ async def test_a_stream_delivers_its_text_before_it_is_found_wrong():
 
 @pytest.mark.parametrize("name", ["chat_schema", "chat_schema_stream"])
 async def test_a_recorded_reply_that_was_cut_short_says_so(name: str):
-    """VLLM's recording ran into max_tokens in the middle of a number (protocol notes, 1.4)."""
+    """VLLM's recording ran into max_tokens in the middle of a number."""
     mode = "stream" if "stream" in name else "call"
     async with ReplayServer("vllm") as server, speaking_to("vllm", server) as service:
         server.respond_with(name)
@@ -237,7 +237,7 @@ async def test_requests_at_once_run_at_once(engine: str):
 
 
 async def test_an_engine_that_refuses_while_it_loads_is_not_healthy_and_then_it_is():
-    """Pitfall 11: vLLM's port opens only when the model is loaded."""
+    """The port of vLLM opens only when the model is loaded."""
     port = closed_port()
     service = service_at("vllm", f"http://127.0.0.1:{port}")
     assert not await service.health_check()

@@ -68,7 +68,7 @@ def openai_error(status: int, text: str, kind: str = "BadRequestError", param: s
 
 
 def aborted(texts: tuple[str, ...]) -> Behaviour:
-    """A vLLM that is told to stop: status 200, finish reason "abort" (protocol notes, 1.3)."""
+    """A vLLM that is told to stop: status 200, finish reason "abort"."""
 
     async def run(writer: ResponseWriter) -> None:
         request = writer.request
@@ -247,7 +247,7 @@ async def test_faults_before_the_request_where_models_are_asked_for(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_stale_kept_alive_connection_is_nothing_that_anybody_notices(engine: str, mode: str):
-    """Pitfalls 10 and 21."""
+    """Keep-alive ends after 5 s on vLLM and llama.cpp, or although it was announced."""
     async with (
         FaultServer(faults.closes_on_reuse()) as server,
         speaking_to(engine, server, default_model="smollm2") as service,
@@ -260,7 +260,7 @@ async def test_a_stale_kept_alive_connection_is_nothing_that_anybody_notices(eng
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("texts", [("Hel", "lo"), ()])
 async def test_an_abort_of_vllm_is_no_success(texts: tuple[str, ...], mode: str):
-    """Pitfall 6: status 200 and finish_reason "abort"."""
+    """Status 200 and finish_reason "abort"."""
     async with Faulty(aborted(texts)) as server, speaking_to("vllm", server) as service:
         with pytest.raises(BackendError, match="aborted the request: it is shutting down") as caught:
             await ask(service, mode)

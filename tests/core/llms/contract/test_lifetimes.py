@@ -45,7 +45,7 @@ LIMITS: list[tuple[Any, str, faults.Behaviour]] = [
 async def test_the_callers_bounds_stop_the_engine(
     engine: str, mode: str, limit: Any, words: str, behaviour: faults.Behaviour
 ):
-    """Pitfall 8: the first token may take long, the next ones not."""
+    """The first token may take long, the next ones not."""
     async with (
         Faulty(behaviour, everywhere=False) as server,
         speaking_to(engine, server, default_model="smollm2") as service,

@@ -72,7 +72,7 @@ def test_a_wrong_conversation_is_refused_by_place_and_value(messages: Any, words
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("messages", "words", "param"), WRONG[4:10])
 async def test_all_backends_refuse_it_before_they_send_anything(engine: str, messages: Any, words: str, param: str):
-    """Ollama drops a turn of an unknown role silently (protocol notes, 3.1); vLLM does not look at roles."""
+    """Ollama drops a turn of an unknown role silently; vLLM does not look at roles."""
     async with service_at(engine, "http://127.0.0.1:9") as service:
         with pytest.raises(InvalidRequestError) as caught:
             await service.chat_completion(messages)

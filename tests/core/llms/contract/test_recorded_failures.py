@@ -88,7 +88,7 @@ async def gather(service: LLMService, pieces: list[str]) -> None:
     ],
 )
 async def test_a_genuine_ollama_that_died_in_mid_stream(name: str, words: str, last: str):
-    """Also what a stream without `done:true` is (protocol notes, 3.6)."""
+    """Also what a stream without `done:true` is."""
     async with ReplayServer("ollama") as server, speaking_to("ollama", server, default_model="smollm2") as service:
         server.respond_with(name)
         pieces: list[str] = []
@@ -103,7 +103,7 @@ async def test_a_genuine_ollama_that_died_in_mid_stream(name: str, words: str, l
     "name", ["chat_tools_cut_stream", "chat_tools_no_call_stream", "chat_tools_unknown_name_stream"]
 )
 async def test_text_that_ollama_swallowed_is_no_empty_success(name: str):
-    """Pitfall 18a."""
+    """The engine counts tokens and delivers none."""
     tools = capture("ollama", name).request["tools"]
     async with ReplayServer("ollama") as server, speaking_to("ollama", server) as service:
         server.respond_with(name)

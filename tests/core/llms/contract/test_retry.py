@@ -142,7 +142,7 @@ async def test_an_abort_before_any_text_is_sent_again(mode: str):
 
 
 async def test_an_error_line_before_any_text_is_sent_again():
-    """Ollama's runner died; it loads the model again on the next request (protocol notes, 3.6)."""
+    """Ollama's runner died; it loads the model again on the next request."""
     async with (
         Faulty(faults.sequence(faults.error_in_stream(texts=()), faults.ok())) as server,
         speaking_to("ollama", server, default_model="smollm2", max_retries=1) as service,

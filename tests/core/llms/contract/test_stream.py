@@ -163,7 +163,7 @@ WAYS = [
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
 async def test_a_stream_that_is_left_stops_the_engine(engine: str, leave: Callable[[LLMStream], Awaitable[None]]):
-    """Pitfall 9: closing the connection is the only abort that all engines know. The stream stays in a variable."""
+    """Closing the connection is the only abort that all engines know. The stream stays in a variable."""
     async with (
         Faulty(faults.silent_in_stream(TEXTS)) as server,
         speaking_to(engine, server, default_model="smollm2") as service,

@@ -196,7 +196,7 @@ def test_nested_and_recursive_types():
     ],
 )
 def test_a_reply_that_breaks_the_format_is_no_success(form: Any, content: str, words: str):
-    """Pitfall 5: structured output is not a guarantee."""
+    """Structured output is not a guarantee."""
     with pytest.raises(OutputValidationError) as caught:
         checked(form, content)
     assert words in str(caught.value)

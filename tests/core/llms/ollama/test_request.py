@@ -18,12 +18,12 @@ SAMPLING = {
     "num_predict": 512, "temperature": 0.7, "top_p": 0.95, "top_k": 1000, "min_p": 0.0, "repeat_penalty": 1.0,
     "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
-"""Pitfall 16: all of sampling is always sent, neutral where nothing was asked for."""
+"""All of sampling is always sent, neutral where nothing was asked for."""
 PLAIN = {
     "model": "m:latest", "stream": True, "options": SAMPLING, "truncate": False, "shift": False,
     "messages": [{"role": "user", "content": "hi"}],
 }  # fmt: skip
-"""`truncate` and `shift`: nothing is cut silently (protocol notes, 3.4)."""
+"""`truncate` and `shift`: nothing is cut silently."""
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
@@ -81,7 +81,7 @@ async def test_the_exact_body_of_each_option(given: dict[str, Any], options: dic
 
 
 async def test_a_models_context_is_asked_for_alike_in_every_request():
-    """A different num_ctx would make Ollama load the model again (protocol notes, 3.3)."""
+    """A different num_ctx would make Ollama load the model again."""
     async with StubServer() as server, ollama(server, ollama_num_ctx=1024) as service:
         await service.generate("hi")
         await service.generate("hi", raw=True)
@@ -105,7 +105,7 @@ async def test_a_raw_prompt_goes_past_the_template():
     ("reasoning", "think"), [(None, True), (True, True), (False, False), ("low", "low"), ("high", "high")]
 )
 async def test_a_model_that_thinks_is_told_whether_to(reasoning: Any, think: Any):
-    """Pitfall 18: it thinks unless told otherwise; so we always tell."""
+    """It thinks unless told otherwise; so we always tell."""
     async with StubServer(capabilities=["completion", "thinking"]) as server, ollama(server) as service:
         await service.generate("hi", reasoning=reasoning)
         assert server.bodies[0]["think"] == think
@@ -124,7 +124,7 @@ async def test_a_level_of_thinking_that_ollama_lacks_is_the_nearest_and_is_liste
 
 
 async def test_on_a_model_that_does_not_think_nothing_is_said_of_it():
-    """`think` is an error there (protocol notes, 3.3)."""
+    """`think` is an error there."""
     async with StubServer() as server, ollama(server) as service:
         await service.generate("hi", reasoning=False)
         assert "think" not in server.bodies[0]
@@ -133,7 +133,7 @@ async def test_on_a_model_that_does_not_think_nothing_is_said_of_it():
 
 
 async def test_a_conversation_in_ollamas_form():
-    """Pitfall 4 and protocol notes, 3.1: text as text, images apart, arguments as objects, tools' turns by name."""
+    """Text as text, images apart, arguments as objects, tools' turns by name."""
     conversation = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
@@ -153,7 +153,7 @@ async def test_a_conversation_in_ollamas_form():
 
 
 async def test_an_assistants_turn_at_the_end_is_refused():
-    """Pitfall 19: whether it is continued depends on the template."""
+    """Whether it is continued depends on the template."""
     async with StubServer() as server, ollama(server) as service:
         for mode in MODES:
             stream = service.stream(messages=[*MESSAGES, {"role": "assistant", "content": "Sure"}])

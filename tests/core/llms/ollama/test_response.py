@@ -108,7 +108,7 @@ async def test_text_and_calls_on_the_last_line_are_not_lost():
 
 
 async def test_counts_of_zero_are_left_out_on_the_wire():
-    """Pitfall 7."""
+    """Absent counts are not zeros."""
     async with StubServer(reply=[said("a"), line(done=True)]) as server, ollama(server) as service:
         response = await service.stream("hi").collect()
     assert (response.content, response.finish_reason, response.usage) == ("a", "stop", None)

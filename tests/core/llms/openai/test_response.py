@@ -50,7 +50,7 @@ async def test_the_logprobs_of_a_raw_prompt_have_another_shape(mode: str):
 
 
 async def test_only_the_first_choice_counts_when_extra_asks_for_several():
-    """Pitfall 2: never take choices[0] blindly; streams interleave their choices by index."""
+    """Never take choices[0] blindly; streams interleave their choices by index."""
 
     def piece(index: int, text: str, reason: str | None = None) -> dict[str, Any]:
         return openai_chunk([{"index": index, "delta": {"content": text}, "finish_reason": reason}])
@@ -69,7 +69,7 @@ async def test_only_the_first_choice_counts_when_extra_asks_for_several():
 
 
 async def test_events_that_say_nothing_are_no_chunks():
-    """Pitfall 2: chunks with `choices: []` or `content: null`; pitfall 1: comments between them."""
+    """Chunks with `choices: []` or `content: null`; comments between them."""
     events = [
         delta(role="assistant", content=""), b": keep-alive\n\n", delta(content=None), openai_chunk([]),
         delta(content="a"), delta(tool_calls=[]), b'data:{"choices":[{"index":0,"delta":{"content":"b"}}]}\n\n',
@@ -100,7 +100,7 @@ async def tooled(service: LLMService, mode: str, **options: Any) -> Any:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("said", ["stop", "length", "tool_calls"])
 async def test_complete_calls_are_calls_whatever_the_finish_reason_says(said: str, mode: str):
-    """Pitfall 6: "stop" after a call by name (vLLM), "length" with complete calls."""
+    """Finish reason "stop" after a call by name (vLLM), "length" with complete calls."""
     events = [delta(tool_calls=[call('{"city":')]), delta(tool_calls=[call(' "Rome"}', None)]), finish(said),
               usage_chunk(3, 9)]  # fmt: skip
     async with StubServer(reply=events) as server, vllm(server) as service:
@@ -124,7 +124,7 @@ async def test_complete_calls_are_calls_whatever_the_finish_reason_says(said: st
     ],
 )
 async def test_calls_that_are_none_are_no_success(events: list[Any], words: str, mode: str):
-    """Pitfall 5: arguments are validated always."""
+    """Arguments are validated always."""
     async with StubServer(reply=[*events, usage_chunk(3, 5)]) as server, vllm(server) as service:
         with pytest.raises(OutputValidationError) as caught:
             await tooled(service, mode, tool_choice="required")
@@ -134,7 +134,7 @@ async def test_calls_that_are_none_are_no_success(events: list[Any], words: str,
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_tool_call_that_is_announced_and_does_not_come_is_an_error(mode: str):
-    """Pitfall 6: "tool_calls" with none (a reasoning parser that took all the text)."""
+    """Finish reason "tool_calls" with none (a reasoning parser that took all the text)."""
     events = [delta(content=""), finish("tool_calls"), usage_chunk(3, 9)]
     async with StubServer(reply=events) as server, vllm(server) as service:
         with pytest.raises(BackendProtocolError, match="finish_reason is tool_calls and there is no tool call"):
@@ -159,7 +159,7 @@ async def test_calls_beyond_the_first_are_dropped_when_one_was_asked_for(mode: s
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_tokens_counted_and_nothing_delivered_is_no_empty_success(mode: str):
-    """Pitfall 18a."""
+    """The engine counts tokens and delivers none."""
 
     def reply(body: dict[str, Any]) -> Any:
         return [delta(content=""), finish(), usage_chunk(3, 20)] if body.get("stream") else (
