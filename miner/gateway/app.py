@@ -1,4 +1,4 @@
-"""The application: the table of routes, the list of middleware, and what they share, put together."""
+"""The application: routes, middleware and their shared state, put together."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def create_app(
     middleware: Iterable[Middleware] | None = None,
     routes: Iterable[Route] | None = None,
 ) -> web.Application:
-    """The gateway over a service, ready to be run. Nothing is opened before it is.
+    """Return the gateway's application over a service. Nothing is opened before it runs.
 
     Args:
         service: the application does not close it; `server.run.serve` does.
@@ -101,7 +101,7 @@ def create_app(
 
 
 def default_middleware(settings: GatewaySettings) -> list[Middleware]:
-    """The middleware that the settings ask for, in order."""
+    """The middleware that the settings require, in order."""
     keys = KeyStore(settings)
     # `on_finish` runs in reverse: slots are released first, and logs and metrics see everything.
     middleware: list[Middleware] = [

@@ -1,4 +1,4 @@
-"""Limits on what a request body holds: a body of 31 MB can be one string, or ten million objects.
+"""Limits on the structure of a request body: 31 MB can be one string, or ten million objects.
 
 `check_structure` runs before decoding: decoding makes a Python object of each value and cannot be interrupted, so what
 would take the event loop's time, or a gigabyte, is refused first. Single-byte searches over a slice run at gigabytes a
@@ -15,7 +15,7 @@ from miner.errors import InvalidRequestError
 MAX_VALUES = 200_000
 """Values of a body: strings, numbers, objects, arrays, nested ones included. A prompt may be a list of token ids."""
 MAX_ESCAPES = 4_000_000
-"""Backslashes: each costs what a hundred plain characters cost."""
+"""Backslashes: each costs as much as a hundred plain characters."""
 MAX_SPACE = 4_000_000
 """Bytes between and around the values: spaces, line breaks, digits."""
 MAX_DEPTH = 64

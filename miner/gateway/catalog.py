@@ -23,12 +23,12 @@ async def known_models(context: RequestContext) -> list[ModelInfo]:
 
 
 def _may_use(caller: Caller, model: ModelInfo) -> bool:
-    """Whether the caller's key is for this model."""
+    """Whether the caller's key allows this model."""
     return caller.models is None or not caller.models.isdisjoint((model.id, *model.aliases))
 
 
 async def find_model(context: RequestContext, name: str) -> ModelInfo:
-    """The model of a name: one of `known_models`, also where only the backend knows that the name means it.
+    """The model of a name: one of `known_models`, also by a name that only the backend resolves.
 
     Raises:
         ModelNotFoundError: there is none, or not for this caller.

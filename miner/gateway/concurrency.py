@@ -1,4 +1,4 @@
-"""The queue in front of a backend that has none of its own: bounded concurrency, fair between clients."""
+"""The queue in front of a backend that has no queue: bounded concurrency, fair between clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.settings import GatewaySettings
 
 _DEFAULT_CONCURRENCY = 256
-"""Requests at a backend that says nothing of how many it works on at once: as many as vLLM takes by itself."""
+"""Requests sent at once to a backend of unknown concurrency: vLLM's own default."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +40,7 @@ class BackendQueue:
         self._mean_seconds = 1.0
         """How long a permit is held, smoothed."""
         self._passed: set[Permit] = set()
-        """Of requests that wait, or run, behind a queue of the backend's own."""
+        """Permits of requests that were passed on to the backend's own queue."""
         self.permits = Permits(settings.serve_max_running or _DEFAULT_CONCURRENCY, settings.serve_max_queued)
 
     @property
@@ -86,7 +86,7 @@ class BackendQueue:
         return Permit(client, weight, now)
 
     def release(self, permit: Permit) -> None:
-        """The request is over."""
+        """Release a permit: the request has ended."""
         if permit.weight == 0:
             self._passed.discard(permit)
             return

@@ -50,7 +50,7 @@ class Route:
     summary: str = ""
     """One line for the OpenAPI document."""
     body: type | None = None
-    """The struct that reads its body."""
+    """The struct that its body is decoded to."""
     content_types: str | tuple[str, ...] = "application/json"
     """Media types of its response."""
     always: bool = False
@@ -86,7 +86,7 @@ class Caller:
 
 
 NOBODY = Caller("nobody", models=frozenset(), anonymous=True)
-"""The caller before authentication: it has no right at all."""
+"""The caller before authentication: no rights."""
 ANYBODY = Caller("anybody", anonymous=True)
 """The caller where there are no keys."""
 OPERATOR = Caller("anybody", admin=True, anonymous=True)
@@ -102,13 +102,13 @@ class Hooks(Protocol):
     """The hooks of a middleware that the context itself calls."""
 
     async def before_call(self, context: RequestContext, call: Call) -> None:
-        """The body is parsed and the service is about to be called."""
+        """Called when the body is parsed, before the service is called."""
 
     def on_chunks(self, context: RequestContext, chunks: list[LLMChunk]) -> None:
-        """A batch of a stream has come."""
+        """Called for each batch of a stream."""
 
     def on_finish(self, context: RequestContext) -> None:
-        """The response is complete, or its client has gone."""
+        """Called when the response is complete, or its client has disconnected."""
 
 
 class RequestContext:
@@ -142,15 +142,15 @@ class RequestContext:
         self.call: Call | None = None
         """The parsed body; None before, and on routes that call no model."""
         self.call_started_at: float | None = None
-        """When the service was called: what came before was reading and waiting."""
+        """When the service was called: before that the body was read, and the request queued."""
         self.first_token_at: float | None = None
         self.previous_token_at: float | None = None
-        """When the batch before the last one came."""
+        """When the batch before the last one arrived."""
         self.last_token_at: float | None = None
         self.chunks = 0
         """Chunks of the stream so far."""
         self.characters = 0
-        """Generated so far, reasoning included."""
+        """Characters generated so far, reasoning included."""
         self.usage: TokenUsage | None = None
         """Tokens as the backend reports them. One that does not count may report zeros: see `reported_usage`."""
         self.ignored: list[str] = []
@@ -159,25 +159,25 @@ class RequestContext:
         """HTTP status of the response; 499: the client closed the connection before it."""
         self.streamed = False
         self.headers_sent = False
-        """The headers of a streamed response are out: there cannot be another status."""
+        """Whether the headers of a streamed response were sent: the status is final then."""
         self.disconnected = False
-        """The client left before its response was complete."""
+        """Whether the client disconnected before its response was complete."""
         self.error: MinerError | None = None
-        """What went wrong, also in the middle of a stream."""
+        """The error of the request, also in the middle of a stream."""
         self.failed_observers: tuple[Hooks, ...] = ()
         """Middleware whose `on_chunks` has failed."""
         self.finished = False
         self.task: asyncio.Task[object] | None = None
-        """What `interrupt` cancels."""
+        """The task that `interrupt` cancels."""
         self.interrupted = False
         self.extra_headers: dict[str, str] = {}
-        """What middleware add to the headers of the response."""
+        """Response headers that middleware add."""
         self.queue_client: QueueClient | None = None
-        """Whom it counts for in queues: the key, or without keys the client's address."""
+        """Its client in queues: the key, or without keys the address."""
         self.reservation: Reservation | None = None
-        """What it has taken from its client's rate limits."""
+        """Its reservation from its client's rate limits."""
         self.permit: Permit | None = None
-        """The queue's permit to be sent to the backend."""
+        """Its permit from the queue to be sent to the backend."""
         self.queue_seconds: float | None = None
         """How long it waited in queues; known at its end. None: it has not called the service."""
         self.model_counters: ModelCounters | None = None
@@ -244,7 +244,7 @@ class RequestContext:
                     logger.exception("Request %s: on_chunks of %s failed; the stream goes on.", self.id, name)
 
     def finish(self) -> None:
-        """The end, however it came. Idempotent."""
+        """End the request: run the `on_finish` hooks. Idempotent."""
         if self.finished:
             return
         self.finished = True
@@ -297,7 +297,7 @@ class Interruptible:
 
 
 def add_usage(one: TokenUsage | None, other: TokenUsage) -> TokenUsage:
-    """The sum of both."""
+    """Return the sum of two usages."""
     if one is None:
         return other
     return TokenUsage(

@@ -1,4 +1,4 @@
-"""What a dialect is: it parses a body into a Call, and writes responses, streams and errors. It knows no engine."""
+"""The interface of a dialect, which parses a body into a Call and writes responses, streams and errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Call:
     ignored: list[str] = field(default_factory=list)
     """Fields that are accepted without effect: listed in `x-miner-ignored-params`."""
     items: int = 0
-    """Inputs or documents, where it is not a generation."""
+    """Number of inputs or documents, if it is not a generation."""
     remote_images: list[str] = field(default_factory=list)
     """Fields, as the client wrote them, whose images would have to be fetched."""
     names: FieldNames = field(default_factory=FieldNames)
-    """The client's fields for the arguments."""
+    """Service parameter -> the client's field."""
     options: Any = None
-    """What the dialect itself needs of the body to write the response."""
+    """Fields of the body that the dialect needs to write the response."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The errors of the gateway itself, and what a client gets to read of any error."""
+"""The errors of the gateway itself, and the public form of any error."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ _PATH = re.compile(
     rf")"
 )
 _QUOTED = re.compile(rf"(?<=(['\"`]))(?:/(?:{_ROOTS})/|~/|[A-Za-z]:[\\/])[^'\"`\n]+(?=\1)")
-"""One with spaces in it."""
+"""A quoted path with spaces in it."""
 
 
 def redact(text: str) -> str:
@@ -163,13 +163,13 @@ def retry_after_header(seconds: float) -> str:
 
 
 _LIBRARY_HINTS = (ModelNotFoundError, ServiceClosedError, StreamInterruptedError)
-"""Errors whose hints are for callers of the library: they list models that the client's key may not be for, or speak of
-the service and of the error as objects.
+"""Errors whose hints are for callers of the library: they list models that the client's key may not allow, or refer to
+Python objects.
 """
 
 
 def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) -> Failure:
-    """What a client reads of an error: its message and hint, redacted. Its operator hint is for admins and the log
+    """The public form of an error: its message and hint, redacted. Its operator hint is for admins and the log
     (`log_error`) only.
     """
     headers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Parameter names of the service as the fields that the client wrote, in errors and in what was ignored."""
+"""Translates the service's parameter names to the client's fields, in errors and ignored parameters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Serving a generation: streamed or not, in any dialect, over any service.
 
-A client that disconnects stops the service: the handler's task is cancelled, and what it awaits with it.
+A client that disconnects stops the service: the handler's task is cancelled, and all that it awaits.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _note_ignored(context: RequestContext, responses: list[LLMResponse]) -> None
 
 
 async def _streaming(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
-    """The first batch is fetched before the headers go out, so that what fails early gets its own status."""
+    """The first batch is fetched before the headers are sent, so that an early error gets its own status."""
     context.streamed = True
     service = context.gateway.service
 
@@ -177,7 +177,7 @@ async def _merge(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list
 
 
 def _total_usage(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:
-    """The sum of those that are known; None where none is."""
+    """The sum of the known ones; None if all are unknown."""
     total: TokenUsage | None = None
     for usage in usages:
         if usage is not None:

@@ -1,4 +1,4 @@
-"""Rate limits: what a client may use, and one account for each client of what it has used, in bounded memory."""
+"""Rate limits, and one account per client of what it has used, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Annotated
 import msgspec
 
 _MAX_ACCOUNTS = 10_000
-"""Clients that are remembered. One that is forgotten begins again, which only idle ones are."""
+"""Clients that are remembered. Only idle ones are forgotten; their allowance is full again then."""
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Limits(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a client may use; None: no limit here, a more general one may hold."""
+    """Limits of a client; None: no limit here, a more general one may apply."""
 
     requests: _Count | None = None
     """Requests per minute."""
     tokens: _Count | None = None
     """Tokens per minute, input and output together."""
     concurrency: _Count | None = None
-    """Requests at once."""
+    """Concurrent requests."""
 
     def over(self, general: Limits) -> Limits:
         """These limits, and those of `general` where there is none here."""
@@ -66,7 +66,7 @@ class TokenBucket:
 
 
 class Account:
-    """What one client uses: requests that run, and its buckets."""
+    """Usage of one client: running requests, and its buckets."""
 
     __slots__ = ("requests", "running", "tokens")
 
@@ -77,7 +77,7 @@ class Account:
 
 
 class Accounts:
-    """One account for each client; of too many, the one that was idle longest is forgotten."""
+    """One account per client, the least recently used forgotten first."""
 
     def __init__(self, limit: int = _MAX_ACCOUNTS) -> None:
         self._limit = limit
@@ -97,7 +97,7 @@ class Accounts:
         return account
 
     def _forget_one(self) -> bool:
-        """Forget the oldest that has nothing running. What runs is bounded elsewhere, by connections."""
+        """Forget the oldest without running requests, which are bounded by the number of connections."""
         for client, account in self._accounts.items():
             if not account.running:
                 del self._accounts[client]
@@ -125,11 +125,11 @@ class Reservation:
     account: Account
     limits: Limits
     requests: int = 1
-    """Of the limit of requests at once."""
+    """Number that it counts as for `concurrency`."""
     estimate: TokenEstimate | None = None
     """None until the body is read."""
     tokens: int = 0
-    """Taken for the estimate: no more than the whole limit."""
+    """Tokens reserved by the estimate: at most the whole limit."""
 
 
 def client_of(address: str) -> str:

@@ -3,9 +3,9 @@
 It imports nothing of miner.
 
 The server in that package ends a stream silently if the prompt is too long, has no usage in streams, cannot count the
-tokens of a conversation, and goes on with the prompt of a client that has left. This one has the routes of llama.cpp's
-own server that miner uses, over the class `Llama` (version 0.3.36): `/health`, `/props`, `/tokenize`, `/v1/models`,
-`/v1/completions`, `/v1/chat/completions` and its `/input_tokens`.
+tokens of a conversation, and keeps computing the prompt of a disconnected client. This one has the routes of
+llama.cpp's own server that miner uses, over the class `Llama` (version 0.3.36): `/health`, `/props`, `/tokenize`,
+`/v1/models`, `/v1/completions`, `/v1/chat/completions` and its `/input_tokens`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class BindingsServer:
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """One request."""
+        """Serve one request (ASGI)."""
         if scope["type"] != "http":
             return
         try:

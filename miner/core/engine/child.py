@@ -4,8 +4,8 @@ Reads its configuration as one line of JSON from standard input, starts a llama.
 standard output when it is ready, and runs until STOP_SIGNAL or until its parent exits. All other output goes to
 standard error.
 
-SIGTERM is ignored: whoever sends it to a whole service (systemd, `pkill`) means the parent, which lets its requests
-finish and then stops this process; a llama.cpp server would stop listening and wait for its requests.
+SIGTERM is ignored: when it is sent to a whole service (systemd, `pkill`), it is meant for the parent, which lets its
+requests finish and then stops this process; a llama.cpp server would stop listening and wait for its requests.
 
 When the parent exits, the kernel kills this process and its children (Linux, PDEATHSIG). For the socket's directory,
 and for systems and wrappers without such a signal, a fork of this process watches the parent, in the same process
@@ -112,7 +112,7 @@ def _limit_memory() -> None:
 
 
 def _total_memory() -> int | None:
-    """Bytes of memory and swap that this process can get; None where the system does not tell."""
+    """Bytes of memory and swap that this process can get; None if unknown."""
     try:
         with open("/proc/meminfo") as file:
             rows = dict(line.split(":", 1) for line in file)

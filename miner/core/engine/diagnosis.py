@@ -30,7 +30,7 @@ FROM_OUTSIDE = Reason(
     "it was terminated by a signal from another process",
     "Find out what terminates processes on this machine (systemd, pkill); the next request restarts the engine.",
 )
-"""Also of one that exits with status 0 unrequested."""
+"""Reason for an engine that was killed, or exited with status 0 unrequested."""
 
 
 def check_model_file(path: Path) -> Reason | None:

@@ -32,15 +32,15 @@ from miner.errors import BackendError
 
 @dataclass(frozen=True, slots=True)
 class EvictionPlan:
-    """How one model gets its memory."""
+    """How to free memory for one model."""
 
     load: bool = False
-    """It fits now."""
+    """Whether it fits now."""
     victims: Sequence[Member] = ()
     """Engines to evict from loop time `at` on, each when its requests in flight are done."""
     at: float = 0.0
     refusal: BackendError | None = None
-    """It never fits, or not beside the pinned engines."""
+    """The error if it never fits, or not beside the pinned engines."""
 
 
 _STOP_UNDER_WAY = EvictionPlan()

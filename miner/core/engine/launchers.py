@@ -29,7 +29,7 @@ from miner.errors import EngineStartError
 
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
 _HELP_TIMEOUT = 30.0
-"""Seconds for `--help`, with a cold disk or a driver that wakes up."""
+"""Seconds for `--help`, with a cold disk or GPU driver."""
 _MAX_HELP_BYTES = 1 << 20
 _SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
 

@@ -9,7 +9,7 @@ from miner.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """In seconds and bytes. None: no limit."""
+    """Limits of an engine pool, in seconds and bytes. None: no limit."""
 
     max_queue: int = 1024
     """Requests beyond the engines' slots, all models together."""

@@ -16,7 +16,7 @@ from miner.errors import EngineStartError
 
 
 class State(Enum):
-    """All but UNLOADED occupy memory."""
+    """State of an engine; all but UNLOADED occupy memory."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
@@ -67,7 +67,7 @@ class Member:
 
     @property
     def parallel(self) -> int:
-        """Slots."""
+        """Slots that the engine has, or will have once loaded."""
         return self.spec.parallel
 
     @property
@@ -82,7 +82,7 @@ class Member:
 
     @property
     def expires_at(self) -> float | None:
-        """When it is unloaded for idleness; None if it is not."""
+        """When it is unloaded for idleness; None while it is busy, or never unloaded for that."""
         if self.retired:
             return self.idle_since
         if self.pinned or self.keep_alive is None or self.idle_since is None:
@@ -91,7 +91,7 @@ class Member:
 
     @property
     def load_seconds(self) -> float:
-        """What the last load took."""
+        """Duration of the last load."""
         return self.ready_at - self.load_began
 
     def load_part(self, arrived: float) -> float:
@@ -118,14 +118,14 @@ class Member:
         return target in (self.spec.alias, self.spec)
 
     def begin_load(self, now: float, keep_alive: float | None) -> None:
-        """The load begins; `keep_alive` is for an engine whose requests do not say their own."""
+        """Begin a load; `keep_alive` is for an engine whose requests do not set their own."""
         self.state = State.LOADING
         self.unloaded.clear()
         self.load_began, self.load_reported_at = now, -math.inf
         self.keep_alive = keep_alive
 
     def ready(self, now: float) -> None:
-        """The load is done."""
+        """Record the end of the load."""
         self.state = State.READY
         self.failure = None
         self.ready_at = self.last_used = now
@@ -133,11 +133,11 @@ class Member:
             self.slice_began = now
 
     def end_slice(self, now: float) -> None:
-        """Its time slice is over: it comes last among the models that wait for memory."""
+        """End its time slice: it joins the models that wait for memory at the end."""
         self.slice_began, self.slice_ended = None, now
 
     def exited(self) -> None:
-        """The process has exited, and all slots are void."""
+        """Record the exit of the process: all slots are gone."""
         self.state = State.UNLOADED
         self.task = None
         self.active = 0
@@ -147,7 +147,7 @@ class Member:
         self.unloaded.set()
 
     def status(self) -> EngineStatus:
-        """As `health()` shows it."""
+        """Its entry in `health()`."""
         crash = self.engine.crash_error()
         refusal = self.cooldown_error()
         return EngineStatus(

@@ -68,7 +68,7 @@ class EnginePool:
 
         Args:
             spec: which engine.
-            client: whose request it is: waiting is fair between clients.
+            client: the request's client: the queue is fair between clients.
             keep_alive: idle seconds after which the engine is unloaded if this request was the last; 0: at once,
                 negative: never. None: the pool's `idle_timeout`.
             on_progress: called with the progress of the queue and of the load.

@@ -1,7 +1,7 @@
 """One engine over all its runs: started on demand, restarted with backoff, in a cooldown after too many crashes.
 
-`ensure_ready` is the only call that a user needs. It decides under one lock, so nobody reads the state first and races.
-`supervisor.py` supervises one run of a child process; `circuit_breaker.py` counts the crashes.
+`ensure_ready` is the only call that a user needs. It decides under one lock, so there is no race between reading the
+state and acting on it. `supervisor.py` supervises one run of a child process; `circuit_breaker.py` counts the crashes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class EngineProcess:
 
     @property
     def state(self) -> EngineState:
-        """Its state now."""
+        """The engine's current state."""
         run = self._run
         if run is None or run.exited.done:
             return "failed" if self._breaker.open_for else "stopped"
@@ -158,7 +158,7 @@ class EngineProcess:
         )
 
     async def recheck_model_file(self) -> None:
-        """Forget the crashes if the model file was replaced since."""
+        """Forget the crashes if the model file was replaced since then."""
         if self.state == "failed" and await asyncio.to_thread(self._model_file) != self._failed_file:
             self.reset()
 

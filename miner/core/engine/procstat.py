@@ -12,7 +12,7 @@ _PS_TIMEOUT = 2.0
 _HAS_PROC = sys.platform == "linux"
 
 LOOK_SECONDS = 0.25 if _HAS_PROC else 5.0
-"""Interval between two looks at a process: a tenth of a millisecond each from /proc, else a run of `ps`."""
+"""Interval between two samples of a process: 0.1 ms each from /proc, else a run of `ps`."""
 
 
 class Usage(NamedTuple):
@@ -23,7 +23,7 @@ class Usage(NamedTuple):
     resident: int
     """Resident bytes."""
     stopped: bool = False
-    """One of them is suspended, by SIGSTOP or a debugger."""
+    """Whether one of them is suspended, by SIGSTOP or a debugger."""
 
 
 def process_usage(pid: int) -> Usage | None:

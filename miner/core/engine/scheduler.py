@@ -1,9 +1,8 @@
 """Grants slots, loads, evicts and stops engines, on one event loop; `pool.py` is the public interface.
 
-Every change of state happens in a synchronous method that ends in `schedule`, which decides everything again: there is
-no lock, and no decision outlives its reason. A waiting request is a future. What takes time (a load, the watch over a
-loaded engine, a stop) is one task for each engine. What depends on time alone (time slices, idleness, the queue's
-timeout) is one timer.
+Every change of state happens in a synchronous method that ends in `schedule`, which recomputes all decisions: there is
+no lock and no stale decision. A waiting request is a future. Work that takes time (a load, the watch over a loaded
+engine, a stop) is one task for each engine. All deadlines (time slices, idleness, the queue's timeout) is one timer.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Scheduler:
         return waiter
 
     def leave(self, member: Member, waiter: Waiter) -> None:
-        """The request is over, failed or cancelled: give back its slot or its place in the queue."""
+        """Release the slot of a request, or its place in the queue, when it has ended."""
         future = waiter.future
         if not future.done() or future.cancelled():
             member.queue.discard(waiter)
@@ -75,7 +74,7 @@ class Scheduler:
         self.schedule()
 
     def _drop_for(self, client: str, member: Member) -> None:
-        """Make place for a request where the queues are full, or raise BackendOverloadedError."""
+        """Drop a queued request for this one if the queues are full, or raise BackendOverloadedError."""
         full = [each for each in self.members.values() if each.backlog]
         dropped = waiter_to_drop(client, (each.queue.waiters for each in full))
         for each in full:
@@ -120,11 +119,11 @@ class Scheduler:
         self._set_timer(min(wake_at))
 
     def _schedule_loads(self, now: float) -> float:
-        """Load what waits and fits, and evict for what does not; returns when time alone will change the decision."""
+        """Load waiting models that fit, and evict for those that do not; return when to decide again."""
         self._draining.clear()
         wake_at = math.inf
         first: Member | None = None
-        """The model that is next: others may load only if they fit beside it, too."""
+        """The next model to load: others may load only if they fit beside it, too."""
         victims: Sequence[Member] = ()
         wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
         for wanted in sorted(wanting, key=lambda member: member.waiting_since):
@@ -149,7 +148,7 @@ class Scheduler:
         return wake_at
 
     def _after(self, first: Member, victims: Sequence[Member]) -> list[Member]:
-        """What will be loaded once `first` is."""
+        """The engines that will be loaded once `first` is."""
         staying = [member for member in self.members.values() if member.state in (State.LOADING, State.READY)]
         return [first, *(member for member in staying if member not in victims)]
 
@@ -176,7 +175,7 @@ class Scheduler:
             self.stop(member)
 
     def _refuse_late(self, member: Member, now: float) -> float:
-        """Refuse requests that waited for `queue_timeout`; returns when the next one will have."""
+        """Refuse requests that have waited `queue_timeout`; return when the next one will have."""
         while (oldest := member.queue.oldest) is not None:
             deadline = oldest.arrived + self.limits.queue_timeout
             if deadline > now:
@@ -244,7 +243,7 @@ class Scheduler:
                 member.engine.kill()
 
     def _task_done(self, member: Member, task: asyncio.Task[None]) -> None:
-        """An engine was stopped, exited, or did not start. All errors of its task end here."""
+        """Handle the end of an engine's task (stopped, exited, not started). All its errors end here."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if member.task is not task:

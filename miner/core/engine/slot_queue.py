@@ -1,4 +1,4 @@
-"""Requests that wait for a slot of one engine, fair between clients, and how long that may take.
+"""Requests that wait for a slot of one engine, fair between clients, and estimates of the wait.
 
 Plain data and synchronous methods: the scheduler owns the queues and decides; nothing here waits or starts anything.
 """
@@ -22,9 +22,9 @@ class Lease:
 
     address: EngineAddress
     queue_seconds: float
-    """Waited for a slot, or for room to load."""
+    """Seconds of waiting for a slot, or for memory to load."""
     load_seconds: float
-    """Waited while the engine loaded."""
+    """Seconds of waiting while the engine loaded."""
     engine: Engine
     granted_at: float
     """Loop time."""
@@ -37,7 +37,7 @@ class Waiter:
     """One request that waits. Its future gets a lease or an error, or is cancelled with the task that awaits it."""
 
     client: str
-    """Whose request it is."""
+    """Name of the request's client."""
     future: asyncio.Future[Lease]
     arrived: float
     """Loop time in seconds."""
@@ -56,7 +56,7 @@ class Waiter:
 
 
 class SlotQueue:
-    """The queue of one engine. Cancelled waiters are passed over, and gone as soon as their tasks leave."""
+    """The queue of one engine. Cancelled waiters are skipped; their tasks remove them."""
 
     def __init__(self) -> None:
         self.waiters: FairQueue[Waiter] = FairQueue()
@@ -74,13 +74,13 @@ class SlotQueue:
 
     @property
     def oldest(self) -> Waiter | None:
-        """Who has waited longest."""
+        """The waiter that has waited longest."""
         while (waiter := next(iter(self.waiters), None)) is not None and waiter.future.done():
             self.discard(waiter)
         return waiter
 
     def arrived_by(self, moment: float) -> int:
-        """How many of those that wait arrived at that loop time or before."""
+        """Number of waiters that arrived at that loop time or before."""
         return sum(1 for _ in itertools.takewhile(lambda waiter: waiter.arrived <= moment, self.waiters))
 
     def push(self, waiter: Waiter) -> None:
@@ -89,7 +89,7 @@ class SlotQueue:
         self.waiters.push(waiter.client, waiter)
 
     def next(self) -> Waiter | None:
-        """Who gets the next slot; None if nobody waits."""
+        """The waiter that gets the next slot; None if the queue is empty."""
         while (waiter := self.waiters.next()) is not None and waiter.future.done():
             self.discard(waiter)
         return waiter
@@ -102,12 +102,12 @@ class SlotQueue:
         waiter.future.set_result(lease)
 
     def release(self, client: str) -> None:
-        """A client gives a slot back."""
+        """Release a slot of a client."""
         self._holders.remove(client)
         self.waiters.release(client)
 
     def release_all(self) -> None:
-        """The engine is gone, and all slots with it."""
+        """Release all slots: the engine has exited."""
         self._holders.clear()
         self.waiters.release_all()
 
@@ -125,11 +125,11 @@ class SlotQueue:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody wants progress."""
+        """Whether any waiter wants progress."""
         return self._listeners > 0
 
     def report_positions(self, slots: int) -> None:
-        """Report to each listener whose position has changed how many went that were before it.
+        """Report its position to each listener for which it has changed.
 
         Args:
             slots: of the engine, those in use included.
@@ -151,10 +151,10 @@ class SlotQueue:
 
 
 class ServiceTimes:
-    """How long a slot is held, from recent requests, and what follows from it for those who come too many."""
+    """How long a slot is held, from recent requests, and the `Retry-After` that follows from it."""
 
     _WEIGHT = 0.2
-    """Of the newest request; the last ten or so decide."""
+    """Weight of the newest request in the moving average: about the last ten count."""
 
     def __init__(self) -> None:
         self.mean: float | None = None

@@ -61,7 +61,7 @@ def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
 
 
 def drop_raw(call: Call, capabilities: Collection[str]) -> None:
-    """Leave out `raw` for a backend that knows no template: it takes every prompt verbatim."""
+    """Leave out `raw` for a backend without chat templates: it takes every prompt verbatim."""
     if "raw" in capabilities or "raw" not in call.arguments[0]:
         return
     call.ignored.append("raw")
@@ -73,7 +73,7 @@ def check_dimensions(actual: int, requested: int | None) -> None:
     """Check that embeddings have as many dimensions as were requested: no backend shortens them.
 
     Raises:
-        UnsupportedFeatureError: they have not.
+        UnsupportedFeatureError: their number differs.
     """
     if requested not in (None, actual):
         raise UnsupportedFeatureError(

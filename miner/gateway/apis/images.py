@@ -12,7 +12,7 @@ def image_part(url: str, where: str, remote: list[str]) -> dict[str, Any]:
 
     Args:
         where: the field, as this dialect's client wrote it.
-        remote: gets `where` if somebody would have to fetch the image; it goes into `Call.remote_images`.
+        remote: gets `where` if the image would have to be fetched; it goes into `Call.remote_images`.
 
     Raises:
         InvalidRequestError: names the field.

@@ -23,7 +23,7 @@ _FRESH_SECONDS = 2.0
 _READ_SECONDS = 2.0
 """How long a request waits for a check: a file on a network may hang."""
 _TRUST_SECONDS = 10.0
-"""How long the keys of a file stay valid that cannot be read any more."""
+"""How long keys stay valid after their file can no longer be read."""
 
 
 def has_keys(settings: GatewaySettings) -> bool:
@@ -72,7 +72,7 @@ class KeyStore:
         self.defaults = Limits()
         """Limits of the file for keys that have none of their own."""
         self.required = True
-        """Whether a key is needed: once there has been one, until the server ends, whatever happens to the file."""
+        """Whether a key is required: once there has been one, until the server stops, whatever happens to the file."""
         self.error = ""
         """Why the file cannot be read."""
         self._settings = settings
@@ -200,7 +200,7 @@ class KeyStore:
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever the file does; None: there is no file.
+    """A value that changes with the file; None: there is no file.
 
     Raises:
         OSError: it cannot be read.

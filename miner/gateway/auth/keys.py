@@ -47,7 +47,7 @@ class KeyFile(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, for
 
     version: int = 1
     limits: Limits = NO_LIMITS
-    """Of every key that has none of its own; they override those of the settings."""
+    """Limits of every key that has none of its own; they override those of the settings."""
     keys: list[KeyEntry] = []
 
 

@@ -31,7 +31,7 @@ _FOREIGN_PATHS = {
     **dict.fromkeys(("embedding", "embed"), "POST /v1/embeddings embeds texts, or in Ollama's form POST /api/embed."),
     **dict.fromkeys(("swagger", "redoc", "swagger.json", "v1/docs", "api/docs"), "GET /docs describes all routes."),
 }  # fmt: skip
-"""Paths of other servers, without slashes at their ends, and what there is here instead."""
+"""Paths of other servers, without slashes at their ends, and their equivalents here."""
 _SLASHES = re.compile("/{2,}")
 
 
@@ -70,7 +70,7 @@ async def _methods(app: web.Application, request: web.Request) -> set[str]:
 
 
 def _suggestion(context: RequestContext) -> str:
-    """What a client that requests this path may want."""
+    """A hint for a client that requests this path."""
     path = _SLASHES.sub("/", context.request.path).strip("/")
     known = _FOREIGN_PATHS.get(path.lower())
     if known is not None:

@@ -1,1 +1,1 @@
-"""What every request passes before and after its handler."""
+"""Hooks before and after every handler."""

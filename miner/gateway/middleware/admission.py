@@ -27,12 +27,12 @@ GROUP = "miner.admission"
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRequest:
-    """What a hook gets."""
+    """The argument of a hook."""
 
     id: str
     method: str
     route: str
-    """As the table has it: `/v1/models/{model:.+}`; where no route matches, the path."""
+    """Template of the route: `/v1/models/{model:.+}`; if no route matches, the path."""
     address: str
     key: str
     """Name of the key; "anybody" where there are none."""

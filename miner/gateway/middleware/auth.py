@@ -1,4 +1,4 @@
-"""Authentication: who sends a request, by API key, and which models that caller may use."""
+"""Authentication by API key, and the models that a caller may use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from miner.gateway.state import Gateway
 
 
 class Authentication(Middleware):
-    """Sets the caller of each request, and refuses who needs a key and has none. KeyStore says how long a change of the
+    """Sets the caller of each request; refuses a request without a required key. KeyStore says how long a change of the
     keys file takes.
     """
 

@@ -19,22 +19,22 @@ class Middleware:
     """
 
     async def on_startup(self, gateway: Gateway) -> None:
-        """The server starts: read files, start tasks, add to `gateway.readiness_checks`."""
+        """Called at start: read files, start tasks, add to `gateway.readiness_checks`."""
 
     async def on_cleanup(self, gateway: Gateway) -> None:
-        """The server has stopped."""
+        """Called after the server has stopped."""
 
     def on_request(self, context: RequestContext) -> None:
-        """The headers are here and the route is known. Cheap checks only."""
+        """Called when the headers are read and the route is known. Cheap checks only."""
 
     async def before_body(self, context: RequestContext) -> None:
         """The same, for checks that wait. The body has not been read."""
 
     async def before_call(self, context: RequestContext, call: Call) -> None:
-        """The body is parsed and the service is about to be called: check the model, wait for a slot."""
+        """Called when the body is parsed, before the service is called: check the model, wait for a slot."""
 
     def on_chunks(self, context: RequestContext, chunks: list[LLMChunk]) -> None:
-        """A batch of a stream has come. Microseconds count here."""
+        """Called for each batch of a stream. Microseconds count here."""
 
     def on_finish(self, context: RequestContext) -> None:
-        """The response is complete, or its client has gone: release what was taken, count, log."""
+        """Called when the response is complete, or its client has disconnected: release, count, log."""

@@ -146,7 +146,7 @@ def _without_prompts(context: RequestContext, text: str) -> str:
 
 
 def _prompts(context: RequestContext) -> Iterator[str]:
-    """What the client wrote for the model: engines quote it in their errors."""
+    """The prompts of a request: engines quote them in their errors."""
     for arguments in context.call.arguments if context.call is not None else ():
         yield from _strings(arguments.get("prompt"))
         for message in arguments.get("messages") or ():

@@ -1,4 +1,4 @@
-"""Host and Origin checks, CORS: web pages that a user happens to visit cannot use a gateway on that user's machine.
+"""Host and Origin checks, CORS: web pages cannot use a gateway on the machine of a user who visits them.
 
 A page elsewhere can make the browser call any address. Three things stop it: on loopback, and wherever the operator has
 listed names, the Host header must be one of them (DNS rebinding: a page whose own name resolves to 127.0.0.1 sends that
@@ -27,7 +27,7 @@ _EXPOSED = "Request-Id, Retry-After, X-Miner-Ignored-Params, X-Request-Id"
 _METHODS = "GET, HEAD, POST"
 _PREFLIGHT_SECONDS = 600
 _PRIVATE_ZONES = (".localhost", ".local", ".internal")
-"""As Ollama has them."""
+"""Zones that no public name has; the same as in Ollama."""
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _HOST = re.compile(
     rf"(?:(?P<sub>\*\.)?(?P<host>{_LABEL}(?:\.{_LABEL})*\.?)|\[(?P<six>[0-9a-f:.]+)\])(?::(?P<port>\d{{1,5}}))?"

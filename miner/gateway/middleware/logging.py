@@ -37,7 +37,7 @@ class AccessLog(Middleware):
         logger.handle(record)
 
     def _fields(self, context: RequestContext) -> dict[str, Any]:
-        """What follows the request line, by name; None: left out."""
+        """Fields after the request line, by name; None: left out."""
         now, started_at, first = asyncio.get_running_loop().time(), context.started_at, context.first_token_at
         usage, call = context.reported_usage, context.call
         return {
@@ -55,7 +55,7 @@ class AccessLog(Middleware):
 
 
 class PromptLog(AccessLog):
-    """The same with prompts and replies."""
+    """AccessLog with prompts and replies."""
 
     @override
     def on_chunks(self, context: RequestContext, chunks: list[LLMChunk]) -> None:
@@ -75,7 +75,7 @@ class PromptLog(AccessLog):
 
 
 def _request_line(context: RequestContext) -> dict[str, Any]:
-    """What every line begins with."""
+    """The beginning of every line."""
     route = context.route
     return {
         "address": context.peer,

@@ -67,7 +67,7 @@ _OPERATIONS = {
     "/v1/embeddings": "embeddings", "/api/embed": "embeddings", "/api/embeddings": "embeddings",
     "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
 }  # fmt: skip
-"""By route; all others are `chat`."""
+"""Route -> operation; all others are `chat`."""
 
 
 def operation_of(context: RequestContext) -> str:

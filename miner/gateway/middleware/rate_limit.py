@@ -26,8 +26,8 @@ class RateLimiter(Middleware):
     """Refuses a client over its limit with 429 and `Retry-After`, and queues the others fairly.
 
     Args:
-        settings: with the limits of all clients.
-        keys: with the limits of the keys file; None: there are none.
+        settings: have the limits of all clients.
+        keys: has the limits of the keys file; None: there are none.
     """
 
     def __init__(self, settings: GatewaySettings, keys: KeyStore | None = None) -> None:
@@ -111,7 +111,7 @@ def _count_request(context: RequestContext, account: Account, limit: int, now: f
 
 
 def _reserve(reservation: Reservation, context: RequestContext, call: Call) -> None:
-    """Take what the body needs beyond one request without tokens, which was checked before it was read."""
+    """Reserve the tokens of the body and the requests beyond the one that was counted before it was read."""
     account, limits = reservation.account, reservation.limits
     if limits.concurrency is not None:
         requests = requests_in(call)

@@ -1,4 +1,4 @@
-"""Token cost: the tokens that a request is expected to use, and those that it did use, however it ended."""
+"""Token cost: the estimate for a request, and the tokens that it did use, however it ended."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TOKENS_PER_IMAGE = 1000
 
 
 def requests_in(call: Call) -> int:
-    """How many requests a call counts as: one for each reply that is wanted, or text, or document."""
+    """How many requests a call counts as: one for each choice, text or document."""
     return max(1, len(call.arguments), call.items)
 
 
 def estimate_tokens(context: RequestContext, call: Call) -> TokenEstimate:
-    """What the call may use, as far as can be known before: the texts that came, and max_tokens of each reply."""
+    """An upper estimate for the call: the texts of the request, and max_tokens of each choice."""
     if not call.arguments and not call.items:
         return TokenEstimate()  # nothing is generated
     default = config_of(context.gateway.service.config).default_max_tokens

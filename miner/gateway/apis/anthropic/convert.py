@@ -34,7 +34,7 @@ Part = dict[str, Any]
 
 
 def sampling_arguments(request: AnthropicMessagesRequest, call: Call) -> dict[str, Any]:
-    """The service's arguments, but for messages and tools."""
+    """The service's arguments, without messages and tools."""
     arguments: dict[str, Any] = set_fields(request, ("model", "max_tokens", "temperature", "top_p"))
     if request.top_k:
         arguments["top_k"] = request.top_k
@@ -58,7 +58,7 @@ def _response_format(output_format: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reasoning(request: AnthropicMessagesRequest, call: Call) -> bool | str | None:
-    """What `thinking` and `effort` request; None leaves it to the model, as no thinking and `adaptive` do."""
+    """The service's `reasoning` for `thinking` and `effort`; None (no `thinking`, or `adaptive`): the model decides."""
     thinking = request.thinking
     effort = request.output_config.effort if request.output_config is not None else None
     if thinking is not None:
@@ -76,8 +76,8 @@ def _reasoning(request: AnthropicMessagesRequest, call: Call) -> bool | str | No
 
 
 def convert_messages(request: AnthropicCountTokensRequest, call: Call) -> list[dict[str, Any]]:
-    """The messages, the system's first. Consecutive user messages become one, as at Anthropic: templates often take
-    nothing but alternating roles. The call's names get the place in the body of each message.
+    """The messages, the system message first. Consecutive user messages are merged, as by Anthropic: many templates
+    require alternating roles. `call.names` gets the place of each message in the body.
     """
     if not request.messages:
         raise InvalidRequestError("messages: at least one message is required.", param="messages")

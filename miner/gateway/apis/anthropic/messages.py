@@ -72,7 +72,7 @@ class AnthropicMessages:
 
 
 def _call(request: AnthropicCountTokensRequest) -> Call:
-    """The call, but for its arguments."""
+    """The call, without its arguments."""
     refuse_unsupported(request, _UNSUPPORTED)
     ignored = [name for name in _IGNORED if getattr(request, name, None)]
     if _has_cache_control(request):

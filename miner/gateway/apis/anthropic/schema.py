@@ -13,34 +13,34 @@ class _Block(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field
 
 
 class TextBlock(_Block, tag="text"):
-    """Text."""
+    """A text block."""
 
     text: str
     citations: Any = None
 
 
 class Base64Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="base64"):
-    """Inline data."""
+    """Base64 data of an image or document."""
 
     media_type: str
     data: str
 
 
 class URLSource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="url"):
-    """A URL."""
+    """The URL of an image or document."""
 
     url: str
 
 
 class TextSource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
-    """Plain text."""
+    """The plain text of a document."""
 
     data: str
     media_type: str = "text/plain"
 
 
 class ImageBlock(_Block, tag="image"):
-    """An image."""
+    """An image block."""
 
     source: Base64Source | URLSource
 
@@ -89,7 +89,7 @@ Block = TextBlock | ImageBlock | DocumentBlock | ThinkingBlock | RedactedBlock |
 
 
 class AnthropicMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One message."""
+    """One message: a string or content blocks."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
@@ -100,7 +100,7 @@ class AnthropicTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     name: str
     type: str | None = None
-    """None or "custom": the others are Anthropic's own tools."""
+    """None or "custom"; other types are Anthropic's own tools."""
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: bool | None = None

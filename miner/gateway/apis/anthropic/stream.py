@@ -30,11 +30,11 @@ class MessageStream:
         self._blocks = 0
         """Blocks that were started."""
         self._open: str | None = None
-        """Type of the open block."""
+        """Type of the block that is open."""
         self._tools: dict[int, int] = {}
         """Blocks of the tool calls, by their index."""
         self._before = b""
-        """The head of a delta of the open block."""
+        """The beginning of a delta event of the open block."""
         self._reason: FinishReason | None = None
         self._exhausted = False
         self._sequence: str | None = None

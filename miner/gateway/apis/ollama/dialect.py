@@ -32,7 +32,7 @@ _UNSUPPORTED = {
 
 
 class _OllamaDialect(Generic[R]):
-    """What both routes share."""
+    """The parts that both routes share."""
 
     kind: Kind
     heartbeat: bytes
@@ -44,7 +44,7 @@ class _OllamaDialect(Generic[R]):
         raise NotImplementedError
 
     def add_input(self, request: R, call: Call, arguments: dict[str, Any]) -> None:
-        """Add the service's `messages` or `prompt`, and what else only this route has."""
+        """Add the service's `messages` or `prompt`, and this route's own fields."""
         raise NotImplementedError
 
     def parse(self, body: bytes) -> Call:

@@ -27,7 +27,7 @@ _EMBEDDINGS = msgspec.json.Decoder(OllamaEmbeddingsRequest)
 
 
 async def embed(context: RequestContext) -> web.StreamResponse:
-    """Embed each string of the input; none for an empty one, as at Ollama."""
+    """Embed each string of the input; a single empty one gives no vector, as in Ollama."""
     start = asyncio.get_running_loop().time()
     request = await decode_body(context, _EMBED)
     texts = [request.input] if isinstance(request.input, str) else request.input

@@ -94,7 +94,7 @@ async def show(context: RequestContext) -> web.StreamResponse:
 
 
 async def _model_info(context: RequestContext, name: str) -> ModelInfo:
-    """All that is known of a model: some backends report more of one than in their list."""
+    """A model with all details: some backends report fewer in their list."""
     try:
         listed = await find_model(context, name)
     except ModelNotFoundError:
@@ -121,8 +121,8 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
 
 
 def _substitute_digest(model: ModelInfo) -> str:
-    """Ollama's command line shows twelve characters of a digest and crashes on a shorter one. Where the backend has
-    none, it is one of the model's name and size.
+    """Ollama's command line shows twelve characters of a digest and crashes on a shorter one. Without one from the
+    backend, it is the digest of the model's name and size.
     """
     return hashlib.sha256(f"{model.id} {model.size}".encode()).hexdigest()
 

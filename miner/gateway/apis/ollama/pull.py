@@ -54,7 +54,7 @@ def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGener
 
 
 async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
-    """Send a line for each event; what fails before the first one has a status of its own."""
+    """Send a line for each event; an error before the first one has its own HTTP status."""
     context.streamed = True
     out = EventStream(context, STREAM_TYPE, b"")
 

@@ -17,7 +17,7 @@ Kind = Literal["chat", "generate"]
 def text_fields(
     kind: Kind, content: str, thinking: str | None, calls: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """What the model wrote, where the route has it."""
+    """The generated text in the fields of the route."""
     if kind == "generate":
         return {"response": content, **({"thinking": thinking} if thinking else {})}
     message: dict[str, Any] = {"role": "assistant", "content": content}
@@ -61,7 +61,7 @@ def timestamp() -> str:
 
 
 def _done_reason(reason: FinishReason | None) -> str:
-    """Ollama's reason, "stop" also after tool calls. Those that it does not have keep our name."""
+    """Ollama's `done_reason`, "stop" also after tool calls. Finish reasons that Ollama lacks keep our name."""
     return reason if reason in ("length", "content_filter", "repetition", "unknown") else "stop"
 
 

@@ -1,4 +1,4 @@
-"""Ollama's API as a table. Of what changes the server's models there is only pull: no create, push, copy, delete."""
+"""Ollama's API as a table. Of the routes that change models only pull: no create, push, copy, delete."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SAME = (
 
 
 def common_arguments(body: CommonParams) -> dict[str, Any]:
-    """The service's arguments for what completions and responses share."""
+    """The service's arguments that completions and responses share."""
     arguments = set_fields(body, _SAME)
     if body.stop:
         arguments["stop"] = body.stop
@@ -34,7 +34,7 @@ def common_arguments(body: CommonParams) -> dict[str, Any]:
 
 
 def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
-    """The service's arguments for what both kinds of completions share."""
+    """The service's arguments that both kinds of completions share."""
     arguments = {**common_arguments(body), **set_fields(body, ("max_tokens", "logit_bias"))}
     if body.repeat_penalty is None and body.repetition_penalty is not None:
         arguments["repeat_penalty"] = body.repetition_penalty
@@ -71,8 +71,8 @@ def choice_arguments(n: int | None, seed: int | None, arguments: dict[str, Any])
 
 
 def convert_messages(messages: list[dict[str, Any]], call: Call) -> list[dict[str, Any]]:
-    """The messages as the service takes them, which is as OpenAI has them. What no template shows to a model is listed
-    as ignored; what OpenAI has deprecated is refused.
+    """The messages as the service takes them: in OpenAI's form. Fields that no chat template uses are listed as
+    ignored; deprecated ones are refused.
     """
     check_length(messages, "messages")
     check_arguments(_call_arguments(messages), "messages")

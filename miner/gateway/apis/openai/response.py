@@ -28,9 +28,7 @@ def prompt_usage_object(usage: TokenUsage | None) -> dict[str, int] | None:
 
 
 def usage_of_choices(usages: Sequence[TokenUsage | None], prompts: int = 1) -> dict[str, Any] | None:
-    """`usage` of all choices: a prompt of several choices counts once, as OpenAI counts it. None where that of one is
-    not known.
-    """
+    """`usage` of all choices: a prompt of several choices counts once, as OpenAI counts it. None if one is unknown."""
     known = [usage for usage in usages if usage is not None]
     if len(known) < len(usages):
         return None

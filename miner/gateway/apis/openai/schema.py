@@ -8,16 +8,16 @@ import msgspec
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """What a stream holds besides the text."""
+    """Additions to a stream."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
-    """OpenAI's padding against eavesdroppers: there is none here, and none is lost."""
+    """OpenAI's padding against traffic analysis: accepted without effect."""
     continuous_usage_stats: bool = False
 
 
 class CommonParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The parameters that completions and responses share, and those that users of local engines know."""
+    """The parameters that completions and responses share, and those that local engines add."""
 
     model: str | None = None
     temperature: float | None = None

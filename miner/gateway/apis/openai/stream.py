@@ -21,7 +21,7 @@ _encode = msgspec.json.encode
 
 @dataclass(slots=True)
 class ChoiceOptions:
-    """What the body says of how its choices are written."""
+    """The fields of the body that affect how its choices are written."""
 
     include_usage: bool
     prompts: int = 1

@@ -30,7 +30,7 @@ _INCLUDES = (
     "web_search_call.action.sources", "message.input_image.image_url", "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 )  # fmt: skip
-"""What OpenAI's clients may request besides; nothing but log probabilities is ever there to include."""
+"""Values of `include`; only log probabilities exist here."""
 
 
 def ignored_fields(request: ResponseRequest) -> list[str]:
@@ -62,7 +62,7 @@ def ignored_fields(request: ResponseRequest) -> list[str]:
 
 
 def service_arguments(request: ResponseRequest, call: Call) -> dict[str, Any]:
-    """The service's arguments, but for the messages."""
+    """The service's arguments, without the messages."""
     arguments = common_arguments(request)
     if request.max_output_tokens is not None:
         arguments["max_tokens"] = request.max_output_tokens
@@ -98,8 +98,8 @@ def _tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
 
 
 def convert_input(request: ResponseRequest, call: Call) -> list[dict[str, Any]]:
-    """The items of the input as messages: function calls and reasoning go with the assistant message that they belong
-    to. The call's names get the item of each message and call.
+    """The items of the input as messages: function calls and reasoning are merged into their assistant message.
+    `call.names` gets the item of each message and call.
     """
     messages: list[dict[str, Any]] = []
     if request.instructions:
