@@ -13,7 +13,7 @@ from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_directory, spec_of
 from miner.core.llms.llamacpp.pull import hub_of
-from miner.core.models.catalogue import Facts
+from miner.core.models.catalog import Facts
 from miner.core.models.directory import beside
 from miner.core.models.gguf.header import read_model
 from miner.core.models.gguf.values import GGUFError

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _bool_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python counts True as 1; for a numeric setting it is a mistake."""
         if isinstance(value, bool) and _is_numeric(cls.model_fields[info.field_name or ""].annotation):
             raise ValueError("must be a number, not True or False")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from miner.core.fair_queue import Permits, QueueFullError
-from miner.core.llms.contract.queueing import QueueClient
+from miner.core.llms.contract.queue_client import QueueClient
 from miner.core.llms.LLMService import LLMService
 from miner.gateway.errors import RefusedError
 from miner.gateway.settings import GatewaySettings

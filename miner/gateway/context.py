@@ -15,14 +15,14 @@ from aiohttp import web
 
 from miner.config.config import config_of
 from miner.core.llms.contract.images import refuse_remote
-from miner.core.llms.contract.queueing import QueueClient
+from miner.core.llms.contract.queue_client import QueueClient
 from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import InvalidRequestError, MinerError
 from miner.gateway.concurrency import Permit
 from miner.gateway.counters import ModelCounters
 from miner.gateway.dialect import Call, ErrorShape
 from miner.gateway.errors import RefusedError
-from miner.gateway.limits import NO_LIMITS, Limits, Reservation
+from miner.gateway.rate_limits import NO_LIMITS, Limits, Reservation
 from miner.gateway.state import Gateway
 
 logger = logging.getLogger("miner.gateway")

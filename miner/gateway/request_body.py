@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError, MinerError
-from miner.gateway.body_limits import check_structure
+from miner.gateway.body_structure import check_structure
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
 

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from miner.core.llms.contract.queueing import QueueClient, current_client, set_client
+from miner.core.llms.contract.queue_client import QueueClient, current_client, set_client
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendError, BackendOverloadedError
-from miner.gateway.limits import Limits
+from miner.gateway.rate_limits import Limits
 from tests.core.engine.simulated import Machine, spec_of
 from tests.gateway.middleware.test_rate_limit import ask, keys, of, until
 from tests.gateway.serving import Parrot, config, serving

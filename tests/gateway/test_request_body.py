@@ -15,7 +15,7 @@ import pytest
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Embedding, EmbeddingResponse, LLMResponse, RerankResponse, RerankResult, TokenUsage
 from miner.errors import InvalidRequestError
-from miner.gateway.body_limits import MAX_ESCAPES, MAX_VALUES, check_structure
+from miner.gateway.body_structure import MAX_ESCAPES, MAX_VALUES, check_structure
 from miner.gateway.context import RequestContext
 from tests.gateway.bodies import CHAT, KINDS, watched
 from tests.gateway.middleware.test_rate_limit import Gated, until

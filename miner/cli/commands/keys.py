@@ -82,7 +82,7 @@ def _new(args: argparse.Namespace, path: Path) -> int:
     import msgspec
 
     from miner.gateway.auth.keys import KeyEntry, check_name, hash_of, locked, new_key, write_keys
-    from miner.gateway.limits import Limits
+    from miner.gateway.rate_limits import Limits
 
     for option in _LIMITS:
         value = getattr(args, option)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ [A-Z] +")
 _AGAIN = "Download or convert the file again: it is damaged."
-_SMALLER = "Lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL, or use a quantised KV cache or a smaller model."
+_SMALLER = "Lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL, or use a quantized KV cache or a smaller model."
 
 
 class Reason(NamedTuple):
@@ -74,7 +74,7 @@ _PATTERNS: tuple[tuple[str, str, str | None], ...] = (
     (r"common_chat_templates_init: error: ([^\n]*)", "the chat template is not valid Jinja: {0}",
      "Fix the chat template, or unset LLAMACPP_CHAT_TEMPLATE to use the model's own."),
     (r"quantized V cache requires flash_attn|V cache quantization requires flash_attn",
-     "a quantised V cache needs flash attention",
+     "a quantized V cache needs flash attention",
      "Set LLAMACPP_FLASH_ATTN=on, or LLAMACPP_CACHE_TYPE_V=f16."),
     (r"([KV]) cache type (\S+) with block size (\d+) does not divide (\S+)",
      "the {0} cache type {1} does not fit this model's heads ({3} is no multiple of {2})",

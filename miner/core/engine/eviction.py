@@ -3,7 +3,7 @@
 Pure functions over the members' state; `scheduler.py` carries the plans out. A model that waits takes free memory
 first, then that of idle engines, the least recently used first, then that of busy ones, the longest time slice first:
 
-- An **idle** engine is evicted after `linger` seconds (a quarter of its load time at most): a client that sends its
+- An **idle** engine is evicted after `idle_grace` seconds (a quarter of its load time at most): a client that sends its
   next request when it has read the last response must not pay a reload for each.
 - A **busy** engine keeps its time slice: it serves, new requests included, until `fairness_wait` after the other began
   to wait and after its own slice began. Then it drains: no new requests, and eviction when those in flight are done. A
@@ -107,7 +107,7 @@ def _evictable_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
     slice_ends = max(wanted.waiting_since + limits.fairness_wait, began + shortest)
     if victim.idle_since is None:
         return math.inf if _finishes_first(victim, wanted) else slice_ends
-    return min(slice_ends, victim.idle_since + min(limits.linger, victim.load_seconds / 4))
+    return min(slice_ends, victim.idle_since + min(limits.idle_grace, victim.load_seconds / 4))
 
 
 def _finishes_first(victim: Member, wanted: Member) -> bool:

@@ -25,7 +25,7 @@ class PoolLimits:
     """An engine without requests for this long is unloaded."""
     fairness_wait: float = 10.0
     """While other models wait, a busy engine keeps serving for this long: its time slice."""
-    linger: float = 1.0
+    idle_grace: float = 1.0
     """While other models wait, an idle engine is kept for this long at most."""
     start_timeout: float = 1800.0
     """Maximum duration of a load, with all pauses between restarts."""
@@ -37,7 +37,7 @@ class PoolLimits:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more.")
-        for name in ("queue_timeout", "fairness_wait", "linger", "start_timeout", "stop_timeout"):
+        for name in ("queue_timeout", "fairness_wait", "idle_grace", "start_timeout", "stop_timeout"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}; it must be a number of seconds, 0 or more.")

@@ -39,7 +39,7 @@ class Member:
         self.times = ServiceTimes()
         self.active = 0
         """Slots in use."""
-        self.generation = 0
+        self.run_number = 0
         """Number of the run: leases of an earlier run hold no slot."""
         self.pinned = False
         self.unloading = False
@@ -142,7 +142,7 @@ class Member:
         self.task = None
         self.active = 0
         self.queue.release_all()
-        self.generation += 1
+        self.run_number += 1
         self.unloading = False
         self.unloaded.set()
 

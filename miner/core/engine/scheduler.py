@@ -66,7 +66,7 @@ class Scheduler:
         elif future.exception() is None:
             lease, now = future.result(), self.loop.time()
             member.times.record(now - lease.granted_at)
-            if lease.generation == member.generation:
+            if lease.run_number == member.run_number:
                 member.active -= 1
                 member.queue.release(waiter.client)
                 member.last_used = now
@@ -167,7 +167,7 @@ class Scheduler:
             while member.active < member.parallel and (waiter := member.queue.next()) is not None:
                 waited, loading = now - waiter.arrived, member.load_part(waiter.arrived)
                 assert member.address is not None
-                lease = Lease(member.address, waited - loading, loading, member.engine, now, member.generation)
+                lease = Lease(member.address, waited - loading, loading, member.engine, now, member.run_number)
                 member.active += 1
                 member.queue.grant(waiter, lease)
         expired = member.expires_at is not None and member.expires_at <= now

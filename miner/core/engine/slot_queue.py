@@ -28,7 +28,7 @@ class Lease:
     engine: Engine
     granted_at: float
     """Loop time."""
-    generation: int
+    run_number: int
     """The run of the engine that the slot belongs to."""
 
 
@@ -79,9 +79,9 @@ class SlotQueue:
             self.discard(waiter)
         return waiter
 
-    def arrived_by(self, moment: float) -> int:
+    def arrived_by(self, loop_time: float) -> int:
         """Number of waiters that arrived at that loop time or before."""
-        return sum(1 for _ in itertools.takewhile(lambda waiter: waiter.arrived <= moment, self.waiters))
+        return sum(1 for _ in itertools.takewhile(lambda waiter: waiter.arrived <= loop_time, self.waiters))
 
     def push(self, waiter: Waiter) -> None:
         """Add a request."""

@@ -58,7 +58,7 @@ class ConnectionPool:
         self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
-        self._loop_guard: AsyncGenerator[None, None] | None = None
+        self._loop_close_hook: AsyncGenerator[None, None] | None = None
 
     async def connect(self, address: ServerAddress) -> Connection:
         """Return a new connection.
@@ -69,9 +69,9 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        if self._loop_guard is None:
-            self._loop_guard = _close_with_loop(self)
-            await anext(self._loop_guard)
+        if self._loop_close_hook is None:
+            self._loop_close_hook = _close_with_loop(self)
+            await anext(self._loop_close_hook)
         read_timeout, lost = self._read_timeout, self._lost
         if address.tls and self._tls is None:
             self._tls = await asyncio.to_thread(ssl_context)
@@ -174,7 +174,7 @@ class ConnectionPool:
 
     async def close(self) -> None:
         """Close all connections."""
-        guard, self._loop_guard = self._loop_guard, None
+        guard, self._loop_close_hook = self._loop_close_hook, None
         if guard is not None and self._loop is asyncio.get_running_loop():
             await guard.aclose()
         else:
@@ -184,7 +184,7 @@ class ConnectionPool:
         """Drop all connections without waiting: their event loop may be closed."""
         loop = self._loop
         connections, sweeper = self._reset()
-        self._loop_guard = None
+        self._loop_close_hook = None
         if loop is None or loop.is_closed() or self._process != os.getpid():
             return
         if _is_running(loop):

@@ -55,7 +55,7 @@ class HTTPBackend(LLMService):
         """The models that the server lists. `total`: seconds for the request, where it must be short."""
         raise NotImplementedError
 
-    def _forget(self) -> None:
+    def _clear_caches(self) -> None:
         """Drop what is cached of the server: it may have been restarted or replaced."""
 
     def _http(self) -> HttpClient:
@@ -63,7 +63,7 @@ class HTTPBackend(LLMService):
         if self._client is None or settings != self._client_settings:
             if self._client is not None:
                 self._client.retire()
-                self._forget()
+                self._clear_caches()
             upstream, reuse = self._upstream(endpoint), self.reuse_connections
             self._client = HttpClient(upstream, api_key=endpoint.api_key, reuse=reuse, limits=limits)
             self._client_settings = settings
@@ -77,7 +77,7 @@ class HTTPBackend(LLMService):
             read_timeout=endpoint.timeout,
             key_setting=self.key_setting,
             address_setting=self.address_setting,
-            on_connection_lost=_weak(self._forget),
+            on_connection_lost=_weak(self._clear_caches),
         )
         hint = self.unreachable_hint.format(url=upstream.shown_url) if self.unreachable_hint else None
         return replace(upstream, unreachable_hint=hint)

@@ -224,8 +224,8 @@ class LlamaCppService(OpenAIService):
         return await self._servers.health(super()._health)
 
     @override
-    def _forget(self) -> None:
-        super()._forget()
+    def _clear_caches(self) -> None:
+        super()._clear_caches()
         self._external.forget()
 
     # Loading

@@ -65,7 +65,7 @@ class OllamaService(HTTPBackend):
         return Endpoint(settings.ollama_base_url.rstrip("/"), timeout=settings.ollama_timeout)
 
     @override
-    def _forget(self) -> None:
+    def _clear_caches(self) -> None:
         self._shown.clear()
 
     async def _call(

@@ -62,8 +62,8 @@ class VLLMService(OpenAIService):
         self._routes: TTLCache[str, frozenset[str]] = TTLCache()
 
     @override
-    def _forget(self) -> None:
-        super()._forget()
+    def _clear_caches(self) -> None:
+        super()._clear_caches()
         self._reasoning_parser.clear()
         self._routes.clear()
 

@@ -22,7 +22,7 @@ from miner.core.models.names import SUFFIX, FileGroup, group
 
 # A models directory that is really a home or a whole disk must not hold anybody up.
 MAX_DEPTH = 5
-MAX_FOLDERS = 5_000
+MAX_DIRECTORIES = 5_000
 SETTLED_NS = 3_000_000_000
 """File systems count a directory's time in steps of up to two seconds: one that changed this recently may change again
 without a trace.
@@ -105,8 +105,8 @@ class DirectoryReader:
         waiting = [(root, "")]
         while waiting:
             path, below = waiting.pop()
-            if len(known) >= MAX_FOLDERS:
-                skipped.append(f"{self.directory} has more than {MAX_FOLDERS} directories: the rest is not read.")
+            if len(known) >= MAX_DIRECTORIES:
+                skipped.append(f"{self.directory} has more than {MAX_DIRECTORIES} directories: the rest is not read.")
                 break
             found = self._directory(path, root)
             if found is None or found.mark[:2] in seen:

@@ -1,4 +1,4 @@
-"""What is in the names of GGUF files: which belong together, which quantisation, which one a reference means.
+"""What is in the names of GGUF files: which belong together, which quantization, which one a reference means.
 
 Pure functions on names, the same for a directory on disk and for a repository on a hub.
 """
@@ -22,7 +22,7 @@ QUANTIZATION = re.compile(
 REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?::(.{1,300}))?")
 PREFIXES = ("hf:", "hf.co/", "huggingface.co/")
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_XL", "IQ4_XS", "Q5_K_M", "Q8_0", "Q6_K", "F16", "BF16")
-"""Which quantisation a reference without one means: the first of these that is there."""
+"""Which quantization a reference without one means: the first of these that is there."""
 PROJECTORS = ("F16", "BF16", "Q8_0", "F32")
 
 
@@ -39,7 +39,7 @@ class FileGroup:
 
     @property
     def quantization(self) -> str | None:
-        """The quantisation in the name."""
+        """The quantization in the name."""
         return quantization_in(self.name)
 
 
@@ -50,7 +50,7 @@ class HubRef:
     owner: str
     repo: str
     selector: str | None = None
-    """A quantisation or a file's name."""
+    """A quantization or a file's name."""
 
     @property
     def repository(self) -> str:
@@ -90,7 +90,7 @@ def without_tag(name: str) -> str:
 
 
 def quantization_in(name: str) -> str | None:
-    """The last quantisation that the name mentions, in capitals."""
+    """The last quantization that the name mentions, in capitals."""
     found = QUANTIZATION.findall(model_stem(name))
     return found[-1].upper().replace("UD_", "UD-").replace("FP16", "F16").replace("FP32", "F32") if found else None
 
@@ -118,7 +118,7 @@ def _file_group(key: str, files: set[str]) -> FileGroup:
 def choose(groups: Sequence[FileGroup], ref: HubRef, *, place: str) -> FileGroup:
     """The one model of a repository that the reference means.
 
-    A selector is a file's name, else a quantisation, in any case. Without one: the only model, else the first of
+    A selector is a file's name, else a quantization, in any case. Without one: the only model, else the first of
     `PREFERRED` that is there.
 
     Raises:
@@ -143,7 +143,7 @@ def choose(groups: Sequence[FileGroup], ref: HubRef, *, place: str) -> FileGroup
         f"{str(ref)!r} {what} of the {len(groups)} models in {place}: {', '.join(names[:40])}.",
         model=str(ref),
         available=names,
-        hint=f"Name one by its quantisation or its file: hf:{ref.repository}:{groups[0].quantization or names[0]}",
+        hint=f"Name one by its quantization or its file: hf:{ref.repository}:{groups[0].quantization or names[0]}",
     )
 
 

@@ -109,7 +109,7 @@ class Models:
         """The names of all models; the demo model's is the last."""
         return [*(item.name for item in self.groups), *([DEMO] if self.demo else [])]
 
-    def called(self, name: str) -> list[FileGroup]:
+    def matching(self, name: str) -> list[FileGroup]:
         """The models of the directory that the name means: several where it could be either."""
         for wanted in dict.fromkeys((name, without_tag(name))):
             stem = model_stem(wanted)
@@ -132,7 +132,7 @@ class Models:
             return ()
         last = name.rpartition("/")[2]
         names = (last, f"{last}{SUFFIX}") if len(item.files) == 1 else (last,)
-        return tuple(other for other in names if other != name and self.called(other) == [item])
+        return tuple(other for other in names if other != name and self.matching(other) == [item])
 
 
 def resolve(
@@ -169,7 +169,7 @@ def resolve(
         if name is None or name in (model_path, default_model):
             return only
         check_name(name)
-        if is_called(only, name):
+        if is_name_of(only, name):
             return only
         raise ModelNotFoundError(
             f"There is no model {name!r}; the only one here is {only.alias!r}.",
@@ -245,7 +245,7 @@ def _locate(name: str, models: Models, *, allow_paths: bool) -> LocatedModel:
         return _from_path(name)
     ref = parse_ref(name)
     pulled = models.pulled(ref) if ref else []
-    matches = [] if name.startswith("hf:") else models.called(name)
+    matches = [] if name.startswith("hf:") else models.matching(name)
     if len(matches) == 1:
         return _in_directory(models, matches[0], name=name)
     if ref and pulled:
@@ -308,7 +308,7 @@ def _check_complete(item: FileGroup, directory: Path, name: str) -> None:
         )
 
 
-def is_called(model: LocatedModel, name: str) -> bool:
+def is_name_of(model: LocatedModel, name: str) -> bool:
     """Whether the name is one of the model's own: alias, stem, file name, path, or the name in its header."""
     own = {model.alias.lower(), model_stem(model.path.name).lower()}
     if {model_stem(name).lower(), model_stem(without_tag(name)).lower()} & own:
@@ -350,7 +350,7 @@ def _unknown(name: str, models: Models, ref: HubRef | None) -> ModelNotFoundErro
     elif not names:
         operator_hint = DEMO_HINT
     elif not near:
-        operator_hint = f"The models directory is {models.directory}; a path or hf:owner/repo[:quantisation] works too."
+        operator_hint = f"The models directory is {models.directory}; a path or hf:owner/repo[:quantization] works too."
     return ModelNotFoundError(
         f"There is no model {name!r}. Available: {_listing(names)}.",
         model=name,

@@ -11,7 +11,7 @@ from miner.config.secrets import secret_text
 from miner.errors import ConfigError
 from miner.gateway.auth.keys import KeyFile, Keyring, hash_of, key_path, read_keys
 from miner.gateway.context import Caller
-from miner.gateway.limits import Limits
+from miner.gateway.rate_limits import Limits
 from miner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("miner.gateway")

@@ -20,7 +20,7 @@ import msgspec
 
 from miner.errors import ConfigError
 from miner.gateway.context import Caller
-from miner.gateway.limits import NO_LIMITS, Limits
+from miner.gateway.rate_limits import NO_LIMITS, Limits
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)

@@ -11,14 +11,14 @@ import asyncio
 import math
 
 from miner.core._typing import override
-from miner.core.llms.contract.queueing import QueueClient, set_client
+from miner.core.llms.contract.queue_client import QueueClient, set_client
 from miner.gateway.auth.key_store import KeyStore
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.errors import RefusedError
-from miner.gateway.limits import Account, Accounts, Limits, Reservation, TokenBucket, client_of
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.token_cost import estimate_tokens, requests_in, used_tokens
+from miner.gateway.rate_limits import Account, Accounts, Limits, Reservation, TokenBucket, client_of
 from miner.gateway.settings import GatewaySettings
 
 

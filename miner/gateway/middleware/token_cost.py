@@ -6,7 +6,7 @@ from miner.config.config import config_of
 from miner.core.wire import LLMResponse
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
-from miner.gateway.limits import TokenEstimate
+from miner.gateway.rate_limits import TokenEstimate
 
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_IMAGE = 1000

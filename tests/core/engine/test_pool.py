@@ -534,7 +534,7 @@ def test_one_client_for_each_model_does_not_swap_at_each_request():
 def test_an_idle_engine_is_kept_for_a_moment_only():
     async def main():
         machine = Machine(load=4.0)
-        pool = machine.pool(max_loaded=1, fairness_wait=100.0, linger=1.0)
+        pool = machine.pool(max_loaded=1, fairness_wait=100.0, idle_grace=1.0)
         await request(pool, spec_of("a"))
         assert (await request(pool, spec_of("b"))).queue_seconds == pytest.approx(1.0 + 0.1)
         await asyncio.sleep(5)

@@ -23,7 +23,7 @@ class Mix:
         self.longest = pick.choice([0.5, 2.0, 8.0])
         self.limits = {
             "fairness_wait": pick.choice([0.0, 1.0, 5.0, 20.0]),
-            "linger": pick.choice([0.0, 0.3, 1.0]),
+            "idle_grace": pick.choice([0.0, 0.3, 1.0]),
             "idle_timeout": pick.choice([None, 0.0, 3.0]),
             "queue_timeout": 1e4,
         }

@@ -91,7 +91,7 @@ def test_choice(selector, expected):
     assert choose(group(FILES), HubRef("o", "r", selector), place="o/r").name == expected
 
 
-def test_a_quantisation_of_the_dynamic_kind_answers_to_its_plain_name():
+def test_a_quantization_of_the_dynamic_kind_answers_to_its_plain_name():
     groups = group(["m-UD-Q4_K_XL.gguf", "m-Q8_0.gguf"])
     assert choose(groups, HubRef("o", "r", "q4_k_xl"), place="o/r").name == "m-UD-Q4_K_XL"
     assert choose(groups, HubRef("o", "r"), place="o/r").name == "m-UD-Q4_K_XL"

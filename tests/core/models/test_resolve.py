@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.core.models.catalogue import Catalogue
+from miner.core.models.catalog import Catalog
 from miner.core.models.directory import DirectoryReader, default_models_dir
 from miner.core.models.resolve import list_local, resolve
 from miner.errors import InvalidRequestError, ModelNotFoundError
@@ -180,10 +180,10 @@ def test_links_of_others_are_not(find, links, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: os.stat(links).st_uid + 1)
     for name in ("link", "sub/inside"):
         refused(find, name, allow_paths=False)
-    catalogue = Catalogue(links)
+    catalog = Catalog(links)
     caplog.clear()
     for _ in range(3):
-        [first, second] = catalogue.models(newer_than=time.monotonic()).skipped
+        [first, second] = catalog.models(newer_than=time.monotonic()).skipped
     assert "link.gguf links out of the directory" in first
     assert "another user" in second
     assert len(caplog.records) == 2  # each is told once

@@ -12,9 +12,9 @@ import pytest
 from miner.core.wire import LLMResponse, TokenUsage
 from miner.gateway.app import default_middleware
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
-from miner.gateway.limits import Accounts, Limits, TokenBucket, client_of
 from miner.gateway.middleware.logging import AccessLog
 from miner.gateway.middleware.rate_limit import RateLimiter
+from miner.gateway.rate_limits import Accounts, Limits, TokenBucket, client_of
 from miner.gateway.server.log import server_log
 from miner.gateway.settings import GatewaySettings
 from tests.gateway.serving import Parrot, config, post, serving

@@ -85,7 +85,7 @@ class Backend:
     @property
     def queues_requests(self) -> bool:
         """Whether requests beyond the engine's slots wait in a bounded queue of the backend's own that is fair between
-        clients (`contract.queueing`). If not, the gateway queues them.
+        clients (`contract.queue_client`). If not, the gateway queues them.
         """
         return False
 

@@ -59,7 +59,7 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
         if capability in capabilities:
             continue
         if request.ignore_unsupported and param != "prompt":
-            request = forget(request, param)
+            request = drop_param(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"
         raise UnsupportedFeatureError(f"{where} does not support {wanted}.", param=param, hint=LENIENT_HINT)
@@ -89,7 +89,7 @@ def _refuse_names(request: ChatRequest, where: str) -> ChatRequest:
     )
 
 
-def forget(request: ChatRequest, param: str) -> ChatRequest:
+def drop_param(request: ChatRequest, param: str) -> ChatRequest:
     """Return the request without a parameter, which is listed as ignored."""
     note_ignored(request, param)
     return _without(request, param)

@@ -11,7 +11,7 @@ from functools import partial
 
 from miner.core.http.crash_budget import budget_scope
 from miner.core.llms.contract.backend import Backend
-from miner.core.llms.contract.capabilities import IGNORABLE, forget, without_ignored
+from miner.core.llms.contract.capabilities import IGNORABLE, drop_param, without_ignored
 from miner.core.llms.contract.join import drain, has_tokens, join
 from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.contract.retry import Retries
@@ -173,7 +173,7 @@ def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> Ch
     param = error.param
     if not request.ignore_unsupported or param not in IGNORABLE or param in request.resolution.ignored:
         raise error  # messages, for instance, are never ignored
-    return forget(request, param)
+    return drop_param(request, param)
 
 
 class _Deadline:

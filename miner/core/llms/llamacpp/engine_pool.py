@@ -15,7 +15,7 @@ from miner.core.engine.spec import EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.capabilities import refuse_unsupported
-from miner.core.llms.llamacpp.catalogue import LocalModels
+from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.memory import MemoryCheckedProcess
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer

@@ -15,9 +15,9 @@ from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.contract.queueing import current_client
+from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.contract.request import seconds_of
-from miner.core.llms.llamacpp.catalogue import LocalModels
+from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.engine_pool import (
     EngineServer,
     blames_projector,
@@ -130,7 +130,7 @@ class LocalEngines(ServerProvider):
         """The alias that a name means, also where its file is gone by now."""
         wanted = {name.lower(), without_tag(name).lower()}
         known = name if name in self._found else next((alias for alias in self._found if alias.lower() in wanted), None)
-        return known or find_model(name, self._settings, self._models.catalogue).alias
+        return known or find_model(name, self._settings, self._models.catalog).alias
 
     @override
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
@@ -184,7 +184,7 @@ class LocalEngines(ServerProvider):
             while True:
                 # By alias, as `_find` returned it for this request: it is not looked up again.
                 _, spec = self._found.get(name or "") or await self._find(name)
-                waiting = self._made_pool().lease(
+                waiting = self._get_pool().lease(
                     spec, client=client.name, keep_alive=keep_alive, on_progress=on_progress
                 )
                 try:
@@ -195,7 +195,7 @@ class LocalEngines(ServerProvider):
                         raise
                     # Without the projector the model still does text.
                     await asyncio.to_thread(refuse_projector, spec.mmproj, f"llama.cpp cannot load it ({error})")
-                    self._models.catalogue.forget()
+                    self._models.catalog.forget()
                     await self._find(name)
                 else:
                     break
@@ -219,7 +219,7 @@ class LocalEngines(ServerProvider):
             self._servers[spec] = server
         return server
 
-    def _made_pool(self) -> EnginePool:
+    def _get_pool(self) -> EnginePool:
         with self._pool_lock:
             if self._closed:
                 raise closed()
@@ -257,7 +257,7 @@ class LocalEngines(ServerProvider):
     @override
     def pin(self, model: str) -> None:
         alias = self._alias(model)
-        self._made_pool().pin(alias)
+        self._get_pool().pin(alias)
 
     @override
     def unpin(self, model: str) -> None:

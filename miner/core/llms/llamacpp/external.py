@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from miner.core._typing import override
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
-from miner.core.llms.contract.queueing import current_client
+from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.llamacpp.limiter import SlotLimiter
 from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
 from miner.core.wire import ChatRequest, ModelInfo, Timings

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from miner.core.fair_queue import Permits, QueueFullError
-from miner.core.llms.contract.queueing import QueueClient
+from miner.core.llms.contract.queue_client import QueueClient
 from miner.errors import BackendOverloadedError
 
 

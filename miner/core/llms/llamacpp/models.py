@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from miner.config.llamacpp import POOLING_TYPES
 from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
-from miner.core.models.catalogue import Catalogue, Facts
+from miner.core.models.catalog import Catalog, Facts
 from miner.core.models.directory import Stamp, default_models_dir, stamp_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
@@ -45,16 +45,16 @@ class LocalModel:
         return self.files.alias
 
 
-def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | None = None) -> LocalModel:
+def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None = None) -> LocalModel:
     """The model of this name, None being the default, with its header. Blocks: not for an event loop.
 
     Raises:
         ModelNotFoundError: there is none, or several.
         EngineStartError: the file is there and is no usable model.
     """
-    catalogue = catalogue or Catalogue(models_directory(settings))
+    catalog = catalog or Catalog(models_directory(settings))
     try:
-        files = catalogue.find(name, model_path=settings.model_path, default_model=settings.default_model)
+        files = catalog.find(name, model_path=settings.model_path, default_model=settings.default_model)
     except OSError as error:
         raise EngineStartError(
             f"{error.filename} cannot be read: {error.strerror}.",
@@ -62,7 +62,7 @@ def find_model(name: str | None, settings: MinerConfig, catalogue: Catalogue | N
             operator_hint="Is it being replaced?",
         ) from error
     try:
-        return LocalModel(files, catalogue.header(files), catalogue.facts(files))
+        return LocalModel(files, catalog.header(files), catalog.facts(files))
     except GGUFError as error:
         raise EngineStartError(
             f"{error.path} is no usable model: {error.reason}.",

@@ -41,7 +41,7 @@ class OpenAIServer(HTTPBackend):
     # Transport
 
     @override
-    def _forget(self) -> None:
+    def _clear_caches(self) -> None:
         self._listed_at = float("-inf")
 
     def _connection(
@@ -95,7 +95,7 @@ class OpenAIServer(HTTPBackend):
         except msgspec.DecodeError as error:
             raise http.upstream.protocol_error(f"did not send a list of models: {error}.", status=200) from error
         if previous and _identity(previous) != _identity(self._listed):
-            self._forget()
+            self._clear_caches()
         self._listed_at = time.monotonic()
         return self._listed
 

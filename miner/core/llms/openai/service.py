@@ -60,8 +60,8 @@ class OpenAIService(OpenAIServer):
         self._no_template: TTLCache[str, bool] = TTLCache()
 
     @override
-    def _forget(self) -> None:
-        super()._forget()
+    def _clear_caches(self) -> None:
+        super()._clear_caches()
         self._no_template.clear()
 
     # Hooks of subclasses

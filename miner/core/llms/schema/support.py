@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from miner.core.llms.contract.cache import LRUCache
-from miner.core.llms.contract.capabilities import LENIENT_HINT, forget, note_ignored
+from miner.core.llms.contract.capabilities import LENIENT_HINT, drop_param, note_ignored
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.keywords import LISTS, MAPS, NEVER, SINGLE, Unenforced
 from miner.core.llms.schema.pattern import MAX_REPEATS
@@ -160,7 +160,7 @@ def drop_conflicting_format(request: ChatRequest, where: str) -> ChatRequest:
             param="response_format",
             hint="Send one of them, or tool_choice none or required.",
         )
-    return forget(request, "response_format")
+    return drop_param(request, "response_format")
 
 
 def check_vllm(request: ChatRequest, where: str) -> None:

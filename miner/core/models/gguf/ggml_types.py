@@ -21,7 +21,7 @@ FILE_TYPES: dict[int, str] = {
     26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0",
     37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0",
 }  # fmt: skip
-"""Code of a file's quantisation (`general.file_type`): its usual name."""
+"""Code of a file's quantization (`general.file_type`): its usual name."""
 
 
 def tensor_bytes(kind: int, shape: tuple[int, ...]) -> int | None:

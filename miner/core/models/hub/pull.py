@@ -48,7 +48,7 @@ def pull(
     whatever cause, goes on from where it stopped the next time. Blocks, so not for an event loop.
 
     Args:
-        ref: What to get. Without a quantisation: the first of `names.PREFERRED` that is there.
+        ref: What to get. Without a quantization: the first of `names.PREFERRED` that is there.
         models_dir: Where to; the files land in `owner/repo/` in it.
         hub: Where from.
         on_progress: called a few times a second.
@@ -169,7 +169,7 @@ def _check_room(missing: list[_Item]) -> None:
     if needed + SPARE > free:
         raise MinerError(
             f"The download needs {needed >> 20} MiB, and the disk of the models directory has {free >> 20} MiB free.",
-            hint="Choose a smaller quantisation.",
+            hint="Choose a smaller quantization.",
             operator_hint=f"Make room in {place.parent}, or set MODELS_DIR to another disk.",
         )
 

@@ -52,7 +52,7 @@ class Verdict:
             return "No context fits on the GPUs: set LLAMACPP_N_GPU_LAYERS lower, or unset it to take what fits."
         if self.load.parallel > 1:
             return "No context fits with so many slots: set LLAMACPP_PARALLEL to 1, or use a smaller model."
-        return "No context fits: use a smaller model or a stronger quantisation."
+        return "No context fits: use a smaller model or a stronger quantization."
 
     @property
     def _gpu_is_short(self) -> bool:

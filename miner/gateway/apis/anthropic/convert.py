@@ -25,7 +25,7 @@ from miner.gateway.apis.anthropic.schema import (
 )
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import image_part
-from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
+from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_length
 from miner.gateway.dialect import Call
 
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")

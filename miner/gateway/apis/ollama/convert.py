@@ -11,7 +11,7 @@ from miner.core.llms.contract.images import is_base64
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import logprobs_argument, set_fields
 from miner.gateway.apis.ollama.schema import OllamaCall, OllamaGenerationParams, OllamaMessage, OllamaOptions
-from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_length
+from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_length
 from miner.gateway.dialect import Call
 
 NAMES = {

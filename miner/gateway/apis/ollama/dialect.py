@@ -16,7 +16,7 @@ from miner.gateway.apis.ollama.loading import apply_model, load
 from miner.gateway.apis.ollama.response import Kind, final_fields, logprob_entries, text_fields, timestamp, tool_calls
 from miner.gateway.apis.ollama.schema import OllamaChatRequest, OllamaGenerateRequest, OllamaGenerationParams
 from miner.gateway.apis.ollama.stream import STREAM_TYPE, LineStream
-from miner.gateway.body_limits import bounded
+from miner.gateway.body_structure import bounded
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames

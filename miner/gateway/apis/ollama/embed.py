@@ -14,7 +14,7 @@ from miner.gateway.apis.fields import check_dimensions, set_fields
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.loading import full_name
 from miner.gateway.apis.ollama.schema import EmbeddingParams, OllamaEmbeddingsRequest, OllamaEmbedRequest
-from miner.gateway.body_limits import check_length
+from miner.gateway.body_structure import check_length
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response

@@ -20,7 +20,7 @@ from miner.gateway.apis.openai.convert import (
 from miner.gateway.apis.openai.response import chat_logprobs, usage_of_choices
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream, ChoiceOptions
-from miner.gateway.body_limits import bounded
+from miner.gateway.body_structure import bounded
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.request_body import decode

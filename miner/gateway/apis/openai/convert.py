@@ -10,7 +10,7 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import check_parts
 from miner.gateway.apis.openai.schema import CommonParams, SamplingParams
-from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
+from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
 

@@ -13,7 +13,7 @@ from miner.errors import InvalidRequestError
 from miner.gateway.apis.fields import check_dimensions
 from miner.gateway.apis.openai.response import prompt_usage_object
 from miner.gateway.apis.openai.schema import EmbeddingRequest
-from miner.gateway.body_limits import check_length
+from miner.gateway.body_structure import check_length
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from miner.config.config import MinerConfig
-from miner.core.llms.contract.capabilities import forget, without_ignored
+from miner.core.llms.contract.capabilities import drop_param, without_ignored
 from miner.core.llms.contract.request import build_request
 from miner.core.llms.contract.resolution import check_length
 from miner.core.llms.llm_llamacpp import LlamaCppService
@@ -51,7 +51,7 @@ def test_copies_share_what_is_found_out_and_the_request_stays_as_it_was():
     request = build_request(
         prompt="x", max_tokens=1, temperature=0, top_p=1, unsupported="ignore", options={"seed": 3, "stop": "x"}
     )
-    lesser = forget(request, "seed")
+    lesser = drop_param(request, "seed")
     assert (request.seed, lesser.seed, lesser.stop) == (3, None, ["x"])
     assert request.resolution.ignored == lesser.resolution.ignored == ["seed"]
     assert without_ignored(request) == lesser

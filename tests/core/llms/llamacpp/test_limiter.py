@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from miner.core.llms.contract.queueing import QueueClient
+from miner.core.llms.contract.queue_client import QueueClient
 from miner.core.llms.llamacpp.limiter import SlotLimiter
 from miner.errors import BackendOverloadedError
 

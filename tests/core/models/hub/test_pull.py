@@ -106,7 +106,7 @@ def test_what_is_pulled_is_found(get, fake, models, model):
 
 
 @pytest.mark.parametrize("ref", ["owner/model-GGUF:q8_0", "hf:owner/model-GGUF:m-Q8_0.gguf"])
-def test_a_quantisation_can_be_chosen(get, models, ref):
+def test_a_quantization_can_be_chosen(get, models, ref):
     assert get(ref).path == models / "owner" / "model-GGUF" / "m-Q8_0.gguf"
 
 

@@ -9,7 +9,7 @@ from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported
 from miner.gateway.apis.images import image_part
 from miner.gateway.apis.openai.convert import common_arguments, tool_arguments
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
-from miner.gateway.body_limits import MAX_SCHEMA, bounded, check_arguments, check_length
+from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 
 _UNSUPPORTED = {

@@ -1,4 +1,4 @@
-"""The catalogue on real directories: what is read again, what is not, and what a name costs."""
+"""The catalog on real directories: what is read again, what is not, and what a name costs."""
 
 import os
 import threading
@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from miner.core.models import catalogue as module
-from miner.core.models.catalogue import Catalogue
+from miner.core.models import catalog as module
+from miner.core.models.catalog import Catalog
 from miner.core.models.gguf.values import GGUFError
 from miner.errors import ModelNotFoundError
 
@@ -21,8 +21,8 @@ def directory(tmp_path, write_gguf):
 
 
 @pytest.fixture
-def catalogue(directory):
-    return Catalogue(directory)
+def catalog(directory):
+    return Catalog(directory)
 
 
 def later(*paths):
@@ -55,21 +55,21 @@ def many(directory, write_gguf, count):
     for number in range(count):
         write_gguf(directory / f"m{number:04}.gguf")
     later(directory)
-    return Catalogue(directory)
+    return Catalog(directory)
 
 
 def test_a_name_costs_the_same_in_a_large_directory(tmp_path, write_gguf, monkeypatch):
     small, large = (many(tmp_path / str(count), write_gguf, count) for count in (1, 500))
-    for catalogue in (small, large):
-        catalogue.find("m0000")
+    for catalog in (small, large):
+        catalog.find("m0000")
     calls = Calls(monkeypatch)
     taken = []
-    for catalogue in (small, large):
+    for catalog in (small, large):
         for _ in range(20):
-            assert catalogue.find("M0000:latest" if _ else "m0000").alias == "m0000"
+            assert catalog.find("M0000:latest" if _ else "m0000").alias == "m0000"
         calls.taken()
         for _ in range(20):
-            catalogue.find("m0000")
+            catalog.find("m0000")
         taken.append(calls.taken())
     assert taken[0] == taken[1]
     assert taken[0]["scandir"] == taken[0]["open"] == 0
@@ -77,12 +77,12 @@ def test_a_name_costs_the_same_in_a_large_directory(tmp_path, write_gguf, monkey
 
 
 def test_a_list_reads_each_directory_once_and_each_header_once(tmp_path, write_gguf, monkeypatch):
-    catalogue = many(tmp_path / "models", write_gguf, 500)
-    for files in catalogue.listed():
-        catalogue.facts(files)
+    catalog = many(tmp_path / "models", write_gguf, 500)
+    for files in catalog.listed():
+        catalog.facts(files)
     calls = Calls(monkeypatch)
-    listed = catalogue.listed()
-    assert len([catalogue.facts(files) for files in listed]) == 501
+    listed = catalog.listed()
+    assert len([catalog.facts(files) for files in listed]) == 501
     taken = calls.taken()
     assert taken["scandir"] <= 4
     assert taken["open"] == 0
@@ -95,125 +95,125 @@ def test_a_list_of_many_models_grows_no_faster_than_they_do(tmp_path, write_gguf
     for count in (100, 1000):
         directory = tmp_path / str(count)
         write_gguf(directory / "mmproj-F16.gguf", {"general.architecture": "clip"})
-        catalogue = many(directory, write_gguf, count)
-        catalogue.listed()
+        catalog = many(directory, write_gguf, count)
+        catalog.listed()
         attempts = []
         for _ in range(5):
             began = time.process_time()
-            catalogue.listed()
+            catalog.listed()
             attempts.append(time.process_time() - began)
         seconds.append(min(attempts))  # a busy machine shows in some of them
     assert seconds[1] < 40 * seconds[0]
 
 
-def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalogue, directory, write_gguf, monkeypatch):
+def test_a_new_file_is_seen_by_the_next_request_and_by_lists(catalog, directory, write_gguf, monkeypatch):
     monkeypatch.setattr(module, "LIST_SECONDS", 0.1)
     later(directory)
-    assert len(catalogue.listed()) == 4
+    assert len(catalog.listed()) == 4
     with pytest.raises(ModelNotFoundError):
-        catalogue.find("new")
+        catalog.find("new")
     write_gguf(directory / "new.gguf")
-    assert catalogue.find("new").alias == "new"
+    assert catalog.find("new").alias == "new"
     write_gguf(directory / "deep" / "er.gguf")
     ends = time.monotonic() + 30
-    while "deep/er" not in [item.alias for item in catalogue.listed()]:
+    while "deep/er" not in [item.alias for item in catalog.listed()]:
         assert time.monotonic() < ends
         time.sleep(0.05)
     (directory / "deep" / "er.gguf").unlink()
     with pytest.raises(ModelNotFoundError):
-        catalogue.find("deep/er")
+        catalog.find("deep/er")
 
 
-def test_a_file_that_was_replaced_is_another_model(catalogue, directory, write_gguf):
-    before = catalogue.find("one")
-    assert catalogue.header(before).name is None
+def test_a_file_that_was_replaced_is_another_model(catalog, directory, write_gguf):
+    before = catalog.find("one")
+    assert catalog.header(before).name is None
     write_gguf(directory / "x", {"general.name": "Another"})
     os.replace(directory / "x", directory / "one.gguf")
-    after = catalogue.find("one")
+    after = catalog.find("one")
     assert after != before
-    assert catalogue.header(after).name == "Another"
-    assert catalogue.facts(after).name == "Another"
+    assert catalog.header(after).name == "Another"
+    assert catalog.facts(after).name == "Another"
     os.utime(directory / "one.gguf", (1, 1))
-    assert catalogue.find("one") != after
+    assert catalog.find("one") != after
     (directory / "one.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(GGUFError, match=r"one\.gguf"):
-        catalogue.header(catalogue.find("one"))
+        catalog.header(catalog.find("one"))
     for _ in range(2):
         with pytest.raises(GGUFError, match=r"one\.gguf"):
-            catalogue.facts(catalogue.find("one"))
+            catalog.facts(catalog.find("one"))
 
 
-def test_a_projector_that_comes_later_or_changes(catalogue, directory, write_gguf):
-    assert catalogue.find("one").mmproj is None
+def test_a_projector_that_comes_later_or_changes(catalog, directory, write_gguf):
+    assert catalog.find("one").mmproj is None
     projector = write_gguf(directory / "mmproj-one-F16.gguf", {"general.architecture": "clip"})
-    with_it = catalogue.find("one")
+    with_it = catalog.find("one")
     assert with_it.mmproj == projector
     write_gguf(projector, {"general.architecture": "clip", "general.name": "more"})
-    assert catalogue.find("one").stamps != with_it.stamps
+    assert catalog.find("one").stamps != with_it.stamps
     projector.write_bytes(b"")
-    assert catalogue.find("one").mmproj is None
+    assert catalog.find("one").mmproj is None
     write_gguf(projector, {"general.architecture": "clip"})
-    assert catalogue.find("one").mmproj == projector
+    assert catalog.find("one").mmproj == projector
 
 
 def test_what_no_name_means_follows_the_directory(tmp_path, write_gguf, monkeypatch):
     monkeypatch.setattr(module, "LIST_SECONDS", 0.0)
-    catalogue = Catalogue(tmp_path)
-    assert catalogue.find(None).alias == "demo"
+    catalog = Catalog(tmp_path)
+    assert catalog.find(None).alias == "demo"
     write_gguf(tmp_path / "mine.gguf")
-    assert catalogue.find(None).alias == "mine"
+    assert catalog.find(None).alias == "mine"
     write_gguf(tmp_path / "yours.gguf")
     with pytest.raises(ModelNotFoundError, match="several"):
-        catalogue.find(None)
-    assert catalogue.find(None, default_model="yours").alias == "yours"
-    assert catalogue.find(None, model_path=str(tmp_path / "mine.gguf"), default_model="yours").alias == "mine"
+        catalog.find(None)
+    assert catalog.find(None, default_model="yours").alias == "yours"
+    assert catalog.find(None, model_path=str(tmp_path / "mine.gguf"), default_model="yours").alias == "mine"
 
 
-def test_a_name_that_another_file_could_mean_too(catalogue, directory, write_gguf, monkeypatch):
+def test_a_name_that_another_file_could_mean_too(catalog, directory, write_gguf, monkeypatch):
     monkeypatch.setattr(module, "NAME_SECONDS", 0.0)
-    assert catalogue.find("three-Q4_0").alias == "owner/repo/three-Q4_0"
+    assert catalog.find("three-Q4_0").alias == "owner/repo/three-Q4_0"
     write_gguf(directory / "other" / "three-Q4_0.gguf")
     with pytest.raises(ModelNotFoundError, match="fits 2"):
-        catalogue.find("three-Q4_0")
+        catalog.find("three-Q4_0")
 
 
-def test_files_outside_have_aliases_of_their_own(catalogue, directory, tmp_path, write_gguf):
+def test_files_outside_have_aliases_of_their_own(catalog, directory, tmp_path, write_gguf):
     paths = [
         write_gguf(tmp_path / place / name) for place, name in (("a", "x.gguf"), ("b", "x.gguf"), ("c", "one.gguf"))
     ]
-    aliases = [catalogue.find(str(path)).alias for path in paths]
+    aliases = [catalog.find(str(path)).alias for path in paths]
     assert aliases == ["x", str(paths[1]), str(paths[2])]
     for alias, path in zip(aliases, paths, strict=True):
-        assert catalogue.find(alias).path == path
-    assert catalogue.find("one").path == directory / "one.gguf"
+        assert catalog.find(alias).path == path
+    assert catalog.find("one").path == directory / "one.gguf"
 
 
-def test_aliases_are_names_that_mean_it(catalogue, directory, write_gguf):
+def test_aliases_are_names_that_mean_it(catalog, directory, write_gguf):
     write_gguf(directory / "a" / "same.gguf")
     write_gguf(directory / "b" / "same.gguf")
-    for files in catalogue.listed():
-        for alias in catalogue.aliases(files):
-            assert catalogue.find(alias) == files
-    aliases = {files.alias: catalogue.aliases(files) for files in catalogue.listed()}
+    for files in catalog.listed():
+        for alias in catalog.aliases(files):
+            assert catalog.find(alias) == files
+    aliases = {files.alias: catalog.aliases(files) for files in catalog.listed()}
     assert aliases["owner/repo/three-Q4_0"] == ("three-Q4_0", "three-Q4_0.gguf")
     assert aliases["a/same"] == ()
     assert "SmolLM2-135M-Instruct.Q4_1" in aliases["demo"]
 
 
-def test_many_threads_read_once(catalogue, directory, monkeypatch):
+def test_many_threads_read_once(catalog, directory, monkeypatch):
     started, reads = threading.Barrier(8), []
-    real = catalogue._reader.read
+    real = catalog._reader.read
 
     def read():
         reads.append(1)
         time.sleep(0.05)
         return real()
 
-    monkeypatch.setattr(catalogue._reader, "read", read)
+    monkeypatch.setattr(catalog._reader, "read", read)
 
     def ask(_):
         started.wait(30)
-        return catalogue.find("nothing-of-that-name")
+        return catalog.find("nothing-of-that-name")
 
     with ThreadPoolExecutor(8) as threads:
         for future in [threads.submit(ask, number) for number in range(8)]:
@@ -227,7 +227,7 @@ def kept_facts(directory, tmp_path, monkeypatch):
     read = []
     real = module.read_model
     monkeypatch.setattr(module, "read_model", lambda parts: read.append(parts[0].name) or real(parts))
-    found = Catalogue(directory, kept=tmp_path / "cache").listed_facts()
+    found = Catalog(directory, kept=tmp_path / "cache").listed_facts()
     monkeypatch.setattr(module, "read_model", real)
     return found, read
 
@@ -266,5 +266,5 @@ def test_what_was_kept_is_only_a_help(tmp_path, write_gguf, monkeypatch, content
 
 
 def test_of_a_small_directory_nothing_is_kept(directory, tmp_path):
-    Catalogue(directory, kept=tmp_path / "cache").listed_facts()
+    Catalog(directory, kept=tmp_path / "cache").listed_facts()
     assert not (tmp_path / "cache").exists()

@@ -25,7 +25,7 @@ from miner.core.llms.llamacpp.models import (
     spec_of,
     template_text,
 )
-from miner.core.models.catalogue import Catalogue, Facts
+from miner.core.models.catalog import Catalog, Facts
 from miner.core.models.directory import Stamp, cache_directory
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
@@ -49,7 +49,7 @@ class LocalModels:
         self._settings = settings
         self._launcher: Launcher | None = None
         self._slots: dict[tuple[Stamp, ...], int] = {}
-        self._catalogue: Catalogue | None = None
+        self._catalog: Catalog | None = None
         self._warned = False
         self._needs: dict[EngineSpec, EngineMemory | EngineStartError] = {}
         self._budget: Memory | None = None
@@ -69,12 +69,12 @@ class LocalModels:
         return self._launcher
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalog(self) -> Catalog:
         """What the models directory of the settings holds."""
         directory = models_directory(self._settings)
-        if self._catalogue is None or self._catalogue.directory != directory:
-            self._catalogue = Catalogue(directory, kept=cache_directory() / "headers")
-        return self._catalogue
+        if self._catalog is None or self._catalog.directory != directory:
+            self._catalog = Catalog(directory, kept=cache_directory() / "headers")
+        return self._catalog
 
     async def find(self, name: str | None, *, any_name: bool = False) -> Found:
         """The model behind a name, None being the default, and how it is run, by the files as they are now.
@@ -118,11 +118,11 @@ class LocalModels:
     def _locate(self, name: str | None, *, any_name: bool) -> Found:
         settings = self._settings
         try:
-            model = find_model(name, settings, self.catalogue)
+            model = find_model(name, settings, self.catalog)
         except ModelNotFoundError:
             if not (any_name and name and settings.model_path):
                 raise
-            model = find_model(None, settings, self.catalogue)
+            model = find_model(None, settings, self.catalog)
             if not self._warned:
                 self._warned = True
                 logger.warning(
@@ -183,13 +183,13 @@ class LocalModels:
         return await asyncio.to_thread(self._listed, loaded)
 
     def _listed(self, loaded: set[str]) -> list[ModelInfo]:
-        settings, catalogue = self._settings, self.catalogue
+        settings, catalog = self._settings, self.catalog
         template = template_text(settings)
         infos = []
-        for files, facts in catalogue.listed_facts(model_path=settings.model_path):
+        for files, facts in catalog.listed_facts(model_path=settings.model_path):
             infos.append(self.info(files, facts, template, files.alias in loaded))
         with suppress(MinerError):
-            default = find_model(None, settings, catalogue)
+            default = find_model(None, settings, catalog)
             own = next((info for info in infos if info.id == default.alias), None)
             if own is None:  # DEFAULT_MODEL may be a path
                 own = self.info(default.files, default.facts, template, default.alias in loaded)
@@ -203,7 +203,7 @@ class LocalModels:
         able = props.capabilities(embeds=pooling not in (None, "rank"), ranks=pooling == "rank")
         with suppress(EngineStartError):  # none is installed: the first request raises
             able -= self.launcher.lacks
-        aliases = self.catalogue.aliases(files)
+        aliases = self.catalog.aliases(files)
         if self._settings.model_path and facts.name:
             aliases = (*aliases, facts.name)
         # A file that was replaced by one of the same name and size has another digest, too.

@@ -1,6 +1,6 @@
 """Cost of resolving a model name and of listing the models, by the size of the models directory.
 
-    python bench/catalogue.py [--models 500] [--requests 300]
+    python bench/catalog.py [--models 500] [--requests 300]
 
 The files are small and real headers. CPU is that of the process, all threads included; nothing is loaded.
 """

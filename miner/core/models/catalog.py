@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from miner.core.models.catalogue_cache import FactsFile
+from miner.core.models.catalog_cache import FactsFile
 from miner.core.models.directory import DEMO, DirectoryReader, Stamp, beside, demo_file, stamp_of
 from miner.core.models.gguf.header import GGUFHeader, read_model
 from miner.core.models.gguf.values import GGUFError
@@ -75,7 +75,7 @@ class _Found:
     """What there was then; None where that makes no difference."""
 
 
-class Catalogue:
+class Catalog:
     """The models of one directory, or the one that MODEL_PATH names."""
 
     def __init__(self, directory: Path, *, kept: Path | None = None) -> None:
@@ -149,7 +149,7 @@ class Catalogue:
     def _with_own_alias(self, model: LocatedModel, models: Models) -> LocatedModel:
         """The file's stem, or where something else is called so, its path."""
         path, alias = os.path.abspath(model.path), model.alias
-        if models.called(alias) or alias.lower() == DEMO or self._paths.setdefault(alias, path) != path:
+        if models.matching(alias) or alias.lower() == DEMO or self._paths.setdefault(alias, path) != path:
             self._paths[path] = path
             return replace(model, alias=path)
         return model
@@ -196,7 +196,7 @@ class Catalogue:
             return models.aliases(model.alias)
         own = (model.path.stem, model.path.name) if len(model.parts) == 1 else ()
         return tuple(
-            name for name in own if name != model.alias and (model.source == "path" or not models.called(name))
+            name for name in own if name != model.alias and (model.source == "path" or not models.matching(name))
         )
 
     def header(self, model: LocatedModel) -> GGUFHeader:
