@@ -4,7 +4,7 @@
 
     MinerError
       ConfigError                     a setting is wrong; the command line exits with 2
-      RequestError                    the caller's mistake; sending it again changes nothing
+      RequestError                    an invalid request; retrying changes nothing
         InvalidRequestError           400  a parameter is malformed or out of range
         UnsupportedFeatureError       400  the backend or the model does not support the request
         ModelNotFoundError            404  no such model; carries what there is
@@ -22,8 +22,8 @@
         EngineCrashedError            503  an engine of ours crashed; carries exit status and last log lines
 
 Every error survives pickling and says what failed and where. What to do next is in two fields: `hint` is for
-whoever sent the request, `operator_hint` for whoever runs the server (settings, options, packages, paths): the log, the
-command line and administrators see it, other clients do not.
+the caller, `operator_hint` for the operator of the server (settings, options, packages, paths): the log, the command
+line and administrators see it, other clients do not.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class MinerError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        """What whoever sent the request can do."""
+        """What the caller can do."""
         self.operator_hint = operator_hint
-        """What whoever runs the server can do; never shown to clients without the admin right."""
+        """What the operator can do; never shown to clients without the admin right."""
 
     @property
     def hints(self) -> str | None:
-        """Both hints, for whoever runs the server."""
+        """Both hints, for the operator."""
         return " ".join(filter(None, (self.hint, self.operator_hint))) or None
 
     @override
@@ -109,7 +109,7 @@ class RequestError(MinerError):
     ) -> None:
         super().__init__(message, hint=hint, operator_hint=operator_hint)
         self.param = param
-        """The parameter at fault, by the name that the caller used."""
+        """The invalid parameter, by the name that the caller used."""
 
 
 class InvalidRequestError(RequestError):
@@ -253,7 +253,7 @@ class OutputValidationError(BackendProtocolError):
     def __init__(self, message: str, *, response: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
         self.response = response
-        """The LLMResponse as it came."""
+        """The LLMResponse as received."""
 
 
 class StreamInterruptedError(BackendError):

@@ -55,7 +55,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output is gone: exit silently, like a program killed by SIGPIPE.
+        # The reader of our output has exited: exit silently, like a program killed by SIGPIPE.
         drop_output()
         status = 141
     except OSError as error:
@@ -136,7 +136,7 @@ class _Version(argparse.Action):
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    """Whether --json was given, even if the rest could not be parsed."""
+    """Whether --json is in the arguments, even if the rest could not be parsed."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in options
 

@@ -49,7 +49,7 @@ class CommandParser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", _HelpFormatter)
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
-        # SUPPRESS: a subcommand's parser must not overwrite what was given before the subcommand.
+        # SUPPRESS: a subcommand's parser must not overwrite options before the subcommand.
         self.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show log messages and tracebacks"
         )

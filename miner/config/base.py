@@ -166,7 +166,7 @@ def _without_secrets(text: str) -> str:
     if not rest or not rest[1].strip("'\""):
         return _without_password(text)
     separator, query = rest
-    if "@" in query:  # a password may contain the separator: nobody can tell where the host begins
+    if "@" in query:  # a password may contain the separator: the start of the host is ambiguous
         return f"{text[: text.find('://') + 3]}***" if "://" in address else "***"
     closing_quote = text[-1] if text[-1] in ("'", '"') else ""
     return f"{_without_password(address)}{separator}***{closing_quote}"

@@ -54,7 +54,7 @@ class FairQueue(Generic[W]):
                 del self._by_client[client]
 
     def next(self) -> W | None:
-        """The waiter that gets the next permit; None if nobody waits."""
+        """The waiter that gets the next permit; None if the queue is empty."""
         if not self._by_client:
             return None
         client = min(self._by_client, key=self._held.__getitem__)  # the first of equals: its last grant is the oldest
@@ -64,8 +64,8 @@ class FairQueue(Generic[W]):
         """All waiters in the order of their grants, if each takes one permit.
 
         Args:
-            free: permits that nobody holds.
-            holders: who holds the others, in the order in which they are expected to give them back.
+            free: available permits.
+            holders: clients that hold the others, in the expected order of release.
         """
         held, releases = self._held.copy(), deque(holders)
         waiting = {client: deque(waiters) for client, waiters in self._by_client.items()}
@@ -83,7 +83,7 @@ class FairQueue(Generic[W]):
             releases.append(client)
 
     def grant(self, waiter: W, weight: int = 1) -> None:
-        """Remove a waiter whose client holds `weight` more permits from now on, and comes last among equals."""
+        """Remove a waiter whose client holds `weight` more permits from now on, and is last among equals."""
         client = self._clients[waiter]
         self.discard(waiter)
         if client in self._by_client:
@@ -118,9 +118,9 @@ class FairQueue(Generic[W]):
 
 
 def waiter_to_drop(client: str, queues: Iterable[FairQueue[W]]) -> W | None:
-    """Who makes place for a new waiter of `client` where the queues are full: the newest of whoever has the most.
+    """The waiter to drop for a new one of `client` when the queues are full: the newest of the client with the most.
 
-    None: nobody, because `client` itself would have the most then.
+    None: `client` itself would have the most.
     """
     queues = list(queues)
     waiting: Counter[str] = Counter()
@@ -177,7 +177,7 @@ class Permits:
             weight: permits that it takes; no more than all together.
 
         Raises:
-            QueueFullError: too many wait, or this client has the most waiters and another one came.
+            QueueFullError: too many wait, or this client has the most waiters and another client's request arrives.
             TimeoutError: it took longer than `seconds`.
         """
         weight = max(1, min(weight, self.limit))

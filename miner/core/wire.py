@@ -76,7 +76,7 @@ class Message(Struct, omit_defaults=True, forbid_unknown_fields=True):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[TextPart | ImagePart] | None = None
     reasoning: str | None = None
-    """The reasoning that came with an assistant message."""
+    """The reasoning of an assistant message."""
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     """Of a tool message: the id of the call that it is the result of."""
@@ -117,7 +117,7 @@ class Timeout(Struct, kw_only=True, frozen=True):
     between: float | None = None
     """Between two tokens."""
     total: float | None = None
-    """For the whole call."""
+    """For the call."""
 
 
 class Resolution(Struct, kw_only=True):
@@ -135,7 +135,7 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     """One generation request, validated and complete: either `prompt` or `messages` is set, None means not set.
 
     It is never modified: a backend that needs another request makes one with `msgspec.structs.replace`, and what is
-    found out about the request goes into `resolution`.
+    resolved for the request is in `resolution`.
     """
 
     model: str | None = None

@@ -31,7 +31,7 @@ _MAX_MODEL_NAME = 512
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 Access = Literal["open", "key", "admin"]
-"""open: anybody; key: any API key, once there are keys; admin: a key with the admin right, or, without keys, a caller
+"""open: anyone; key: any API key, once there are keys; admin: a key with the admin right, or, without keys, a caller
 on this machine while no other machine can call."""
 Handler = Callable[["RequestContext"], Awaitable[web.StreamResponse]]
 
@@ -241,7 +241,7 @@ class RequestContext:
                 if middleware not in self.failed_observers:
                     self.failed_observers = (*self.failed_observers, middleware)
                     name = type(middleware).__name__
-                    logger.exception("Request %s: on_chunks of %s failed; the stream goes on.", self.id, name)
+                    logger.exception("Request %s: on_chunks of %s failed; the stream continues.", self.id, name)
 
     def finish(self) -> None:
         """End the request: run the `on_finish` hooks. Idempotent."""
@@ -255,7 +255,7 @@ class RequestContext:
                 middleware.on_finish(self)
             except BaseException:  # the others have to release what they hold
                 logger.exception("Request %s: on_finish of %s failed.", self.id, type(middleware).__name__)
-        self.task = None  # its context holds this object, and would keep the body until the garbage collector comes
+        self.task = None  # its context holds this object, and would keep the body until garbage collection
         if self.error is not None:
             # It has been sent and logged. Its frames are such a circle too.
             self.error = self.error.with_traceback(None)

@@ -62,9 +62,9 @@ class ClientGoneError(ConnectionResetError):
 class ErrorBoundary:
     """Turns whatever leaves the block into an InternalServerError, with the exception as its cause.
 
-    Errors of miner, a client that has gone, and the cancelling of this task stay what they are. A CancelledError that
+    Errors of miner, a disconnected client, and cancellation of this task pass unchanged. A CancelledError that
     was not requested of this task, SystemExit, GeneratorExit and such come from the code of a backend or of a hook: in
-    the task of a request they would end a connection without a response, or the whole server. Not for blocks with a
+    the task of a request they would end a connection without a response, or the server. Not for blocks with a
     `yield` in them.
     """
 

@@ -47,7 +47,7 @@ class FieldNames:
         return param
 
     def _text(self, text: str, param: str | None) -> str:
-        """A message with the client's names: the parameter at fault, and every other one that is not a plain word."""
+        """A message with the client's names: the invalid parameter, and every other one that is not a plain word."""
         root = re.split(r"[.\[]", param or "", maxsplit=1)[0]
 
         def renamed(found: re.Match[str]) -> str:

@@ -72,7 +72,7 @@ async def _respond(context: RequestContext, arguments: dict[str, Any]) -> LLMRes
 
 
 def _unfinished(error: OutputValidationError) -> LLMResponse:
-    """The reply, where its finish reason tells the client why it breaks the format."""
+    """The response, if its finish reason explains why it does not match the format."""
     reasons = ("length", "repetition", "unknown")
     if isinstance(error.response, LLMResponse) and error.response.finish_reason in reasons:
         return error.response

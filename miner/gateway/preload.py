@@ -57,4 +57,4 @@ async def _one_token(service: LLMService) -> None:
     except UnsupportedFeatureError:
         if "embeddings" in service.capabilities:
             await service.embed("Hi")  # a model that only makes embeddings
-        # Else a backend that cannot generate a single token: it loads nothing that we know of.
+        # Else a backend that cannot generate a single token: it loads nothing.

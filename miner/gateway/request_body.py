@@ -1,4 +1,4 @@
-"""Reading request bodies: bounded in size, time and depth; errors name the field at fault."""
+"""Reading request bodies: bounded in size, time and depth; errors name the invalid field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ P = TypeVar("P")
 _BIG = 64 * 1024
 """Bytes from which a body is decoded in a thread."""
 _thread = ThreadPoolExecutor(1, thread_name_prefix="miner body")
-"""One: several that decode would take turns at the interpreter's lock, and the event loop would wait for them all."""
+"""One thread: several would compete for the GIL, and the event loop would wait for them all."""
 
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _LONGEST = 400
@@ -87,7 +87,7 @@ async def _read_all(context: RequestContext) -> list[bytes]:
 
 
 async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
-    """Return the body as `parse` reads it: a large one in a thread, one at a time, so that the event loop goes on.
+    """Parse the body: a large one in a thread, one at a time, so that the event loop is not blocked.
 
     Raises:
         RefusedError: 400 (`invalid_http`) if its chunks or its length are wrong, 413 if it is too large, 408 if it does
@@ -114,7 +114,7 @@ async def off_loop(context: RequestContext, work: Callable[..., P], *arguments: 
 
 def _caught(work: Callable[..., P], *arguments: Any) -> tuple[P, None] | tuple[None, MinerError]:
     """The result, or the error without its traceback: that would keep the body alive until the garbage collector runs,
-    since whoever handles the error is part of it.
+    since the traceback includes the frames of its handler.
     """
     try:
         return work(*arguments), None

@@ -41,7 +41,7 @@ class HeartbeatStream(Protocol):
         """The id of its request, for the log."""
 
     async def send_heartbeat(self) -> None:
-        """Send what tells the client that the connection is alive."""
+        """Send a heartbeat to the client."""
 
 
 class Gateway:
@@ -85,13 +85,13 @@ class Gateway:
                 self.last_activity_at = asyncio.get_running_loop().time()
 
     def response_finished(self, request: ActiveRequest) -> None:
-        """The response is complete, or its client has gone."""
+        """The response is complete, or its client has disconnected."""
         self.requests.discard(request)
         if self._idle is not None and not self.requests:
             self._idle.set()
 
     async def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until no request is in flight; whether that came in time."""
+        """Wait until no request is in flight; return whether it was in time."""
         if not self.requests:
             return True
         self._idle = asyncio.Event()
@@ -173,7 +173,7 @@ class BodyBudget:
         wanted = max(0, size - _UNCOUNTED)
         if wanted > reserved and self.used + wanted - reserved > self.limit:
             raise RefusedError(
-                503, "overloaded", "Too many large requests at the moment. Try again later.", retry_after=2
+                503, "overloaded", "Too many large requests. Try again later.", retry_after=2
             )  # fmt: skip
         self.used += wanted - reserved
         return wanted

@@ -127,8 +127,8 @@ class EventStream:
         return response
 
     async def _end(self, data: bytes, *, broken: bool = False) -> web.StreamResponse:
-        """Write the last bytes and the end of the body. After a broken one the connection is closed, so that nobody
-        takes the error for an end and goes on with it.
+        """Write the last bytes and the end of the body. After a broken one the connection is closed, so that
+        the error is not taken for the end of the stream.
         """
         if data:
             await self.send(data)

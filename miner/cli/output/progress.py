@@ -81,6 +81,6 @@ def _line(progress: PullProgress, share: int, columns: int, *, bar: bool = True)
 
 def _clock(seconds: float) -> str:
     """Format as m:ss or h:mm:ss."""
-    whole = min(int(seconds), 359_999)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    total = min(int(seconds), 359_999)
+    hours, minutes = divmod(total // 60, 60)
+    return f"{hours}:{minutes:02}:{total % 60:02}" if hours else f"{minutes}:{total % 60:02}"

@@ -33,7 +33,7 @@ class Output:
         """Write text.
 
         Raises:
-            BrokenPipeError: the reader is gone.
+            BrokenPipeError: the reader has exited.
             MinerError: it cannot be written, for example because the disk is full.
         """
         data = text.encode(self._encoding, "replace")

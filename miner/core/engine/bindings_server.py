@@ -235,7 +235,7 @@ class BindingsServer:
             prompt, temp=body.get("temperature", 0.8), grammar=self._grammar(body), logits_processor=self._bias(body),
             **options,
         )  # fmt: skip
-        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # whole characters only
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # no partial characters
         count, finish = 0, "length"
         yield _event("", None, chat=chat)  # accepted: the stream begins
         began = time.monotonic()
@@ -358,6 +358,6 @@ async def _stream(send: Send, first: dict[str, Any] | None, job: _Job) -> None:
             try:
                 event = await asyncio.wait_for(job.events.get(), _COMMENT_SECONDS)
                 break
-            except TimeoutError:  # prefill of a long prompt: show the client that it goes on
+            except TimeoutError:  # prefill of a long prompt: keep the connection alive
                 await send({"type": "http.response.body", "body": b": reading\n\n", "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})

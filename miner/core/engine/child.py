@@ -138,7 +138,7 @@ def _on_parent_death(number: int) -> None:
 
 
 def _before_exec() -> None:
-    """Runs between fork and exec of a llama-server. Its parent is our main thread, which lives as long as we do.
+    """Runs between fork and exec of a llama-server. Its parent is our main thread, which runs as long as this process.
 
     SIGTERM and SIGHUP are blocked, not only ignored: the program sets handlers, but keeps the mask.
     """
@@ -182,7 +182,7 @@ def _parent_exits_first(parent: int, leader: int) -> bool:
         if handle is None and not _exists(parent):
             return True
     # The server was first. It may have been killed because the parent is exiting, whose end of our standard input
-    # closes a moment before it is gone.
+    # closes shortly before it has exited.
     return bool(poller.poll(1000)) or not _exists(parent)
 
 

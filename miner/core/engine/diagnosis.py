@@ -34,7 +34,7 @@ FROM_OUTSIDE = Reason(
 
 
 def check_model_file(path: Path) -> Reason | None:
-    """What is wrong with a model file, as far as its first bytes tell; None: nothing."""
+    """What is wrong with a model file, judged by its first bytes; None: nothing."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -110,7 +110,7 @@ _SIGNALS: dict[int, Reason] = {
     **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), FROM_OUTSIDE),
 }
 
-_SIGNAL_DECIDES = {*_SIGNALS} - {signal.SIGSEGV, signal.SIGABRT}  # the log cannot know about these
+_SIGNAL_DECIDES = {*_SIGNALS} - {signal.SIGSEGV, signal.SIGABRT}  # these are not in the log
 
 
 def explain(lines: Sequence[str], status: int | None) -> Reason:

@@ -32,7 +32,7 @@ def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
         "cpuparams.n_threads": threads,
         "cpuparams_batch.n_threads": threads,
         # Each slot caches its last prompt anyway. This is for more conversations than slots; the default is up to 8 GiB
-        # that no memory estimate knows of.
+        # that no memory estimate includes.
         "cache_ram_mib": spec.cache_ram_mib,
         "ui": False,
         "endpoint_slots": True,
@@ -64,7 +64,7 @@ def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
 
 def llama_server_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Options of `llama-server`. Those in `optional` are passed if the binary's help lists them: their names have
-    changed or they are new, and a version without one behaves as if it were given, or reports it itself.
+    changed or they are new, and a version without one behaves as if it were set, or reports it itself.
     """
     threads = str(spec.threads or physical_cores())
     flags = [

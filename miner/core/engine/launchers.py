@@ -47,7 +47,7 @@ class LaunchPlan:
 
     argv: tuple[str, ...]
     env: dict[str, str]
-    """The whole environment of the child, without our secrets."""
+    """The environment of the child, without our secrets."""
     stdin: bytes = field(default=b"", repr=False)
     """Written to the child's standard input, which stays open until we exit."""
     api_key: str | None = field(default=None, repr=False)
@@ -73,7 +73,7 @@ class Launcher(ABC):
     """Whether its server converts JSON Schema to a grammar correctly; else it is sent a grammar."""
 
     def may_offload(self, n_gpu_layers: int | None) -> bool:
-        """Whether layers may run on a GPU, as far as its files tell. May read libraries, so not for an event loop."""
+        """Whether layers may run on a GPU, judged by its files. May read libraries, so not for an event loop."""
         return n_gpu_layers != 0
 
     @abstractmethod

@@ -100,7 +100,7 @@ class Member:
 
     @property
     def waiting_since(self) -> float:
-        """Since when its oldest request waits, or its last time slice ended: the order of models that want memory."""
+        """Since when its oldest request waits, or its last time slice ended: the order of waiting models."""
         oldest = self.queue.oldest
         return max(oldest.arrived if oldest else 0.0, self.slice_ended)
 

@@ -106,7 +106,7 @@ class EnginePool:
         Returns whether there was one to stop.
 
         Raises:
-            BackendTimeoutError: they were not done within `queue_timeout`; the engine goes on.
+            BackendTimeoutError: they were not done within `queue_timeout`; the engine keeps running.
         """
         scheduler = self.bind_loop()
         members = [member for member in self._named(target) if member.state is not State.UNLOADED]

@@ -24,7 +24,7 @@ from miner.core.engine.supervisor import RunResult, RunTimeouts, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
 
 _log = logging.getLogger("miner.engine")
-_REMEMBERED = 8  # crashes whose requests in flight may still want the reason
+_REMEMBERED = 8  # crashes whose requests in flight may still need the reason
 
 
 class EngineProcess:
@@ -37,7 +37,7 @@ class EngineProcess:
 
     Args:
         start_timeout: maximum time without progress during a start (output, computing, or a change of memory); ten
-            times that is the limit of the whole start.
+            times that is the limit of the start.
         stop_grace: time from the stop signal to SIGKILL.
         backoff: first and longest pause before a restart.
         crash_limit: crashes that lead to a cooldown.
@@ -101,7 +101,7 @@ class EngineProcess:
 
     @property
     def memory(self) -> int | None:
-        """Resident bytes of the child and its descendants; None if none runs or the system cannot tell."""
+        """Resident bytes of the child and its descendants; None if none runs or it is unknown."""
         usage = self._run.usage if self._run is not None and self.pid is not None else None
         return usage.resident if usage else None
 
@@ -227,7 +227,7 @@ class EngineProcess:
 
     def _start(self) -> Supervisor:
         self._starts += 1
-        # The thread of the run must not keep an engine alive that nobody else references.
+        # The thread of the run must not keep an engine alive that is not referenced otherwise.
         ready, exited = weakref.WeakMethod(self._on_ready), weakref.WeakMethod(self._on_exit)
 
         def on_ready() -> None:

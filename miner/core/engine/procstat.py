@@ -27,7 +27,7 @@ class Usage(NamedTuple):
 
 
 def process_usage(pid: int) -> Usage | None:
-    """Usage of `pid` and its descendants; None if it has exited or the system cannot tell."""
+    """Usage of `pid` and its descendants; None if it has exited or it is unknown."""
     if _HAS_PROC:
         return _from_proc(pid)
     return _from_ps(pid)

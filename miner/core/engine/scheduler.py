@@ -161,7 +161,7 @@ class Scheduler:
 
     def _serve(self, member: Member, now: float) -> None:
         """Grant free slots; stop an engine that is idle for too long or to be unloaded."""
-        # It may have exited a moment ago: the requests that failed can be back here before the watch has run.
+        # It may have exited just now: the requests that failed can be back here before the watch has run.
         running = member.engine.state == "ready"
         if running and not member.unloading and member not in self._draining:
             while member.active < member.parallel and (waiter := member.queue.next()) is not None:
@@ -228,7 +228,7 @@ class Scheduler:
             crash = member.engine.crash_error()  # None if it was reset meanwhile
             member.failure = crash.message if crash else None
         except asyncio.CancelledError:
-            if member.state is not State.STOPPING:  # the loop ends and nobody closed the pool
+            if member.state is not State.STOPPING:  # the loop ends without the pool being closed
                 member.engine.kill()
             raise
 
@@ -247,7 +247,7 @@ class Scheduler:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if member.task is not task:
-            return  # it was cancelled by `stop`, whose own task goes on
+            return  # it was cancelled by `stop`, whose own task continues
         if error is not None and not isinstance(error, MinerError):
             member.engine.kill()
             error = not_started(member, error, self.limits)

@@ -64,7 +64,7 @@ class SlotQueue:
         self._holders: deque[str] = deque()
         """The client of each slot in use, the oldest grant first."""
         self._listeners = 0
-        """Waiters that want progress."""
+        """Waiters with a progress callback."""
 
     def __len__(self) -> int:
         return len(self.waiters)
@@ -165,5 +165,5 @@ class ServiceTimes:
         self.mean = seconds if self.mean is None else self.mean + self._WEIGHT * (seconds - self.mean)
 
     def retry_after(self, waiting: int, slots: int, *, most: float) -> float:
-        """Seconds until `waiting` requests have gone through `slots` slots: at least 1, at most `most`."""
+        """Seconds until `slots` slots have served `waiting` requests: at least 1, at most `most`."""
         return max(1.0, min(most, (waiting + 1) * (self.mean or 0.0) / slots))

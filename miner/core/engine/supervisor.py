@@ -89,7 +89,7 @@ class Supervisor:
         self.pid: int | None = None
         self.ready_since: float | None = None
         self.usage: Usage | None = None
-        """Resources of the child and its descendants, a moment ago."""
+        """The last sampled resource usage of the child and its descendants."""
         self._spec = spec
         self._launcher = launcher
         self._limits = limits

@@ -13,7 +13,7 @@ from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
 
 STOP_SIGNAL = signal.SIGUSR1
-"""Stops a child gracefully. Not SIGTERM: whoever stops a whole service sends that to the engines too."""
+"""Stops a child gracefully. Not SIGTERM: a service manager sends that to all processes of a service."""
 UNKILLABLE = 5.0
 """Seconds after SIGKILL until a process that hangs in a device driver is left to the kernel."""
 _DRAIN = 1.0  # seconds for the final output: a grandchild that holds the pipe could delay its end forever
@@ -44,7 +44,7 @@ class StallDetector:
 
 
 class SuspendDetector:
-    """Detects that a child is suspended (SIGSTOP, a debugger). A sampling tracer suspends it for a moment only."""
+    """Detects that a child is suspended (SIGSTOP, a debugger). A sampling tracer suspends it only briefly."""
 
     _LONG = min(0.4, LOOK_SECONDS)
     _PAUSE = 0.1
@@ -120,7 +120,7 @@ class Watch:
 
     def reap(self) -> int | None:
         """Kill the rest of the process group, read the final output, and return the exit status."""
-        signal_group(self.process.pid, signal.SIGKILL)  # before the wait: until then nobody else can have this id
+        signal_group(self.process.pid, signal.SIGKILL)  # before the wait: until then the pid cannot be reused
         try:
             status = self.process.wait(UNKILLABLE)
         except subprocess.TimeoutExpired:
@@ -169,7 +169,7 @@ class Watch:
             self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
         except BlockingIOError:
             return
-        except OSError:  # it has exited, or closed its end: its output and exit status tell why
+        except OSError:  # it has exited, or closed its end: its output and exit status have the reason
             self._unsent = b""
         if not self._unsent:
             self._selector.unregister(self._stdin)
@@ -179,7 +179,7 @@ def signal_group(pid: int, number: int) -> None:
     """Send a signal to a process group, if it exists."""
     try:
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):  # gone; macOS says EPERM for a zombie
+    except (ProcessLookupError, PermissionError):  # exited; macOS raises EPERM for a zombie
         pass
 
 

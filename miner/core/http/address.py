@@ -32,13 +32,13 @@ class ServerAddress:
     port: int
     tls: bool
     base_path: bytes
-    """In front of each request's path, such as /v1; behind an HTTP proxy the whole URL up to there."""
+    """In front of each request's path, such as /v1; behind an HTTP proxy the full URL up to there."""
     header_lines: bytes = field(repr=False)
     """Of every request, the API key among them."""
     proxy: Proxy | None = None
 
     def through(self, proxy: Proxy) -> ServerAddress:
-        """Return the same address behind a proxy. Without TLS the proxy reads each request and needs the whole URL;
+        """Return the same address behind a proxy. Without TLS the proxy reads each request and needs the full URL;
         with it, `connect` opens a tunnel.
         """
         if self.tls:

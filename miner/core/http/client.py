@@ -1,4 +1,4 @@
-"""The HTTP client towards an engine: reused connections, timeouts, whole responses and byte streams.
+"""The HTTP client towards an engine: reused connections, timeouts, complete responses and byte streams.
 
 Our own, because every token passes through it: with it the gateway spends a third less on a streamed chunk and a
 quarter less on a non-streaming response than with aiohttp's client (bench/README.md). It does what an engine's API
@@ -128,7 +128,7 @@ class HttpClient:
         """Send a request and return the response, whatever its status.
 
         Args:
-            total: seconds for the whole request, where it must be short; it then takes no permit.
+            total: total timeout in seconds, for requests that must be short; it then takes no permit.
             root: the path starts at the server's root, before the `/v1` of the address.
             read_only: the request does not generate, as no request without a body does: no engine crashes on it.
         """

@@ -19,7 +19,7 @@ class Connection(asyncio.Protocol):
 
     Args:
         read_timeout: seconds that a read may wait for bytes before it raises TimeoutError.
-        on_lost: called when the connection is gone.
+        on_lost: called when the connection is lost.
     """
 
     transport: asyncio.Transport
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
         return LocallyClosedError() if self._closed_locally else ServerDisconnectedError(self._eof_reason)
 
     def response_complete(self) -> bool:
-        """Whether the whole response was received, and nothing behind it; unread bytes count, nothing is awaited.
+        """Whether the response is complete, with nothing after it; unread bytes count, nothing is awaited.
 
         Raises:
             FramingError: the body is malformed.

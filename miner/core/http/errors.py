@@ -1,4 +1,4 @@
-"""Where an engine's failure becomes an error of miner, for whole responses and streams alike.
+"""Where an engine's failure becomes an error of miner, for responses and streams alike.
 
 `map_errors` maps what the transport raises (no connection, a timeout, a connection lost, bytes that are no HTTP),
 `status_error` an HTTP status, `redirect_error` a redirect. What a status and body mean on one engine is decided before:
@@ -105,12 +105,12 @@ class Upstream:
 
 
 class map_errors:
-    """Context manager that turns what the transport raises into errors of miner.
+    """Context manager that converts errors of the transport to errors of miner.
 
     Programming errors and cancellation pass through unchanged.
 
     Args:
-        total: seconds for the whole request, where that is what bounds it.
+        total: total timeout in seconds, if that is the limit of the request.
         read_only: the request does not generate: an engine that is lost without a response has not crashed on it.
 
     Attributes:

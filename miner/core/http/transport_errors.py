@@ -11,7 +11,7 @@
       InvalidAddressError          the address names no server
     LocallyClosedError             the connection was closed on this side
 
-`map_errors` (errors.py) turns them, and TimeoutError, into errors of miner.
+`map_errors` (errors.py) converts them, and TimeoutError, to errors of miner.
 """
 
 from __future__ import annotations

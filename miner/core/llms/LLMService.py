@@ -226,8 +226,8 @@ class LLMService(Backend):
         return [ModelInfo(id=default)] if default else []
 
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
-        """Load a model without generating a token. Where models stay loaded, or a backend knows no loading, this makes
-        sure that the model exists.
+        """Load a model without generating a token. Where models stay loaded, or a backend has no loading, this checks
+        that the model exists.
 
         Args:
             keep_alive: how long it stays loaded without a request: seconds, or a string such as "5m"; negative for

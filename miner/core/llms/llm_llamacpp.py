@@ -34,7 +34,7 @@ __all__ = ["LlamaCppService"]
 class LlamaCppService(OpenAIService):
     """Each request takes a slot of a llama.cpp server, which then speaks OpenAI's API with a few fields of its own.
 
-    The server comes from a provider: engines started here, one process a model, or the server at LLAMACPP_API_BASE.
+    A provider has the servers: engines started here, one process per model, or the server at LLAMACPP_API_BASE.
     """
 
     name = "llamacpp"
@@ -126,7 +126,7 @@ class LlamaCppService(OpenAIService):
 
     @override
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest:
-        # A grammar constrains the whole reply: there could be no reasoning before it.
+        # A grammar constrains the complete output: no reasoning could precede it.
         allowed = self._verbatim(request) or "reasoning" not in able or request.reasoning is False
         request.resolution.grammar_allowed = allowed
         if request.response_format is not None and request.response_format.kind == "grammar":
@@ -210,7 +210,7 @@ class LlamaCppService(OpenAIService):
     async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
         if not self._servers.manages_models:
             return await super().resolve_model(name)
-        # MODEL_PATH goes before DEFAULT_MODEL here, and both before the one model of the directory: found in one go.
+        # MODEL_PATH has precedence over DEFAULT_MODEL here, and both over the only model of the directory.
         info = await self._get_model(name)
         self.models[info.id] = info
         return info
@@ -239,7 +239,7 @@ class LlamaCppService(OpenAIService):
         """Stop a model's engine once its requests are done; return whether there was one.
 
         Raises:
-            BackendTimeoutError: they were not within MINER_QUEUE_TIMEOUT; the engine goes on then.
+            BackendTimeoutError: they were not within MINER_QUEUE_TIMEOUT; the engine keeps running.
         """
         return await self._servers.unload(model)
 

@@ -1,6 +1,6 @@
 """OllamaService: the contract over Ollama's native API.
 
-Not its OpenAI-compatible one, which ignores half of the parameters and turns an error inside a stream into an empty
+Not its OpenAI-compatible one, which ignores half of the parameters and sends an error inside a stream as an empty
 chunk. What Ollama's errors mean is in ollama/errors.py.
 """
 

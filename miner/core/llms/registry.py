@@ -81,7 +81,7 @@ def _load(point: EntryPoint, config: Any = None) -> RegisteredBackend:
         loaded = point.load()
         reason = _unusable(loaded, config)
         cls = loaded if reason is None else None
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (somebody else's module: it must not break ours)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a third-party module must not break ours)
         reason = _import_failure(error)
     dist = point.dist
     return RegisteredBackend(

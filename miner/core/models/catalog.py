@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 LIST_SECONDS = 1.0
 """How much older than the directory a list, or what no name means, may be."""
 NAME_SECONDS = 5.0
-"""How long a name that was found goes on to mean the same file, whatever else has come."""
+"""Seconds for which a resolved name means the same file, even if files are added."""
 KEPT = 4096
 """Names, and facts of models, that are remembered at most."""
 LARGE = 32
@@ -242,7 +242,7 @@ def _is_unchanged(marks: tuple[Stamp, ...]) -> bool:
 
 
 class _Recent(Generic[Key, Value]):
-    """A table of the entries used last, for several threads; what is missing is made once, however many want it."""
+    """A thread-safe LRU cache; a missing entry is computed once for all waiting threads."""
 
     def __init__(self, most: int) -> None:
         self._most = most

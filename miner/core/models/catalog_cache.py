@@ -55,7 +55,7 @@ class FactsFile(Generic[Facts]):
             try:
                 with os.fdopen(number, "wb") as file:
                     file.write(content)
-                os.replace(name, self.path)  # whoever reads has the one or the other
+                os.replace(name, self.path)  # atomic: readers see the old or the new file
             except OSError:
                 with contextlib.suppress(OSError):
                     os.unlink(name)

@@ -20,7 +20,7 @@ from pathlib import Path
 from miner.core.models.gguf.header import GGUFHeader, read_header
 from miner.core.models.names import SUFFIX, FileGroup, group
 
-# A models directory that is really a home or a whole disk must not hold anybody up.
+# A models directory that is really a home or a disk must not delay requests.
 MAX_DEPTH = 5
 MAX_DIRECTORIES = 5_000
 SETTLED_NS = 3_000_000_000
@@ -76,7 +76,7 @@ def cache_directory() -> Path:
 
 def demo_file() -> Path | None:
     """The demo model's file, if its package is installed."""
-    # The package cannot be imported without libraries that we do not want: it is only looked for.
+    # Importing the package would need its dependencies: only its location is used.
     for _ in range(2):
         spec = importlib.util.find_spec(DEMO_PACKAGE)
         for place in (spec.submodule_search_locations or ()) if spec else ():

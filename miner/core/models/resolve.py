@@ -83,15 +83,15 @@ class Models:
         """Links in the directory that were not followed, with the reasons."""
         self.demo = demo
         self._exact = {item.name: item for item in self.groups}
-        self._whole: dict[str, list[FileGroup]] = {}
+        self._full: dict[str, list[FileGroup]] = {}
         self._last: dict[str, list[FileGroup]] = {}
         self._pulled: dict[str, list[FileGroup]] = {}
         for item in self.groups:
-            whole = item.name.lower()
-            self._whole.setdefault(whole, []).append(item)
-            self._last.setdefault(whole.rpartition("/")[2], []).append(item)
-            repository = whole.split("/")[:2]
-            if whole.count("/") >= 2:
+            full = item.name.lower()
+            self._full.setdefault(full, []).append(item)
+            self._last.setdefault(full.rpartition("/")[2], []).append(item)
+            repository = full.split("/")[:2]
+            if full.count("/") >= 2:
                 self._pulled.setdefault("/".join(repository), []).append(item)
 
     @classmethod
@@ -116,7 +116,7 @@ class Models:
             exact = self._exact.get(stem)
             if exact is not None:
                 return [exact]
-            found = self._whole.get(stem.lower()) or self._last.get(stem.lower())
+            found = self._full.get(stem.lower()) or self._last.get(stem.lower())
             if found:
                 return found
         return []

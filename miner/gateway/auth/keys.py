@@ -43,7 +43,7 @@ class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, fo
 
 
 class KeyFile(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The key file."""
 
     version: int = 1
     limits: Limits = NO_LIMITS
@@ -161,7 +161,7 @@ class Keyring:
     """Keys by their hashes."""
 
     def __init__(self, keys: Iterable[tuple[bytes, Caller]]) -> None:
-        # Hashed again with a secret of this process, so that the time of a look-up tells nothing about a guess.
+        # Hashed again with a secret of this process, so that the time of a lookup reveals nothing about a guess.
         self._secret = secrets.token_bytes(32)
         self._callers = {self._blind(digest): (digest, caller) for digest, caller in keys}
 

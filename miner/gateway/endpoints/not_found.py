@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from miner.gateway.context import ROUTE_TABLE, RequestContext
 from miner.gateway.errors import RefusedError
 
-_HEALTH = "GET /livez tells whether the process is alive, GET /readyz whether it can serve."
+_HEALTH = "GET /livez reports whether the process is alive, GET /readyz whether it can serve."
 _MODELS = "GET /v1/models lists the models, or in Ollama's form GET /api/tags."
 _COMPLETIONS = "POST /v1/chat/completions and POST /v1/completions generate, or in Ollama's form POST /api/generate."
 _FOREIGN_PATHS = {

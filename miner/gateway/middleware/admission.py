@@ -1,8 +1,8 @@
 """Admission hooks: an operator's own code decides which requests are served, before their bodies are read.
 
 A package registers an async callable as an entry point of the group `miner.admission`. It gets an AdmissionRequest and
-returns True (or None) to admit the request and False to refuse it; a RefusedError that it raises goes to the client as
-it is. Anything else that it raises, and a timeout, refuse too.
+returns True (or None) to admit the request and False to refuse it; a RefusedError that it raises is sent to the client
+unchanged. Anything else that it raises, and a timeout, refuse too.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def find_hooks() -> list[tuple[str, Hook]]:
 
 
 class Admission(Middleware):
-    """Calls the hooks; all of them must admit. Routes that are open to anybody stay so."""
+    """Calls the hooks; all of them must admit. Open routes stay open."""
 
     def __init__(self, hooks: Sequence[tuple[str, Hook]], seconds: float) -> None:
         self._hooks = list(hooks)

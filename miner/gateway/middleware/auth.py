@@ -60,7 +60,7 @@ class Authentication(Middleware):
         context.caller = caller = self._caller_of(context)
         if not trusted and caller.revocable:
             raise RefusedError(
-                503, "keys_unavailable", "API keys cannot be checked at the moment.", retry_after=5,
+                503, "keys_unavailable", "API keys cannot be checked now.", retry_after=5,
                 operator_hint="The file of MINER_API_KEYS_FILE has to be readable.",
             )  # fmt: skip
 

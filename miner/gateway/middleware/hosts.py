@@ -42,7 +42,7 @@ _ANY_HOST = r"(?:[^/:@\[\]]+|\[[0-9a-f:.]+\])"
 
 
 class Hosts(Middleware):
-    """Checks Host and Origin, and tells browsers which pages may read the responses."""
+    """Checks Host and Origin, and sends the CORS headers."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._local = is_loopback(settings.serve_host)
@@ -89,14 +89,17 @@ class Hosts(Middleware):
     def _check_origin(self, context: RequestContext, origin: str, host: str | None) -> None:
         if is_same_origin(origin, host):
             return
-        anybody = self._origins.any
+        every = self._origins.any
         if not self._origins.allow(origin):
             raise RefusedError(
                 403, "origin_not_allowed", "Web pages of this origin may not call this server.",
                 operator_hint="MINER_SERVE_CORS_ORIGINS lists those that may.",
             )  # fmt: skip
-        allow = {"Access-Control-Allow-Origin": "*" if anybody else origin, "Access-Control-Expose-Headers": _EXPOSED}
-        if not anybody:
+        allow = {
+            "Access-Control-Allow-Origin": "*" if every else origin,
+            "Access-Control-Expose-Headers": _EXPOSED,
+        }
+        if not every:
             allow["Vary"] = "Origin"
         context.extra_headers.update(allow)
 

@@ -55,7 +55,7 @@ def used_tokens(context: RequestContext, estimate: TokenEstimate) -> int:
     if error is not None and not context.chunks:
         return _tokens_of_error(error)
     if context.disconnected and not context.streamed:
-        return estimate.total  # nobody counted what the engine generated meanwhile
+        return estimate.total  # the engine's tokens until the disconnect are unknown
     return max(reported, estimate.prompt + max(context.chunks, context.characters // _BYTES_PER_TOKEN))
 
 

@@ -34,7 +34,7 @@ _OPTIONS = {
 
 
 def make_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """The middleware, where the environment asks for traces (`OTEL_...`) and the packages are installed."""
+    """The middleware, if the environment enables traces (`OTEL_...`) and the packages are installed."""
     requested = any(name.startswith("OTEL_") and value for name, value in environment.items())
     if not requested or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None

@@ -22,7 +22,7 @@ from miner.gateway.state import Gateway
 MAX_HEADER = 8190
 """Bytes of one header, its name included."""
 MAX_URI = 8191
-"""Bytes of a request's URI. Another number than MAX_HEADER: only by it does the parser's error tell which it was."""
+"""Bytes of a request's URI. Different from MAX_HEADER: only the number in the parser's error distinguishes them."""
 
 _REQUEST_LINE = re.compile(rb"[A-Z]+ (?:https?://[^/ ]*)?(/[^ ?]*)")
 

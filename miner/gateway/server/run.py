@@ -109,7 +109,7 @@ async def serve(
     *,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
-    """Serve on these sockets until a signal comes; closes the service.
+    """Serve on these sockets until a signal; close the service.
 
     Args:
         app: of `create_app`, called before: it looks for packages on the disk.

@@ -180,8 +180,8 @@ class _Deadline:
     """The request's own timeouts: when they end, and the error then. Its clock starts with it.
 
     Attributes:
-        bounds_tokens: whether the waits for tokens are bounded, and not only the whole call.
-        total: when the whole call ends, in the event loop's time.
+        bounds_tokens: whether the waits for tokens are bounded, and not only the call.
+        total: deadline of the call, in the event loop's time.
     """
 
     def __init__(self, backend: Backend, timeout: Timeout | None) -> None:
@@ -286,7 +286,7 @@ def _check_response(backend: Backend, request: ChatRequest, response: LLMRespons
             if error is not None:
                 break
     elif request.tool_choice not in (None, "auto", "none"):
-        error = f"A tool call was required and none came.{cut}"
+        error = f"A tool call was required, but the model made none.{cut}"
     if error is not None:
         raise OutputValidationError(error, response=response, backend=backend.name)
     if request.response_format is not None:

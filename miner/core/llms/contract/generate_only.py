@@ -37,7 +37,7 @@ def declared_options(verb: Verb, *others: str) -> frozenset[str]:
 
 async def call_generate(backend: Backend, generate: Verb, request: ChatRequest) -> LLMResponse:
     """Return the text of the backend's own `generate`. It counts no tokens, so `usage` stays None."""
-    # The prompt goes by position: it may have any name.
+    # The prompt is passed by position: the parameter may have any name.
     text = await generate(backend, as_prompt(request.as_messages()), **_arguments(backend, generate, request))
     if not isinstance(text, str):
         raise _wrong_type(backend, "generate", text, "text")

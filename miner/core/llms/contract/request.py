@@ -24,7 +24,7 @@ MAX_BIASES = 10_000
 REASONING_LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
 """Reasoning efforts of all APIs, in rising order. A backend uses the nearest one that its engine has."""
 SEEDS = 2**32 - 1
-"""Number of seeds that all engines tell apart; llama.cpp uses the next number for a random one."""
+"""Number of seeds that all engines distinguish; llama.cpp uses the next number for a random one."""
 _LEAST_TOP_P = 1e-6
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -18,7 +18,7 @@ _TOKEN_BYTES = 256
 
 
 async def resolve(backend: Backend, request: ChatRequest) -> ChatRequest:
-    """Return the request as its model can honour it. What is found out goes into `request.resolution`; a model that is
+    """Return the request as its model can honour it. The result is in `request.resolution`; a model that is
     there already is not looked up again.
 
     Raises:

@@ -7,14 +7,14 @@ from msgspec import Struct
 from miner.core.wire import ChatRequest, TokenLogprob
 
 TOP_K_CAP = 1000
-"""Tokens that top_p samples from on llama.cpp and Ollama. Without a cap the server sorts the whole vocabulary for each
+"""Tokens that top_p samples from on llama.cpp and Ollama. Without a cap the server sorts the vocabulary for each
 token of each slot, on one thread (0.8 ms of 49,152 tokens, a fifth of the throughput of a small model;
 bench/README.md)."""
 
 
 def top_k_of(request: ChatRequest) -> int:
     """Return the `top_k` to send to llama.cpp: the request's; else 1 for greedy decoding, which needs no sorting; else
-    the cap, or 0 (the whole vocabulary) where top_p is 1.
+    the cap, or 0 (no cap) where top_p is 1.
     """
     if request.top_k is not None:
         return request.top_k

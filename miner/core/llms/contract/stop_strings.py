@@ -68,7 +68,7 @@ class StopWatcher:
         return False
 
     def flush(self, out: list[LLMChunk]) -> None:
-        """Release the held text: the response has ended, or something other than text came."""
+        """Release the held text: the response has ended, or a chunk without text follows."""
         if self._held:
             self._release(self._held, len(self._held), out)
 
@@ -99,7 +99,7 @@ class StopWatcher:
         return longest
 
     def _release(self, text: str, upto: int, out: list[LLMChunk]) -> None:
-        """Release the text up to a place. A token's log probability goes with the token's first character."""
+        """Release the text up to a place. A token's log probability is released with its first character."""
         logprobs: list[TokenLogprob] = []
         begins = 0
         rest: list[tuple[int, list[TokenLogprob] | None]] = []

@@ -94,7 +94,7 @@ def final_chunk(request: ChatRequest, sent: list[ToolCall], error: MalformedRepl
 
 def parse_tool_calls(raw: str, request: ChatRequest) -> tuple[str, list[ToolCall]]:
     """Return the text before the first call, and the calls: of tools of the request, with arguments that are valid
-    under their schemas. The whole text where there is none.
+    under their schemas. All of the text if there is none.
     """
     if request.tools is None or request.tool_choice == "none":
         return raw, []

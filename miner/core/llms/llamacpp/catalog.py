@@ -43,7 +43,7 @@ Key = tuple[asyncio.AbstractEventLoop, str | None, bool]
 
 
 class LocalModels:
-    """The models of the settings, and how the settings want each to be run."""
+    """The local models, and the settings of their engines."""
 
     def __init__(self, settings: MinerConfig) -> None:
         self._settings = settings
@@ -80,7 +80,7 @@ class LocalModels:
         """The model behind a name, None being the default, and how it is run, by the files as they are now.
 
         Requests for a name that is being looked up share the next lookup: each sees the files as they were after it
-        came, and they continue in order.
+        arrived, and they continue in order.
 
         Args:
             any_name: With MODEL_PATH, an unknown name means that model; the first one is logged.

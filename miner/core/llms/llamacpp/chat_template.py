@@ -1,7 +1,7 @@
 """The restrictions of the chat template of one running llama.cpp server, found by probing the server.
 
-A restriction is probed when the first conversation comes that would violate it: a conversation of that kind, with words
-that stand in no template, goes through `/apply-template`, which generates no token. If the server refuses it, or the
+A restriction is probed for the first conversation that would violate it: a conversation of that kind, with words
+that stand in no template, is sent to `/apply-template`, which generates no token. If the server refuses it, or the
 prompt lacks one of the words, has them in another order or runs two of them together, the template has the restriction:
 a message that is dropped silently is as bad as one that is refused, and one that moves to the front invalidates the KV
 cache.
@@ -49,7 +49,7 @@ class ChatTemplate:
     ) -> None:
         self._apply = apply
         self._can_probe = can_probe
-        # Without a system role, llama.cpp puts a system message into whatever message comes first.
+        # Without a system role, llama.cpp puts a system message into the first message.
         self._restrictions: dict[str, bool] = {} if has_system_role else {"system": True}
         self._has_tools = has_tools
         self._refused: set[frozenset[str]] = set()

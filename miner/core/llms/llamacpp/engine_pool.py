@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
 _EXIT_SECONDS = 2.0
-"""A broken connection is seen a moment before the exit status is known."""
+"""A broken connection is seen shortly before the exit status."""
 
 
 class EngineServer(LlamaServer):

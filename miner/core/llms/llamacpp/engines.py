@@ -107,9 +107,9 @@ class LocalEngines(ServerProvider):
         try:
             model, spec = found = await self._models.find(name, any_name=any_name)
         except ModelNotFoundError:
-            gone = self._found.pop(name or "", None)
-            if gone is not None:
-                self._retire(gone[1])
+            removed = self._found.pop(name or "", None)
+            if removed is not None:
+                self._retire(removed[1])
             raise
         before = self._found.get(spec.alias)
         if before is None or before[1] != spec:
@@ -127,7 +127,7 @@ class LocalEngines(ServerProvider):
             self._pool.retire(spec)
 
     def _alias(self, name: str) -> str:
-        """The alias that a name means, also where its file is gone by now."""
+        """The alias that a name means, also if its file has been removed."""
         wanted = {name.lower(), without_tag(name).lower()}
         known = name if name in self._found else next((alias for alias in self._found if alias.lower() in wanted), None)
         return known or find_model(name, self._settings, self._models.catalog).alias

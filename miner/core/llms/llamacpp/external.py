@@ -1,4 +1,4 @@
-"""The llama.cpp server at LLAMACPP_API_BASE, which somebody else runs. It may be restarted with another model at any
+"""The llama.cpp server at LLAMACPP_API_BASE, which is not ours. It may be restarted with another model at any
 time, without notice: its props expire.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FRESH_SECONDS = 30.0
 """How long its props are used while requests of ours run there."""
 _IDLE_FRESH_SECONDS = 1.0
-"""The same while none does: the request for them costs a millisecond then, and delays nobody."""
+"""The same while none does: the request for them costs a millisecond then, and delays no request."""
 _PROBE_SECONDS = 5.0
 
 

@@ -29,7 +29,7 @@ class OpenAIWire(NamedTuple):
     """What a generation uses of its service."""
 
     is_raw: Callable[[ChatRequest], bool]
-    """Whether a request goes past the chat template."""
+    """Whether a request bypasses the chat template."""
     body: Callable[[ChatRequest, bool], tuple[str, dict[str, Any]]]
     """Path and JSON body of a request; True: of a stream."""
     events: Callable[[ByteStream, ChatRequest, Upstream], Batches]

@@ -1,6 +1,6 @@
-"""The queue in front of a llama.cpp server that somebody else runs: fair between clients, bounded, cancellable.
+"""The queue in front of an external llama.cpp server: fair between clients, bounded, cancellable.
 
-llama.cpp's own queue has no bound, and a request that waits there is noticed late when its client goes.
+llama.cpp's own queue has no bound, and a request that waits there is noticed late when its client disconnects.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class MemoryCheckedProcess(EngineProcess):
     @override
     async def ensure_ready(self) -> EngineAddress:
         if self.state == "stopped":
-            # Idle engines that had to give way are gone by now: what is free is what this one gets.
+            # Evicted engines have exited: the free memory is what this one gets.
             await asyncio.to_thread(self._check_free_memory)
         return await super().ensure_ready()
 

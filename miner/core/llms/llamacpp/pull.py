@@ -59,7 +59,7 @@ async def pull_from_hub(name: str, settings: MinerConfig) -> AsyncGenerator[dict
     if ref is not None:
         yield {"status": "pulling manifest"}
     work = asyncio.ensure_future(asyncio.to_thread(pull, name, directory, hub=hub, on_progress=report))
-    # One bar for all files of the model: clients tell bars apart by the digest.
+    # One bar for all files of the model: clients distinguish bars by the digest.
     digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     try:
         async with aclosing(reports_until_done(work, reports)) as news:

@@ -88,13 +88,13 @@ async def complete_raw(
         raise error
     written = reasoning + content + "".join(call["function"]["name"] + call["function"]["arguments"] for call in calls)
     spent = await server.count_tokens(written) if written else 0
-    complete_calls = bool(calls) and all(map(arguments_parse, calls))  # what came after them does not matter
+    complete_calls = bool(calls) and all(map(arguments_parse, calls))  # the rest does not matter
     if complete_calls or spent >= request.max_tokens:
         finish: FinishReason = "tool_calls" if complete_calls else "length"
         tokens = await server.count_tokens(prompt)
         yield [LLMChunk(finish_reason=finish, usage=TokenUsage(tokens, spent, tokens + spent))]
         return
-    again = bool(calls)  # from the beginning, to see the whole call
+    again = bool(calls)  # from the beginning, to get the complete call
     if (content or reasoning) and not again:
         begun = _continued(body["messages"], content, reasoning)
         status, longer = await server.apply_template(_template_body(body, begun))

@@ -101,7 +101,7 @@ class LlamaServer:
             return 501, "the response has no prompt"
 
     async def count_tokens(self, text: str) -> int:
-        """POST /tokenize: the number of tokens, without special ones at the beginning; 0 where it cannot tell."""
+        """POST /tokenize: the number of tokens, without special ones at the beginning; 0 if unknown."""
         raw = msgspec.json.encode({"content": text, "add_special": False})
         response = await self.http.request("POST", "/tokenize", raw, total=self._timeout, root=True)
         return len(msgspec.json.decode(response.body).get("tokens", ())) if response.status == 200 else 0
@@ -112,7 +112,7 @@ class LlamaServer:
 
 
 class ServerProvider:
-    """Where the servers of a service come from: engines of its own, or one server that somebody else runs.
+    """Provides the servers of a service: engines of its own, or one external server.
 
     `inherited` is what the service does with any OpenAI-compatible server at an address: the default here.
     """

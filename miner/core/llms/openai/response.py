@@ -212,7 +212,7 @@ class ChatMapper(ReplyMapper[Event]):
         return chunk if chunk != _EMPTY else None
 
     def _progress(self, event: Event) -> LLMChunk | None:
-        """Return a chunk with the prefill progress, if the request wants it."""
+        """Return a chunk with the prefill progress, if requested."""
         progress = event.prompt_progress
         if progress is None or not self._wants_progress:
             return None

@@ -1,7 +1,7 @@
 """OpenAIService: the contract over any OpenAI-compatible server; vLLM and llama.cpp are small subclasses.
 
 A server of your own needs `endpoint` and, where it differs, the class attributes below and in server.py; examples/ has
-one. Errors: `OpenAIServer._error` (server.py) asks the subclass's `refine` first, then maps the HTTP status
+one. Errors: `OpenAIServer._error` (server.py) calls the subclass's `refine` first, then maps the HTTP status
 (`miner.core.http.errors`).
 """
 
@@ -34,7 +34,7 @@ __all__ = ["Endpoint", "NoTemplateError", "OpenAIService"]
 
 
 class NoTemplateError(UnsupportedFeatureError):
-    """The model has no chat template: a bare prompt goes verbatim, and the request is sent again."""
+    """The model has no chat template: the prompt is sent again verbatim."""
 
 
 class OpenAIService(OpenAIServer):
@@ -77,7 +77,7 @@ class OpenAIService(OpenAIServer):
     # Generation
 
     def _verbatim(self, request: ChatRequest) -> bool:
-        """Whether the prompt bypasses the chat template: the caller wants that, or the model has none."""
+        """Whether the prompt bypasses the chat template: on request, or because the model has none."""
         return request.raw or (request.prompt is not None and bool(self._no_template.get(request.model or "")))
 
     def _watched_stops(self, request: ChatRequest) -> list[str]:
@@ -87,7 +87,7 @@ class OpenAIService(OpenAIServer):
     def _body(self, request: ChatRequest, *, stream: bool) -> tuple[str, dict[str, Any]]:
         if request.tools is not None and self._verbatim(request):
             raise UnsupportedFeatureError(
-                f"{self.name}'s model {request.model!r} has no chat template and cannot be given tools.",
+                f"{self.name}'s model {request.model!r} has no chat template and does not support tools.",
                 param="tools",
             )
         make = completion_body if self._verbatim(request) else chat_body

@@ -70,10 +70,10 @@ def llama_schema(
         made = [translator.translate(schema) for schema in schemas]
         if any(one is NEVER for one in made):
             raise ValueError("nothing is valid under it")
-        whole, definitions = combine(made), translator.definitions
-        grammar = grammar_of(whole, definitions) if bounds and (always or _has_bounds([whole, definitions])) else None
-        whole = {**whole, "$defs": definitions} if definitions else whole
-        return LlamaSchema(whole, tuple(translator.unenforced), grammar)
+        root, definitions = combine(made), translator.definitions
+        grammar = grammar_of(root, definitions) if bounds and (always or _has_bounds([root, definitions])) else None
+        root = {**root, "$defs": definitions} if definitions else root
+        return LlamaSchema(root, tuple(translator.unenforced), grammar)
 
     return _CACHE.get((msgspec.json.encode([schemas, names]), (bounds, always)), translate)
 

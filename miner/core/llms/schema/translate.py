@@ -5,7 +5,7 @@ stricter, else reported with its place. Whatever the grammar lets through is val
 The subset: `$ref` into the document, `anyOf`, `const`, `enum`, `type`, `properties` with `required` and
 `additionalProperties`, `items` or a tuple of all `prefixItems`, `minItems`, `maxItems`, `pattern`, four `format`s,
 `minLength`, `maxLength`, and bounds of integers; the first of them that the converter finds decides, it reads no other.
-It knows no boolean schemas, no reference to the root and no escapes in references, and reads an object without
+It does not support boolean schemas, references to the root or escapes in references, and reads an object without
 `additionalProperties` as one that allows none.
 """
 
@@ -52,7 +52,7 @@ class _Conjunct(NamedTuple):
 
     own: Schema
     """Without its `allOf` and `$ref`."""
-    whole: Schema
+    source: Schema
     """As it stands in the document."""
 
 
@@ -105,11 +105,11 @@ class Translator(TypeTranslator):
         if reference is not None and not (constraints(schema) and self._reads_siblings()):
             return annotated(self._reference(reference, path), schema)
         conjuncts = list(self._conjuncts(schema, path))
-        if len(conjuncts) == 1 and conjuncts[0].whole is schema:
+        if len(conjuncts) == 1 and conjuncts[0].source is schema:
             return annotated(self._plain(schema, path), schema)
         # As a definition: the merged schema may contain itself.
         self._kept.append(conjuncts)
-        key = " & ".join(sorted({str(id(part.whole)) for part in conjuncts}))
+        key = " & ".join(sorted({str(id(part.source)) for part in conjuncts}))
         own = [part.own for part in conjuncts]
         return annotated(self._definition(key, "joined", lambda: self._all_of(own, path)), schema)
 
@@ -250,7 +250,7 @@ class Translator(TypeTranslator):
         keyword = "anyOf" if "anyOf" in schema else "oneOf"
         branches = list(schema[keyword])
         if keyword == "oneOf" and not self._exclusive(branches):
-            # A property that tells the branches apart may be optional: it is made required.
+            # A property that distinguishes the branches may be optional: it is made required.
             names = self._summary(branches[0]).get("properties", {})
             with_name = [[{"allOf": [branch, {"required": [name]}]} for branch in branches] for name in names]
             branches = next((each for each in with_name if self._exclusive(each)), branches)

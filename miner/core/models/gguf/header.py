@@ -204,14 +204,14 @@ def read_model(parts: Sequence[Path]) -> GGUFHeader:
     """
     headers = [read_header(part) for part in parts]
     first = headers[0]
-    whole = replace(
+    joined = replace(
         first,
         tensors=tuple(tensor for header in headers for tensor in header.tensors),
         file_size=sum(header.file_size for header in headers),
     )
-    if not whole.tensors:
+    if not joined.tensors:
         raise GGUFError(first.path, "the file has a header but no tensors: it is a vocabulary, not a model")
-    return whole
+    return joined
 
 
 def _read(reader: HeaderReader, path: Path, size: int) -> GGUFHeader:
@@ -270,7 +270,7 @@ def _tensors(reader: HeaderReader, count: int, metadata: dict[str, Value], size:
     if not isinstance(alignment, int) or not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise reader.fail(f"general.alignment is {alignment!r}; a power of two is needed")
     room = size - (-(-reader.position // alignment) * alignment)
-    # A type that we do not know yet fills the space up to the next tensor.
+    # An unknown type fills the space up to the next tensor.
     starts = sorted({offset for *_, offset in found} | {max(room, 0)})
     following = dict(itertools.pairwise(starts))
     tensors: list[Tensor] = []

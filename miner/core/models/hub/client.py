@@ -95,7 +95,7 @@ class Hub:
         """The file with its size and hash, by a request of its own where the list did not have them.
 
         Raises:
-            ModelNotFoundError: the file is gone.
+            ModelNotFoundError: the file was removed.
             BackendError: the hub refuses, fails or cannot be reached.
         """
         if file.size and file.sha256:
@@ -241,7 +241,7 @@ def _prepare() -> None:
             f"Models are pulled with huggingface_hub, which cannot be imported: {error}.",
             operator_hint='Install it with: pip install "llm-service-backends[llamacpp]"',
         ) from error
-    # Nothing about this machine goes out: what is installed, or which program runs it.
+    # Send nothing about this machine, its packages or the calling program.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     # Ten MiB at a time would be lost at each cut and each kill, and would make the bar stand still on a slow line.
     constants.DOWNLOAD_CHUNK_SIZE = BLOCK

@@ -161,8 +161,8 @@ def lock(held: ExitStack, place: Path, waiting: Callable[[], None]) -> None:
 def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, meter: Meter) -> str:
     """Download what is missing; the SHA-256 of it all.
 
-    huggingface_hub's `hf_hub_download` throws away what it has when it ends early, so a killed pull would start again;
-    and it compares no hash. Its `http_get` goes on from what a file holds.
+    huggingface_hub's `hf_hub_download` deletes an interrupted download, so that a killed pull would start again, and it
+    verifies no hash. Its `http_get` resumes a partial file.
     """
     failures = 0
     with part.open("ab") as content:
@@ -201,7 +201,7 @@ class _Bar:
 
     @classmethod
     def of(cls, file: HubFile, meter: Meter) -> type[Any]:
-        """A class, as `http_get` wants it, that reports to the meter."""
+        """A progress bar class for `http_get` that reports to the meter."""
         return type("_BarOfFile", (cls,), {"file": file, "meter": meter})
 
     def __init__(self, *, initial: int, **_: object) -> None:
@@ -216,7 +216,7 @@ class _Bar:
     def update(self, more: int) -> None:
         self.done += more
         if self.done > self.file.size:
-            raise BackendProtocolError(f"More of {self.file.path} comes than the {self.file.size} bytes announced.")
+            raise BackendProtocolError(f"{self.file.path} is larger than the announced {self.file.size} bytes.")
         self.meter.at("downloading", self.done)
 
 

@@ -44,8 +44,8 @@ def pull(
 ) -> LocatedModel:
     """Download the model that `hf:owner/repo[:quant or file]` means, with all its parts and its projector.
 
-    Files that are there already and are right are not downloaded again. What broke off, at whatever point and by
-    whatever cause, goes on from where it stopped the next time. Blocks, so not for an event loop.
+    Complete files with the right hash are not downloaded again; an interrupted download is resumed by the next pull.
+    Blocks, so not for an event loop.
 
     Args:
         ref: What to get. Without a quantization: the first of `names.PREFERRED` that is there.
@@ -126,7 +126,7 @@ def _get(
 
     def report(progress: PullProgress) -> None:
         for place in held:
-            place.touch()  # processes that wait for it see that this goes on
+            place.touch()  # waiting processes see that the download is alive
         if on_progress is not None:
             on_progress(progress)
 

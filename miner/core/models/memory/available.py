@@ -36,9 +36,9 @@ def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
         root: Where `proc` and `sys` are.
         gpus: Whether to look for GPUs too: see `gpus.py`.
     """
-    free, whole = _machine(root)
+    free, total = _machine(root)
     for limit, used in _limits(root):
-        whole = limit if whole is None else min(whole, limit)
+        total = limit if total is None else min(total, limit)
         left = max(limit - used, 0)
         free = left if free is None else min(free, left)
     found = find_gpus(root) if gpus else []
@@ -47,7 +47,7 @@ def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
         free = metal_free()
     return Memory(
         free,
-        whole,
+        total,
         tuple(gpu.free if gpu.free is not None else free or 0 for gpu in found),
         tuple(gpu.total for gpu in found),
         tuple(gpu.kind for gpu in found),

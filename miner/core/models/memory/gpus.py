@@ -53,7 +53,7 @@ def find_gpus(root: Path = Path("/")) -> list[GPU]:
 
 
 def _nvidia() -> list[GPU]:
-    """The cards that `nvidia-smi` knows."""
+    """The GPUs that `nvidia-smi` lists."""
     rows = [[part.strip() for part in line.split(",")] for line in _output("nvidia-smi", GPU_QUERY)]
     found = [
         GPU("CUDA", int(row[0]) * MIB, int(row[1]) * MIB)

@@ -1,7 +1,7 @@
 """What each layer of a model keeps in memory for a context, from the model's header.
 
-Architectures that look back over a window only, or keep a state instead of a cache, are known as llama.cpp
-knows them: by their metadata where there is any, else by name.
+Architectures that look back over a window only, or keep a state instead of a cache, are recognised as in
+llama.cpp: by their metadata where there is any, else by name.
 """
 
 from __future__ import annotations

@@ -112,11 +112,11 @@ def _spread(sizes: LayerSizes, parts: Estimate, layers: int, without: int, room:
     return Placement(ram, tuple(gpus), layers, experts)
 
 
-def _card(share: float, room: Sequence[int], whole: int) -> int:
+def _card(share: float, room: Sequence[int], total: int) -> int:
     """The card of a layer, by which part of the layers lies before it."""
     until = 0.0
     for card, amount in enumerate(room):
-        until += amount / whole if sum(room) else 1 / len(room)
+        until += amount / total if sum(room) else 1 / len(room)
         if share < until - 1e-9:
             return card
     return len(room) - 1

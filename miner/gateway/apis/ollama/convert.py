@@ -188,7 +188,7 @@ def content_with_images(text: str, images: list[str] | None, where: str) -> str 
 
 
 def _image_url(data: str, where: str) -> str:
-    """A `data:` URL of a bare base64 image, whose type its first bytes tell."""
+    """A `data:` URL of a bare base64 image, typed by its first bytes."""
     if not is_base64(data):
         raise InvalidRequestError(f"{where} is not valid base64.", param=where)
     head = base64.b64decode(data[:32])

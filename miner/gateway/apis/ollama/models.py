@@ -60,7 +60,7 @@ async def tags(context: RequestContext) -> web.StreamResponse:
 
 
 async def ps(context: RequestContext) -> web.StreamResponse:
-    """List loaded models, as far as the backend knows."""
+    """List loaded models, if the backend reports them."""
     listed = []
     for model in await known_models(context):
         if model.loaded:

@@ -123,7 +123,7 @@ def tool_arguments(
         names: gets the client's field of each tool that `allowed_tools` leaves.
 
     Raises:
-        InvalidRequestError: names the part of the choice at fault.
+        InvalidRequestError: names the invalid part of the choice.
     """
     if not tools:
         if tool_choice not in (None, "none", "auto"):

@@ -119,8 +119,11 @@ async def test_complete_calls_are_calls_whatever_the_finish_reason_says(said: st
         ([delta(tool_calls=[call('{"city": "Ro')]), finish("length")], "not a JSON object. It was cut short"),
         ([delta(tool_calls=[call('"\\"rome\\""')]), finish("tool_calls")], "'get_weather' are not a JSON object"),
         ([delta(tool_calls=[call("{}", "get_time")]), finish("tool_calls")], "'get_time' that is not in tools"),
-        ([delta(content="I will."), finish("stop")], "A tool call was required and none came"),
-        ([delta(content='<tool_call>\n{"'), finish("length")], "none came. It was cut short: raise max_tokens"),
+        ([delta(content="I will."), finish("stop")], "A tool call was required, but the model made none"),
+        (
+            [delta(content='<tool_call>\n{"'), finish("length")],
+            "none. It was cut short: raise max_tokens",
+        ),
     ],
 )
 async def test_calls_that_are_none_are_no_success(events: list[Any], words: str, mode: str):
