@@ -81,7 +81,7 @@ class Dialect(Protocol):
         """Parse a request body.
 
         Raises:
-            RequestError: names the field, the value and the way out.
+            RequestError: names the field, the value and a fix.
         """
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:

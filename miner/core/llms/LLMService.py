@@ -303,18 +303,18 @@ class LLMService(Backend):
         return health
 
     _logged_missing = False
-    """Whether the log has it that the server lacks DEFAULT_MODEL."""
+    """Whether it was logged that the server lacks DEFAULT_MODEL."""
 
     async def aclose(self) -> None:
         """Close connections and engines. Idempotent; a service that is used again opens them again.
 
-        Calls in flight end with a ServiceClosedError, wherever they wait, and are not sent again.
+        Calls in flight end with a ServiceClosedError, wherever they wait, and are not retried.
         """
         await self._in_flight.end()
         await self._aclose()
 
     async def _end_calls_and_close(self) -> None:
-        """`aclose` of an instance whose class overrides it: calls end before what they wait for is taken away."""
+        """`aclose` of an instance whose class overrides it: end the calls in flight, then close."""
         await self._in_flight.end()
         await type(self).aclose(self)
 
@@ -327,7 +327,7 @@ class LLMService(Backend):
     @property
     @override
     def capabilities(self) -> frozenset[str]:
-        """What this backend can do at all: words of CAPABILITIES. A model may be able to do less."""
+        """What this backend supports: words of CAPABILITIES. A model may support less."""
         able = super().capabilities
         for verb, others in (("generate", ()), ("chat_completion", ("tools", "tool_choice"))):
             own = _own(type(self), verb)
@@ -352,7 +352,7 @@ class LLMService(Backend):
         return await run(self, request)
 
     def _run_stream(self, request: ChatRequest, response: LLMResponse) -> Batches:
-        """Yield the response to a validated request; `response` gets what is known besides the chunks."""
+        """Yield the response to a validated request; `response` gets model, backend, ignored, parsed output."""
         return run_stream(self, request, response)
 
     @override
@@ -367,6 +367,6 @@ class LLMService(Backend):
 
 
 def _own(cls: type[LLMService], verb: str) -> Verb | None:
-    """A verb as the class of a backend overrides it; None if it does not."""
+    """The override of a verb by the class of a backend; None if there is none."""
     method: Verb = getattr(cls, verb)
     return None if method is getattr(LLMService, verb) else method

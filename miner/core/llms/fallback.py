@@ -43,10 +43,9 @@ class FallbackService(LLMService):
     """Several backends in order of preference, behind one interface.
 
     After a BackendError a backend is in cooldown for MINER_FALLBACK_COOLDOWN seconds: others are tried before it. A
-    request that is the caller's mistake is not passed on. A stream falls over only before its first chunk. On a
-    fallback, a model that it does not have means its own default. Embeddings and scores come from another backend only
-    if it has the very same model. Verbs that only some backends support (load, unload, rerank, pull) go to the first
-    available one that does.
+    RequestError is not passed on. A stream falls over only before its first chunk. A fallback without the requested
+    model uses its own default. Embeddings and scores come from another backend only if it has the very same model.
+    Verbs that only some backends support (load, unload, rerank, pull) go to the first available one that does.
 
     Args:
         first: the preferred backend.
@@ -105,7 +104,7 @@ class FallbackService(LLMService):
     @property
     @override
     def concurrency(self) -> int | None:
-        """That of `current`. Requests that were sent by another one's number wait in the backend's own queue."""
+        """Concurrency of `current`. Requests beyond it (after a change) wait in the backend's own queue."""
         return self.current.concurrency
 
     @property
@@ -329,14 +328,16 @@ def _is_unavailable(error: BackendError) -> bool:
 
 
 def _worst(failed: BackendError | None, refused: RequestError | None) -> MinerError:
-    """The error of a call that no backend served: one that is unavailable might have supported it."""
+    """The error to raise if no backend served the call: that of an unavailable one first, which might have supported
+    it.
+    """
     error = failed or refused
     assert error is not None
     return error
 
 
 async def _has_model(service: LLMService, name: str) -> bool:
-    """Whether a backend has a model of exactly this name. One that takes any name says nothing with that."""
+    """Whether a backend lists a model of exactly this name: some accept any name."""
     if type(service)._get_model is LLMService._get_model:
         return False
     try:

@@ -39,7 +39,7 @@ class HTTPBackend(LLMService):
     timeout_setting: ClassVar[str] = "the timeout"
     key_setting: ClassVar[str | None] = None
     address_setting: ClassVar[str] = "the address"
-    """As hints name it."""
+    """Name of the address's setting in hints."""
     reuse_connections: ClassVar[bool] = True
 
     def __init__(self, config: Any = None) -> None:

@@ -32,7 +32,7 @@ __all__ = ["LlamaCppService"]
 
 
 class LlamaCppService(OpenAIService):
-    """Each request takes a slot of a llama.cpp server, which then speaks OpenAI's API with a few fields of its own.
+    """Each request takes a slot of a llama.cpp server, which is sent OpenAI's API with a few extra fields.
 
     A provider has the servers: engines started here, one process per model, or the server at LLAMACPP_API_BASE.
     """
@@ -255,7 +255,7 @@ class LlamaCppService(OpenAIService):
         self._servers.pin(model)
 
     def unpin_model(self, model: str) -> None:
-        """Take a pin back."""
+        """Undo `pin_model`."""
         self._servers.unpin(model)
 
     @override

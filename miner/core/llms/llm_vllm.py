@@ -1,6 +1,6 @@
-"""VLLMService: what vLLM does differently from other OpenAI-compatible servers. Facts are those of vLLM 0.32.
+"""VLLMService: the differences between vLLM and other OpenAI-compatible servers. Facts are those of vLLM 0.32.
 
-A vLLM error becomes one of miner in `VLLMService.refine` below; what that leaves open is mapped by its HTTP status in
+A vLLM error becomes one of miner in `VLLMService.refine` below; other errors are mapped by its HTTP status in
 `OpenAIServer._error` (openai/server.py) through `miner.core.http.errors`, which also maps every transport error.
 """
 
@@ -181,7 +181,7 @@ class VLLMService(OpenAIService):
 
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
-        """Return what vLLM means by its error message; None where the HTTP status says it all."""
+        """Return the error that vLLM's message means; None: the HTTP status decides."""
         text = body.message
         upstream = self._http().upstream
         if "EngineCore" in text:

@@ -37,9 +37,9 @@ class RegisteredBackend:
     distribution: str | None
     version: str | None
     cls: type[LLMService] | None
-    """None where it cannot be loaded or used."""
+    """The backend's class; None if it cannot be loaded or used."""
     reason: str | None = None
-    """Why not, and what to do."""
+    """Why `cls` is None, and what to do."""
 
     def service(self, config: Any) -> LLMService:
         """Return a new service, whose `name` is that of the entry point.

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Backend:
-    """The base of LLMService that the rest of `contract` works with. Hooks get requests that are validated and
-    complete; a backend overrides those that its engine has a use for, and `capabilities`.
+    """The base of LLMService that the rest of `contract` works with. Hooks get validated, complete requests; a backend
+    overrides those that its engine needs, and `capabilities`.
     """
 
     name: str = ""
     """The backend's name in errors and in `LLM_BACKEND`: that of the entry point by which it was found, else the
     class's attribute, else derived from the class's name."""
     config: Any
-    """What the constructor got; read through `_settings`."""
+    """The constructor's argument; read through `_settings`."""
     models: dict[str, Any]
     """Models that were resolved, by the name in the request."""
     retries: int
-    """Requests that were sent again."""
+    """Number of requests that were retried."""
     any_model_name: bool | None
     """Whether unknown names mean the model at MODEL_PATH; None: as the settings say. A gateway sets it."""
     _completed: tuple[Any, MinerConfig] | None
@@ -69,7 +69,7 @@ class Backend:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What this backend can do at all: words of CAPABILITIES. A model may be able to do less."""
+        """What this backend supports: words of CAPABILITIES. A model may support less."""
         return frozenset({"chat", "timeout"})
 
     @property
@@ -149,19 +149,19 @@ class Backend:
         return None
 
     async def _capabilities_of(self, info: ModelInfo, request: ChatRequest) -> frozenset[str] | None:
-        """Return what a model can do, as far as it matters to this request; None: what the backend can do."""
+        """Return the model's capabilities that matter to this request; None: those of the backend."""
         return info.capabilities
 
     async def _context_of(self, info: ModelInfo) -> int | None:
-        """Return the tokens that a prompt of this model may have at most; None if unknown."""
+        """Return the model's context length in tokens; None if unknown."""
         return info.context_length
 
     async def _check_schemas(self, request: ChatRequest, able: frozenset[str]) -> ChatRequest | None:
         """Refuse the JSON Schema keywords of `response_format` and strict tools that the engine does not enforce, or
-        list them as ignored where the caller allows that. By default it enforces all.
+        list them as ignored if the caller allows that. By default it enforces all.
 
         Args:
-            able: what the model can do.
+            able: the model's capabilities.
 
         Returns:
             The request to send; None for the same.

@@ -16,7 +16,7 @@ async def generate_many(
     """Yield pairs of index and text (or exception), in order of completion.
 
     A prompt is taken and sent only when a slot is free, and a slot is free only once its result has been taken: a slow
-    reader slows the sending down. Leaving early cancels what runs. When `in_flight` ends, each prompt that was sent
+    reader slows down the sending. Leaving early cancels what runs. When `in_flight` ends, each prompt that was sent
     yields its error, which is raised if others are left.
     """
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:

@@ -1,4 +1,4 @@
-"""Caches: of what is expensive to compute, and of what servers reported."""
+"""Caches for expensive computations, and for what servers reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 TTL_SECONDS = 60.0
-"""How long a server's report counts while nothing shows that it was restarted."""
+"""How long a server's report is valid, unless the server seems to have been restarted."""
 
 K = TypeVar("K")
 T = TypeVar("T")

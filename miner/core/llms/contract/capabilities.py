@@ -22,7 +22,7 @@ IGNORABLE: frozenset[str] = frozenset(["tools", "tool_choice", *OPTIONS])
 """Parameters that may be left out when the caller allows it."""
 
 _ALWAYS = frozenset({"timeout", "response_format"})
-"""Honoured by the base class itself, or checked by the kind of format."""
+"""Supported by the base class itself, or checked by the kind of format."""
 
 LENIENT_HINT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
 _UNSET = {"stop": [], "progress": False, "raw": False}
@@ -78,7 +78,7 @@ def _named(message: Message) -> bool:
 
 
 def _refuse_names(request: ChatRequest, where: str) -> ChatRequest:
-    """No engine honours an author's name: Ollama drops it, and with vLLM and llama.cpp the chat template ignores it."""
+    """No engine supports an author's name: Ollama drops it, and chat templates (vLLM, llama.cpp) ignore it."""
     messages = request.messages or []
     params = [f"messages[{place}].name" for place, message in enumerate(messages) if _named(message)]
     if not request.ignore_unsupported:
@@ -109,7 +109,7 @@ def _without(request: ChatRequest, param: str) -> ChatRequest:
 
 
 def note_ignored(request: ChatRequest, param: str) -> None:
-    """List a parameter, or a part of one, as ignored or not honoured exactly."""
+    """List a parameter, or a part of one, as ignored or changed."""
     if param not in request.resolution.ignored:
         request.resolution.ignored.append(param)
 

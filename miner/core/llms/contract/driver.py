@@ -81,9 +81,7 @@ async def _resolve(backend: Backend, request: ChatRequest, retries: Retries) -> 
 
 
 async def run_stream(backend: Backend, request: ChatRequest, response: LLMResponse) -> Batches:
-    """Yield the response in batches. `response` gets what is known of it apart from the text: model, backend, ignored
-    parameters, parsed output.
-    """
+    """Yield the response in batches. `response` gets the rest: model, backend, ignored parameters, parsed output."""
     deadline = _Deadline(backend, request.timeout)
     first: float | None = None
     arrived: list[list[LLMChunk]] = []
@@ -169,7 +167,7 @@ async def _first(batches: Batches) -> list[LLMChunk] | None:
 
 
 def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> ChatRequest:
-    """Some engines refuse only the request itself (vLLM's tools need flags of its server)."""
+    """Leave out a parameter that only the engine refused, if the caller allows that (vLLM's tools need flags)."""
     param = error.param
     if not request.ignore_unsupported or param not in IGNORABLE or param in request.resolution.ignored:
         raise error  # messages, for instance, are never ignored
@@ -200,7 +198,7 @@ class _Deadline:
 
     @property
     def when(self) -> float | None:
-        """When the present wait ends, in the event loop's time; None: never."""
+        """When the current wait ends, in the event loop's time; None: never."""
         span = self._timeout.first if self._waits_for_first else self._timeout.between
         ends = [end for end in (self.total, None if span is None else self._last + span) if end is not None]
         return min(ends, default=None)
@@ -249,7 +247,7 @@ def _keep_first_call(batch: list[LLMChunk]) -> None:
 
 
 def _add_partial(error: BackendError, backend: Backend, request: ChatRequest, arrived: list[list[LLMChunk]]) -> None:
-    """Put what had arrived of the response into an error."""
+    """Set `partial` of an error: the response so far."""
     if error.partial is None and any(map(has_tokens, arrived)):
         error.partial = join(arrived)
     if error.partial is not None:

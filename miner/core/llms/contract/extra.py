@@ -1,6 +1,6 @@
 """`extra`: fields of an engine's own, merged into the body of a request.
 
-They may not override what was validated: the model, the prompt, limits, and whatever has a parameter of its own.
+They may not override what was validated: the model, the prompt, limits, and anything that has its own parameter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAMES = {
 }  # fmt: skip
 _OWN = {name: parameter for parameter, names in _NAMES.items() for name in names.split()}
 _CUTS = ("truncate", "shift", "truncate_prompt_tokens")
-"""They let an engine truncate the prompt silently."""
+"""Fields that let an engine truncate the prompt silently."""
 _WRAPPERS = ("extra_body", "extra_query", "extra_headers", "extra")
 _NESTED = ("options", "chat_template_kwargs")
 """Objects of an engine's own whose fields are checked too."""

@@ -1,6 +1,6 @@
 """A generate-only backend overrides `generate` or `chat_completion` and no hook.
 
-Its own verb is called with the parameters that it declares, no others; a request that sets another one is refused.
+Its verb is called with the parameters that it declares; a request that sets another one is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images of a conversation: which URLs may reach an engine.
 
-An engine fetches any URL, from the operator's own network too, so only what is listed here is allowed.
+An engine fetches any URL, from the operator's own network too, so only these forms are allowed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Joining chunks into the response that they are pieces of."""
+"""Joins chunks to a response."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ async def drain(
 
 
 def has_tokens(batch: Iterable[LLMChunk]) -> bool:
-    """Whether a batch holds anything that the model wrote."""
+    """Whether a batch holds any generated text, reasoning or tool call."""
     return any(chunk.content or chunk.reasoning or chunk.tool_calls for chunk in batch)
 
 
 def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = None) -> LLMResponse:
-    """Return the response that these chunks are all of, in order; it is filled into `response` if one is passed."""
+    """Return the response of all these chunks, in order; filled into `response` if one is passed."""
     response = LLMResponse() if response is None else response
     content: list[str] = []
     reasoning: list[str] = []

@@ -59,7 +59,7 @@ async def rerank(
 async def resolve_then_send(
     backend: Backend, resolve: Callable[[], Awaitable[A]], send: Callable[[A], Awaitable[T]]
 ) -> T:
-    """Return what `send` returns for what was resolved; each is retried as a generation is."""
+    """Resolve, then send, each with retries, as for a generation; return the result of `send`."""
     with backend._in_flight.call():
         retries = Retries(backend)
         resolved = await retries.run(resolve)

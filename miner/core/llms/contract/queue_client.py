@@ -10,7 +10,7 @@ from contextvars import ContextVar
 class QueueClient:
     """The client of one request to a service, and its queue wait.
 
-    A service that has a queue of its own (`LLMService.queues_requests`) is fair between clients by their names.
+    A service that has a queue of its own (`LLMService.queues_requests`) is fair between clients, by `name`.
     """
 
     def __init__(self, name: str = "") -> None:

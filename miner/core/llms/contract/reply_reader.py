@@ -41,9 +41,9 @@ class ReplyMapper(Generic[E]):
     __slots__ = ("_watcher", "delivered", "ended", "lost", "stopped")
 
     sentinel: ClassVar[bytes] = b""
-    """Payload of the event that ends a stream; empty where there is none."""
+    """Payload of the event that ends a stream; empty if there is none."""
     first_byte: ClassVar[bytes] = b""
-    """Of every event: an undecodable last event that starts otherwise is no truncated one."""
+    """First byte of every event: an undecodable last event that starts otherwise is not a truncated one."""
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._watcher = StopWatcher(stops) if stops else None
@@ -54,7 +54,7 @@ class ReplyMapper(Generic[E]):
         self.delivered = False
         """Any text, reasoning or tool call was received."""
         self.lost: str | None = None
-        """What is wrong with a reply that has ended; None if nothing is."""
+        """The problem of a reply that has ended; None if it is complete."""
 
     def chunk(self, event: E, /) -> LLMChunk | None:
         """Return the chunk for an event; None for one that holds nothing."""

@@ -28,12 +28,12 @@ SEEDS = 2**32 - 1
 _LEAST_TOP_P = 1e-6
 _NOT_OPTIONS = ("unsupported", "tools", "tool_choice", "model", "max_tokens", "temperature", "top_p")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-"""The micro sign, and the Greek letter that looks like it."""
+"""Go's duration units, in seconds; micro as the micro sign and as the Greek letter."""
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _PART = re.compile(rf"({_NUMBER})({'|'.join(sorted(_UNITS, key=len, reverse=True))})", re.ASCII)
 _DURATION = re.compile(rf"([+-]?)(0|(?:{_PART.pattern})+)", re.ASCII)
 LONGEST = 1e9
-"""Seconds, thirty years: more than Go's own durations hold would be refused by Ollama."""
+"""Longest duration in seconds (thirty years): Ollama refuses more than Go's durations can hold."""
 
 
 def build_request(

@@ -1,6 +1,4 @@
-"""From a validated request to one that its model can honour: the model found, its length, parameters and schemas
-checked.
-"""
+"""Resolves the model of a validated request and checks length, parameters and schemas against it."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ async def resolve(backend: Backend, request: ChatRequest) -> ChatRequest:
     there already is not looked up again.
 
     Raises:
-        RequestError: it cannot be honoured.
+        RequestError: the model cannot serve it.
     """
     info = request.resolution.model or await backend.resolve_model(request.model)
     able, where = backend.capabilities, backend.name

@@ -1,4 +1,4 @@
-"""When a request is sent again: where that can help, before any of the response has arrived, within its timeout."""
+"""Retries: only errors that are worth it, before any of the response has arrived, within the request's timeout."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ class Retries:
     """The retries of one request.
 
     Only an engine that is unreachable or busy is retried; an EngineCrashedError is not, although it is `retryable`:
-    that is for the caller. Our own full queue is not (`status` is None there): its
-    error is meant to come at once. A request that an engine may have crashed on is sent again once at most, the
-    transport's and other backends' attempts included.
+    that is for the caller. Our own full queue is not (`status` is None there): its error is raised at once. A request
+    that an engine may have crashed on is retried once at most, the transport's and other backends' attempts included.
 
     Args:
-        backend: its setting MINER_MAX_RETRIES is the limit, and it counts them.
-        deadline: the event loop's time after which there are none; None: no bound but the limit.
+        backend: has the limit (MINER_MAX_RETRIES) and counts the retries.
+        deadline: the event loop's time after which nothing is retried; None: no deadline.
     """
 
     def __init__(self, backend: Backend, deadline: float | None = None) -> None:
@@ -60,7 +59,7 @@ class Retries:
         self._backend.retries += 1
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what `work` returns, retrying it where that can help."""
+        """Run `work` with retries; return its result."""
         with budget_scope(self.budget):
             while True:
                 try:

@@ -1,4 +1,4 @@
-"""What all engines share of sampling: the `top_k` that llama.cpp is sent, and log probabilities on the wire."""
+"""Sampling that engines share: the `top_k` for llama.cpp, and log probabilities on the wire."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EngineLogprob(Struct):
 
 
 def token_logprob(entry: EngineLogprob, alternatives: int) -> TokenLogprob:
-    """Return the same with so many alternatives: an engine may have sent more."""
+    """Convert it, with at most so many alternatives: an engine may have sent more."""
     others = entry.top_logprobs[:alternatives]
     return TokenLogprob(
         token=entry.token,

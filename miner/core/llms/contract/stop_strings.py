@@ -34,7 +34,7 @@ class StopWatcher:
     def feed(self, chunk: LLMChunk, out: list[LLMChunk]) -> bool:
         """Append what a chunk releases to `out`; return whether a stop string ended the response.
 
-        What a chunk has besides content is released in its place, after the text before it.
+        Other fields of a chunk are released in order, after the text before them.
         """
         content = chunk.content
         if content is None:
@@ -77,7 +77,7 @@ class StopWatcher:
         chunk.logprobs = None
 
     def _find(self, text: str) -> int | None:
-        """Where the first complete stop string begins."""
+        """Position of the first complete stop string."""
         first: int | None = None  # its end
         for stop in self._stops:
             place = text.find(stop)

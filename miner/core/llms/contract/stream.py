@@ -1,4 +1,4 @@
-"""LLMStream: a streamed response, which stops the engine when it is left."""
+"""LLMStream: a streamed response; leaving it early stops the engine."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class LLMStream(AsyncIterator[LLMChunk]):
         self._began = False
         self._closed = False
         self._quiet = False
-        """Closed by the task that reads: it gets no chunk that says so."""
+        """Whether the reading task closed it: that one gets no "cancelled" chunk."""
         self._call = (in_flight or InFlight(lambda: RuntimeError("The stream was closed."))).call()
         self._ended = asyncio.Event()
-        """The request has ended: the engine's slot is free."""
+        """Whether the request has ended and the engine's slot is free."""
         # A loop that is left drops its iterator, which asyncio then closes: so only the loop may hold it.
         self._running: weakref.ref[AsyncGeneratorType[Any, None]] | None = None
         self._own: AsyncGenerator[LLMChunk, None] | None = None
@@ -65,7 +65,7 @@ class LLMStream(AsyncIterator[LLMChunk]):
         return await anext(self._own)
 
     def batches(self) -> Batches:
-        """Iterate over lists of chunks that arrived together, for writing them on together."""
+        """Iterate over batches: lists of chunks that arrived together."""
         if self._closed and not self._began:
             raise RuntimeError("The stream is closed.")
         if self._began:
@@ -79,7 +79,7 @@ class LLMStream(AsyncIterator[LLMChunk]):
 
     @property
     def response(self) -> LLMResponse:
-        """What is known besides the chunks: model, backend, ignored parameters, parsed output."""
+        """The response without the chunks: model, backend, ignored parameters, parsed output."""
         return self._response
 
     async def collect(self) -> LLMResponse:

@@ -179,7 +179,7 @@ def _compiled(schema: dict[str, Any]) -> Any:
 
 
 def refuse_fetch(address: str) -> Any:
-    """The validator would fetch what a schema refers to, `$schema` included."""
+    """Refuse remote references, `$schema` included: the validator would fetch them."""
     raise ValueError(f"{address} is not fetched")
 
 

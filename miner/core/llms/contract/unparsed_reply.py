@@ -1,7 +1,7 @@
 """Replies that the engine's tool-call or reasoning parser rejected: their errors, and the tool calls in their text.
 
-A model that writes a broken tool call, or text where its chat template's format requires a marker, is no failure of the
-server: a retry does not help, and the text that it wrote is its reply.
+A model that writes a broken tool call, or text where its chat template's format requires a marker, is no server error:
+a retry does not help, and that text is the reply.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MARKERS = re.compile(r"(?:\s+|<[^<>\n]*>|\[/?[A-Z_]+\]|>>>|```\w*|functools|fun
 
 
 class MalformedReplyError(BackendProtocolError):
-    """The engine rejected the format of what the model wrote."""
+    """The engine's parser rejected the generated text."""
 
     http_status = 422
     code = "malformed_reply"
@@ -51,7 +51,7 @@ class MalformedReplyError(BackendProtocolError):
         details["retryable"] = False
         super().__init__(message, hint=hint, **details)
         self.raw = raw
-        """What the model wrote, if the error message has it."""
+        """The generated text, if the error message has it."""
 
 
 class LostReplyError(BackendProtocolError):
@@ -76,7 +76,7 @@ def final_chunk(request: ChatRequest, sent: list[ToolCall], error: MalformedRepl
     """The last chunk of a reply, made of the text in the engine's error.
 
     Args:
-        sent: the tool calls that the caller has already.
+        sent: the tool calls that were delivered already.
 
     Raises:
         MalformedReplyError: `error`: it has no text.

@@ -83,7 +83,7 @@ class LocalModels:
         arrived, and they continue in order.
 
         Args:
-            any_name: With MODEL_PATH, an unknown name means that model; the first one is logged.
+            any_name: with MODEL_PATH, whether an unknown name means that model; the first such name is logged.
 
         Raises:
             ModelNotFoundError: there is none, or several.

@@ -21,11 +21,11 @@ from miner.core.wire import ChatRequest, Message
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 
 ApplyTemplate = Callable[[dict[str, Any]], Awaitable["tuple[int, str]"]]
-"""Posts to `/apply-template`: the status, and the prompt or the error's message."""
+"""Posts to `/apply-template`; returns the status, and the prompt or the error's message."""
 
 
 class TemplateInput(msgspec.Struct):
-    """A request's conversation as it is sent."""
+    """A request's conversation in the form that is sent."""
 
     messages: list[Message]
     emulates_tools: bool = False
@@ -106,7 +106,7 @@ class ChatTemplate:
     async def after_refusal(
         self, request: ChatRequest, refused: TemplateInput, body: dict[str, Any], reason: str
     ) -> TemplateInput:
-        """What to send in place of a conversation that was refused although it violated no known restriction.
+        """Another form of a conversation that was refused although it violates no known restriction.
 
         Raises:
             InvalidRequestError: no form is accepted; names the message, and the template's reason.

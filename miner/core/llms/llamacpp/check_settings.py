@@ -26,7 +26,7 @@ def check_settings(settings: MinerConfig) -> None:
     with `--help`. Blocks: not for an event loop.
 
     Raises:
-        ConfigError: names the setting, its value and the way out.
+        ConfigError: names the setting, its value and a fix.
     """
     if settings.llamacpp_api_base:
         return

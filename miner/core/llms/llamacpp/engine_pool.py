@@ -1,4 +1,4 @@
-"""The engine pool under the settings' limits, and what the failure of an engine means for the requests on it."""
+"""The engine pool under the settings' limits, and the errors of requests whose engine failed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EngineServer(LlamaServer):
 
     @property
     def capabilities(self) -> frozenset[str] | None:
-        """What it can do, by its own props; None before they were fetched."""
+        """Its capabilities by its own props; None before they were fetched."""
         if self.props is None:
             return None
         return self.props.capabilities(embeds=self.spec.embeds, ranks=self.spec.ranks) - self._launcher.lacks

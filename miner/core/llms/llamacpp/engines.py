@@ -50,7 +50,7 @@ class LocalEngines(ServerProvider):
 
     Args:
         backend: the service's name, for errors.
-        features: what llama.cpp can do at all.
+        features: what llama.cpp supports.
         any_model_name: whether an unknown name means the model of MODEL_PATH.
     """
 
@@ -67,7 +67,7 @@ class LocalEngines(ServerProvider):
         self._headers: dict[EngineSpec, GGUFHeader] = {}
         self._models = LocalModels(settings)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
-        """What each alias meant at its last request."""
+        """The model that each alias meant at its last request."""
         self._pool: EnginePool | None = None
         self._pool_lock = threading.Lock()
         self._closed = False
@@ -76,7 +76,7 @@ class LocalEngines(ServerProvider):
 
     @property
     def _launcher(self) -> Launcher | None:
-        """None where none is installed: the first request says so."""
+        """The launcher; None if none is installed: the first request reports that."""
         try:
             return self._models.launcher
         except EngineStartError:
@@ -101,8 +101,8 @@ class LocalEngines(ServerProvider):
     # Models
 
     async def _find(self, name: str | None, *, any_name: bool = False) -> tuple[LocalModel, EngineSpec]:
-        """The model of this name, and how it is run (`LocalModels.find`). Where its file was replaced, the old engine
-        is retired once its requests are done.
+        """The model of this name, and how it is run (`LocalModels.find`). If its file was replaced, the old engine is
+        retired.
         """
         try:
             model, spec = found = await self._models.find(name, any_name=any_name)

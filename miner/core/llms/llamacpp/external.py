@@ -52,11 +52,11 @@ class ExternalServer(ServerProvider):
         self._limiter: tuple[asyncio.AbstractEventLoop, SlotLimiter] | None = None
 
     def forget(self) -> None:
-        """It may have been restarted. What was known remains the best guess until the next request."""
+        """Expire the props: it may have been restarted. Until the next request they remain the best guess."""
         self._fetched = self._probed = float("-inf")
 
     def refused(self, path: str) -> None:
-        """It does not serve the embeddings or rankings of this path."""
+        """Record that it does not serve this path (embeddings or rankings)."""
         if path == "/rerank":
             self._ranks = False
         else:

@@ -26,12 +26,12 @@ from miner.errors import MinerError
 
 
 class OpenAIWire(NamedTuple):
-    """What a generation uses of its service."""
+    """The parts of the service that a generation uses."""
 
     is_raw: Callable[[ChatRequest], bool]
     """Whether a request bypasses the chat template."""
     body: Callable[[ChatRequest, bool], tuple[str, dict[str, Any]]]
-    """Path and JSON body of a request; True: of a stream."""
+    """Path and JSON body of a request, streamed (True) or not."""
     events: Callable[[ByteStream, ChatRequest, Upstream], Batches]
     """The chunks of an event stream."""
     error: Callable[[int, bytes, ChatRequest, Upstream], MinerError]
@@ -89,7 +89,7 @@ class Generation:
         return len(counted["tokens"]) if "tokens" in counted else int(counted["input_tokens"])
 
     async def _batches(self, request: ChatRequest, prepared: _Prepared) -> Batches:
-        """The reply as llama.cpp parses it; where it cannot, as the model wrote it."""
+        """The reply as llama.cpp parses it; if it cannot, the generated text."""
         server, upstream, sent = self._server, self._server.http.upstream, DeliveredReply()
         try:
             while True:
@@ -142,7 +142,7 @@ class Generation:
         return _Prepared(path, body, template_input)
 
     async def _after_refusal(self, prepared: _Prepared, request: ChatRequest, status: int, raw: bytes) -> _Prepared:
-        """What to send in place of what the chat template refused.
+        """Another form of a request that the chat template refused.
 
         Raises:
             MinerError: it was refused for another reason, or no other form is accepted.

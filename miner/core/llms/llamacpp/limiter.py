@@ -45,7 +45,7 @@ class SlotLimiter:
 
     @asynccontextmanager
     async def slot(self, client: QueueClient) -> AsyncIterator[float]:
-        """Hold one slot for the length of the block; gives the seconds that it was waited for.
+        """Hold one slot for the length of the block; yields the seconds of waiting for it.
 
         Raises:
             BackendOverloadedError: too many wait, or the wait was longer than `timeout`.

@@ -35,8 +35,8 @@ class EngineMemory:
 
 
 def memory_budget(settings: MinerConfig) -> Memory:
-    """What all engines together may take: LLAMACPP_MEMORY_BUDGET, else four fifths of the memory that is free now; of
-    each GPU what is free now. None: unknown, so nothing is refused.
+    """Memory for all engines together: LLAMACPP_MEMORY_BUDGET, else four fifths of the memory that is free now; of each
+    GPU what is free now. None: unknown, so nothing is refused.
     """
     memory = available_memory(gpus=settings.llamacpp_n_gpu_layers != 0)
     budget = settings.llamacpp_memory_budget

@@ -1,9 +1,9 @@
 """Rewrites of a conversation for a chat template with restrictions.
 
-Chat templates are programs by the models' makers: one takes a system message only at the beginning and refuses others,
+Chat templates are programs of the models' authors: one takes a system message only at the beginning and refuses others,
 another drops it silently; some insist that user and assistant alternate. Each such restriction has a name here, a check
-whether a conversation violates it, and a rewrite that says the same without violating it. Which restrictions a template
-has, its server is probed for (`chat_template`).
+whether a conversation violates it, and an equivalent rewrite. Which restrictions a template has, its server is probed
+for (`chat_template`).
 
 Text never moves to the front, which would invalidate the KV cache of everything behind it; no text is left out, and
 none is invented.

@@ -125,7 +125,7 @@ def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
 
 
 def _batch_of(settings: MinerConfig) -> int:
-    """CPUs compute no faster with more, and a cancelled request keeps its slot until the batch ends."""
+    """Batch size for CPUs: larger ones are no faster, and a cancelled request keeps its slot until the batch ends."""
     return _GPU_BATCH if settings.llamacpp_n_gpu_layers != 0 and gpu_is_likely() else _CPU_BATCH
 
 
@@ -161,7 +161,7 @@ def _text_at(stamp: Stamp) -> str:
 
 
 def load_of(spec: EngineSpec) -> Load:
-    """The same as input of the memory estimate."""
+    """The spec as input of the memory estimate."""
     return Load(
         ctx_size=spec.ctx_size,
         parallel=spec.parallel,
@@ -176,11 +176,11 @@ def load_of(spec: EngineSpec) -> Load:
 
 
 def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> int:
-    """Slots by default: as many as measure best, fewer where they would take more than half of the memory that is free,
-    or push layers off the GPUs.
+    """Default number of slots: DEFAULT_PARALLEL, fewer where they would take more than half of the free memory, or push
+    layers off the GPUs.
 
     Args:
-        most: what the engine can do at all; None: any number.
+        most: the engine's maximum; None: any number.
     """
     slots = min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL)
     if memory.available is None:

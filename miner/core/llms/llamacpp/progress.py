@@ -1,4 +1,4 @@
-"""Progress reports of work that runs at the same time: a model that loads, a prompt that waits, a download."""
+"""Progress reports of a concurrent task: a load, a wait in the queue, a download."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Report = TypeVar("Report")
 
 
 async def reports_until_done(work: asyncio.Future[Any], reports: asyncio.Queue[Report]) -> AsyncGenerator[Report, None]:
-    """Yield what is put into the queue until the work is done. Closing this early cancels the work and waits for it."""
+    """Yield the items of the queue until the work is done. Closing this early cancels the work and waits for it."""
     try:
         while True:
             report = asyncio.ensure_future(reports.get())

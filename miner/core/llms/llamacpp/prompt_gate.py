@@ -17,7 +17,7 @@ from miner.core.wire import LLMChunk
 
 _BATCHES = 2
 _MIN_PROMPTS = 2
-"""Prompts at a time, however long: one is in the engine when the one before it is done."""
+"""Minimum of concurrent prompts, however long: the next one is in the engine when the first is done."""
 _BYTES_PER_TOKEN = 4
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _StoppedError(MinerError):
-    """The caller of this pull has left."""
+    """The caller stopped iterating over this pull."""
 
 
 def hub_of(settings: MinerConfig) -> Hub:
@@ -38,7 +38,7 @@ def hub_of(settings: MinerConfig) -> Hub:
 
 
 async def pull_from_hub(name: str, settings: MinerConfig) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the events of a model's pull. A name without a hub that is known here needs none.
+    """Yield the events of a model's pull. A local name (without a hub) needs no download.
 
     Raises:
         InvalidRequestError: `name` is neither.

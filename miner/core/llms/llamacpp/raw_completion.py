@@ -1,9 +1,9 @@
 """A chat reply that llama.cpp's server could not parse, finished past its parser.
 
-The server drops what the model wrote ("The model produced output that does not match the expected peg-native format").
-So the model continues from what has been streamed: `/apply-template` renders the prompt, with that text as the
-beginning of the assistant's message, and `/completions` continues it verbatim. The prompt is in the slot's KV cache,
-and this happens once a request.
+The server drops the generated text ("The model produced output that does not match the expected peg-native format"). So
+the model continues from what has been streamed: `/apply-template` renders the prompt, with that text as the beginning
+of the assistant's message, and `/completions` continues it verbatim. The prompt is in the slot's KV cache, and this
+happens once a request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger("miner.reply")
 
 
 class DeliveredReply:
-    """What the caller has got of a reply."""
+    """The part of a reply that was delivered."""
 
     __slots__ = ("calls", "content", "empty", "held", "reasoning")
 
@@ -39,7 +39,7 @@ class DeliveredReply:
         self.reasoning: list[str] = []
         self.calls: list[ToolCall] = []
         self.empty = True
-        """No text and no call has come yet."""
+        """Whether no text and no call has arrived yet."""
         self.held: list[LLMChunk] = []
         """A finish reason before any text is held back until the stream ends: the server may still report an error."""
 
@@ -162,7 +162,7 @@ def _continued(messages: list[dict[str, Any]], content: str, reasoning: str) -> 
 
 
 def _add_spent(chunk: LLMChunk, spent: int) -> None:
-    """The tokens streamed before belong to the completion, not to the prompt."""
+    """Count the tokens streamed before as completion, not as prompt."""
     usage = chunk.usage
     if usage is not None and spent:
         usage.prompt_tokens -= spent

@@ -28,7 +28,7 @@ class _Prompt(msgspec.Struct):
 
 
 class LlamaServer:
-    """One start of a llama.cpp server behind a client of it.
+    """A client of one run of a llama.cpp server.
 
     Args:
         prompts: bounds the prompts that it processes at once; None: no bound, for a server that others use too.
@@ -54,7 +54,7 @@ class LlamaServer:
         return request
 
     async def fetch_props(self) -> Props:
-        """GET /props, and keep it. What is known of the chat template stays unless the props have changed.
+        """GET /props, and keep it. The probed chat template is kept unless the props have changed.
 
         Raises:
             BackendProtocolError: it is no llama.cpp server.
@@ -114,7 +114,7 @@ class LlamaServer:
 class ServerProvider:
     """Provides the servers of a service: engines of its own, or one external server.
 
-    `inherited` is what the service does with any OpenAI-compatible server at an address: the default here.
+    `inherited` is the implementation for any OpenAI-compatible server: the default here.
     """
 
     manages_models: bool = False
@@ -122,7 +122,7 @@ class ServerProvider:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What a server can do at all; a model may be able to do less."""
+        """What a server supports; a model may support less."""
         raise NotImplementedError
 
     @property
@@ -187,7 +187,7 @@ class ServerProvider:
         raise _not_managed("model")
 
     def unpin(self, model: str) -> None:
-        """Take a pin back."""
+        """Undo `pin`."""
         raise _not_managed("model")
 
     def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
@@ -195,7 +195,7 @@ class ServerProvider:
         raise _not_managed("pull")
 
     async def aclose(self) -> None:
-        """Stop what was started here."""
+        """Stop all engines that were started here."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""What Ollama's errors mean. They are sentences; those of its runner are JSON inside a sentence."""
+"""Maps Ollama's errors, which are sentences; those of its runner are JSON inside a sentence."""
 
 from __future__ import annotations
 

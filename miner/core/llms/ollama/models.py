@@ -14,7 +14,7 @@ FEATURES = frozenset(
 )
 """What Ollama supports; a model may support less."""
 _MODEL_CAPABILITIES = {"tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings"}
-"""Ollama's name of a model's capability, and ours."""
+"""Ollama's name of a model's capability -> ours."""
 
 
 class _Details(msgspec.Struct):

@@ -151,7 +151,7 @@ class _LineMapper(ReplyMapper[Line]):
 
     @override
     def check_complete(self, upstream: Upstream) -> None:
-        """Raise the error of a reply that was cut or lost.
+        """Raise the error of a reply that was truncated or lost.
 
         Raises:
             StreamInterruptedError: its last line (`done: true`) was not received.

@@ -1,7 +1,6 @@
-"""Responses of OpenAI's chat and completions API, as vLLM and llama.cpp really write them, mapped to chunks.
-
-One mapper serves streamed and non-streaming replies, so that both say the same. The engines differ little: in the name
-of the reasoning field, in where the finish reason stands, in llama.cpp's `timings` and `prompt_progress`.
+"""Responses of OpenAI's chat and completions API, as vLLM and llama.cpp really write them, mapped to chunks. One mapper
+serves streamed and non-streaming replies, so that both are equal. The engines differ little: in the name of the
+reasoning field, in where the finish reason stands, in llama.cpp's `timings` and `prompt_progress`.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class _Delta(Struct, gc=False):
 class _Logprobs(Struct):
     content: list[EngineLogprob] | None = None
     tokens: list[str] | None = None
-    """This and the next two: the legacy arrays of vLLM's /v1/completions."""
+    """With the next two fields: the legacy arrays of vLLM's /v1/completions."""
     token_logprobs: list[float | None] = []
     top_logprobs: list[dict[str, float] | None] = []
 
@@ -293,7 +292,7 @@ class ChatMapper(ReplyMapper[Event]):
 
     @override
     def check_complete(self, upstream: Upstream) -> None:
-        """Raise the error of a reply that the engine gave up, cut or lost.
+        """Raise the error of a reply that was aborted, truncated or lost.
 
         Raises:
             BackendUnavailableError: it was aborted before anything was delivered.

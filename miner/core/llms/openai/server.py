@@ -31,7 +31,7 @@ class OpenAIServer(HTTPBackend):
         self._one_model = False
 
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
-        """Return the error that the server's message means; None where its HTTP status says it all.
+        """Return the error that the server's message means; None: its HTTP status decides.
 
         Args:
             request: the one that failed, if it was one to generate.
@@ -52,7 +52,7 @@ class OpenAIServer(HTTPBackend):
 
     def _error(self, status: int, raw: bytes | dict[str, Any], request: ChatRequest | None, upstream: Upstream,
                retry_after: str | None = None) -> MinerError:  # fmt: skip
-        """The error for a status that is no success: `refine`'s, else the one that the status means."""
+        """The error for a failure status: `refine`'s, else that of the status."""
         body = parse_error_body(raw)
         refined = self.refine(status, body, request)
         if refined is not None:
@@ -131,5 +131,5 @@ class OpenAIServer(HTTPBackend):
 
 
 def _identity(models: list[ModelInfo]) -> list[object]:
-    """What of a list stays the same while the server runs; `created` is the time of the request."""
+    """The part of a list that is constant while the server runs; `created` is the time of the request."""
     return [(model.id, model.aliases, model.context_length, model.size, model.owned_by) for model in models]

@@ -147,8 +147,8 @@ class OpenAIService(OpenAIServer):
     def _event_error(
         self, request: ChatRequest, upstream: Upstream, payload: bytes, delivered: bool = False
     ) -> MinerError:
-        """The error for an error object in a response with status 200. Once text was delivered, the engine's failure is
-        an interruption: nothing is sent again then.
+        """The error for an error object in a response with status 200. Once text was delivered, it is an interruption:
+        no retry.
         """
         body = parse_error_body(payload)
         code = body.fields.get("code")

@@ -43,7 +43,7 @@ def grammar_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
 
 
 def _safe(name: str) -> str:
-    """As part of a rule's name, which has letters, digits and hyphens."""
+    """The text as part of a rule's name: letters, digits and hyphens."""
     return re.sub(r"[^a-zA-Z0-9]", lambda found: f"-{ord(found.group()):x}-", name)
 
 

@@ -21,7 +21,7 @@ OF_TYPE = {
 """The keywords that constrain values of one type."""
 ANYWHERE = ("if", "not")
 FORMATS = ("date", "time", "date-time", "uuid")
-"""Those that llama.cpp's converter has a rule for; validators do not assert the others either."""
+"""Formats that llama.cpp's converter has a rule for; validators do not assert the others either."""
 SINGLE = (
     "items", "additionalProperties", "additionalItems", "contains", "propertyNames", "not", "if", "then", "else",
     "unevaluatedProperties", "unevaluatedItems", "contentSchema",
@@ -47,7 +47,7 @@ class Unenforced:
 
     keyword: str
     path: str
-    """Where it stands, with its name: `.properties.price.multipleOf`."""
+    """Its path, such as `.properties.price.multipleOf`."""
     why: str = ""
 
 
@@ -102,7 +102,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number of JSON: true is none."""
+    """Return whether a value is a JSON number (True is not)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

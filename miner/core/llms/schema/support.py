@@ -36,7 +36,7 @@ class LlamaSchema:
     """A schema in the form that llama.cpp takes."""
 
     schema: dict[str, Any]
-    """With its definitions."""
+    """The schema with its definitions."""
     unenforced: tuple[Unenforced, ...]
     grammar: str | None = None
     """GBNF to send in its place, where the schema alone would not be enforced: it has bounds of numbers."""

@@ -36,7 +36,7 @@ _INTEGER_LIMIT = 10**16
 
 
 class TypeTranslator:
-    """Translates schemas of one type without `$ref` and combinators; those are the subclass's."""
+    """Translates schemas of one type without `$ref` and combinators; the subclass adds those."""
 
     number_bounds: bool
     """Whether bounds of numbers stay, for a grammar of our own (`gbnf`): the converter enforces only integers'."""
