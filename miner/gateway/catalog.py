@@ -49,7 +49,7 @@ async def find_model(context: RequestContext, name: str) -> ModelInfo:
                     return model
     names = [model.id for model in models]
     raise ModelNotFoundError(
-        f"There is no model {name!r}. There is: {', '.join(names) or 'none'}.", model=name, available=names
+        f"There is no model {name!r}. Available: {', '.join(names) or 'none'}.", model=name, available=names
     )
 
 

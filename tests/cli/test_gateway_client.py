@@ -25,7 +25,7 @@ class Failing(Parrot):
 
     def reset_model(self, model):
         if model == "none":
-            raise ModelNotFoundError("There is no model 'none'. There is: demo.", model=model, available=["demo"])
+            raise ModelNotFoundError("There is no model 'none'. Available: demo.", model=model, available=["demo"])
         if model == "down":
             raise BackendUnavailableError("The engines are gone.")
         self.was_reset = [*getattr(self, "was_reset", []), model]
@@ -108,7 +108,7 @@ def test_what_the_gateway_refuses(miner):
     with in_thread(Gate(Parrot(config()))) as served:
         engineless = miner("m", "--url", served.url)
     assert missing[0] == 2
-    assert re.search(r"gateway at http://127.0.0.1:\d+: There is no model 'none'. There is: demo.", missing[2])
+    assert re.search(r"gateway at http://127.0.0.1:\d+: There is no model 'none'. Available: demo.", missing[2])
     assert down[0] == 1
     assert "The engines are gone." in down[2]
     assert engineless[0] == 2

@@ -24,7 +24,7 @@ def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
     assert failure_of(down).headers == {"Retry-After": "1"}
     crash = EngineCrashedError("The engine for /srv/models/a.gguf died.", log_tail=["secret"])
     assert failure_of(crash).message == "The engine for <path> died."
-    missing = ModelNotFoundError("vllm at https://user@host:1/v1 has no model 'org/name'.", hint="It serves: a/b, c.")
+    missing = ModelNotFoundError("vllm at https://user@host:1/v1 has no model 'org/name'.", hint="Available: a/b, c.")
     assert failure_of(missing).message == "vllm has no model 'org/name'."
     cut = StreamInterruptedError("vllm ended its response.", hint="What had arrived is in the error's `partial`.")
     assert failure_of(cut).message == "vllm ended its response."

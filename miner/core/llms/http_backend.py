@@ -95,7 +95,7 @@ class HTTPBackend(LLMService):
         return name == model.id or name in model.aliases
 
     def _missing_model_hint(self, name: str, names: Sequence[str]) -> str:
-        return f"It serves: {', '.join(names) or 'none'}."
+        return f"Available: {', '.join(names) or 'none'}."
 
     @override
     async def _health(self) -> Health:

@@ -159,7 +159,7 @@ class OllamaService(HTTPBackend):
                 f"{http.upstream.label} has no model {model_name!r}.",
                 model=model_name,
                 available=names,
-                hint=f"It has: {', '.join(names)}." if names else None,
+                hint=f"Available: {', '.join(names)}." if names else None,
                 operator_hint=self._missing_model_hint(model_name, names),
             )
         shown = decode_response(response, http.upstream, decode_show, model_name)

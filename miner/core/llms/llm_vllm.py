@@ -203,9 +203,16 @@ class VLLMService(OpenAIService):
             return None
         if body.param == "input_tokens" or "maximum context length" in text:
             limit, count = _two_numbers(text)
-            return ContextLengthError(
-                f"The prompt is too long for vllm: {text}", prompt_tokens=count, context_length=limit
+            known = re.search(
+                r"maximum context length is (\d+) tokens.* your prompt (?:contains|has) (at least )?(\d+)", text
             )
+            message = f"The prompt is too long for vllm: {text}"
+            if known is not None:
+                message = f"The prompt has {known[2] or ''}{known[3]} tokens, the context {known[1]} (vllm)."
+            return ContextLengthError(
+                message, prompt_tokens=count, context_length=limit, hint="Shorten the prompt.",
+                operator_hint="Raise the server's --max-model-len.",
+            )  # fmt: skip
         if any(sign in text for sign in _NO_TEMPLATE):
             if request is not None and request.prompt is not None and request.model and not self._verbatim(request):
                 self._no_template[request.model] = True

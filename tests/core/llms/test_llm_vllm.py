@@ -200,7 +200,7 @@ async def test_models_names_aliases_and_none_named():
             with pytest.raises(ModelNotFoundError, match="has no model 'x'") as caught:
                 await ask(service, mode, model="x")
             assert (caught.value.model, caught.value.available) == ("x", ["m", "n"])
-            assert "It serves: m, n" in str(caught.value)
+            assert "Available: m, n" in str(caught.value)
             assert server.url in str(caught.value)
         await service.generate("hi", model="n")
         assert server.bodies[-1]["model"] == "n"
@@ -215,7 +215,7 @@ async def test_a_model_that_came_later_is_found_and_one_that_went_is_told():
         server.models.remove("m")
         with pytest.raises(ModelNotFoundError, match="does not exist"):
             await service.generate("hi", model="m")
-        with pytest.raises(ModelNotFoundError, match="It serves: new"):
+        with pytest.raises(ModelNotFoundError, match="Available: new"):
             await service.generate("hi", model="m")
 
 
@@ -311,7 +311,7 @@ async def test_health(monkeypatch: pytest.MonkeyPatch):
             health = await service.health()
             assert not health
             assert "DEFAULT_MODEL 'other'" in (health.reason or "")
-            assert "It serves: m" in (health.hint or "")
+            assert "Available: m" in (health.hint or "")
     for behaviour in (faults.silent(), faults.status(503, everywhere=True), faults.not_json(everywhere=True),
                       faults.garbage_http(everywhere=True), faults.html_page(404, everywhere=True)):  # fmt: skip
         async with Faulty(behaviour) as broken, vllm(broken) as service:

@@ -92,7 +92,7 @@ async def test_what_is_wrong_is_refused_by_name(action):
         for file in ("%2Fetc%2Fpasswd", "..%2Fsecret.gguf"):  # nothing is said of what is there
             status, answer = await told(served, f"/admin/models/{file}/{action}")
             assert (status, answer["error"]["code"]) == (404, "model_not_found")
-            assert "There is: demo." in answer["error"]["message"]
+            assert "Available: demo." in answer["error"]["message"]
         assert (await told(served, "/api/pull", {"model": "/etc/passwd"}))[0] == 400
         status, answer = await told(served, f"/admin/models/demo/{action}", {"keep_alife": 1})
         assert (status, answer["error"]["param"]) == (400, "keep_alife")

@@ -261,7 +261,7 @@ async def test_a_request_cannot_name_a_file_of_the_server(name, tmp_path, monkey
                 assert answer.status == 404, text
         assert (await service.health()).engines == []
     assert text.count("root") == name.count("root")
-    assert "There is: demo." in text
+    assert "Available: demo." in text
 
 
 async def test_a_model_whose_name_is_a_path_can_be_named_where_the_backend_lists_it():

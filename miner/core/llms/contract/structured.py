@@ -98,10 +98,10 @@ def _schema_format(schema: Any, around: Mapping[str, Any], path: str) -> OutputF
 
 def _without_nulls(schema: dict[str, Any]) -> dict[str, Any]:
     try:
-        made: dict[str, Any] = without_nulls(schema)
+        result: dict[str, Any] = without_nulls(schema)
     except RecursionError:
         return schema  # the validator reports it
-    return made
+    return result
 
 
 def _from_type(target: type) -> OutputFormat:

@@ -155,7 +155,7 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
         )
     if "Context size has been exceeded" in text or "too large to process" in text:
         return ContextLengthError(
-            f"The input is too long for {where}: {text}",
+            f"The prompt is too long for {where}: {text}",
             hint="Shorten the prompt.",
             operator_hint="Raise LLAMACPP_CTX_SIZE.",
         )

@@ -40,26 +40,26 @@ def constrain_to_call(body: dict[str, Any], request: ChatRequest) -> None:
     if is_either(request) and request.response_format is not None:
         schemas.append(request.response_format.schema or {"type": "object"})
 
-    def either(made: list[Any]) -> dict[str, Any]:
-        forms = [_call_schema(name, arguments) for name, arguments in zip(names, made, strict=False)]
-        forms += made[len(names) :]
+    def either(translated: list[Any]) -> dict[str, Any]:
+        forms = [_call_schema(name, arguments) for name, arguments in zip(names, translated, strict=False)]
+        forms += translated[len(names) :]
         return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
     body["tool_choice"] = "none"  # the tools stay in the prompt; the schema constrains the reply
     # The server's grammar allows a Markdown fence around the JSON, which would hide whether it is a call.
     allowed = request.resolution.grammar_allowed
-    made = llama_schema(schemas, names, bounds=allowed, combine=either, always=is_either(request))
-    constrain(body, made, "call")
+    schema = llama_schema(schemas, names, bounds=allowed, combine=either, always=is_either(request))
+    constrain(body, schema, "call")
 
 
-def constrain(body: dict[str, Any], made: LlamaSchema, name: str) -> None:
+def constrain(body: dict[str, Any], schema: LlamaSchema, name: str) -> None:
     """Constrain the reply to what is valid under this schema."""
     for other in ("grammar", "json_schema", "response_format"):
         body.pop(other, None)
-    if made.grammar is not None:
-        body["grammar"] = made.grammar
+    if schema.grammar is not None:
+        body["grammar"] = schema.grammar
     else:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": made.schema}}
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema.schema}}
 
 
 def _call_schema(name: str, arguments: dict[str, Any]) -> dict[str, Any]:

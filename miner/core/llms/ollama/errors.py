@@ -39,7 +39,7 @@ def ollama_error(
             operator_hint="Raise OLLAMA_NUM_CTX.",
         )  # fmt: skip
     if "context length" in text and status == 400:
-        return ContextLengthError(f"The prompt is too long for ollama: {text}", hint="Shorten it.")
+        return ContextLengthError(f"The prompt is too long for ollama: {text}", hint="Shorten the prompt.")
     if status == 404 and model is not None and "model" in text:
         return ModelNotFoundError(f"ollama: {text}.", model=model, operator_hint=f"Pull it with `ollama pull {model}`.")
     if "does not support" in text and status in (400, 500, 501):

@@ -61,10 +61,10 @@ def constraints(schema: Mapping[str, Any]) -> bool:
     return any(name in _ASSERTIONS for name in schema)
 
 
-def annotated(made: Schema, schema: Mapping[str, Any]) -> Schema:
+def annotated(translated: Schema, schema: Mapping[str, Any]) -> Schema:
     """A translated schema with the annotations of the original, which the model may read."""
     notes = {name: schema[name] for name in ANNOTATIONS if name in schema}
-    return {**notes, **made} if notes and made is not NEVER else made
+    return {**notes, **translated} if notes and translated is not NEVER else translated
 
 
 def anything() -> dict[str, Any]:

@@ -36,19 +36,19 @@ def _changed(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> A
     """The schema with each of its schemas changed, from the outside inwards."""
     if not isinstance(node, Mapping):
         return node
-    made = change(dict(node))
+    result = change(dict(node))
     for name in MAPS:
-        inner = made.get(name)
+        inner = result.get(name)
         if isinstance(inner, Mapping):
-            made[name] = {key: _changed(value, change) for key, value in inner.items()}
+            result[name] = {key: _changed(value, change) for key, value in inner.items()}
     for name in LISTS:
-        inner = made.get(name)
+        inner = result.get(name)
         if isinstance(inner, list):
-            made[name] = [_changed(value, change) for value in inner]
+            result[name] = [_changed(value, change) for value in inner]
     for name in SINGLE:
-        if isinstance(made.get(name), Mapping):
-            made[name] = _changed(made[name], change)
-    return made
+        if isinstance(result.get(name), Mapping):
+            result[name] = _changed(result[name], change)
+    return result
 
 
 def without_nulls(schema: Any) -> Any:
@@ -60,23 +60,23 @@ def relaxed(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema without what is invalid in it; the same object where it is valid."""
     try:
         key = msgspec.json.encode(schema)
-        made: dict[str, Any] = _CACHE.get((key, None), lambda: _relaxed(msgspec.json.decode(key)))
+        result: dict[str, Any] = _CACHE.get((key, None), lambda: _relaxed(msgspec.json.decode(key)))
     except (TypeError, ValueError, RecursionError):
         return schema  # not JSON, or nested too deeply: refused where it is sent
-    return schema if made == schema else made
+    return schema if result == schema else result
 
 
 def _relaxed(schema: dict[str, Any]) -> dict[str, Any]:
     old = str(schema.get("$schema", "")).strip("#") in _DRAFTS
-    made: dict[str, Any] = _changed(without_nulls(schema), lambda node: _with_standard_names(node, old=old))
+    result: dict[str, Any] = _changed(without_nulls(schema), lambda node: _with_standard_names(node, old=old))
     for _ in range(_MAX_ERRORS):
-        error = first_error(made)
+        error = first_error(result)
         if error is None:
             break
         if not error[0]:
             return {}
-        _leave_out(made, error[0])
-    kept: dict[str, Any] = _changed(made, lambda node: _without_dead_references(node, made))
+        _leave_out(result, error[0])
+    kept: dict[str, Any] = _changed(result, lambda node: _without_dead_references(node, result))
     return kept
 
 

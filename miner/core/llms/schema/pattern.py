@@ -220,10 +220,10 @@ def _within(ranges: Ranges, code: int) -> bool:
 def _anchored(node: _Node) -> _Node:
     """The same anchored: where an end is open, anything may come before or after."""
     branches = node.parts if node.kind == "alt" else [node]
-    made = []
+    result = []
     for branch in branches:
         if len(branch.parts) == 1 and branch.parts[0].kind in ("seq", "alt"):
-            made.append(_anchored(branch.parts[0]))  # a group around everything, which may have anchors
+            result.append(_anchored(branch.parts[0]))  # a group around everything, which may have anchors
             continue
         parts = list(branch.parts) if branch.kind == "seq" else [branch]
         starts = bool(parts) and parts[0].kind == "start"
@@ -233,8 +233,8 @@ def _anchored(node: _Node) -> _Node:
         while parts and parts[-1].kind == "end":
             del parts[-1]
         anything = _Node("rep", parts=[_Node("class", [(0, _LAST)])])
-        made.append(_Node("seq", parts=[*([] if starts else [anything]), *parts, *([] if ends else [anything])]))
-    return made[0] if len(made) == 1 else _Node("alt", parts=made)
+        result.append(_Node("seq", parts=[*([] if starts else [anything]), *parts, *([] if ends else [anything])]))
+    return result[0] if len(result) == 1 else _Node("alt", parts=result)
 
 
 def _length(node: _Node) -> tuple[int, int | None]:

@@ -50,7 +50,7 @@ def llama_schema(
     names: Sequence[str] = (),
     *,
     bounds: bool,
-    combine: Callable[[list[Any]], Any] = lambda made: made[0],
+    combine: Callable[[list[Any]], Any] = lambda translated: translated[0],
     always: bool = False,
 ) -> LlamaSchema:
     """Translate schemas into one that llama.cpp takes. Cached.
@@ -67,10 +67,10 @@ def llama_schema(
 
     def translate() -> LlamaSchema:
         translator = Translator(number_bounds=bounds)
-        made = [translator.translate(schema) for schema in schemas]
-        if any(one is NEVER for one in made):
+        translated = [translator.translate(schema) for schema in schemas]
+        if any(one is NEVER for one in translated):
             raise ValueError("nothing is valid under it")
-        root, definitions = combine(made), translator.definitions
+        root, definitions = combine(translated), translator.definitions
         grammar = grammar_of(root, definitions) if bounds and (always or _has_bounds([root, definitions])) else None
         root = {**root, "$defs": definitions} if definitions else root
         return LlamaSchema(root, tuple(translator.unenforced), grammar)

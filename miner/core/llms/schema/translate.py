@@ -84,11 +84,11 @@ class Translator(TypeTranslator):
         self._root = schema
         self._roots += 1
         try:
-            made = self._any(schema, path)
+            translated = self._any(schema, path)
         except RecursionError:
             raise ValueError("it refers to itself without end") from None
         self.definitions = {name: one for name, one in self.definitions.items() if one is not NEVER}
-        return made
+        return translated
 
     def _any(self, schema: Schema, path: str) -> Schema:
         """Translate any schema."""
@@ -195,13 +195,13 @@ class Translator(TypeTranslator):
             raise ValueError(f"{path or 'it'} joins more than {MAX_BRANCHES} alternatives")
         if any(name == "oneOf" and not self._exclusive(branches) for name, branches in unions):
             self._report("oneOf", path)
-        made = []
+        results = []
         for choice in product(*(branches for _, branches in unions)):
             flat = [part.own for one in choice for part in self._conjuncts(one, path)]
             if constraints(base):
                 flat = [base, *flat]
-            made.append(self._any(flat[0], path) if len(flat) == 1 else self._all_of(flat, path))
-        return union(made)
+            results.append(self._any(flat[0], path) if len(flat) == 1 else self._all_of(flat, path))
+        return union(results)
 
     def _merged(self, one: dict[str, Any], other: Mapping[str, Any], path: str) -> dict[str, Any]:
         return merged(one, other, lambda keyword: self._report(keyword, path, "twice in schemas that are joined"))
@@ -278,9 +278,9 @@ class Translator(TypeTranslator):
     @override
     def _subschema(self, schema: Schema, path: str) -> Schema:
         kept, self._open = self._open, []
-        made = self._any(schema, path)
+        translated = self._any(schema, path)
         self._open = kept
-        return made
+        return translated
 
     # oneOf
 

@@ -79,9 +79,9 @@ class TypeTranslator:
         properties: dict[str, Any] = {}
         for name, inner in declared.items():
             allowed = names is None or names(name)
-            made = self._subschema(inner, f"{path}.properties.{name}") if allowed else NEVER
-            if made is not NEVER:
-                properties[name] = made
+            translated = self._subschema(inner, f"{path}.properties.{name}") if allowed else NEVER
+            if translated is not NEVER:
+                properties[name] = translated
             elif name in required:
                 return NEVER
         result: dict[str, Any] = {"type": "object"}
@@ -145,8 +145,8 @@ class TypeTranslator:
             return NEVER
         if first:
             return self._tuple(first, items, low, high, path)
-        made = self._subschema(items, f"{path}.items") if items is not False else NEVER
-        if made is NEVER:
+        translated = self._subschema(items, f"{path}.items") if items is not False else NEVER
+        if translated is NEVER:
             return NEVER if low else {"type": "array", "items": {"type": "null"}, "maxItems": 0}
         if low > MAX_ENUM:
             self._report("minItems", path, f"more than {MAX_ENUM}")
@@ -155,8 +155,8 @@ class TypeTranslator:
             self._report("maxItems", path, f"more than {MAX_ENUM}")
             high = None
         result: dict[str, Any] = {"type": "array"}
-        if not is_anything(made) or low or high is not None:
-            result["items"] = made
+        if not is_anything(translated) or low or high is not None:
+            result["items"] = translated
         if low or "minItems" in schema:
             result["minItems"] = low
         if high is not None:
@@ -166,21 +166,23 @@ class TypeTranslator:
     def _tuple(self, first: list[Schema], items: Schema, low: int, high: int | None, path: str) -> Schema:
         """`prefixItems`, all of them: shorter arrays would be valid, too, but the converter has no rule for them."""
         length = len(first) if high is None else min(len(first), high)
-        made = [self._subschema(part, f"{path}.prefixItems[{place}]") for place, part in enumerate(first[:length])]
+        translated = [
+            self._subschema(part, f"{path}.prefixItems[{place}]") for place, part in enumerate(first[:length])
+        ]
         if low > length:
             if low > MAX_BRANCHES:
                 self._report("minItems", path)
             more = self._subschema(items, f"{path}.items")
-            made += [more] * (min(low, MAX_BRANCHES) - length)
-        for place, part in enumerate(made):
+            translated += [more] * (min(low, MAX_BRANCHES) - length)
+        for place, part in enumerate(translated):
             if part is NEVER:
                 if place < low:
                     return NEVER
-                made = made[:place]
+                translated = translated[:place]
                 break
-        if not made:
+        if not translated:
             return {"type": "array", "items": {"type": "null"}, "maxItems": 0}
-        return {"type": "array", "prefixItems": made}
+        return {"type": "array", "prefixItems": translated}
 
     # Strings
 

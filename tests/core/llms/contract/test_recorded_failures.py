@@ -115,8 +115,8 @@ async def test_text_that_ollama_swallowed_is_no_empty_success(name: str):
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("err_overflow", ContextLengthError, "maximum context length is 2048 tokens"),
-        ("err_overflow_stream", ContextLengthError, "at least 2049 input tokens"),
+        ("err_overflow", ContextLengthError, "at least 2049 tokens, the context 2048"),
+        ("err_overflow_stream", ContextLengthError, "at least 2049 tokens, the context 2048"),
         ("err_model", ModelNotFoundError, "Valid aliases: smollm2"),
         ("err_max_tokens", InvalidRequestError, "max_tokens must be at least 1, got 0"),
         ("err_messages_missing", InvalidRequestError, "Field required"),
