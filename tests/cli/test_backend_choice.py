@@ -134,7 +134,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("place", ["environment", "file"])
 @pytest.mark.parametrize(("name", "words"), UNKNOWN)
-def test_a_variable_that_sets_nothing_is_told(files, monkeypatch, capfd, place, name, words):
+def test_an_unknown_variable_is_reported(files, monkeypatch, capfd, place, name, words):
     if place == "environment":
         monkeypatch.setenv(name, "a-secret-value")
     else:
@@ -152,7 +152,7 @@ def test_a_variable_that_sets_nothing_is_told(files, monkeypatch, capfd, place, 
         assert "a-secret-value" not in written
 
 
-def test_it_is_told_before_an_open_address_is_refused(files, monkeypatch, capfd):
+def test_it_is_reported_before_an_open_address_is_refused(files, monkeypatch, capfd):
     monkeypatch.setenv("MINER_API_KEY", "0123456789abcdef")
     assert main.run(["serve", "--host", "0.0.0.0", "--port", "0"]) == 2
     assert "did you mean MINER_API_KEYS?" in capfd.readouterr().err
@@ -182,7 +182,7 @@ def served(miner, *arguments, **settings):
     return "".join(lines) + process.stderr.read().decode(), process.wait(60)
 
 
-def test_a_default_model_that_is_not_there_is_told_once(miner):
+def test_a_missing_default_model_is_reported_once(miner):
     with in_thread(StubServer(models=["a", "b"])) as server:
         written, _ = served(miner, "--model", "nope", LLM_BACKEND="vllm", VLLM_API_BASE=server.v1)
     assert written.count("nope") == 1

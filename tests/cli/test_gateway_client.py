@@ -115,7 +115,7 @@ def test_what_the_gateway_refuses(miner):
     assert "no engines of its own" in engineless[2]
 
 
-def test_nobody_there_or_somebody_else(miner):
+def test_no_server_or_another_server(miner):
     status, out, err = miner("m", "--url", f"http://127.0.0.1:{closed_port()}", "--json")
     assert status == 1
     assert "cannot be reached" in err

@@ -35,7 +35,7 @@ def test_help_lists_each_command_with_its_line(miner):
         assert f" {name} {line}" in text
 
 
-def test_help_tells_the_exit_statuses(miner):
+def test_help_lists_the_exit_statuses(miner):
     for arguments in (["--help"], ["generate", "--help"]):
         text = miner(*arguments).stdout.decode()
         for status in ("0 ", "1 ", "2 ", "3 ", "130 ", "141 "):
@@ -87,7 +87,7 @@ def test_wrong_usage_exits_2_with_what_was_meant(miner, arguments, said):
     assert done.stderr.decode().startswith(said)
 
 
-def test_wrong_usage_is_json_where_json_was_asked_for(miner):
+def test_usage_errors_are_json_with_json(miner):
     done = miner("generate", "--json", "a", "b")
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
@@ -114,7 +114,7 @@ sys.exit(main.run([*sys.argv[1:], "backends"]))
 """
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_and_a_traceback_with_debug(tmp_path):
+def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug(tmp_path):
     def done(*arguments):
         return subprocess.run(
             [sys.executable, "-c", UNFORESEEN, *arguments],
@@ -140,7 +140,7 @@ def test_debug_may_stand_before_or_behind_the_command(miner):
         assert b"\nminer: DEFAULT_TOP_P='0': " in done.stderr
 
 
-def test_output_that_cannot_be_written_is_told(miner):
+def test_output_that_cannot_be_written_is_reported(miner):
     with open("/dev/full", "wb") as full:
         process = miner.start("--help", stdout=full.fileno())
         said = process.communicate(timeout=LONG)[1]

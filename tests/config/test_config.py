@@ -260,7 +260,7 @@ def test_paths_may_be_path_objects(name):
         MinerConfig(default_model=Path("/a/b"))
 
 
-def test_of_several_wrong_values_one_is_told_and_the_others_are_counted(monkeypatch):
+def test_of_several_invalid_values_one_is_reported_and_the_others_counted(monkeypatch):
     monkeypatch.setenv("DEFAULT_MAX_TOKENS", "0")
     monkeypatch.setenv("DEFAULT_TOP_P", "0")
     with pytest.raises(ConfigError, match=r"^DEFAULT_MAX_TOKENS='0': .* \(1 more\)\.$"):
@@ -355,7 +355,7 @@ def test_a_query_or_a_fragment_is_refused_by_name_and_not_shown(name, extra):
 
 @pytest.mark.parametrize("value", WITH_PASSWORD, ids=repr)
 @pytest.mark.parametrize("source", ["environment", "dotenv", "argument", "assignment"])
-def test_a_wrong_address_is_told_without_its_password(value, source, monkeypatch, empty_directory):
+def test_an_invalid_address_is_reported_without_its_password(value, source, monkeypatch, empty_directory):
     config = MinerConfig()
     if source == "environment":
         monkeypatch.setenv("VLLM_API_BASE", str(value))
@@ -437,7 +437,7 @@ def test_the_vllm_commands_port():
 
 
 @pytest.mark.parametrize("settings", ALL)
-def test_an_env_file_that_is_no_text_is_told(settings, empty_directory):
+def test_a_binary_env_file_is_reported(settings, empty_directory):
     (empty_directory / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
     with pytest.raises(ConfigError, match="UTF-8"):
         settings()

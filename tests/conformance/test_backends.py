@@ -35,7 +35,7 @@ async def test_llamacpp(tmp_path):
         assert f"{capability:<20} passed" in output
 
 
-async def test_llamacpp_with_a_template_that_knows_tools_and_thinks(tmp_path):
+async def test_llamacpp_with_templates_for_tools_and_reasoning(tmp_path):
     """With templates of our own the tests of tools and reasoning are run too."""
     for template, words, capability in (("tools", "tool", "tool_choice"), ("think", "reasoning", "reasoning")):
         env = {**ENGINE, "LLAMACPP_CHAT_TEMPLATE": str(TEMPLATES / f"{template}.jinja")}

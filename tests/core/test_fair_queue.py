@@ -40,7 +40,7 @@ def test_one_client_is_served_in_order_of_arrival():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_order_that_is_told_is_the_order_of_grants(seed):
+def test_the_reported_order_is_the_order_of_grants(seed):
     chance, queue, held = random.Random(seed), FairQueue[int](), deque()
     clients = [chance.choice("abcd") for _ in range(30)]
 

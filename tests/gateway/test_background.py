@@ -43,7 +43,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize(
     "end", [ValueError("no"), asyncio.CancelledError(), SystemExit(1), StopAsyncIteration(), None], ids=repr
 )
-async def test_a_task_that_dies_is_logged_started_again_and_shown_until_it_runs(end, caplog):
+async def test_a_failed_task_is_logged_restarted_and_shown_until_it_runs(end, caplog):
     tasks, runs = Background(), []
 
     async def work():
@@ -122,7 +122,7 @@ async def test_not_ready_while_a_task_of_the_server_is_down(task, monkeypatch, c
     assert "LookupError: the reason" in caplog.text
 
 
-async def test_a_revoked_key_ends_also_where_nobody_watches_the_file(monkeypatch):
+async def test_a_revoked_key_ends_without_a_file_watch(monkeypatch):
     async def dead(_):
         await asyncio.sleep(3600)
 

@@ -66,7 +66,7 @@ async def test_an_allowed_origin_does_not_give_the_admin_right():
         assert (await ask(served, {"Origin": "https://app.example"})).status == 200
 
 
-async def test_where_no_stage_says_who_calls_nobody_may_anything():
+async def test_without_authentication_middleware_nothing_is_allowed():
     async with serving(Parrot(config()), middleware=[]) as served:
         assert await statuses(served, {}) == {401}
         assert (await ask(served)).status == 401
@@ -108,7 +108,7 @@ async def test_whose_address_is_counted(trusted, headers, address, tmp_path):
     assert told[:3] == [address] * 3
 
 
-async def test_nobody_gets_out_of_a_limit_by_a_header():
+async def test_a_header_cannot_evade_a_limit():
     async with serving(Parrot(config()), rate_limit_requests=2, serve_trusted_proxies="10.0.0.0/8") as served:
         forged = [{"X-Forwarded-For": f"9.9.9.{n}", "Forwarded": f"for=8.8.8.{n}"} for n in range(3)]
         found = [(await ask(served, headers)).status for headers in forged]

@@ -68,7 +68,7 @@ async def test_anthropics_clients_learn_which_stop_sequence_it_was(stream: bool)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_full_context_is_told_to_anthropics_clients(stream: bool):
+async def test_a_full_context_is_reported_to_anthropics_clients(stream: bool):
     end = LLMChunk(finish_reason="length", context_exhausted=True)
     said = await told(end, "/v1/messages", stream=stream)
     message = next(one["delta"] for one in said if one["type"] == "message_delta") if stream else said[0]

@@ -150,7 +150,7 @@ async def test_one_of_several_replies_ends_them_all_and_gives_the_slots_back(pat
 
 
 @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
-async def test_before_the_first_chunk_and_in_whole_replies_it_is_a_500(error, caplog):
+async def test_before_the_first_chunk_and_without_streaming_it_is_a_500(error, caplog):
     async with serving(Broken(error, 0)) as served:
         for stream in (True, False):
             for n in (1, 2):
@@ -264,7 +264,7 @@ async def test_an_observer_of_batches_breaks_no_stream_and_is_logged_once_a_requ
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), KeyboardInterrupt(), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("where", ["on_request", "before_body", "before_call"])
-async def test_a_stage_that_fails_is_a_500_and_holds_no_slot(where, error, caplog):
+async def test_a_failed_middleware_is_a_500_and_holds_no_slot(where, error, caplog):
     first, last, middleware = with_bad(where, error, serve_max_running=1)
     middleware.pop(1)
     async with serving(Parrot(config()), middleware=middleware, serve_max_running=1) as served:

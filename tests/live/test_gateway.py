@@ -56,7 +56,7 @@ async def test_a_client_that_hangs_up_frees_its_slot(prompt, stream):
             assert answer.status == 200
 
 
-async def test_streams_are_not_held_back_and_equal_the_whole_reply():
+async def test_streams_are_not_buffered_and_equal_the_response():
     service = LlamaCppService(config(default_model="demo"))
     body = {"messages": STORY, "max_tokens": 40, "temperature": 0, "seed": 1}
     async with serving(service) as served:

@@ -130,7 +130,7 @@ def test_more_slots_than_it_has_are_refused_by_name(run):
     run(service.aclose())
 
 
-def test_a_broken_file_is_told(run, tmp_path):
+def test_a_broken_file_is_reported(run, tmp_path):
     from miner.core.models.resolve import resolve
 
     demo = resolve("demo", model_path=None, models_dir=tmp_path, default_model=None).path

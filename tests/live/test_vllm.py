@@ -110,7 +110,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(service):
     assert caught.value.prompt_tokens > 2048
 
 
-async def test_a_cut_by_the_context_is_told(service):
+async def test_a_truncation_by_the_context_is_reported(service):
     reply = await service.chat_completion(
         [{"role": "user", "content": "word " * 1900}], max_tokens=1000, temperature=0.9, seed=1
     )
@@ -129,14 +129,14 @@ async def test_more_stop_texts_than_the_server_takes_are_refused(service):
         await service.generate("Hi", stop=list("abcdefgh"), max_tokens=4)
 
 
-async def test_an_assistants_turn_is_continued(service):
+async def test_a_final_assistant_message_is_continued(service):
     turns = [{"role": "user", "content": "What is the capital of France?"},
              {"role": "assistant", "content": "The capital of France is"}]  # fmt: skip
     reply = await service.chat_completion(turns, max_tokens=4, temperature=0)
     assert reply.content.startswith(" Paris")
 
 
-async def test_cached_tokens_are_told(service):
+async def test_cached_tokens_are_reported(service):
     prompt = "The sea is wide and the ships are many. " * 40
     await service.chat_completion([{"role": "user", "content": prompt}], max_tokens=2)
     again = await service.chat_completion([{"role": "user", "content": prompt}], max_tokens=2)

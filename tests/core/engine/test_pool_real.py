@@ -61,7 +61,7 @@ async def complete(lease, tokens=4, began=None):
         return (first + await response.read()).decode()
 
 
-async def test_models_take_turns_in_room_for_one(specs):
+async def test_models_share_memory_for_one(specs):
     pool = EnginePool(make, limits=PoolLimits(max_loaded=1, fairness_wait=PATIENCE))
     pick = random.Random(1)
     pids = set()

@@ -112,7 +112,7 @@ async def test_a_cancelled_caller_does_not_end_the_start(engines):
     assert (await second).base_url == "http://127.0.0.1:9"
 
 
-async def test_the_start_goes_on_when_nobody_waits(engines):
+async def test_the_start_continues_without_waiters(engines):
     engine = engines("slow_but_alive")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(engine.ensure_ready(), 0.2)
@@ -134,7 +134,7 @@ async def test_stop_while_it_starts(engines):
     assert engine.crash_error() is None
 
 
-async def test_ready_is_asked_for_while_it_stops(engines):
+async def test_ensure_ready_while_stopping(engines):
     engine = engines("ignores_sigterm", stop_grace=0.5)
     await engine.ensure_ready()
     stopping = asyncio.create_task(engine.stop())
@@ -248,7 +248,7 @@ async def test_closed_pipes_are_not_death(engines):
     assert alive(engine.pid)
 
 
-async def test_death_at_start_gives_its_last_words(engines):
+async def test_an_exit_at_start_has_the_final_output(engines):
     engine = engines("dies_at_once")
     with pytest.raises(EngineStartError, match=r"the moon is in the wrong phase \(exit status 7\)") as caught:
         await engine.ensure_ready()

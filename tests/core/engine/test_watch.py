@@ -108,7 +108,7 @@ async def test_suspended_while_it_serves(engines, tmp_path, way, which):
     assert "Paris" in await asyncio.to_thread(completion, again)
 
 
-def test_suspended_for_a_moment_is_no_failure():
+def test_a_short_suspension_is_no_failure():
     """A tracer that samples a process stops it again and again."""
     running, stopped = Usage(0.0, 0), Usage(0.0, 0, stopped=True)
     halt = SuspendDetector()
@@ -127,7 +127,7 @@ def test_suspended_for_a_moment_is_no_failure():
 
 
 @pytest.mark.parametrize("way", ["well", "hangs", "ignores_sigterm"])
-async def test_a_suspended_engine_is_told_to_stop(engines, way):
+async def test_a_suspended_engine_is_stopped(engines, way):
     engine = engines(way)
     starting = asyncio.create_task(engine.ensure_ready())
     pid = await has_child(engine)
@@ -150,7 +150,7 @@ async def test_what_is_not_ready_is_not_given_time_to_end(engines):
         await starting
 
 
-async def test_one_that_hangs_is_ended_by_whoever_sees_it(engines):
+async def test_a_hanging_engine_is_killed(engines):
     engine = engines("ignores_sigterm")
     address = await engine.ensure_ready()
     began = time.monotonic()

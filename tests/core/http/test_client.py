@@ -45,7 +45,7 @@ class Echo(RawServer):
         await writer.respond(200, b"ok")
 
 
-async def test_connections_are_kept_and_can_be_told_not_to_be():
+async def test_connections_are_reused_unless_disabled():
     async with Echo() as server:
         kept, fresh = client(server), client(server, reuse=False)
         for _ in range(3):
@@ -58,7 +58,7 @@ async def test_connections_are_kept_and_can_be_told_not_to_be():
         await fresh.close()
 
 
-async def test_a_kept_connection_that_the_server_closed_is_replaced_without_a_word():
+async def test_a_stale_connection_is_replaced_silently():
     """Keep-alive ends after 5 s on vLLM and llama.cpp, or although it was announced."""
     async with FaultServer(faults.closes_on_reuse()) as server:
         http_client = client(server)
@@ -68,7 +68,7 @@ async def test_a_kept_connection_that_the_server_closed_is_replaced_without_a_wo
         await http_client.close()
 
 
-async def test_a_new_connection_that_dies_is_not_tried_a_second_time_here():
+async def test_a_lost_new_connection_is_not_retried_here():
     """A request that kills the engine must not be sent over and over: sending again is decided and counted above."""
     async with FaultServer(faults.reset()) as server:
         http_client = client(server)
@@ -78,7 +78,7 @@ async def test_a_new_connection_that_dies_is_not_tried_a_second_time_here():
         await http_client.close()
 
 
-async def test_the_bounds_of_silence_and_of_the_whole_exchange_say_which_it_was():
+async def test_read_timeout_and_total_timeout_are_distinguished():
     async with FaultServer(faults.silent()) as server:
         http_client = client(server, read_timeout=0.2)
         with pytest.raises(BackendTimeoutError, match=r"sent nothing for 0\.2 s .*Raise VLLM_TIMEOUT"):

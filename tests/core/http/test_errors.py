@@ -177,7 +177,7 @@ def test_programming_errors_cancellation_and_our_own_pass_untouched(raised: Base
     assert caught.value is raised
 
 
-def test_silence_is_told_with_its_bound_and_its_setting():
+def test_a_read_timeout_names_its_limit_and_its_setting():
     with (
         pytest.raises(BackendTimeoutError, match=r"sent nothing for 7\.5 s .*Raise VLLM_TIMEOUT"),
         map_errors(UPSTREAM),
@@ -224,7 +224,7 @@ class Target(RawServer):
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_neither_a_whole_answer_nor_a_stream_follows(status: int):
+async def test_redirects_are_not_followed_streamed_or_not(status: int):
     async with Target() as target, Redirecting() as server:
         server.status, server.location = status, f"http://user:hunter2@127.0.0.1:{target.port}/login?token=hunter2"
         upstream = Upstream("vllm", server.v1, address_setting="VLLM_API_BASE")
@@ -257,7 +257,7 @@ async def test_neither_a_whole_answer_nor_a_stream_follows(status: int):
         (f"http://{'x' * 1000}/", "an invalid URL"),
     ],
 )
-async def test_where_it_points_is_told_by_host_alone(location: str | None, shown: str):
+async def test_the_target_of_a_redirect_is_shown_by_host_only(location: str | None, shown: str):
     async with Redirecting() as server:
         server.location = location
         client = HttpClient(Upstream("vllm", server.v1))

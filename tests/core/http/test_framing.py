@@ -147,7 +147,7 @@ def test_a_page_is_no_event_stream():
         decoder.flush()
 
 
-def test_events_before_a_fault_come_before_it_however_they_are_cut():
+def test_events_before_an_error_are_delivered_however_they_are_split():
     for pieces in ([b"data: 1\n\n<html>\n\n", b"x"], [b"data: 1\n\n", b"<html>\n\n"], [b"data: 1\n\n<html>\n\n"]):
         decoder = SSEDecoder()
         got = decoder.feed(pieces[0])

@@ -96,7 +96,7 @@ def test_what_is_no_chunk_is_garbage(wire: bytes):
             response.feed_eof()
 
 
-def test_content_before_a_fault_comes_before_it():
+def test_content_before_an_error_is_delivered():
     response = ResponseParser()
     assert response.feed(CHUNKED + chunked(TOKEN, end=b"zz\r\n")) == TOKEN
     assert response.error is not None

@@ -173,7 +173,7 @@ async def test_a_header_of_a_client_names_no_proxy(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "value", ["socks5://user:s3cret@h:1080", "https://h:3128", "http://[::1", "http://h:99999", "h:x"]
 )
-async def test_a_proxy_that_cannot_be_used_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch, value: str):
+async def test_an_unusable_proxy_is_reported_by_its_variable(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("ALL_PROXY", value)
     http_client = client("http://engine.invalid:8000/v1")
     with pytest.raises(BackendUnavailableError, match="ALL_PROXY is not a usable proxy") as caught:

@@ -73,7 +73,7 @@ async def test_calls_and_streams_go_through_and_keep_their_connection(monkeypatc
         ("elsewhere.example", True, "mismatch"),
     ],
 )
-async def test_a_certificate_that_is_not_trusted_is_told(
+async def test_an_untrusted_certificate_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, trusted: bool, said: str
 ):
     AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -70,7 +70,7 @@ async def test_an_answer_and_its_count():
         assert reply.model == "demo"
 
 
-async def test_a_stream_joins_to_the_whole():
+async def test_a_stream_joins_to_the_response():
     async with llamacpp() as service:
         whole = await service.chat_completion([{"role": "user", "content": LONG}], temperature=0, max_tokens=20)
         chunks = [chunk async for chunk in service.stream(LONG, temperature=0, max_tokens=20, progress=True)]
@@ -83,7 +83,7 @@ async def test_a_stream_joins_to_the_whole():
         assert stages[-1] == "prefill"
 
 
-async def test_a_second_turn_prefills_only_what_is_new():
+async def test_a_second_message_prefills_only_the_new_tokens():
     async with llamacpp() as service:
         turns = [{"role": "user", "content": LONG * 10}]
         first = await service.chat_completion(turns, temperature=0, max_tokens=8)
@@ -92,7 +92,7 @@ async def test_a_second_turn_prefills_only_what_is_new():
         assert second.usage.cached_tokens >= first.usage.prompt_tokens
 
 
-async def test_a_full_context_is_told():
+async def test_a_full_context_is_reported():
     async with llamacpp(llamacpp_ctx_size=256) as service:
         reply = await service.chat_completion(
             [{"role": "user", "content": LONG}], temperature=0.9, max_tokens=2000, seed=1
@@ -111,7 +111,7 @@ async def test_a_long_prompt_is_refused_with_both_numbers():
             assert "LLAMACPP_CTX_SIZE" in str(caught.value)
 
 
-async def test_tools_are_emulated_where_the_template_knows_none():
+async def test_tools_are_emulated_for_templates_without_tools():
     parameters = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
     tool = {"type": "function", "function": {"name": "weather", "description": "Of a city", "parameters": parameters}}
     question = [{"role": "user", "content": "What is the weather in Rome?"}]
@@ -206,7 +206,7 @@ async def test_what_exceeds_the_slots_waits_here_in_order():
         assert order == [0, 1, 3, 4]
 
 
-async def test_a_full_queue_is_told_at_once():
+async def test_a_full_queue_is_reported_at_once():
     async with llamacpp(llamacpp_parallel=1, max_queue=1) as service:
         await service.generate("Hi", max_tokens=1)
         running = [asyncio.create_task(service.generate(LONG, max_tokens=300)) for _ in range(2)]
@@ -432,7 +432,7 @@ async def test_a_service_that_is_dropped_takes_its_engine_with_it():
     await until(gone)
 
 
-async def test_the_likeliest_token_is_the_same_without_the_sorting():
+async def test_greedy_decoding_is_the_same_without_the_cap():
     async with llamacpp() as service:
         whole = [
             await service.chat_completion(
@@ -445,7 +445,7 @@ async def test_the_likeliest_token_is_the_same_without_the_sorting():
         assert [t.logprob for t in whole[0].logprobs] == pytest.approx([t.logprob for t in whole[1].logprobs], abs=1e-3)
 
 
-async def test_a_prompt_at_fault_is_called_the_prompt():
+async def test_an_invalid_prompt_is_named_prompt():
     async with llamacpp() as service:
         with pytest.raises(InvalidRequestError, match="token ids") as caught:
             await service.stream(prompt=[999_999], raw=True, max_tokens=1).collect()

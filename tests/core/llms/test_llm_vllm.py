@@ -150,7 +150,7 @@ async def test_a_model_without_a_template_knows_no_tools(asked_before: bool):
         assert all("tools" not in body for body in server.bodies if "prompt" in body)
 
 
-async def test_thoughts_about_a_raw_prompt_are_refused_not_dropped():
+async def test_reasoning_for_a_raw_prompt_is_refused_not_dropped():
     """The server's /v1/completions ignores unknown fields."""
     async with StubServer() as server, vllm(server) as service:
         with pytest.raises(InvalidRequestError, match="raw"):
@@ -158,7 +158,7 @@ async def test_thoughts_about_a_raw_prompt_are_refused_not_dropped():
         assert server.bodies == []
 
 
-async def test_the_second_turn_of_a_tool_call_is_sent_as_it_came():
+async def test_a_tool_result_is_sent_back_unchanged():
     conversation = [
         {"role": "user", "content": "Weather?"},
         {"role": "assistant", "content": None, "tool_calls": [
@@ -170,7 +170,7 @@ async def test_the_second_turn_of_a_tool_call_is_sent_as_it_came():
         assert server.bodies[0]["messages"] == conversation
 
 
-async def test_an_assistants_turn_at_the_end_is_continued():
+async def test_a_final_assistant_message_is_continued():
     """A message is continued by vLLM only if it is told to."""
     async with StubServer() as server, vllm(server) as service:
         await service.chat_completion([*MESSAGES, {"role": "assistant", "content": "Sure"}])
@@ -225,7 +225,7 @@ async def test_default_model_is_used():
         assert (response.model, server.bodies[0]["model"]) == ("n", "n")
 
 
-async def test_the_key_is_sent_and_a_wrong_one_is_told():
+async def test_the_key_is_sent_and_a_wrong_one_is_reported():
     """/tokenize and /metrics are open on vLLM; the key goes there too."""
     from miner.errors import AuthenticationError
 
@@ -366,7 +366,7 @@ def answer_with(details: dict[str, int] | None) -> dict[str, Any]:
     return {"choices": [choice], "usage": usage}
 
 
-async def test_thoughts_are_refused_where_the_server_has_no_parser_for_them():
+async def test_reasoning_is_refused_without_a_reasoning_parser():
     """Without --reasoning-parser such a wish is ignored there silently; only the usage tells."""
     for details in (None, {"reasoning_tokens": 0}):
         async with StubServer(owner="vllm", reply=answer_with(details)) as server, vllm(server) as service:

@@ -91,7 +91,7 @@ async def test_a_body_whose_chunks_are_wrong(path, chunks, caplog):
     assert "Traceback" not in caplog.text
 
 
-async def test_https_at_this_port_is_told():
+async def test_https_at_this_port_is_reported():
     async with serving(Parrot(config())) as served:
         status, _, body = await said(served, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     assert status == 400
@@ -157,7 +157,7 @@ async def test_nothing_else_is_redirected(path):
         ("/messages", "POST /v1/messages"), ("/version", "GET /api/version"), ("/nothing/like/it", "/openapi.json"),
     ],
 )  # fmt: skip
-async def test_a_404_says_where_the_right_thing_is(path, way):
+async def test_a_404_names_the_right_route(path, way):
     async with (
         serving(Parrot(config())) as served,
         aiohttp.ClientSession() as session,
@@ -167,7 +167,7 @@ async def test_a_404_says_where_the_right_thing_is(path, way):
         assert way in await answer.text()
 
 
-async def test_without_a_key_nothing_is_told():
+async def test_without_a_key_nothing_is_revealed():
     async with serving(Parrot(config()), api_keys="0123456789abcdef") as served, aiohttp.ClientSession() as session:
         for path in ("/health", "/v1/models/", "//api/tags"):
             async with session.get(served.url + path, allow_redirects=False) as answer:

@@ -215,7 +215,7 @@ async def test_a_full_disk_and_a_closed_pipe_break_no_request():
         os.close(writing)
 
 
-async def test_a_reader_that_stands_still_holds_nobody_up():
+async def test_a_blocked_log_reader_delays_no_request():
     reading, writing = os.pipe()
     os.set_blocking(writing, True)
     log = logging.getLogger("miner.gateway")
@@ -244,7 +244,7 @@ async def test_a_reader_that_stands_still_holds_nobody_up():
         os.close(writing)
 
 
-async def test_lost_lines_are_told():
+async def test_lost_lines_are_reported():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.write(writing, b"x" * 65536)  # full

@@ -132,7 +132,7 @@ async def test_tokens_a_minute_are_paid_when_known():
             assert answer.status == 200  # costs none
 
 
-async def test_who_cannot_wait_is_told_at_once(tmp_path):
+async def test_a_request_that_cannot_queue_is_refused_at_once(tmp_path):
     service, fd = Gated(config()), os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     limits = {"serve_max_running": 1, "serve_max_queued": 1}
     rest = default_middleware(GatewaySettings(_env_file=None, serve_log="off", **limits))
@@ -262,7 +262,7 @@ def test_one_customer_is_one_subject(address, subject):
         ("/v1/completions", {"model": "m", "prompt": ["x"] * 7}, "prompt"),
     ],
 )
-async def test_a_request_that_alone_is_more_than_all_at_once_is_told_so(path, body, param):
+async def test_a_request_above_the_concurrency_limit_is_refused(path, body, param):
     service = Parrot(config())
     async with serving(service, rate_limit_concurrency=6) as served:
         async with post(served, body, path) as answer:

@@ -63,7 +63,7 @@ async def test_who_hangs_up_pays_for_what_was_generated():
         assert (await ask(served)).status == 429
 
 
-async def test_who_hangs_up_before_a_whole_reply_pays_for_what_it_asked():
+async def test_a_disconnect_before_a_non_streaming_response_is_charged():
     service = Gated(config())
     async with serving(service, rate_limit_tokens=300) as served:
         asking = asyncio.create_task(ask(served, max_tokens=400))

@@ -156,7 +156,7 @@ async def test_a_body_that_grows_beyond_the_limit_is_413_long_before_its_end():
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_nobody_waits_for_a_body_that_no_route_reads():
+async def test_an_unread_body_is_not_awaited():
     async with serving(Parrot(config()), api_keys="0123456789abcdef", serve_body_timeout=60) as served:
         answer, seconds = await trickled(served, POST + b"Content-Length: 100000\r\n\r\n", b" ")
     assert answer.startswith(b"HTTP/1.1 401 ")

@@ -93,7 +93,7 @@ async def test_what_was_ignored_is_listed_in_the_response(engine: str):
         assert "keep_alive" not in str(body)
 
 
-async def test_a_model_that_knows_no_tools_refuses_them_by_its_name():
+async def test_a_model_without_tools_refuses_them_by_its_name():
     """Per-model abilities, from /api/show, decide."""
     async with StubServer(capabilities=["completion"]) as server, speaking_to("ollama", server) as service:
         with pytest.raises(UnsupportedFeatureError, match="ollama's model 'm:latest' does not support tools") as caught:
@@ -135,7 +135,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_turns_name_is_refused_or_listed_since_no_engine_shows_it_to_the_model(engine: str):
+async def test_the_name_of_a_message_is_refused_or_listed(engine: str):
     async with StubServer() as server, speaking_to(engine, server) as service:
         for place in (0, 2):
             with pytest.raises(UnsupportedFeatureError, match=f"does not support messages.{place}.\\.name") as caught:
@@ -155,7 +155,7 @@ async def test_a_turns_name_is_refused_or_listed_since_no_engine_shows_it_to_the
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_the_name_on_a_tools_turn_is_sent(engine: str):
+async def test_the_name_of_a_tool_message_is_sent(engine: str):
     call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
     turns = [
         *MESSAGES,
@@ -254,7 +254,7 @@ async def test_tools_that_only_the_server_can_refuse(mode: str):
         assert (response.content, response.ignored) == ("No tools.", ["tools"])
 
 
-async def test_capabilities_are_told_beforehand_in_the_fixed_words():
+async def test_capabilities_are_a_fixed_set():
     from miner.core.llms.llm_ollama import OllamaService
     from miner.core.llms.llm_vllm import VLLMService
 

@@ -234,7 +234,7 @@ async def test_many_prompts_end_with_their_service():
 
 
 @pytest.mark.parametrize("verb", ["generate", "stream", "embed", "count_tokens"])
-async def test_fallbacks_are_not_asked_in_its_place(verb: str):
+async def test_fallbacks_are_not_used_instead(verb: str):
     async with Silent() as first, Silent() as second:
         config = settings(
             default_model="smollm2", max_retries=5, vllm_api_base=first.v1, ollama_base_url=second.url,
@@ -269,7 +269,7 @@ class Own(LLMService):
 
 
 @pytest.mark.parametrize("verb", ["generate", "chat", "stream"])
-async def test_a_backend_of_somebody_elses(verb: str):
+async def test_a_third_party_backend(verb: str):
     service = Own(settings(max_retries=5))
     task = asyncio.create_task(VERBS[verb](service))  # type: ignore[arg-type]
     await closed_at_once(service, task)

@@ -101,7 +101,7 @@ async def test_a_stream_delivers_its_text_before_it_is_found_wrong():
 
 
 @pytest.mark.parametrize("name", ["chat_schema", "chat_schema_stream"])
-async def test_a_recorded_reply_that_was_cut_short_says_so(name: str):
+async def test_a_recorded_truncated_response_is_reported(name: str):
     """VLLM's recording ran into max_tokens in the middle of a number."""
     mode = "stream" if "stream" in name else "call"
     async with ReplayServer("vllm") as server, speaking_to("vllm", server) as service:

@@ -90,7 +90,7 @@ async def test_never_after_a_byte_of_the_response(engine: str, verb: str, head: 
 
 
 @pytest.mark.parametrize(("engine", "verb"), GENERATING)
-async def test_an_engine_that_is_started_again_and_dies_again(engine: str, verb: str):
+async def test_an_engine_that_crashes_again_after_its_restart(engine: str, verb: str):
     """Between its lives nobody listens: a refused connection carries nothing, and counts as nothing."""
 
     class Restarted(Mortal):
@@ -169,7 +169,7 @@ async def test_a_response_that_had_begun_is_not_asked_for_elsewhere(verb: str):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_facts_that_are_asked_for_kill_nobody(engine: str):
+async def test_metadata_requests_are_retried(engine: str):
     """A list of models is asked for again as often as the settings say."""
 
     class Restarting(Silent):

@@ -185,7 +185,7 @@ async def test_faults_on_the_wire(case: Case, engine: str, mode: str, monkeypatc
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_nobody_listens(engine: str, mode: str):
+async def test_connection_refused(engine: str, mode: str):
     url = f"http://127.0.0.1:{closed_port()}"
     async with service_at(engine, url) as service:
         with pytest.raises(BackendUnavailableError) as caught:
@@ -246,7 +246,7 @@ async def test_faults_before_the_request_where_models_are_asked_for(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_stale_kept_alive_connection_is_nothing_that_anybody_notices(engine: str, mode: str):
+async def test_a_stale_connection_is_replaced_silently(engine: str, mode: str):
     """Keep-alive ends after 5 s on vLLM and llama.cpp, or although it was announced."""
     async with (
         FaultServer(faults.closes_on_reuse()) as server,
@@ -274,7 +274,7 @@ ENGINE_CORE = "EngineCore encountered an issue. See stack trace (above) for the 
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_vllms_engine_died(mode: str):
+async def test_vllms_engine_crashed(mode: str):
     """Protocol notes, 1.3: 500, or an error object in the stream with [DONE] after it."""
     dead = openai_error(500, ENGINE_CORE, "InternalServerError")
     async with Faulty(faults.status(500, dead)) as server, speaking_to("vllm", server) as service:

@@ -62,7 +62,7 @@ async def test_where_a_server_sends_no_usage_there_is_none(said_usage: str, mode
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tools", [None, [WEATHER]])
-async def test_usage_in_every_chunk_is_told_once(tools: Any, mode: str):
+async def test_usage_in_every_chunk_is_reported_once(tools: Any, mode: str):
     """VLLM's --enable-force-include-usage and continuous_usage_stats; its tool parser delivers nothing for long."""
     silent = [delta(role="assistant", content="") | {"usage": usage(21, count)} for count in range(1, 14)]
     events = [

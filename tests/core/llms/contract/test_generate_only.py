@@ -402,7 +402,7 @@ class Mixed(Generates, LLMService):
     """Has its `generate` from elsewhere."""
 
 
-async def test_a_class_that_overrides_nothing_is_told_so():
+async def test_a_class_that_overrides_nothing_is_an_error():
     service = Nothing(settings())
     for ask in (
         lambda: service.generate("hi"),

@@ -239,7 +239,7 @@ async def test_no_file_is_touched_on_the_event_loop(two_models):
 
 
 @pytest.mark.parametrize("name", ["on", "one.", "tw", "o", "one/two", "demo2", "one:q4"])
-async def test_what_is_no_name_is_answered_by_nobody(two_models, name):
+async def test_an_invalid_name_is_not_found(two_models, name):
     async with llamacpp(models_dir=two_models) as service:
         calls = [
             service.generate("Hi", model=name, max_tokens=1),

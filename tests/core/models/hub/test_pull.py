@@ -184,7 +184,7 @@ def test_resets_are_resumed(get, fake, model):
     assert fake.downloads()[-1]["range"] is not None
 
 
-def test_a_hub_that_knows_no_ranges(get, fake, model):
+def test_a_hub_without_range_requests(get, fake, model):
     fake.ranges = False
     fake.cuts = [100_000]
     assert get("hf:owner/model-GGUF").path.read_bytes() == model()
@@ -333,12 +333,12 @@ def test_a_directory_that_cannot_be_written(fake, tmp_path):
     assert "MODELS_DIR" in caught.value.operator_hint
 
 
-def test_nobody_answers(models):
+def test_connection_to_the_hub_is_refused(models):
     with pytest.raises(BackendUnavailableError, match=r"cannot be reached.*HF_ENDPOINT"):
         pull("hf:a/b", models, hub=Hub("http://127.0.0.1:9"))
 
 
-def test_silence_ends(fake, models, monkeypatch):
+def test_read_timeout_of_the_hub(fake, models, monkeypatch):
     monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     fake.silent = threading.Event()
@@ -476,7 +476,7 @@ def test_one_download_of_a_file_at_a_time(in_process, fake, models, model):
 
 
 @pytest.mark.process
-def test_whoever_waits_for_a_download_that_dies_takes_over(in_process, fake, get, models, model):
+def test_a_waiting_process_takes_over_a_dead_download(in_process, fake, get, models, model):
     fake.pause = 0.02
     process = in_process()
     part_of(models, 100_000)
