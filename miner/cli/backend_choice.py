@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def chosen_backend(name: str | None, config: MinerConfig, *, serving: bool = False) -> LLMService:
-    """The backend of that name alone; without a name LLM_BACKEND with the backends of MINER_LLM_FALLBACKS behind it.
+    """The backend of that name without fallbacks; without a name LLM_BACKEND with those of MINER_LLM_FALLBACKS.
 
     Args:
         serving: for `miner serve`: a name has those behind it too, and DEFAULT_MODEL must exist on llama.cpp.

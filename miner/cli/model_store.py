@@ -1,4 +1,4 @@
-"""What `miner models` needs of a place with models: the models directory, or an Ollama server."""
+"""The interface of a model store (the models directory, an Ollama server) for `miner models`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Row:
 
 
 class ModelStore(Protocol):
-    """A place with models. All methods raise MinerError on failure."""
+    """A store of models. All methods raise MinerError on failure."""
 
     skipped: tuple[str, ...]
     """What the last `rows` skipped although it looks like a model, with the reasons."""

@@ -14,7 +14,7 @@ from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _GRACE_SECONDS = 15.0
-"""For cleanup: longer than an engine gets between SIGTERM and SIGKILL."""
+"""Seconds for cleanup: longer than an engine gets between SIGTERM and SIGKILL."""
 
 
 class StopSignals:

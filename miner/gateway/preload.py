@@ -19,8 +19,7 @@ _MAX_PAUSE = 15.0
 async def preload(gateway: Gateway) -> None:
     """Let the backend generate one token, with retries until it does; the gateway is ready then.
 
-    A request that is wrong as such (no default model, a missing file) is not retried: from then on `/readyz` checks the
-    backend.
+    A RequestError (no default model, a missing file) is not retried: from then on `/readyz` checks the backend.
     """
     pause = 0.5
     while True:

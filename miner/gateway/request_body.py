@@ -92,7 +92,7 @@ async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     Raises:
         RefusedError: 400 (`invalid_http`) if its chunks or its length are wrong, 413 if it is too large, 408 if it does
             not arrive in time, 415 if it is compressed, 503 if there is no room for it.
-        InvalidRequestError: it holds more than is ever needed, or what `parse` raises.
+        InvalidRequestError: it exceeds a limit of `body_limits.py`, or what `parse` raises.
     """
     return await off_loop(context, _parsed, await _read(context), parse)
 
@@ -103,7 +103,7 @@ async def decode_body(context: RequestContext, decoder: msgspec.json.Decoder[T])
 
 
 async def off_loop(context: RequestContext, work: Callable[..., P], *arguments: Any) -> P:
-    """Process what a body held: in the thread for large ones, if it was large."""
+    """Process a decoded body: in a thread if it is large."""
     if context.body_size <= _BIG:
         return work(*arguments)
     result, error = await asyncio.get_running_loop().run_in_executor(_thread, _caught, work, *arguments)

@@ -1,4 +1,4 @@
-"""Gateway: what all requests share: the service, the settings, whether it can serve, and what is in flight."""
+"""Gateway: the state that all requests share: service, settings, readiness, requests in flight."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Gateway:
         self.background = Background()
         self.phase: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None
-        """What the server waits for while it starts."""
+        """Why the server is not ready while it starts; None once it has."""
         self.readiness_checks: list[Callable[[], str | None]] = []
         """Each returns why the server cannot serve, or None; for `/readyz`."""
         self.queue = BackendQueue(settings)
         self.counters: Counters | None = None
-        """What `/metrics` shows; None: nothing is counted."""
+        """Counters for `/metrics`; None: metrics are off."""
         self.requests: set[ActiveRequest] = set()
         """Requests whose response is not complete."""
         self.running: set[ActiveRequest] = set()
@@ -72,13 +72,13 @@ class Gateway:
         self._idle: asyncio.Event | None = None
 
     def call_started(self, request: ActiveRequest) -> None:
-        """The service works on the request from now on."""
+        """Count a request that the service works on."""
         if not self.running:
             self.last_activity_at = asyncio.get_running_loop().time()
         self.running.add(request)
 
     def request_finished(self, request: ActiveRequest, *, succeeded: bool) -> None:
-        """The service no longer works on the request."""
+        """Count the end of the service's work on a request."""
         if request in self.running:
             self.running.discard(request)
             if succeeded:
@@ -103,8 +103,8 @@ class Gateway:
         return True
 
     async def send_heartbeats(self) -> None:
-        """Look after the streams in which nothing has come for a while, forever. One timer for all of them: a timer for
-        each would cost every stream what only the quiet ones need.
+        """Send heartbeats to idle streams, forever. One timer for all of them: a timer for each would cost every
+        stream.
         """
         loop = asyncio.get_running_loop()
         pause = min(1.0, self.settings.serve_heartbeat / 4)
@@ -122,7 +122,7 @@ class Gateway:
 
 
 class HealthCache:
-    """The backend's health, checked at most once a second, however often probes come, and once at a time."""
+    """The backend's health, checked at most once a second and once at a time, however many probes there are."""
 
     max_age = 1.0
     """Seconds."""
@@ -133,7 +133,7 @@ class HealthCache:
         self._health: Health | None = None
         self._at = 0.0
         self._logged = ""
-        """The failure that the log has already: probes come every few seconds."""
+        """The failure that was logged last: probes come every few seconds."""
 
     async def current(self) -> Health:
         """The health, not older than `max_age`."""
@@ -179,5 +179,5 @@ class BodyBudget:
         return wanted
 
     def release(self, reserved: int) -> None:
-        """The request has ended."""
+        """Release the bytes of a request that has ended."""
         self.used -= reserved

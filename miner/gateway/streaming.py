@@ -1,4 +1,4 @@
-"""EventStream: the HTTP side of one streamed response (SSE, NDJSON), its heartbeat, and what happens when it breaks."""
+"""EventStream: the HTTP side of one streamed response (SSE, NDJSON), its heartbeat, and its errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Response(web.StreamResponse):
 
 
 class EventStream:
-    """Headers go out with the first bytes; no write waits for longer than the settings allow.
+    """Headers are sent with the first bytes; no write waits for longer than the settings allow.
 
     Args:
         context: of the request.
@@ -32,7 +32,7 @@ class EventStream:
 
     def __init__(self, context: RequestContext, content_type: str, heartbeat: bytes) -> None:
         self.response: web.StreamResponse | None = None
-        """None until the headers are out."""
+        """None until the headers are sent."""
         self._context = context
         self._content_type = content_type
         self._heartbeat = heartbeat
@@ -102,7 +102,7 @@ class EventStream:
             raise ClientGoneError("The client has disconnected.") from error
 
     async def send_heartbeat(self) -> None:
-        """Send the heartbeat. What cannot be written at once is not written at all."""
+        """Send the heartbeat; skip it if it cannot be written at once."""
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return

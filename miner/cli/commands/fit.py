@@ -1,4 +1,4 @@
-"""`miner fit`: whether a model fits into free memory, and what takes how much of it."""
+"""`miner fit`: whether a model fits into free memory, and the size of each part."""
 
 from __future__ import annotations
 

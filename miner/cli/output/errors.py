@@ -1,4 +1,4 @@
-"""What a command prints for an error, and its exit status."""
+"""A command's output for an error, and its exit status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from miner.cli.parser import UsageError
 from miner.errors import BackendError, ConfigError, MinerError, RequestError
 
 _LOG_LINES = 12
-"""Of the engine's log tail."""
+"""Lines printed of the engine's log tail."""
 
 
 def exit_status(error: MinerError) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STEP = 10
 """Percent between two lines where there is no terminal."""
 _BAR = 24
-"""Characters."""
+"""Width of the bar in characters."""
 
 
 class PullBar:

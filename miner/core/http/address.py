@@ -34,7 +34,7 @@ class ServerAddress:
     base_path: bytes
     """In front of each request's path, such as /v1; behind an HTTP proxy the full URL up to there."""
     header_lines: bytes = field(repr=False)
-    """Of every request, the API key among them."""
+    """Header lines of every request, the API key among them."""
     proxy: Proxy | None = None
 
     def through(self, proxy: Proxy) -> ServerAddress:

@@ -22,12 +22,12 @@ _DRAIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What bounds the connections of a client."""
+    """Limits of the connections of a client."""
 
     connect_timeout: float = 10.0
     """Seconds for a new connection."""
     max_connections: int | None = None
-    """Requests at once; further ones wait for a permit. None: unlimited."""
+    """Concurrent requests; further ones wait for a permit. None: unlimited."""
     queue_timeout: float = 300.0
     """Seconds that they wait at most."""
 

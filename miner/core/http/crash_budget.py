@@ -1,7 +1,7 @@
-"""How many engines one request may crash: transport, retries and fallbacks share the count.
+"""Limit of the engines that one request may crash, shared by transport, retries and fallbacks.
 
-A request that crashes its engine must not be sent over and over. The count is in a context variable, because the hooks
-between the retries and the transport do not pass it on.
+A request that crashes its engine must not be retried over and over. The count is in a context variable, because the
+hooks between the retries and the transport do not pass it on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CrashBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it must not be sent again; one further attempt is allowed."""
+        """Whether it must not be sent again: one retry is allowed."""
         return self.crashes > 1
 
 

@@ -1,7 +1,7 @@
 """Where an engine's failure becomes an error of miner, for responses and streams alike.
 
 `map_errors` maps what the transport raises (no connection, a timeout, a connection lost, bytes that are no HTTP),
-`status_error` an HTTP status, `redirect_error` a redirect. What a status and body mean on one engine is decided before:
+`status_error` an HTTP status, `redirect_error` a redirect. An engine's own rules for status and body come first:
 `refine` of llm_vllm.py and llm_llamacpp.py (called by OpenAIServer._error), `ollama_error` of ollama/errors.py.
 """
 
@@ -47,7 +47,7 @@ E = TypeVar("E", bound=BackendError)
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The server behind a client, as errors name it and as their hints speak of its settings."""
+    """The server behind a client: its name in errors, and its settings in hints."""
 
     backend: str
     base_url: str = field(repr=False)
@@ -76,7 +76,7 @@ class Upstream:
 
     @property
     def label(self) -> str:
-        """Backend and address, as messages name them."""
+        """Backend and address, for messages."""
         return f"{self.backend} at {self.shown_url}"
 
     def details(self, status: int | None = None) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Upstream:
         )  # fmt: skip
 
     def protocol_error(self, text: str, *, status: int | None = None) -> BackendProtocolError:
-        """The error for a response that no server of this kind sends: another program listens at the address."""
+        """The error for a response that no such server sends: another program listens at the address."""
         hint = f"Check that {self.address_setting} is the address of the engine's API."
         return self.error(BackendProtocolError, text, status=status, operator_hint=hint)
 
@@ -141,7 +141,7 @@ class map_errors:
             raise mapped from error
 
     def _map(self, error: BaseException) -> BackendError | None:
-        """The error of miner; None for one that is not the transport's."""
+        """The error of miner; None if it is not a transport error."""
         upstream = self.upstream
         if isinstance(error, LocallyClosedError):
             return upstream.closed_error()
@@ -259,7 +259,7 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 def status_error(status: int, body: ErrorBody, upstream: Upstream, *, retry_after: float | None = None) -> MinerError:
-    """The error for an HTTP status, where the backend's own rules found nothing more specific."""
+    """The error for an HTTP status, if the backend's own rules have nothing more specific."""
     problem = f"(HTTP {status}): {body.message}." if body.message else f"(HTTP {status})."
     match status:
         case 400 | 413 | 422:

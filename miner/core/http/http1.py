@@ -61,13 +61,13 @@ class ResponseParser:
 
     def __init__(self) -> None:
         self.head: ResponseHead | None = None
-        """None until it is complete; interim responses (1xx) are skipped."""
+        """Status and headers; None until complete. Interim responses (1xx) are skipped."""
         self.complete = False
-        """The end of the body was received."""
+        """Whether the end of the body was received."""
         self.surplus = False
-        """Bytes followed the end of the body: the connection cannot be used again."""
+        """Whether bytes followed the end of the body: the connection cannot be used again."""
         self.error: FramingError | None = None
-        """What is wrong behind the content that was returned last; the next `feed` raises it."""
+        """The error after the content that was returned last; the next `feed` raises it."""
         self._headers = Headers()
         self._until_close = False
         self._overhead = 0

@@ -44,7 +44,7 @@ class InFlightCall:
     def __init__(self, owner: InFlight) -> None:
         self._owner = owner
         self.task: asyncio.Task[Any] | None = None
-        """The task that waits in it now."""
+        """The task that currently waits in it."""
         self.reader: asyncio.Task[Any] | None = None
         """The task that waited last."""
         self.stopped = False
@@ -62,14 +62,14 @@ class InFlightCall:
         self._generator = weakref.ref(generator)
 
     def enter(self) -> bool:
-        """The running task waits in it from now on. Return False if it was stopped: there is nothing to wait for."""
+        """Register the running task as waiting in it. Return False if it was stopped: there is nothing to wait for."""
         self.task = self.reader = task = asyncio.current_task()
         self._base = task.cancelling() if task is not None else 0
         self._owner.calls.add(self)
         return not self.stopped
 
     def leave(self) -> bool:
-        """The task no longer waits in it. Return whether it was cancelled by `stop` and by nothing else."""
+        """Unregister the waiting task. Return whether it was cancelled by `stop` and by nothing else."""
         task, self.task = self.task, None
         if not self._cancelled:
             return False
@@ -77,7 +77,7 @@ class InFlightCall:
         return task is not None and task.uncancel() <= self._base
 
     def finish(self) -> bool:
-        """The call is over. Return whether `end` is closing its generator."""
+        """End the call. Return whether `end` is closing its generator."""
         self._owner.calls.discard(self)
         self._generator = None
         return self._closing

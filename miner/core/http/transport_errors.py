@@ -1,4 +1,4 @@
-"""What the transport itself raises.
+"""Exceptions of the transport.
 
 ::
 

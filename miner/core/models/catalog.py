@@ -1,9 +1,9 @@
-"""What the models directory holds, kept between requests, so that a name costs a look-up and a few `stat`s.
+"""The models directory's contents, cached between requests: a name costs a look-up and a few `stat`s.
 
-Directories are read again where their times have changed, a file's header where the file has. A name that was found is
-held against its files at each request: one that was replaced is another model from then on. A name that is not known
-has the directory read again at once; a list is at most a second old. All methods may take as long as a disk does and
-may be called from several threads: call them in a thread, never on an event loop.
+Directories are read again where their times have changed, a file's header where the file has. A name's files are
+checked at each request: one that was replaced is another model from then on. An unknown name makes the directory be
+read again at once; a list is at most a second old. All methods may take as long as a disk does and may be called from
+several threads: call them in a thread, never on an event loop.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from miner.errors import ModelNotFoundError
 logger = logging.getLogger(__name__)
 
 LIST_SECONDS = 1.0
-"""How much older than the directory a list, or what no name means, may be."""
+"""Maximum age of a list, and of the default model."""
 NAME_SECONDS = 5.0
 """Seconds for which a resolved name means the same file, even if files are added."""
 KEPT = 4096
-"""Names, and facts of models, that are remembered at most."""
+"""Maximum number of names, and of facts of models, in memory."""
 LARGE = 32
-"""Models of a directory whose facts are worth a file: a header takes about 20 ms to read."""
+"""Number of models from which facts are kept in a file: a header takes about 20 ms to read."""
 HEADERS = 16
-"""Whole headers that are kept at most; one may take megabytes."""
+"""Maximum number of whole headers in memory; one may take megabytes."""
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -47,7 +47,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a list has of a model: the small part of its header."""
+    """The small part of a model's header, for lists."""
 
     name: str | None
     architecture: str
@@ -60,19 +60,19 @@ class Facts:
 
     @classmethod
     def of(cls, header: GGUFHeader) -> Facts:
-        """Those of a header."""
+        """Return the facts of a header."""
         return cls(**{field.name: getattr(header, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a name meant."""
+    """The result of looking up a name."""
 
     model: LocatedModel
     marks: tuple[Stamp, ...]
     """Its files, those that might become its projector, and their directory."""
     models: Models | None
-    """What there was then; None where that makes no difference."""
+    """The models at that time; None if the result does not depend on them."""
 
 
 class Catalog:
@@ -98,8 +98,8 @@ class Catalog:
         self._warned: set[str] = set()
 
     def models(self, *, newer_than: float) -> Models:
-        """What there is, as it was read at that time (`time.monotonic()`) or later; the same object while nothing has
-        changed. It is read once for all that wait.
+        """The models, read at that time (`time.monotonic()`) or later; the same object while nothing has changed.
+        Concurrent callers share one read.
         """
         with self._reading:
             known = self._models
@@ -147,7 +147,7 @@ class Catalog:
         return found
 
     def _with_own_alias(self, model: LocatedModel, models: Models) -> LocatedModel:
-        """The file's stem, or where something else is called so, its path."""
+        """The model; its path becomes its alias if another model has that name."""
         path, alias = os.path.abspath(model.path), model.alias
         if models.matching(alias) or alias.lower() == DEMO or self._paths.setdefault(alias, path) != path:
             self._paths[path] = path
@@ -155,7 +155,7 @@ class Catalog:
         return model
 
     def forget(self) -> None:
-        """Look at all files again."""
+        """Drop all caches."""
         self._found.clear()
 
     def listed(self, *, model_path: str | None = None) -> list[LocatedModel]:
@@ -208,7 +208,7 @@ class Catalog:
         return self._headers.get_or(model.stamps[: len(model.parts)], lambda: read_model(model.parts))
 
     def facts(self, model: LocatedModel) -> Facts:
-        """The small part of it, which is kept for all models.
+        """The small part of the header, which is kept for all models.
 
         Raises:
             GGUFError: one of the files is no GGUF that can be read.
@@ -251,14 +251,14 @@ class _Recent(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
-        """The entry, if there is one."""
+        """Return the entry; None if there is none."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
             return self._entries.get(key)
 
     def put(self, key: Key, value: Value) -> None:
-        """Remember it."""
+        """Set an entry."""
         with self._lock:
             self._entries[key] = value
             self._entries.move_to_end(key)
@@ -266,12 +266,12 @@ class _Recent(Generic[Key, Value]):
                 self._entries.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
 
     def get_or(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The entry, made if there is none; what `make` raises is not kept."""
+        """Return the entry, computed by `make` if there is none; exceptions are not cached."""
         found = self.get(key)
         if found is not None:
             return found

@@ -1,5 +1,5 @@
-"""Where models are kept: what a models directory holds, read again only where a directory has changed; what lies beside
-a model's file; and the demo model, a file in a Python package that is looked for and never imported.
+"""The models directory's files, read again only where a directory has changed; the files beside a model's; and the demo
+model, a file in a Python package that is located and never imported.
 
 Links that lead out of the directory are followed where they and what they lead to belong to the user that we run as;
 others are left out and named in `Listing.skipped`.
@@ -38,16 +38,16 @@ Stamp = tuple[str, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was found in a models directory."""
+    """The files of a models directory."""
 
     groups: tuple[FileGroup, ...]
     skipped: tuple[str, ...]
-    """What was left out, links above all: each in one sentence, with the reason."""
+    """Skipped entries, mostly links: one sentence each, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """One directory as it was read."""
+    """One directory at the time of reading."""
 
     mark: tuple[int, int, int]
     settled: bool
@@ -96,7 +96,7 @@ class DirectoryReader:
         self._listing = Listing((), ())
 
     def read(self) -> Listing:
-        """What is there now; the same object while nothing has changed."""
+        """Return the current listing; the same object while nothing has changed."""
         root = os.path.realpath(self.directory)
         known: dict[str, _Directory] = {}
         names: list[str] = []
@@ -178,7 +178,7 @@ def _why_not(entry: os.DirEntry[str], path: str, root: str, *, is_model: bool) -
 
 
 def kind_of(status: os.stat_result) -> str:
-    """What is there in place of a file, in a few words."""
+    """The kind of a path that is not a regular file, in a few words."""
     kinds = (
         (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"),
         (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"),

@@ -44,7 +44,7 @@ def estimate_tokens(context: RequestContext, call: Call) -> TokenEstimate:
 
 
 def used_tokens(context: RequestContext, estimate: TokenEstimate) -> int:
-    """What the request did use: as the backend reports; where it does not, what was sent and generated."""
+    """The usage of the request: as the backend reports; where it does not, what was sent and generated."""
     usage, call, error = context.reported_usage, context.call, context.error
     reported = usage.prompt_tokens + usage.completion_tokens if usage is not None else 0
     broken = context.disconnected or error is not None
@@ -60,7 +60,7 @@ def used_tokens(context: RequestContext, estimate: TokenEstimate) -> int:
 
 
 def _tokens_of_error(error: Exception) -> int:
-    """What an invalid reply has used all the same; what failed before it began is free."""
+    """The usage of an invalid reply; a request that failed before generation is free."""
     reply = getattr(error, "response", None) or getattr(error, "partial", None)
     usage = reply.usage if isinstance(reply, LLMResponse) else None
     return usage.prompt_tokens + usage.completion_tokens if usage is not None else 0

@@ -1,4 +1,4 @@
-"""Connections: what is not valid HTTP gets an error in the dialect's JSON as well."""
+"""Connections: invalid HTTP gets an error in the dialect's JSON as well."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Connection(RequestHandler):
             self._end_body()
 
     def _refuse_message(self) -> None:
-        """Refuse what the parser accepts and no route can serve: CONNECT, other versions of HTTP."""
+        """Refuse messages that the parser accepts and no route can serve: CONNECT, other versions of HTTP."""
         message, _ = self._messages[-1]
         if isinstance(message, _ErrInfo):
             return
@@ -144,7 +144,7 @@ def _failure(kind: str, details: tuple[Any, ...], message: str) -> Failure:
 def expect_handler(
     gateway: Gateway, middleware: Sequence[Middleware], route: Route
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
-    """What aiohttp calls for a request with an `Expect` header."""
+    """The handler that aiohttp calls for a request with an `Expect` header."""
     refuse = aiohttp_handler(gateway, middleware, replace(route, handler=_refuse_expectation))
 
     async def expect(request: web.Request) -> web.StreamResponse | None:

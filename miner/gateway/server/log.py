@@ -1,6 +1,7 @@
 """The server's log: every line of the process on one descriptor, in one format, written by a thread.
 
-No request ever waits for a disk or a reader: lines go through a queue, and what cannot be written is lost and counted.
+No request ever waits for a disk or a reader: lines go through a queue; those that cannot be written are lost and
+counted.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from miner.core._typing import override
 from miner.gateway.server.log_format import JsonFormatter, TextFormatter
 
 _MAX_BYTES = 8 * 1024 * 1024
-"""Of lines in the queue; later ones are lost."""
+"""Maximum bytes of lines in the queue; later ones are lost."""
 _PAUSE_SECONDS = 0.05
-"""For which lines are collected: together they cost one write."""
+"""Seconds for which lines are collected into one write."""
 _CLOSE_SECONDS = 2.0
 
 
@@ -83,7 +84,7 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is left, as far as that is possible within 2 seconds."""
+        """Write the remaining lines, within 2 seconds."""
         self._lines.put(None)
         self._thread.join(_CLOSE_SECONDS)
 

@@ -23,7 +23,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class _Formatter(logging.Formatter):
-    """What both formats share."""
+    """The parts that both formats share."""
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """The fields besides the message; in records of a request also its id."""
@@ -81,6 +81,6 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def word(value: Any) -> str:
-    """The value as it is written in a line of text."""
+    """The value in the form of the text format."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

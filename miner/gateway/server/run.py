@@ -163,7 +163,7 @@ async def _close(service: LLMService) -> None:
 
 
 class _Signals:
-    """The first starts the shutdown, the second ends the grace period, the third the process and its engines."""
+    """The first signal starts the shutdown, the second ends the grace period, the third the process and its engines."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""The sockets on which the gateway listens, and whether others may reach them without a key."""
+"""The listening sockets, and the check that no other machine can reach them without a key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHOOSE_ANOTHER = "Choose another with --host and --port (MINER_SERVE_HOST, MINE
 
 
 def refuse_open_address(settings: GatewaySettings) -> None:
-    """Make sure that the server is not open to others by oversight.
+    """Refuse an address that other machines can reach without API keys, unless the settings allow it.
 
     Raises:
         ConfigError: it is not an address of this machine; or others can reach it, and there are no API keys.

@@ -1,10 +1,9 @@
 """The restrictions of the chat template of one running llama.cpp server, found by probing the server.
 
-A restriction is probed for the first conversation that would violate it: a conversation of that kind, with words
-that stand in no template, is sent to `/apply-template`, which generates no token. If the server refuses it, or the
-prompt lacks one of the words, has them in another order or runs two of them together, the template has the restriction:
-a message that is dropped silently is as bad as one that is refused, and one that moves to the front invalidates the KV
-cache.
+A restriction is probed for the first conversation that would violate it: a conversation of that kind, with marker
+words, is sent to `/apply-template`, which generates no token. If the server refuses it, or the prompt lacks one of the
+words, has them in another order or runs two of them together, the template has the restriction: a message that is
+dropped silently is as bad as one that is refused, and one that moves to the front invalidates the KV cache.
 """
 
 from __future__ import annotations

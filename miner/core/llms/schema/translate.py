@@ -51,9 +51,9 @@ class _Conjunct(NamedTuple):
     """One of several schemas that must all hold."""
 
     own: Schema
-    """Without its `allOf` and `$ref`."""
+    """The schema without its `allOf` and `$ref`."""
     source: Schema
-    """As it stands in the document."""
+    """The schema as it stands in the document."""
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""The header of a GGUF file, read by ourselves: what a model is, without loading it and without trusting it.
+"""The header of a GGUF file, read without loading or trusting the file.
 
-The file may come from anywhere. Every count and length in it is held against the file's size and against a fixed
-maximum before it is used: a hostile file costs at most about a second and some megabytes and ends in `GGUFError`.
-Sizes are bytes, lengths are tokens.
+The file may come from anywhere. Every count and length in it is checked against the file's size and a fixed maximum
+before it is used: a hostile file costs at most about a second and some megabytes and ends in `GGUFError`. Sizes are
+bytes, lengths are tokens.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class GGUFHeader:
 
     @property
     def quantization(self) -> str | None:
-        """Such as Q4_K_M, from the file type; else the type that most of the weights have."""
+        """The quantization, such as Q4_K_M: by the file type, else the type of most weights."""
         code = self.number("general.file_type")
         if code in FILE_TYPES:
             return FILE_TYPES[code]
@@ -146,7 +146,7 @@ class GGUFHeader:
 
     @property
     def vocab_size(self) -> int | None:
-        """Number of tokens that there are."""
+        """Number of tokens in the vocabulary."""
         tokens = self.metadata.get("tokenizer.ggml.tokens")
         if isinstance(tokens, Skipped):
             return tokens.length

@@ -1,6 +1,6 @@
-"""Reads the values of a GGUF header forward from a file that may lie about every one of them.
+"""Reads the values of a GGUF header forward from an untrusted file.
 
-Each count and length is held against what is left of the file and against a fixed maximum before it is used.
+Each count and length is checked against the rest of the file and a fixed maximum before it is used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GGUFError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An array or a text that was too long to keep: its length alone."""
+    """Length of an array or text that was too long to keep."""
 
     length: int
 

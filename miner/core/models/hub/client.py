@@ -1,5 +1,5 @@
-"""A Hugging Face hub, by way of `huggingface_hub`: what a repository holds and where its files are. Here the library's
-errors become miner's.
+"""A Hugging Face hub through `huggingface_hub`: a repository's files and their URLs; maps the library's errors to
+miner's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class HubFile:
     """One file of a repository."""
 
     path: str
-    """Its place in the repository."""
+    """Path in the repository."""
     size: int
     """Bytes."""
     sha256: str | None
@@ -46,7 +46,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """What a repository holds now."""
+    """A repository at one commit."""
 
     revision: str
     """The commit, so that all files come from the same one."""
@@ -110,13 +110,13 @@ class Hub:
         return HubFile(file.path, known.size, known.etag if SHA256.fullmatch(known.etag or "") else None)
 
     def url(self, ref: HubRef, revision: str, file: HubFile) -> str:
-        """Where the file is."""
+        """Return the file's URL."""
         from huggingface_hub import hf_hub_url
 
         return hf_hub_url(ref.repository, file.path, revision=revision, endpoint=self.endpoint)
 
     def headers(self) -> dict[str, str]:
-        """Those of each request. The library sends the token to the hub alone, never to where it redirects."""
+        """Headers of each request. The library sends the token to the hub only, never to a redirect's target."""
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # in its documentation, though
 
         return build_hf_headers(token=self.token)
@@ -228,7 +228,7 @@ class Hub:
 
 
 def _prepare() -> None:
-    """Load huggingface_hub, and set what it has no arguments for.
+    """Import huggingface_hub, and set the options that it has no arguments for.
 
     Raises:
         ConfigError: it is not installed, or cannot use the proxies that the environment names.
@@ -262,7 +262,7 @@ def _file(item: RepoSibling) -> HubFile:
 
 
 def _is_safe(path: str) -> bool:
-    """Whether this is a GGUF's path that stays inside the repository's directory."""
+    """Whether this is the path of a GGUF file inside the repository's directory."""
     if not path.lower().endswith(SUFFIX) or len(path) > 500:
         return False
     parts = path.split("/")

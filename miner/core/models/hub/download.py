@@ -28,13 +28,13 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """How far a pull is. Sizes are bytes, times seconds."""
+    """Progress of a pull. Sizes are bytes, times seconds."""
 
     stage: Literal["waiting", "checking", "downloading", "done"]
     """waiting: another process downloads the same file; checking: reading what is there already."""
     file: str
     number: int
-    """Of the file, from one."""
+    """Number of the file, from one."""
     files: int
     done: int
     """Bytes of all files together."""
@@ -52,7 +52,7 @@ class Speed:
         self._samples: deque[tuple[float, int]] = deque(maxlen=50)
 
     def at(self, done: int) -> float | None:
-        """The speed now that so many bytes are there; None while too little is known."""
+        """Return the speed at so many bytes; None with too few samples."""
         now = time.monotonic()
         self._samples.append((now, done))
         since, had = self._samples[0]
@@ -78,7 +78,7 @@ class Meter:
         self._reported_at = 0.0
 
     def begin(self, file: str, size: int) -> None:
-        """Go on to the next file, of so many bytes; the one before counts as done."""
+        """Start the next file, of so many bytes; the one before counts as done."""
         self.name(file)
         self._before += self._size
         self._size = size
@@ -86,7 +86,7 @@ class Meter:
         self._speed = Speed()
 
     def at(self, stage: Literal["waiting", "checking", "downloading", "done"], done: int) -> None:
-        """So many bytes of the current file are there."""
+        """Report the bytes of the current file so far."""
         now = time.monotonic()
         if stage != "done" and now - self._reported_at < 0.1:
             return
@@ -194,7 +194,7 @@ def _filled(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, met
 
 
 class _Bar:
-    """What `http_get` needs of a tqdm bar."""
+    """The part of tqdm's interface that `http_get` uses."""
 
     file: HubFile
     meter: Meter

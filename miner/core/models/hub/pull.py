@@ -20,14 +20,14 @@ from miner.core.models.resolve import LocatedModel, resolve
 from miner.errors import BackendProtocolError, InvalidRequestError, MinerError, ModelNotFoundError
 
 PARTS = ".downloads"
-"""Directory inside the models directory for what is not complete yet."""
+"""Directory inside the models directory for incomplete downloads."""
 SPARE = 64 << 20
 """Bytes of the disk that a pull leaves free."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One file to get."""
+    """One file to download."""
 
     file: HubFile
     target: Path

@@ -13,7 +13,7 @@ from miner.core.models.memory.gpus import find_gpus, metal_free
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What there is and what is free; None where the system does not report it."""
+    """Total and free memory; None if the system does not report it."""
 
     available: int | None
     """Of the machine, or of the container that we are in: without swapping, with file caches dropped."""
@@ -26,11 +26,11 @@ class Memory:
     gpu_kind: tuple[str, ...] = ()
     """CUDA, ROCm or Metal, for each GPU; empty: unknown."""
     unified: bool = False
-    """The GPU uses the machine's own memory: what is on it counts there."""
+    """Whether the GPU uses the machine's own memory."""
 
 
 def available_memory(*, root: Path = Path("/"), gpus: bool = True) -> Memory:
-    """What is free now. Takes a few milliseconds, and with GPUs at most five seconds, so not for an event loop.
+    """Measure the free memory. Takes a few milliseconds, and with GPUs at most five seconds, so not for an event loop.
 
     Args:
         root: Where `proc` and `sys` are.

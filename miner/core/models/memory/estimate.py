@@ -1,4 +1,4 @@
-"""What a model will take in memory, from its header alone, before anything is loaded.
+"""Estimates a model's memory from its header alone.
 
 The parts are those that llama.cpp allocates, with its own rules; the constants were measured on its CPU build. All
 sizes are bytes, all contexts tokens of one slot.
@@ -18,16 +18,16 @@ MIB = 1 << 20
 PROCESS = 40 * MIB
 """An engine process with an empty model: the interpreter, the libraries, the HTTP server."""
 TOKEN, MERGE = 230, 280
-"""What one entry of the vocabulary, and one merge rule of it, take once loaded."""
+"""Bytes of one vocabulary entry, and of one merge rule, once loaded."""
 SLOT, SLOT_TOKEN = MIB // 4, 13
-"""What a slot takes, and a slot for each entry of the vocabulary: candidates to sample from."""
+"""Bytes of a slot, and of a slot for each vocabulary entry (candidates to sample from)."""
 REPACKED = {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}
 """Types whose matrices llama.cpp copies into an order that the processor likes better (AVX2, and ARM alike)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How a model is to be loaded."""
+    """Load parameters of a model."""
 
     ctx_size: int
     """Tokens of each slot."""
@@ -80,12 +80,12 @@ class Estimate:
 
     @property
     def ram(self) -> int:
-        """What the machine's memory must have free. Repacked tensors count once: the file's copy can be dropped."""
+        """Free main memory that is needed. Repacked tensors count once: the file's copy can be dropped."""
         return self.total - self.repacked + self.checkpoints - self.gpu
 
 
 def estimate(header: GGUFHeader, load: Load) -> Estimate:
-    """What a llama.cpp server takes that computes on the processor.
+    """Estimate the memory of a llama.cpp server on the CPU.
 
     Args:
         header: The model's header, of all parts (`read_model`).

@@ -23,7 +23,7 @@ GPU_TIMEOUT = 5.0
 HUNG_SECONDS = 60.0
 MIB = 1 << 20
 METAL_SHARE = 0.75
-"""Of the machine's memory, what macOS lets a GPU use."""
+"""Share of the machine's memory that macOS lets a GPU use."""
 
 _running = threading.Lock()
 _hung: dict[str, float] = {}
@@ -31,18 +31,18 @@ _hung: dict[str, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class GPU:
-    """One GPU."""
+    """One GPU and its memory, in bytes."""
 
     kind: str
     free: int | None
-    """None: what is free of the machine's own memory."""
+    """None: the machine's own free memory."""
     total: int
     unified: bool = False
-    """Its memory is the machine's."""
+    """Whether its memory is the machine's."""
 
 
 def find_gpus(root: Path = Path("/")) -> list[GPU]:
-    """Those that an engine would find, in its order. Runs programs, so not for an event loop.
+    """Return the GPUs that an engine would find, in its order. Runs programs, so not for an event loop.
 
     Args:
         root: Where `sys` is.
@@ -89,7 +89,7 @@ def _amd(root: Path) -> list[GPU]:
 
 
 def _apple() -> list[GPU]:
-    """The one that shares the machine's memory, on Apple's own processors."""
+    """The GPU of Apple's own processors, which shares the machine's memory."""
     if os.uname().machine != "arm64":
         return []
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -118,7 +118,7 @@ def _visible(found: Sequence[GPU], names: Sequence[str]) -> list[GPU]:
 
 
 def _output(name: str, arguments: Sequence[str]) -> list[str]:
-    """The lines that a program prints; none where it is missing, fails, or hangs."""
+    """The lines that a program prints; none if it is missing, fails, or hangs."""
     program = shutil.which(name)
     if program is None:
         return []

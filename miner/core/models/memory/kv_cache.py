@@ -1,4 +1,4 @@
-"""What each layer of a model keeps in memory for a context, from the model's header.
+"""The KV cache of each layer for a context, from the model's header.
 
 Architectures that look back over a window only, or keep a state instead of a cache, are recognised as in
 llama.cpp: by their metadata where there is any, else by name.
@@ -32,7 +32,7 @@ TYPE_NAMES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """Bytes that the cache takes, by what they grow with."""
+    """Bytes of the cache, by what they grow with."""
 
     full: int
     """For each token of a slot's context."""
@@ -54,7 +54,7 @@ class CacheShape:
         return self.full * full + self.windowed * windowed + self.state
 
     def checkpoint(self, ctx_size: int, batch_size: int) -> int:
-        """Bytes of a copy of what cannot be cut back to an earlier token: windowed layers and states."""
+        """Bytes of a context checkpoint: windowed layers and states, which cannot be cut back to an earlier token."""
         return self.windowed * min(self.cells(ctx_size, batch_size)[1], self.window) + self.state
 
 
@@ -77,7 +77,7 @@ def type_bytes(name: str, values: int) -> int:
 
 
 def cache_shape(header: GGUFHeader, *, cache_type_k: str = "f16", cache_type_v: str = "f16") -> CacheShape:
-    """What the header's layers keep."""
+    """The cache of all layers of the header."""
     layers = header.block_count or 0
     if header.architecture in ENCODERS or not layers:
         return CacheShape(0, 0, 0, 0)
