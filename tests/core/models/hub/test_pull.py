@@ -228,7 +228,7 @@ def test_a_spoiled_part_is_thrown_away(get, fake, models, model):
 def test_more_than_announced_is_not_taken(get, fake, models, model):
     fake.repositories["owner/model-GGUF"]["m-Q4_K_M.gguf"] = model()[:300_000]
     fake.more = b"!" * 200_000
-    with pytest.raises(BackendProtocolError, match="than the 300000 bytes announced"):
+    with pytest.raises(BackendProtocolError, match="larger than the announced 300000 bytes"):
         get("hf:owner/model-GGUF")
     assert max(part.stat().st_size for part in (models / PARTS).iterdir()) <= 300_000
 
