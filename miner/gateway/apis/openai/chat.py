@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from miner.core.llms.contract.request import REASONING_LEVELS
@@ -17,7 +15,7 @@ from miner.gateway.apis.openai.convert import (
     sampling_names,
     tool_arguments,
 )
-from miner.gateway.apis.openai.response import chat_logprobs, usage_of_choices
+from miner.gateway.apis.openai.response import chat_choice, usage_of_choices
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream, ChoiceOptions
 from miner.gateway.body_structure import bounded
@@ -82,7 +80,7 @@ class OpenAIChat:
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
-        choices = [_choice(response, index) for index, response in enumerate(responses)]
+        choices = [chat_choice(response, index) for index, response in enumerate(responses)]
         body = {"id": f"chatcmpl-{head.id}", "object": "chat.completion", "created": head.created, "model": head.model}
         usage = usage_of_choices([response.usage for response in responses])
         return msgspec.json.encode({**body, "choices": choices, "usage": usage})
@@ -100,24 +98,6 @@ def _names(request: ChatCompletionRequest) -> dict[str, str]:
         "reasoning": "chat_template_kwargs.enable_thinking" if template else "reasoning_effort",
         "logprobs": "top_logprobs" if request.top_logprobs else "logprobs",
         "max_tokens": "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens",
-    }
-
-
-def _choice(response: LLMResponse, index: int) -> dict[str, Any]:
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": response.content if response.content or not response.tool_calls else None,
-        "refusal": None,
-    }
-    if response.reasoning is not None:
-        message["reasoning_content"] = response.reasoning
-    if response.tool_calls:
-        message["tool_calls"] = response.tool_calls
-    return {
-        "index": index,
-        "message": message,
-        "logprobs": chat_logprobs(response.logprobs),
-        "finish_reason": response.finish_reason or "stop",
     }
 
 

@@ -11,7 +11,7 @@ from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
 from miner.gateway.apis.openai.convert import MAX_CHOICES, choice_arguments, sampling_arguments, sampling_names
-from miner.gateway.apis.openai.response import completion_logprobs, usage_of_choices
+from miner.gateway.apis.openai.response import completion_choice, usage_of_choices
 from miner.gateway.apis.openai.schema import CompletionRequest
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChoiceOptions, CompletionStream
 from miner.gateway.context import RequestContext
@@ -60,12 +60,7 @@ class OpenAICompletions:
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `text_completion`."""
         choices = [
-            {
-                "index": index,
-                "text": response.content,
-                "logprobs": completion_logprobs(response.logprobs),
-                "finish_reason": response.finish_reason or "stop",
-            }
+            completion_choice(index, response.content, response.logprobs, response.finish_reason or "stop")
             for index, response in enumerate(responses)
         ]
         body = {"id": f"cmpl-{head.id}", "object": "text_completion", "created": head.created, "model": head.model}

@@ -1,11 +1,11 @@
-"""The parts of OpenAI's responses, streamed or not: usage and log probabilities."""
+"""The parts of OpenAI's responses, streamed or not: choices, usage and log probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from miner.core.wire import TokenLogprob, TokenUsage
+from miner.core.wire import LLMResponse, TokenLogprob, TokenUsage
 from miner.gateway.apis.fields import logprob_object
 
 
@@ -56,7 +56,7 @@ def chat_logprobs(entries: list[TokenLogprob] | None) -> dict[str, Any] | None:
     return None if entries is None else {"content": [logprob_entry(one) for one in entries], "refusal": None}
 
 
-def completion_logprobs(entries: list[TokenLogprob] | None, offset: int = 0) -> dict[str, Any] | None:
+def _completion_logprobs(entries: list[TokenLogprob] | None, offset: int = 0) -> dict[str, Any] | None:
     """`logprobs` of a completion's choice, in the older form: four arrays side by side.
 
     Args:
@@ -73,4 +73,39 @@ def completion_logprobs(entries: list[TokenLogprob] | None, offset: int = 0) -> 
         "token_logprobs": [entry.logprob for entry in entries],
         "top_logprobs": [{other.token: other.logprob for other in entry.alternatives} for entry in entries],
         "text_offset": offsets,
+    }
+
+
+def chat_choice(response: LLMResponse, index: int) -> dict[str, Any]:
+    """One of `choices` of a `chat.completion`. A response without a finish reason has "stop"."""
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": response.content if response.content or not response.tool_calls else None,
+        "refusal": None,
+    }
+    if response.reasoning is not None:
+        message["reasoning_content"] = response.reasoning
+    if response.tool_calls:
+        message["tool_calls"] = response.tool_calls
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": chat_logprobs(response.logprobs),
+        "finish_reason": response.finish_reason or "stop",
+    }
+
+
+def completion_choice(
+    index: int, text: str, logprobs: list[TokenLogprob] | None, finish_reason: str | None, offset: int = 0
+) -> dict[str, Any]:
+    """One of `choices` of a `text_completion`, streamed (where `finish_reason` may be null) or not.
+
+    Args:
+        offset: characters of the choice's text before this one.
+    """
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": _completion_logprobs(logprobs, offset),
+        "finish_reason": finish_reason,
     }

@@ -9,7 +9,7 @@ import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
 from miner.gateway.apis.openai.errors import error_event
-from miner.gateway.apis.openai.response import chat_logprobs, completion_logprobs, usage_of_choices
+from miner.gateway.apis.openai.response import chat_logprobs, completion_choice, usage_of_choices
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
@@ -121,14 +121,10 @@ class CompletionStream(_ChoiceStream):
             if chunk.content is not None and chunk.finish_reason is None and chunk.logprobs is None:
                 out += (before, _encode(chunk.content), self._text_after)
             elif chunk.content is not None or chunk.finish_reason is not None:
-                choice = {
-                    "index": index,
-                    "text": chunk.content or "",
-                    "logprobs": completion_logprobs(chunk.logprobs, self._offsets.get(index, 0)),
-                    "finish_reason": chunk.finish_reason,
-                }
+                offset = self._offsets.get(index, 0)
+                choice = completion_choice(index, chunk.content or "", chunk.logprobs, chunk.finish_reason, offset)
                 if chunk.logprobs is not None:
-                    self._offsets[index] = self._offsets.get(index, 0) + sum(len(one.token) for one in chunk.logprobs)
+                    self._offsets[index] = offset + sum(len(one.token) for one in chunk.logprobs)
                 out += (self._before, _encode(choice), self._after)
             if chunk.usage is not None:
                 self._usages[index] = chunk.usage
