@@ -197,7 +197,7 @@ class BackendError(MinerError):
         self.engine_died = engine_died
         """Whether an engine may have crashed on the request, which is then retried once at most."""
         self.partial: Any = None
-        """What had arrived of the reply when it failed, as an LLMResponse; None if nothing had."""
+        """The part of the reply that had arrived, as an LLMResponse; None if none had."""
 
 
 class BackendUnavailableError(BackendError):

@@ -31,7 +31,7 @@ class ModelStore(Protocol):
     """A store of models. All methods raise MinerError on failure."""
 
     skipped: tuple[str, ...]
-    """What the last `rows` skipped although it looks like a model, with the reasons."""
+    """Entries that the last `rows` skipped although they look like models, with the reasons."""
 
     def rows(self) -> list[Row]:
         """The models that are available."""

@@ -20,7 +20,7 @@ _arrivals = itertools.count()
 
 
 class FairQueue(Generic[W]):
-    """Waiters of several clients, and how many permits each client holds. Plain data: nothing waits here."""
+    """Waiters of several clients, and the permits that each client holds. Plain data: nothing waits here."""
 
     def __init__(self) -> None:
         self._by_client: dict[str, OrderedDict[W, int]] = {}
@@ -83,7 +83,7 @@ class FairQueue(Generic[W]):
             releases.append(client)
 
     def grant(self, waiter: W, weight: int = 1) -> None:
-        """Remove a waiter whose client holds `weight` more permits from now on, and is last among equals."""
+        """Remove a waiter and give its client `weight` permits; the client is last among equals then."""
         client = self._clients[waiter]
         self.discard(waiter)
         if client in self._by_client:
@@ -95,17 +95,17 @@ class FairQueue(Generic[W]):
         self._held[client] += weight
 
     def release(self, client: str, weight: int = 1) -> None:
-        """A client gives permits back."""
+        """Release permits of a client."""
         self._held[client] -= weight
         if self._held[client] <= 0:
             del self._held[client]
 
     def release_all(self) -> None:
-        """All permits are void."""
+        """Release all permits."""
         self._held.clear()
 
     def waiting_by_client(self) -> dict[str, int]:
-        """How many waiters each client has, of those that have any."""
+        """Number of waiters of each client that has any."""
         return {client: len(waiters) for client, waiters in self._by_client.items()}
 
     def newest(self, client: str) -> tuple[int, W] | None:
@@ -148,8 +148,8 @@ class Permits:
     """Bounded concurrency with a fair queue in front. Belongs to one event loop.
 
     Args:
-        limit: permits that are held at once.
-        max_queue: how many may wait.
+        limit: maximum permits in use.
+        max_queue: maximum waiters.
     """
 
     def __init__(self, limit: int, max_queue: int) -> None:
@@ -160,7 +160,7 @@ class Permits:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of waiters."""
         return len(self._queue)
 
     def resize(self, limit: int) -> None:
@@ -169,10 +169,10 @@ class Permits:
         self._grant()
 
     async def acquire(self, client: str, seconds: float, weight: int = 1) -> int:
-        """Wait for permits and return how many they are, which `release` needs.
+        """Wait for permits; return their number, for `release`.
 
         Args:
-            client: whose request it is.
+            client: name of the client.
             seconds: to wait at most.
             weight: permits that it takes; no more than all together.
 

@@ -1,4 +1,4 @@
-"""Typed requests, responses and chunks, as they pass between an entry and a backend.
+"""Typed requests, responses and chunks between entries and backends.
 
 Shapes follow OpenAI's chat API where it has the concept. Durations are seconds, sizes are bytes, lengths are tokens.
 Everything here is data.
@@ -79,9 +79,9 @@ class Message(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """The reasoning of an assistant message."""
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
-    """Of a tool message: the id of the call that it is the result of."""
+    """In a tool message: the id of its call."""
     name: str | None = None
-    """Of a tool message: the function's name."""
+    """In a tool message: the function's name."""
 
     def text(self) -> str:
         """Return the text parts of the content, joined."""
@@ -121,12 +121,12 @@ class Timeout(Struct, kw_only=True, frozen=True):
 
 
 class Resolution(Struct, kw_only=True):
-    """What is found out about a request on its way; shared by the copies that `msgspec.structs.replace` makes."""
+    """What was resolved for a request; shared by the copies that `msgspec.structs.replace` makes."""
 
     model: ModelInfo | None = None
     """The model that the request's name stands for; None where the backend names no models."""
     ignored: list[str] = []
-    """Parameters that are left out, or not honoured exactly, because the caller allowed that."""
+    """Parameters that are left out or changed, because the caller allowed that."""
     grammar_allowed: bool = False
     """Whether the backend may send a grammar in the place of a JSON Schema."""
 
@@ -261,7 +261,7 @@ class LLMResponse(Struct, kw_only=True, omit_defaults=True):
     context_exhausted: bool = False
     """Generation ended because the context was full."""
     ignored: list[str] = []
-    """Parameters that were left out, or not honoured exactly, because the caller allowed that."""
+    """Parameters that were left out or changed, because the caller allowed that."""
     timings: Timings = msgspec.field(default_factory=Timings)
     backend: str | None = None
     """Name of the backend that served the request."""

@@ -136,7 +136,7 @@ class RequestContext:
         self.body_size = 0
         """Bytes of the body that were read."""
         self.body_reserved = 0
-        """Of those, bytes of the budget of all bodies."""
+        """Bytes of those that count against the budget of all bodies."""
         self.caller: Caller = NOBODY
         """Set by authentication."""
         self.call: Call | None = None

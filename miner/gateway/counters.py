@@ -45,7 +45,7 @@ class Histogram:
 
 
 class ModelCounters:
-    """What is counted for one model."""
+    """Counters of one model."""
 
     __slots__ = ("duration", "input_tokens", "output_tokens", "time_per_output_token", "time_to_first_token")
 
@@ -94,7 +94,7 @@ class Counters:
         self.disconnects = 0
         """Clients that left before their response was complete."""
         self.models: defaultdict[tuple[str, str], ModelCounters] = defaultdict(ModelCounters)
-        """By operation and the label of the model."""
+        """(Operation, label of the model) -> counters."""
         self.labels = ModelLabels(_MAX_MODELS)
         self.engine_starts: Counter[str] = Counter()
         """Engine processes seen, by model."""

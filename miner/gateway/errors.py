@@ -105,7 +105,7 @@ class Failure:
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
-    """For dialects that send it in the body too."""
+    """Id of the request, for dialects that send it in the body too."""
 
     def __post_init__(self) -> None:
         # A file's name or an engine's message may hold lone surrogates; JSON cannot.

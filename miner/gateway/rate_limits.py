@@ -48,7 +48,7 @@ class TokenBucket:
         self._at = now
 
     def left(self, limit: float, now: float) -> float:
-        """What is left at `now` (seconds), of a limit per minute that may have changed."""
+        """The rest of the allowance at `now` (seconds), by a limit per minute that may have changed."""
         if limit != self._limit:
             self._left += limit - self._limit
             self._limit = limit
@@ -120,7 +120,7 @@ class TokenEstimate:
 
 @dataclass(slots=True)
 class Reservation:
-    """What a request has taken from its client's account."""
+    """The share of its client's account that a request has reserved."""
 
     account: Account
     limits: Limits

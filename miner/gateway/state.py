@@ -65,7 +65,7 @@ class Gateway:
         self.requests: set[ActiveRequest] = set()
         """Requests whose response is not complete."""
         self.running: set[ActiveRequest] = set()
-        """Those of them that the service works on."""
+        """The ones that the service works on."""
         self.streams: set[HeartbeatStream] = set()
         self.last_activity_at = 0.0
         """When the service last sent anything, or got its first request, on the loop's clock."""

@@ -121,7 +121,7 @@ class Notices(logging.Handler):
 
 
 def describe_progress(progress: Progress) -> str:
-    """What the engine is doing before its first token."""
+    """The engine's activity before its first token, in words."""
     if progress.stage == "queue":
         ahead = progress.total - progress.done
         return f"waiting for a free slot, {ahead} ahead" if ahead else "starting the engine"

@@ -1,4 +1,4 @@
-"""What engine to run, where it listens, and what the pool needs of it. Equal specs share an engine."""
+"""EngineSpec, EngineAddress, and the interface of engines for the pool. Equal specs share an engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EngineSpec:
     ctx_size: int
     """Tokens of each slot, prompt and reply together; llama.cpp rounds up to a multiple of 256."""
     parallel: int
-    """Slots: requests that are computed at once."""
+    """Slots: requests that are computed concurrently."""
     threads: int | None = None
     """None: one per physical core that this process may use."""
     n_gpu_layers: int | None = None
@@ -87,7 +87,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
-    """Where one run of an engine listens; another run has another address."""
+    """Address of one run of an engine; another run has another address."""
 
     base_url: str
     """Without /v1 and trailing slash."""
@@ -97,11 +97,11 @@ class EngineAddress:
 
 
 class Engine(Protocol):
-    """What the pool needs of an engine; `EngineProcess` is one."""
+    """Interface of an engine for the pool; implemented by `EngineProcess`."""
 
     @property
     def state(self) -> EngineState:
-        """Its state now."""
+        """The engine's current state."""
 
     @property
     def pid(self) -> int | None:

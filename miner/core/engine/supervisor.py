@@ -58,9 +58,9 @@ class RunResult:
     """How a run ended."""
 
     status: int | None
-    """Exit status; negative: the signal. None: it never ran."""
+    """Exit status; negative: the signal. None: the child never ran."""
     requested: bool
-    """It was stopped on request."""
+    """Whether it was stopped on request."""
     error: EngineStartError | None
     """Why it never became ready; None if it did."""
     reason: Reason | None = None
@@ -225,7 +225,7 @@ class Supervisor:
         self.ready.set(where)
 
     def _watch_until_exit(self, watch: Watch) -> None:
-        """Watch the child's progress, send the stop signal, or give up on it: then what is left is killed by `reap`."""
+        """Watch the child's progress, send the stop signal, or give up on it: `reap` kills the rest then."""
         pid, began, stop_sent = watch.process.pid, time.monotonic(), None
         stall, suspend = StallDetector(self._limits.start_timeout), SuspendDetector()
         while True:

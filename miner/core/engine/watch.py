@@ -1,4 +1,4 @@
-"""What a supervisor watches of a running child: its pipes, its progress, its exit."""
+"""Watches a running child for its supervisor: pipes, progress, exit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SuspendDetector:
         self._since: float | None = None
 
     def look(self, now: float, used: Usage | None) -> bool:
-        """Return whether it was suspended in all looks for long enough."""
+        """Return whether it was suspended in all samples for long enough."""
         if used is None or not used.stopped:
             self._since = None
             return False
@@ -63,7 +63,7 @@ class SuspendDetector:
 
     @property
     def pause(self) -> float:
-        """Seconds until the next look."""
+        """Seconds until the next sample."""
         return LOOK_SECONDS if self._since is None else min(self._PAUSE, LOOK_SECONDS)
 
 

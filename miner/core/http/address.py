@@ -32,7 +32,7 @@ class ServerAddress:
     port: int
     tls: bool
     base_path: bytes
-    """In front of each request's path, such as /v1; behind an HTTP proxy the full URL up to there."""
+    """Prefix of each request's path, such as /v1; behind an HTTP proxy the full URL up to there."""
     header_lines: bytes = field(repr=False)
     """Header lines of every request, the API key among them."""
     proxy: Proxy | None = None

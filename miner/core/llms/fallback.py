@@ -64,7 +64,7 @@ class FallbackService(LLMService):
         self._make = make
         self._cooldown_until: dict[str, float] = {}
         self._default_models: dict[str, str] = {}
-        """By verb: the model that served requests for embeddings, or scores, that named none."""
+        """Verb -> the model that served embeddings or scores without a model's name."""
         self.models = first.models
 
     @property

@@ -23,7 +23,7 @@ class Endpoint:
     """Where a server is, and its read timeout."""
 
     api_base: str = field(repr=False)
-    """With the version path, such as http://localhost:8000/v1; may carry a password."""
+    """URL with the version path, such as http://localhost:8000/v1; may carry a password."""
     api_key: str | None = field(default=None, repr=False)
     timeout: float = 300.0
     """Read timeout in seconds."""

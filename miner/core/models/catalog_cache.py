@@ -31,7 +31,7 @@ class FactsFile(Generic[Facts]):
         self._written: frozenset[tuple[Stamp, ...]] = frozenset()
 
     def read(self) -> dict[tuple[Stamp, ...], Facts]:
-        """What is kept; nothing where that cannot be had."""
+        """Return the cached facts; none if the file cannot be read."""
         try:
             if not self.path.is_file() or self.path.stat().st_size > _LARGEST:
                 return {}

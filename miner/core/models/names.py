@@ -1,4 +1,4 @@
-"""What is in the names of GGUF files: which belong together, which quantization, which one a reference means.
+"""The names of GGUF files: parts of one model, quantizations, and the file that a reference means.
 
 Pure functions on names, the same for a directory on disk and for a repository on a hub.
 """
@@ -22,7 +22,7 @@ QUANTIZATION = re.compile(
 REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?::(.{1,300}))?")
 PREFIXES = ("hf:", "hf.co/", "huggingface.co/")
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_XL", "IQ4_XS", "Q5_K_M", "Q8_0", "Q6_K", "F16", "BF16")
-"""Which quantization a reference without one means: the first of these that is there."""
+"""Quantizations for a reference without one: the first of these that exists."""
 PROJECTORS = ("F16", "BF16", "Q8_0", "F32")
 
 
@@ -33,9 +33,9 @@ class FileGroup:
     name: str
     """The common name: without `.gguf` and without the number of the part; directories are kept."""
     files: tuple[str, ...]
-    """The parts that are there, in order."""
+    """The existing parts, in order."""
     missing: tuple[str, ...] = ()
-    """The parts that should be there too."""
+    """The missing parts."""
 
     @property
     def quantization(self) -> str | None:
@@ -74,7 +74,7 @@ def parse_ref(text: str) -> HubRef | None:
 
 
 def is_projector(name: str) -> bool:
-    """Whether this is a vision or audio projector, which is no model of its own."""
+    """Whether this is a vision or audio projector, which is not a model by itself."""
     return "mmproj" in name.rsplit("/", 1)[-1].lower()
 
 
@@ -85,7 +85,7 @@ def model_stem(name: str) -> str:
 
 
 def without_tag(name: str) -> str:
-    """The name without Ollama's `:latest`, which its clients put behind any name."""
+    """The name without Ollama's `:latest`, which its clients append to any name."""
     return name[: -len(TAG)] if name.lower().endswith(TAG) else name
 
 
@@ -122,7 +122,7 @@ def choose(groups: Sequence[FileGroup], ref: HubRef, *, place: str) -> FileGroup
     `PREFERRED` that is there.
 
     Raises:
-        ModelNotFoundError: none fits, or several do; the message lists what there is in `place`.
+        ModelNotFoundError: none fits, or several do; the message lists the models in `place`.
     """
     there = [item.name for item in groups]
     if not groups:

@@ -1,6 +1,6 @@
-"""The vision or audio projector (`mmproj`) of a model: whichever lies beside it and is made for it.
+"""The vision or audio projector (`mmproj`) of a model: the matching one in its directory.
 
-A projector only adds abilities. One that is broken or made for another model is passed over, never an error.
+A projector only adds abilities. One that is broken or made for another model is skipped, never an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _unusable: set[Stamp] = set()
 """Files that are no projectors, or that an engine could not load; one warning was logged for each."""
 _GENERIC = {"", "model", "f16", "bf16", "q8_0", "f32"}
-"""What is left of the names of projectors that name no model."""
+"""Projectors' names, apart from `mmproj`, that name no model."""
 
 
 class Neighbours:
@@ -35,11 +35,11 @@ class Neighbours:
 
     @cached_property
     def models(self) -> list[str]:
-        """Names of those that are models."""
+        """Names of the files that are models."""
         return [item.name for item in group(self.names)]
 
     def owners(self, projector: str) -> frozenset[str]:
-        """The models that a projector's name speaks of."""
+        """The models that a projector's name contains."""
         known = self._owners.get(projector)
         if known is None:
             base = _base(projector)

@@ -1,4 +1,4 @@
-"""Where a model's name becomes a file.
+"""Resolves a model's name to a file.
 
 A name means, in this order: the demo model (`demo`), a path, a model in the models directory, a model that was pulled
 from a hub. It must be exact, in any case: the name in the list, its last part, the file's name, a reference to the hub,
@@ -96,12 +96,12 @@ class Models:
 
     @classmethod
     def read(cls, directory: Path) -> Models:
-        """As they are now. Reads directories."""
+        """Read the models now. Blocks: reads directories."""
         return cls(directory, DirectoryReader(directory).read(), demo_file())
 
     @property
     def complete(self) -> list[FileGroup]:
-        """Those of the directory of which no part is missing."""
+        """Models of the directory without missing parts."""
         return [item for item in self.groups if not item.missing]
 
     @property
@@ -110,7 +110,7 @@ class Models:
         return [*(item.name for item in self.groups), *([DEMO] if self.demo else [])]
 
     def matching(self, name: str) -> list[FileGroup]:
-        """The models of the directory that the name means: several where it could be either."""
+        """The models of the directory that the name means; several if it is ambiguous."""
         for wanted in dict.fromkeys((name, without_tag(name))):
             stem = model_stem(wanted)
             exact = self._exact.get(stem)
@@ -122,7 +122,7 @@ class Models:
         return []
 
     def pulled(self, ref: HubRef) -> list[FileGroup]:
-        """Those of one repository."""
+        """Models pulled from one repository."""
         return self._pulled.get(ref.repository.lower(), [])
 
     def aliases(self, name: str) -> tuple[str, ...]:

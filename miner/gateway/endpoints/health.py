@@ -46,7 +46,7 @@ class NotReady:
 
     reason: str
     hint: str | None = None
-    """For the operator."""
+    """Advice for the operator."""
     retry_after: float | None = None
     """Seconds after which it may be, where that is known."""
 

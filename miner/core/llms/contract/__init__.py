@@ -1,1 +1,1 @@
-"""What all backends share: requests, the driver, streams, checks."""
+"""Code that all backends share: requests, the driver, streams, checks."""

@@ -59,7 +59,7 @@ class LocalModels:
 
     @property
     def launcher(self) -> Launcher:
-        """How engines are started here.
+        """The launcher of engines here.
 
         Raises:
             EngineStartError: no launcher is installed.
@@ -70,7 +70,7 @@ class LocalModels:
 
     @property
     def catalog(self) -> Catalog:
-        """What the models directory of the settings holds."""
+        """The catalog of the settings' models directory."""
         directory = models_directory(self._settings)
         if self._catalog is None or self._catalog.directory != directory:
             self._catalog = Catalog(directory, kept=cache_directory() / "headers")

@@ -28,9 +28,9 @@ class TemplateInput(msgspec.Struct):
 
     messages: list[Message]
     emulates_tools: bool = False
-    """Tool calls are parsed out of the reply's text."""
+    """Whether tool calls are parsed from the reply's text."""
     tools_in_prompt: bool = False
-    """The tools are described in the messages, and not sent as `tools`."""
+    """Whether the tools are described in the messages, and not sent as `tools`."""
 
 
 class ChatTemplate:

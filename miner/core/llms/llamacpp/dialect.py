@@ -72,7 +72,7 @@ class Props(msgspec.Struct):
         )
 
     def capabilities(self, *, embeds: bool, ranks: bool) -> frozenset[str]:
-        """What the served model can do."""
+        """The capabilities of the served model."""
         able = set(FEATURES)
         if not self.chat_template_caps.supports_tools:
             able.add("emulated")

@@ -299,7 +299,7 @@ _REWRITES: Final[dict[str, Callable[[list[Message]], list[Message]]]] = {
     "assistant_first": _user_first,
     "same_role": _neighbours_joined,
 }
-"""In the order in which they are applied."""
+"""Rewrites in the order in which they are applied."""
 
 RESTRICTIONS: Final = tuple(_REWRITES)
 """The restrictions that have a rewrite."""

@@ -1,5 +1,5 @@
-"""What each engine enforces of a JSON Schema, decided before the request is sent: what it does not enforce is refused
-with the keyword and its place, or, where the caller allows that, listed as ignored and left to the check of the reply.
+"""What each engine enforces of a JSON Schema, decided before the request is sent: other keywords are refused with the
+keyword and its place, or, where the caller allows that, listed as ignored and left to the check of the reply.
 
 - llama.cpp, its own server or Ollama's: what `translate` can express. Bounds of numbers need a grammar of our own
   (`gbnf`), which llama.cpp's own server takes, for a reply without reasoning before it.

@@ -16,9 +16,9 @@ class Memory:
     """Total and free memory; None if the system does not report it."""
 
     available: int | None
-    """Of the machine, or of the container that we are in: without swapping, with file caches dropped."""
+    """Available main memory of the machine or container, without swap; file caches count as available."""
     total: int | None
-    """Of the machine or the container."""
+    """Main memory of the machine or container."""
     gpu_available: tuple[int, ...] = ()
     """Free memory of each GPU."""
     gpu_total: tuple[int, ...] = ()

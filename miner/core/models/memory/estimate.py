@@ -71,7 +71,7 @@ class Estimate:
     checkpoints: int
     """Copies of windowed layers and states that long conversations may add later."""
     gpu: int = 0
-    """Of the weights, the cache, the compute buffer and the projector: what is in the memory of GPUs."""
+    """Bytes in GPU memory: parts of the weights, the cache, the compute buffer and the projector."""
 
     @property
     def total(self) -> int:

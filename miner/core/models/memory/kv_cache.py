@@ -35,13 +35,13 @@ class CacheShape:
     """Bytes of the cache, by what they grow with."""
 
     full: int
-    """For each token of a slot's context."""
+    """Bytes per token of a slot's context."""
     windowed: int
-    """For each token of the window."""
+    """Bytes per token of the window."""
     window: int
     """Tokens of the window; 0 without such layers."""
     state: int
-    """For each slot, whatever its context."""
+    """Bytes per slot, whatever its context."""
 
     def cells(self, ctx_size: int, batch_size: int) -> tuple[int, int]:
         """Tokens that a slot's full and windowed layers hold."""

@@ -15,24 +15,24 @@ from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.estimate import Estimate
 
 MARGIN = 1 << 30
-"""What llama.cpp leaves free on each card where it chooses itself."""
+"""Bytes that llama.cpp leaves free on each card where it chooses the layers itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Bytes of a model by where they lie."""
+    """Bytes of a model in main memory and on each GPU."""
 
     ram: int
     gpus: tuple[int, ...]
-    """On each card, in order."""
+    """Bytes on each card, in order."""
     layers: int
-    """That lie on cards, the output being one more."""
+    """Number of layers on cards; the output counts as one."""
     experts: int | None = None
-    """Of those, how many with their experts; None: a model without, or all."""
+    """Number of those with their experts; None: all, or a model without experts."""
 
     @property
     def gpu(self) -> int:
-        """On all cards together."""
+        """Bytes on all cards together."""
         return sum(self.gpus)
 
 
@@ -45,7 +45,7 @@ class LayerSizes:
 
 
 def layer_sizes(header: GGUFHeader) -> LayerSizes:
-    """Those of a model's header."""
+    """The layer sizes of a model's header."""
     layers = header.block_count or 0
     dense, experts = [0] * (layers + 1), [0] * (layers + 1)
     embedding, has_output = 0, False
@@ -66,7 +66,7 @@ def layer_sizes(header: GGUFHeader) -> LayerSizes:
 
 
 def place(sizes: LayerSizes, parts: Estimate, n_gpu_layers: int | None, free: Sequence[int]) -> Placement:
-    """Where the parts of an estimate lie, with so much free on each card.
+    """Place the parts of an estimate, by the free bytes of each card.
 
     Args:
         n_gpu_layers: negative: all; None: as many as fit.
@@ -91,7 +91,7 @@ def place(sizes: LayerSizes, parts: Estimate, n_gpu_layers: int | None, free: Se
 
 
 def _spread(sizes: LayerSizes, parts: Estimate, layers: int, without: int, room: Sequence[int]) -> Placement:
-    """So many layers from the end on the cards; the experts of the first `without` of all layers stay behind."""
+    """Place the last `layers` layers on the cards, without the experts of the first `without` of all layers."""
     most = len(sizes.dense)
     cache = parts.kv_cache // max(most - 1, 1)
     weights = sum(room) or len(room)

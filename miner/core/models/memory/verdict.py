@@ -1,4 +1,4 @@
-"""Whether a model fits into free memory, with the numbers, and with what would fit if not."""
+"""Whether a model fits into free memory, with the numbers, and the largest context that would fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Verdict:
     estimate: Estimate
     memory: Memory
     placement: Placement
-    """Where its parts are."""
+    """Placement of its parts."""
     fits: bool | None
     """None: unknown, since the system does not report free memory, or since it depends on a GPU that is not visible."""
     largest_context: int | None
@@ -43,7 +43,7 @@ class Verdict:
 
     @property
     def hint(self) -> str:
-        """What the operator can do where it does not fit."""
+        """Advice for the operator if it does not fit."""
         if self.largest_context:
             return (
                 f"The largest context that fits is {self.largest_context} tokens a slot: set LLAMACPP_CTX_SIZE to it."
@@ -88,7 +88,7 @@ class Verdict:
 
 
 def placed(header: GGUFHeader, load: Load, memory: Memory, sizes: LayerSizes | None = None) -> Placement:
-    """Where the parts of a load are, by what is free on each GPU.
+    """The placement of a load, by the free memory of each GPU.
 
     Raises:
         ValueError: a cache type does not exist.
@@ -100,7 +100,7 @@ def placed(header: GGUFHeader, load: Load, memory: Memory, sizes: LayerSizes | N
 
 
 def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
-    """Hold what the load takes against what is free: in the machine's memory, and on each GPU by itself.
+    """Compare the memory of the load with the free memory: of the machine, and of each GPU.
 
     Raises:
         ValueError: a cache type does not exist.
@@ -135,7 +135,7 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
 
 
 def readable(size: int) -> str:
-    """Bytes in the unit that suits, with three digits."""
+    """Bytes in a suitable unit, with three digits."""
     value, unit = float(size), UNITS[0]
     for unit in UNITS:
         if value < 1000 or unit == UNITS[-1]:
