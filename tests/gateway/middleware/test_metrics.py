@@ -10,7 +10,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from miner.gateway.counters import Histogram, ModelLabels
-from miner.gateway.endpoints.prometheus import METRICS
+from miner.gateway.endpoints.metrics import METRICS
 from tests.gateway.middleware.test_rate_limit import Gated, ask, until
 from tests.gateway.serving import Parrot, config, post, serving
 
