@@ -7,11 +7,11 @@
       RequestError                    an invalid request; retrying changes nothing
         InvalidRequestError           400  a parameter is malformed or out of range
         UnsupportedFeatureError       400  the backend or the model does not support the request
-        ModelNotFoundError            404  no such model; carries what there is
+        ModelNotFoundError            404  no such model; carries the available ones
         ContextLengthError            400  the prompt does not fit; carries both numbers
       BackendError                    the engine's side
         BackendUnavailableError       503  cannot be reached, or is temporarily unavailable
-          ServiceClosedError          503  the service was closed while the call ran; nothing is sent again
+          ServiceClosedError          503  the service was closed while the call ran; not retried
         BackendTimeoutError           504  read timeout
         BackendOverloadedError        429  the queue is full; carries retry_after in seconds
         AuthenticationError           502  the engine refused our key (not the caller's key)

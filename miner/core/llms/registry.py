@@ -152,7 +152,7 @@ def get_backends() -> dict[str, type[LLMService]]:
 def get_backend(name: str | None = None, config: Any = None) -> LLMService:
     """Return a service of the named backend; with MINER_LLM_FALLBACKS set, one that falls back on those.
 
-    If the name is unknown or unusable, the first available backend is used and one warning lists what there is.
+    If the name is unknown or unusable, the first available backend is used and one warning lists the available ones.
 
     Args:
         name: None for LLM_BACKEND.

@@ -83,7 +83,7 @@ def _bound(family: int, kind: int, proto: int, address: tuple[object, ...]) -> s
 
 def _limit_write_time(sock: socket.socket, seconds: float) -> None:
     """Connections accepted from this socket are closed when the client acknowledges nothing for so long. Linux does it:
-    a response in one piece is still being sent when no code of ours watches it any more.
+    a non-streaming response is still being sent when no code of ours watches it any more.
     """
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is not None:

@@ -115,7 +115,7 @@ class Backend:
                 dropped where no model has that name.
 
         Raises:
-            ModelNotFoundError: no such model, or several and none was named; lists what there is.
+            ModelNotFoundError: no such model, or several and none was named; lists the available ones.
         """
         if name is not None:
             check_name(name)
@@ -140,7 +140,7 @@ class Backend:
         """Make sure that the model can be used; built-in backends return its ModelInfo.
 
         Raises:
-            ModelNotFoundError: no such model; lists what there is.
+            ModelNotFoundError: no such model; lists the available ones.
         """
         return ModelInfo(id=model_name)
 

@@ -53,7 +53,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
 
 
 def _schema(parameters: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
-    """The parameters of a tool as a JSON Schema. Those of a strict tool must be valid already."""
+    """The parameters of a tool as a JSON Schema; a strict tool's must be valid already."""
     if not strict:
         return relaxed(dict(parameters))
     try:

@@ -1,5 +1,5 @@
-"""One generation on one llama.cpp server: sent in the form that the chat template takes, sent again in another where
-the template refuses it, and finished as a raw completion where the server cannot parse what the model wrote.
+"""One generation on one llama.cpp server: sent in the form that the chat template takes, retried in another where the
+template refuses it, and finished as a raw completion where the server cannot parse what the model wrote.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def read_lines(response: ByteStream, request: ChatRequest, upstream: Upstream) -
 
 
 def is_repetition(pieces: Iterable[str]) -> bool:
-    """Whether a reply ends with the same token over and over. A reply in one piece is judged by the end of its text.
+    """Whether a reply ends with the same token over and over. A non-streaming reply is judged by the end of its text.
 
     After 30 tokens that are equal but for white space Ollama ends the reply without its last line (`done: true`) and
     without an error, streamed or not (llm/llama_server.go; captures chat_repetition*). Every other reply without its

@@ -108,7 +108,7 @@ def download(hub: Hub, ref: HubRef, revision: str, file: HubFile, part: Path, me
     resumed = part.exists() and part.stat().st_size > 0
     digest = _filled(hub, ref, revision, file, part, meter)
     if digest != (file.sha256 or digest) and resumed:
-        # What was there may have been spoiled by a crash of the machine: once more from the start.
+        # What was there may have been spoiled by a crash of the machine: restart from the beginning.
         part.unlink()
         digest = _filled(hub, ref, revision, file, part, meter)
     if digest != (file.sha256 or digest):

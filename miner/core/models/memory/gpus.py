@@ -1,6 +1,6 @@
 """The GPUs of this machine and what is free on each: NVIDIA's by `nvidia-smi`, AMD's by sysfs, Apple's by its tools.
 
-Those that CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES hide from an engine are left out. Sizes are
+GPUs that CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES hide from an engine are left out. Sizes are
 bytes. A tool that hangs is waited for once and then not run for a minute.
 """
 
