@@ -69,14 +69,16 @@ class MinerError(Exception):
     """HTTP status of the gateway's response."""
     code: ClassVar[str] = "internal_error"
     """A short name that programs can compare."""
+    hint: str | None = None
+    """What the caller can do."""
+    operator_hint: str | None = None
+    """What the operator can do; never shown to clients without the admin right."""
 
     def __init__(self, message: str, *, hint: str | None = None, operator_hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        """What the caller can do."""
         self.operator_hint = operator_hint
-        """What the operator can do; never shown to clients without the admin right."""
 
     @property
     def hints(self) -> str | None:

@@ -27,6 +27,7 @@ from miner.errors import (
     ServiceClosedError,
     StreamInterruptedError,
     UnsupportedFeatureError,
+    _restore,
 )
 
 PLACE = {"backend": "vllm", "base_url": "http://h/v1", "status": 500, "retryable": True, "retry_after": 1.5}
@@ -145,3 +146,9 @@ def test_what_may_succeed_later():
     retryable = {cls for cls in classes().values() if issubclass(cls, BackendError) and cls("x").retryable}
     assert retryable == {BackendUnavailableError, BackendOverloadedError, EngineCrashedError}
     assert BackendUnavailableError("x", retryable=False).retryable is False
+
+
+def test_an_error_of_an_older_version_is_still_readable():
+    """Its state, pickled by that version, has no operator_hint."""
+    state = {"message": "It failed.", "hint": "Try again."}
+    assert str(_restore(BackendError, state)) == "It failed. Try again."

@@ -6,6 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
+from miner.config.sources import variable_of
 from miner.core.fair_queue import Permits, QueueFullError
 from miner.core.llms.contract.queue_client import QueueClient
 from miner.core.llms.LLMService import LLMService
@@ -99,6 +100,19 @@ class BackendQueue:
         return RefusedError(429, "overloaded", message, retry_after=math.ceil(min(max(seconds, 1), 60)))
 
 
+def ignored_queue_settings(service: LLMService, settings: GatewaySettings) -> list[str]:
+    """A line for each setting of this queue that is set and has no effect, because the backend queues by itself."""
+    if not service.queues_requests or settings.serve_max_running is not None:
+        return []
+    instead = {"serve_max_queued": "MINER_MAX_QUEUE", "serve_queue_timeout": "MINER_QUEUE_TIMEOUT"}
+    return [
+        f"{variable_of(name)} has no effect with {service.name}, whose engines have a queue of their own: set {other}, "
+        f"or MINER_SERVE_MAX_RUNNING to queue in the gateway."
+        for name, other in instead.items()
+        if name in settings.model_fields_set
+    ]
+
+
 def _concurrency_of(service: LLMService) -> int:
-    declared = service.concurrency
-    return _DEFAULT_CONCURRENCY if declared is None else max(1, declared)
+    known = service.known_concurrency
+    return _DEFAULT_CONCURRENCY if known is None else max(1, known)

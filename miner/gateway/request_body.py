@@ -158,7 +158,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             raise InvalidRequestError(
                 f"The request body is not valid Unicode: {lone.group().decode()} is half of a surrogate pair."
             ) from None
-        reason = str(error)
+        reason = str(error).removeprefix("JSON is malformed: ")
         raise InvalidRequestError(f"The request body is not valid JSON: {reason[:1].lower()}{reason[1:]}.") from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None

@@ -13,7 +13,9 @@ from miner.core.llms.fallback import FallbackService
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendError, BackendOverloadedError
+from miner.gateway.concurrency import ignored_queue_settings
 from miner.gateway.rate_limits import Limits
+from miner.gateway.settings import GatewaySettings
 from tests.core.engine.simulated import Machine, spec_of
 from tests.gateway.middleware.test_rate_limit import ask, keys, of, until
 from tests.gateway.serving import Parrot, config, serving
@@ -214,3 +216,12 @@ async def test_a_greedy_key_delays_another_by_one_request_on_a_real_engine(tmp_p
         assert await one(served, "modest") == 200
         assert ended.count("greedy") <= 2
         assert [await task for task in greedy] == [200] * 6
+
+
+async def test_settings_that_a_backend_with_its_own_queue_ignores_are_named():
+    settings = {"serve_max_queued": 2, "serve_queue_timeout": 5}
+    names = [line.split()[0] for line in ignored_queue_settings(Pooled(), GatewaySettings(**settings))]
+    assert names == ["MINER_SERVE_MAX_QUEUED", "MINER_SERVE_QUEUE_TIMEOUT"]
+    assert ignored_queue_settings(Pooled(), GatewaySettings()) == []
+    assert ignored_queue_settings(Pooled(), GatewaySettings(serve_max_running=1, **settings)) == []
+    assert ignored_queue_settings(Parrot(config()), GatewaySettings(**settings)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from miner.core.engine.limits import PoolLimits
@@ -17,7 +18,7 @@ def overloaded(member: Member, why: str, retry_after: float, setting: str) -> Ba
         f"The engine of {member.spec.alias!r} is overloaded: {why}.",
         backend=_BACKEND,
         retry_after=retry_after,
-        hint=f"Try again in {retry_after:.0f} s.",
+        hint=f"Try again in {math.ceil(retry_after)} s.",
         operator_hint=f"Raise {setting}.",
     )
 

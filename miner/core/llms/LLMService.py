@@ -70,6 +70,15 @@ class LLMService(Backend):
             vars(service)["aclose"] = MethodType(LLMService._end_calls_and_close, service)
         return service
 
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy, which gets bound verbs of its own from `__new__`."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not (isinstance(value, MethodType) and value.__self__ is self)
+        }
+
     # Verbs
 
     async def generate(
@@ -108,7 +117,7 @@ class LLMService(Backend):
         request = self._request(
             options, prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p
         )
-        return (await self._run(request)).content
+        return (await self._run_request(request)).content
 
     async def chat_completion(
         self,
@@ -134,7 +143,7 @@ class LLMService(Backend):
             options, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
             tools=tools, tool_choice=tool_choice,
         )  # fmt: skip
-        return await self._run(request)
+        return await self._run_request(request)
 
     def stream(
         self,
@@ -159,7 +168,7 @@ class LLMService(Backend):
             top_p=top_p, tools=tools, tool_choice=tool_choice,
         )  # fmt: skip
         response = LLMResponse()
-        return LLMStream(lambda: self._run_stream(request, response), response, self._in_flight)
+        return LLMStream(lambda: self._stream_request(request, response), response, self._in_flight)
 
     def generate_many(
         self, prompts: Iterable[Any], *, concurrency: int | None = None, **arguments: Any
@@ -168,13 +177,13 @@ class LLMService(Backend):
 
         Args:
             prompts: consumed as slots become free, so it may be endless.
-            concurrency: requests at once; None for the service's `concurrency`, or 8 if that is unknown.
+            concurrency: requests at once; None for the service's `concurrency`.
             **arguments: those of `generate`, the same for all.
         """
         return generate_many(
             lambda prompt: self.generate(prompt, **arguments),
             prompts,
-            concurrency=(self.concurrency or 8) if concurrency is None else concurrency,
+            concurrency=self.concurrency if concurrency is None else concurrency,
             in_flight=self._in_flight,
         )
 
@@ -311,7 +320,7 @@ class LLMService(Backend):
         Calls in flight end with a ServiceClosedError, wherever they wait, and are not retried.
         """
         await self._in_flight.end()
-        await self._aclose()
+        await self._close_resources()
 
     async def _end_calls_and_close(self) -> None:
         """`aclose` of an instance whose class overrides it: end the calls in flight, then close."""
@@ -347,11 +356,11 @@ class LLMService(Backend):
         check_images(request.messages or (), remote=settings.allow_remote_images)
         return request
 
-    async def _run(self, request: ChatRequest) -> LLMResponse:
+    async def _run_request(self, request: ChatRequest) -> LLMResponse:
         """Return the response to a validated request."""
         return await run(self, request)
 
-    def _run_stream(self, request: ChatRequest, response: LLMResponse) -> Batches:
+    def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
         """Yield the response to a validated request; `response` gets model, backend, ignored, parsed output."""
         return run_stream(self, request, response)
 

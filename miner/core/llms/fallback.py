@@ -103,9 +103,14 @@ class FallbackService(LLMService):
 
     @property
     @override
-    def concurrency(self) -> int | None:
+    def concurrency(self) -> int:
         """Concurrency of `current`. Requests beyond it (after a change) wait in the backend's own queue."""
         return self.current.concurrency
+
+    @property
+    @override
+    def known_concurrency(self) -> int | None:
+        return self.current.known_concurrency
 
     @property
     @override
@@ -198,14 +203,14 @@ class FallbackService(LLMService):
         return replace(request, model=name, resolution=Resolution(model=info))
 
     @override
-    async def _run(self, request: ChatRequest) -> LLMResponse:
+    async def _run_request(self, request: ChatRequest) -> LLMResponse:
         async def call(service: LLMService) -> LLMResponse:
             return await run(service, await self._request_for(service, request))
 
         return await self._first(call)
 
     @override
-    async def _run_stream(self, request: ChatRequest, response: LLMResponse) -> Batches:
+    async def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
         services = self._ordered()
         budget = current_budget()
         for service in services:
@@ -305,7 +310,7 @@ class FallbackService(LLMService):
         )
 
     @override
-    async def _aclose(self) -> None:
+    async def _close_resources(self) -> None:
         errors: list[MinerError] = []
         for service in self._services:
             try:

@@ -114,7 +114,7 @@ class HTTPBackend(LLMService):
         return Health(state="ready", models=names)
 
     @override
-    async def _aclose(self) -> None:
+    async def _close_resources(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.close()

@@ -263,9 +263,9 @@ class LlamaCppService(OpenAIService):
         return self._servers.pull(model, insecure=insecure)
 
     @override
-    async def _aclose(self) -> None:
+    async def _close_resources(self) -> None:
         engines, self._engines = self._engines, None
         await self._external.aclose()
         if engines is not None:
             await engines.aclose()
-        await super()._aclose()
+        await super()._close_resources()

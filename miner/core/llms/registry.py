@@ -97,6 +97,8 @@ def _load(point: EntryPoint, config: Any = None) -> RegisteredBackend:
 def _import_failure(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
+        if package == "miner":
+            return f"it imports {error.name!r}, which this version of miner does not have"
         extra = _EXTRAS.get(package)
         install = f'"llm-service-backends[{extra}]"' if extra else package
         return f"module {error.name!r} is missing: pip install {install}"

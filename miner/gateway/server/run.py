@@ -20,6 +20,7 @@ from miner.config.vllm_command import VLLMCommandConfig
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
+from miner.gateway.concurrency import ignored_queue_settings
 from miner.gateway.server.connection import MAX_HEADER, MAX_URI, Runner
 from miner.gateway.server.log import server_log
 from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address, url_of
@@ -68,6 +69,8 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
         refuse_open_address(settings)
         _allow_many_connections()
         service = make_service()
+        for line in ignored_queue_settings(service, settings):
+            logger.warning("%s", line)
         app = create_app(service, settings)
         sockets = listen(settings)
 

@@ -73,9 +73,14 @@ class Backend:
         return frozenset({"chat", "timeout"})
 
     @property
-    def concurrency(self) -> int | None:
-        """Number of requests that the backend works on at once; None if unknown."""
-        return None
+    def concurrency(self) -> int:
+        """Number of requests that are worth sending at once: 8, unless the backend knows better."""
+        return 8
+
+    @property
+    def known_concurrency(self) -> int | None:
+        """`concurrency` where the backend knows it, None where it is the default."""
+        return None if type(self).concurrency is Backend.concurrency else self.concurrency
 
     @property
     def backend_names(self) -> list[str]:
@@ -224,7 +229,7 @@ class Backend:
             await self._get_model(default)
         return Health(state="ready", models=[default] if default else [])
 
-    async def _aclose(self) -> None:
+    async def _close_resources(self) -> None:
         """Release what is open. Calls in flight have ended by then."""
 
 

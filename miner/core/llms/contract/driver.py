@@ -63,6 +63,9 @@ async def _send(
         if not streams:
             return await backend._chat(request)
         arrived.clear()
+        if deadline.bounds_tokens:
+            deadline.restart()
+            timer.reschedule(deadline.when)
         return await drain(backend._stream(request), arrived, on_batch)
 
     while True:
@@ -202,6 +205,11 @@ class _Deadline:
         span = self._timeout.first if self._waits_for_first else self._timeout.between
         ends = [end for end in (self.total, None if span is None else self._last + span) if end is not None]
         return min(ends, default=None)
+
+    def restart(self) -> None:
+        """Wait for the first token again: the request is sent again."""
+        self._waits_for_first = True
+        self._last = self._time()
 
     def note(self, batch: list[LLMChunk]) -> None:
         """Restart the timeout if the batch has tokens."""

@@ -146,7 +146,7 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
             prompt_tokens=count,
             context_length=limit,
             hint="Shorten the prompt.",
-            operator_hint="Raise LLAMACPP_CTX_SIZE.",
+            operator_hint="LLAMACPP_CTX_SIZE sets the context.",
         )
     if "contains invalid tokens" in text:
         hint = "Each is below the size of the model's vocabulary."
@@ -157,7 +157,7 @@ def refine(status: int, body: ErrorBody, where: str, details: dict[str, Any]) ->
         return ContextLengthError(
             f"The prompt is too long for {where}: {text}",
             hint="Shorten the prompt.",
-            operator_hint="Raise LLAMACPP_CTX_SIZE.",
+            operator_hint="LLAMACPP_CTX_SIZE sets the context.",
         )
     if status == 503:
         return BackendUnavailableError(f"{where} is not ready: {text}.", hint="Try again later.", **details)

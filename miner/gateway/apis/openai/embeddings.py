@@ -30,7 +30,8 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidRequestError(
-            "input must be a string or an array of strings, none of them empty, and no tokens.", param="input"
+            "input must be a string or an array of strings, none of them empty; arrays of token ids are not supported.",
+            param="input",
         )
     check_length(texts, "input", MAX_INPUTS)
     if request.encoding_format not in (None, "float", "base64"):

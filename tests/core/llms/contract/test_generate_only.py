@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from miner.core.llms import get_backend
 from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.llm_vllm import VLLMService
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import LLMResponse, ModelInfo
+from miner.core.wire import LLMChunk, LLMResponse, ModelInfo
 from miner.errors import (
     BackendProtocolError,
     BackendTimeoutError,
@@ -456,3 +457,48 @@ async def test_the_arguments_may_follow_the_class_while_it_is_patched(monkeypatc
     service = Smallest(settings())
     monkeypatch.setattr(Smallest, "generate", generate)
     assert await service.generate("hi") == "ih"
+
+
+async def test_a_helper_of_any_plain_name_is_the_authors_own():
+    class Helpful(LLMService):
+        def _run(self, prompt):
+            return f"ran {prompt}"
+
+        async def _aclose(self):
+            raise AssertionError("nobody calls this but its author")
+
+        async def generate(self, prompt, model, max_tokens, temperature, top_p):
+            return self._run(prompt)
+
+    async with Helpful(None) as service:
+        assert await service.generate("hi") == "ran hi"
+        assert (await service.chat_completion([{"role": "user", "content": "hi"}])).content == "ran hi"
+
+
+async def test_a_copy_calls_itself_and_not_its_original():
+    class Named(LLMService):
+        async def generate(self, prompt, model, max_tokens, temperature, top_p):
+            return self.label
+
+    first = Named(None)
+    first.label = "first"
+    second = copy.copy(first)
+    second.label = "second"
+    assert (await first.generate("x"), await second.generate("x")) == ("first", "second")
+
+
+async def test_the_wait_for_tokens_begins_again_when_a_request_is_sent_again():
+    class Flaky(LLMService):
+        attempts = 0
+
+        async def _stream(self, request):
+            self.attempts += 1
+            if self.attempts == 1:
+                yield [LLMChunk(content="a")]
+                raise BackendUnavailableError("busy", backend="flaky")
+            await asyncio.sleep(1.0)
+            yield [LLMChunk(content="b", finish_reason="stop")]
+
+    service = Flaky(None)
+    assert await service.generate("x", timeout={"first": 60, "between": 0.5}) == "b"
+    assert service.attempts == 2
