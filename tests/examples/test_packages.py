@@ -100,4 +100,4 @@ async def test_the_fuller_backend_keeps_the_contract(environment, tmp_path, mode
     finally:
         await runner.stop()
     assert status == 0, out[-3000:]
-    assert ("json_schema          passes" if model == "demo" else "seed                 passed") in out
+    assert ("json_schema          passed" if model == "demo" else "seed                 passed") in out
