@@ -556,9 +556,9 @@ async def test_behind_each_other_the_first_that_can_and_is_there_does_it():
             assert (await service.load_model("n")).loaded
 
 
-async def test_concurrency_is_that_of_whoever_answers():
+async def test_concurrency_is_that_of_the_current_backend():
     class Narrow(LLMService):
-        name = "ollama"  # the name decides who rests
+        name = "ollama"  # the name decides which is in cooldown
 
         async def generate(self, prompt, model=None):
             return "narrow"
@@ -569,11 +569,11 @@ async def test_concurrency_is_that_of_whoever_answers():
 
     async with chained("http://127.0.0.1:9", "http://127.0.0.1:9", fallback_cooldown=0.4) as service:
         service._all()[1] = Narrow(service.config)
-        assert service.concurrency is None
+        assert (service.concurrency, service.known_concurrency) == (8, None)
         assert await service.generate("hi") == "narrow"
         assert (service.concurrency, service.current.name) == (3, "ollama")
         await asyncio.sleep(0.45)
-        assert service.concurrency is None
+        assert (service.concurrency, service.known_concurrency) == (8, None)
 
 
 @pytest.mark.engine
