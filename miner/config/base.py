@@ -138,7 +138,7 @@ def _config_error(error: ValidationError, arguments: Mapping[str, Any]) -> Confi
     name = str(first["loc"][0]).lower() if first["loc"] else "?"
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
-    reason = reason[:1].lower() + reason[1:]
+    reason = reason[:1].lower() + reason[1:].partition(", unable to ")[0]
     if any(word in name.split("_") for word in _SECRET_WORDS):
         return ConfigError(f"{variable_of(name)} is not valid: {reason}{more}.")
     return ConfigError(f"{variable_of(name)}={_invalid_value(name, arguments)}: {reason}{more}.")

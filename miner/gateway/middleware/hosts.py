@@ -70,7 +70,7 @@ class Hosts(Middleware):
         known = host is not None and alone and (is_local_host(host) or self._is_known(host))
         if not known:
             raise RefusedError(
-                403, "host_not_allowed", "The Host header of the request is not allowed.",
+                403, "host_not_allowed", f"The Host header {(host or '')[:100]!r} is not allowed.",
                 operator_hint="MINER_SERVE_ALLOWED_HOSTS lists the names by which clients may call this server.",
             )  # fmt: skip
         if host is not None and len(self._seen) < 64:
