@@ -207,9 +207,10 @@ class _Deadline:
         return min(ends, default=None)
 
     def restart(self) -> None:
-        """Wait for the first token again: the request is sent again."""
-        self._waits_for_first = True
-        self._last = self._time()
+        """The request is sent: after an attempt that had sent tokens, wait for the first again."""
+        if not self._waits_for_first:
+            self._waits_for_first = True
+            self._last = self._time()
 
     def note(self, batch: list[LLMChunk]) -> None:
         """Restart the timeout if the batch has tokens."""

@@ -502,3 +502,20 @@ async def test_the_wait_for_tokens_begins_again_when_a_request_is_sent_again():
     service = Flaky(None)
     assert await service.generate("x", timeout={"first": 60, "between": 0.2}) == "b"
     assert service.attempts == 2
+
+
+async def test_the_wait_for_the_first_token_includes_finding_the_model():
+    class Slow(LLMService):
+        async def _get_model(self, model_name):
+            await asyncio.sleep(0.4)
+
+        async def _stream(self, request):
+            await asyncio.sleep(0.4)
+            yield [LLMChunk(content="a", finish_reason="stop")]
+
+    service = Slow(None)
+    arguments = {"model": "m", "timeout": {"first": 0.6}}
+    with pytest.raises(BackendTimeoutError):
+        await service.generate("x", **arguments)
+    with pytest.raises(BackendTimeoutError):
+        await read(service.stream("x", **arguments))
