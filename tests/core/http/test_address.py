@@ -9,31 +9,10 @@ from typing import Any
 
 import pytest
 
-from miner.core.http.client import HttpClient
-from miner.core.http.connection_pool import ConnectionLimits
-from miner.core.http.errors import Upstream
 from miner.errors import BackendUnavailableError
+from tests.core.http.echo import Echo, client
 from tests.core.llms.contract.test_closing import black_hole
 from tests.core.services import ENGINES, service_at
-from tests.servers.http import RawServer, ResponseWriter
-
-CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
-
-
-class Echo(RawServer):
-    """Answers each request after `delay` seconds, and counts how many it has at once."""
-
-    delay = 0.0
-    most = 0
-
-    async def handle(self, writer: ResponseWriter) -> None:
-        self.most = max(self.most, self.open_connections)
-        await asyncio.sleep(self.delay)
-        await writer.respond(200, b"ok")
-
-
-def client(base: str, **limits: Any) -> HttpClient:
-    return HttpClient(Upstream("vllm", base, read_timeout=30.0), limits=ConnectionLimits(**limits))
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:

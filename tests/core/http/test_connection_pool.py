@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from miner.core.http.client import HttpClient
-from miner.core.http.connection_pool import ConnectionLimits
-from miner.core.http.errors import Upstream
 from miner.core.llms.LLMService import LLMService
 from miner.errors import BackendOverloadedError, BackendUnavailableError
+from tests.core.http.echo import CHAT, Echo, client
 from tests.core.llms.contract.test_failures import Faulty
 from tests.core.services import ENGINES, service_at
 from tests.servers import faults
 from tests.servers.faults import FaultServer
-from tests.servers.http import RawServer, ResponseWriter
-
-CHAT = b'{"model": "smollm2", "messages": [], "stream": true}'
-
-
-class Echo(RawServer):
-    """Answers each request after `delay` seconds, and counts how many it has at once."""
-
-    delay = 0.0
-    most = 0
-
-    async def handle(self, writer: ResponseWriter) -> None:
-        self.most = max(self.most, self.open_connections)
-        await asyncio.sleep(self.delay)
-        await writer.respond(200, b"ok")
-
-
-def client(base: str, **limits: Any) -> HttpClient:
-    return HttpClient(Upstream("vllm", base, read_timeout=30.0), limits=ConnectionLimits(**limits))
 
 
 async def test_no_more_connections_than_there_may_be():
