@@ -336,7 +336,7 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     dimensions: int | None = None
     """Length of its embedding vectors."""
     created: int | None = None
-    """Seconds since 1970."""
+    """Seconds since 1970: the date of its file, else when the server first listed it; None: unknown."""
     digest: str | None = None
     owned_by: str | None = None
     """`owned_by` of an OpenAI-compatible server."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 
+from msgspec.structs import replace
+
 from miner.config.config import config_of
 from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
@@ -15,10 +17,14 @@ _FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf(:latest)?$", re.IG
 
 
 async def known_models(context: RequestContext) -> list[ModelInfo]:
-    """The models of the backend that this caller may use."""
+    """The models of the backend that this caller may use, each with a date: typed clients require one."""
     service = context.gateway.service
     default = config_of(service.config).default_model
-    models = [model for model in await service.list_models() if _may_use(context.caller, model)]
+    models = [
+        model if (model.created or 0) > 0 else replace(model, created=context.gateway.created)
+        for model in await service.list_models()
+        if _may_use(context.caller, model)
+    ]
     return sorted(models, key=lambda model: not (default is not None and default in (model.id, *model.aliases)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -50,6 +51,8 @@ class Gateway:
     def __init__(self, service: LLMService, settings: GatewaySettings) -> None:
         self.service = service
         self.settings = settings
+        self.created = int(time.time())
+        """Seconds since 1970: the date of a model whose backend tells none."""
         self.bodies = BodyBudget(max(settings.serve_body_budget, settings.serve_max_body))
         self.proxies = TrustedProxies(settings.serve_trusted_proxies)
         self.health = HealthCache(service)

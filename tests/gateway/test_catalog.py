@@ -8,11 +8,13 @@ import aiohttp
 import pytest
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.llm_ollama import OllamaService
 from miner.core.llms.llm_vllm import VLLMService
 from tests.core.models.conftest import make_gguf
-from tests.gateway.serving import config, post, serving
+from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers.llama_runner import demo_model
 from tests.servers.openai_stub import StubServer
+from tests.servers.payloads import models
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
 ROUTES = [
@@ -109,3 +111,28 @@ async def test_other_backends_take_the_tag_too_and_no_beginnings():
             for path, body in (ROUTES[0], ROUTES[8], ROUTES[14]):
                 async with post(served, {**body, "model": name}, path) as response:
                     assert (name, path, response.status) == (name, path, status), await response.text()
+
+
+async def test_every_model_has_a_real_date_that_stays():
+    """Clients that are typed refuse a list without one, and take 0 for 1970."""
+    async with StubServer(models=["m"]) as engine:
+        services = (
+            LlamaCppService(config(llamacpp_threads=1)),
+            VLLMService(config(vllm_api_base=engine.v1)),
+            OllamaService(config(ollama_base_url=engine.url)),
+            Parrot(config(default_model="parrot")),
+        )
+        for service in services:
+            async with serving(service) as served, aiohttp.ClientSession() as session:
+                dates = []
+                for _ in range(2):
+                    async with session.get(f"{served.v1}/models") as response:
+                        dates += [model["created"] for model in (await response.json())["data"]]
+                    # Such servers say the time of the request.
+                    later = {**models(["m"])["data"][0], "created": dates[0] + 60}
+                    engine.side["/v1/models"] = {"object": "list", "data": [later]}
+                async with session.get(f"{served.url}/api/tags") as response:
+                    tags = (await response.json())["models"]
+            assert len(set(dates)) == 1
+            assert dates[0] > 1_600_000_000, service.name
+            assert tags[0]["modified_at"] > "2020", service.name

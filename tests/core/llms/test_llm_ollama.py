@@ -29,6 +29,7 @@ async def test_models_and_what_each_can():
         models = await service.list_models()
         assert {model.id for model in models} >= {"smollm2:latest", "smollm2-tools:latest"}
         assert all(model.size and model.digest for model in models)
+        assert all(model.created and model.created > 1_700_000_000 for model in models)
         assert ("smollm2" in models[0].aliases) or models[0].aliases
         can = {name: (await service._get_model(name)).capabilities for name in
                ("smollm2", "smollm2-tools", "smollm2-think", "smollm2-embed")}  # fmt: skip

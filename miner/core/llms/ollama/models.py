@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ class _Details(msgspec.Struct):
 
 class _Tag(msgspec.Struct):
     name: str
+    modified_at: str | None = None
     size: int | None = None
     digest: str | None = None
     details: _Details = msgspec.field(default_factory=_Details)
@@ -37,6 +39,7 @@ class _Tags(msgspec.Struct):
 
 
 class _Show(msgspec.Struct):
+    modified_at: str | None = None
     details: _Details = msgspec.field(default_factory=_Details)
     model_info: dict[str, Any] = {}
     capabilities: list[str] = []
@@ -64,8 +67,18 @@ def info_of_tag(tag: _Tag) -> ModelInfo:
         size=tag.size,
         quantization=tag.details.quantization_level,
         architecture=tag.details.family,
+        created=_seconds(tag.modified_at),
         digest=tag.digest,
     )
+
+
+def _seconds(stamp: str | None) -> int | None:
+    """Seconds since 1970; None for no date, and for Go's zero time, which is of the year 1."""
+    try:
+        seconds = int(msgspec.convert(stamp, datetime).timestamp()) if stamp else 0
+    except (msgspec.ValidationError, OverflowError):
+        return None
+    return seconds if seconds > 0 else None
 
 
 def info_of_show(name: str, show: _Show) -> ModelInfo:
@@ -83,4 +96,5 @@ def info_of_show(name: str, show: _Show) -> ModelInfo:
         quantization=show.details.quantization_level,
         architecture=architecture,
         capabilities=frozenset(capabilities),
+        created=_seconds(show.modified_at),
     )

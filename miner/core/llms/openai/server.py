@@ -96,6 +96,9 @@ class OpenAIServer(HTTPBackend):
             raise http.upstream.protocol_error(f"did not send a list of models: {error}.", status=200) from error
         if previous and _identity(previous) != _identity(self._listed):
             self._clear_caches()
+        elif previous:
+            for model, known in zip(self._listed, previous, strict=True):
+                model.created = known.created  # vLLM and llama-server say the time of the request
         self._listed_at = time.monotonic()
         return self._listed
 
