@@ -22,6 +22,7 @@ from miner.gateway.concurrency import Permit
 from miner.gateway.counters import ModelCounters
 from miner.gateway.dialect import Call, ErrorShape
 from miner.gateway.errors import RefusedError
+from miner.gateway.neutralize import neutralize
 from miner.gateway.rate_limits import NO_LIMITS, Limits, Reservation
 from miner.gateway.state import Gateway
 
@@ -210,6 +211,7 @@ class RequestContext:
             raise InvalidRequestError(f"model is longer than {_MAX_MODEL_NAME} characters.", param="model")
         if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
             raise refuse_remote(call.remote_images[0])
+        self.ignored += neutralize(call, self.gateway.client_lines)
         for middleware in self.middleware:
             await middleware.before_call(self, call)
         self.call_started_at = asyncio.get_running_loop().time()

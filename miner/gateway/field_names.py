@@ -33,6 +33,18 @@ class FieldNames:
         """Add the client's fields for more parameters."""
         self._names.update(names)
 
+    def drop(self, param: str, place: int, count: int) -> None:
+        """The item at `place` of a list is not passed to the service, only the `count` others are."""
+        fields = {at: self.of(f"{param}[{at + 1}]") for at in range(place, count)}
+        moved = {}
+        for name in [name for name in self._names if name.startswith(f"{param}[") and name[len(param) + 1].isdigit()]:
+            at, end, rest = name[len(param) + 1 :].partition("]")
+            if int(at) >= place:
+                field = self._names.pop(name)
+                if int(at) > place:
+                    moved[f"{param}[{int(at) - 1}{end}{rest}"] = field
+        self._names.update({f"{param}[{at}]": field for at, field in fields.items()} | moved)
+
     def of(self, param: str) -> str:
         """The client's field."""
         end = len(param)

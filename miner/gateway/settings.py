@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from miner.config.base import PathText, Seconds, Settings
+from miner.gateway.neutralize import client_lines_of
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
 ]
+
+
+def _client_lines(value: str) -> str:
+    client_lines_of(value)
+    return value
 
 
 class GatewaySettings(Settings):
@@ -78,6 +84,10 @@ class GatewaySettings(Settings):
     """Seconds without a token, while requests run, after which `/readyz` reports not ready."""
     serve_preload: bool = True
     """Load the default model at start."""
+
+    serve_neutralize: Annotated[str, AfterValidator(_client_lines)] = "all"
+    """Lines of clients in system prompts that are not for the model and change with every request, to be removed and
+    listed in x-miner-ignored-params: all, none, or names, comma-separated (x-anthropic-billing-header: Claude Code)."""
 
     serve_metrics: Literal["admin", "key", "open"] = "admin"
     """Who may read /metrics: keys with the admin right, any key, or anyone."""

@@ -16,6 +16,7 @@ from miner.gateway.client_address import TrustedProxies
 from miner.gateway.concurrency import BackendQueue
 from miner.gateway.counters import Counters
 from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
+from miner.gateway.neutralize import client_lines_of
 from miner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("miner.gateway")
@@ -55,6 +56,8 @@ class Gateway:
         """Seconds since 1970: the date of a model whose backend tells none."""
         self.bodies = BodyBudget(max(settings.serve_body_budget, settings.serve_max_body))
         self.proxies = TrustedProxies(settings.serve_trusted_proxies)
+        self.client_lines = client_lines_of(settings.serve_neutralize)
+        """Kinds of lines that are removed from system prompts."""
         self.health = HealthCache(service)
         self.background = Background()
         self.phase: Literal["starting", "serving", "draining"] = "starting"

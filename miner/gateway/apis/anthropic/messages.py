@@ -19,6 +19,7 @@ from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response, send_reply
+from miner.gateway.neutralize import neutralize
 from miner.gateway.request_body import decode, decode_body, off_loop, parse_body
 
 _MESSAGES = msgspec.json.Decoder(AnthropicMessagesRequest)
@@ -140,6 +141,8 @@ async def count_tokens(context: RequestContext) -> web.StreamResponse:
     tools = (await off_loop(context, tool_arguments, request, call)).get("tools")
     context.ignored += call.ignored
     await context.start_call(call)
+    counted = Call(arguments=[{"messages": converted}], names=call.names)
+    context.ignored += neutralize(counted, context.gateway.client_lines)
     service = context.gateway.service
     try:
         with call.names.translate_errors():
