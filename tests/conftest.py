@@ -54,9 +54,10 @@ def _unit_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: py
 
 
 def pytest_configure() -> None:
-    """Ctrl-C works in the programs that tests start: a shell that runs the tests in the background has it ignored, and
-    whoever is started inherits that.
+    """No test stores anything among the tester's own. Ctrl-C works in the programs that tests start: a shell that runs
+    the tests in the background has it ignored, and whoever is started inherits that.
     """
+    os.environ["XDG_STATE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "state")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

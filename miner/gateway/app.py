@@ -126,6 +126,8 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     for each in middleware:
         await each.on_startup(gateway)
     gateway.background.start("stream heartbeat", gateway.send_heartbeats)
+    if gateway.responses is not None:
+        gateway.background.start("response expiry", gateway.responses.expire_regularly)
     if gateway.settings.serve_preload:
         gateway.background.start("loading of the default model", lambda: preload(gateway), ends=True)
     else:
@@ -138,3 +140,5 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
                 await each.on_cleanup(gateway)
         except MinerError as error:  # the others have to stop too
             logger.error("%s did not stop cleanly.", type(each).__name__, exc_info=cause_of(error))
+    if gateway.database is not None:
+        await gateway.database.close()

@@ -84,6 +84,8 @@ class Caller:
     """Whether the key stands in the keys file, which can revoke it."""
     anonymous: bool = False
     """Whether it has sent no key."""
+    partition: str = ""
+    """What it stores is kept under this name, which no other key has: a name may be given to a new key."""
 
 
 NOBODY = Caller("nobody", models=frozenset(), anonymous=True)

@@ -75,6 +75,18 @@ class GatewaySettings(Settings):
     rate_limit_concurrency: int | None = Field(None, ge=1)
     """Concurrent requests per API key or address; each choice (n) and each text to embed counts."""
 
+    serve_store: bool = True
+    """Store responses of /v1/responses, so that clients can continue, read and cancel them; false: `store: true` is
+    answered with `store: false`."""
+    serve_store_file: PathText | None = None
+    """SQLite database of what is stored; default: `miner/store.db` in the user's state directory."""
+    serve_responses_max_count: int = Field(10_000, ge=1)
+    """Maximum stored responses; beyond it those go first that were not used for longest."""
+    serve_responses_max_bytes: int = Field(256 * 1024 * 1024, ge=1024)
+    """Maximum bytes of all stored responses together."""
+    serve_responses_max_age: Seconds = 30 * 86400.0
+    """Seconds for which a stored response that is not used is kept."""
+
     serve_admission_timeout: Seconds = 2.0
     """Timeout in seconds of each hook of `miner.admission`."""
 

@@ -18,6 +18,8 @@ from miner.gateway.counters import Counters
 from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
 from miner.gateway.neutralize import client_lines_of
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.store.database import Database, default_path
+from miner.gateway.store.responses import ResponseStore
 
 logger = logging.getLogger("miner.gateway")
 
@@ -68,6 +70,13 @@ class Gateway:
         self.queue = BackendQueue(settings)
         self.counters: Counters | None = None
         """Counters for `/metrics`; None: metrics are off."""
+        self.database = Database(default_path(settings.serve_store_file)) if settings.serve_store else None
+        """What is stored; None: nothing is."""
+        self.responses = None if self.database is None else ResponseStore(
+            self.database, number=settings.serve_responses_max_count, size=settings.serve_responses_max_bytes,
+            age=settings.serve_responses_max_age,
+        )  # fmt: skip
+        """The stored responses of `/v1/responses`."""
         self.requests: set[ActiveRequest] = set()
         """Requests whose response is not complete."""
         self.running: set[ActiveRequest] = set()

@@ -17,6 +17,7 @@ platform.processor()
 @pytest.fixture(autouse=True)
 def _own_config_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture(autouse=True)

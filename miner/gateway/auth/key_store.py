@@ -9,7 +9,7 @@ from pathlib import Path
 
 from miner.config.secrets import secret_text
 from miner.errors import ConfigError
-from miner.gateway.auth.keys import KeyFile, Keyring, hash_of, key_path, read_keys
+from miner.gateway.auth.keys import KeyFile, Keyring, hash_of, key_path, partition_of, read_keys
 from miner.gateway.context import Caller
 from miner.gateway.rate_limits import Limits
 from miner.gateway.settings import GatewaySettings
@@ -193,10 +193,15 @@ class KeyStore:
 
     def _callers(self, file: KeyFile) -> Iterator[tuple[bytes, Caller]]:
         for place, key in enumerate(self._environment_keys):
-            yield hash_of(key), Caller(f"MINER_API_KEYS-{place + 1}")
+            digest = hash_of(key)
+            yield digest, Caller(f"MINER_API_KEYS-{place + 1}", partition=partition_of(digest))
         for entry in file.keys:
             models = frozenset(entry.models) if entry.models is not None else None
-            yield bytes.fromhex(entry.sha256), Caller(entry.name, entry.admin, models, entry.limits, revocable=True)
+            digest = bytes.fromhex(entry.sha256)
+            yield (
+                digest,
+                Caller(entry.name, entry.admin, models, entry.limits, revocable=True, partition=partition_of(digest)),
+            )
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

@@ -71,6 +71,11 @@ def hash_of(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+def partition_of(digest: bytes) -> str:
+    """The name under which a key's data is stored: it gives away neither the key nor the hash that is compared."""
+    return hashlib.blake2b(digest, digest_size=16, person=b"miner store").hexdigest()
+
+
 def check_name(name: str) -> str:
     """The same name, if it is valid.
 

@@ -1,0 +1,1 @@
+"""What the gateway keeps across requests and restarts, in one SQLite database."""
