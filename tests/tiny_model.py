@@ -5,6 +5,7 @@ sensible: for tests that need an engine and no sense.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import numpy as np
@@ -16,10 +17,18 @@ CHATML = (
 )
 
 
-def write_tiny_model(path: Path) -> Path:
-    """Write it; bytes are its only tokens, and it answers at any length."""
+def write_tiny_model(path: Path, *, fim: Literal["names", "ids"] | None = None) -> Path:
+    """Write it; bytes are its only tokens, and it answers at any length.
+
+    Args:
+        fim: whether it has tokens for fill-in-the-middle, to be found by their names or by the file's settings.
+    """
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    if fim is not None:
+        first = len(tokens)
+        tokens += [f"<|fim_{part}|>" if fim == "names" else f"<{part}>" for part in ("prefix", "suffix", "middle")]
+        kinds += [gguf.TokenType.CONTROL] * 3
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT)
@@ -35,6 +44,9 @@ def write_tiny_model(path: Path) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHATML)
+    if fim == "ids":
+        for place, part in enumerate(("pre", "suf", "mid")):
+            writer.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", first + place)
     random = np.random.default_rng(7)
     shapes = {
         "token_embd.weight": (len(tokens), WIDTH), "output_norm.weight": (WIDTH,),

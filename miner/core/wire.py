@@ -148,6 +148,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     """Send the prompt verbatim, without the chat template."""
     prompt_tokens: list[int] | None = None
     """The prompt as token ids; `prompt` is empty then, and `raw` is set."""
+    suffix: str | None = None
+    """The text after the gap that the model fills, `prompt` being the text before it; no chat template is used."""
     stop: list[str] = []
     seed: int | None = None
     top_k: int | None = None
@@ -180,7 +182,7 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
 OPTIONS: tuple[str, ...] = (
     "stop", "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
     "logprobs", "response_format", "reasoning", "parallel_tool_calls", "timeout", "keep_alive", "raw", "progress",
-    "extra",
+    "suffix", "extra",
 )  # fmt: skip
 """Names of the options of a generation, besides `unsupported`."""
 

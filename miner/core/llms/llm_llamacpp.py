@@ -20,6 +20,7 @@ from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llamacpp.external import ExternalServer
 from miner.core.llms.llamacpp.forced_tools import is_forced
 from miner.core.llms.llamacpp.generation import Generation, OpenAIWire
+from miner.core.llms.llamacpp.infill import filled_in
 from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL
 from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
@@ -42,7 +43,7 @@ class LlamaCppService(OpenAIService):
     timeout_setting = "LLAMACPP_TIMEOUT"
     key_setting = "LLAMACPP_API_KEY"
     reuse_connections = False
-    features = dialect.FEATURES | {"embeddings", "images", "rerank", "emulated"}
+    features = dialect.FEATURES | {"embeddings", "images", "rerank", "suffix", "emulated"}
     field_names = dialect.FIELD_NAMES
     neutral = dialect.NEUTRAL
 
@@ -169,7 +170,8 @@ class LlamaCppService(OpenAIService):
                 server = waiting.result()
             else:
                 server = await stack.enter_async_context(slot)
-            generation = self._generation(server.supported(request), server, timings)
+            request = await filled_in(server.supported(request), server)
+            generation = self._generation(request, server, timings)
             async with aclosing(await generation.stream()) as batches:
                 async for batch in batches:
                     last = batch[-1]

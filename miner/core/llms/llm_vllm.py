@@ -49,7 +49,7 @@ class VLLMService(OpenAIService):
     key_setting = "VLLM_API_KEY"
     address_setting = "VLLM_API_BASE (with its /v1)"
     features = OpenAIService.features | frozenset(
-        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens""".split()
+        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens suffix""".split()
     )
     field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
     neutral = {  # noqa: RUF012
@@ -235,6 +235,7 @@ _UNSUPPORTED = (
     ("--tool-call-parser", "tools", _TOOL_FLAGS),
     ("not a multimodal model", "messages", "Start the server with a multimodal model."),
     ("stop strings", "stop", "VLLM_MAX_STOP_STRINGS is their number."),
+    ("suffix is only supported", "suffix", "Serve a model that vLLM can fill gaps with, such as Codestral."),
     ("reasoning", "reasoning", "Start the server with --reasoning-parser NAME."),
 )
 

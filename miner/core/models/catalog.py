@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 
 from miner.core.models.catalog_cache import FactsFile
 from miner.core.models.directory import DEMO, DirectoryReader, Stamp, beside, demo_file, stamp_of
+from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader, read_model
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.names import is_projector
@@ -57,6 +58,7 @@ class Facts:
     embedding_length: int | None
     pooling_type: int | None
     chat_template: str | None
+    fim_tokens: FimTokens | None
 
     @classmethod
     def of(cls, header: GGUFHeader) -> Facts:

@@ -111,6 +111,20 @@ async def test_a_raw_prompt_goes_past_the_template():
         assert {request.path for request in server.generations} == {"/v1/completions"}
 
 
+async def test_a_gap_is_filled_where_vllm_can():
+    refusal = {"message": "suffix is only supported for models with FIM completion rendering", "param": "suffix"}
+
+    def reply(body: dict[str, Any]) -> Any:
+        return "Hello there." if body["prompt"] == "Once" else (400, {"error": {"code": 400, **refusal}})
+
+    async with StubServer(reply=reply) as server, vllm(server) as service:
+        assert await service.generate("Once", suffix=" the end") == "Hello there."
+        assert (server.bodies[0]["prompt"], server.bodies[0]["suffix"]) == ("Once", " the end")
+        with pytest.raises(UnsupportedFeatureError) as caught:
+            await service.generate("Twice", suffix=" the end")
+        assert caught.value.param == "suffix"
+
+
 NO_TEMPLATE_TEXT = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
     "tokenizer does not define one."

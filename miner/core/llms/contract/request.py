@@ -67,7 +67,10 @@ def build_request(
         raise InvalidRequestError(
             "A prompt of token ids bypasses the chat template: it requires raw=True.", param="raw"
         )
-    if prompt is not None and tokens is None and (not isinstance(prompt, str) or not prompt.strip()):
+    suffix = _suffix(options.get("suffix"))
+    if suffix is not None:
+        _check_suffix(prompt, tokens, tools, options)
+    elif prompt is not None and tokens is None and (not isinstance(prompt, str) or not prompt.strip()):
         raise _wrong("prompt", prompt, "a non-empty string")
     if model is not None and (not isinstance(model, str) or not model.strip()):
         raise _wrong("model", model, "a model name, or None for the default")
@@ -90,6 +93,7 @@ def build_request(
         # 0 is how clients request greedy decoding; engines refuse it, or treat it as 1.
         top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
         raw=raw,
+        suffix=suffix,
         stop=_stop(options.get("stop")),
         seed=folded_seed(options.get("seed")),
         top_k=_integer(options, "top_k", 0, 2**31 - 1),
@@ -119,6 +123,23 @@ def _token_ids(prompt: Any) -> list[int] | None:
     if not all(0 <= token < 2**31 for token in prompt):
         raise InvalidRequestError("prompt must be a string or a list of token ids.", param="prompt")
     return list(prompt)
+
+
+def _suffix(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise _wrong("suffix", value, "a string")
+    return value or None
+
+
+def _check_suffix(prompt: Any, tokens: list[int] | None, tools: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what does not go together with a suffix. The text before the gap may be empty."""
+    if tokens is not None or not isinstance(prompt, str):
+        raise InvalidRequestError(
+            "suffix is the text after a gap: it requires prompt, a string, as the text before it.", param="suffix"
+        )
+    for name in ("tools", "reasoning"):
+        if tools if name == "tools" else options.get(name):
+            raise InvalidRequestError(f"suffix bypasses the chat template, so it does not support {name}.", param=name)
 
 
 def _unknown_option(name: str) -> InvalidRequestError:

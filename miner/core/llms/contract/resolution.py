@@ -66,6 +66,8 @@ def _texts_of(request: ChatRequest) -> Iterable[str]:
     """The texts that all go into the prompt."""
     if request.prompt is not None:
         yield request.prompt
+    if request.suffix is not None:
+        yield request.suffix
     for message in request.messages or ():
         yield message.text()
         for call in message.tool_calls or ():

@@ -200,7 +200,9 @@ class LocalModels:
         """A model as its files describe it, without its path: clients see this."""
         props = Props.guess(template=template or facts.chat_template, vision=files.mmproj is not None)
         pooling = pooling_of(facts, self._settings)
-        able = props.capabilities(embeds=pooling not in (None, "rank"), ranks=pooling == "rank")
+        able = props.capabilities(
+            embeds=pooling not in (None, "rank"), ranks=pooling == "rank", fills=facts.fim_tokens is not None
+        )
         with suppress(EngineStartError):  # none is installed: the first request raises
             able -= self.launcher.lacks
         aliases = self.catalog.aliases(files)

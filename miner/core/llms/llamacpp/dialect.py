@@ -71,8 +71,12 @@ class Props(msgspec.Struct):
             modalities=_Modalities(vision=vision),
         )
 
-    def capabilities(self, *, embeds: bool, ranks: bool) -> frozenset[str]:
-        """The capabilities of the served model."""
+    def capabilities(self, *, embeds: bool, ranks: bool, fills: bool) -> frozenset[str]:
+        """The capabilities of the served model.
+
+        Args:
+            fills: whether it has the tokens for fill-in-the-middle.
+        """
         able = set(FEATURES)
         if not self.chat_template_caps.supports_tools:
             able.add("emulated")
@@ -82,6 +86,8 @@ class Props(msgspec.Struct):
             able.add("embeddings")
         if ranks:
             able.add("rerank")
+        if fills:
+            able.add("suffix")
         if not any(word in self.chat_template for word in ("think", "reasoning")):
             able.discard("reasoning")
         return frozenset(able)

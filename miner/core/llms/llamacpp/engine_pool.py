@@ -19,6 +19,7 @@ from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.memory import MemoryCheckedProcess
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.wire import ChatRequest, EngineStatus, Health
 from miner.errors import BackendError, BackendTimeoutError, EngineStartError
@@ -34,8 +35,9 @@ class EngineServer(LlamaServer):
     """One start of an engine of ours."""
 
     def __init__(
-        self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, backend: str, read_timeout: float
-    ) -> None:
+        self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, fim: FimTokens | None, backend: str,
+        read_timeout: float,
+    ) -> None:  # fmt: skip
         upstream = Upstream(
             backend=backend,
             base_url=f"{address.base_url}/v1",
@@ -47,13 +49,20 @@ class EngineServer(LlamaServer):
         self.spec = spec
         self.address = address
         self._launcher = launcher
+        self._fim_in_file = fim
 
     @property
     def capabilities(self) -> frozenset[str] | None:
         """Its capabilities by its own props; None before they were fetched."""
         if self.props is None:
             return None
-        return self.props.capabilities(embeds=self.spec.embeds, ranks=self.spec.ranks) - self._launcher.lacks
+        fills = self._fim_in_file is not None
+        able = self.props.capabilities(embeds=self.spec.embeds, ranks=self.spec.ranks, fills=fills)
+        return able - self._launcher.lacks
+
+    @override
+    async def fim_tokens(self) -> FimTokens | None:
+        return self._fim_in_file
 
     @override
     def supported(self, request: ChatRequest) -> ChatRequest:

@@ -47,6 +47,7 @@ class ExternalServer(ServerProvider):
         self._fetched = float("-inf")
         self._embeds: bool | None = None
         self._ranks: bool | None = None
+        self._fills: bool | None = None
         """None: `/props` does not say, and it was not probed."""
         self._probed = float("-inf")
         self._limiter: tuple[asyncio.AbstractEventLoop, SlotLimiter] | None = None
@@ -74,7 +75,7 @@ class ExternalServer(ServerProvider):
             server = LlamaServer(http)
         before = server.props
         if await server.fetch_props() != before:
-            self._embeds = self._ranks = None
+            self._embeds = self._ranks = self._fills = None
             self._probed = float("-inf")
         self._server, self._fetched = server, time.monotonic()
         return server
@@ -90,7 +91,9 @@ class ExternalServer(ServerProvider):
             return self._features - {"keep_alive"}  # the server's operator decides keep_alive
         fresh = not probes_expire or time.monotonic() - self._probed < _FRESH_SECONDS
         able = server.props.capabilities(
-            embeds=not (fresh and self._embeds is False), ranks=not (fresh and self._ranks is False)
+            embeds=not (fresh and self._embeds is False),
+            ranks=not (fresh and self._ranks is False),
+            fills=not (fresh and self._fills is False),
         )
         return able - {"keep_alive"}
 
@@ -120,16 +123,17 @@ class ExternalServer(ServerProvider):
                 self._ranks = await self._serves("/rerank")
                 # With rank pooling, an embedding is one score.
                 self._embeds = False if self._ranks else await self._serves("/embeddings")
+                self._fills = await self._serves("/infill", root=True)
                 self._probed = time.monotonic()
             models[0].capabilities = self._capabilities(probes_expire=True)
         return models
 
-    async def _serves(self, path: str) -> bool | None:
+    async def _serves(self, path: str, *, root: bool = False) -> bool | None:
         """Whether it has this endpoint: it refuses an unknown one before it reads the body, the empty body only after
         that. None: no response.
         """
         try:
-            response = await self._http().request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True)
+            response = await self._http().request("POST", path, b"{}", total=_PROBE_SECONDS, read_only=True, root=root)
         except BackendError:
             return None
         return response.status not in (404, 405, 501) and "Pooling type" not in parse_error_body(response.body).message

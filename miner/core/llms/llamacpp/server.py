@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from miner.core.http.errors import parse_error_body, status_error
 from miner.core.llms.llamacpp.chat_template import ChatTemplate
 from miner.core.llms.llamacpp.dialect import Props, refine
 from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
+from miner.core.models.gguf.fim import NAMES, FimTokens
 from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
@@ -25,6 +26,10 @@ _MAX_SECONDS = 30.0
 
 class _Prompt(msgspec.Struct):
     prompt: str
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int] = []
 
 
 class LlamaServer:
@@ -40,6 +45,8 @@ class LlamaServer:
         self.props: Props | None = None
         """Its last `/props`; None before the first `fetch_props`."""
         self._template: ChatTemplate | None = None
+        self._fim: FimTokens | Literal[False] | None = None
+        """None: not looked for yet."""
 
     @property
     def _timeout(self) -> float:
@@ -73,7 +80,7 @@ class LlamaServer:
                 f"{upstream.backend} at {upstream.shown_url} is no llama.cpp server: {error}.", **upstream.details(200)
             ) from error
         if props != self.props:
-            self.props, self._template = props, None
+            self.props, self._template, self._fim = props, None, None
         return props
 
     async def template(self) -> ChatTemplate:
@@ -100,11 +107,31 @@ class LlamaServer:
         except msgspec.DecodeError:
             return 501, "the response has no prompt"
 
-    async def count_tokens(self, text: str) -> int:
-        """POST /tokenize: the number of tokens, without special ones at the beginning; 0 if unknown."""
-        raw = msgspec.json.encode({"content": text, "add_special": False})
+    async def tokenize(self, text: str, *, special: bool = False, parse_special: bool = False) -> list[int]:
+        """POST /tokenize: the token ids of a text; none if the server does not say.
+
+        Args:
+            special: add the special tokens of a prompt's beginning.
+            parse_special: take the names of special tokens in the text for these.
+        """
+        raw = msgspec.json.encode({"content": text, "add_special": special, "parse_special": parse_special})
         response = await self.http.request("POST", "/tokenize", raw, total=self._timeout, root=True)
-        return len(msgspec.json.decode(response.body).get("tokens", ())) if response.status == 200 else 0
+        return msgspec.json.decode(response.body, type=_Tokens).tokens if response.status == 200 else []
+
+    async def count_tokens(self, text: str) -> int:
+        """The number of tokens of a text, without special ones at the beginning; 0 if unknown."""
+        return len(await self.tokenize(text, parse_special=True))
+
+    async def fim_tokens(self) -> FimTokens | None:
+        """The model's tokens for fill-in-the-middle; None if it has none. Found by their names, once for each run."""
+        if self._fim is None:
+            self._fim = False
+            for names in NAMES:
+                tokens = await self.tokenize("".join(names), parse_special=True)
+                if len(tokens) == len(names):
+                    self._fim = FimTokens(*tokens)
+                    break
+        return self._fim or None
 
     def prompt_permit(self, body: bytes) -> PromptPermit | nullcontext[None]:
         """To be held from before a request is sent until its prompt is processed."""

@@ -11,10 +11,13 @@ from miner.core.wire import ModelInfo
 
 FEATURES = frozenset(
     """chat tools json_object json_schema reasoning logprobs seed embeddings images stop top_k min_p repeat_penalty
-    presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw extra""".split()
+    presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw suffix
+    extra""".split()
 )
 """What Ollama supports; a model may support less."""
-_MODEL_CAPABILITIES = {"tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings"}
+_MODEL_CAPABILITIES = {
+    "tools": "tools", "thinking": "reasoning", "vision": "images", "embedding": "embeddings", "insert": "suffix",
+}  # fmt: skip
 """Ollama's name of a model's capability -> ours."""
 
 

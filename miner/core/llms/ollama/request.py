@@ -61,7 +61,10 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, reasons: bool) ->
         body["keep_alive"] = request.keep_alive
     if (output := request.response_format) is not None:
         body["format"] = "json" if output.schema is None else format_schema(request, bounds=False).schema
-    if request.raw:
+    if request.suffix is not None:  # Ollama ignores it where `raw` is set: the model's template has the gap's tokens
+        body |= {"prompt": request.prompt, "suffix": request.suffix}
+        path = "/api/generate"
+    elif request.raw:
         body["prompt"] = request.prompt
         body["raw"] = True
         path = "/api/generate"

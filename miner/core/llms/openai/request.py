@@ -40,6 +40,8 @@ def completion_body(request: ChatRequest, names: Mapping[str, str], neutral: Map
     """Return the body for `/completions`, where the prompt is verbatim."""
     body = _common(request, names, neutral)
     body["prompt"] = request.prompt if request.prompt_tokens is None else request.prompt_tokens
+    if request.suffix is not None:
+        body["suffix"] = request.suffix
     if request.logprobs is not None:
         body["logprobs"] = request.logprobs
     if request.response_format is not None:

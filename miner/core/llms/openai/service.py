@@ -78,7 +78,9 @@ class OpenAIService(OpenAIServer):
 
     def _verbatim(self, request: ChatRequest) -> bool:
         """Whether the prompt bypasses the chat template: on request, or because the model has none."""
-        return request.raw or (request.prompt is not None and bool(self._no_template.get(request.model or "")))
+        if request.raw or request.suffix is not None:
+            return True
+        return request.prompt is not None and bool(self._no_template.get(request.model or ""))
 
     def _watched_stops(self, request: ChatRequest) -> list[str]:
         """The stop strings that are watched for here and not sent (see stop_strings.py)."""

@@ -14,7 +14,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
+from miner.core.models.gguf.fim import FimTokens, fim_tokens
 from miner.core.models.gguf.ggml_types import FILE_TYPES, TENSOR_TYPES, tensor_bytes
 from miner.core.models.gguf.values import GGUFError, HeaderReader, Skipped, Value
 
@@ -30,6 +32,7 @@ MAX_DIMENSIONS = 4
 MAX_EXTENT = 1 << 40
 MAX_LAYERS = 1 << 12
 MAX_ALIGNMENT = 1 << 20
+MAX_VOCABULARY_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class GGUFHeader:
     tensors: tuple[Tensor, ...] = field(repr=False)
     file_size: int
     """Bytes of the file; of all its files for a split model."""
+    fim_tokens: FimTokens | None = None
+    """Its tokens for fill-in-the-middle; None if it cannot do that."""
 
     def text(self, key: str) -> str | None:
         """The value of `key` if it is a text that is not empty."""
@@ -189,7 +194,8 @@ def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
         if not stat.S_ISREG(status.st_mode):
             raise GGUFError(where, "this is not a regular file")
         with where.open("rb") as file:
-            return _read(HeaderReader(file, where, status.st_size), where, status.st_size)
+            header = _read(HeaderReader(file, where, status.st_size), where, status.st_size)
+            return replace(header, fim_tokens=_fim_tokens(header, file))
     except FileNotFoundError as error:
         raise GGUFError(where, "there is no such file") from error
     except OSError as error:
@@ -243,6 +249,14 @@ def _read(reader: HeaderReader, path: Path, size: int) -> GGUFHeader:
     if (header.block_count or 0) > MAX_LAYERS:
         raise GGUFError(path, f"the header claims {header.block_count} layers; at most {MAX_LAYERS} can be read")
     return header
+
+
+def _fim_tokens(header: GGUFHeader, file: BinaryIO) -> FimTokens | None:
+    tokens, vocabulary = header.metadata.get("tokenizer.ggml.tokens"), b""
+    if isinstance(tokens, Skipped) and tokens.end - tokens.start <= MAX_VOCABULARY_BYTES:
+        file.seek(tokens.start)
+        vocabulary = file.read(tokens.end - tokens.start)
+    return fim_tokens(header.number, vocabulary)
 
 
 def _metadata(reader: HeaderReader, count: int) -> dict[str, Value]:

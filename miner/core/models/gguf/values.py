@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,9 @@ class Skipped:
     """Length of an array or text that was too long to keep."""
 
     length: int
+    start: int = field(default=0, compare=False)
+    end: int = field(default=0, compare=False)
+    """An array of texts: where in the file it is."""
 
 
 Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bool] | Skipped
@@ -143,8 +146,9 @@ class HeaderReader:
                 raise self.fail(f"{key!r} claims {count} texts, more than the file has or a model needs")
             if count <= 64:
                 return [self.string(f"a text of {key!r}") for _ in range(count)]
+            start = self.position
             self._skip_strings(count, key)
-            return Skipped(count)
+            return Skipped(count, start, self.position)
         if kind not in SCALARS:
             raise self.fail(f"{key!r} is an array of the unknown type {kind}")
         form = SCALARS[kind]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from miner.core._typing import override
 from miner.core.wire import LLMResponse
-from miner.errors import InvalidRequestError
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
 from miner.gateway.apis.ollama.convert import NAMES, content_with_images, convert_messages, generation_arguments
 from miner.gateway.apis.ollama.loading import apply_model, load
@@ -25,7 +25,6 @@ from miner.gateway.request_body import decode, decode_body, off_loop
 
 R = TypeVar("R", bound=OllamaGenerationParams)
 _UNSUPPORTED = {
-    "suffix": "Put it into the prompt, in the model's own format, with raw: true.",
     "template": "The model's own template is used, or none with raw: true.",
     "context": "Send the conversation to /api/chat.",
 }
@@ -85,7 +84,12 @@ class _OllamaDialect(Generic[R]):
         call = await off_loop(context, self.convert, request)
         drop_raw(call, context.gateway.service.capabilities)
         await apply_model(context, call, request.options)
-        return await send_reply(context, self, call)
+        try:
+            return await send_reply(context, self, call)
+        except UnsupportedFeatureError as error:
+            if error.param == "suffix":  # Ollama's words, which its clients look for
+                error.message, error.hint = f'"{request.model}" does not support insert', None
+            raise
 
 
 class OllamaChat(_OllamaDialect[OllamaChatRequest]):
@@ -121,7 +125,12 @@ class OllamaGenerate(_OllamaDialect[OllamaGenerateRequest]):
     def add_input(self, request: OllamaGenerateRequest, call: Call, arguments: dict[str, Any]) -> None:
         refuse_unsupported(request, _UNSUPPORTED)
         prompt = request.prompt or ""
-        if request.raw:
+        if request.suffix:  # the gap's tokens take the place of the chat template
+            if request.images:
+                raise InvalidRequestError("suffix takes no images: remove them.", param="images")
+            call.ignored += ["system"] if request.system else []
+            arguments |= {"prompt": prompt, "suffix": request.suffix}
+        elif request.raw:
             if request.system or request.images:
                 raise InvalidRequestError("raw: true sends only the prompt: remove system and images.", param="raw")
             arguments |= {"prompt": prompt, "raw": True}

@@ -32,11 +32,13 @@ class OpenAICompletions:
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
         request = decode(body, _DECODER)
-        refuse_unsupported(request, {"suffix": "Remove it.", "echo": "Remove it: you have the prompt."})
+        refuse_unsupported(request, {"echo": "Remove it: you have the prompt."})
         if request.best_of not in (None, 1, request.n):
             raise UnsupportedFeatureError("Unsupported parameter: 'best_of'.", param="best_of", hint="Use n.")
         prompts = _prompts(request.prompt)
         shared = {**sampling_arguments(request), "raw": True}
+        if request.suffix:
+            shared["suffix"] = request.suffix
         if request.logprobs is not None:
             shared["logprobs"] = request.logprobs
         arguments = [

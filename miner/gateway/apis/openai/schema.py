@@ -95,6 +95,7 @@ class CompletionRequest(SamplingParams, kw_only=True, forbid_unknown_fields=True
     best_of: int | None = None
     echo: bool | None = None
     suffix: str | None = None
+    """The text after the gap that the model fills."""
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

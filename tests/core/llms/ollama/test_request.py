@@ -101,6 +101,16 @@ async def test_a_raw_prompt_goes_past_the_template():
         assert {request.path for request in server.generations} == {"/api/generate"}
 
 
+async def test_a_gap_is_filled_by_the_models_own_template():
+    """Ollama ignores the suffix of a raw request."""
+    async with StubServer(capabilities=["completion", "insert"]) as server, ollama(server) as service:
+        for raw in (False, True):
+            assert await service.generate("Once", suffix=" the end", raw=raw) == "Hello there."
+        expected = {name: value for name, value in PLAIN.items() if name != "messages"}
+        assert server.bodies == [expected | {"prompt": "Once", "suffix": " the end"}] * 2
+        assert {request.path for request in server.generations} == {"/api/generate"}
+
+
 @pytest.mark.parametrize(
     ("reasoning", "think"), [(None, True), (True, True), (False, False), ("low", "low"), ("high", "high")]
 )

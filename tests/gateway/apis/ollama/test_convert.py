@@ -112,7 +112,7 @@ async def test_what_is_not_supported_is_refused_by_name(fields, named):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"suffix": "x"}, "suffix"),
+        ({"suffix": "x"}, '"small" does not support insert'),
         ({"template": "{{ .Prompt }}"}, "template"),
         ({"context": [1, 2]}, "context"),
         ({"raw": True, "system": "s"}, "raw"),
