@@ -73,7 +73,7 @@ def test_extra_overrides_nothing(contract: Contract, name: str, value: object) -
 VALUES: dict[str, Any] = {
     "stop": ["zzzz"], "seed": 3, "top_k": 5, "min_p": 0.05, "repeat_penalty": 1.1, "presence_penalty": 0.1,
     "frequency_penalty": 0.1, "logit_bias": {"0": -1}, "logprobs": 2, "keep_alive": 60, "progress": True,
-    "extra": {"user": "conformance"},
+    "continuous_usage": True, "extra": {"user": "conformance"},
 }  # fmt: skip
 
 

@@ -167,6 +167,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     response_format: OutputFormat | None = None
     reasoning: bool | str | None = None
     progress: bool = False
+    continuous_usage: bool = False
+    """Whether chunks carry the usage so far."""
     timeout: Timeout | None = None
     keep_alive: float | str | None = None
     extra: dict[str, Any] | None = None
@@ -182,7 +184,7 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
 OPTIONS: tuple[str, ...] = (
     "stop", "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
     "logprobs", "response_format", "reasoning", "parallel_tool_calls", "timeout", "keep_alive", "raw", "progress",
-    "suffix", "extra",
+    "suffix", "continuous_usage", "extra",
 )  # fmt: skip
 """Names of the options of a generation, besides `unsupported`."""
 
@@ -237,12 +239,15 @@ class LLMChunk(Struct, omit_defaults=True, gc=False):
     """Deltas: `index` is in each; `id`, `type` and `function.name` come once, `function.arguments` in pieces."""
     finish_reason: FinishReason | None = None
     usage: TokenUsage | None = None
+    """Of the complete response."""
     logprobs: list[TokenLogprob] | None = None
     progress: Progress | None = None
     timings: Timings | None = None
     context_exhausted: bool = False
     stop_sequence: str | None = None
     """With finish_reason `stop`: the stop string that ended the response."""
+    usage_so_far: TokenUsage | None = None
+    """With `continuous_usage`: of the response up to this chunk."""
 
 
 class LLMResponse(Struct, kw_only=True, omit_defaults=True):

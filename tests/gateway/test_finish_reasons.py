@@ -111,7 +111,8 @@ async def test_several_replies_without_usage():
     assert (len(whole["choices"]), whole["usage"]) == (2, None)
     usage = TokenUsage(3, 2, 5)
     (whole,) = await told(LLMChunk(finish_reason="stop", usage=usage), "/v1/chat/completions", stream=False, n=2)
-    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    counts = {name: count for name, count in whole["usage"].items() if isinstance(count, int)}
+    assert counts == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
 
 async def test_vectors_without_usage():

@@ -144,7 +144,7 @@ async def test_each_batch_is_written_at_once():
         for line in got.decode().split("\n\n")
         if line and (event := line[6:]) != "[DONE]" and (event := json.loads(event))["choices"]
     ]
-    assert contents == ["", "a", "b", "c"]
+    assert contents == ["", "a", "b", "c", None]
 
 
 async def test_a_client_that_does_not_read_is_dropped_and_the_backend_stopped():

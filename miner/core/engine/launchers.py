@@ -125,7 +125,7 @@ class LlamaCppPythonLauncher(Launcher):
     # return a vector per token, whatever the pooling.
     lacks = frozenset(
         """tools emulated tool_choice parallel_tool_calls reasoning logprobs progress embeddings rerank
-        images prompt_tokens suffix""".split()
+        images prompt_tokens suffix continuous_usage""".split()
     )
     slots = 1
     # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, for one.

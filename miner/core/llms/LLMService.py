@@ -162,7 +162,8 @@ class LLMService(Backend):
         """Return the response to `prompt` (as for `generate`) or `messages` (as for `chat_completion`) as a stream.
 
         The joined chunks equal the non-streaming response. With `progress=True` chunks also report the progress of
-        queue, load and prefill. Invalid arguments are refused here; all other errors are raised by the iteration.
+        queue, load and prefill, with `continuous_usage=True` the usage so far (`usage_so_far`). Invalid arguments are
+        refused here; all other errors are raised by the iteration.
         """
         request = self._request(
             options, prompt=prompt, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature,

@@ -49,7 +49,8 @@ class VLLMService(OpenAIService):
     key_setting = "VLLM_API_KEY"
     address_setting = "VLLM_API_BASE (with its /v1)"
     features = OpenAIService.features | frozenset(
-        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens suffix""".split()
+        """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens suffix
+        continuous_usage""".split()
     )
     field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
     neutral = {  # noqa: RUF012
@@ -158,6 +159,8 @@ class VLLMService(OpenAIService):
             body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]
         if (output := request.response_format) is not None and output.kind in ("regex", "grammar"):
             body["structured_outputs"] = {output.kind: body.pop(output.kind)}
+        if request.continuous_usage and "stream_options" in body:
+            body["stream_options"]["continuous_usage_stats"] = True
         if request.reasoning is not None:
             body["reasoning_effort"] = _effort(request.reasoning)
 

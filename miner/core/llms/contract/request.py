@@ -109,6 +109,7 @@ def build_request(
         response_format=output_format(options.get("response_format")),
         reasoning=reasoning,
         progress=_flag(options, "progress"),
+        continuous_usage=_flag(options, "continuous_usage"),
         timeout=_timeout(options.get("timeout")),
         keep_alive=_keep_alive(options.get("keep_alive")),
         extra=checked_extra(options.get("extra")),

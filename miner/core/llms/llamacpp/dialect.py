@@ -25,7 +25,7 @@ from miner.errors import (
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
     min_p repeat_penalty presence_penalty frequency_penalty logit_bias response_format parallel_tool_calls
-    timeout keep_alive raw extra prompt_tokens""".split()
+    timeout keep_alive raw extra prompt_tokens continuous_usage""".split()
 )
 FIELD_NAMES = {"reasoning_text": "reasoning_content"}
 NEUTRAL = {
@@ -97,7 +97,8 @@ def adjust(body: dict[str, Any], request: ChatRequest) -> None:
     """Change a request body of OpenAI's API so that it means the same on llama.cpp."""
     # Without progress events the server does not notice a disconnect while it processes the prompt.
     body["return_progress"] = True
-    if body.pop("stop", None):  # matched here (stop_strings.py); a stream that is left there needs counts in each event
+    # Stop strings are matched here (stop_strings.py): a stream that is left there needs counts in each event.
+    if body.pop("stop", None) or request.continuous_usage:
         body["timings_per_token"] = True
     if request.top_k is None:
         body["top_k"] = top_k_of(request)

@@ -137,8 +137,8 @@ class ChatMapper(ReplyMapper[Event]):
     """
 
     __slots__ = (
-        "_alternatives", "_arguments", "_calls", "_max_tokens", "_stops", "_timings", "_usage", "_wants_progress",
-        "aborted", "finish_reason",
+        "_alternatives", "_arguments", "_calls", "_counts", "_max_tokens", "_stops", "_timings", "_usage",
+        "_wants_progress", "aborted", "finish_reason",
     )  # fmt: skip
 
     sentinel: ClassVar[bytes] = b"[DONE]"
@@ -149,6 +149,7 @@ class ChatMapper(ReplyMapper[Event]):
         self._alternatives = request.logprobs or 0
         self._stops = request.stop
         self._wants_progress = request.progress
+        self._counts = request.continuous_usage
         self._calls = 0
         self._usage: _Usage | None = None
         self._timings: _EngineTimings | None = None
@@ -183,7 +184,12 @@ class ChatMapper(ReplyMapper[Event]):
         content = choice.text if delta is None else delta.content
         reasoning = None if delta is None else delta.reasoning or delta.reasoning_content
         calls = None if delta is None else delta.tool_calls
-        if choice.finish_reason is None and choice.logprobs is None and event.prompt_progress is None:
+        if (
+            choice.finish_reason is None
+            and choice.logprobs is None
+            and event.prompt_progress is None
+            and not self._counts
+        ):
             # Nearly every event: a piece of text or of a tool call, and nothing else.
             if calls:
                 self.delivered = True
@@ -208,6 +214,8 @@ class ChatMapper(ReplyMapper[Event]):
             if empty and chunk.finish_reason == "tool_calls":  # tools without parameters: `{}` is their JSON
                 ends = [{"index": index, "function": {"arguments": "{}"}} for index in empty]
                 chunk.tool_calls = [*(chunk.tool_calls or ()), *ends]
+        if self._counts and chunk != _EMPTY:
+            chunk.usage_so_far = _token_usage(event.usage, event.timings)
         return chunk if chunk != _EMPTY else None
 
     def _progress(self, event: Event) -> LLMChunk | None:
@@ -224,21 +232,8 @@ class ChatMapper(ReplyMapper[Event]):
         if not self.ended:
             return
         chunk = LLMChunk()
-        usage, timings = self._usage, self._timings
-        if usage is not None and (usage.prompt_tokens or usage.completion_tokens):  # not zeros only
-            details, more = usage.prompt_tokens_details, usage.completion_tokens_details
-            completion = usage.completion_tokens or 0
-            chunk.usage = TokenUsage(
-                usage.prompt_tokens,
-                completion,
-                usage.prompt_tokens + completion,
-                details.cached_tokens if details is not None else None,
-                more.reasoning_tokens if more is not None else None,
-            )
-        elif timings is not None and timings.prompt_n is not None and timings.predicted_n is not None:
-            # llama.cpp, stopped at a stop string before its usage.
-            read = timings.prompt_n + (timings.cache_n or 0)
-            chunk.usage = TokenUsage(read, timings.predicted_n, read + timings.predicted_n, timings.cache_n)
+        timings = self._timings
+        chunk.usage = _token_usage(self._usage, timings)
         if chunk.usage is not None:
             completion = chunk.usage.completion_tokens
             # Ended before max_tokens: the context is full.
@@ -314,6 +309,26 @@ class ChatMapper(ReplyMapper[Event]):
 
 
 _EMPTY = LLMChunk()
+
+
+def _token_usage(usage: _Usage | None, timings: _EngineTimings | None) -> TokenUsage | None:
+    """What an event counts; None where it counts nothing. Without usage (llama.cpp before its last event) the timings
+    have the counts.
+    """
+    if usage is not None and (usage.prompt_tokens or usage.completion_tokens):  # not zeros only
+        details, more = usage.prompt_tokens_details, usage.completion_tokens_details
+        completion = usage.completion_tokens or 0
+        return TokenUsage(
+            usage.prompt_tokens,
+            completion,
+            usage.prompt_tokens + completion,
+            details.cached_tokens if details is not None else None,
+            more.reasoning_tokens if more is not None else None,
+        )
+    if timings is not None and timings.prompt_n is not None and timings.predicted_n is not None:
+        read = timings.prompt_n + (timings.cache_n or 0)
+        return TokenUsage(read, timings.predicted_n, read + timings.predicted_n, timings.cache_n)
+    return None
 
 
 def _logprobs(logprobs: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:

@@ -10,14 +10,15 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import logprobs_argument, refuse_service_tier, refuse_unsupported, set_fields
 from miner.gateway.apis.openai.convert import (
     choice_arguments,
+    choice_options,
     convert_messages,
     sampling_arguments,
     sampling_names,
     tool_arguments,
 )
-from miner.gateway.apis.openai.response import chat_choice, usage_of_choices
+from miner.gateway.apis.openai.response import FINGERPRINT, SERVICE_TIER, chat_choice, usage_of_responses
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
-from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream, ChoiceOptions
+from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream
 from miner.gateway.body_structure import bounded
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
@@ -48,14 +49,13 @@ class OpenAIChat:
         """Parse a request body."""
         request = decode(body, _DECODER)
         _refuse_unsupported(request)
-        include_usage = request.stream_options is not None and request.stream_options.include_usage
         call = Call(
             arguments=[],
             model=request.model,
             stream=bool(request.stream),
             ignored=list(set_fields(request, _IGNORED)),
             names=FieldNames(_names(request)),
-            options=ChoiceOptions(include_usage),
+            options=choice_options(request),
         )
         arguments = sampling_arguments(request)
         arguments["messages"] = convert_messages(request.messages, call)
@@ -81,9 +81,18 @@ class OpenAIChat:
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
         choices = [chat_choice(response, index) for index, response in enumerate(responses)]
-        body = {"id": f"chatcmpl-{head.id}", "object": "chat.completion", "created": head.created, "model": head.model}
-        usage = usage_of_choices([response.usage for response in responses])
-        return msgspec.json.encode({**body, "choices": choices, "usage": usage})
+        return msgspec.json.encode(
+            {
+                "id": f"chatcmpl-{head.id}",
+                "object": "chat.completion",
+                "created": head.created,
+                "model": head.model,
+                "choices": choices,
+                "usage": usage_of_responses(responses),
+                "service_tier": SERVICE_TIER,
+                "system_fingerprint": FINGERPRINT,
+            }
+        )
 
     def stream(self, call: Call, head: Head) -> ChatStream:
         """The writer of `chat.completion.chunk` events."""

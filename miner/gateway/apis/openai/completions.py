@@ -10,10 +10,16 @@ from aiohttp import web
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
-from miner.gateway.apis.openai.convert import MAX_CHOICES, choice_arguments, sampling_arguments, sampling_names
-from miner.gateway.apis.openai.response import completion_choice, usage_of_choices
+from miner.gateway.apis.openai.convert import (
+    MAX_CHOICES,
+    choice_arguments,
+    choice_options,
+    sampling_arguments,
+    sampling_names,
+)
+from miner.gateway.apis.openai.response import FINGERPRINT, completion_choice, usage_of_responses
 from miner.gateway.apis.openai.schema import CompletionRequest
-from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChoiceOptions, CompletionStream
+from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, CompletionStream
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
@@ -50,13 +56,12 @@ class OpenAICompletions:
             raise InvalidRequestError(
                 f"prompt and n request {len(arguments)} choices; the maximum is {MAX_CHOICES}.", param="n"
             )
-        include_usage = request.stream_options is not None and request.stream_options.include_usage
         return Call(
             arguments=arguments,
             model=request.model,
             stream=bool(request.stream),
             names=FieldNames({**sampling_names(request), "messages": "prompt"}),
-            options=ChoiceOptions(include_usage, len(prompts)),
+            options=choice_options(request, len(prompts)),
         )
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
@@ -65,9 +70,17 @@ class OpenAICompletions:
             completion_choice(index, response.content, response.logprobs, response.finish_reason or "stop")
             for index, response in enumerate(responses)
         ]
-        body = {"id": f"cmpl-{head.id}", "object": "text_completion", "created": head.created, "model": head.model}
-        usage = usage_of_choices([response.usage for response in responses], call.options.prompts)
-        return msgspec.json.encode({**body, "choices": choices, "usage": usage})
+        return msgspec.json.encode(
+            {
+                "id": f"cmpl-{head.id}",
+                "object": "text_completion",
+                "created": head.created,
+                "model": head.model,
+                "choices": choices,
+                "usage": usage_of_responses(responses, call.options.prompts),
+                "system_fingerprint": FINGERPRINT,
+            }
+        )
 
     def stream(self, call: Call, head: Head) -> CompletionStream:
         """The writer of `text_completion` events."""

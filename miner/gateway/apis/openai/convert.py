@@ -9,7 +9,8 @@ from miner.core.llms.contract.request import folded_seed
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import check_parts
-from miner.gateway.apis.openai.schema import CommonParams, SamplingParams
+from miner.gateway.apis.openai.schema import CommonParams, SamplingParams, StreamOptions
+from miner.gateway.apis.openai.stream import ChoiceOptions
 from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
@@ -42,10 +43,7 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
         if not body.stream:
             raise InvalidRequestError("stream_options requires stream: true.", param="stream_options")
         if body.stream_options.continuous_usage_stats:
-            raise UnsupportedFeatureError(
-                "Unsupported parameter: 'stream_options.continuous_usage_stats'. Usage is sent once, at the end.",
-                param="stream_options.continuous_usage_stats",
-            )
+            arguments["continuous_usage"] = True
     if body.logit_bias is not None:
         bounded(body.logit_bias, "logit_bias")
     if body.response_format is not None:
@@ -53,9 +51,17 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
     return arguments
 
 
+def choice_options(body: SamplingParams, prompts: int = 1) -> ChoiceOptions:
+    """How the choices are written."""
+    asked = body.stream_options or StreamOptions()
+    continuous = asked.continuous_usage_stats
+    return ChoiceOptions(asked.include_usage or continuous, prompts, continuous)
+
+
 def sampling_names(body: SamplingParams) -> dict[str, str]:
     """The client's fields for the service's parameters, where they differ."""
-    return {"repeat_penalty": "repetition_penalty"} if body.repeat_penalty is None else {}
+    names = {"continuous_usage": "stream_options.continuous_usage_stats"}
+    return names if body.repeat_penalty is not None else {**names, "repeat_penalty": "repetition_penalty"}
 
 
 def choice_arguments(n: int | None, seed: int | None, arguments: dict[str, Any]) -> list[dict[str, Any]]:

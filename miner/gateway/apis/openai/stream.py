@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
 from miner.gateway.apis.openai.errors import error_event
-from miner.gateway.apis.openai.response import chat_logprobs, completion_choice, usage_of_choices
+from miner.gateway.apis.openai.response import (
+    FINGERPRINT,
+    SERVICE_TIER,
+    chat_logprobs,
+    completion_choice,
+    usage_object,
+    usage_of_choices,
+)
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
@@ -26,18 +33,42 @@ class ChoiceOptions:
     include_usage: bool
     prompts: int = 1
     """Prompts of the request; each has as many choices."""
+    continuous_usage: bool = False
+    """Whether each event has the usage so far, as vLLM's `continuous_usage_stats`."""
 
 
 class _ChoiceStream:
     """The constant head of each event, and usage at the end."""
 
-    def __init__(self, head: Head, prefix: bytes, kind: bytes, options: ChoiceOptions) -> None:
-        self._before = b'data: {"id":"%s%s","object":"%s","created":%d,"model":%s,"choices":[' % (
-            prefix, head.id.encode(), kind, head.created, _encode(head.model),
+    kind: ClassVar[bytes]
+    id_prefix: ClassVar[bytes]
+    constants: ClassVar[dict[str, str]]
+    """Fields that are the same in each event."""
+    text_end: ClassVar[bytes]
+    """What follows the text in an event that has nothing else."""
+
+    def __init__(self, head: Head, options: ChoiceOptions) -> None:
+        self._before = b'data: {"id":"%s%s","object":"%s","created":%d,"model":%s,%s,"choices":[' % (
+            self.id_prefix, head.id.encode(), self.kind, head.created, _encode(head.model),
+            _encode(self.constants)[1:-1],
         )  # fmt: skip
-        self._after = b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n"
         self._options = options
         self._usages: dict[int, TokenUsage] = {}
+        """Usage of each choice: what it has cost so far, or in the end."""
+        self._reasoned = False
+        self._set_end(b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n")
+
+    def _set_end(self, end: bytes) -> None:
+        self._after = end
+        self._text_after = self.text_end + end
+
+    def _count(self, chunk: LLMChunk, index: int) -> None:
+        """Note the usage of a choice; in a stream with continuous usage its events end with it from now on."""
+        usage = chunk.usage or chunk.usage_so_far
+        if usage is not None:
+            self._usages[index] = usage
+        if self._options.continuous_usage and (known := self._usages.get(index)) is not None:
+            self._set_end(b'],"usage":%s}\n\n' % _encode(usage_object(known, reasoned=self._reasoned)))
 
     def end(self, responses: list[LLMResponse]) -> bytes:
         """Usage where it was requested, and `[DONE]`."""
@@ -47,7 +78,8 @@ class _ChoiceStream:
             usage = usage_of_choices(usages, self._options.prompts)
         if usage is None:  # also where the engine sent none: no event is better than one of zeros
             return DONE
-        return self._before + b'],"usage":' + _encode(usage) + b"}\n\n" + DONE
+        described = _encode(usage_object(usage, reasoned=self._reasoned))
+        return self._before + b'],"usage":' + described + b"}\n\n" + DONE
 
     def error(self, failure: Failure) -> bytes:
         """An error event; no `[DONE]` follows."""
@@ -57,20 +89,28 @@ class _ChoiceStream:
 class ChatStream(_ChoiceStream):
     """Writes `chat.completion.chunk` events, of one or several choices."""
 
+    kind = b"chat.completion.chunk"
+    id_prefix = b"chatcmpl-"
+    constants: ClassVar[dict[str, str]] = {"service_tier": SERVICE_TIER, "system_fingerprint": FINGERPRINT}
+    text_end = b'},"logprobs":null,"finish_reason":null}'
+
     def __init__(self, head: Head, options: ChoiceOptions) -> None:
-        super().__init__(head, b"chatcmpl-", b"chat.completion.chunk", options)
+        super().__init__(head, options)
         self._text_before = self._before + b'{"index":0,"delta":{"content":'
-        self._text_after = b'},"logprobs":null,"finish_reason":null}' + self._after
         self._started: set[int] = set()
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
         out: list[bytes] = []
+        if self._options.continuous_usage:
+            self._count(batch[0], index)
         if index not in self._started:
             self._started.add(index)
-            out.append(self._event(index, {"role": "assistant", "content": ""}))
-        before, after = self._text_before, self._text_after
+            out.append(self._event(index, {"role": "assistant", "content": "", "refusal": None}))
+        before = self._text_before
         for chunk in batch:
+            if chunk.usage is not None or chunk.usage_so_far is not None:
+                self._count(chunk, index)
             content = chunk.content
             if (
                 content is not None
@@ -80,23 +120,24 @@ class ChatStream(_ChoiceStream):
                 and chunk.tool_calls is None
                 and chunk.logprobs is None
             ):
-                out += (before, _encode(content), after)
+                out += (before, _encode(content), self._text_after)
             else:
                 self._other(chunk, index, out)
-            if chunk.usage is not None:
-                self._usages[index] = chunk.usage
         return b"".join(out)
 
     def _other(self, chunk: LLMChunk, index: int, out: list[bytes]) -> None:
         delta: dict[str, Any] = {}
         if chunk.reasoning is not None:
+            self._reasoned = True
             delta["reasoning_content"] = chunk.reasoning
         if chunk.content is not None:
             delta["content"] = chunk.content
         if chunk.tool_calls is not None:
             delta["tool_calls"] = chunk.tool_calls
-        if delta or chunk.finish_reason is not None or chunk.logprobs is not None:
-            out.append(self._event(index, delta, chunk.logprobs, chunk.finish_reason))
+        if delta or chunk.logprobs is not None:
+            out.append(self._event(index, delta, chunk.logprobs))
+        if chunk.finish_reason is not None:  # by itself, as at OpenAI: clients stop reading deltas at it
+            out.append(self._event(index, {}, reason=chunk.finish_reason))
 
     def _event(
         self, index: int, delta: dict[str, Any], logprobs: list[TokenLogprob] | None = None, reason: str | None = None
@@ -108,24 +149,33 @@ class ChatStream(_ChoiceStream):
 class CompletionStream(_ChoiceStream):
     """Writes `text_completion` events, of one or several choices."""
 
+    kind = b"text_completion"
+    id_prefix = b"cmpl-"
+    constants: ClassVar[dict[str, str]] = {"system_fingerprint": FINGERPRINT}
+    text_end = b',"logprobs":null,"finish_reason":null}'
+
     def __init__(self, head: Head, options: ChoiceOptions) -> None:
-        super().__init__(head, b"cmpl-", b"text_completion", options)
-        self._text_after = b',"logprobs":null,"finish_reason":null}' + self._after
+        super().__init__(head, options)
         self._offsets: dict[int, int] = {}
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
         out: list[bytes] = []
+        if self._options.continuous_usage:
+            self._count(batch[0], index)
         before = self._before + b'{"index":%d,"text":' % index
         for chunk in batch:
-            if chunk.content is not None and chunk.finish_reason is None and chunk.logprobs is None:
+            if chunk.usage is not None or chunk.usage_so_far is not None:
+                self._count(chunk, index)
+            if chunk.content is not None and chunk.logprobs is None:
                 out += (before, _encode(chunk.content), self._text_after)
-            elif chunk.content is not None or chunk.finish_reason is not None:
+            elif chunk.logprobs is not None:
                 offset = self._offsets.get(index, 0)
-                choice = completion_choice(index, chunk.content or "", chunk.logprobs, chunk.finish_reason, offset)
-                if chunk.logprobs is not None:
-                    self._offsets[index] = offset + sum(len(one.token) for one in chunk.logprobs)
-                out += (self._before, _encode(choice), self._after)
-            if chunk.usage is not None:
-                self._usages[index] = chunk.usage
+                out.append(self._event(completion_choice(index, chunk.content or "", chunk.logprobs, None, offset)))
+                self._offsets[index] = offset + sum(len(one.token) for one in chunk.logprobs)
+            if chunk.finish_reason is not None:
+                out.append(self._event(completion_choice(index, "", None, chunk.finish_reason)))
         return b"".join(out)
+
+    def _event(self, choice: dict[str, Any]) -> bytes:
+        return self._before + _encode(choice) + self._after

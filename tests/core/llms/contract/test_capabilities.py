@@ -21,13 +21,13 @@ GIVEN: dict[str, Any] = {
     "stop": "x", "seed": 0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "presence_penalty": 0,
     "frequency_penalty": 0.0, "logit_bias": {5: 1}, "logprobs": True, "response_format": {"type": "json_object"},
     "reasoning": True, "parallel_tool_calls": True, "keep_alive": 0, "raw": True, "progress": True,
-    "extra": {"options": {"num_ctx": 64}},
+    "continuous_usage": True, "extra": {"options": {"num_ctx": 64}},
 }  # fmt: skip
 """A value for each option; where a value can be zero, zero: it is asked for all the same."""
 
 LACKS = {
     "vllm": {"keep_alive", "progress"},
-    "ollama": {"logit_bias", "progress", "reasoning"},
+    "ollama": {"logit_bias", "progress", "continuous_usage", "reasoning"},
 }
 """Protocol notes, section 4. (The stub's Ollama model does not think.)"""
 
