@@ -6,7 +6,8 @@ Everything here is data.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +16,7 @@ from miner.core._typing import override
 
 __all__ = [
     "OPTIONS",
+    "UNLIMITED",
     "ChatRequest",
     "Embedding",
     "EmbeddingResponse",
@@ -40,6 +42,9 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
 ]
+
+UNLIMITED: Final = -1
+"""The `max_tokens` of a response that only the model, a stop string or the end of the context ends."""
 
 ToolCall = dict[str, Any]
 """`{"id": ..., "type": "function", "function": {"name": ..., "arguments": "<JSON text>"}}`; in chunks also `index`."""
@@ -142,6 +147,7 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     prompt: str | None = None
     messages: list[Message] | None = None
     max_tokens: int
+    """UNLIMITED (-1): until the context ends."""
     temperature: float
     top_p: float
     raw: bool = False
@@ -175,6 +181,11 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     ignore_unsupported: bool = False
     """Leave out unsupported parameters instead of refusing the request."""
     resolution: Resolution = msgspec.field(default_factory=Resolution)
+
+    @property
+    def token_limit(self) -> float:
+        """`max_tokens` as a number to compare with: infinite where only the context limits the response."""
+        return math.inf if self.max_tokens == UNLIMITED else self.max_tokens
 
     def as_messages(self) -> list[Message]:
         """Return the conversation; a prompt is one user message."""

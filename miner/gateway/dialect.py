@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from miner.core.wire import LLMChunk, LLMResponse
+from miner.core.wire import UNLIMITED, LLMChunk, LLMResponse
 from miner.gateway.errors import Failure
 from miner.gateway.field_names import FieldNames
 
@@ -21,6 +21,8 @@ class Call:
     model: str | None = None
     """The model's name as the client wrote it; also in the arguments."""
     stream: bool = False
+    default_max_tokens: int = UNLIMITED
+    """The limit of a request that names none, as the dialect means it."""
     ignored: list[str] = field(default_factory=list)
     """Fields that are accepted without effect: listed in `x-miner-ignored-params`."""
     items: int = 0

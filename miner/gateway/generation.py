@@ -38,6 +38,9 @@ async def send_reply(context: RequestContext, dialect: Dialect, call: Call) -> w
     if context.request.headers.get(LENIENT_HEADER, "").strip().lower() == "ignore":
         for arguments in call.arguments:
             arguments.setdefault("unsupported", "ignore")
+    for arguments in call.arguments:
+        if arguments.get("max_tokens") is None:
+            arguments["max_tokens"] = call.default_max_tokens
     await context.start_call(call)
     with call.names.translate_errors():
         return await (_streaming if call.stream else _non_streaming)(context, dialect, call)

@@ -61,7 +61,8 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     option = parser.add_argument
     option("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     option("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
-    option("--max-tokens", metavar="N", type=number, help="maximum tokens to generate (DEFAULT_MAX_TOKENS, 512)")
+    most = "maximum tokens to generate (DEFAULT_MAX_TOKENS, 512); -1: until the context ends"
+    option("--max-tokens", metavar="N", type=number, help=most)
     option("--temperature", metavar="T", type=number, help="0 to 2; 0: greedy (DEFAULT_TEMPERATURE, 0.7)")
     option("--top-p", metavar="P", type=number, help="0 to 1; 0: greedy (DEFAULT_TOP_P, 0.95)")
     option("--seed", metavar="N", type=number, help="seed for reproducible sampling")
@@ -235,9 +236,13 @@ def _as_json(response: LLMResponse) -> str:
 
 def _note_finish(response: LLMResponse, max_tokens: int) -> None:
     """Print a notice if the response is incomplete or empty."""
-    if response.context_exhausted:
+    from miner.core.wire import UNLIMITED
+
+    unlimited = max_tokens == UNLIMITED
+    if response.context_exhausted or (response.finish_reason == "length" and unlimited):
         hint = _CONTEXT_HINTS.get(response.backend or "", "Shorten the prompt.")
-        note(f"miner: The context is full: the response was cut before max_tokens={max_tokens}.\n  {hint}")
+        where = "at its end" if unlimited else f"before max_tokens={max_tokens}"
+        note(f"miner: The context is full: the response was cut {where}.\n  {hint}")
     elif response.finish_reason == "length":
         note(f"miner: The response was cut at max_tokens={max_tokens}.\n  Raise it with --max-tokens.")
     elif response.finish_reason == "repetition":

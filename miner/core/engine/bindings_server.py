@@ -227,7 +227,8 @@ class BindingsServer:
                 400, f"request ({len(prompt)} tokens) exceeds the available context size ({context} tokens)",
                 "exceed_context_size_error", n_prompt_tokens=len(prompt), n_ctx=context,
             )  # fmt: skip
-        limit = min(int(body.get("max_tokens") or context), context - len(prompt))
+        wanted = int(body.get("max_tokens") or -1)  # -1: until the context ends
+        limit = min(wanted if wanted > 0 else context, context - len(prompt))
         # Without a seed it would use that of the request before.
         self._llama.set_seed(secrets.randbits(32) if body.get("seed") is None else int(body["seed"]))
         options = {name: body[name] for name in _SAMPLING if body.get(name) is not None}

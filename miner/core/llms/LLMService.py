@@ -97,7 +97,8 @@ class LLMService(Backend):
         Args:
             prompt: text; with `raw=True` also a list of token ids (vLLM, llama.cpp).
             model: None for the default: DEFAULT_MODEL, else the one model that the engine serves.
-            max_tokens: most tokens to generate (DEFAULT_MAX_TOKENS, 512).
+            max_tokens: most tokens to generate (DEFAULT_MAX_TOKENS, 512); -1: until the context ends. A third-party
+                backend that counts them by itself gets DEFAULT_MAX_TOKENS for -1.
             temperature: 0 to 2 (DEFAULT_TEMPERATURE, 0.7); 0 is greedy decoding.
             top_p: 0 to 1 (DEFAULT_TOP_P, 0.95); 0 is greedy decoding.
             **options: those that are not passed are off, whatever the engine's or the model's own defaults.

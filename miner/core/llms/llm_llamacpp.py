@@ -26,7 +26,7 @@ from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
-from miner.core.wire import ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
+from miner.core.wire import UNLIMITED, ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import ContextLengthError, InvalidRequestError, MinerError, UnsupportedFeatureError
 
 __all__ = ["LlamaCppService"]
@@ -46,6 +46,7 @@ class LlamaCppService(OpenAIService):
     features = dialect.FEATURES | {"embeddings", "images", "rerank", "suffix", "emulated"}
     field_names = dialect.FIELD_NAMES
     neutral = dialect.NEUTRAL
+    takes_unlimited = True
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -111,6 +112,8 @@ class LlamaCppService(OpenAIService):
     @override
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         dialect.adjust(body, request)
+        if request.max_tokens == UNLIMITED:
+            body["max_tokens"] = self._servers.unlimited_tokens
         if not self._servers.converts_schemas:
             dialect.format_as_grammar(body)
 

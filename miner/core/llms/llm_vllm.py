@@ -149,8 +149,9 @@ class VLLMService(OpenAIService):
     def adjust(self, body: dict[str, Any], request: ChatRequest) -> None:
         info = request.resolution.model
         if info is not None and info.context_length is not None:
-            # The server truncates max_tokens to what fits (context_exhausted), but refuses more than the context.
-            body["max_tokens"] = min(request.max_tokens, info.context_length)
+            # The server truncates max_tokens to what fits (context_exhausted), but refuses more than the context. An
+            # unlimited response gets the context too: its default may come from the model's generation_config.json.
+            body["max_tokens"] = int(min(request.token_limit, info.context_length))
         if request.messages is not None and request.messages[-1].role == "assistant":
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False

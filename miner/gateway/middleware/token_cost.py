@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from miner.config.config import config_of
-from miner.core.wire import LLMResponse
+from miner.core.wire import UNLIMITED, LLMResponse
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.rate_limits import TokenEstimate
@@ -18,7 +18,10 @@ def requests_in(call: Call) -> int:
 
 
 def estimate_tokens(context: RequestContext, call: Call) -> TokenEstimate:
-    """An upper estimate for the call: the texts of the request, and max_tokens of each choice."""
+    """An estimate for the call: the texts of the request, and max_tokens of each choice. Where only the context limits
+    a choice, DEFAULT_MAX_TOKENS: the whole context would keep a client from its second request for minutes, and what
+    was used is settled in the end.
+    """
     if not call.arguments and not call.items:
         return TokenEstimate()  # nothing is generated
     default = config_of(context.gateway.service.config).default_max_tokens
@@ -26,7 +29,7 @@ def estimate_tokens(context: RequestContext, call: Call) -> TokenEstimate:
     completion = images = image_bytes = 0
     for arguments in call.arguments:
         max_tokens = arguments.get("max_tokens")
-        completion += max_tokens if isinstance(max_tokens, int) else default
+        completion += max_tokens if isinstance(max_tokens, int) and max_tokens != UNLIMITED else default
         prompt = arguments.get("messages", arguments.get("prompt"))
         if id(prompt) in prompts:
             continue

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
+from miner.core.wire import UNLIMITED
 from miner.errors import ConfigError
 from miner.gateway.context import RequestContext
 from miner.gateway.middleware.base import Middleware
@@ -143,7 +144,8 @@ def _attributes(context: RequestContext, operation: str) -> dict[str, Any]:
         if call.model:
             attributes["gen_ai.request.model"] = call.model[:200]
         for name, value in (call.arguments[0] if call.arguments else {}).items():
-            if name in _OPTIONS and isinstance(value, int | float):
+            unlimited = name == "max_tokens" and value == UNLIMITED
+            if name in _OPTIONS and isinstance(value, int | float) and not unlimited:
                 attributes[_OPTIONS[name]] = value
         if len(call.arguments) > 1:
             attributes["gen_ai.request.choice.count"] = len(call.arguments)

@@ -142,6 +142,20 @@ def test_a_full_context_is_reported_on_standard_error(miner):
     assert b"--max-model-len" in done.stderr
 
 
+def test_minus_one_generates_until_the_context_ends(miner):
+    cut = {"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": "length"}]}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    with in_thread(StubServer(["smollm2"], reply=[cut, {"choices": [], "usage": usage}])) as server:
+        for arguments in (["--max-tokens", "-1"], ["--max-tokens=-1", "--no-stream"]):
+            done = miner("generate", *arguments, "hi", **settings("vllm", server))
+            assert (done.returncode, done.stdout) == (0, b"Hel\n")
+            assert done.stderr.startswith(b"miner: The context is full: the response was cut at its end.\n")
+        refused = miner("generate", "--max-tokens", "-2", "hi", **settings("vllm", server))
+    assert refused.returncode == 2
+    assert b"-1 generates until the context ends" in refused.stderr
+    assert {body["max_tokens"] for body in server.bodies} == {2048}
+
+
 # What goes wrong
 
 CALLERS_MISTAKES = [

@@ -18,7 +18,7 @@ from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.structured import check_output
 from miner.core.llms.contract.tools import arguments_parse, tool_names
-from miner.core.wire import ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
+from miner.core.wire import UNLIMITED, ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
 from miner.errors import BackendError, BackendTimeoutError, OutputValidationError, UnsupportedFeatureError
 
 
@@ -278,7 +278,8 @@ def _check_response(backend: Backend, request: ChatRequest, response: LLMRespons
     """
     _describe(backend, request, response)
     request = without_ignored(request)
-    cut = " It was cut short: raise max_tokens." if response.finish_reason == "length" else ""
+    fix = "shorten the prompt" if request.max_tokens == UNLIMITED else "raise max_tokens"
+    cut = f" It was cut short: {fix}." if response.finish_reason == "length" else ""
     error: str | None = None
     if response.tool_calls:
         if request.parallel_tool_calls is False:

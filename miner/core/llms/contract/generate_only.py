@@ -14,7 +14,7 @@ import msgspec
 
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.messages import as_prompt
-from miner.core.wire import OPTIONS, ChatRequest, LLMResponse
+from miner.core.wire import OPTIONS, UNLIMITED, ChatRequest, LLMResponse
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
 Verb = Callable[..., Awaitable[Any]]
@@ -65,10 +65,12 @@ def _arguments(backend: Backend, verb: Verb, request: ChatRequest) -> dict[str, 
     named, any_keyword = _parameters(verb)
     arguments: dict[str, Any] = {"model": request.model}
     for name in _WITH_DEFAULT:
-        value = getattr(request, name)
+        value, default = getattr(request, name), getattr(backend._settings, f"default_{name}")
+        if name == "max_tokens" and value == UNLIMITED:
+            value = default  # such a backend counts to it
         if name in named or any_keyword:
             arguments[name] = value
-        elif value != getattr(backend._settings, f"default_{name}"):
+        elif value != default:
             raise UnsupportedFeatureError(f"{backend.name} does not support {name}.", param=name)
     for name in OPTIONS:
         if name in named and getattr(request, name) not in (None, []):

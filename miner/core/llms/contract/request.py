@@ -15,7 +15,7 @@ from miner.core.llms.contract.extra import checked_extra
 from miner.core.llms.contract.messages import checked_messages
 from miner.core.llms.contract.structured import output_format
 from miner.core.llms.contract.tools import checked_tool_choice, checked_tools
-from miner.core.wire import OPTIONS, ChatRequest, Timeout
+from miner.core.wire import OPTIONS, UNLIMITED, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
 
 MAX_STOPS = 256
@@ -88,7 +88,7 @@ def build_request(
         prompt=prompt if tokens is None else "",
         prompt_tokens=tokens,
         messages=None if messages is None else checked_messages(messages),
-        max_tokens=int(checked_number("max_tokens", max_tokens, low=1, high=2**31 - 1, integer=True)),
+        max_tokens=_max_tokens(max_tokens),
         temperature=checked_number("temperature", temperature, low=0, high=2),
         # 0 is how clients request greedy decoding; engines refuse it, or treat it as 1.
         top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
@@ -201,6 +201,16 @@ def folded_seed(value: Any) -> int | None:
     if not number or not -(2**63) <= value < 2**63 or value != int(value):
         raise _wrong("seed", value, "a 64-bit integer, or -1 for a random seed")
     return None if value == -1 else int(value) % SEEDS
+
+
+def _max_tokens(value: Any) -> int:
+    if value == UNLIMITED and not isinstance(value, bool):
+        return UNLIMITED
+    try:
+        return int(checked_number("max_tokens", value, low=1, high=2**31 - 1, integer=True))
+    except InvalidRequestError as error:
+        error.hint = f"{UNLIMITED} generates until the context ends."
+        raise
 
 
 def _flag(options: Mapping[str, Any], name: str) -> bool:

@@ -194,6 +194,9 @@ def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[st
     where = origin.get("backend") or "the engine"
     if response.finish_reason in ("length", "repetition"):
         cause = "the context was full" if response.context_exhausted else "max_tokens was reached"
+        hint = "Raise max_tokens, or request a shorter output."
+        if response.context_exhausted:
+            hint = "Shorten the prompt, or request a shorter output."
         if response.finish_reason == "repetition":
             cause = "the model repeated itself"
         if response.usage is not None:
@@ -201,7 +204,7 @@ def check_output(wanted: OutputFormat, response: LLMResponse, origin: Mapping[st
         raise OutputValidationError(
             f"The response was cut short because {cause} before the {wanted.kind.replace('_', ' ')} was complete.",
             response=response,
-            hint="Raise max_tokens, or request a shorter output.",
+            hint=hint,
             **origin,
         )
     if wanted.kind == "grammar":

@@ -16,7 +16,7 @@ from miner.core.http.errors import parse_error_body
 from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.llamacpp.limiter import SlotLimiter
 from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
-from miner.core.wire import ChatRequest, ModelInfo, Timings
+from miner.core.wire import UNLIMITED, ChatRequest, ModelInfo, Timings
 from miner.errors import BackendError
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ class ExternalServer(ServerProvider):
             fills=not (fresh and self._fills is False),
         )
         return able - {"keep_alive"}
+
+    @property
+    @override
+    def unlimited_tokens(self) -> int:
+        # With -1 a server that shifts its context (--context-shift) would never end, and one with --predict would soon.
+        props = None if self._server is None else self._server.props
+        return (props and props.default_generation_settings.n_ctx) or UNLIMITED
 
     @asynccontextmanager
     @override

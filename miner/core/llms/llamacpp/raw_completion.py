@@ -23,7 +23,16 @@ from miner.core.llms.contract.unparsed_reply import parse_tool_calls
 from miner.core.llms.llamacpp.chat_template import as_sent
 from miner.core.llms.llamacpp.forced_tools import is_either, is_forced
 from miner.core.llms.llamacpp.server import LlamaServer
-from miner.core.wire import ChatRequest, FinishReason, LLMChunk, Message, OutputFormat, TokenUsage, ToolCall
+from miner.core.wire import (
+    UNLIMITED,
+    ChatRequest,
+    FinishReason,
+    LLMChunk,
+    Message,
+    OutputFormat,
+    TokenUsage,
+    ToolCall,
+)
 from miner.errors import BackendProtocolError
 
 logger = logging.getLogger("miner.reply")
@@ -89,7 +98,7 @@ async def complete_raw(
     written = reasoning + content + "".join(call["function"]["name"] + call["function"]["arguments"] for call in calls)
     spent = await server.count_tokens(written) if written else 0
     complete_calls = bool(calls) and all(map(arguments_parse, calls))  # the rest does not matter
-    if complete_calls or spent >= request.max_tokens:
+    if complete_calls or spent >= request.token_limit:
         finish: FinishReason = "tool_calls" if complete_calls else "length"
         tokens = await server.count_tokens(prompt)
         yield [LLMChunk(finish_reason=finish, usage=TokenUsage(tokens, spent, tokens + spent))]
@@ -99,7 +108,7 @@ async def complete_raw(
         begun = _continued(body["messages"], content, reasoning)
         status, longer = await server.apply_template(_template_body(body, begun))
         prompt = longer if status == 200 else prompt + reasoning + content
-    left = request.max_tokens if again else request.max_tokens - spent
+    left = request.max_tokens if again or request.max_tokens == UNLIMITED else request.max_tokens - spent
     wanted = request.response_format
     as_json = is_forced(request) or is_either(request)  # the caller makes a call of the JSON
     if as_json:

@@ -14,7 +14,7 @@ from miner.core.llms.llamacpp.chat_template import ChatTemplate
 from miner.core.llms.llamacpp.dialect import Props, refine
 from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
 from miner.core.models.gguf.fim import NAMES, FimTokens
-from miner.core.wire import ChatRequest, Health, ModelInfo, Progress, Timings
+from miner.core.wire import UNLIMITED, ChatRequest, Health, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
 
 OnProgress = Callable[[Progress], None] | None
@@ -161,6 +161,11 @@ class ServerProvider:
     def converts_schemas(self) -> bool:
         """Whether a server takes JSON Schemas; else it takes grammars only."""
         return True
+
+    @property
+    def unlimited_tokens(self) -> int:
+        """The `max_tokens` with which a server generates until the context ends."""
+        return UNLIMITED
 
     def slot(
         self, request: ChatRequest | None, model: str | None, timings: Timings, on_progress: OnProgress = None

@@ -29,7 +29,7 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, reasons: bool) ->
         reasons: whether the model can reason; for others `think` is an error.
     """
     options: dict[str, Any] = {
-        "num_predict": request.max_tokens,
+        "num_predict": request.max_tokens,  # -1 ends with the context, because `shift` is off
         "temperature": request.temperature,
         "top_p": request.top_p,
         # Always sent, because defaults differ by engine and model file; these values disable each.

@@ -62,13 +62,13 @@ decode_line: Final = msgspec.json.Decoder(Line).decode
 class _LineMapper(ReplyMapper[Line]):
     """Maps the lines of one reply to chunks."""
 
-    __slots__ = ("_alternatives", "_calls", "_last_pieces", "_max_tokens")
+    __slots__ = ("_alternatives", "_calls", "_last_pieces", "_token_limit")
 
     first_byte: ClassVar[bytes] = b"{"
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request.stop)
-        self._max_tokens = request.max_tokens
+        self._token_limit = request.token_limit
         self._alternatives = request.logprobs or 0
         self._calls = 0
         self._last_pieces: deque[str] = deque(maxlen=_REPETITION_LIMIT)
@@ -129,7 +129,7 @@ class _LineMapper(ReplyMapper[Line]):
         tokens = line.eval_count
         if line.prompt_eval_count or tokens:
             chunk.usage = TokenUsage(line.prompt_eval_count, tokens, line.prompt_eval_count + tokens)
-            chunk.context_exhausted = reason == "length" and tokens < self._max_tokens
+            chunk.context_exhausted = reason == "length" and tokens < self._token_limit
         chunk.timings = Timings(
             load=line.load_duration * _NANOSECONDS,
             prefill=line.prompt_eval_duration * _NANOSECONDS,

@@ -137,7 +137,7 @@ class ChatMapper(ReplyMapper[Event]):
     """
 
     __slots__ = (
-        "_alternatives", "_arguments", "_calls", "_counts", "_max_tokens", "_stops", "_timings", "_usage",
+        "_alternatives", "_arguments", "_calls", "_counts", "_stops", "_timings", "_token_limit", "_usage",
         "_wants_progress", "aborted", "finish_reason",
     )  # fmt: skip
 
@@ -145,7 +145,7 @@ class ChatMapper(ReplyMapper[Event]):
 
     def __init__(self, request: ChatRequest, watched: Sequence[str] = ()) -> None:
         super().__init__(watched)
-        self._max_tokens = request.max_tokens
+        self._token_limit = request.token_limit
         self._alternatives = request.logprobs or 0
         self._stops = request.stop
         self._wants_progress = request.progress
@@ -237,7 +237,7 @@ class ChatMapper(ReplyMapper[Event]):
         if chunk.usage is not None:
             completion = chunk.usage.completion_tokens
             # Ended before max_tokens: the context is full.
-            chunk.context_exhausted = self.finish_reason == "length" and completion < self._max_tokens
+            chunk.context_exhausted = self.finish_reason == "length" and completion < self._token_limit
             if self.lost is None and not self.delivered and completion > 8 and not self._stops:
                 self.lost = f"it counted {completion} tokens and delivered none"
         if timings is not None and timings.predicted_ms is not None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
 from miner.core._typing import override
 from miner.core.http.client import ByteStream
@@ -27,7 +28,7 @@ from miner.core.llms.openai.models import read_embeddings, read_scores
 from miner.core.llms.openai.request import chat_body, completion_body
 from miner.core.llms.openai.response import ChatMapper, decode_event
 from miner.core.llms.openai.server import OpenAIServer
-from miner.core.wire import ChatRequest, EmbeddingResponse, LLMChunk, RerankResponse
+from miner.core.wire import UNLIMITED, ChatRequest, EmbeddingResponse, LLMChunk, RerankResponse
 from miner.errors import BackendError, BackendUnavailableError, MinerError, UnsupportedFeatureError
 
 __all__ = ["Endpoint", "NoTemplateError", "OpenAIService"]
@@ -54,6 +55,9 @@ class OpenAIService(OpenAIServer):
     watches_stops: ClassVar[bool] = False
     """Whether stop strings are watched for here and not sent: llama.cpp loses text that it holds back for one when
     max_tokens ends the reply."""
+
+    takes_unlimited: ClassVar[bool] = False
+    """Whether the server takes a `max_tokens` of -1: until the context ends."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -101,12 +105,27 @@ class OpenAIService(OpenAIServer):
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         self.adjust(body, request)
+        if body["max_tokens"] == UNLIMITED and not self.takes_unlimited:
+            del body["max_tokens"]  # until the context ends is what the chat route does by itself
         merge_extra(body, request.extra)
         return path, body
+
+    def _limited(self, request: ChatRequest) -> ChatRequest:
+        """The request with a limit where `/completions` would end an unlimited one after 16 tokens: the context, which
+        servers clip to what fits; where it is unknown, DEFAULT_MAX_TOKENS, and `max_tokens` is listed as ignored.
+        """
+        if request.max_tokens != UNLIMITED or self.takes_unlimited or not self._verbatim(request):
+            return request
+        info = request.resolution.model
+        if info is not None and info.context_length is not None:
+            return replace(request, max_tokens=info.context_length)
+        request.resolution.ignored.append("max_tokens")
+        return replace(request, max_tokens=self._settings.default_max_tokens)
 
     @override
     async def _stream(self, request: ChatRequest) -> Batches:
         while True:
+            request = self._limited(request)
             path, body = self._body(request, stream=True)
             async with self._connection(request) as http, http.stream(path, msgspec.json.encode(body)) as response:
                 if response.status == 200 and "json" in response.headers.get("Content-Type", ""):

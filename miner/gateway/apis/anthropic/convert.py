@@ -35,6 +35,10 @@ Part = dict[str, Any]
 
 def sampling_arguments(request: AnthropicMessagesRequest, call: Call) -> dict[str, Any]:
     """The service's arguments, without messages and tools."""
+    if request.max_tokens < 1:  # the service's own error would offer -1, which this API does not have
+        raise InvalidRequestError(
+            f"max_tokens must be an integer of at least 1, not {request.max_tokens}.", param="max_tokens"
+        )
     arguments: dict[str, Any] = set_fields(request, ("model", "max_tokens", "temperature", "top_p"))
     if request.top_k:
         arguments["top_k"] = request.top_k

@@ -49,8 +49,8 @@ def required_model(name: str) -> str:
 
 
 def generation_arguments(request: OllamaGenerationParams, call: Call) -> dict[str, Any]:
-    """The service's arguments that both generating routes share. `num_ctx` and a negative `num_predict` depend on the
-    model: `loading.apply_model` adds them.
+    """The service's arguments that both generating routes share. What `num_ctx` means depends on the model:
+    `loading.apply_model` decides it.
     """
     arguments: dict[str, Any] = {"model": required_model(request.model)}
     if request.debug_render_only:
@@ -76,7 +76,7 @@ def _sampling_arguments(options: OllamaOptions, call: Call) -> dict[str, Any]:
             param="options.num_predict",
         )
     arguments = set_fields(options, ("temperature", "top_p"))
-    if count is not None and count > 0:
+    if count is not None and count > 0:  # others, 0 included, are unlimited there
         arguments["max_tokens"] = count
     if options.top_k is not None and options.top_k > 0:
         arguments["top_k"] = options.top_k

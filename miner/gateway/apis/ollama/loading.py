@@ -34,25 +34,19 @@ async def full_name(context: RequestContext, name: str) -> str:
 
 
 async def apply_model(context: RequestContext, call: Call, options: OllamaOptions | None) -> None:
-    """Add what depends on the model: its full name, and what `num_ctx` and an unlimited `num_predict` mean for it."""
+    """Add what depends on the model: its full name, and whether `num_ctx` fits its context."""
     service, arguments = context.gateway.service, call.arguments[0]
     call.model = arguments["model"] = await full_name(context, arguments["model"])
     if "keep_alive" in arguments and "keep_alive" not in service.capabilities:
         call.ignored.append("keep_alive")  # the model stays loaded whatever a client says
         del arguments["keep_alive"]
-    options = options or OllamaOptions()
-    unlimited = options.num_predict is not None and options.num_predict < 0
-    if options.num_ctx is None and not unlimited:
+    if options is None or options.num_ctx is None:
         return
     info = await service.resolve_model(call.model)
     context_length = info.context_length if info is not None else None
-    if options.num_ctx is not None and (context_length is None or options.num_ctx > context_length):
+    if context_length is None or options.num_ctx > context_length:
         # Loading is up to the operator. Nothing is lost silently: what does not fit is refused.
         call.ignored.append("options.num_ctx")
-    if unlimited and context_length is not None:
-        arguments["max_tokens"] = context_length
-    elif unlimited:
-        call.ignored.append("options.num_predict")
 
 
 async def load(context: RequestContext, request: OllamaGenerationParams, kind: Kind) -> web.StreamResponse:

@@ -27,6 +27,8 @@ from miner.gateway.generation import send_reply
 from miner.gateway.request_body import decode, parse_body
 
 _DECODER = msgspec.json.Decoder(CompletionRequest)
+_DEFAULT_MAX_TOKENS = 16
+"""OpenAI's, and that of every server with this route."""
 
 
 class OpenAICompletions:
@@ -60,6 +62,7 @@ class OpenAICompletions:
             arguments=arguments,
             model=request.model,
             stream=bool(request.stream),
+            default_max_tokens=_DEFAULT_MAX_TOKENS,
             names=FieldNames({**sampling_names(request), "messages": "prompt"}),
             options=choice_options(request, len(prompts)),
         )

@@ -201,6 +201,15 @@ async def test_what_it_does_not_declare_is_never_passed():
         await service.chat_completion(MESSAGES, temperature=0)
 
 
+async def test_unlimited_is_the_settings_number_for_a_backend_that_counts():
+    service = Smallest(settings(default_max_tokens=33))
+    await service.generate("hi", max_tokens=-1)
+    await service.chat_completion(MESSAGES, max_tokens=-1)
+    await read(service.stream("hi", max_tokens=-1))
+    assert [call["max_tokens"] for call in service.calls] == [33, 33, 33]
+    assert await Few(settings()).generate("hi", max_tokens=-1) == "hi"
+
+
 class Open(LLMService):
     """Takes anything."""
 

@@ -34,6 +34,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("top_p", -0.1, "top_p must be a number from 0 to 1, not -0.1"),
     ("top_p", math.nan, "top_p must be a number from 0 to 1, not nan"),
     ("max_tokens", 0, "max_tokens must be an integer of at least 1, not 0"),
+    ("max_tokens", -2, "max_tokens must be an integer of at least 1, not -2. -1 generates until the context ends"),
+    ("max_tokens", -1.5, "max_tokens must be an integer of at least 1, not -1.5"),
     ("max_tokens", -5, "max_tokens must be an integer of at least 1, not -5"),
     ("max_tokens", 1.5, "max_tokens must be an integer of at least 1, not 1.5"),
     ("max_tokens", True, "max_tokens must be an integer of at least 1, not True"),

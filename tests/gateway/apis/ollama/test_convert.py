@@ -67,7 +67,7 @@ async def test_what_has_no_effect_is_listed():
 
 
 @pytest.mark.parametrize(
-    ("count", "tokens"), [(-1, 2048), (-2, 2048), (0, 512), (None, 512), (9, 9)], ids=["-1", "-2", "0", "unset", "9"]
+    ("count", "tokens"), [(-1, 2048), (-2, 2048), (0, 2048), (None, 2048), (9, 9)], ids=["-1", "-2", "0", "unset", "9"]
 )
 async def test_how_many_tokens(count, tokens):
     async with StubServer() as engine, serving(vllm(engine)) as served:

@@ -37,7 +37,7 @@ async def test_run_as_the_command_line_does():
     assert again[2][0] == {
         **again[2][0], "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "unload",
     }  # fmt: skip
-    assert [request.max_tokens for request in service.requests] == [512]  # loading asks for no token
+    assert [request.max_tokens for request in service.requests] == [-1]  # loading asks for no token
 
 
 @pytest.mark.engine
