@@ -14,10 +14,13 @@ from msgspec.structs import replace
 
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import new_tool_call
+from miner.core.llms.llamacpp.call_reader import CallReader
 from miner.core.wire import LLMChunk, Message, TextPart, ToolCall
 
 _OPEN: Final = "<tool_call>"
 _CLOSE: Final = "</tool_call>"
+_LEAST_TAG: Final = len("<tool")
+"""So much of the opening tag at the end of a truncated reply is no text."""
 
 
 def tools_as_text(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
@@ -68,21 +71,19 @@ def _written(call: ToolCall) -> str:
 
 
 async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collection[str]) -> Batches:
-    """The same reply with the calls of these functions in its text as `tool_calls`; other text stays text."""
-    parser = _CallParser(names)
+    """The same reply with the calls of these functions in its text as `tool_calls`, their arguments as they are
+    generated; other text stays text. A call that max_tokens truncated keeps the finish reason "length".
+    """
+    parser = _TextParser(names)
     async for batch in batches:
         kept = []
         for chunk in batch:
             if chunk.content is not None:
-                chunk.content, calls = parser.feed(chunk.content)
-                if calls:
-                    chunk.tool_calls = [*(chunk.tool_calls or ()), *calls]
+                chunk.content = _add(chunk, parser.feed(chunk.content)) or None
             if chunk.finish_reason is not None:
-                rest, calls = parser.end()
-                chunk.content = (chunk.content or "") + (rest or "") or None
-                if calls:
-                    chunk.tool_calls = [*(chunk.tool_calls or ()), *calls]
-                if parser.count and chunk.finish_reason in ("stop", "length"):
+                truncated = chunk.finish_reason == "length"
+                chunk.content = (chunk.content or "") + _add(chunk, parser.end(truncated=truncated)) or None
+                if parser.count and not parser.truncated and chunk.finish_reason in ("stop", "length"):
                     chunk.finish_reason, chunk.stop_sequence = "tool_calls", None
             if chunk != LLMChunk():
                 kept.append(chunk)
@@ -90,51 +91,121 @@ async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collectio
             yield kept
 
 
-class _CallParser:
-    """An incremental parser that holds back what may be a call."""
+def _add(chunk: LLMChunk, parsed: tuple[str, list[ToolCall]]) -> str:
+    """Add the deltas to a chunk; return the text."""
+    text, deltas = parsed
+    if deltas:
+        chunk.tool_calls = [*(chunk.tool_calls or ()), *deltas]
+    return text
+
+
+class _TextParser:
+    """An incremental parser that holds back only what may be the beginning of a call.
+
+    Attributes:
+        count: calls so far.
+        truncated: max_tokens ended the reply within a call.
+    """
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
-        self.count = 0
         self._held = ""
+        self._call: CallReader | None = None
+        """What follows the last opening tag."""
+        self.count = 0
+        self.truncated = False
 
-    def feed(self, text: str) -> tuple[str | None, list[ToolCall]]:
-        """Return the text that is no call, and the calls that are complete."""
+    def feed(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Return the text that is no call, and the deltas of calls."""
         self._held += text
-        shown, calls = [], []
-        while True:
-            start = self._held.find(_OPEN)
-            if start < 0:
-                keep = _overlap(self._held)
-                shown.append(self._held[: len(self._held) - keep])
-                self._held = self._held[len(self._held) - keep :]
-                break
-            end = self._held.find(_CLOSE, start)
-            if end < 0:
-                shown.append(self._held[:start])
-                self._held = self._held[start:]
-                break
-            call = self._call(self._held[start + len(_OPEN) : end])
-            shown.append(self._held[:start] if call else self._held[: end + len(_CLOSE)])
-            calls += [call] if call else []
+        shown: list[str] = []
+        deltas: list[ToolCall] = []
+        goes_on = True
+        while goes_on:
+            if self._call is None:
+                goes_on = self._find_call(shown)
+            elif self._call.complete:
+                goes_on = self._find_end()
+            elif self._call.begun or self._call.possible:
+                goes_on = self._read(self._call, deltas)
+            else:
+                goes_on = self._read_whole(self._call, shown, deltas)
+        return "".join(shown), deltas
+
+    # Each step takes what it can of the held text, and returns whether another step may take more.
+
+    def _find_call(self, shown: list[str]) -> bool:
+        start = self._held.find(_OPEN)
+        keep = _overlap(self._held) if start < 0 else 0
+        end = len(self._held) - keep if start < 0 else start
+        if self.count and not self._held[:end].strip():
+            end = 0 if start < 0 else end  # white space between calls
+        else:
+            shown.append(self._held[:end])
+        self._held = self._held[end:]
+        if start < 0:
+            return False
+        self._held = self._held[len(_OPEN) :]
+        self._call = CallReader(self._names, self.count, objects_only=True)
+        return True
+
+    def _read(self, call: CallReader, deltas: list[ToolCall]) -> bool:
+        begun, held = call.begun, self._held
+        found, self._held = call.feed(held)
+        deltas += found
+        self.count += call.begun and not begun
+        return bool(held)
+
+    def _read_whole(self, call: CallReader, shown: list[str], deltas: list[ToolCall]) -> bool:
+        """A call in another form, such as with the arguments first, is read when it is complete."""
+        _, self._held = call.feed(self._held)
+        text, tag, after = call.raw.partition(_CLOSE)
+        if not tag:
+            return False
+        whole = self._whole_call(text)
+        if whole is None:
+            shown.append(_OPEN + text + tag)
+        else:
+            deltas.append(whole)
+        self._call, self._held = None, after
+        return True
+
+    def _find_end(self) -> bool:
+        """The closing tag of a complete call: models forget it, or put more into the object."""
+        end, rest = self._held.find(_CLOSE), self._held.lstrip(" \t\r\n}")
+        if end >= 0:
             self._held = self._held[end + len(_CLOSE) :]
-        text = "".join(shown)
-        return (None if calls and not text.strip() else text or None), calls
+        elif not rest or rest[0] == "," or _CLOSE.startswith(rest) or _OPEN.startswith(rest):
+            return False
+        else:
+            self._held = rest
+        self._call = None
+        return True
 
-    def end(self) -> tuple[str | None, list[ToolCall]]:
-        """Return the rest: a call without its closing tag, or text."""
+    def end(self, *, truncated: bool) -> tuple[str, list[ToolCall]]:
+        """Return the rest: text, or a call without its end."""
         held, self._held = self._held, ""
-        if held.startswith(_OPEN) and (call := self._call(held[len(_OPEN) :])):
-            return None, [call]
-        if self.count and not held.strip():
-            return None, []
-        return held or None, []
+        call, self._call = self._call, None
+        if call is None:
+            tag = held.strip()
+            is_tag = truncated and len(tag) > _LEAST_TAG and _OPEN.startswith(tag)
+            return "" if is_tag or (self.count and not tag) else held, []
+        if call.begun:
+            self.truncated = truncated and not call.complete
+            return "", []
+        whole = self._whole_call(call.raw)
+        if whole is None and truncated and call.possible:
+            self.truncated = True
+            whole = call.truncated()
+        elif whole is None:
+            return _OPEN + call.raw, []
+        return "", [whole] if whole is not None else []
 
-    def _call(self, text: str) -> ToolCall | None:
+    def _whole_call(self, text: str) -> ToolCall | None:
         try:
             value = msgspec.json.decode(text)
             name, arguments = value["name"], value.get("arguments", {})
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        except (msgspec.DecodeError, RecursionError, KeyError, TypeError, AttributeError):
             return None
         if name not in self._names or not isinstance(arguments, dict):
             return None

@@ -7,14 +7,14 @@ and converted to `tool_calls` here.
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import msgspec
 
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.tools import chosen_tool, new_tool_call, tool_names
+from miner.core.llms.llamacpp.call_reader import CallReader
 from miner.core.llms.schema.support import LlamaSchema, llama_schema, parameters_of
 from miner.core.wire import ChatRequest, LLMChunk, ToolCall
 
@@ -73,35 +73,85 @@ def _call_schema(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 async def as_calls(batches: AsyncIterator[list[LLMChunk]], request: ChatRequest) -> Batches:
-    """The same reply with its JSON text as one tool call, in the last chunk; text that is no call stays text. A call
-    that max_tokens truncated has truncated arguments, and the finish reason "length", as at OpenAI.
+    """The same reply with its JSON text as one tool call, its arguments as they are generated; text that is no call
+    stays text. A call that max_tokens truncated has truncated arguments, and the finish reason "length", as at OpenAI.
     """
     forced, named = is_forced(request), chosen_tool(request.tool_choice)
-    names = tool_names(request.tools) if named is None else [named]
-    schema = (request.response_format.schema if request.response_format is not None else None) or {}
-    others = () if forced else schema.get("properties") or ("name",)
-    written: list[str] = []
+    parser = _ReplyParser(tool_names(request.tools) if named is None else [named], None if forced else request)
     async for batch in batches:
         kept = []
         for chunk in batch:
             if chunk.content is not None:
-                written.append(chunk.content)
-                chunk.content = None
+                text, calls = parser.feed(chunk.content)
+                chunk.content, chunk.tool_calls = text or None, calls or None
             if chunk.finish_reason is not None:
-                text = "".join(written)
-                call = _call(text, names)
-                begun = _begun_call(text, names, others, forced=forced) if chunk.finish_reason != "stop" else None
-                if call is not None:
-                    chunk.tool_calls = [call]
+                text, calls = parser.end(truncated=chunk.finish_reason != "stop")
+                chunk.content = (chunk.content or "") + text or None
+                chunk.tool_calls = [*(chunk.tool_calls or ()), *calls] or None
+                if parser.complete:
                     chunk.finish_reason, chunk.stop_sequence = "tool_calls", None
-                elif begun is not None:
-                    chunk.tool_calls = [begun]
-                elif not (forced and chunk.finish_reason != "stop" and text.lstrip()[:1] in ("", "{")):
-                    chunk.content = text or None
             if chunk != LLMChunk():
                 kept.append(chunk)
         if kept:
             yield kept
+
+
+class _ReplyParser:
+    """Reads a reply that is a call of one of these functions, or JSON of a `response_format`.
+
+    Args:
+        either: the request whose `response_format` it may follow; None: it must be a call.
+
+    Attributes:
+        complete: it was a complete call.
+    """
+
+    def __init__(self, names: list[str], either: ChatRequest | None) -> None:
+        self._names = names
+        self._call = CallReader(names)
+        self._forced = either is None
+        self._keys: Iterable[str] = ()
+        """Keys with which the JSON of `response_format` may begin."""
+        if either is not None and either.response_format is not None:
+            self._keys = (either.response_format.schema or {}).get("properties") or ("name", "arguments")
+        self._waits = {"name", "arguments"} <= set(self._keys)
+        """Whether only the complete text shows which of both it is."""
+        self._held: list[str] = []
+        self._text = False
+        self.complete = False
+
+    def feed(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Return what is certainly text, and the deltas of the call."""
+        if self._text:
+            return text, []
+        if self._waits:
+            self._held.append(text)
+            return "", []
+        deltas, _ = self._call.feed(text)
+        self._text = not self._call.possible and not self._forced
+        return (self._call.raw if self._text else ""), deltas
+
+    def end(self, *, truncated: bool) -> tuple[str, list[ToolCall]]:
+        """Return the rest."""
+        if self._text:
+            return "", []
+        if self._call.begun:
+            self.complete = self._call.complete
+            return "", []
+        raw = "".join(self._held) if self._waits else self._call.raw
+        whole = _call(raw, self._names)
+        if whole is not None:
+            self.complete = True
+            return "", [whole]
+        if truncated and self._waits:
+            deltas, _ = self._call.feed(raw)
+            if deltas:
+                self.complete = self._call.complete
+                return "", deltas
+        if truncated and self._call.possible and (self._forced or self._call.names_function(self._keys)):
+            begun = self._call.truncated()
+            return ("", [begun]) if begun is not None else ("" if self._forced else raw, [])
+        return raw, []
 
 
 def _call(text: str, names: list[str]) -> ToolCall | None:
@@ -112,30 +162,3 @@ def _call(text: str, names: list[str]) -> ToolCall | None:
         return new_tool_call(value["name"], msgspec.json.encode(value["arguments"]).decode())
     except (msgspec.DecodeError, RecursionError, TypeError):
         return None
-
-
-_BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(?:,\s*(?:"arguments"\s*:\s*(.*))?)?', re.DOTALL)
-"""The grammar has the name first."""
-_NAMING = re.compile(r'\s*\{\s*"(n|na|nam|name)(?:"\s*(?::\s*(?:"([^"\\]*))?)?)?\Z')
-"""Truncated in the name, or before it."""
-
-
-def _begun_call(text: str, names: list[str], others: Any, *, forced: bool) -> ToolCall | None:
-    """The truncated call at the end of a text, if its name is certain; its arguments are incomplete JSON.
-
-    Args:
-        others: keys with which the JSON of `response_format` may begin.
-    """
-    found, naming = _BEGUN.match(text), _NAMING.match(text)
-    if found is not None:
-        try:
-            name = msgspec.json.decode(found.group(1))
-        except msgspec.DecodeError:
-            return None
-        return new_tool_call(name, found.group(2) or "") if name in names else None
-    is_call = naming is not None and not any(other.startswith(naming.group(1)) for other in others)
-    if is_call or (forced and text.lstrip()[:1] in ("", "{")):
-        begun = (naming.group(2) if naming is not None else None) or ""
-        possible = [name for name in names if name.startswith(begun)]
-        return new_tool_call(possible[0], "") if len(possible) == 1 else None
-    return None

@@ -104,3 +104,22 @@ async def test_allowed_tools_restrict_the_choice():
         path, body = responses(tools=flat, tool_choice={"type": "allowed_tools", "mode": "auto", "tools": flat[1:]})
         await post_json(served, path, body)
         assert [tool["function"]["name"] for tool in engine.bodies[-1]["tools"]] == ["b"]
+
+
+async def test_the_finish_reason_is_in_an_event_of_its_own():
+    def last(reason, **piece):
+        return {"choices": [{"index": 0, "delta": piece, "finish_reason": reason}]}
+
+    ends = [
+        [delta(content="Hi"), last("length", content=" you")],
+        [*CALLS[:3], last("tool_calls", tool_calls=[{"index": 0, "function": {"arguments": '"x"}'}}])],
+        [delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "weather"}}]), finish("tool_calls")],
+    ]
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        for events in ends:
+            engine.reply = [*events, usage_chunk()]
+            stream = await api.chat.completions.create(model="m", messages=USER, tools=[WEATHER], stream=True)
+            choices = [chunk.choices[0] async for chunk in stream if chunk.choices]
+            assert choices[-1].finish_reason in ("length", "tool_calls")
+            assert choices[-1].delta.model_dump(exclude_none=True) == {}
+            assert all(choice.finish_reason is None for choice in choices[:-1])
