@@ -34,6 +34,7 @@ from miner.gateway.middleware.metrics import Metrics
 from miner.gateway.middleware.rate_limit import RateLimiter
 from miner.gateway.middleware.tracing import make_tracing
 from miner.gateway.preload import preload
+from miner.gateway.routing import with_derived
 from miner.gateway.server.connection import expect_handler
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
@@ -47,9 +48,7 @@ MIDDLEWARE = web.AppKey("middleware", tuple[Middleware, ...])
 
 SERVER = [
     Route("GET", "/livez", livez, "open", openai_error, "Whether the process is alive", always=True),
-    Route("HEAD", "/livez", livez, "open", openai_error, "The same without a body", always=True),
     Route("GET", "/readyz", readyz, "key", openai_error, "Whether a request could be served now", always=True),
-    Route("HEAD", "/readyz", readyz, "key", openai_error, "The same without a body", always=True),
     Route(
         "GET", "/metrics", metrics, "admin", openai_error, "Metrics for Prometheus", content_types="text/plain",
         always=True,
@@ -58,7 +57,9 @@ SERVER = [
     Route("GET", "/docs", docs, "key", openai_error, "These routes, as a page", content_types="text/html"),
 ]  # fmt: skip
 ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *SERVER, *ADMIN]
-"""All routes. For every other path there is a 404 or 405, after the same checks."""
+"""All routes, besides those that follow from them (`routing.py`). For every other path there is a 404 or 405, after the
+same checks.
+"""
 
 
 def create_app(
@@ -78,7 +79,7 @@ def create_app(
     """
     settings = GatewaySettings() if settings is None else settings
     service.any_model_name = settings.serve_any_model_name
-    table = tuple(
+    table = with_derived(
         replace(route, access=settings.serve_metrics) if route.handler is metrics else route
         for route in (ROUTES if routes is None else routes)
     )

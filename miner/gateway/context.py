@@ -58,6 +58,8 @@ class Route:
     """Served also while the server shuts down, and not rate limited."""
     id_header: str | None = None
     """Where this dialect's clients look for the id of a request, besides `X-Request-Id`."""
+    canonical: str | None = None
+    """The path of the route that this one repeats (`routing.py`), if it does."""
 
     @property
     def is_fallback(self) -> bool:

@@ -22,7 +22,10 @@ class Api(NamedTuple):
     """Where its clients look for the id of a request, besides `X-Request-Id`."""
 
 
-APIS = (Api("/api/", ollama_error), Api("/v1/messages", anthropic_error, ID_HEADER), Api("/", openai_error))
+APIS = (
+    Api("/api/", ollama_error), Api("/v1/messages", anthropic_error, ID_HEADER),
+    Api("/messages", anthropic_error, ID_HEADER), Api("/", openai_error),
+)  # fmt: skip
 """The first whose prefix matches wins."""
 
 

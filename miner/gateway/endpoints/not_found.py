@@ -20,13 +20,13 @@ _FOREIGN_PATHS = {
         ),
         _HEALTH,
     ),
-    **dict.fromkeys(("models", "v1/model", "model", "api/models", "v1/engines"), _MODELS),
+    **dict.fromkeys(("v1/model", "model", "api/models", "v1/engines"), _MODELS),
     "props": f"{_MODELS} GET /admin/engines lists the engines behind them.",
     "slots": "GET /admin/engines lists the engines and their slots.",
     "v1": "This is the base URL of OpenAI's clients; GET /v1/models lists the models, GET /docs all routes.",
     "api": "The base URL of Ollama's clients is the address without a path; GET /api/tags lists the models.",
     "version": "GET /api/version returns the version.",
-    **dict.fromkeys(("completion", "generate", "infill", "completions", "v1/generate"), _COMPLETIONS),
+    **dict.fromkeys(("completion", "generate", "infill", "v1/generate"), _COMPLETIONS),
     **dict.fromkeys(("tokenize", "count_tokens"), "POST /v1/messages/count_tokens counts the tokens of a prompt."),
     **dict.fromkeys(("embedding", "embed"), "POST /v1/embeddings embeds texts, or in Ollama's form POST /api/embed."),
     **dict.fromkeys(("swagger", "redoc", "swagger.json", "v1/docs", "api/docs"), "GET /docs describes all routes."),
@@ -75,10 +75,13 @@ def _suggestion(context: RequestContext) -> str:
     known = _FOREIGN_PATHS.get(path.lower())
     if known is not None:
         return known
-    routes = sorted({(route.method, route.path) for route in context.request.app[ROUTE_TABLE] if "{" not in route.path})
+    table = context.request.app[ROUTE_TABLE]
+    routes = sorted(
+        {(route.method, route.path) for route in table if "{" not in route.path and route.canonical is None}
+    )
     for method, route in routes:
         end = route.strip("/")
-        # A base URL that is too long (/v1/v1/models) or too short (/chat/completions).
+        # A base URL that is too long (/v1/v1/models) or too short (/completions).
         if end and path and (path.endswith(f"/{end}") or end.endswith(f"/{path}")):
             return f"Did you mean {method} {route}?"
     return "GET /openapi.json lists all routes."

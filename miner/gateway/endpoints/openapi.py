@@ -27,7 +27,7 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
     Args:
         keys: whether clients must send an API key.
     """
-    table = list(routes)
+    table = [route for route in routes if route.canonical is None]
     bodies = [route.body for route in table if route.body is not None]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
@@ -40,7 +40,8 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
             "title": "miner",
             "version": __version__,
             "description": "One gateway over the LLM engines that you run yourself, with the APIs of OpenAI, Ollama "
-            "and Anthropic. Unknown fields are refused by name.",
+            "and Anthropic. Each /v1 route is served without its /v1 too, unless that path is listed by itself, and "
+            "HEAD where GET is.",
         },
         "paths": paths,
         "components": {"schemas": {**components, "AnyError": _ERROR}},

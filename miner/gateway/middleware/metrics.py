@@ -72,7 +72,7 @@ _OPERATIONS = {
 
 def operation_of(context: RequestContext) -> str:
     """OpenTelemetry's `gen_ai.operation.name`."""
-    return _OPERATIONS.get(context.route.path, "chat")
+    return _OPERATIONS.get(context.route.canonical or context.route.path, "chat")
 
 
 def error_type(context: RequestContext) -> str:

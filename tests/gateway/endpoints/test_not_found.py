@@ -149,12 +149,12 @@ async def test_nothing_else_is_redirected(path):
 @pytest.mark.parametrize(
     ("path", "way"),
     [
-        ("/health", "GET /livez"), ("/healthz", "GET /readyz"), ("/models", "GET /v1/models"),
+        ("/health", "GET /livez"), ("/healthz", "GET /readyz"), ("/model", "GET /v1/models"),
         ("/props", "/admin/engines"),
         ("/v1", "GET /v1/models"), ("/v1/", "GET /v1/models"), ("/api", "GET /api/tags"), ("/slots", "/admin/engines"),
-        ("/v1/v1/chat/completions", "POST /v1/chat/completions"), ("/chat/completions", "POST /v1/chat/completions"),
+        ("/v1/v1/chat/completions", "POST /v1/chat/completions"), ("/count_tokens", "messages/count_tokens"),
         ("/v1/api/tags", "GET /api/tags"), ("/tokenize", "count_tokens"), ("/completion", "POST /v1/completions"),
-        ("/messages", "POST /v1/messages"), ("/version", "GET /api/version"), ("/nothing/like/it", "/openapi.json"),
+        ("/version", "GET /api/version"), ("/nothing/like/it", "/openapi.json"),
     ],
 )  # fmt: skip
 async def test_a_404_names_the_right_route(path, way):

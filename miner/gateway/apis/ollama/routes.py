@@ -21,12 +21,9 @@ from miner.gateway.context import Route
 _LINES = ("application/json", STREAM_TYPE)
 
 OLLAMA = [
-    Route("HEAD", "/", root, "key", ollama_error, "Check that the server is running", content_types="text/plain"),
     Route("GET", "/", root, "key", ollama_error, "Check that the server is running", content_types="text/plain"),
     Route("GET", "/api/version", version, "key", ollama_error, "Get the version of Ollama's API"),
-    Route("HEAD", "/api/version", version, "key", ollama_error, "The same without a body"),
     Route("GET", "/api/tags", tags, "key", ollama_error, "List models, the default first"),
-    Route("HEAD", "/api/tags", tags, "key", ollama_error, "The same without a body"),
     Route("GET", "/api/ps", ps, "key", ollama_error, "List loaded models"),
     Route("POST", "/api/show", show, "key", ollama_error, "Show a model", OllamaShowRequest),
     Route(
