@@ -178,8 +178,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     timeout: Timeout | None = None
     keep_alive: float | str | None = None
     extra: dict[str, Any] | None = None
-    ignore_unsupported: bool = False
-    """Leave out unsupported parameters instead of refusing the request."""
+    ignore_unsupported: bool | frozenset[str] = False
+    """Leave out unsupported parameters instead of refusing the request: all, or those that are named."""
     resolution: Resolution = msgspec.field(default_factory=Resolution)
 
     @property

@@ -25,6 +25,7 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.neutralize import neutralize
 from miner.gateway.rate_limits import NO_LIMITS, Limits, Reservation
 from miner.gateway.state import Gateway
+from miner.gateway.unsupported import HEADER, Policy, apply_policy, policy_of
 
 logger = logging.getLogger("miner.gateway")
 
@@ -82,6 +83,8 @@ class Caller:
     """Models that it may use; None: all."""
     limits: Limits = NO_LIMITS
     """Limits that its key sets."""
+    unsupported: Policy | None = None
+    """What becomes of unsupported parameters in its requests; None: as the server's setting says."""
     revocable: bool = False
     """Whether the key stands in the keys file, which can revoke it."""
     anonymous: bool = False
@@ -211,6 +214,8 @@ class RequestContext:
     async def start_call(self, call: Call) -> None:
         """Run the hooks between the parsed body and the service."""
         self.call = call
+        apply_policy(call, self._policy(call), self.gateway.service.engine_fields)
+        self.ignored += [name for name in call.ignored if name not in self.ignored]
         if call.model is not None and len(call.model) > _MAX_MODEL_NAME:
             raise InvalidRequestError(f"model is longer than {_MAX_MODEL_NAME} characters.", param="model")
         if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
@@ -220,6 +225,16 @@ class RequestContext:
             await middleware.before_call(self, call)
         self.call_started_at = asyncio.get_running_loop().time()
         self.gateway.call_started(self)
+
+    def _policy(self, call: Call) -> Policy:
+        """What becomes of unsupported parameters: as the request says, else its key, else the server."""
+        sent = self.request.headers.get(HEADER)
+        if sent:
+            return policy_of(sent, HEADER)
+        word = call.arguments[0].get("unsupported") if call.arguments else None
+        if isinstance(word, str):
+            return policy_of(word, "unsupported")
+        return self.caller.unsupported or self.gateway.settings.serve_unsupported
 
     def record_chunks(self, chunks: list[LLMChunk]) -> None:
         """Count a batch of the stream."""

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from miner.core.wire import UNLIMITED, LLMChunk, LLMResponse
 from miner.gateway.errors import Failure
 from miner.gateway.field_names import FieldNames
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Something that the dialect left out of a call, since nothing here supports it."""
+
+    param: str
+    """Its field, as the client wrote it."""
+    message: str
+    hint: str | None
+    changes: bool
+    """Whether leaving it out changes the meaning of the response, and does not only take something away."""
 
 
 @dataclass(slots=True)
@@ -33,6 +46,25 @@ class Call:
     """Service parameter -> the client's field."""
     options: Any = None
     """Fields of the body that the dialect needs to write the response."""
+    foreign: dict[str, Any] = field(default_factory=dict)
+    """Fields of the body that the dialect does not know, by their paths: `request_body.decode` fills it."""
+    fields: Collection[str] = ()
+    """Names of the fields that it knows, to recognise misspelled ones."""
+    skipped: list[Skipped] = field(default_factory=list)
+    """What `skip` was called for: refused or listed, as the policy says (`miner.gateway.unsupported`)."""
+    strict: Collection[str] = ()
+    """Parameters of the service that are not left out by default where a model lacks them."""
+
+    def skip(self, param: str, message: str = "", *, hint: str | None = None, changes: bool = False) -> None:
+        """Note that a field was left out. The policy decides later whether that is an error.
+
+        Args:
+            param: the field, as the client wrote it.
+            message: of the error; default: that it is not supported.
+            hint: what the client can do instead.
+            changes: whether leaving it out changes the meaning of the response.
+        """
+        self.skipped.append(Skipped(param, message or f"Unsupported parameter: {param!r}.", hint, changes))
 
 
 @dataclass(slots=True)

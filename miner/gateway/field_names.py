@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from miner.core.llms.contract.capabilities import LENIENT_HINT
 from miner.errors import RequestError
 
-LENIENT_HEADER = "X-Miner-Unsupported"
-"""`ignore`: what the backend does not support is left out and listed; works in every dialect."""
 _WAY_OUT = (
-    f"Remove it, or send the header {LENIENT_HEADER}: ignore to have it ignored and listed in x-miner-ignored-params."
+    "Remove it, or send the header X-Miner-Unsupported: skip to have it ignored and listed in x-miner-ignored-params."
 )
 _INDEX = re.compile(r"\[\d+\]")
 _PATH = re.compile(r"(?<![\w.'\"\]/])[a-z][a-z_]*(?:\[\d+\]|\.(?=[\w$])[\w$]+)*")

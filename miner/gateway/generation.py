@@ -18,7 +18,6 @@ from miner.errors import MinerError, OutputValidationError
 from miner.gateway.context import Handler, RequestContext, add_usage, new_id
 from miner.gateway.dialect import Call, Dialect, Head, StreamWriter
 from miner.gateway.errors import ErrorBoundary
-from miner.gateway.field_names import LENIENT_HEADER
 from miner.gateway.request_body import off_loop, parse_body
 from miner.gateway.streaming import EventStream
 
@@ -34,10 +33,6 @@ def generation_handler(dialect: Dialect) -> Handler:
 
 async def send_reply(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
     """Call the service and send its reply, as the dialect writes it."""
-    context.ignored += call.ignored
-    if context.request.headers.get(LENIENT_HEADER, "").strip().lower() == "ignore":
-        for arguments in call.arguments:
-            arguments.setdefault("unsupported", "ignore")
     for arguments in call.arguments:
         if arguments.get("max_tokens") is None:
             arguments["max_tokens"] = call.default_max_tokens

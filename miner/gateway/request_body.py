@@ -39,6 +39,10 @@ def _integral(text: str) -> float:
 
 _WITH_INTEGERS = msgspec.json.Decoder(float_hook=_integral)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*?)`)?$")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_MOST_FOREIGN = 64
+"""Kinds of unknown fields of a body: each costs a conversion of it."""
+_LONGEST_NAME = 100
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _PYTHON_TYPE = re.compile(r"\b(str|int|float|bool)\b")
@@ -97,9 +101,11 @@ async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     return await off_loop(context, _parsed, await _read(context), parse)
 
 
-async def decode_body(context: RequestContext, decoder: msgspec.json.Decoder[T]) -> T:
-    """Return the body as its struct. Errors are those of `parse_body` and `decode`."""
-    return await parse_body(context, lambda raw: decode(raw, decoder))
+async def decode_body(
+    context: RequestContext, decoder: msgspec.json.Decoder[T], foreign: dict[str, Any] | None = None
+) -> T:
+    """Return the body as its struct. Arguments and errors are those of `parse_body` and `decode`."""
+    return await parse_body(context, lambda raw: decode(raw, decoder, foreign))
 
 
 async def off_loop(context: RequestContext, work: Callable[..., P], *arguments: Any) -> P:
@@ -134,24 +140,28 @@ def _too_large(limit: int) -> RefusedError:
     return RefusedError(413, "body_too_large", f"Request body too large: the limit is {limit} bytes.")
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], foreign: dict[str, Any] | None = None) -> T:
     """Return a body as its struct.
 
+    Args:
+        foreign: gets the fields that the struct does not know, by their paths; None: they are refused.
+
     Raises:
-        InvalidRequestError: not JSON, a field of the wrong type, or an unknown one.
+        InvalidRequestError: not JSON, or a field of the wrong type.
     """
     if not body:
         raise InvalidRequestError("The request body is empty; expected a JSON object.")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        if _INTEGRAL in str(error):
+        text = str(error)
+        if _INTEGRAL in text or (foreign is not None and _UNKNOWN.match(text)):
             # 4.0 is an integer to JSON, and to what many clients are written in.
             try:
-                return msgspec.convert(_WITH_INTEGERS.decode(body), decoder.type)
-            except msgspec.ValidationError as other:
-                error = other
-        raise _field_error(str(error), decoder.type) from None
+                return _convert(_WITH_INTEGERS.decode(body), decoder.type, foreign)
+            except RecursionError:
+                raise InvalidRequestError("The request body is nested too deeply.") from None
+        raise _field_error(text, decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         lone = _LONE_SURROGATE.search(body)
         if lone is not None and body.rstrip().endswith(b"}"):
@@ -162,6 +172,45 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidRequestError(f"The request body is not valid JSON: {reason[:1].lower()}{reason[1:]}.") from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None
+
+
+def _convert(body: Any, struct: type[T], foreign: dict[str, Any] | None) -> T:
+    """The decoded body as its struct, after its unknown fields were moved to `foreign`, where that is a dict."""
+    for _ in range(_MOST_FOREIGN):
+        try:
+            return msgspec.convert(body, struct)
+        except msgspec.ValidationError as error:
+            unknown = _UNKNOWN.match(str(error))
+            if unknown is None or foreign is None or not _move(body, foreign, unknown.group(1), unknown.group(2)):
+                raise _field_error(str(error), struct) from None
+    raise InvalidRequestError(f"The request body has more than {_MOST_FOREIGN} kinds of unknown fields.")
+
+
+def _move(body: Any, foreign: dict[str, Any], name: str, place: str | None) -> bool:
+    """Move a field from its object and from those like it, in other elements of the same lists, to `foreign`."""
+    if len(name) > _LONGEST_NAME:
+        return False
+    path = (place or "$").removeprefix("$").removeprefix(".")
+    steps = [int(index) if index else field for field, index in _STEP.findall(path)]
+    if "" in steps or "..." in path:
+        return False
+    found = body
+    for step in steps:
+        found = found[step]
+    if not isinstance(found, dict) or name not in found:
+        return False
+    foreign.setdefault(f"{path}.{name}" if path else name, found[name])
+    kind = found.get("type")
+    alike = [body]
+    for step in steps:
+        if isinstance(step, int):
+            alike = [item for one in alike if isinstance(one, list) for item in one]
+        else:
+            alike = [one[step] for one in alike if isinstance(one, dict) and step in one]
+    for one in alike:
+        if isinstance(one, dict) and one.get("type") == kind:
+            one.pop(name, None)
+    return name not in found
 
 
 def _field_error(text: str, struct: Any) -> InvalidRequestError:

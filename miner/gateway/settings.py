@@ -49,6 +49,10 @@ class GatewaySettings(Settings):
     serve_any_model_name: bool = False
     """With MODEL_PATH: serve requests for any other model name too; false: 404."""
 
+    serve_unsupported: Literal["refuse", "default", "skip"] = "default"
+    """What becomes of parameters that are not supported: refuse all, skip those that only add (default), or skip all.
+    Skipped ones are listed in `x-miner-ignored-params`."""
+
     serve_max_body: int = Field(32 * 1024 * 1024, ge=1024)
     """Maximum bytes of a request body."""
     serve_body_budget: int = Field(128 * 1024 * 1024, ge=1024)

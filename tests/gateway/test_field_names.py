@@ -163,7 +163,7 @@ async def test_what_the_engine_lacks_is_named_and_may_be_ignored_in_every_dialec
         assert status == 400, text
         assert field in text
         assert "unsupported=" not in text
-        assert "X-Miner-Unsupported: ignore" in text
+        assert "X-Miner-Unsupported: skip" in text
         lenient = {"X-Miner-Unsupported": "ignore"}
         status, text, headers = await post_json(served, path, body, **ANTHROPIC, **lenient)
         assert status == 200, text

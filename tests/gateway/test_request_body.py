@@ -219,7 +219,7 @@ async def test_half_of_a_surrogate_pair_is_named():
     assert "ud800 is half of a surrogate pair" in said
 
 
-@pytest.mark.parametrize("field", ["extra", "extra_body", "Model", "options.extra", "n_predict"])
+@pytest.mark.parametrize("field", ["extra", "extra_body", "Model", "n_predict"])
 async def test_no_field_is_passed_on_unread(field):
     said = {"messages": [{"role": "user", "content": "Hi"}]}
     bodies = {
@@ -229,11 +229,9 @@ async def test_no_field_is_passed_on_unread(field):
         "/v1/rerank": {"query": "x", "documents": ["y"]},
     }  # fmt: skip
     service = Parrot(config())
-    outer, _, inner = field.partition(".")
-    more = {outer: {inner: {"model": "big:cloud"}} if inner else {"model": "big:cloud"}}
     async with serving(service) as served:
         for path, body in bodies.items():
-            async with post(served, {"model": "m", **body, **more}, path) as response:
+            async with post(served, {"model": "m", **body, field: {"model": "big:cloud"}}, path) as response:
                 assert response.status == 400, path
-                assert outer in await response.text()
+                assert field in await response.text()
     assert not hasattr(service, "asked")

@@ -56,6 +56,10 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     new.add_argument(
         "--model", metavar="NAME", action="append", help="model that the key may use; can be repeated; default: all"
     )
+    new.add_argument(
+        "--unsupported", choices=("refuse", "default", "skip"),
+        help="what becomes of parameters that are not supported; default: MINER_SERVE_UNSUPPORTED",
+    )  # fmt: skip
     new.add_argument("--admin", action="store_true", help="allow the admin routes, such as loading a model")
     listed = actions.add_parser("list", help="list the keys", description="List the keys, without secrets.")
     listed.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -96,6 +100,7 @@ def _new(args: argparse.Namespace, path: Path) -> int:
         limits=Limits(requests=args.requests, tokens=args.tokens, concurrency=args.concurrency),
         models=args.model,
         admin=args.admin,
+        unsupported=args.unsupported,
     )
     with locked(path):
         content = _content(path)

@@ -108,8 +108,8 @@ class LLMService(Backend):
                 Schema, or a pydantic, msgspec or dataclass type), reasoning (True, False or an effort such as "low").
                 The call: timeout (seconds, or a mapping with first, between and total), keep_alive, raw (send the
                 prompt verbatim), suffix (the text after a gap that the model fills, after the prompt), extra (fields
-                of the engine's own), unsupported ("error", or "ignore" to leave out and list in `LLMResponse.ignored`
-                what the backend does not support).
+                of the engine's own), unsupported ("error"; "ignore", or a list of options, to leave out and list in
+                `LLMResponse.ignored` what the backend does not support).
 
         Raises:
             RequestError: the request cannot be served: InvalidRequestError, UnsupportedFeatureError,

@@ -114,6 +114,11 @@ class FallbackService(LLMService):
 
     @property
     @override
+    def engine_fields(self) -> frozenset[str]:
+        return self.current.engine_fields
+
+    @property
+    @override
     def queues_requests(self) -> bool:
         return self.current.queues_requests
 

@@ -200,7 +200,15 @@ class KeyStore:
             digest = bytes.fromhex(entry.sha256)
             yield (
                 digest,
-                Caller(entry.name, entry.admin, models, entry.limits, revocable=True, partition=partition_of(digest)),
+                Caller(
+                    entry.name,
+                    entry.admin,
+                    models,
+                    entry.limits,
+                    entry.unsupported,
+                    revocable=True,
+                    partition=partition_of(digest),
+                ),
             )
 
 

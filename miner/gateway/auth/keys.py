@@ -21,6 +21,7 @@ import msgspec
 from miner.errors import ConfigError
 from miner.gateway.context import Caller
 from miner.gateway.rate_limits import NO_LIMITS, Limits
+from miner.gateway.unsupported import Policy
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
@@ -40,6 +41,8 @@ class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, fo
     models: list[str] | None = None
     """Models that it may use; None: all."""
     admin: bool = False
+    unsupported: Policy | None = None
+    """What becomes of unsupported parameters; None: as MINER_SERVE_UNSUPPORTED says."""
 
 
 class KeyFile(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

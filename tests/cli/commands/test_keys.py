@@ -33,7 +33,21 @@ def keys(miner, tmp_path, monkeypatch):
 
 
 def test_new_list_revoke(keys, tmp_path):
-    made = keys("new", "alice", "--requests", "60", "--concurrency", "2", "--model", "a", "--model", "b", "--admin")
+    made = keys(
+        "new",
+        "alice",
+        "--requests",
+        "60",
+        "--concurrency",
+        "2",
+        "--model",
+        "a",
+        "--model",
+        "b",
+        "--admin",
+        "--unsupported",
+        "skip",
+    )
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     assert re.fullmatch(r"mk-[\w-]{43}", key)
@@ -46,6 +60,7 @@ def test_new_list_revoke(keys, tmp_path):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed.pop("created"))
     assert listed == {
         "name": "alice", "limits": {"requests": 60, "concurrency": 2}, "models": ["a", "b"], "admin": True,
+        "unsupported": "skip",
     }  # fmt: skip
     assert keys("new", "bob").returncode == 0
     lines = keys("list").stdout.splitlines()

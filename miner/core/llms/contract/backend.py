@@ -88,6 +88,13 @@ class Backend:
         return [self.name]
 
     @property
+    def engine_fields(self) -> frozenset[str]:
+        """Names of fields that this backend's engine knows in the body of a request, besides those that the options
+        stand for: a gateway passes them on in `extra`.
+        """
+        return frozenset()
+
+    @property
     def queues_requests(self) -> bool:
         """Whether requests beyond the engine's slots wait in a bounded queue of the backend's own that is fair between
         clients (`contract.queue_client`). If not, the gateway queues them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
@@ -58,7 +59,7 @@ def refuse_unsupported(request: ChatRequest, capabilities: frozenset[str], where
     for capability, param in _needs(request):
         if capability in capabilities:
             continue
-        if request.ignore_unsupported and param != "prompt":
+        if param != "prompt" and may_ignore(request, param):
             request = drop_param(request, param)
             continue
         wanted = param if capability == param else f"{param} ({capability})"
@@ -81,12 +82,18 @@ def _refuse_names(request: ChatRequest, where: str) -> ChatRequest:
     """No engine supports an author's name: Ollama drops it, and chat templates (vLLM, llama.cpp) ignore it."""
     messages = request.messages or []
     params = [f"messages[{place}].name" for place, message in enumerate(messages) if _named(message)]
-    if not request.ignore_unsupported:
+    if not may_ignore(request, "messages"):
         raise UnsupportedFeatureError(f"{where} does not support {params[0]}.", param=params[0], hint=LENIENT_HINT)
     request.resolution.ignored += params
     return replace(
         request, messages=[replace(message, name=None) if _named(message) else message for message in messages]
     )
+
+
+def may_ignore(request: ChatRequest, param: str) -> bool:
+    """Whether the caller allows that this parameter, or a part of it, is left out."""
+    allowed = request.ignore_unsupported
+    return allowed if isinstance(allowed, bool) else re.split(r"[.\[]", param, maxsplit=1)[0] in allowed
 
 
 def drop_param(request: ChatRequest, param: str) -> ChatRequest:

@@ -11,7 +11,7 @@ from functools import partial
 
 from miner.core.http.crash_budget import budget_scope
 from miner.core.llms.contract.backend import Backend
-from miner.core.llms.contract.capabilities import IGNORABLE, drop_param, without_ignored
+from miner.core.llms.contract.capabilities import IGNORABLE, drop_param, may_ignore, without_ignored
 from miner.core.llms.contract.join import drain, has_tokens, join
 from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.contract.retry import Retries
@@ -172,7 +172,7 @@ async def _first(batches: Batches) -> list[LLMChunk] | None:
 def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> ChatRequest:
     """Leave out a parameter that only the engine refused, if the caller allows that (vLLM's tools need flags)."""
     param = error.param
-    if not request.ignore_unsupported or param not in IGNORABLE or param in request.resolution.ignored:
+    if param not in IGNORABLE or param in request.resolution.ignored or not may_ignore(request, param):
         raise error  # messages, for instance, are never ignored
     return drop_param(request, param)
 

@@ -57,8 +57,6 @@ def build_request(
     for name in options:
         if name not in OPTIONS:
             raise _unknown_option(name)
-    if unsupported not in (None, "error", "ignore"):
-        raise InvalidRequestError(f'unsupported must be "error" or "ignore", not {unsupported!r}.', param="unsupported")
     options = {name: value for name, value in options.items() if value is not None}
     if (prompt is None) == (messages is None):
         raise InvalidRequestError("Pass either prompt or messages.", param="prompt")
@@ -113,8 +111,20 @@ def build_request(
         timeout=_timeout(options.get("timeout")),
         keep_alive=_keep_alive(options.get("keep_alive")),
         extra=checked_extra(options.get("extra")),
-        ignore_unsupported=unsupported == "ignore",
+        ignore_unsupported=_ignorable(unsupported),
     )
+
+
+def _ignorable(unsupported: Any) -> bool | frozenset[str]:
+    """The parameters that may be left out: all, none, or these."""
+    if unsupported is None or unsupported in ("error", "ignore"):
+        return bool(unsupported == "ignore")
+    if isinstance(unsupported, (list, tuple, set, frozenset)) and all(isinstance(name, str) for name in unsupported):
+        for name in unsupported:
+            if name not in OPTIONS and name not in ("tools", "tool_choice"):
+                raise InvalidRequestError(f"unsupported names {name!r}, which is no option.", param="unsupported")
+        return frozenset(unsupported)
+    raise _wrong("unsupported", unsupported, '"error", "ignore" or a list of the options that may be ignored')
 
 
 def _token_ids(prompt: Any) -> list[int] | None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from miner.core.llms.contract.cache import LRUCache
-from miner.core.llms.contract.capabilities import LENIENT_HINT, drop_param, note_ignored
+from miner.core.llms.contract.capabilities import LENIENT_HINT, drop_param, may_ignore, note_ignored
 from miner.core.llms.schema.gbnf import grammar_of
 from miner.core.llms.schema.keywords import LISTS, MAPS, NEVER, SINGLE, Unenforced
 from miner.core.llms.schema.pattern import MAX_REPEATS
@@ -121,7 +121,7 @@ async def check_llama(request: ChatRequest, where: str, *, bounds: bool) -> None
         await asyncio.to_thread(_translate_all, request, bounds=bounds)
     wanted = request.response_format
     if wanted is not None and wanted.schema is not None:
-        lenient = request.ignore_unsupported or wanted.strict is False
+        lenient = may_ignore(request, "response_format") or wanted.strict is False
         _refuse_or_note(request, format_schema(request, bounds=bounds).unenforced, wanted.path, where, lenient=lenient)
     if request.tool_choice == "none":
         return
@@ -132,7 +132,7 @@ async def check_llama(request: ChatRequest, where: str, *, bounds: bool) -> None
         unenforced = tool_schema(tool, place, bounds=bounds and grammar_of_calls).unenforced
         if tool["function"].get("strict") is True:
             path = f"tools[{place}].function.parameters"
-            _refuse_or_note(request, unenforced, path, where, lenient=request.ignore_unsupported)
+            _refuse_or_note(request, unenforced, path, where, lenient=may_ignore(request, "tools"))
 
 
 def _translate_all(request: ChatRequest, *, bounds: bool) -> None:
@@ -154,7 +154,7 @@ def drop_conflicting_format(request: ChatRequest, where: str) -> ChatRequest:
         return request
     if request.tool_choice not in (None, "auto"):
         return replace(request, response_format=None)
-    if not request.ignore_unsupported:
+    if not may_ignore(request, "response_format"):
         raise UnsupportedFeatureError(
             f"{where} does not support response_format together with tools: no call would get through.",
             param="response_format",
@@ -171,7 +171,7 @@ def check_vllm(request: ChatRequest, where: str) -> None:
     """
     wanted = request.response_format
     if wanted is not None and wanted.schema is not None:
-        lenient = request.ignore_unsupported or wanted.strict is False
+        lenient = may_ignore(request, "response_format") or wanted.strict is False
         _refuse_or_note(request, tuple(dropped_by_vllm(wanted.schema)), wanted.path, where, lenient=lenient)
 
 

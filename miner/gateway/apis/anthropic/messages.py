@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.errors import MinerError, UnsupportedFeatureError
+from miner.errors import UnsupportedFeatureError
 from miner.gateway.apis.anthropic.convert import convert_messages, sampling_arguments, tool_arguments
 from miner.gateway.apis.anthropic.response import content_blocks, stop_reason, usage_object
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
@@ -40,9 +40,10 @@ class AnthropicMessages:
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
-        request = decode(body, _MESSAGES)
+        foreign: dict[str, Any] = {}
+        request = decode(body, _MESSAGES, foreign)
         refuse_service_tier(request.service_tier, ("auto", "standard_only"))
-        call = _call(request)
+        call = _call(request, foreign)
         call.stream = request.stream
         arguments = sampling_arguments(request, call)
         arguments["messages"] = convert_messages(request, call)
@@ -72,7 +73,7 @@ class AnthropicMessages:
         return MessageStream(head)
 
 
-def _call(request: AnthropicCountTokensRequest) -> Call:
+def _call(request: AnthropicCountTokensRequest, foreign: dict[str, Any]) -> Call:
     """The call, without its arguments."""
     refuse_unsupported(request, _UNSUPPORTED)
     ignored = [name for name in _IGNORED if getattr(request, name, None)]
@@ -80,7 +81,10 @@ def _call(request: AnthropicCountTokensRequest) -> Call:
         ignored.append("cache_control")
     if request.speed not in (None, "standard"):
         ignored.append("speed")
-    return Call(arguments=[], model=request.model, ignored=ignored, names=FieldNames(_names(request)), options=request)
+    return Call(
+        arguments=[], model=request.model, ignored=ignored, names=FieldNames(_names(request)), options=request,
+        foreign=foreign, fields=AnthropicMessagesRequest.__struct_fields__,
+    )  # fmt: skip
 
 
 def _names(request: AnthropicCountTokensRequest) -> dict[str, str]:
@@ -113,30 +117,14 @@ _DIALECT = AnthropicMessages()
 async def messages(context: RequestContext) -> web.StreamResponse:
     """Create a message."""
     call = await parse_body(context, _DIALECT.parse)
-    thinking = call.options.thinking
-    required = thinking is not None and thinking.type == "enabled"
-    if not required and call.arguments[0].get("reasoning") and not await _can_reason(context, call):
-        # How hard to try is left to the model, and this one does not reason.
-        call.ignored.append("output_config.effort")
-        del call.arguments[0]["reasoning"]
     return await send_reply(context, _DIALECT, call)
-
-
-async def _can_reason(context: RequestContext, call: Call) -> bool:
-    """Whether the model reasons, as far as that is known before it is used."""
-    service = context.gateway.service
-    try:
-        info = await service.resolve_model(call.model)
-    except MinerError:
-        info = None  # the request itself will say why
-    known = None if info is None else info.capabilities
-    return "reasoning" in (service.capabilities if known is None else known)
 
 
 async def count_tokens(context: RequestContext) -> web.StreamResponse:
     """Count the input tokens that a message would have."""
-    request = await decode_body(context, _COUNT_TOKENS)
-    call = _call(request)
+    foreign: dict[str, Any] = {}
+    request = await decode_body(context, _COUNT_TOKENS, foreign)
+    call = _call(request, foreign)
     converted = await off_loop(context, convert_messages, request, call)
     tools = (await off_loop(context, tool_arguments, request, call)).get("tools")
     context.ignored += call.ignored

@@ -48,12 +48,15 @@ class _OllamaDialect(Generic[R]):
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
-        return self.convert(decode(body, self.decoder))
+        foreign: dict[str, Any] = {}
+        return self.convert(decode(body, self.decoder, foreign), foreign)
 
-    def convert(self, request: R) -> Call:
-        """The request as the service takes it."""
+    def convert(self, request: R, foreign: dict[str, Any]) -> Call:
+        """The request as the service takes it; `foreign` are the fields that it does not know."""
         stream = request.stream is not False
         call = Call([], request.model, stream, names=FieldNames(NAMES), options=request.model)
+        call.foreign, call.fields = foreign, type(request).__struct_fields__
+        call.strict = {"reasoning"}  # as in Ollama, `think` is refused where a model cannot
         arguments = generation_arguments(request, call)
         self.add_input(request, call, arguments)
         call.arguments = [arguments]
@@ -78,10 +81,11 @@ class _OllamaDialect(Generic[R]):
 
     async def handle(self, context: RequestContext) -> web.StreamResponse:
         """Generate; from an empty body, load or unload the model."""
-        request = await decode_body(context, self.decoder)
+        foreign: dict[str, Any] = {}
+        request = await decode_body(context, self.decoder, foreign)
         if self.is_empty(request):
             return await load(context, request, self.kind)
-        call = await off_loop(context, self.convert, request)
+        call = await off_loop(context, self.convert, request, foreign)
         drop_raw(call, context.gateway.service.capabilities)
         await apply_model(context, call, request.options)
         try:

@@ -29,12 +29,13 @@ _EMBEDDINGS = msgspec.json.Decoder(OllamaEmbeddingsRequest)
 async def embed(context: RequestContext) -> web.StreamResponse:
     """Embed each string of the input; a single empty one gives no vector, as in Ollama."""
     start = asyncio.get_running_loop().time()
-    request = await decode_body(context, _EMBED)
+    foreign: dict[str, Any] = {}
+    request = await decode_body(context, _EMBED, foreign)
     texts = [request.input] if isinstance(request.input, str) else request.input
     check_length(texts, "input", MAX_INPUTS)
     if len(texts) > 1 and not all(texts):
         raise InvalidRequestError(f"input[{texts.index('')}] is empty.", param=f"input[{texts.index('')}]")
-    response = await _embed(context, request, [text for text in texts if text])
+    response = await _embed(context, request, [text for text in texts if text], foreign)
     if response.data:
         check_dimensions(response.dimensions, request.dimensions or None)
     body: dict[str, Any] = {"model": request.model, "embeddings": response.embeddings}
@@ -47,19 +48,24 @@ async def embed(context: RequestContext) -> web.StreamResponse:
 
 async def embeddings(context: RequestContext) -> web.StreamResponse:
     """Embed one prompt."""
-    request = await decode_body(context, _EMBEDDINGS)
-    response = await _embed(context, request, [request.prompt] if request.prompt else [])
+    foreign: dict[str, Any] = {}
+    request = await decode_body(context, _EMBEDDINGS, foreign)
+    response = await _embed(context, request, [request.prompt] if request.prompt else [], foreign)
     return json_response(context, msgspec.json.encode({"embedding": response.embeddings[0] if response.data else []}))
 
 
-async def _embed(context: RequestContext, request: EmbeddingParams, texts: list[str]) -> EmbeddingResponse:
+async def _embed(
+    context: RequestContext, request: EmbeddingParams, texts: list[str], foreign: dict[str, Any]
+) -> EmbeddingResponse:
     model = await full_name(context, required_model(request.model))
     # An input that is too long is an error here, never truncated, and an embedding has no sampling.
     context.ignored += [name for name in ("truncate", "keep_alive") if getattr(request, name)]
     if request.options is not None:
         options = set_fields(request.options, request.options.__struct_fields__)
         context.ignored += [f"options.{name}" for name in options]
-    await context.start_call(Call(arguments=[], model=model, items=len(texts)))
+    await context.start_call(
+        Call(arguments=[], model=model, items=len(texts), foreign=foreign, fields=type(request).__struct_fields__)
+    )
     if not texts:
         await context.gateway.service.resolve_model(model)
         return EmbeddingResponse(data=[])

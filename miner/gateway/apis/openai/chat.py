@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from miner.core.llms.contract.request import REASONING_LEVELS
@@ -47,7 +49,8 @@ class OpenAIChat:
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
-        request = decode(body, _DECODER)
+        foreign: dict[str, Any] = {}
+        request = decode(body, _DECODER, foreign)
         _refuse_unsupported(request)
         call = Call(
             arguments=[],
@@ -56,6 +59,8 @@ class OpenAIChat:
             ignored=list(set_fields(request, _IGNORED)),
             names=FieldNames(_names(request)),
             options=choice_options(request),
+            foreign=foreign,
+            fields=ChatCompletionRequest.__struct_fields__,
         )
         arguments = sampling_arguments(request)
         arguments["messages"] = convert_messages(request.messages, call)

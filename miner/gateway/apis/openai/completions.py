@@ -39,7 +39,8 @@ class OpenAICompletions:
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
-        request = decode(body, _DECODER)
+        foreign: dict[str, Any] = {}
+        request = decode(body, _DECODER, foreign)
         refuse_unsupported(request, {"echo": "Remove it: you have the prompt."})
         if request.best_of not in (None, 1, request.n):
             raise UnsupportedFeatureError("Unsupported parameter: 'best_of'.", param="best_of", hint="Use n.")
@@ -65,6 +66,8 @@ class OpenAICompletions:
             default_max_tokens=_DEFAULT_MAX_TOKENS,
             names=FieldNames({**sampling_names(request), "messages": "prompt"}),
             options=choice_options(request, len(prompts)),
+            foreign=foreign,
+            fields=CompletionRequest.__struct_fields__,
         )
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -26,7 +27,8 @@ _DECODER = msgspec.json.Decoder(EmbeddingRequest)
 
 async def embeddings(context: RequestContext) -> web.StreamResponse:
     """Embed each string of the input."""
-    request = await decode_body(context, _DECODER)
+    foreign: dict[str, Any] = {}
+    request = await decode_body(context, _DECODER, foreign)
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidRequestError(
@@ -38,7 +40,15 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
         raise InvalidRequestError(
             f"encoding_format must be 'float' or 'base64', not {request.encoding_format!r}.", param="encoding_format"
         )
-    await context.start_call(Call(arguments=[], model=request.model, items=len(texts)))
+    await context.start_call(
+        Call(
+            arguments=[],
+            model=request.model,
+            items=len(texts),
+            foreign=foreign,
+            fields=EmbeddingRequest.__struct_fields__,
+        )
+    )
     response = await context.gateway.service.embed(texts, request.model)
     check_dimensions(response.dimensions, request.dimensions)
     context.usage = response.usage

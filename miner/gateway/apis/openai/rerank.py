@@ -22,12 +22,17 @@ _DECODER = msgspec.json.Decoder(RerankRequest)
 
 async def rerank(context: RequestContext) -> web.StreamResponse:
     """Sort documents by their relevance to a query."""
-    request = await decode_body(context, _DECODER)
+    foreign: dict[str, Any] = {}
+    request = await decode_body(context, _DECODER, foreign)
     texts = [_text(one, place) for place, one in enumerate(request.documents)]
     if not request.query or not texts or len(texts) > MAX_DOCUMENTS:
         raise InvalidRequestError(f"A query and 1 to {MAX_DOCUMENTS} documents are required.", param="documents")
     service = context.gateway.service
-    await context.start_call(Call(arguments=[], model=request.model, items=len(texts)))
+    await context.start_call(
+        Call(
+            arguments=[], model=request.model, items=len(texts), foreign=foreign, fields=RerankRequest.__struct_fields__
+        )
+    )
     try:
         ranking = await service.rerank(request.query, texts, request.model, request.top_n)
     except UnsupportedFeatureError as error:

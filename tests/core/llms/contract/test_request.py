@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miner.core.llms.contract.capabilities import may_ignore
 from miner.core.llms.contract.request import build_request, seconds_of
 from miner.core.wire import OPTIONS, ChatRequest, Timeout
 from miner.errors import InvalidRequestError
@@ -282,3 +283,13 @@ async def test_defaults_come_from_the_settings():
 
 def test_a_nucleus_of_nothing_is_the_likeliest_token_alone():
     assert 0 < build_request(**{**GOOD, "top_p": 0}).top_p < 0.001
+
+
+def test_only_the_named_options_may_be_ignored():
+    request = build_request(prompt="Hi", max_tokens=5, temperature=0, top_p=1, options={}, unsupported=["reasoning"])
+    assert may_ignore(request, "reasoning")
+    assert not may_ignore(request, "seed")
+    with pytest.raises(InvalidRequestError, match="names 'model', which is no option"):
+        build_request(prompt="Hi", max_tokens=5, temperature=0, top_p=1, options={}, unsupported=["model"])
+    with pytest.raises(InvalidRequestError, match="unsupported must be"):
+        build_request(prompt="Hi", max_tokens=5, temperature=0, top_p=1, options={}, unsupported={"reasoning": 1})

@@ -86,8 +86,9 @@ async def test_effort_is_ignored_for_a_model_without_reasoning():
     asked = {"model": "any", "max_tokens": 5, "messages": USER, "output_config": {"effort": "low"}}
     async with serving(Parrot(config())) as served, client(served) as api:
         told = await api.messages.with_raw_response.create(**asked, thinking={"type": "adaptive"})
-        with pytest.raises(anthropic.BadRequestError, match="does not support thinking"):
-            await api.messages.create(**asked, thinking={"type": "enabled", "budget_tokens": 1024})
+        refuse = {"X-Miner-Unsupported": "refuse"}
+        with pytest.raises(anthropic.BadRequestError, match=r"does not support output_config\.effort"):
+            await api.messages.create(**asked, thinking={"type": "adaptive"}, extra_headers=refuse)
     assert told.headers["x-miner-ignored-params"] == "output_config.effort"
 
 
@@ -157,7 +158,7 @@ async def test_count_tokens():
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"mcp_servers": [{"url": "https://example.invalid"}]}, "mcp_servers"),
         ({"service_tier": "flex"}, "service_tier"),
-        ({"guided_json": {}}, "guided_json"),
+        ({"guided_json": {"type": "object"}}, "guided_json"),
     ],
 )  # fmt: skip
 async def test_what_is_not_supported_is_refused_by_name(fields, named):

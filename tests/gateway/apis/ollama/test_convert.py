@@ -81,7 +81,6 @@ async def test_how_many_tokens(count, tokens):
         ({"options": {"num_predict": -3}}, "options.num_predict"),
         ({"options": {"temperature": "hot"}}, "options.temperature"),
         ({"options": {"temperature": 3}}, "temperature"),
-        ({"options": {"no_such": 1}}, "options.no_such"),
         ({"options": {"mirostat": 2}}, "options.mirostat"),
         ({"options": {"stop": [""]}}, "stop"),
         ({"format": "xml"}, "invalid format"),
@@ -116,7 +115,6 @@ async def test_what_is_not_supported_is_refused_by_name(fields, named):
         ({"template": "{{ .Prompt }}"}, "template"),
         ({"context": [1, 2]}, "context"),
         ({"raw": True, "system": "s"}, "raw"),
-        ({"width": 512}, "width"),
     ],
 )
 async def test_what_generate_does_not_support_is_refused_by_name(fields, named):

@@ -88,7 +88,7 @@ async def test_what_the_client_sends_reaches_the_engine():
         ({"n": 0}, "n"),
         ({"n": 99}, "n"),
         ({"reasoning_effort": "some"}, "reasoning_effort"),
-        ({"guided_json": {}}, "guided_json"),
+        ({"guided_json": {"type": "object"}}, "guided_json"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"messages": []}, "messages"),

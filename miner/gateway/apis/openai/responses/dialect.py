@@ -39,7 +39,8 @@ class OpenAIResponses:
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
-        request = decode(body, _DECODER)
+        foreign: dict[str, Any] = {}
+        request = decode(body, _DECODER, foreign)
         call = Call(
             arguments=[],
             model=request.model,
@@ -47,6 +48,8 @@ class OpenAIResponses:
             ignored=ignored_fields(request),
             names=FieldNames(_NAMES),
             options=request,
+            foreign=foreign,
+            fields=ResponseRequest.__struct_fields__,
         )
         arguments = service_arguments(request, call)
         arguments["messages"] = convert_input(request, call)

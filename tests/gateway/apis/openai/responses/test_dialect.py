@@ -139,7 +139,6 @@ async def test_logprobs():
             "input[0].content[0].type",
         ),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"nonsense": 1}, "nonsense"),
         ({"include": ["a\r\nx-injected: b"]}, "include[0]"),
     ],
 )

@@ -1,0 +1,124 @@
+"""What a client sends and miner or its engine does not support: refused, or left out and listed.
+
+One policy for all dialects, by the request's header, else its API key, else the server's setting:
+
+- `refuse`: everything is refused by its name;
+- `default`: what only adds to a request is left out and listed in `x-miner-ignored-params`; what would change the
+  meaning of the response is refused;
+- `skip`: everything is left out and listed.
+
+Fields that no dialect knows go to the engine if it knows them (`LLMService.engine_fields`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.gateway.dialect import Call
+
+Policy = Literal["refuse", "default", "skip"]
+
+HEADER = "X-Miner-Unsupported"
+_WORDS: dict[str, Policy] = {
+    "refuse": "refuse", "error": "refuse", "default": "default", "skip": "skip", "ignore": "skip"
+}  # fmt: skip
+"""The policies, and the words of the library's `unsupported`."""
+
+LENIENT = ("reasoning", "keep_alive", "parallel_tool_calls")
+"""Parameters of the service that `default` leaves out where a model lacks them: clients send them always."""
+
+CHANGES_THE_ANSWER = frozenset(
+    """add_generation_prompt bad_words best_of chat_template compaction container context continue_final_message
+    conversation documents echo extra extra_body extra_headers extra_query fallbacks frequency_penalty
+    functions grammar guided_choice guided_grammar guided_json guided_regex ignore_eos images input
+    json_schema logit_bias logprobs lora max_completion_tokens max_new_tokens max_output_tokens max_tokens
+    mcp_servers messages min_p min_tokens n n_predict num_ctx num_predict presence_penalty
+    previous_response_id prompt prompt_embeds prompt_logprobs raw repeat_penalty repetition_penalty
+    response_format seed stop stop_sequences stop_token_ids structured_outputs suffix system temperature
+    template thread top_a top_k top_logprobs top_p truncate_prompt_tokens typical_p""".split()
+)
+"""Top-level fields that change the meaning of the response, where neither the dialect nor the engine knows them."""
+
+_INDEX = re.compile(r"\[\d+\]")
+_TYPO = 0.8
+"""Similarity from which an unknown field is taken for a misspelled one."""
+
+
+def policy_of(word: str, where: str) -> Policy:
+    """The policy of a word, in any letter case.
+
+    Raises:
+        InvalidRequestError: there is none.
+    """
+    policy = _WORDS.get(word.strip().lower())
+    if policy is None:
+        raise InvalidRequestError(f"{where} must be refuse, default or skip, not {word[:40]!r}.", param=where)
+    return policy
+
+
+def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> None:
+    """Refuse or list what the call left out, and hand the engine the fields that it knows.
+
+    Args:
+        call: its `ignored` gets what is left out, its arguments get `extra` and `unsupported`.
+        engine_fields: names that the engine knows.
+
+    Raises:
+        UnsupportedFeatureError: the policy refuses something; names the client's field.
+        InvalidRequestError: an unknown field is a known one, misspelled.
+    """
+    extra: dict[str, Any] = {}
+    for path, value in call.foreign.items():
+        if path in engine_fields and call.arguments:
+            if value is not None:
+                extra[path] = value
+        elif policy == "refuse" or not _is_empty(value):
+            _refuse_typo(path, call.fields, policy)
+            changes = path in CHANGES_THE_ANSWER
+            call.skip(path, f"Unknown parameter: {path!r}.", changes=changes)
+    for skipped in call.skipped:
+        if policy == "refuse" or (skipped.changes and policy == "default"):
+            raise UnsupportedFeatureError(skipped.message, param=skipped.param, hint=skipped.hint or _way_out(policy))
+        name = _INDEX.sub("", skipped.param)
+        if name not in call.ignored:
+            call.ignored.append(name)
+    for arguments in call.arguments:
+        if extra:
+            arguments["extra"] = {**extra, **(arguments.get("extra") or {})}
+        if policy == "default":
+            arguments["unsupported"] = [name for name in LENIENT if name not in call.strict]
+        else:
+            arguments["unsupported"] = "ignore" if policy == "skip" else "error"
+
+
+def _way_out(policy: Policy) -> str:
+    way = f"send the header {HEADER}: skip to have it ignored and listed in x-miner-ignored-params."
+    return f"Remove it, or {way}"
+
+
+def _refuse_typo(path: str, fields: Collection[str], policy: Policy) -> None:
+    """Refuse a field that is nearly the name of a known one: leaving it out would change the response silently."""
+    if policy == "skip" or path in CHANGES_THE_ANSWER or path in KNOWN_ADDITIONS or "." in path:
+        return
+    near = difflib.get_close_matches(path.lower(), fields, n=1, cutoff=_TYPO)
+    if near:
+        raise InvalidRequestError(
+            f"Unknown parameter: {path!r}.", param=path,
+            hint=f"Did you mean {near[0]!r}? To have it ignored, send the header {HEADER}: skip.",
+        )  # fmt: skip
+
+
+KNOWN_ADDITIONS: frozenset[str] = frozenset(
+    """cache_prompt cache_control thread_id request_id priority client_metadata verbosity prediction user_id
+    add_special_tokens include_reasoning return_token_ids""".split()
+)
+"""Fields of other servers that add, and resemble known ones."""
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a value asks for nothing: null, false, or an empty text, list or object."""
+    return value is None or value is False or (isinstance(value, (str, list, Mapping)) and not value)
