@@ -81,7 +81,7 @@ async def test_names_and_aliases_are_served_everywhere(directory):
                     assert (await response.json())["id"] in ("mine", "owner/repo/yours-Q4_0")
             async with session.get(f"{served.v1}/models") as response:
                 listed = [model["id"] for model in (await response.json())["data"]]
-        assert listed == ["mine", "owner/repo/yours-Q4_0", "demo"]
+        assert listed == ["mine", "owner/repo/yours-Q4_0", "demo", "yours-Q4_0", "SmolLM2-135M-Instruct.Q4_1"]
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(False, 404), (True, 200)])

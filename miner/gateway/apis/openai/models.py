@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.context import RequestContext
@@ -14,19 +15,33 @@ from miner.gateway.generation import json_response
 
 
 async def models(context: RequestContext) -> web.StreamResponse:
-    """List the models that this caller may use, the default first."""
-    listed = [_model(model, context.gateway.service.name) for model in await known_models(context)]
+    """List the models that this caller may use by all their names, the default first."""
+    known, backend = await known_models(context), context.gateway.service.name
+    names = [(model, model.id) for model in known] + [(model, name) for model in known for name in _other_names(model)]
+    listed = [_model(model, name, backend) for model, name in names]
     return json_response(context, msgspec.json.encode({"object": "list", "data": listed}))
 
 
 async def one_model(context: RequestContext) -> web.StreamResponse:
-    """Describe one of them, by its id or an alias."""
-    found = await find_model(context, context.request.match_info["model"])
-    return json_response(context, msgspec.json.encode(_model(found, context.gateway.service.name)))
+    """Describe one of them, by its id or another name."""
+    wanted = context.request.match_info["model"]
+    found = await find_model(context, wanted)
+    name = wanted if wanted in found.aliases else found.id
+    return json_response(context, msgspec.json.encode(_model(found, name, context.gateway.service.name)))
 
 
-def _model(model: ModelInfo, backend: str) -> dict[str, Any]:
-    body: dict[str, Any] = {"id": model.id, "object": "model", "created": model.created or 0, "owned_by": backend}
+def _other_names(model: ModelInfo) -> list[str]:
+    """The names by which a model is listed besides its id: those that differ in more than case, `.gguf` and
+    `:latest`.
+    """
+    names = {model_stem(without_tag(name)).lower(): name for name in (*reversed(model.aliases), model.id)}
+    return [name for name in names.values() if name != model.id]
+
+
+def _model(model: ModelInfo, name: str, backend: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"id": name, "object": "model", "created": model.created or 0, "owned_by": backend}
+    if name != model.id:
+        body["root"] = model.id
     if model.aliases:
         body["aliases"] = model.aliases
     if model.context_length is not None:

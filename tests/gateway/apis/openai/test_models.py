@@ -5,8 +5,9 @@ from __future__ import annotations
 import openai
 import pytest
 
+from miner.core.wire import ModelInfo
 from tests.gateway.apis.openai.client import client
-from tests.gateway.serving import serving, vllm
+from tests.gateway.serving import Parrot, config, serving, vllm
 from tests.servers.openai_stub import StubServer
 
 
@@ -24,3 +25,19 @@ async def test_models_the_default_first():
     assert one.id == "org/b"
     assert one.max_model_len == 2048
     assert caught.value.code == "model_not_found"
+
+
+async def test_every_name_is_listed_and_can_be_retrieved():
+    class Named(Parrot):
+        async def list_models(self):
+            aliases = ["demo.gguf", "Demo:latest", "SmolLM2.Q4_1", "SmolLM2.Q4_1.gguf"]
+            return [ModelInfo(id="demo", aliases=aliases), ModelInfo(id="other", created=5)]
+
+    async with serving(Named(config(default_model="demo"))) as served, client(served) as api:
+        listed = [model async for model in api.models.list()]
+        assert [model.id for model in listed] == ["demo", "other", "SmolLM2.Q4_1"]
+        assert listed[2].root == "demo"
+        for name in ("demo", "Demo:latest", "SmolLM2.Q4_1.gguf"):
+            assert (await api.models.retrieve(name)).id == name
+            reply = await api.chat.completions.create(model=name, messages=[{"role": "user", "content": "hi"}])
+            assert reply.choices[0].message.content
