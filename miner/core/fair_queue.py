@@ -1,8 +1,9 @@
-"""A queue that is fair between clients, and permits that are granted through one.
+"""A queue that is fair between clients, with batch work behind interactive requests, and permits granted through one.
 
 The next permit goes to the client that holds the fewest and, among those, to the one whose last grant is the oldest. So
 a client with a thousand waiting requests delays another's first one by one grant at most. Within a client it is first
-come, first served; a single client therefore sees a plain FIFO.
+come, first served; a single client therefore sees a plain FIFO. The batch work of a client counts as another client,
+which gets a permit only while no interactive request waits.
 """
 
 from __future__ import annotations
@@ -10,24 +11,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 W = TypeVar("W", bound=Hashable)
 
 _arrivals = itertools.count()
 
 
+class BatchClient(NamedTuple):
+    """The batch work of a client, which waits behind all interactive requests."""
+
+    name: str
+
+
+Client = str | BatchClient
+"""Who waits: the name of a client, or its batch work."""
+
+
 class FairQueue(Generic[W]):
     """Waiters of several clients, and the permits that each client holds. Plain data: nothing waits here."""
 
     def __init__(self) -> None:
-        self._by_client: dict[str, OrderedDict[W, int]] = {}
+        self._by_client: dict[Client, OrderedDict[W, int]] = {}
         """Waiters with their arrival numbers, in order of arrival; clients in the order of their last grants."""
-        self._clients: OrderedDict[W, str] = OrderedDict()
+        self._clients: OrderedDict[W, Client] = OrderedDict()
         """The client of each waiter, in order of arrival."""
-        self._held: Counter[str] = Counter()
+        self._held: Counter[Client] = Counter()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -39,7 +50,7 @@ class FairQueue(Generic[W]):
         """All waiters, in order of arrival."""
         return iter(self._clients)
 
-    def push(self, client: str, waiter: W) -> None:
+    def push(self, client: Client, waiter: W) -> None:
         """Add a waiter."""
         self._by_client.setdefault(client, OrderedDict())[waiter] = next(_arrivals)
         self._clients[waiter] = client
@@ -57,10 +68,10 @@ class FairQueue(Generic[W]):
         """The waiter that gets the next permit; None if the queue is empty."""
         if not self._by_client:
             return None
-        client = min(self._by_client, key=self._held.__getitem__)  # the first of equals: its last grant is the oldest
+        client = min(self._by_client, key=_rank(self._held))  # the first of equals: its last grant is the oldest
         return next(iter(self._by_client[client]))
 
-    def in_order(self, free: int, holders: Iterable[str]) -> Iterator[W]:
+    def in_order(self, free: int, holders: Iterable[Client]) -> Iterator[W]:
         """All waiters in the order of their grants, if each takes one permit.
 
         Args:
@@ -74,7 +85,7 @@ class FairQueue(Generic[W]):
                 free -= 1
             elif releases:
                 held[releases.popleft()] -= 1
-            client = min(waiting, key=held.__getitem__)
+            client = min(waiting, key=_rank(held))
             waiters = waiting.pop(client)
             yield waiters.popleft()
             if waiters:
@@ -90,11 +101,11 @@ class FairQueue(Generic[W]):
             self._by_client[client] = self._by_client.pop(client)
         self.hold(client, weight)
 
-    def hold(self, client: str, weight: int) -> None:
+    def hold(self, client: Client, weight: int) -> None:
         """Count permits that a client got without waiting."""
         self._held[client] += weight
 
-    def release(self, client: str, weight: int = 1) -> None:
+    def release(self, client: Client, weight: int = 1) -> None:
         """Release permits of a client."""
         self._held[client] -= weight
         if self._held[client] <= 0:
@@ -104,11 +115,11 @@ class FairQueue(Generic[W]):
         """Release all permits."""
         self._held.clear()
 
-    def waiting_by_client(self) -> dict[str, int]:
+    def waiting_by_client(self) -> dict[Client, int]:
         """Number of waiters of each client that has any."""
         return {client: len(waiters) for client, waiters in self._by_client.items()}
 
-    def newest(self, client: str) -> tuple[int, W] | None:
+    def newest(self, client: Client) -> tuple[int, W] | None:
         """Arrival number and last waiter of a client; None if it has none."""
         waiters = self._by_client.get(client)
         if not waiters:
@@ -117,18 +128,30 @@ class FairQueue(Generic[W]):
         return waiters[waiter], waiter
 
 
-def waiter_to_drop(client: str, queues: Iterable[FairQueue[W]]) -> W | None:
+def _rank(held: Counter[Client]) -> Callable[[Client], tuple[bool, int]]:
+    """The order of clients: interactive ones first, then by the permits that they hold."""
+    return lambda client: (isinstance(client, BatchClient), held[client])
+
+
+def waiter_to_drop(client: Client, queues: Iterable[FairQueue[W]]) -> W | None:
     """The waiter to drop for a new one of `client` when the queues are full: the newest of the client with the most.
 
-    None: `client` itself would have the most.
+    Batch work is dropped before interactive requests, and never the other way round. None: `client` itself would have
+    the most.
     """
     queues = list(queues)
-    waiting: Counter[str] = Counter()
+    waiting: Counter[Client] = Counter()
     for queue in queues:
         waiting.update(queue.waiting_by_client())
-    greedy = max(waiting, key=waiting.__getitem__, default=None)
-    if greedy is None or waiting[greedy] <= waiting[client] + 1:
-        return None
+    batch: Counter[Client] = Counter({each: count for each, count in waiting.items() if isinstance(each, BatchClient)})
+    if batch and not isinstance(client, BatchClient):
+        greedy = max(batch, key=batch.__getitem__)
+    else:
+        candidates = batch if isinstance(client, BatchClient) else waiting
+        most = max(candidates, key=candidates.__getitem__, default=None)
+        if most is None or candidates[most] <= candidates[client] + 1:
+            return None
+        greedy = most
     return max(newest for queue in queues if (newest := queue.newest(greedy)) is not None)[1]
 
 
@@ -138,7 +161,7 @@ class QueueFullError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    client: str
+    client: Client
     weight: int
     granted: asyncio.Future[bool]
     """True: it has its permits; False: it was dropped."""
@@ -168,11 +191,11 @@ class Permits:
         self.limit = limit
         self._grant()
 
-    async def acquire(self, client: str, seconds: float, weight: int = 1) -> int:
+    async def acquire(self, client: Client, seconds: float, weight: int = 1) -> int:
         """Wait for permits; return their number, for `release`.
 
         Args:
-            client: name of the client.
+            client: who waits.
             seconds: to wait at most.
             weight: permits that it takes; no more than all together.
 
@@ -200,7 +223,7 @@ class Permits:
             if not granted:
                 self._give_up(waiter)
 
-    def release(self, client: str, weight: int = 1) -> None:
+    def release(self, client: Client, weight: int = 1) -> None:
         """Give permits back."""
         self._queue.release(client, weight)
         self.held -= weight
@@ -218,7 +241,7 @@ class Permits:
     def _fits(self, weight: int) -> bool:
         return self.held + weight <= self.limit
 
-    def _drop_for(self, client: str) -> None:
+    def _drop_for(self, client: Client) -> None:
         dropped = waiter_to_drop(client, [self._queue])
         if dropped is None:
             raise QueueFullError

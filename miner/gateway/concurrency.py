@@ -77,7 +77,7 @@ class BackendQueue:
                 self.permits.resize(limit)
         seconds, began = self._settings.serve_queue_timeout, loop.time()
         try:
-            weight = await self.permits.acquire(client.name, seconds, weight)
+            weight = await self.permits.acquire(client.in_queue, seconds, weight)
         except QueueFullError:
             raise self._overloaded("Too many requests are waiting. Please try again later.") from None
         except TimeoutError:
@@ -93,7 +93,7 @@ class BackendQueue:
             return
         held = asyncio.get_running_loop().time() - permit.granted_at
         self._mean_seconds += 0.1 * (held - self._mean_seconds)
-        self.permits.release(permit.client.name, permit.weight)
+        self.permits.release(permit.client.in_queue, permit.weight)
 
     def _overloaded(self, message: str) -> RefusedError:
         seconds = self._mean_seconds * (self.permits.waiting + 1) / self.permits.limit

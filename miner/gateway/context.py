@@ -83,6 +83,8 @@ class Caller:
     """Models that it may use; None: all."""
     limits: Limits = NO_LIMITS
     """Limits that its key sets."""
+    batch: bool = False
+    """Whether its requests wait behind those of interactive callers."""
     unsupported: Policy | None = None
     """What becomes of unsupported parameters in its requests; None: as the server's setting says."""
     revocable: bool = False

@@ -8,7 +8,7 @@ from collections import deque
 
 import pytest
 
-from miner.core.fair_queue import FairQueue, Permits, QueueFullError, waiter_to_drop
+from miner.core.fair_queue import BatchClient, FairQueue, Permits, QueueFullError, waiter_to_drop
 
 LONG = 60.0
 
@@ -169,3 +169,29 @@ async def test_a_heavy_request_is_not_starved_by_light_ones():
     assert await asyncio.wait_for(heavy, LONG) == 4
     permits.release("b", 4)
     assert await asyncio.wait_for(light, LONG) == 1
+
+
+def test_batch_work_waits_behind_every_interactive_request_and_is_fair_among_itself():
+    queue = FairQueue[str]()
+    for client, waiter in (
+        (BatchClient("a"), "a-batch"), ("b", "b1"), (BatchClient("b"), "b-batch"), ("b", "b2"), ("c", "c1"),
+    ):  # fmt: skip
+        queue.push(client, waiter)
+    assert list(queue.in_order(1, [])) == ["b1", "c1", "b2", "a-batch", "b-batch"]
+    order = []
+    while (waiter := queue.next()) is not None:
+        queue.grant(waiter)
+        order.append(waiter)
+    assert order == ["b1", "c1", "b2", "a-batch", "b-batch"]
+
+
+def test_a_full_queue_drops_batch_work_for_an_interactive_request_and_never_the_other_way_round():
+    queue = FairQueue[str]()
+    queue.push("a", "a1")
+    queue.push("a", "a2")
+    assert waiter_to_drop(BatchClient("b"), [queue]) is None
+    queue.push(BatchClient("a"), "a-batch")
+    assert waiter_to_drop("c", [queue]) == "a-batch"
+    assert waiter_to_drop("a", [queue]) == "a-batch"
+    queue.push(BatchClient("a"), "a-batch-2")
+    assert waiter_to_drop(BatchClient("b"), [queue]) == "a-batch-2"

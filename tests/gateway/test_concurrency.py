@@ -13,6 +13,7 @@ from miner.core.llms.fallback import FallbackService
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.errors import BackendError, BackendOverloadedError
+from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
 from miner.gateway.concurrency import ignored_queue_settings
 from miner.gateway.rate_limits import Limits
 from miner.gateway.settings import GatewaySettings
@@ -235,3 +236,52 @@ async def test_settings_that_a_backend_with_its_own_queue_ignores_are_named():
     assert ignored_queue_settings(Pooled(), GatewaySettings()) == []
     assert ignored_queue_settings(Pooled(), GatewaySettings(serve_max_running=1, **settings)) == []
     assert ignored_queue_settings(Parrot(config()), GatewaySettings(**settings)) == []
+
+
+def entry(name, priority="interactive"):
+    key = of(name)["x-api-key"]
+    return KeyEntry(name=name, sha256=hash_of(key).hex(), priority=priority)
+
+
+def request(served, name, priority=None):
+    headers = of(name) if priority is None else {**of(name), "X-Miner-Priority": priority}
+    return asyncio.create_task(ask(served, headers, messages=[{"role": "user", "content": name}]))
+
+
+@pytest.mark.parametrize("by_key", [True, False], ids=["by key", "by header"])
+@pytest.mark.parametrize("pooled", [True, False], ids=["the engine's queue", "the gateway's queue"])
+async def test_batch_requests_run_behind_interactive_ones(by_key, pooled):
+    nightly = entry("nightly", "batch" if by_key else "interactive")
+    write_keys(key_path(None), KeyFile(keys=[nightly, entry("alice")]))
+    service, header = Pooled(), None if by_key else "batch"
+    async with serving(service, **({} if pooled else {"serve_max_running": 1})) as served:
+
+        def waiting():
+            return service.waiting + served.gateway.queue.permits.waiting
+
+        tasks = [request(served, "nightly", header)]
+        await until(lambda: service.running == 1)
+        for count, (name, priority) in enumerate((("nightly", header), ("nightly", header), ("alice", None)), 1):
+            tasks.append(request(served, name, priority))
+            await until(lambda count=count: waiting() == count)
+        for _ in range(4):
+            service.go.release()
+        assert [(await task).status for task in tasks] == [200] * 4
+    assert ["alice" in prompt for prompt in service.order] == [False, True, False, False]
+
+
+async def test_a_batch_key_cannot_raise_itself_and_an_unknown_priority_is_refused():
+    write_keys(key_path(None), KeyFile(keys=[entry("nightly", "batch"), entry("alice")]))
+    service = Pooled()
+    async with serving(service) as served:
+        assert (await request(served, "nightly", "urgent")).status == 400
+        tasks = [request(served, "alice")]
+        await until(lambda: service.running == 1)
+        tasks.append(request(served, "nightly", "interactive"))
+        await until(lambda: service.waiting == 1)
+        tasks.append(request(served, "alice"))
+        await until(lambda: service.waiting == 2)
+        for _ in range(3):
+            service.go.release()
+        assert [(await task).status for task in tasks] == [200] * 3
+    assert ["alice" in prompt for prompt in service.order] == [True, True, False]

@@ -57,6 +57,10 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "--model", metavar="NAME", action="append", help="model that the key may use; can be repeated; default: all"
     )
     new.add_argument(
+        "--priority", choices=("interactive", "batch"), default="interactive",
+        help="batch: its requests wait behind those of other keys; default: interactive",
+    )  # fmt: skip
+    new.add_argument(
         "--unsupported", choices=("refuse", "default", "skip"),
         help="what becomes of parameters that are not supported; default: MINER_SERVE_UNSUPPORTED",
     )  # fmt: skip
@@ -100,6 +104,7 @@ def _new(args: argparse.Namespace, path: Path) -> int:
         limits=Limits(requests=args.requests, tokens=args.tokens, concurrency=args.concurrency),
         models=args.model,
         admin=args.admin,
+        priority=args.priority,
         unsupported=args.unsupported,
     )
     with locked(path):

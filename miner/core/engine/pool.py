@@ -23,6 +23,7 @@ from miner.core.engine.member import Member, State
 from miner.core.engine.scheduler import Scheduler
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import Engine, EngineSpec
+from miner.core.fair_queue import Client
 from miner.core.wire import EngineStatus, Progress
 from miner.errors import BackendTimeoutError
 
@@ -60,7 +61,7 @@ class EnginePool:
         self,
         spec: EngineSpec,
         *,
-        client: str = "",
+        client: Client = "",
         keep_alive: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncIterator[Lease]:

@@ -20,7 +20,7 @@ from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.slot_queue import Lease, Waiter
 from miner.core.engine.spec import EngineSpec
-from miner.core.fair_queue import waiter_to_drop
+from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
 
@@ -44,7 +44,7 @@ class Scheduler:
     # Requests arrive and leave.
 
     def enqueue(
-        self, member: Member, client: str, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
+        self, member: Member, client: Client, keep_alive: float | None, on_progress: Callable[[Progress], None] | None
     ) -> Waiter:
         """Queue a request; BackendOverloadedError if too many wait, EngineStartError after too many failures."""
         if self._closed:
@@ -73,7 +73,7 @@ class Scheduler:
                 member.keep_alive = self._idle_seconds(waiter.keep_alive)
         self.schedule()
 
-    def _drop_for(self, client: str, member: Member) -> None:
+    def _drop_for(self, client: Client, member: Member) -> None:
         """Drop a queued request for this one if the queues are full, or raise BackendOverloadedError."""
         full = [each for each in self.members.values() if each.backlog]
         dropped = waiter_to_drop(client, (each.queue.waiters for each in full))

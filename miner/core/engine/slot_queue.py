@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from miner.core.engine.spec import Engine, EngineAddress
-from miner.core.fair_queue import FairQueue
+from miner.core.fair_queue import Client, FairQueue
 from miner.core.wire import Progress
 
 
@@ -36,8 +36,8 @@ class Lease:
 class Waiter:
     """One request that waits. Its future gets a lease or an error, or is cancelled with the task that awaits it."""
 
-    client: str
-    """Name of the request's client."""
+    client: Client
+    """The request's client."""
     future: asyncio.Future[Lease]
     arrived: float
     """Loop time in seconds."""
@@ -61,7 +61,7 @@ class SlotQueue:
     def __init__(self) -> None:
         self.waiters: FairQueue[Waiter] = FairQueue()
         """By client, with the slots that each client holds."""
-        self._holders: deque[str] = deque()
+        self._holders: deque[Client] = deque()
         """The client of each slot in use, the oldest grant first."""
         self._listeners = 0
         """Waiters with a progress callback."""
@@ -101,7 +101,7 @@ class SlotQueue:
         self.waiters.grant(waiter)
         waiter.future.set_result(lease)
 
-    def release(self, client: str) -> None:
+    def release(self, client: Client) -> None:
         """Release a slot of a client."""
         self._holders.remove(client)
         self.waiters.release(client)

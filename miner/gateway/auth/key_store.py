@@ -205,6 +205,7 @@ class KeyStore:
                     entry.admin,
                     models,
                     entry.limits,
+                    entry.priority == "batch",
                     entry.unsupported,
                     revocable=True,
                     partition=partition_of(digest),

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -41,6 +42,8 @@ class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, fo
     models: list[str] | None = None
     """Models that it may use; None: all."""
     admin: bool = False
+    priority: Literal["interactive", "batch"] = "interactive"
+    """Whether its requests wait behind those of others."""
     unsupported: Policy | None = None
     """What becomes of unsupported parameters; None: as MINER_SERVE_UNSUPPORTED says."""
 

@@ -21,6 +21,9 @@ from miner.gateway.middleware.token_cost import estimate_tokens, requests_in, us
 from miner.gateway.rate_limits import Account, Accounts, Limits, Reservation, TokenBucket, client_of
 from miner.gateway.settings import GatewaySettings
 
+PRIORITY_HEADER = "X-Miner-Priority"
+"""`batch`: the request waits behind all interactive ones."""
+
 
 class RateLimiter(Middleware):
     """Refuses a client over its limit with 429 and `Retry-After`, and queues the others fairly.
@@ -51,7 +54,7 @@ class RateLimiter(Middleware):
             client = f"key {caller.name}"
             if self._keys is not None:
                 limits = caller.limits.over(self._keys.defaults).over(limits)
-        context.queue_client = QueueClient(client)
+        context.queue_client = QueueClient(client, batch=_is_batch(context))
         set_client(context.queue_client)
         if limits.requests is None and limits.tokens is None and limits.concurrency is None:
             return
@@ -86,6 +89,18 @@ class RateLimiter(Middleware):
             reserved.account.running -= reserved.requests
             if reserved.account.tokens is not None and reserved.estimate is not None:
                 reserved.account.tokens.use(used_tokens(context, reserved.estimate) - reserved.tokens)
+
+
+def _is_batch(context: RequestContext) -> bool:
+    """Whether the request waits behind interactive ones: its key says so, or the request itself. A header cannot raise
+    what the key sets.
+    """
+    sent = context.request.headers.get(PRIORITY_HEADER, "").strip().lower()
+    if sent not in ("", "interactive", "batch"):
+        raise RefusedError(
+            400, "invalid_priority", f"{PRIORITY_HEADER} must be interactive or batch, not {sent[:40]!r}."
+        )
+    return context.caller.batch or sent == "batch"
 
 
 def _check_tokens(account: Account, limit: int, now: float) -> None:

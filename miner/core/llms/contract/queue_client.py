@@ -6,19 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from miner.core.fair_queue import BatchClient, Client
+
 
 class QueueClient:
     """The client of one request to a service, and its queue wait.
 
-    A service that has a queue of its own (`LLMService.queues_requests`) is fair between clients, by `name`.
+    A service that has a queue of its own (`LLMService.queues_requests`) is fair between clients, by `name`, and
+    serves batch work only while no interactive request waits.
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", *, batch: bool = False) -> None:
         self.name = name
+        self.batch = batch
         self.waiting = 0
         """Requests to engines in a queue now: a call with `n` choices makes several."""
         self.waited: float | None = None
         """Longest queue wait in seconds, load excluded; None before a slot was acquired."""
+
+    @property
+    def in_queue(self) -> Client:
+        """Who it is to a queue."""
+        return BatchClient(self.name) if self.batch else self.name
 
     @contextmanager
     def wait(self) -> Iterator[None]:

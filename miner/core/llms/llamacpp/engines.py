@@ -185,7 +185,7 @@ class LocalEngines(ServerProvider):
                 # By alias, as `_find` returned it for this request: it is not looked up again.
                 _, spec = self._found.get(name or "") or await self._find(name)
                 waiting = self._get_pool().lease(
-                    spec, client=client.name, keep_alive=keep_alive, on_progress=on_progress
+                    spec, client=client.in_queue, keep_alive=keep_alive, on_progress=on_progress
                 )
                 try:
                     with client.wait():

@@ -54,7 +54,7 @@ class SlotLimiter:
         began = loop.time()
         try:
             with client.wait():
-                await self._permits.acquire(client.name, self._timeout)
+                await self._permits.acquire(client.in_queue, self._timeout)
         except QueueFullError:
             raise self._overloaded(f"{self.waiting} requests wait for a slot already", "MINER_MAX_QUEUE") from None
         except TimeoutError:
@@ -65,7 +65,7 @@ class SlotLimiter:
         try:
             yield waited
         finally:
-            self._permits.release(client.name)
+            self._permits.release(client.in_queue)
 
     def _overloaded(self, why: str, setting: str) -> BackendOverloadedError:
         return BackendOverloadedError(
