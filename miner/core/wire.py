@@ -175,6 +175,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     progress: bool = False
     continuous_usage: bool = False
     """Whether chunks carry the usage so far."""
+    prompt_usage: bool = False
+    """Have the first chunk with tokens carry the prompt's, where the engine counts them by then."""
     timeout: Timeout | None = None
     keep_alive: float | str | None = None
     extra: dict[str, Any] | None = None
@@ -259,6 +261,8 @@ class LLMChunk(Struct, omit_defaults=True, gc=False):
     """With finish_reason `stop`: the stop string that ended the response."""
     usage_so_far: TokenUsage | None = None
     """With `continuous_usage`: of the response up to this chunk."""
+    prompt_usage: TokenUsage | None = None
+    """With the first tokens, where the request wants it and the engine tells: the prompt's tokens."""
 
 
 class LLMResponse(Struct, kw_only=True, omit_defaults=True):

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from types import MethodType
 from typing import Any, Self
 
+from msgspec.structs import replace
+
 from miner.core._typing import override
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.batch import generate_many
@@ -158,18 +160,22 @@ class LLMService(Backend):
         top_p: float | None = None,
         tools: Sequence[Any] | None = None,
         tool_choice: Any = None,
+        prompt_usage: bool = False,
         **options: Any,
     ) -> LLMStream:
         """Return the response to `prompt` (as for `generate`) or `messages` (as for `chat_completion`) as a stream.
 
         The joined chunks equal the non-streaming response. With `progress=True` chunks also report the progress of
-        queue, load and prefill, with `continuous_usage=True` the usage so far (`usage_so_far`). Invalid arguments are
-        refused here; all other errors are raised by the iteration.
+        queue, load and prefill, with `continuous_usage=True` the usage so far (`usage_so_far`), with
+        `prompt_usage=True` the first chunk with tokens has the prompt's on engines that have counted them by then
+        (llama.cpp, vLLM). Invalid arguments are refused here; all other errors are raised by the iteration.
         """
         request = self._request(
             options, prompt=prompt, messages=messages, model=model, max_tokens=max_tokens, temperature=temperature,
             top_p=top_p, tools=tools, tool_choice=tool_choice,
         )  # fmt: skip
+        if prompt_usage:
+            request = replace(request, prompt_usage=True)
         response = LLMResponse()
         return LLMStream(lambda: self._stream_request(request, response), response, self._in_flight)
 

@@ -160,7 +160,7 @@ class VLLMService(OpenAIService):
             body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]
         if (output := request.response_format) is not None and output.kind in ("regex", "grammar"):
             body["structured_outputs"] = {output.kind: body.pop(output.kind)}
-        if request.continuous_usage and "stream_options" in body:
+        if (request.continuous_usage or request.prompt_usage) and "stream_options" in body:
             body["stream_options"]["continuous_usage_stats"] = True
         if request.reasoning is not None:
             body["reasoning_effort"] = _effort(request.reasoning)

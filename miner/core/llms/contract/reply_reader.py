@@ -79,7 +79,9 @@ class ReplyMapper(Generic[E]):
             return False
         if not watcher.feed(chunk, out):
             return False
-        out.append(self.stop_chunk(watcher.matched))
+        stop = self.stop_chunk(watcher.matched)
+        stop.prompt_usage = chunk.prompt_usage
+        out.append(stop)
         self.ended = self.stopped = True
         return True
 

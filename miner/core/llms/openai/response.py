@@ -137,8 +137,8 @@ class ChatMapper(ReplyMapper[Event]):
     """
 
     __slots__ = (
-        "_alternatives", "_arguments", "_calls", "_counts", "_stops", "_timings", "_token_limit", "_usage",
-        "_wants_progress", "aborted", "finish_reason",
+        "_alternatives", "_arguments", "_calls", "_counts", "_prompt", "_stops", "_timings", "_token_limit", "_usage",
+        "_wants_progress", "_wants_prompt", "aborted", "finish_reason",
     )  # fmt: skip
 
     sentinel: ClassVar[bytes] = b"[DONE]"
@@ -150,6 +150,8 @@ class ChatMapper(ReplyMapper[Event]):
         self._stops = request.stop
         self._wants_progress = request.progress
         self._counts = request.continuous_usage
+        self._wants_prompt = request.prompt_usage
+        self._prompt: TokenUsage | None = None
         self._calls = 0
         self._usage: _Usage | None = None
         self._timings: _EngineTimings | None = None
@@ -168,6 +170,18 @@ class ChatMapper(ReplyMapper[Event]):
 
         Usage and timings wait for `finish`, because a server may send them with every event.
         """
+        if not self._wants_prompt:
+            return self._chunk(event)
+        if (progress := event.prompt_progress) is not None:
+            self._prompt = TokenUsage(progress.total, 0, progress.total, progress.cache)
+        chunk = self._chunk(event)
+        if self.delivered:
+            self._wants_prompt = False
+            if chunk is not None:
+                chunk.prompt_usage = self._prompt or _prompt_usage(self._usage)
+        return chunk
+
+    def _chunk(self, event: Event) -> LLMChunk | None:
         if event.usage is not None:
             self._usage = event.usage
         if event.timings is not None:
@@ -329,6 +343,13 @@ def _token_usage(usage: _Usage | None, timings: _EngineTimings | None) -> TokenU
         read = timings.prompt_n + (timings.cache_n or 0)
         return TokenUsage(read, timings.predicted_n, read + timings.predicted_n, timings.cache_n)
     return None
+
+
+def _prompt_usage(usage: _Usage | None) -> TokenUsage | None:
+    """The prompt's part of vLLM's usage so far, which does not say yet how much of it was cached."""
+    return (
+        TokenUsage(usage.prompt_tokens, 0, usage.prompt_tokens) if usage is not None and usage.prompt_tokens else None
+    )
 
 
 def _logprobs(logprobs: _Logprobs, alternatives: int) -> list[TokenLogprob] | None:

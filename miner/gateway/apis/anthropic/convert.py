@@ -23,6 +23,7 @@ from miner.gateway.apis.anthropic.schema import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from miner.gateway.apis.anthropic.signature import carried_thinking
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import image_part
 from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_length
@@ -68,8 +69,6 @@ def _reasoning(request: AnthropicMessagesRequest, call: Call) -> bool | str | No
     if thinking is not None:
         if thinking.budget_tokens is not None:
             call.ignored.append("thinking.budget_tokens")  # no engine here limits reasoning alone
-        if thinking.display == "omitted":
-            call.ignored.append("thinking.display")
         if thinking.type == "disabled":
             if effort is not None:
                 call.ignored.append("output_config.effort")
@@ -136,7 +135,7 @@ def _assistant(blocks: list[Block], where: str, call: Call) -> dict[str, Any]:
             case TextBlock():
                 texts.append(block.text)
             case ThinkingBlock():
-                reasoning.append(block.thinking)
+                reasoning.append(block.thinking or carried_thinking(block.signature))
             case RedactedBlock():
                 if "redacted_thinking" not in call.ignored:
                     call.ignored.append("redacted_thinking")
@@ -148,7 +147,7 @@ def _assistant(blocks: list[Block], where: str, call: Call) -> dict[str, Any]:
                 raise _misplaced(block, "assistant", f"{where}[{place}]")
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or (None if tool_calls else "")}
     if any(reasoning):
-        message["reasoning"] = "\n".join(reasoning)
+        message["reasoning"] = "\n".join(filter(None, reasoning))
     if tool_calls:
         message["tool_calls"] = tool_calls
     return message

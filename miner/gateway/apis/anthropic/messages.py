@@ -10,7 +10,7 @@ from aiohttp import web
 from miner.core.wire import LLMResponse
 from miner.errors import UnsupportedFeatureError
 from miner.gateway.apis.anthropic.convert import convert_messages, sampling_arguments, tool_arguments
-from miner.gateway.apis.anthropic.response import content_blocks, stop_reason, usage_object
+from miner.gateway.apis.anthropic.response import content_blocks, message_object, stop_fields, usage_object
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported
@@ -29,6 +29,7 @@ _UNSUPPORTED = {
     "inference_geo": "The model runs where this server's operator runs it.",
     "mcp_servers": "Give the model tools, and call the servers yourself.",
 }
+_BYTES_PER_TOKEN = 4
 _IGNORED = ("context_management", "user_profile_id", "workspace_id", "diagnostics")
 
 
@@ -47,30 +48,46 @@ class AnthropicMessages:
         call.stream = request.stream
         arguments = sampling_arguments(request, call)
         arguments["messages"] = convert_messages(request, call)
+        if request.stream:
+            arguments["prompt_usage"] = True
         call.arguments = [arguments | tool_arguments(request, call)]
         return call
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `message`."""
-        response = responses[0]
-        return msgspec.json.encode(
-            {
-                "id": f"msg_{head.id}",
-                "type": "message",
-                "role": "assistant",
-                "model": head.model,
-                "content": content_blocks(response),
-                "stop_reason": stop_reason(
-                    response.finish_reason, exhausted=response.context_exhausted, sequence=response.stop_sequence
-                ),
-                "stop_sequence": response.stop_sequence,
-                "usage": usage_object(response.usage),
-            }
+        response, request = responses[0], call.options
+        content = content_blocks(response, shows_thinking=_shows_thinking(request))
+        message = message_object(head, content, usage_object(response.usage), edits=_edits(request))
+        stopped = stop_fields(
+            response.finish_reason, exhausted=response.context_exhausted, sequence=response.stop_sequence
         )
+        return msgspec.json.encode(message | stopped)
 
     def stream(self, call: Call, head: Head) -> MessageStream:
         """The writer of its events."""
-        return MessageStream(head)
+        request = call.options
+        return MessageStream(
+            head, lambda: _estimated_tokens(call), shows_thinking=_shows_thinking(request), edits=_edits(request)
+        )
+
+
+def _shows_thinking(request: AnthropicMessagesRequest) -> bool:
+    return request.thinking is None or request.thinking.display != "omitted"
+
+
+def _edits(request: AnthropicMessagesRequest) -> bool:
+    return bool(request.context_management)
+
+
+def _estimated_tokens(call: Call) -> int:
+    """The tokens of the prompt, as far as its length tells."""
+    arguments = call.arguments[0]
+    texts = [arguments.get("tools")]
+    for message in arguments["messages"]:
+        content = message.get("content")
+        texts += [part.get("text") for part in content] if isinstance(content, list) else [content]
+        texts.append(message.get("tool_calls"))
+    return max(1, sum(len(msgspec.json.encode(text)) for text in texts if text) // _BYTES_PER_TOKEN)
 
 
 def _call(request: AnthropicCountTokensRequest, foreign: dict[str, Any]) -> Call:

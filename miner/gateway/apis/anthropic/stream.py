@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenUsage, ToolCall
 from miner.gateway.apis.anthropic.errors import error_event
-from miner.gateway.apis.anthropic.response import stop_reason, usage_object
+from miner.gateway.apis.anthropic.response import (
+    context_edits,
+    delta_usage,
+    message_object,
+    stop_fields,
+    text_block,
+    thinking_block,
+    tool_use_block,
+    usage_object,
+)
+from miner.gateway.apis.anthropic.signature import carrying_signature, signature_of
 from miner.gateway.dialect import Head
 from miner.gateway.errors import Failure
 
@@ -22,19 +33,31 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 class MessageStream:
-    """Writes one streamed message."""
+    """Writes one streamed message.
 
-    def __init__(self, head: Head) -> None:
+    Args:
+        estimate: the prompt's tokens, where the engine has not told them by the first token.
+        shows_thinking: whether the client wants to read the reasoning, or its signature alone.
+        edits: whether the request has `context_management`.
+    """
+
+    def __init__(self, head: Head, estimate: Callable[[], int], *, shows_thinking: bool, edits: bool) -> None:
         self._head = head
+        self._estimate = estimate
+        self._shows_thinking = shows_thinking
+        self._edits = edits
         self._started = False
         self._blocks = 0
         """Blocks that were started."""
         self._open: str | None = None
         """Type of the block that is open."""
+        self._thinking: list[str] = []
+        """The text of the open block of reasoning."""
         self._tools: dict[int, int] = {}
         """Blocks of the tool calls, by their index."""
         self._before = b""
         """The beginning of a delta event of the open block."""
+        self._prompt: TokenUsage | None = None
         self._reason: FinishReason | None = None
         self._exhausted = False
         self._sequence: str | None = None
@@ -44,16 +67,18 @@ class MessageStream:
         """The events of a batch."""
         out: list[bytes] = []
         if not self._started:
-            self._start(out)
+            self._prompt = next((chunk.prompt_usage for chunk in batch if chunk.prompt_usage is not None), self._prompt)
         for chunk in batch:
             if chunk.reasoning:
                 if self._open != "thinking":
-                    self._open_block("thinking", {"type": "thinking", "thinking": "", "signature": ""}, out)
+                    self._open_block("thinking", thinking_block("", ""), out)
                     self._before = _DELTA % (self._blocks - 1) + b'{"type":"thinking_delta","thinking":'
-                out += (self._before, _encode(chunk.reasoning), b"}}\n\n")
+                self._thinking.append(chunk.reasoning)
+                if self._shows_thinking:
+                    out += (self._before, _encode(chunk.reasoning), b"}}\n\n")
             if chunk.content:
                 if self._open != "text":
-                    self._open_block("text", {"type": "text", "text": ""}, out)
+                    self._open_block("text", text_block(""), out)
                     self._before = _DELTA % (self._blocks - 1) + b'{"type":"text_delta","text":'
                 out += (self._before, _encode(chunk.content), b"}}\n\n")
             for call in chunk.tool_calls or ():
@@ -69,37 +94,39 @@ class MessageStream:
 
     def _start(self, out: list[bytes]) -> None:
         self._started = True
-        message: dict[str, Any] = {
-            "id": f"msg_{self._head.id}",
-            "type": "message",
-            "role": "assistant",
-            "model": self._head.model,
-            "content": [],
-            "stop_reason": None,
-            "stop_sequence": None,
-            # Engines report usage at the end: `message_delta` has all counts.
-            "usage": {"input_tokens": 0, "output_tokens": 0},
-        }
+        usage = self._usage or self._prompt
+        if usage is None:
+            tokens = self._estimate()
+            usage = TokenUsage(tokens, 0, tokens)
+        usage = TokenUsage(usage.prompt_tokens, 0, usage.prompt_tokens, usage.cached_tokens)
+        message = message_object(self._head, [], usage_object(usage), edits=self._edits)
         out.append(_event("message_start", message=message))
 
     def _open_block(self, kind: str, block: dict[str, Any], out: list[bytes]) -> None:
+        if not self._started:
+            self._start(out)
         self._close_block(out)
         self._open = kind
         out.append(_event("content_block_start", index=self._blocks, content_block=block))
         self._blocks += 1
 
     def _close_block(self, out: list[bytes]) -> None:
-        if self._open is not None:
-            self._open = None
-            out.append(_event("content_block_stop", index=self._blocks - 1))
+        if self._open is None:
+            return
+        if self._open == "thinking":
+            sign = signature_of if self._shows_thinking else carrying_signature
+            signature = {"type": "signature_delta", "signature": sign("".join(self._thinking))}
+            out.append(_event("content_block_delta", index=self._blocks - 1, delta=signature))
+            self._thinking.clear()
+        self._open = None
+        out.append(_event("content_block_stop", index=self._blocks - 1))
 
     def _call(self, delta: ToolCall, out: list[bytes]) -> None:
         place = delta.get("index", 0)
         function = delta.get("function") or {}
         if place not in self._tools:
             self._tools[place] = self._blocks
-            call = {"id": delta.get("id") or "", "name": function.get("name") or ""}
-            self._open_block("tool_use", {"type": "tool_use", **call, "input": {}}, out)
+            self._open_block("tool_use", tool_use_block(delta.get("id"), function.get("name") or "", {}), out)
         arguments = function.get("arguments")
         if arguments:
             json_delta = {"type": "input_json_delta", "partial_json": arguments}
@@ -111,9 +138,13 @@ class MessageStream:
         if not self._started:
             self._start(out)
         self._close_block(out)
-        reason = stop_reason(self._reason, exhausted=self._exhausted, sequence=self._sequence)
-        delta = {"stop_reason": reason, "stop_sequence": self._sequence}
-        out.append(_event("message_delta", delta=delta, usage=usage_object(self._usage)))
+        stopped = stop_fields(self._reason, exhausted=self._exhausted, sequence=self._sequence)
+        fields = {
+            "delta": {**stopped, "container": None},
+            "usage": delta_usage(self._usage or self._prompt),
+            "context_management": context_edits(self._edits),
+        }
+        out.append(_event("message_delta", **fields))
         out.append(_event("message_stop"))
         return b"".join(out)
 

@@ -78,7 +78,8 @@ async def test_a_call_that_is_cut_short():
         async with api.messages.stream(**asked) as stream:
             streamed = await stream.get_final_message()
     assert whole.stop_reason == streamed.stop_reason == "max_tokens"
-    assert [block.type for block in whole.content] == ["text"]
+    assert [block.type for block in whole.content] == [block.type for block in streamed.content] == ["text", "tool_use"]
+    assert whole.content[1].input == streamed.content[1].input == {}
 
 
 async def test_thinking_streamed_or_not_and_sent_back():
