@@ -18,7 +18,7 @@ PACKAGE = Path(miner.__file__).parent
 LAYERS = {
     "miner.errors": 0, "miner.config": 0, "miner.config.llamacpp": 0, "miner.core._typing": 0,
     "miner.core.fair_queue": 0,
-    "miner.core.wire": 1,
+    "miner.core.wire": 1, "miner.core.model_card": 1,
     "miner.core.http": 2, "miner.core.engine": 2, "miner.core.models": 2,
     "miner.core.llms": 3,
     "miner.cli": 4, "miner.gateway": 4, "miner.deploy": 4, "miner.conformance": 4, "miner.__main__": 4,
@@ -39,6 +39,7 @@ SIDE = {
 
 LEAVES: dict[str, set[str]] = {
     "miner.errors": {"miner.core._typing"}, "miner.core.wire": {"miner.core._typing"},
+    "miner.core.model_card": {"miner.core.wire"},
     "miner.config.llamacpp": set(), "miner.core._typing": set(), "miner.core.fair_queue": set(),
 }  # fmt: skip
 """Modules, with all that they may import of miner."""
@@ -147,8 +148,10 @@ def test_no_imports_go_in_a_circle():
 
 LONGEST = 400
 """Lines of a module."""
-LONGER = {"core/engine/child.py": 425}
-"""The program of an engine's process: it imports nothing of miner, so nothing of it can stand elsewhere."""
+LONGER = {"core/engine/child.py": 425, "core/wire.py": 480}
+"""The program of an engine's process imports nothing of miner, so nothing of it can stand elsewhere; and the wire types
+are one module of data alone.
+"""
 
 
 def test_no_module_is_too_long():

@@ -30,6 +30,7 @@ __all__ = [
     "Message",
     "ModelInfo",
     "OutputFormat",
+    "Preset",
     "Progress",
     "RerankResponse",
     "RerankResult",
@@ -182,6 +183,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     extra: dict[str, Any] | None = None
     ignore_unsupported: bool | frozenset[str] = False
     """Leave out unsupported parameters instead of refusing the request: all, or those that are named."""
+    defaulted: frozenset[str] = frozenset()
+    """Parameters that the caller did not pass: their values are the settings' defaults."""
     resolution: Resolution = msgspec.field(default_factory=Resolution)
 
     @property
@@ -339,6 +342,16 @@ class RerankResponse(Struct, kw_only=True):
     """None where the engine sent none."""
 
 
+class Preset(Struct, kw_only=True, omit_defaults=True):
+    """What a created model brings along for its requests."""
+
+    system: str = ""
+    messages: list[Message] = []
+    """Messages before those of each request."""
+    parameters: dict[str, Any] = {}
+    """Parameters of a ChatRequest, for requests that do not set them."""
+
+
 class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     """One model that a backend can serve."""
 
@@ -347,6 +360,8 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     """Other names that requests may use."""
     context_length: int | None = None
     """Tokens of one request, prompt and completion together."""
+    trained_context_length: int | None = None
+    """Tokens that it was trained for, where they are known."""
     capabilities: frozenset[str] | None = None
     """Words of CAPABILITIES; None if the backend finds out only on use."""
     loaded: bool | None = None
@@ -362,6 +377,8 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     digest: str | None = None
     owned_by: str | None = None
     """`owned_by` of an OpenAI-compatible server."""
+    preset: Preset | None = None
+    """What the backend adds to each request for it."""
 
 
 class EngineStatus(Struct, kw_only=True, omit_defaults=True):

@@ -14,6 +14,7 @@ A pool belongs to one event loop. Used from another one it starts again, and kil
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -142,6 +143,16 @@ class EnginePool:
     def loaded(self) -> set[EngineSpec]:
         """The specs whose engines are ready. Makes no system call, unlike `status`."""
         return {member.spec for member in self._members() if member.engine.state == "ready"}
+
+    def expires_at(self, spec: EngineSpec) -> float | None:
+        """When a loaded engine is unloaded if no other request comes, in seconds since 1970; None: never."""
+        scheduler = self._scheduler
+        member = scheduler.members.get(spec) if scheduler is not None else None
+        if scheduler is None or member is None or member.pinned or member.keep_alive is None:
+            return None
+        now = scheduler.loop.time()
+        idle_since = member.idle_since
+        return time.time() + member.keep_alive + (0.0 if idle_since is None else idle_since - now)
 
     def reset(self, target: EngineSpec | str) -> None:
         """Forget the crashes of an engine: the next request starts it without a pause."""

@@ -92,6 +92,12 @@ class ServerAddress:
             method.encode(), base_path, path.encode(), self.header_lines, len(body), body,
         )  # fmt: skip
 
+    def chunked_request(self, method: str, path: str) -> bytes:
+        """Return the head of a request whose body follows in chunks."""
+        return b"%b %b%b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % (
+            method.encode(), self.base_path, path.encode(), self.header_lines,
+        )  # fmt: skip
+
 
 async def connect(
     loop: asyncio.AbstractEventLoop, address: ServerAddress, unix_socket: Path | None, make: Callable[[], _P],

@@ -8,7 +8,7 @@ needs: no redirects, no cookies, no compression.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -149,9 +149,27 @@ class HttpClient:
     ) -> HttpResponse:
         connection, head = await self._send(mapper, method, path, body, root)
         try:
-            return HttpResponse(head.status, head.headers, await _read_all(connection.read))
+            # The response to HEAD announces a body that does not come.
+            body = b"" if method == "HEAD" else await _read_all(connection.read)
+            return HttpResponse(head.status, head.headers, body)
         finally:
             self._pool.release(connection)
+
+    async def upload(self, path: str, content: AsyncIterator[bytes]) -> HttpResponse:
+        """POST content of unknown length, chunked, as it comes; return the response, whatever its status."""
+        with self._in_flight.call(), map_errors(self.upstream, read_only=True):
+            address = self._address or await self._resolve()
+            connection = await self._pool.connect(address)
+            try:
+                await connection.send_part(address.chunked_request("POST", path))
+                async for part in content:
+                    if part:
+                        await connection.send_part(b"%x\r\n%b\r\n" % (len(part), part))
+                head = await connection.send(b"0\r\n\r\n")
+                return HttpResponse(head.status, head.headers, await _read_all(connection.read))
+            finally:
+                connection.abort()
+                self._pool.release(connection)
 
     def stream(self, path: str, body: bytes) -> ByteStream:
         """POST; the returned context manager sends the request and reads the response as it arrives."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from miner.core._typing import override
 from miner.core.http.http1 import ResponseHead, ResponseParser
@@ -12,6 +12,8 @@ from miner.core.http.transport_errors import FramingError, LocallyClosedError, S
 
 _HIGH_WATER = 1024 * 1024
 """Unread bytes above which reading from the socket is paused."""
+_UPLOAD_PAUSE: Final = 0.005
+"""Seconds between two looks at what is left to be sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -121,6 +123,21 @@ class Connection(asyncio.Protocol):
             self._content = response.feed(self._take_buffer())
         self.keep_alive = response.head.keep_alive
         return response.head
+
+    async def send_part(self, data: bytes) -> None:
+        """Send a part of a request, and wait until most of it has left.
+
+        Raises:
+            ServerDisconnectedError: the connection ended.
+            LocallyClosedError: `close` was called.
+        """
+        if self._eof or self.transport.is_closing():
+            raise self._disconnected()
+        self.transport.write(data)
+        while self.transport.get_write_buffer_size() > _HIGH_WATER:
+            if self._eof or self.transport.is_closing():
+                raise self._disconnected()
+            await asyncio.sleep(_UPLOAD_PAUSE)
 
     async def read(self) -> bytes:
         """Return what was received of the body, at least one byte; b"" at its end.

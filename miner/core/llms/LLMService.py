@@ -18,6 +18,7 @@ from miner.core.llms.contract.capabilities import CAPABILITIES
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.generate_only import Verb, call_chat_completion, call_generate, declared_options
 from miner.core.llms.contract.images import check_images
+from miner.core.llms.contract.model_management import ModelManagement
 from miner.core.llms.contract.pooling import embed, rerank, resolve_then_send
 from miner.core.llms.contract.request import build_request, seconds_of
 from miner.core.llms.contract.resolution import resolve
@@ -38,8 +39,10 @@ __all__ = ["CAPABILITIES", "LLMChunk", "LLMResponse", "LLMService", "TokenUsage"
 
 logger = logging.getLogger("miner.backends")
 
+_WITH_DEFAULT = ("max_tokens", "temperature", "top_p")
 
-class LLMService(Backend):
+
+class LLMService(ModelManagement):
     """One engine, or a pool of them, behind one interface.
 
     Close it with `await service.aclose()` or use it in `async with`. One service may be used by many tasks at once.
@@ -238,11 +241,6 @@ class LLMService(Backend):
 
         return await resolve_then_send(self, resolved, self._count_tokens)
 
-    async def list_models(self) -> list[ModelInfo]:
-        """Return the models that requests may name, the default first."""
-        default = self._settings.default_model
-        return [ModelInfo(id=default)] if default else []
-
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
         """Load a model without generating a token. Where models stay loaded, or a backend has no loading, this checks
         that the model exists.
@@ -358,10 +356,12 @@ class LLMService(Backend):
     def _request(self, options: dict[str, Any], **arguments: Any) -> ChatRequest:
         """Validate the arguments of a verb, with the settings' defaults for those that are None."""
         settings = self._settings
-        for name in ("max_tokens", "temperature", "top_p"):
-            if arguments.get(name) is None:
-                arguments[name] = getattr(settings, f"default_{name}")
-        request = build_request(unsupported=options.pop("unsupported", None), options=options, **arguments)
+        defaulted = frozenset([name for name in _WITH_DEFAULT if arguments.get(name) is None])
+        for name in defaulted:
+            arguments[name] = getattr(settings, f"default_{name}")
+        request = build_request(
+            unsupported=options.pop("unsupported", None), options=options, defaulted=defaulted, **arguments
+        )
         check_images(request.messages or (), remote=settings.allow_remote_images)
         return request
 

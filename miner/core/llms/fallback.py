@@ -16,7 +16,16 @@ from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.LLMService import LLMService
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, Resolution
+from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
+from miner.core.wire import (
+    ChatRequest,
+    EmbeddingResponse,
+    Health,
+    LLMResponse,
+    ModelInfo,
+    RerankResponse,
+    Resolution,
+)
 from miner.errors import (
     BackendError,
     BackendOverloadedError,
@@ -291,6 +300,39 @@ class FallbackService(LLMService):
     @override
     async def list_models(self) -> list[ModelInfo]:
         return await self._first(lambda service: service.list_models())
+
+    @override
+    async def show_model(self, model: str, *, verbose: bool = False) -> ModelCard:
+        return await self._first(lambda service: service.show_model(model, verbose=verbose))
+
+    @override
+    async def running_models(self) -> list[RunningModel]:
+        return await self._first(lambda service: service.running_models())
+
+    def _keeper(self) -> LLMService:
+        """The first service that makes and deletes models, else the first of all."""
+        services = self._all()
+        return next((one for one in services if type(one).create_model is not LLMService.create_model), services[0])
+
+    @override
+    def create_model(self, name: str, recipe: ModelRecipe) -> AsyncGenerator[dict[str, Any], None]:
+        return self._keeper().create_model(name, recipe)
+
+    @override
+    async def copy_model(self, source: str, destination: str) -> None:
+        await self._keeper().copy_model(source, destination)
+
+    @override
+    async def delete_model(self, model: str) -> None:
+        await self._keeper().delete_model(model)
+
+    @override
+    async def has_blob(self, digest: str) -> bool:
+        return await self._keeper().has_blob(digest)
+
+    @override
+    async def add_blob(self, digest: str, content: AsyncIterator[bytes]) -> bool:
+        return await self._keeper().add_blob(digest, content)
 
     @override
     async def _get_model(self, model_name: str) -> Any:

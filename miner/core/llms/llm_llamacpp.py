@@ -26,6 +26,7 @@ from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
+from miner.core.model_card import ModelCard, RunningModel
 from miner.core.wire import UNLIMITED, ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import ContextLengthError, InvalidRequestError, MinerError, UnsupportedFeatureError
 
@@ -219,6 +220,15 @@ class LlamaCppService(OpenAIService):
         info = await self._get_model(name)
         self.models[info.id] = info
         return info
+
+    @override
+    async def show_model(self, model: str, *, verbose: bool = False) -> ModelCard:
+        inherited = super().show_model
+        return await self._servers.show_model(model, lambda: inherited(model, verbose=verbose), verbose=verbose)
+
+    @override
+    async def running_models(self) -> list[RunningModel]:
+        return await self._servers.running_models(super().running_models)
 
     @override
     async def _context_of(self, info: ModelInfo) -> int | None:

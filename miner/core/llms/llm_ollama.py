@@ -7,7 +7,7 @@ chunk. What Ollama's errors mean is in ollama/errors.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -20,6 +20,14 @@ from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.unparsed_reply import MalformedReplyError, final_chunk
 from miner.core.llms.http_backend import Endpoint, HTTPBackend
 from miner.core.llms.ollama.errors import ollama_error
+from miner.core.llms.ollama.management import (
+    add_blob,
+    card_of_show,
+    change,
+    has_blob,
+    running_of,
+    stream_create,
+)
 from miner.core.llms.ollama.models import (
     FEATURES,
     decode_any,
@@ -33,6 +41,7 @@ from miner.core.llms.ollama.pull import stream_pull
 from miner.core.llms.ollama.request import load_request, request_body
 from miner.core.llms.ollama.response import decode_response, read_lines
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
+from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
 from miner.core.wire import ChatRequest, Embedding, EmbeddingResponse, ModelInfo, TokenUsage, ToolCall
 from miner.errors import BackendProtocolError, MinerError, ModelNotFoundError, UnsupportedFeatureError
 
@@ -208,17 +217,43 @@ class OllamaService(HTTPBackend):
         self._shown.clear()  # the name may become another model
         return stream_pull(self._http(), model, insecure=insecure)
 
-    async def delete_model(self, model: str) -> None:
-        """Delete a model from the server's disk.
+    # The server's own models
 
-        Raises:
-            ModelNotFoundError: the server has no such model.
-        """
+    @override
+    async def show_model(self, model: str, *, verbose: bool = False) -> ModelCard:
+        info = await self.resolve_model(model)
+        assert info is not None
+        body = {"model": info.id, **({"verbose": True} if verbose else {})}
+        return card_of_show(info, await self._call("/api/show", body, decode_any, info.id))
+
+    @override
+    async def running_models(self) -> list[RunningModel]:
+        upstream, running = self._http().upstream, await self._call("/api/ps", None, decode_any)
+        return [running_of(entry, upstream) for entry in running.get("models") or ()]
+
+    @override
+    def create_model(self, name: str, recipe: ModelRecipe) -> AsyncGenerator[dict[str, Any], None]:
         self._shown.clear()
-        http = self._http()
-        response = await http.request("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
-        if response.status != 200:
-            raise ollama_error(response.status, parse_error_body(response.body), http.upstream, model)
+        return stream_create(self._http(), name, recipe)
+
+    @override
+    async def copy_model(self, source: str, destination: str) -> None:
+        self._shown.clear()
+        body = {"source": source, "destination": destination}
+        await change(self._http(), "POST", "/api/copy", body, source)
+
+    @override
+    async def delete_model(self, model: str) -> None:
+        self._shown.clear()
+        await change(self._http(), "DELETE", "/api/delete", {"model": model}, model)
+
+    @override
+    async def has_blob(self, digest: str) -> bool:
+        return await has_blob(self._http(), digest)
+
+    @override
+    async def add_blob(self, digest: str, content: AsyncIterator[bytes]) -> bool:
+        return await add_blob(self._http(), digest, content)
 
     # Embeddings
 

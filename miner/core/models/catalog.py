@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from miner.core.models.catalog_cache import FactsFile
+from miner.core.models.created import CreatedModels
 from miner.core.models.directory import DEMO, DirectoryReader, Stamp, beside, demo_file, stamp_of
 from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader, read_model
@@ -90,6 +91,8 @@ class Catalog:
         self._kept = FactsFile(kept / f"{name}.json", Facts) if kept is not None else None
         self._kept_read = False
         self._reader = DirectoryReader(directory)
+        self.created = CreatedModels(directory)
+        """The models that were created from those of the directory."""
         self._models: Models | None = None
         self._read_at = float("-inf")
         self._reading = threading.Lock()

@@ -5,7 +5,6 @@ response. One loop for non-streaming requests, one for streams.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 
@@ -40,8 +39,9 @@ async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
             _add_partial(error, backend, request, arrived)
             raise
         response.finish_reason = response.finish_reason or "stop"  # of a backend that sends none
-        _check_response(backend, request, response)
         response.timings.total = deadline.elapsed
+        response.timings.time_to_first_token = response.timings.time_to_first_token or deadline.first_token
+        _check_response(backend, request, response)
         return response
 
 
@@ -52,10 +52,11 @@ async def _send(
     request = await _resolve(backend, request, retries)
     cls = type(backend)
     streams = cls._stream is not Backend._stream and (cls._chat is Backend._chat or deadline.bounds_tokens)
-    on_batch: Callable[[list[LLMChunk]], None] | None = None
-    if deadline.bounds_tokens:
 
-        def on_batch(batch: list[LLMChunk]) -> None:
+    def on_batch(batch: list[LLMChunk]) -> None:
+        if deadline.first_token is None and has_tokens(batch):
+            deadline.first_token = deadline.elapsed
+        if deadline.bounds_tokens:
             deadline.note(batch)
             timer.reschedule(deadline.when)
 
@@ -63,6 +64,7 @@ async def _send(
         if not streams:
             return await backend._chat(request)
         arrived.clear()
+        deadline.first_token = None
         if deadline.bounds_tokens:
             deadline.restart()
             timer.reschedule(deadline.when)
@@ -183,6 +185,7 @@ class _Deadline:
     Attributes:
         bounds_tokens: whether the waits for tokens are bounded, and not only the call.
         total: deadline of the call, in the event loop's time.
+        first_token: seconds until the first token of a non-streaming response.
     """
 
     def __init__(self, backend: Backend, timeout: Timeout | None) -> None:
@@ -191,6 +194,7 @@ class _Deadline:
         self._time = asyncio.get_running_loop().time
         self._began = self._last = self._time()
         self._waits_for_first = True
+        self.first_token: float | None = None
         self.bounds_tokens = self._timeout.first is not None or self._timeout.between is not None
         self.total = None if self._timeout.total is None else self._began + self._timeout.total
 

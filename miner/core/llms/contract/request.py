@@ -48,8 +48,12 @@ def build_request(
     tool_choice: Any = None,
     unsupported: Any = None,
     options: Mapping[str, Any],
+    defaulted: frozenset[str] = frozenset(),
 ) -> ChatRequest:
     """Return a validated request.
+
+    Args:
+        defaulted: arguments that are defaults of the settings.
 
     Raises:
         InvalidRequestError: names the parameter, its value and what is allowed.
@@ -112,6 +116,7 @@ def build_request(
         keep_alive=_keep_alive(options.get("keep_alive")),
         extra=checked_extra(options.get("extra")),
         ignore_unsupported=_ignorable(unsupported),
+        defaulted=defaulted,
     )
 
 

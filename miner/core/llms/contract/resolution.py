@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.capabilities import refuse_unsupported
+from miner.core.llms.contract.preset import apply_preset
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import ContextLengthError, UnsupportedFeatureError
 
@@ -26,6 +27,8 @@ async def resolve(backend: Backend, request: ChatRequest) -> ChatRequest:
     able, where = backend.capabilities, backend.name
     if info is not None:
         request = replace(request, model=info.id)
+        if info.preset is not None:
+            request = apply_preset(request, info.preset)
         request.resolution.model = info
         known = await backend._capabilities_of(info, request)
         if known is not None:

@@ -11,8 +11,11 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.engine.spec import EngineSpec
+from miner.core.llms.contract.preset import preset_of
 from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llamacpp.memory import EngineMemory, memory_budget, required_memory
 from miner.core.llms.llamacpp.models import (
@@ -165,6 +168,11 @@ class LocalModels:
             raise copy.copy(need)
         return need
 
+    def known_need(self, spec: EngineSpec) -> EngineMemory:
+        """The memory of an engine that is loaded."""
+        need = self._needs.get(spec)
+        return need if isinstance(need, EngineMemory) else EngineMemory(0)
+
     def forget(self, spec: EngineSpec) -> None:
         """Forget a spec that will not be loaded again."""
         self._needs.pop(spec, None)
@@ -187,16 +195,31 @@ class LocalModels:
         template = template_text(settings)
         infos = []
         for files, facts in catalog.listed_facts(model_path=settings.model_path):
-            infos.append(self.info(files, facts, template, files.alias in loaded))
+            infos.append(self._info(files, facts, template, files.alias in loaded))
+        for recipe in catalog.created.all().values():
+            with suppress(MinerError):  # the model that it is made of was removed
+                model = find_model(recipe.name, settings, catalog)
+                infos.append(self.info(model, template, model.engine_alias in loaded))
         with suppress(MinerError):
             default = find_model(None, settings, catalog)
             own = next((info for info in infos if info.id == default.alias), None)
             if own is None:  # DEFAULT_MODEL may be a path
-                own = self.info(default.files, default.facts, template, default.alias in loaded)
+                own = self.info(default, template, default.engine_alias in loaded)
             infos = [own, *(info for info in infos if info is not own)]
         return infos
 
-    def info(self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool) -> ModelInfo:
+    def info(self, model: LocalModel, template: str | None, loaded: bool) -> ModelInfo:
+        """A model as its files and its recipe describe it."""
+        recipe = model.recipe
+        if recipe is None:
+            return self._info(model.files, model.facts, template, loaded)
+        info = self._info(model.files, model.facts, recipe.template or template, loaded)
+        return replace(
+            info, id=recipe.name, aliases=[], created=int(recipe.created), preset=preset_of(recipe),
+            digest=hashlib.sha256(f"{info.digest} {recipe.digest}".encode()).hexdigest(),
+        )  # fmt: skip
+
+    def _info(self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool) -> ModelInfo:
         """A model as its files describe it, without its path: clients see this."""
         props = Props.guess(template=template or facts.chat_template, vision=files.mmproj is not None)
         pooling = pooling_of(facts, self._settings)
@@ -214,6 +237,7 @@ class LocalModels:
             id=files.alias,
             aliases=sorted(aliases),
             context_length=context_of(facts, self._settings),
+            trained_context_length=facts.context_length,
             capabilities=able,
             loaded=loaded,
             size=files.size,

@@ -17,6 +17,7 @@ from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.contract.request import seconds_of
+from miner.core.llms.llamacpp.cards import card_of
 from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.engine_pool import (
     EngineServer,
@@ -28,6 +29,7 @@ from miner.core.llms.llamacpp.engine_pool import (
 from miner.core.llms.llamacpp.models import LocalModel, find_model
 from miner.core.llms.llamacpp.pull import pull_from_hub
 from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
+from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
 from miner.core.models.projector import refuse_projector
@@ -68,6 +70,8 @@ class LocalEngines(ServerProvider):
         self._models = LocalModels(settings)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
         """The model that each alias meant at its last request."""
+        self._served: dict[EngineSpec, dict[str, None]] = {}
+        """The names under which each engine was requested since it was loaded."""
         self._pool: EnginePool | None = None
         self._pool_lock = threading.Lock()
         self._closed = False
@@ -111,26 +115,31 @@ class LocalEngines(ServerProvider):
             if removed is not None:
                 self._retire(removed[1])
             raise
-        before = self._found.get(spec.alias)
-        if before is None or before[1] != spec:
-            if before is not None:
-                self._retire(before[1])
-            self._found[spec.alias] = found
+        before = self._found.get(model.alias)
+        if before is None or before[1] != spec or before[0].recipe is not model.recipe:
+            self._found[model.alias] = found
             self._headers[spec] = model.header
+            if before is not None and before[1] != spec:
+                self._retire(before[1])
         return found
 
     def _retire(self, spec: EngineSpec) -> None:
+        if any(spec == other for _, other in self._found.values()):
+            return  # created models share the engine of the model that they are made of
         self._headers.pop(spec, None)
         self._models.forget(spec)
         self._servers.pop(spec, None)
+        self._served.pop(spec, None)
         if self._pool is not None:
             self._pool.retire(spec)
 
     def _alias(self, name: str) -> str:
-        """The alias that a name means, also if its file has been removed."""
+        """The alias of the engine that a name means, also if its file has been removed."""
         wanted = {name.lower(), without_tag(name).lower()}
         known = name if name in self._found else next((alias for alias in self._found if alias.lower() in wanted), None)
-        return known or find_model(name, self._settings, self._models.catalog).alias
+        if known is not None:
+            return self._found[known][1].alias
+        return find_model(name, self._settings, self._models.catalog).engine_alias
 
     @override
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
@@ -146,7 +155,7 @@ class LocalEngines(ServerProvider):
 
     def _info(self, model: LocalModel, spec: EngineSpec) -> ModelInfo:
         loaded = spec in self._loaded()
-        return self._correct(self._models.info(model.files, model.facts, spec.chat_template, loaded), spec)
+        return self._correct(self._models.info(model, spec.chat_template, loaded), spec)
 
     def _correct(self, info: ModelInfo, spec: EngineSpec) -> ModelInfo:
         """The same with the capabilities of its engine's own props, which are exact, where they are known."""
@@ -159,6 +168,29 @@ class LocalEngines(ServerProvider):
     @override
     async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
         return (await self._find(None))[0].alias
+
+    @override
+    async def show_model(
+        self, model: str, inherited: Callable[[], Awaitable[ModelCard]], *, verbose: bool
+    ) -> ModelCard:
+        found, spec = await self._find(model, any_name=self._any_model_name())
+        info = self._info(found, spec)
+        return await asyncio.to_thread(card_of, found, info, spec.chat_template, verbose=verbose)
+
+    @override
+    async def running_models(self, inherited: Callable[[], Awaitable[list[RunningModel]]]) -> list[RunningModel]:
+        pool, running = self._pool, []
+        for spec in self._loaded() if pool is not None else ():
+            need = self._models.known_need(spec)
+            gpu = sum(need.gpus)
+            for name in self._served.get(spec, ()):
+                found = self._found.get(name)
+                if found is not None and found[1] == spec and pool is not None:
+                    info, expires_at = self._info(*found), pool.expires_at(spec)
+                    running.append(
+                        RunningModel(info=info, memory=need.ram + gpu, gpu_memory=gpu, expires_at=expires_at)
+                    )
+        return running
 
     # Slots
 
@@ -183,7 +215,7 @@ class LocalEngines(ServerProvider):
         async with AsyncExitStack() as stack:
             while True:
                 # By alias, as `_find` returned it for this request: it is not looked up again.
-                _, spec = self._found.get(name or "") or await self._find(name)
+                model, spec = self._found.get(name or "") or await self._find(name)
                 waiting = self._get_pool().lease(
                     spec, client=client.in_queue, keep_alive=keep_alive, on_progress=on_progress
                 )
@@ -200,8 +232,10 @@ class LocalEngines(ServerProvider):
                 else:
                     break
             client.record(lease.queue_seconds)
+            server = self._server_of(spec, lease)
+            self._served.setdefault(spec, {})[model.alias] = None
             try:
-                yield self._server_of(spec, lease), lease
+                yield server, lease
             except (StreamInterruptedError, BackendUnavailableError, BackendTimeoutError) as error:
                 await raise_engine_failure(lease, error)
                 raise
@@ -212,6 +246,7 @@ class LocalEngines(ServerProvider):
         if server is None or server.address != lease.address:
             if server is not None:
                 server.http.discard()
+                self._served.pop(spec, None)
             timeout = self._settings.llamacpp_timeout
             header = self._headers.get(spec)
             server = EngineServer(

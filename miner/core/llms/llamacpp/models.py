@@ -11,6 +11,7 @@ from miner.config.llamacpp import POOLING_TYPES
 from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
 from miner.core.models.catalog import Catalog, Facts
+from miner.core.models.created import CreatedModels, Recipe
 from miner.core.models.directory import Stamp, default_models_dir, stamp_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
@@ -38,11 +39,18 @@ class LocalModel:
     files: LocatedModel
     header: GGUFHeader
     facts: Facts
+    recipe: Recipe | None = None
+    """How it was created from another model here, whose files it has."""
 
     @property
     def alias(self) -> str:
-        """The name that its engine has."""
-        return self.files.alias
+        """Its name."""
+        return self.files.alias if self.recipe is None else self.recipe.name
+
+    @property
+    def engine_alias(self) -> str:
+        """The name that its engine has: without a template of its own it shares that of the model it is made of."""
+        return self.alias if self.recipe is not None and self.recipe.template else self.files.alias
 
 
 def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None = None) -> LocalModel:
@@ -53,8 +61,14 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
         EngineStartError: the file is there and is no usable model.
     """
     catalog = catalog or Catalog(models_directory(settings))
+    recipe = _recipe_of(name, settings, catalog.created)
     try:
-        files = catalog.find(name, model_path=settings.model_path, default_model=settings.default_model)
+        if recipe is None:
+            files = catalog.find(name, model_path=settings.model_path, default_model=settings.default_model)
+        elif recipe.blob is not None:
+            files = replace(catalog.find(str(catalog.created.blob(recipe.blob))), alias=recipe.name, source="created")
+        else:
+            files = catalog.find(recipe.base, model_path=settings.model_path, default_model=settings.default_model)
     except OSError as error:
         raise EngineStartError(
             f"{error.filename} cannot be read: {error.strerror}.",
@@ -62,7 +76,7 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
             operator_hint="Is it being replaced?",
         ) from error
     try:
-        return LocalModel(files, catalog.header(files), catalog.facts(files))
+        return LocalModel(files, catalog.header(files), catalog.facts(files), recipe)
     except GGUFError as error:
         raise EngineStartError(
             f"{error.path} is no usable model: {error.reason}.",
@@ -70,6 +84,13 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
             retryable=False,
             operator_hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
         ) from error
+
+
+def _recipe_of(name: str | None, settings: MinerConfig, created: CreatedModels) -> Recipe | None:
+    """The recipe of a name, if that is a created model's."""
+    if name is None:
+        name = None if settings.model_path else settings.default_model
+    return created.find(name) if name else None
 
 
 def models_directory(settings: MinerConfig) -> Path:
@@ -90,7 +111,7 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> Engin
     pooling = pooling_of(model.header, settings)
     return EngineSpec(
         model_path=model.files.path,
-        alias=model.alias,
+        alias=model.engine_alias,
         ctx_size=ctx_size,
         parallel=settings.llamacpp_parallel or parallel,
         threads=settings.llamacpp_threads,
@@ -102,7 +123,7 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> Engin
         batch_size=ctx_size if pooling is not None else settings.llamacpp_batch_size or _batch_of(settings),
         pooling=pooling,
         mmproj=model.files.mmproj,
-        chat_template=template_text(settings),
+        chat_template=(model.recipe.template if model.recipe is not None else "") or template_text(settings),
         files=model.files.stamps,
     )
 

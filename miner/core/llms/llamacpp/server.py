@@ -13,6 +13,7 @@ from miner.core.http.errors import parse_error_body, status_error
 from miner.core.llms.llamacpp.chat_template import ChatTemplate
 from miner.core.llms.llamacpp.dialect import Props, refine
 from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
+from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.fim import NAMES, FimTokens
 from miner.core.wire import UNLIMITED, ChatRequest, Health, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
@@ -192,6 +193,16 @@ class ServerProvider:
 
     async def sole_model(self, inherited: Callable[[], Awaitable[str | None]]) -> str | None:
         """The name of the model that is used where none is named."""
+        return await inherited()
+
+    async def show_model(
+        self, model: str, inherited: Callable[[], Awaitable[ModelCard]], *, verbose: bool
+    ) -> ModelCard:
+        """All that is known of a model."""
+        return await inherited()
+
+    async def running_models(self, inherited: Callable[[], Awaitable[list[RunningModel]]]) -> list[RunningModel]:
+        """The models that are in memory."""
         return await inherited()
 
     async def context_length(self, info: ModelInfo) -> int | None:

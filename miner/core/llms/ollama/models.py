@@ -61,12 +61,22 @@ decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 
 
+def tag_of(entry: dict[str, Any]) -> _Tag:
+    """An entry of `/api/ps`, which has the fields of one of `/api/tags`.
+
+    Raises:
+        msgspec.ValidationError: it has not.
+    """
+    return msgspec.convert(entry, _Tag)
+
+
 def info_of_tag(tag: _Tag) -> ModelInfo:
     """Map an entry of `/api/tags`, which does not name capabilities."""
     return ModelInfo(
         id=tag.name,
         aliases=[tag.name.removesuffix(":latest")] if tag.name.endswith(":latest") else [],
         context_length=tag.details.context_length,
+        trained_context_length=tag.details.context_length,
         size=tag.size,
         quantization=tag.details.quantization_level,
         architecture=tag.details.family,
@@ -94,6 +104,7 @@ def info_of_show(name: str, show: _Show) -> ModelInfo:
     return ModelInfo(
         id=name,
         context_length=show.model_info.get(f"{architecture}.context_length"),
+        trained_context_length=show.model_info.get(f"{architecture}.context_length"),
         dimensions=show.model_info.get(f"{architecture}.embedding_length"),
         parameters=show.model_info.get("general.parameter_count"),
         quantization=show.details.quantization_level,

@@ -180,8 +180,11 @@ class GGUFHeader:
         return self.embedding_length // heads if heads and self.embedding_length else None
 
 
-def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
+def read_header(path: str | os.PathLike[str], *, whole: bool = False) -> GGUFHeader:
     """Read one file's header, and check that the data that it announces is there.
+
+    Args:
+        whole: with long arrays, such as the vocabulary.
 
     Raises:
         GGUFError: the file is missing, unreadable, empty, not a GGUF, of another version, truncated or malformed.
@@ -194,7 +197,7 @@ def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
         if not stat.S_ISREG(status.st_mode):
             raise GGUFError(where, "this is not a regular file")
         with where.open("rb") as file:
-            header = _read(HeaderReader(file, where, status.st_size), where, status.st_size)
+            header = _read(HeaderReader(file, where, status.st_size, whole=whole), where, status.st_size)
             return replace(header, fim_tokens=_fim_tokens(header, file))
     except FileNotFoundError as error:
         raise GGUFError(where, "there is no such file") from error

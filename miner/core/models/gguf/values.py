@@ -19,6 +19,9 @@ MAX_STRING_BYTES = 1 << 20
 MAX_KEPT_BYTES = 1 << 24
 MAX_ARRAY_STRINGS = 1 << 21
 MAX_ARRAY_KEPT = 1 << 12
+MAX_STRINGS_KEPT = 64
+MAX_WHOLE_BYTES = 1 << 26
+"""Instead of MAX_KEPT_BYTES for a header that is read with its long arrays."""
 BLOCK = 1 << 20
 
 SCALARS: dict[int, struct.Struct] = {
@@ -58,9 +61,13 @@ Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bo
 
 
 class HeaderReader:
-    """Reads forward through a file in blocks; never beyond its end."""
+    """Reads forward through a file in blocks; never beyond its end.
 
-    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+    Args:
+        whole: keep long arrays too.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, size: int, *, whole: bool = False) -> None:
         self._file = file
         self._path = path
         self._buffer = b""
@@ -68,6 +75,9 @@ class HeaderReader:
         self._limit = self._left = min(size, MAX_HEADER_BYTES)
         self._kept = 0
         self._strings = 0
+        self._most_kept = MAX_WHOLE_BYTES if whole else MAX_KEPT_BYTES
+        self._longest_texts = MAX_ARRAY_STRINGS if whole else MAX_STRINGS_KEPT
+        self._longest_array = MAX_ARRAY_STRINGS if whole else MAX_ARRAY_KEPT
 
     def fail(self, reason: str) -> GGUFError:
         """The error to raise for `reason`."""
@@ -135,8 +145,8 @@ class HeaderReader:
 
     def _keep(self, count: int) -> None:
         self._kept += count
-        if self._kept > MAX_KEPT_BYTES:
-            raise self.fail(f"the header has more than {MAX_KEPT_BYTES} bytes of values")
+        if self._kept > self._most_kept:
+            raise self.fail(f"the header has more than {self._most_kept} bytes of values")
 
     def _array(self, key: str) -> Value:
         kind, count = self.u32(), self.u64()
@@ -144,7 +154,7 @@ class HeaderReader:
             self._strings += count
             if count * U64.size > self.remaining or self._strings > MAX_ARRAY_STRINGS:
                 raise self.fail(f"{key!r} claims {count} texts, more than the file has or a model needs")
-            if count <= 64:
+            if count <= self._longest_texts:
                 return [self.string(f"a text of {key!r}") for _ in range(count)]
             start = self.position
             self._skip_strings(count, key)
@@ -154,7 +164,7 @@ class HeaderReader:
         form = SCALARS[kind]
         if count * form.size > self.remaining:
             raise self.fail(f"{key!r} claims {count} values, more than the file has")
-        if count > MAX_ARRAY_KEPT:
+        if count > self._longest_array:
             self._skip(count * form.size)
             return Skipped(count)
         self._keep(count * 40)

@@ -13,7 +13,15 @@ from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.fields import drop_raw, refuse_unsupported
 from miner.gateway.apis.ollama.convert import NAMES, content_with_images, convert_messages, generation_arguments
 from miner.gateway.apis.ollama.loading import apply_model, load
-from miner.gateway.apis.ollama.response import Kind, final_fields, logprob_entries, text_fields, timestamp, tool_calls
+from miner.gateway.apis.ollama.response import (
+    Kind,
+    Reply,
+    final_fields,
+    logprob_entries,
+    text_fields,
+    timestamp,
+    tool_calls,
+)
 from miner.gateway.apis.ollama.schema import OllamaChatRequest, OllamaGenerateRequest, OllamaGenerationParams
 from miner.gateway.apis.ollama.stream import STREAM_TYPE, LineStream
 from miner.gateway.body_structure import bounded
@@ -54,7 +62,7 @@ class _OllamaDialect(Generic[R]):
     def convert(self, request: R, foreign: dict[str, Any]) -> Call:
         """The request as the service takes it; `foreign` are the fields that it does not know."""
         stream = request.stream is not False
-        call = Call([], request.model, stream, names=FieldNames(NAMES), options=request.model)
+        call = Call([], request.model, stream, names=FieldNames(NAMES), options=Reply(request.model))
         call.foreign, call.fields = foreign, type(request).__struct_fields__
         call.strict = {"reasoning"}  # as in Ollama, `think` is refused where a model cannot
         arguments = generation_arguments(request, call)
@@ -64,12 +72,12 @@ class _OllamaDialect(Generic[R]):
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A response in one object."""
-        response = responses[0]
+        response, reply = responses[0], call.options
         body = {
-            "model": call.options,
+            "model": reply.model,
             "created_at": timestamp(),
             **text_fields(self.kind, response.content, response.reasoning, tool_calls(response.tool_calls or ())),
-            **final_fields(response.finish_reason, response.usage, response.timings),
+            **final_fields(reply, response.finish_reason, response.usage, response.timings),
         }
         if response.logprobs is not None:
             body["logprobs"] = logprob_entries(response.logprobs)
@@ -88,6 +96,7 @@ class _OllamaDialect(Generic[R]):
         call = await off_loop(context, self.convert, request, foreign)
         drop_raw(call, context.gateway.service.capabilities)
         await apply_model(context, call, request.options)
+        call.options.is_ready()
         try:
             return await send_reply(context, self, call)
         except UnsupportedFeatureError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -12,7 +12,8 @@ from miner.core.wire import EmbeddingResponse
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.fields import check_dimensions, set_fields
 from miner.gateway.apis.ollama.convert import required_model
-from miner.gateway.apis.ollama.loading import full_name
+from miner.gateway.apis.ollama.loading import full_name, keep
+from miner.gateway.apis.ollama.response import Reply
 from miner.gateway.apis.ollama.schema import EmbeddingParams, OllamaEmbeddingsRequest, OllamaEmbedRequest
 from miner.gateway.body_structure import check_length
 from miner.gateway.context import RequestContext
@@ -28,19 +29,18 @@ _EMBEDDINGS = msgspec.json.Decoder(OllamaEmbeddingsRequest)
 
 async def embed(context: RequestContext) -> web.StreamResponse:
     """Embed each string of the input; a single empty one gives no vector, as in Ollama."""
-    start = asyncio.get_running_loop().time()
-    foreign: dict[str, Any] = {}
+    reply, foreign = Reply(""), dict[str, Any]()
     request = await decode_body(context, _EMBED, foreign)
     texts = [request.input] if isinstance(request.input, str) else request.input
     check_length(texts, "input", MAX_INPUTS)
     if len(texts) > 1 and not all(texts):
         raise InvalidRequestError(f"input[{texts.index('')}] is empty.", param=f"input[{texts.index('')}]")
-    response = await _embed(context, request, [text for text in texts if text], foreign)
+    response = await _embed(context, request, [text for text in texts if text], foreign, reply)
     if response.data:
         check_dimensions(response.dimensions, request.dimensions or None)
     body: dict[str, Any] = {"model": request.model, "embeddings": response.embeddings}
     if response.data:
-        body["total_duration"] = round((asyncio.get_running_loop().time() - start) * 1e9)
+        body |= {"total_duration": time.perf_counter_ns() - reply.began, "load_duration": reply.prepared}
         if response.usage is not None and response.usage.prompt_tokens:
             body["prompt_eval_count"] = response.usage.prompt_tokens
     return json_response(context, msgspec.json.encode(body))
@@ -50,25 +50,33 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
     """Embed one prompt."""
     foreign: dict[str, Any] = {}
     request = await decode_body(context, _EMBEDDINGS, foreign)
-    response = await _embed(context, request, [request.prompt] if request.prompt else [], foreign)
+    response = await _embed(context, request, [request.prompt] if request.prompt else [], foreign, Reply(""))
     return json_response(context, msgspec.json.encode({"embedding": response.embeddings[0] if response.data else []}))
 
 
 async def _embed(
-    context: RequestContext, request: EmbeddingParams, texts: list[str], foreign: dict[str, Any]
+    context: RequestContext, request: EmbeddingParams, texts: list[str], foreign: dict[str, Any], reply: Reply
 ) -> EmbeddingResponse:
+    service = context.gateway.service
     model = await full_name(context, required_model(request.model))
     # An input that is too long is an error here, never truncated, and an embedding has no sampling.
-    context.ignored += [name for name in ("truncate", "keep_alive") if getattr(request, name)]
+    keeps = "keep_alive" in service.capabilities
+    ignored = ("truncate",) if keeps else ("truncate", "keep_alive")
+    context.ignored += [name for name in ignored if getattr(request, name)]
     if request.options is not None:
         options = set_fields(request.options, request.options.__struct_fields__)
         context.ignored += [f"options.{name}" for name in options]
     await context.start_call(
         Call(arguments=[], model=model, items=len(texts), foreign=foreign, fields=type(request).__struct_fields__)
     )
+    info = await service.resolve_model(model)
     if not texts:
-        await context.gateway.service.resolve_model(model)
         return EmbeddingResponse(data=[])
-    response = await context.gateway.service.embed(texts, model)
+    if info is not None and info.loaded is False:
+        await service.load_model(model)
+    reply.is_ready()
+    response = await service.embed(texts, model)
     context.usage = response.usage
+    if keeps and request.keep_alive is not None:
+        await keep(service, model, request.keep_alive)
     return response

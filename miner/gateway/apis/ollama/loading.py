@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from miner.core.llms.contract.request import seconds_of
+from miner.core.llms.LLMService import LLMService
 from miner.core.models.names import without_tag
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
 from miner.gateway.apis.ollama.convert import required_model
@@ -64,10 +65,10 @@ async def load(context: RequestContext, request: OllamaGenerationParams, kind: K
         if keep_alive is not None:
             context.ignored.append("keep_alive")
             keep_alive = None
-    if unload:
-        await service.unload_model(name)
+    if keep_alive is None:
+        await service.load_model(name)
     else:
-        await service.load_model(name, keep_alive=keep_alive)
+        await keep(service, name, keep_alive)
     body = {
         "model": request.model,
         "created_at": timestamp(),
@@ -76,3 +77,11 @@ async def load(context: RequestContext, request: OllamaGenerationParams, kind: K
         "done_reason": "unload" if unload else "load",
     }
     return json_response(context, msgspec.json.encode(body))
+
+
+async def keep(service: LLMService, model: str, keep_alive: float | str) -> None:
+    """Keep a model loaded for a time after now: seconds, or a text such as "5m"; unload it with 0."""
+    if seconds_of(keep_alive) == 0:
+        await service.unload_model(model)
+    else:
+        await service.load_model(model, keep_alive=keep_alive)

@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from miner.core.model_card import ModelCard, RunningModel
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.loading import full_name
+from miner.gateway.apis.ollama.modelfile import modelfile, parameters_text
+from miner.gateway.apis.ollama.response import timestamp
 from miner.gateway.apis.ollama.schema import OllamaShowRequest
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.context import RequestContext
@@ -30,7 +33,8 @@ _CAPABILITIES = {
 }
 """Our capabilities and Ollama's names for them."""
 _NO_EXPIRY = "2318-01-01T00:00:00Z"
-"""Ollama's clients take a missing time for one in the past; no backend reports when a model is unloaded."""
+"""Of a model that stays: Ollama's clients take a missing time for one in the past."""
+_FOREVER = 1e11
 
 
 _SHOW = msgspec.json.Decoder(OllamaShowRequest)
@@ -52,62 +56,82 @@ async def tags(context: RequestContext) -> web.StreamResponse:
     backend = context.gateway.service.capabilities
     listed = []
     for model in await known_models(context):
-        entry = {**_entry(model), "capabilities": _capabilities(model, backend)}
-        if model.created:
-            entry["modified_at"] = _time(model.created)
-        listed.append(entry)
+        dates = {"modified_at": _time(model.created or context.gateway.created)}
+        listed.append({**_entry(model), **dates, "capabilities": _capabilities(model, backend)})
     return json_response(context, msgspec.json.encode({"models": listed}))
 
 
 async def ps(context: RequestContext) -> web.StreamResponse:
-    """List loaded models, if the backend reports them."""
-    listed = []
-    for model in await known_models(context):
-        if model.loaded:
-            entry = {**_entry(model), "expires_at": _NO_EXPIRY, "size_vram": 0}
-            if model.context_length is not None:
-                entry["context_length"] = model.context_length
-            listed.append(entry)
-    return json_response(context, msgspec.json.encode({"models": listed}))
+    """List the models in memory, the one that stays longest first."""
+    allowed = {model.id for model in await known_models(context)} if context.caller.models is not None else None
+    running = [
+        model
+        for model in await context.gateway.service.running_models()
+        if allowed is None or not allowed.isdisjoint((model.info.id, *model.info.aliases))
+    ]
+    running.sort(key=lambda model: model.expires_at or _FOREVER, reverse=True)
+    return json_response(context, msgspec.json.encode({"models": [_running(model) for model in running]}))
+
+
+def _running(model: RunningModel) -> dict[str, Any]:
+    info = model.info
+    expires_at = _NO_EXPIRY if model.expires_at is None else timestamp(round(model.expires_at * 1e9))
+    return {
+        **_entry(info),
+        "size": model.memory or info.size or 0,
+        "expires_at": expires_at,
+        "size_vram": model.gpu_memory,
+        "context_length": info.context_length or 0,
+        **model.server,
+    }
 
 
 async def show(context: RequestContext) -> web.StreamResponse:
     """Describe a model."""
     request = await decode_body(context, _SHOW)
-    context.ignored += [name for name in ("verbose", "system", "template", "options") if getattr(request, name)]
-    model = await _model_info(context, await full_name(context, required_model(request.model or request.name)))
-    architecture = model.architecture or "unknown"
-    known = {
-        "general.parameter_count": model.parameters,
-        f"{architecture}.context_length": model.context_length,
-        f"{architecture}.embedding_length": model.dimensions,
-    }
-    info = {"general.architecture": architecture, **{name: value for name, value in known.items() if value is not None}}
-    body: dict[str, Any] = {
-        "details": _details(model),
-        "model_info": info,
-        "capabilities": _capabilities(model, context.gateway.service.capabilities),
-    }
-    if model.created:
-        body["modified_at"] = _time(model.created)
-    return json_response(context, msgspec.json.encode(body))
-
-
-async def _model_info(context: RequestContext, name: str) -> ModelInfo:
-    """A model with all details: some backends report fewer in their list."""
+    full = await full_name(context, required_model(request.model or request.name))
     try:
-        listed = await find_model(context, name)
+        listed = await find_model(context, full)
     except ModelNotFoundError:
         if await known_models(context) or context.caller.models is not None:
             raise
-        listed = ModelInfo(id=name)  # a backend that lists nothing; it says itself whether it takes the name
-    details = await context.gateway.service.resolve_model(name)
-    if details is None:
-        return listed
-    fields = {
-        field: value for field, value in msgspec.structs.asdict(details).items() if value is not None and field != "id"
+        listed = None  # a backend that lists nothing; it says itself whether it takes the name
+    card = await context.gateway.service.show_model(full, verbose=request.verbose)
+    if listed is not None:
+        details = msgspec.structs.asdict(card.info)
+        known = {name: value for name, value in details.items() if value not in (None, []) and name != "id"}
+        card.info = msgspec.structs.replace(listed, **known)
+    if request.system:
+        card.system = request.system
+    return json_response(context, msgspec.json.encode(_shown(context, card)))
+
+
+def _shown(context: RequestContext, card: ModelCard) -> dict[str, Any]:
+    info = card.info
+    architecture = info.architecture or "unknown"
+    known = {
+        "general.architecture": architecture,
+        "general.parameter_count": info.parameters,
+        f"{architecture}.context_length": info.trained_context_length or info.context_length,
+        f"{architecture}.embedding_length": info.dimensions,
     }
-    return msgspec.structs.replace(listed, **fields)
+    body: dict[str, Any] = {
+        "license": "\n".join(card.licenses),
+        "modelfile": modelfile(card),
+        "parameters": parameters_text(card.parameters),
+        "template": card.template,
+        "system": card.system,
+        "details": {**_details(info, lengths=False), "parent_model": card.parent},
+        "model_info": {**{name: value for name, value in known.items() if value is not None}, **card.metadata},
+        "capabilities": _capabilities(info, context.gateway.service.capabilities),
+        "modified_at": _time(info.created or context.gateway.created),
+    }
+    for name in ("messages", "tensors"):
+        if value := getattr(card, name):
+            body[name] = value
+    if card.projector:
+        body["projector_info"] = card.projector
+    return body | card.server
 
 
 def _entry(model: ModelInfo) -> dict[str, Any]:
@@ -127,8 +151,10 @@ def _substitute_digest(model: ModelInfo) -> str:
     return hashlib.sha256(f"{model.id} {model.size}".encode()).hexdigest()
 
 
-def _details(model: ModelInfo) -> dict[str, Any]:
+def _details(model: ModelInfo, *, lengths: bool = True) -> dict[str, Any]:
+    """Its form and size. `lengths`: with those of its context and its vectors, as `/api/tags` has them."""
     family = model.architecture or ""
+    context_length = model.trained_context_length or model.context_length
     return {
         "parent_model": "",
         "format": "gguf" if model.quantization else "",
@@ -136,8 +162,8 @@ def _details(model: ModelInfo) -> dict[str, Any]:
         "families": [family] if family else [],
         "parameter_size": _parameter_size(model.parameters),
         "quantization_level": model.quantization or "",
-        **({"context_length": model.context_length} if model.context_length is not None else {}),
-        **({"embedding_length": model.dimensions} if model.dimensions is not None else {}),
+        **({"context_length": context_length} if lengths and context_length is not None else {}),
+        **({"embedding_length": model.dimensions} if lengths and model.dimensions is not None else {}),
     }
 
 

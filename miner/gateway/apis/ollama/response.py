@@ -14,6 +14,20 @@ from miner.gateway.apis.fields import logprob_object
 Kind = Literal["chat", "generate"]
 
 
+class Reply(msgspec.Struct):
+    """What the objects of one response have in common."""
+
+    model: str
+    """As the client wrote it."""
+    began: int = msgspec.field(default_factory=time.perf_counter_ns)
+    prepared: int = 1
+    """Nanoseconds until the request was ready for the engine: finding the model is part of Ollama's `load_duration`."""
+
+    def is_ready(self) -> None:
+        """Note that the request is ready."""
+        self.prepared = max(1, time.perf_counter_ns() - self.began)
+
+
 def text_fields(
     kind: Kind, content: str, thinking: str | None, calls: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
@@ -49,14 +63,20 @@ def tool_calls(calls: Iterable[ToolCall], first: int = 0) -> list[dict[str, Any]
     return complete
 
 
-def final_fields(reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None) -> dict[str, Any]:
+def final_fields(
+    reply: Reply, reason: FinishReason | None, usage: TokenUsage | None, timings: Timings | None
+) -> dict[str, Any]:
     """The last object of a response: why it ended, counts and durations."""
-    return {"done": True, "done_reason": _done_reason(reason), **_counts(usage, timings)}
+    return {"done": True, "done_reason": _done_reason(reason), **_counts(reply, usage, timings)}
 
 
-def timestamp() -> str:
-    """The time as Ollama writes it, in UTC to the nanosecond."""
-    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+def timestamp(nanoseconds: int | None = None) -> str:
+    """A time as Ollama writes it, in UTC to the nanosecond.
+
+    Args:
+        nanoseconds: since 1970; None: now.
+    """
+    seconds, rest = divmod(time.time_ns() if nanoseconds is None else nanoseconds, 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
@@ -65,27 +85,26 @@ def _done_reason(reason: FinishReason | None) -> str:
     return reason if reason in ("length", "content_filter", "repetition", "unknown") else "stop"
 
 
-def _counts(usage: TokenUsage | None, timings: Timings | None) -> dict[str, int]:
-    """Counts and durations (nanoseconds); what is zero or unknown is left out, as by Ollama.
+def _counts(reply: Reply, usage: TokenUsage | None, timings: Timings | None) -> dict[str, int]:
+    """Counts and durations (nanoseconds, each above 0); what is unknown is left out.
 
     Where the engine does not report them, prefill lasted until the first token, and decoding from then on.
     """
     usage, timings = usage or TokenUsage(), timings or Timings()
-    first = timings.time_to_first_token
+    first, total = timings.time_to_first_token, time.perf_counter_ns() - reply.began
     prefill, decode = timings.prefill, timings.decode
-    if prefill is None and first is not None:
+    if not prefill and first is not None:
         prefill = max(first - (timings.load or 0) - (timings.queue or 0), 0)
-    if decode is None and first is not None and timings.total is not None:
-        decode = timings.total - first
-    counts = {
-        "total_duration": _nanoseconds(timings.total),
-        "load_duration": _nanoseconds(timings.load),
-        "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": _nanoseconds(prefill),
-        "eval_count": usage.completion_tokens,
-        "eval_duration": _nanoseconds(decode),
-    }
-    return {name: value for name, value in counts.items() if value}
+    if not decode:
+        end = total / 1e9 if timings.total is None else timings.total
+        decode = max(end - (first or 0), 0)
+    counts = {"total_duration": total, "load_duration": _nanoseconds(timings.load) + reply.prepared}
+    if usage.prompt_tokens:
+        # Found in the cache completely, or quicker than the clock's step.
+        counts |= {"prompt_eval_count": usage.prompt_tokens, "prompt_eval_duration": max(1, _nanoseconds(prefill))}
+    if usage.completion_tokens:
+        counts |= {"eval_count": usage.completion_tokens, "eval_duration": max(1, _nanoseconds(decode))}
+    return counts
 
 
 def _nanoseconds(seconds: float | None) -> int:

@@ -8,7 +8,15 @@ import msgspec
 
 from miner.core.wire import FinishReason, LLMChunk, LLMResponse, Timings, TokenUsage, ToolCall
 from miner.gateway.apis.ollama.errors import error_line
-from miner.gateway.apis.ollama.response import Kind, final_fields, logprob_entries, text_fields, timestamp, tool_calls
+from miner.gateway.apis.ollama.response import (
+    Kind,
+    Reply,
+    final_fields,
+    logprob_entries,
+    text_fields,
+    timestamp,
+    tool_calls,
+)
 from miner.gateway.errors import Failure
 
 STREAM_TYPE = "application/x-ndjson"
@@ -18,10 +26,10 @@ _encode = msgspec.json.encode
 class LineStream:
     """Writes one streamed response. Tool calls go out when they are complete; counts are in the last line."""
 
-    def __init__(self, kind: Kind, model: str) -> None:
+    def __init__(self, kind: Kind, reply: Reply) -> None:
         self._kind: Kind = kind
-        self._model = model
-        self._head = b'{"model":' + _encode(model) + b',"created_at":"'
+        self._reply = reply
+        self._head = b'{"model":' + _encode(reply.model) + b',"created_at":"'
         if kind == "chat":
             self._text = b'","message":{"role":"assistant","content":', b'},"done":false}\n'
         else:
@@ -55,7 +63,7 @@ class LineStream:
         return b"".join(out)
 
     def _line(self, fields: dict[str, Any], stamp: str) -> bytes:
-        return _encode({"model": self._model, "created_at": stamp, **fields}) + b"\n"
+        return _encode({"model": self._reply.model, "created_at": stamp, **fields}) + b"\n"
 
     def _other(self, chunk: LLMChunk, stamp: str) -> bytes:
         fields: dict[str, Any] = {**text_fields(self._kind, chunk.content or "", chunk.reasoning), "done": False}
@@ -85,8 +93,8 @@ class LineStream:
         stamp = timestamp()
         out: list[bytes] = []
         self._flush(out, stamp)
-        fields = {**text_fields(self._kind, "", None), **final_fields(self._reason, self._usage, self._timings)}
-        return b"".join(out) + self._line(fields, stamp)
+        final = final_fields(self._reply, self._reason, self._usage, self._timings)
+        return b"".join(out) + self._line({**text_fields(self._kind, "", None), **final}, stamp)
 
     def error(self, failure: Failure) -> bytes:
         """A line with the error; no last line follows."""
