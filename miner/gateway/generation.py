@@ -70,11 +70,20 @@ async def _respond(context: RequestContext, arguments: dict[str, Any]) -> LLMRes
 
 
 def _unfinished(error: OutputValidationError) -> LLMResponse:
-    """The response, if its finish reason explains why it does not match the format."""
+    """The response, if its finish reason explains why it does not match the format, or if it is a tool call that the
+    model wrote wrongly: clients tell the model so, and it corrects the call.
+    """
     reasons = ("length", "repetition", "unknown")
-    if isinstance(error.response, LLMResponse) and error.response.finish_reason in reasons:
-        return error.response
+    response = error.response
+    if isinstance(response, LLMResponse) and (response.finish_reason in reasons or response.tool_calls):
+        return response
     raise error
+
+
+def _end_of(error: OutputValidationError) -> list[LLMChunk]:
+    """The end of such a response's stream, in which only a truncated response still has its finish reason."""
+    complete = _unfinished(error).finish_reason in ("stop", "tool_calls")
+    return [LLMChunk(finish_reason="tool_calls")] if complete else []
 
 
 async def _respond_all(context: RequestContext, call: Call) -> list[LLMResponse]:
@@ -132,7 +141,9 @@ async def _streaming(context: RequestContext, dialect: Dialect, call: Call) -> w
                         if data:
                             await out.send(data)
         except OutputValidationError as error:
-            _unfinished(error)
+            if end := _end_of(error):
+                context.record_chunks(end)
+                return get_writer().batch(end, index) + get_writer().end(responses)
         return get_writer().end(responses)
 
     return await out.run(write, lambda failure: get_writer().error(failure))
@@ -152,6 +163,13 @@ async def _merge(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list
                 async with aclosing(stream.batches()) as batches:
                     async for batch in batches:
                         await arrived.put((index, batch))
+        except OutputValidationError as error:
+            try:
+                if end := _end_of(error):
+                    await arrived.put((index, end))
+                await arrived.put((index, None))
+            except OutputValidationError:
+                await arrived.put((index, error))
         except MinerError as error:
             await arrived.put((index, error))
         else:

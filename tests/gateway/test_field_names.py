@@ -70,7 +70,7 @@ def ollama(**fields: Any) -> tuple[str, dict[str, Any]]:
     return "/api/chat", {"model": "m", "messages": USER, "stream": False, **fields}
 
 
-CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": [1]}
 ROBOT = {"role": "robot", "content": "x"}
 THOUGHT = {"type": "reasoning", "summary": []}
 F = {"type": "function", "function": {"name": "f"}}
@@ -101,7 +101,7 @@ WRONG: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
     (responses(input=[]), "input must be", "messages"),
     (responses(max_output_tokens=0), "max_output_tokens must be", "max_tokens must"),
     (responses(instructions="x", input=[*USER, ROBOT]), "input[1].role must be", "messages"),
-    (responses(input=[*USER, THOUGHT, CALL]), "input[2].arguments is not JSON", "messages"),
+    (responses(input=[*USER, THOUGHT, CALL]), "input[2].arguments must be", "messages"),
     (responses(tools=[{"type": "function", "name": ""}]), "tools[0].name is missing", "function."),
     (responses(reasoning={"effort": "hard"}), "reasoning.effort must be", ""),
     (responses(text={"format": {"type": "json_schema", "schema": {"type": "x"}}}), "text.format", "response_format"),

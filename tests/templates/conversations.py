@@ -1,4 +1,4 @@
-"""Twenty conversations as clients really send them. Words that begin with zq stand in no template."""
+"""Twenty-two conversations as clients really send them. Words that begin with zq stand in no template."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def _calls(*ids: str, content: str | None = None) -> dict[str, Any]:
         for id in ids
     ]
     return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def _broken(id: str, arguments: str) -> dict[str, Any]:
+    """A call as a model wrote it wrongly."""
+    call = {"id": id, "type": "function", "function": {"name": "lookup", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 def _result(id: str) -> dict[str, Any]:
@@ -67,6 +73,12 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "two calls in one message": {"messages": [_U1, _calls(_A, _B), _result(_A), _result(_B), _A1], "tools": TOOLS},
     "a user after a result": {"messages": [_U1, _calls(_A), _result(_A), _system("zqmore"), _U2], "tools": TOOLS},
     "calls without tools": {"messages": [_U1, _calls("abcdefgha"), _result("abcdefgha"), _A1, _U2]},
+    "arguments that are no JSON": {
+        "messages": [_U1, _broken(_A, '{"key": "zqcalla'), _result(_A), _said("zqtext"), _U2], "tools": TOOLS,
+    },
+    "arguments that are no object": {
+        "messages": [_U1, _broken(_A, '["zqcalla"]'), _result(_A), _said("zqtext"), _U2], "tools": TOOLS,
+    },
     "a result without its call": {"messages": [_U1, _A1, _result(_A), _U2], "tools": TOOLS},
     "an agent": {
         "messages": [

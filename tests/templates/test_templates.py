@@ -1,6 +1,6 @@
 """Every chat template that llama.cpp is tested with, over the demo model (`-m templates`).
 
-`MINER_CHAT_TEMPLATES` names the directory; `scripts/chat_templates.py` makes it. Each template is tried with twenty
+`MINER_CHAT_TEMPLATES` names the directory; `scripts/chat_templates.py` makes it. Each template is tried with twenty-two
 conversations that are rendered and not generated, so that all of them take two minutes.
 """
 

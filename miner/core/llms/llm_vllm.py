@@ -7,6 +7,7 @@ A vLLM error becomes one of miner in `VLLMService.refine` below; other errors ar
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.cache import TTLCache
+from miner.core.llms.contract.tools import with_object_arguments
 from miner.core.llms.openai.response import decode_event
 from miner.core.llms.openai.service import Endpoint, NoTemplateError, OpenAIService
 from miner.core.llms.schema.support import check_vllm, drop_conflicting_format
@@ -155,6 +157,7 @@ class VLLMService(OpenAIService):
         if request.messages is not None and request.messages[-1].role == "assistant":
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False
+        _replace_broken_arguments(body.get("messages", ()))
         if "tools" in body:
             # Only for strict tools does vLLM enforce the schema of the arguments.
             body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]
@@ -172,6 +175,7 @@ class VLLMService(OpenAIService):
             body["prompt"] = request.prompt
         else:
             body["messages"] = [msgspec.to_builtins(message) for message in request.as_messages()]
+            _replace_broken_arguments(body["messages"])
             if request.tools:
                 body["tools"] = request.tools
         try:
@@ -246,6 +250,13 @@ _UNSUPPORTED = (
 
 class _Count(msgspec.Struct):
     count: int
+
+
+def _replace_broken_arguments(messages: Iterable[dict[str, Any]]) -> None:
+    """Arguments of earlier calls that are no object: the server would replace them by `{}` silently."""
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            message["tool_calls"] = with_object_arguments(calls)
 
 
 def _effort(reasoning: bool | str) -> str:

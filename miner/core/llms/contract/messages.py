@@ -114,7 +114,7 @@ def _part(part: Any) -> Any:
 
 
 def _checked_call(call: Any, where: str, call_id: str) -> ToolCall:
-    """A complete tool call of an earlier message: chat templates parse its arguments as JSON.
+    """A complete tool call of an earlier message.
 
     Args:
         call_id: the id of a call that has none.
@@ -134,7 +134,9 @@ def _checked_call(call: Any, where: str, call_id: str) -> ToolCall:
 
 
 def _checked_arguments(arguments: Any, where: str) -> str:
-    """Arguments as JSON text: unchanged, or encoded from an object; `{}` if there are none."""
+    """Arguments as text: unchanged, or encoded from an object; `{}` if there are none. What a model wrote wrongly need
+    not be JSON: it is to read that when it corrects it.
+    """
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return "{}"
     if isinstance(arguments, Mapping):
@@ -144,12 +146,6 @@ def _checked_arguments(arguments: Any, where: str) -> str:
             raise InvalidRequestError(f"{where}.function.arguments is not JSON: {error}.", param=where) from None
     if not isinstance(arguments, str):
         raise InvalidRequestError(f"{where}.function.arguments must be JSON text or an object.", param=where)
-    try:
-        value = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"{where}.function.arguments is not JSON: {error}.", param=where) from None
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{where}.function.arguments must be a JSON object.", param=where)
     return arguments
 
 

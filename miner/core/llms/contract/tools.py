@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -111,12 +111,39 @@ def chosen_tool(choice: ToolChoice | None) -> str | None:
     return choice["function"]["name"] if isinstance(choice, dict) else None
 
 
+INVALID_JSON: Final = "INVALID_JSON"
+"""The key under which arguments that are no JSON object go where an API or a chat template takes only objects: the one
+that Anthropic's documentation recommends, and that pydantic-ai uses."""
+
+
 def arguments_parse(call: ToolCall) -> bool:
     """Return whether the arguments of a complete call are a JSON object."""
+    return _object(call["function"]["arguments"]) is not None
+
+
+def arguments_object(call: ToolCall) -> dict[str, Any]:
+    """Return the arguments of a call as an object; those that are none, as `{"INVALID_JSON": text}`."""
+    text = call["function"].get("arguments")
+    value = _object(text)
+    return {INVALID_JSON: text} if value is None else value
+
+
+def _object(text: str | None) -> dict[str, Any] | None:
     try:
-        return isinstance(msgspec.json.decode(call["function"]["arguments"] or "{}"), dict)
+        value = msgspec.json.decode(text or "{}")
     except (msgspec.DecodeError, RecursionError):
-        return False
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def with_object_arguments(calls: list[ToolCall]) -> list[ToolCall]:
+    """Return the calls with objects as arguments, in JSON text; the list itself if they are."""
+    if all(map(arguments_parse, calls)):
+        return calls
+    texts = [msgspec.json.encode(arguments_object(call)).decode() for call in calls]
+    return [
+        {**call, "function": {**call["function"], "arguments": text}} for call, text in zip(calls, texts, strict=True)
+    ]
 
 
 def new_tool_call(name: str, arguments: str, index: int = 0) -> ToolCall:

@@ -187,6 +187,11 @@ _S1, _S2 = ({"role": "system", "content": word} for word in ("zqsystemone", "zqs
 _U1, _U2 = ({"role": "user", "content": word} for word in ("zquserone", "zqusertwo"))
 _A1, _A2 = ({"role": "assistant", "content": word} for word in ("zqassistantone", "zqassistanttwo"))
 _CALL = {"role": "assistant", "content": None, "tool_calls": _calls(("abcdefgh1", "zqcallone"))}
+_BROKEN = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "abcdefgh1", "type": "function", "function": {"name": "lookup", "arguments": "{zqcallone"}}],
+}
 _CALLS = {
     "role": "assistant",
     "content": None,
@@ -209,6 +214,7 @@ _PROBES: Final[dict[str, tuple[dict[str, Any], list[str]]]] = {
     "calls": _conversation(_U1, _CALL, _R1, _A1, _U2, tools=True),
     "text_beside_calls": _conversation(_U1, {**_CALL, "content": "zqassistantone"}, _R1, _A2, _U2, tools=True),
     "calls_in_one_message": _conversation(_U1, _CALLS, _R1, _R2, _A1, _U2, tools=True),
+    "broken_arguments": _conversation(_U1, _BROKEN, _R1, _A1, _U2, tools=True),
     "call_ids": _conversation(_U1, _LONG, _RL, _A1, _U2, tools=True),
     "user_after_result": _conversation(_U1, _CALL, _R1, _U2, tools=True),
     "unanswered_call": _conversation(_U1, _CALL, _U2, tools=True),

@@ -7,6 +7,7 @@ call as JSON between `<tool_call>`, its result between `<tool_response>`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -62,12 +63,12 @@ def calls_as_text(messages: list[Message]) -> list[Message]:
 
 
 def _written(call: ToolCall) -> str:
+    """A call as the model would write it; arguments that are no JSON as it wrote them."""
     function = call["function"]
-    try:
-        arguments = msgspec.json.decode(function.get("arguments") or "{}")
-    except msgspec.DecodeError:
-        arguments = function["arguments"]
-    return f"{_OPEN}\n{msgspec.json.encode({'name': function['name'], 'arguments': arguments}).decode()}\n{_CLOSE}"
+    arguments = function.get("arguments") or "{}"
+    with suppress(msgspec.DecodeError, RecursionError):
+        arguments = msgspec.json.encode(msgspec.json.decode(arguments)).decode()
+    return f'{_OPEN}\n{{"name":{msgspec.json.encode(function["name"]).decode()},"arguments":{arguments}}}\n{_CLOSE}'
 
 
 async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collection[str]) -> Batches:

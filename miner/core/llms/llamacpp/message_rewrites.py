@@ -18,6 +18,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from miner.core.llms.contract.tools import arguments_parse, with_object_arguments
 from miner.core.wire import ImagePart, Message, TextPart, ToolCall
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
@@ -75,6 +76,8 @@ def violations(messages: list[Message]) -> set[str]:
             pending = len(message.tool_calls)
             known_ids.update(call.get("id") for call in message.tool_calls)
             found.add("calls")
+            if not all(map(arguments_parse, message.tool_calls)):
+                found.add("broken_arguments")
             if message.content:
                 found.add("text_beside_calls")
             if pending > 1:
@@ -124,6 +127,14 @@ def _short_ids(messages: list[Message]) -> list[Message]:
 
 def _short_id(id: str) -> str:
     return id if _SHORT_ID.fullmatch(id) else hashlib.sha256(id.encode()).hexdigest()[:9]
+
+
+def _object_arguments(messages: list[Message]) -> list[Message]:
+    """Arguments that are no JSON object as the value of one."""
+    return [
+        replace(message, tool_calls=with_object_arguments(message.tool_calls)) if message.tool_calls else message
+        for message in messages
+    ]
 
 
 def _orphans_as_users(messages: list[Message]) -> list[Message]:
@@ -285,6 +296,7 @@ def _content(messages: Iterable[Message]) -> str | list[TextPart | ImagePart] | 
 
 _REWRITES: Final[dict[str, Callable[[list[Message]], list[Message]]]] = {
     "reasoning": _without_reasoning,
+    "broken_arguments": _object_arguments,
     "call_ids": _short_ids,
     "orphan_results": _orphans_as_users,
     "calls_in_one_message": _one_call_each,

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from miner.core.llms.contract.capabilities import nearest_level
 from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.images import base64_of
 from miner.core.llms.contract.sampling import top_k_of
+from miner.core.llms.contract.tools import arguments_object
 from miner.core.llms.schema.support import format_schema
 from miner.core.wire import ChatRequest, Message, ToolCall
 from miner.errors import UnsupportedFeatureError
@@ -115,8 +114,7 @@ def _messages(messages: list[Message]) -> list[dict[str, Any]]:
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
     function = call["function"]
-    arguments = msgspec.json.decode(function.get("arguments") or "{}")
-    mapped: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments}}
+    mapped: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments_object(call)}}
     if call.get("id"):
         mapped["id"] = call["id"]
     return mapped

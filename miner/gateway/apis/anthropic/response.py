@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from miner.core.llms.contract.tools import arguments_object
 from miner.core.wire import FinishReason, LLMResponse, TokenUsage
 from miner.gateway.apis.anthropic.partial_json import complete_members
 from miner.gateway.apis.anthropic.signature import carrying_signature, signature_of
@@ -88,8 +89,11 @@ def content_blocks(response: LLMResponse, *, shows_thinking: bool) -> list[dict[
         blocks.append(text_block(response.content))
     for tool_call in response.tool_calls or ():
         function = tool_call["function"]
-        # Cut short by max_tokens, it has what is complete, as the official clients read a stream that is cut.
-        arguments = complete_members(function["arguments"] or "{}")
+        if response.finish_reason == "length":
+            # Cut short by max_tokens, it has what is complete, as the official clients read a stream that is cut.
+            arguments = complete_members(function["arguments"] or "{}")
+        else:
+            arguments = arguments_object(tool_call)
         blocks.append(tool_use_block(tool_call["id"], function["name"], arguments))
     return blocks
 

@@ -73,10 +73,11 @@ class _OllamaDialect(Generic[R]):
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A response in one object."""
         response, reply = responses[0], call.options
+        calls = tool_calls(response.tool_calls or (), truncated=response.finish_reason == "length")
         body = {
             "model": reply.model,
             "created_at": timestamp(),
-            **text_fields(self.kind, response.content, response.reasoning, tool_calls(response.tool_calls or ())),
+            **text_fields(self.kind, response.content, response.reasoning, calls),
             **final_fields(reply, response.finish_reason, response.usage, response.timings),
         }
         if response.logprobs is not None:

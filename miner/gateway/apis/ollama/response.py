@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from miner.core.llms.contract.tools import arguments_object, arguments_parse
 from miner.core.wire import FinishReason, Timings, TokenLogprob, TokenUsage, ToolCall
 from miner.gateway.apis.fields import logprob_object
 
@@ -42,20 +43,20 @@ def text_fields(
     return {"message": message}
 
 
-def tool_calls(calls: Iterable[ToolCall], first: int = 0) -> list[dict[str, Any]]:
-    """Complete tool calls, without those that were cut short: their arguments are no JSON, and `done_reason` is
-    "length" or an error follows.
+def tool_calls(calls: Iterable[ToolCall], first: int = 0, *, truncated: bool = False) -> list[dict[str, Any]]:
+    """Tool calls with objects as arguments.
 
     Args:
         first: the index of the first one.
+        truncated: max_tokens or an error ended the reply: a call whose arguments are no JSON object is left out, as by
+            Ollama.
     """
     complete: list[dict[str, Any]] = []
     for call in calls:
         function = call["function"]
-        try:
-            arguments = msgspec.json.decode(function.get("arguments") or "{}")
-        except (msgspec.DecodeError, RecursionError):
+        if truncated and not arguments_parse(call):
             continue
+        arguments = arguments_object(call)
         index = first + len(complete)
         complete.append(
             {"id": call["id"], "function": {"index": index, "name": function["name"], "arguments": arguments}}

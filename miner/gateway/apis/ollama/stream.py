@@ -83,7 +83,7 @@ class LineStream:
         call["function"]["arguments"] += function.get("arguments") or ""
 
     def _flush(self, out: list[bytes], stamp: str) -> None:
-        for call in tool_calls(self._calls.values(), self._sent):
+        for call in tool_calls(self._calls.values(), self._sent, truncated=self._reason == "length"):
             self._sent += 1
             out.append(self._line({**text_fields(self._kind, "", None, [call]), "done": False}, stamp))
         self._calls.clear()

@@ -149,3 +149,17 @@ async def test_what_the_format_cannot_enforce_is_refused_before_the_first_token(
             await service.chat_completion([user("a")], max_tokens=8, **options)
         assert caught.value.param == param
         assert all(path != "/chat/completions" for path, _ in sent)
+
+
+@pytest.mark.parametrize("template", ["tools", "strict", "plain"])
+async def test_arguments_that_are_no_json_are_read_by_the_model(template, sent):
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Par'}}
+    history = [
+        user("Go."), {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "This is no JSON."}, user("Again."),
+    ]  # fmt: skip
+    async with served(template) as service:
+        reply = await service.chat_completion(history, tools=[TOOL], max_tokens=2)
+        assert reply.usage.completion_tokens == 2
+        body = next(body for path, body in reversed(sent) if "tools" in body or "<tools>" in str(body))
+        assert "Par" in msgspec.json.encode(body["messages"]).decode()
