@@ -28,22 +28,32 @@ _WORDS: dict[str, Policy] = {
 }  # fmt: skip
 """The policies, and the words of the library's `unsupported`."""
 
-LENIENT = ("reasoning", "keep_alive", "parallel_tool_calls")
+LENIENT = ("reasoning", "keep_alive", "parallel_tool_calls", "continuous_usage")
 """Parameters of the service that `default` leaves out where a model lacks them: clients send them always."""
 
 CHANGES_THE_ANSWER = frozenset(
-    """add_generation_prompt bad_words best_of chat_template compaction container context continue_final_message
-    conversation documents echo extra extra_body extra_headers extra_query fallbacks frequency_penalty
-    functions grammar guided_choice guided_grammar guided_json guided_regex ignore_eos images input
-    json_schema logit_bias logprobs lora max_completion_tokens max_new_tokens max_output_tokens max_tokens
-    mcp_servers messages min_p min_tokens n n_predict num_ctx num_predict presence_penalty
-    previous_response_id prompt prompt_embeds prompt_logprobs raw repeat_penalty repetition_penalty
-    response_format seed stop stop_sequences stop_token_ids structured_outputs suffix system temperature
-    template thread top_a top_k top_logprobs top_p truncate_prompt_tokens typical_p""".split()
+    """add_generation_prompt allowed_token_ids bad_words best_of chat_template compaction container context
+    continue_final_message conversation documents echo extra extra_body extra_headers extra_query fallbacks
+    frequency_penalty function_call functions grammar guided_choice guided_grammar guided_json guided_regex
+    ignore_eos images include_stop_str_in_output input json_schema length_penalty logit_bias logprobs lora
+    max_completion_tokens max_new_tokens max_output_tokens max_tokens mcp_servers messages min_p min_tokens n
+    n_predict num_ctx num_predict presence_penalty previous_response_id prompt prompt_embeds prompt_logprobs raw
+    repeat_penalty repetition_penalty response_format seed stop stop_sequences stop_token_ids structured_outputs
+    suffix system temperature template thinking_token_budget thread top_a top_k top_logprobs top_p
+    truncate_prompt_tokens typical_p use_beam_search""".split()
 )
 """Top-level fields that change the meaning of the response, where neither the dialect nor the engine knows them."""
 
+OF_CONVERSATIONS = frozenset(
+    """add_generation_prompt chat_template chat_template_kwargs continue_final_message documents include_reasoning
+    media_io_kwargs mm_processor_kwargs""".split()
+)
+"""Fields that engines know beside `messages`: beside a prompt they would ignore them silently."""
+
 _INDEX = re.compile(r"\[\d+\]")
+_NAME = re.compile(r"[!-+\--~]{1,100}")
+"""What fits into the list of a header."""
+_MOST_NAMES = 64
 _TYPO = 0.8
 """Similarity from which an unknown field is taken for a misspelled one."""
 
@@ -72,10 +82,14 @@ def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> 
         InvalidRequestError: an unknown field is a known one, misspelled.
     """
     extra: dict[str, Any] = {}
+    known = frozenset(engine_fields) if call.arguments else frozenset()
+    if known and "messages" not in call.arguments[0]:
+        known -= OF_CONVERSATIONS
     for path, value in call.foreign.items():
-        if path in engine_fields and call.arguments:
+        if path in known:
             if value is not None:
                 extra[path] = value
+                call.names.add({f"extra.{path}": path})
         elif policy == "refuse" or not _is_empty(value):
             _refuse_typo(path, call.fields, policy)
             changes = path in CHANGES_THE_ANSWER
@@ -84,8 +98,11 @@ def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> 
         if policy == "refuse" or (skipped.changes and policy == "default"):
             raise UnsupportedFeatureError(skipped.message, param=skipped.param, hint=skipped.hint or _way_out(policy))
         name = _INDEX.sub("", skipped.param)
-        if name not in call.ignored:
-            call.ignored.append(name)
+        if name in call.ignored:
+            continue
+        if not _NAME.fullmatch(name) or len(call.ignored) >= _MOST_NAMES:
+            raise InvalidRequestError(skipped.message, param=skipped.param, hint="Remove it: it cannot be listed.")
+        call.ignored.append(name)
     for arguments in call.arguments:
         if extra:
             arguments["extra"] = {**extra, **(arguments.get("extra") or {})}
@@ -102,7 +119,7 @@ def _way_out(policy: Policy) -> str:
 
 def _refuse_typo(path: str, fields: Collection[str], policy: Policy) -> None:
     """Refuse a field that is nearly the name of a known one: leaving it out would change the response silently."""
-    if policy == "skip" or path in CHANGES_THE_ANSWER or path in KNOWN_ADDITIONS or "." in path:
+    if policy == "skip" or "." in path or any(path in names for names in (fields, CHANGES_THE_ANSWER, KNOWN_ADDITIONS)):
         return
     near = difflib.get_close_matches(path.lower(), fields, n=1, cutoff=_TYPO)
     if near:

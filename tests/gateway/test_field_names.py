@@ -77,7 +77,7 @@ F = {"type": "function", "function": {"name": "f"}}
 BAD_TEXT = {"role": "user", "content": [{"type": "text", "text": 5}]}
 WRONG: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
     (chat(messages=[BAD_TEXT]), "messages[0].content[0].text is not valid", "$"),
-    (chat(messages=[{"role": "user", "content": "x", "zz": 1}]), "messages[0].zz", "$"),
+    (chat(messages=[{"role": "user", "content": "x", "tool_calls": 1}]), "messages[0].tool_calls", "$"),
     (chat(messages=[ROBOT]), "messages[0].role must be one of system, user, assistant, tool, developer", ""),
     (chat(response_format={"type": "zz"}), "response_format.type must be one of text, json_object", "anyOf"),
     (chat(max_tokens=3, max_completion_tokens=4), "max_tokens 3 and max_completion_tokens 4 differ", ""),

@@ -34,6 +34,16 @@ from miner.errors import (
 
 __all__ = ["VLLMService"]
 
+_FIELDS = frozenset(
+    """add_special_tokens allowed_token_ids bad_words cache_salt chat_template chat_template_kwargs documents ignore_eos
+    include_reasoning include_stop_str_in_output length_penalty media_io_kwargs min_tokens mm_processor_kwargs
+    repetition_detection session_id skip_special_tokens spaces_between_special_tokens stop_token_ids stream_interval
+    thinking_token_budget vllm_xargs watermarking""".split()
+)
+"""Not what it would return in fields of its own (`prompt_logprobs`, `return_token_ids`), what would let a client take
+precedence or name another's request (`priority`, `request_id`), send the server to another (`kv_transfer_params`), or
+cut the prompt (`truncate_prompt_tokens`).
+"""
 _PROBE_SECONDS = 5.0
 _POOLING_FEATURES = frozenset({"embeddings", "rerank", "timeout"})
 _TOOL_FLAGS = "Start the server with --enable-auto-tool-choice --tool-call-parser NAME."
@@ -58,6 +68,11 @@ class VLLMService(OpenAIService):
     neutral = {  # noqa: RUF012
         "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
     }  # fmt: skip
+
+    @property
+    @override
+    def engine_fields(self) -> frozenset[str]:
+        return _FIELDS
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)

@@ -8,8 +8,8 @@ import msgspec
 
 from miner.core.llms.contract.request import REASONING_LEVELS
 from miner.core.wire import LLMResponse
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.fields import logprobs_argument, refuse_service_tier, refuse_unsupported, set_fields
+from miner.errors import InvalidRequestError
+from miner.gateway.apis.fields import logprobs_argument, set_fields
 from miner.gateway.apis.openai.convert import (
     choice_arguments,
     choice_options,
@@ -18,6 +18,7 @@ from miner.gateway.apis.openai.convert import (
     sampling_names,
     tool_arguments,
 )
+from miner.gateway.apis.openai.legacy_functions import function_tools
 from miner.gateway.apis.openai.response import FINGERPRINT, SERVICE_TIER, chat_choice, usage_of_responses
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream
@@ -28,13 +29,13 @@ from miner.gateway.request_body import decode
 
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 _EFFORTS = ("none", *REASONING_LEVELS)
-_UNSUPPORTED = {
+_SKIPPED = {
     "audio": "Only text is generated.",
-    "functions": "Use tools, which replaced it.",
-    "function_call": "Use tool_choice, which replaced it.",
     "web_search_options": "Give the model a tool that searches.",
     "moderation": "Remove it.",
+    "store": "Nothing is stored.",
 }
+"""Left out by default, each with what to do instead: what they would add is missing in the response."""
 _IGNORED = ("prediction", "verbosity", "prompt_cache_retention", "prompt_cache_options")
 """Listed as ignored. Accepted silently are `user`, `metadata`, `safety_identifier` and `prompt_cache_key`: they are for
 OpenAI's own records and change no response.
@@ -51,7 +52,6 @@ class OpenAIChat:
         """Parse a request body."""
         foreign: dict[str, Any] = {}
         request = decode(body, _DECODER, foreign)
-        _refuse_unsupported(request)
         call = Call(
             arguments=[],
             model=request.model,
@@ -62,6 +62,7 @@ class OpenAIChat:
             foreign=foreign,
             fields=ChatCompletionRequest.__struct_fields__,
         )
+        _skip_unsupported(request, call)
         arguments = sampling_arguments(request)
         arguments["messages"] = convert_messages(request.messages, call)
         old, new = request.max_tokens, request.max_completion_tokens
@@ -72,12 +73,16 @@ class OpenAIChat:
                     hint="Send only one of them.",
                 )  # fmt: skip
             arguments["max_tokens"] = new
-        tools = bounded(request.tools, "tools")
-        arguments |= tool_arguments(tools, request.tool_choice, request.parallel_tool_calls, call.names)
+        tools, choice, parallel = request.tools, request.tool_choice, request.parallel_tool_calls
+        if request.functions or request.function_call:
+            tools, choice = function_tools(request, call.names)
+            parallel, call.options.functions = False, True
+        bounded(tools, "tools")
+        arguments |= tool_arguments(tools, choice, parallel, call.names)
         if any(isinstance(tool, dict) and tool.get("cache_control") is not None for tool in tools or ()):
             call.ignored.append("tools.cache_control")
         arguments |= logprobs_argument(request.logprobs, request.top_logprobs)
-        reasoning = _reasoning(request)
+        reasoning = _reasoning(request, call)
         if reasoning is not None:
             arguments["reasoning"] = reasoning
         call.arguments = choice_arguments(request.n, request.seed, arguments)
@@ -85,7 +90,8 @@ class OpenAIChat:
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
-        choices = [chat_choice(response, index) for index, response in enumerate(responses)]
+        functions = call.options.functions
+        choices = [chat_choice(response, index, functions=functions) for index, response in enumerate(responses)]
         return msgspec.json.encode(
             {
                 "id": f"chatcmpl-{head.id}",
@@ -115,28 +121,32 @@ def _names(request: ChatCompletionRequest) -> dict[str, str]:
     }
 
 
-def _refuse_unsupported(request: ChatCompletionRequest) -> None:
-    refuse_unsupported(request, _UNSUPPORTED)
-    if request.store:
-        raise UnsupportedFeatureError(
-            "Unsupported parameter: 'store'. Nothing is stored.", param="store", hint="Remove it."
-        )
-    refuse_service_tier(request.service_tier, ("auto", "default"))
-    if request.modalities not in (None, ["text"]):
-        raise UnsupportedFeatureError(
-            f'modalities must be ["text"], not {request.modalities!r}.', param="modalities", hint="Remove it."
-        )
+def _skip_unsupported(request: ChatCompletionRequest, call: Call) -> None:
+    for name, hint in _SKIPPED.items():
+        if getattr(request, name):
+            call.skip(name, hint=hint)
+    if request.service_tier not in (None, "auto", "default"):
+        call.skip(
+            "service_tier", f"Unsupported value: 'service_tier' does not support {request.service_tier!r}.",
+            hint="Remove it.",
+        )  # fmt: skip
+    if request.modalities not in (None, [], ["text"]):
+        text = "text" in (request.modalities or ())
+        call.skip(
+            "modalities", f'modalities must be ["text"], not {request.modalities!r}.', hint="Remove it.",
+            changes=not text,
+        )  # fmt: skip
 
 
-def _reasoning(request: ChatCompletionRequest) -> bool | str | None:
-    enabled: bool | None = None
-    for name, value in (request.chat_template_kwargs or {}).items():
-        if name != "enable_thinking" or not isinstance(value, bool):
-            raise UnsupportedFeatureError(
-                f"Unsupported parameter: 'chat_template_kwargs.{name}'.", param=f"chat_template_kwargs.{name}",
-                hint="Only enable_thinking is supported, true or false.",
-            )  # fmt: skip
-        enabled = value
+def _reasoning(request: ChatCompletionRequest, call: Call) -> bool | str | None:
+    """`reasoning`; the other arguments of the template are left to the engine."""
+    others = dict(request.chat_template_kwargs or {})
+    enabled = others.pop("enable_thinking", None)
+    if enabled is not None and not isinstance(enabled, bool):
+        name = "chat_template_kwargs.enable_thinking"
+        raise InvalidRequestError(f"{name} must be true or false, not {enabled!r}.", param=name)
+    if others:
+        call.foreign["chat_template_kwargs"] = bounded(others, "chat_template_kwargs")
     effort = request.reasoning_effort
     if effort is None:
         return enabled

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from miner.core.llms.contract.request import folded_seed
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import check_parts
+from miner.gateway.apis.openai.guided import response_format
+from miner.gateway.apis.openai.legacy_functions import FunctionHistory
 from miner.gateway.apis.openai.schema import CommonParams, SamplingParams, StreamOptions
 from miner.gateway.apis.openai.stream import ChoiceOptions
-from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_arguments, check_length
+from miner.gateway.body_structure import bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
 
@@ -22,6 +24,12 @@ _SAME = (
     "keep_alive", "timeout", "unsupported",
 )  # fmt: skip
 """Parameters that the service has under the same name."""
+
+
+_MESSAGE_FIELDS = {
+    "role", "content", "reasoning", "reasoning_content", "tool_calls", "tool_call_id", "name", "refusal",
+}  # fmt: skip
+_PART_TYPES = ("text", "image_url", "refusal")
 
 
 def common_arguments(body: CommonParams) -> dict[str, Any]:
@@ -46,8 +54,8 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
             arguments["continuous_usage"] = True
     if body.logit_bias is not None:
         bounded(body.logit_bias, "logit_bias")
-    if body.response_format is not None:
-        arguments["response_format"] = bounded(body.response_format, "response_format", MAX_SCHEMA)
+    if (wanted := response_format(body)) is not None:
+        arguments["response_format"] = wanted[0]
     return arguments
 
 
@@ -55,13 +63,17 @@ def choice_options(body: SamplingParams, prompts: int = 1) -> ChoiceOptions:
     """How the choices are written."""
     asked = body.stream_options or StreamOptions()
     continuous = asked.continuous_usage_stats
-    return ChoiceOptions(asked.include_usage or continuous, prompts, continuous)
+    return ChoiceOptions(asked.include_usage or continuous, prompts, continuous_usage=continuous)
 
 
 def sampling_names(body: SamplingParams) -> dict[str, str]:
     """The client's fields for the service's parameters, where they differ."""
     names = {"continuous_usage": "stream_options.continuous_usage_stats"}
-    return names if body.repeat_penalty is not None else {**names, "repeat_penalty": "repetition_penalty"}
+    if body.repeat_penalty is None:
+        names["repeat_penalty"] = "repetition_penalty"
+    if (wanted := response_format(body)) is not None and (name := wanted[1]) != "response_format":
+        names |= {"response_format": name, "response_format.json_schema.schema": name}
+    return names
 
 
 def choice_arguments(n: int | None, seed: int | None, arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,33 +89,33 @@ def choice_arguments(n: int | None, seed: int | None, arguments: dict[str, Any])
 
 
 def convert_messages(messages: list[dict[str, Any]], call: Call) -> list[dict[str, Any]]:
-    """The messages as the service takes them: in OpenAI's form. Fields that no chat template uses are listed as
-    ignored; deprecated ones are refused.
+    """The messages as the service takes them: in OpenAI's form, without deprecated fields. Fields that no chat template
+    uses are listed as ignored.
     """
     check_length(messages, "messages")
     check_arguments(_call_arguments(messages), "messages")
+    functions = FunctionHistory()
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
-        if message.get("role") == "function":
-            raise UnsupportedFeatureError(
-                f"Unsupported value: '{where}.role' does not support 'function'.", param=f"{where}.role",
-                hint="Use role 'tool' with tool_call_id, which replaced it.",
-            )  # fmt: skip
-        for name in ("audio", "function_call"):
-            if message.pop(name, None):
-                raise UnsupportedFeatureError(
-                    f"Unsupported parameter: '{where}.{name}'.", param=f"{where}.{name}", hint="Use content instead."
-                )
+        functions.convert(message, place)
+        if message.pop("audio", None):
+            call.skip(f"{where}.audio", hint="Send its transcript as content.")
         ignored = [name for name in ("annotations", "cache_control") if message.pop(name, None)]
         content = message.get("content")
         parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-        if [part for part in parts if part.pop("cache_control", None) is not None]:
-            ignored.append("content.cache_control")  # engines cache prompts by themselves
+        for number, part in enumerate(parts):
+            if part.pop("cache_control", None) is not None and "content.cache_control" not in ignored:
+                ignored.append("content.cache_control")  # engines cache prompts by themselves
+            if part.get("type") in _PART_TYPES:
+                for name in part.keys() - {"type", part["type"]}:
+                    call.foreign[f"{where}.content[{number}].{name}"] = part.pop(name)
         if message.get("role") == "tool":
             if (tool_name := message.pop("tool_name", None)) is not None:
                 message.setdefault("name", tool_name)  # Ollama's field
         elif message.pop("name", None) is not None:
             ignored.append("name")  # no engine's template shows it to the model
+        for name in message.keys() - _MESSAGE_FIELDS:
+            call.foreign[f"{where}.{name}"] = message.pop(name)
         call.ignored += [f"messages.{name}" for name in ignored if f"messages.{name}" not in call.ignored]
         check_parts(message, where, call.remote_images)
     return messages

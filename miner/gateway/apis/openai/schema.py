@@ -51,6 +51,13 @@ class SamplingParams(CommonParams, kw_only=True, forbid_unknown_fields=True):
     response_format: dict[str, Any] | None = None
     repetition_penalty: float | None = None
     """Alias of repeat_penalty."""
+    structured_outputs: dict[str, Any] | None = None
+    """vLLM's: one of json, json_object, regex, choice and grammar, in the place of response_format."""
+    guided_json: Any = None
+    """With the next three: the older names of these."""
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
 
 
 class ChatCompletionRequest(SamplingParams, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +73,7 @@ class ChatCompletionRequest(SamplingParams, kw_only=True, forbid_unknown_fields=
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    """vLLM's and llama.cpp's way to switch reasoning: only `enable_thinking` is supported."""
+    """Variables of the chat template: `enable_thinking` is the reasoning, others go to engines that take them."""
 
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None

@@ -9,11 +9,13 @@ import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
 from miner.gateway.apis.openai.errors import error_event
+from miner.gateway.apis.openai.legacy_functions import function_call
 from miner.gateway.apis.openai.response import (
     FINGERPRINT,
     SERVICE_TIER,
     chat_logprobs,
     completion_choice,
+    function_reason,
     usage_object,
     usage_of_choices,
 )
@@ -33,6 +35,8 @@ class ChoiceOptions:
     include_usage: bool
     prompts: int = 1
     """Prompts of the request; each has as many choices."""
+    functions: bool = False
+    """Whether the client knows functions, not tools."""
     continuous_usage: bool = False
     """Whether each event has the usage so far, as vLLM's `continuous_usage_stats`."""
 
@@ -132,12 +136,16 @@ class ChatStream(_ChoiceStream):
             delta["reasoning_content"] = chunk.reasoning
         if chunk.content is not None:
             delta["content"] = chunk.content
-        if chunk.tool_calls is not None:
+        if chunk.tool_calls is not None and self._options.functions:
+            delta["function_call"] = function_call(chunk.tool_calls)
+        elif chunk.tool_calls is not None:
             delta["tool_calls"] = chunk.tool_calls
         if delta or chunk.logprobs is not None:
             out.append(self._event(index, delta, chunk.logprobs))
         if chunk.finish_reason is not None:  # by itself, as at OpenAI: clients stop reading deltas at it
-            out.append(self._event(index, {}, reason=chunk.finish_reason))
+            functions = self._options.functions
+            reason = function_reason(chunk.finish_reason) if functions else chunk.finish_reason
+            out.append(self._event(index, {}, reason=reason))
 
     def _event(
         self, index: int, delta: dict[str, Any], logprobs: list[TokenLogprob] | None = None, reason: str | None = None
