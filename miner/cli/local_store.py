@@ -11,7 +11,8 @@ from miner.cli.model_store import ModelStore, Row
 from miner.cli.parser import UsageError
 from miner.config.config import MinerConfig
 from miner.core._typing import override
-from miner.core.llms.llamacpp.models import LocalModel, find_model, fitting_slots, load_of, models_directory, spec_of
+from miner.core.llms.llamacpp.memory import budget_of
+from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, load_of, models_directory, spec_of
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalog import Facts
 from miner.core.models.directory import beside
@@ -20,6 +21,7 @@ from miner.core.models.gguf.values import GGUFError
 from miner.core.models.hub.download import PullProgress
 from miner.core.models.hub.pull import pull
 from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.memory.capacity import Capacity
 from miner.core.models.memory.verdict import Verdict, judge
 from miner.core.models.names import group, model_stem, parse_ref, without_tag
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
@@ -147,8 +149,14 @@ class LocalStore(ModelStore):
 
 def verdict_on(model: LocalModel, settings: MinerConfig, memory: Memory) -> Verdict:
     """Whether the model fits into memory when it runs with these settings."""
-    spec = spec_of(model, settings, parallel=fitting_slots(model, settings, memory))
+    capacity = capacity_on(model, settings, memory)
+    spec = spec_of(model, settings, ctx_size=capacity.ctx_size, parallel=capacity.parallel)
     return judge(model.header, load_of(spec), memory)
+
+
+def capacity_on(model: LocalModel, settings: MinerConfig, memory: Memory) -> Capacity:
+    """Slots and context of the model's engine where so much memory is free."""
+    return capacity_of(model, settings, budget_of(memory, settings))
 
 
 def _per_layer(counts: tuple[int, ...] | None) -> str | int | None:

@@ -82,9 +82,10 @@ class MinerConfig(Settings):
     """Seconds without progress after which starting an engine fails."""
     llamacpp_ctx_size: int | None = Field(None, ge=256)
     """Context length of each slot, in tokens; llama.cpp rounds it up to a multiple of 256, and no slot is longer than
-    the model was trained for. Default: 4096."""
+    the model was trained for. Default: what fits into memory."""
     llamacpp_parallel: int | None = Field(None, ge=1, le=256)
-    """Slots: concurrent requests per engine; default: 8, fewer where memory is short."""
+    """Slots: concurrent requests per engine; default: 8, fewer where memory is short or slots would have less than
+    32768 tokens."""
     llamacpp_threads: int | None = Field(None, ge=1, le=512)
     llamacpp_n_gpu_layers: int | None = Field(None, ge=-1)
     """Layers in GPU memory; -1: all; default: as many as fit."""

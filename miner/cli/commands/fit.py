@@ -13,6 +13,7 @@ from miner.errors import EngineStartError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
+    from miner.core.models.memory.capacity import Capacity
     from miner.core.models.memory.verdict import Verdict
 
 _EPILOG = """\
@@ -21,8 +22,10 @@ examples:
   miner fit Llama-3.2-3B-Q4_K_M --ctx 16384 --parallel 4
   miner fit hf:unsloth/Qwen3-4B-GGUF --kv-type q8_0
 
-The numbers come from the model's header; nothing is loaded. Before each load
-the same estimate is compared with the free memory.
+The numbers come from the model's header; nothing is loaded. Slots and context
+that no option sets are chosen from the free memory: up to 8 slots, fewer where
+a slot would have less than 32768 tokens of those that the model was trained for.
+Before each load the same estimate is compared with the free memory.
 
 exit status: 0 it fits, 1 it does not, 2 invalid usage or no such model
 """
@@ -41,35 +44,48 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     }  # fmt: skip
     parser.set_defaults(run=run, flags=flags)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the model; default: that of requests that name none")
-    parser.add_argument("--ctx", type=number, metavar="N", help="tokens per slot; default: LLAMACPP_CTX_SIZE")
-    parser.add_argument("--parallel", type=number, metavar="P", help="slots; default: LLAMACPP_PARALLEL")
+    parser.add_argument(
+        "--ctx", type=number, metavar="N", help="tokens per slot; default: LLAMACPP_CTX_SIZE, else what fits"
+    )
+    parser.add_argument(
+        "--parallel", type=number, metavar="P", help="slots; default: LLAMACPP_PARALLEL, else what fits"
+    )
     parser.add_argument("--kv-type", metavar="T", help="type of the KV cache, such as f16 or q8_0")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the estimate; return 0 if the model fits, else 1."""
-    from miner.cli.local_store import verdict_on
+    from miner.cli.local_store import capacity_on, verdict_on
     from miner.config.config import MinerConfig
     from miner.core.llms.llamacpp.models import find_model
     from miner.core.models.memory.available import available_memory
+    from miner.core.models.memory.capacity import ENOUGH
 
     settings = MinerConfig(**overrides(args))
     model = find_model(args.name, settings)
-    verdict = verdict_on(model, settings, available_memory())
+    memory = available_memory()
+    verdict, capacity = verdict_on(model, settings, memory), capacity_on(model, settings, memory)
+    chosen = None in (settings.llamacpp_ctx_size, settings.llamacpp_parallel)
     if verdict.load.ctx_size < (settings.llamacpp_ctx_size or 0):
         note(f"miner: The model was trained for {verdict.load.ctx_size} tokens; a larger context is not used.")
     if verdict.placement.gpu and not _may_offload(settings):
         note("miner: The installed engine runs on the CPU only. Set LLAMACPP_SERVER to a build with GPU support.")
     if args.json:
-        _print_verdict(model.alias, verdict)
+        _print_verdict(model.alias, verdict, capacity)
     else:
         kinds = dict.fromkeys((verdict.load.cache_type_k, verdict.load.cache_type_v))
-        print(f"{printable(model.alias)}: {verdict.load}, KV cache in {' and '.join(kinds)}")
+        why = f" ({capacity.why})" if chosen else ""
+        print(f"{printable(model.alias)}: {verdict.load}{why}, KV cache in {' and '.join(kinds)}")
         print(aligned(verdict.rows(), right=frozenset({1})))
         print(f"fits: {({True: 'yes', False: 'no', None: 'unknown'})[verdict.fits]}")
         if verdict.largest_context:
             print(f"largest context with as many slots: {verdict.largest_context} tokens each")
+    if capacity.short:
+        note(
+            f"miner: The model was trained for {model.header.context_length} tokens; agents need about {ENOUGH}.\n"
+            "  Use a smaller model, or halve the cache with --kv-type q8_0."
+        )
     if verdict.fits is False:
         note(f"miner: {verdict.reason}\n  {verdict.hint}")
         return 1
@@ -85,7 +101,7 @@ def _may_offload(settings: MinerConfig) -> bool:
         return True  # no engine is installed: show what the model alone needs
 
 
-def _print_verdict(name: str, verdict: Verdict) -> None:
+def _print_verdict(name: str, verdict: Verdict, capacity: Capacity) -> None:
     from dataclasses import asdict
 
     print_json(
@@ -94,6 +110,7 @@ def _print_verdict(name: str, verdict: Verdict) -> None:
             "fits": verdict.fits,
             "largest_context": verdict.largest_context,
             "load": asdict(verdict.load),
+            "capacity": asdict(capacity),
             "bytes": asdict(verdict.estimate) | {"total": verdict.estimate.total, "ram": verdict.estimate.ram},
             "placement": asdict(verdict.placement),
             "memory": asdict(verdict.memory),

@@ -154,6 +154,13 @@ class EnginePool:
         idle_since = member.idle_since
         return time.time() + member.keep_alive + (0.0 if idle_since is None else idle_since - now)
 
+    def reserved(self) -> tuple[int, tuple[int, ...]]:
+        """Bytes of main memory, and on each GPU, that engines which are loaded or being loaded count for."""
+        members = [member for member in self._members() if member.state is not State.UNLOADED]
+        cards = max((len(member.gpu_need) for member in members), default=0)
+        padded = [(*member.gpu_need, *[0] * (cards - len(member.gpu_need))) for member in members]
+        return sum(member.need for member in members), tuple(map(sum, zip(*padded, strict=True)))
+
     def reset(self, target: EngineSpec | str) -> None:
         """Forget the crashes of an engine: the next request starts it without a pause."""
         for member in self._named(target):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import hashlib
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,21 +19,29 @@ from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.preset import preset_of
 from miner.core.llms.llamacpp.dialect import Props
-from miner.core.llms.llamacpp.memory import EngineMemory, memory_budget, required_memory
+from miner.core.llms.llamacpp.memory import (
+    EngineMemory,
+    log_capacity,
+    memory_budget,
+    memory_left,
+    required_memory,
+)
 from miner.core.llms.llamacpp.models import (
     LocalModel,
-    context_of,
+    capacity_of,
     find_model,
-    fitting_slots,
+    longest_context,
     models_directory,
     pooling_of,
     spec_of,
     template_text,
 )
-from miner.core.models.catalog import Catalog, Facts
+from miner.core.models.catalog import LARGE, Catalog, Facts
 from miner.core.models.directory import Stamp, cache_directory
 from miner.core.models.gguf.header import GGUFHeader
-from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.gguf.values import GGUFError
+from miner.core.models.memory.available import Memory
+from miner.core.models.memory.capacity import Capacity
 from miner.core.models.resolve import LocatedModel
 from miner.core.wire import ModelInfo
 from miner.errors import EngineStartError, MinerError, ModelNotFoundError
@@ -46,12 +56,17 @@ Key = tuple[asyncio.AbstractEventLoop, str | None, bool]
 
 
 class LocalModels:
-    """The local models, and the settings of their engines."""
+    """The local models, and the settings of their engines.
 
-    def __init__(self, settings: MinerConfig) -> None:
+    Args:
+        reserved: the memory that the loaded engines take.
+    """
+
+    def __init__(self, settings: MinerConfig, reserved: Callable[[], EngineMemory] = lambda: EngineMemory(0)) -> None:
         self._settings = settings
+        self._reserved = reserved
         self._launcher: Launcher | None = None
-        self._slots: dict[tuple[Stamp, ...], int] = {}
+        self._capacities: dict[tuple[Stamp, ...], Capacity] = {}
         self._catalog: Catalog | None = None
         self._warned = False
         self._needs: dict[EngineSpec, EngineMemory | EngineStartError] = {}
@@ -133,16 +148,31 @@ class LocalModels:
                     "Use its name, or refuse unknown ones with MINER_ANY_MODEL_NAME=false.", name, model.alias,
                 )  # fmt: skip
         launcher = self.launcher
-        stamps = model.files.stamps
-        slots = self._slots.get(stamps)
-        if slots is None:
-            # Once for each model: the same settings must give the same engine, however much memory is free later.
-            memory = available_memory(gpus=launcher.may_offload(settings.llamacpp_n_gpu_layers))
-            slots = self._slots[stamps] = fitting_slots(model, settings, memory, most=launcher.slots)
-        spec = spec_of(model, settings, parallel=slots)
+        capacity = self._capacity(model, launcher)
+        spec = spec_of(model, settings, ctx_size=capacity.ctx_size, parallel=capacity.parallel)
         if spec not in self._needs:
-            self._needs[spec] = self._memory_of(spec, model.header, launcher)
+            need = self._needs[spec] = self._memory_of(spec, model.header, launcher)
+            if isinstance(need, EngineMemory):
+                log_capacity(model, capacity, need, self.budget())
         return model, spec
+
+    def _capacity(self, model: LocalModel, launcher: Launcher | None) -> Capacity:
+        """Slots and context of the model's engine. Chosen once for each model: the same settings must give the same
+        engine, however much memory is free later. Blocks: not for an event loop.
+        """
+        known = self._capacities.get(model.files.stamps)
+        if known is not None:
+            return known
+        settings, budget, most = self._settings, self.budget(), launcher.slots if launcher is not None else None
+        gpus = launcher is None or launcher.may_offload(settings.llamacpp_n_gpu_layers)
+        reserved = self._reserved()
+        left = memory_left(settings, budget, reserved, gpus=gpus)
+        capacity = capacity_of(model, settings, left, most=most)
+        if capacity.short and reserved != EngineMemory(0):
+            # Beside the others it would be of little use; alone it may have all that they take.
+            alone = budget if gpus else dataclasses.replace(budget, gpu_available=(), gpu_total=(), gpu_kind=())
+            capacity = capacity_of(model, settings, alone, most=most)
+        return self._capacities.setdefault(model.files.stamps, capacity)
 
     def _memory_of(self, spec: EngineSpec, header: GGUFHeader, launcher: Launcher) -> EngineMemory | EngineStartError:
         try:
@@ -194,8 +224,9 @@ class LocalModels:
         settings, catalog = self._settings, self.catalog
         template = template_text(settings)
         infos = []
-        for files, facts in catalog.listed_facts(model_path=settings.model_path):
-            infos.append(self._info(files, facts, template, files.alias in loaded))
+        listed = catalog.listed_facts(model_path=settings.model_path)
+        for files, facts in listed:
+            infos.append(self._info(files, facts, template, files.alias in loaded, read=len(listed) < LARGE))
         for recipe in catalog.created.all().values():
             with suppress(MinerError):  # the model that it is made of was removed
                 model = find_model(recipe.name, settings, catalog)
@@ -219,8 +250,34 @@ class LocalModels:
             digest=hashlib.sha256(f"{info.digest} {recipe.digest}".encode()).hexdigest(),
         )  # fmt: skip
 
-    def _info(self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool) -> ModelInfo:
-        """A model as its files describe it, without its path: clients see this."""
+    def _context(self, files: LocatedModel, facts: Facts, *, read: bool) -> int | None:
+        """Tokens of a slot; None where that is not decided yet.
+
+        Args:
+            read: whether its header may be read to decide it, which takes 20 ms.
+        """
+        known = self._capacities.get(files.stamps)
+        if known is not None:
+            return known.ctx_size
+        if self._settings.llamacpp_ctx_size is not None:
+            return longest_context(facts, self._settings)
+        if not read:
+            return None
+        launcher = None
+        with suppress(EngineStartError):  # none is installed: the first request raises
+            launcher = self.launcher
+        with suppress(GGUFError, MinerError):
+            return self._capacity(LocalModel(files, self.catalog.header(files), facts), launcher).ctx_size
+        return None
+
+    def _info(
+        self, files: LocatedModel, facts: Facts, template: str | None, loaded: bool, *, read: bool = True
+    ) -> ModelInfo:
+        """A model as its files describe it, without its path: clients see this.
+
+        Args:
+            read: whether its header may be read for what is not decided yet.
+        """
         props = Props.guess(template=template or facts.chat_template, vision=files.mmproj is not None)
         pooling = pooling_of(facts, self._settings)
         able = props.capabilities(
@@ -236,7 +293,7 @@ class LocalModels:
         return ModelInfo(
             id=files.alias,
             aliases=sorted(aliases),
-            context_length=context_of(facts, self._settings),
+            context_length=self._context(files, facts, read=read),
             trained_context_length=facts.context_length,
             capabilities=able,
             loaded=loaded,

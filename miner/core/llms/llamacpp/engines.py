@@ -26,6 +26,7 @@ from miner.core.llms.llamacpp.engine_pool import (
     make_pool,
     raise_engine_failure,
 )
+from miner.core.llms.llamacpp.memory import EngineMemory
 from miner.core.llms.llamacpp.models import LocalModel, find_model
 from miner.core.llms.llamacpp.pull import pull_from_hub
 from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
@@ -67,7 +68,8 @@ class LocalEngines(ServerProvider):
         self._any_model_name = any_model_name
         self._servers: dict[EngineSpec, EngineServer] = {}
         self._headers: dict[EngineSpec, GGUFHeader] = {}
-        self._models = LocalModels(settings)
+        service = weakref.proxy(self)
+        self._models = LocalModels(settings, lambda: service._reserved())
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
         """The model that each alias meant at its last request."""
         self._served: dict[EngineSpec, dict[str, None]] = {}
@@ -269,6 +271,9 @@ class LocalEngines(ServerProvider):
 
     def _loaded(self) -> set[EngineSpec]:
         return self._pool.loaded() if self._pool is not None else set()
+
+    def _reserved(self) -> EngineMemory:
+        return EngineMemory(*self._pool.reserved()) if self._pool is not None else EngineMemory(0)
 
     # Loading and health
 

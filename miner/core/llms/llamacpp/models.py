@@ -16,18 +16,20 @@ from miner.core.models.directory import Stamp, default_models_dir, stamp_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.memory.available import Memory, gpu_is_likely
+from miner.core.models.memory.capacity import AS_TRAINED, ENOUGH, Capacity, choose_capacity
 from miner.core.models.memory.estimate import Load
 from miner.core.models.memory.kv_cache import ENCODERS
-from miner.core.models.memory.verdict import placed
 from miner.core.models.resolve import LocatedModel
 from miner.errors import ConfigError, EngineStartError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
 
-DEFAULT_CONTEXT = 4096
-"""Tokens of a slot, where neither the settings nor a shorter trained length say otherwise."""
 DEFAULT_PARALLEL = 8
+_UNKNOWN_CONTEXT = 4096
+"""Tokens of a slot of a model whose file does not say how many it was trained for."""
+_LONGEST_TEXT = 8192
+"""Tokens of a slot of an engine that embeds: a text is one batch, whose compute buffer grows with its square."""
 _CPU_BATCH = 128
 _GPU_BATCH = 512
 
@@ -98,22 +100,22 @@ def models_directory(settings: MinerConfig) -> Path:
     return Path(settings.models_dir).expanduser() if settings.models_dir else default_models_dir()
 
 
-def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> EngineSpec:
+def spec_of(model: LocalModel, settings: MinerConfig, *, ctx_size: int, parallel: int) -> EngineSpec:
     """The engine spec of a model under the settings. Blocks: not for an event loop.
 
     Args:
-        parallel: slots, where the settings do not set them.
+        ctx_size: tokens of a slot.
+        parallel: slots.
 
     Raises:
         ConfigError: the chat template cannot be read.
     """
-    ctx_size = context_of(model.header, settings)
     pooling = pooling_of(model.header, settings)
     return EngineSpec(
         model_path=model.files.path,
         alias=model.engine_alias,
         ctx_size=ctx_size,
-        parallel=settings.llamacpp_parallel or parallel,
+        parallel=parallel,
         threads=settings.llamacpp_threads,
         n_gpu_layers=settings.llamacpp_n_gpu_layers,
         flash_attn=settings.llamacpp_flash_attn,
@@ -128,11 +130,13 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, parallel: int) -> Engin
     )
 
 
-def context_of(model: GGUFHeader | Facts, settings: MinerConfig) -> int:
-    """Tokens of a slot."""
+def longest_context(model: GGUFHeader | Facts, settings: MinerConfig) -> int:
+    """Tokens that a slot has at most: those of the settings, else those that the model was trained for."""
     trained = model.context_length
-    ctx_size = settings.llamacpp_ctx_size or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
-    return ctx_size if trained is None else min(ctx_size, trained)
+    if settings.llamacpp_ctx_size is not None:
+        return min(settings.llamacpp_ctx_size, trained or settings.llamacpp_ctx_size)
+    longest = trained or _UNKNOWN_CONTEXT
+    return longest if pooling_of(model, settings) is None else min(longest, _LONGEST_TEXT)
 
 
 def pooling_of(model: GGUFHeader | Facts, settings: MinerConfig) -> str | None:
@@ -196,22 +200,31 @@ def load_of(spec: EngineSpec) -> Load:
     )
 
 
-def fitting_slots(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> int:
-    """Default number of slots: DEFAULT_PARALLEL, fewer where they would take more than half of the free memory, or push
-    layers off the GPUs.
+def capacity_of(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> Capacity:
+    """Slots and context of a model's engine: those of the settings, else what suits the memory. Blocks: not for an
+    event loop.
 
     Args:
-        most: the engine's maximum; None: any number.
+        memory: what all engines together may take.
+        most: the engine's maximum of slots; None: any number.
     """
-    slots = min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL)
-    if memory.available is None:
-        return slots
-    one = spec_of(model, settings, parallel=1)
-    alone = placed(model.header, load_of(one), memory)
-    while slots > 1:
-        where = placed(model.header, load_of(replace(one, parallel=slots)), memory)
-        on_gpus = (where.layers, where.experts) == (alone.layers, alone.experts)
-        if on_gpus and where.ram <= memory.available // 2:
-            break
-        slots //= 2
-    return slots
+    ctx_size, parallel = settings.llamacpp_ctx_size, settings.llamacpp_parallel
+    longest = longest_context(model.header, settings)
+    if ctx_size is not None and parallel is not None:
+        return Capacity(longest, parallel, "LLAMACPP_CTX_SIZE and LLAMACPP_PARALLEL")
+    one = load_of(spec_of(model, settings, ctx_size=longest, parallel=1))
+    pools = pooling_of(model.header, settings) is not None
+
+    def load(tokens: int, slots: int) -> Load:
+        return replace(one, ctx_size=tokens, parallel=slots, batch_size=tokens if pools else one.batch_size)
+
+    capacity = choose_capacity(
+        model.header, load, memory,
+        slots=parallel or min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL), longest=longest,
+        enough=longest if ctx_size is not None else ENOUGH, fixed_slots=parallel is not None,
+    )  # fmt: skip
+    if ctx_size is not None:
+        return Capacity(longest, capacity.parallel, "LLAMACPP_CTX_SIZE" if longest == ctx_size else AS_TRAINED)
+    if parallel is not None and capacity.ctx_size < longest:
+        return replace(capacity, why=f"{capacity.why} with LLAMACPP_PARALLEL={parallel}")
+    return capacity
