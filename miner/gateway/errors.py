@@ -11,6 +11,7 @@ from types import TracebackType
 
 from miner.errors import (
     BackendError,
+    ContextLengthError,
     MinerError,
     ModelNotFoundError,
     RequestError,
@@ -106,6 +107,10 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
     """Id of the request, for dialects that send it in the body too."""
+    prompt_tokens: int | None = None
+    """Of a prompt that is too long: its tokens."""
+    context_length: int | None = None
+    """Tokens that fit."""
 
     def __post_init__(self) -> None:
         # A file's name or an engine's message may hold lone surrogates; JSON cannot.
@@ -187,6 +192,9 @@ def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) 
             headers["Retry-After"] = retry_after_header(error.retry_after or 1.0)
         return Failure(error.http_status, error.code, text + operator_hint, None, headers, request_id)
     if isinstance(error, RequestError):
-        return Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
+        failure = Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
+        if isinstance(error, ContextLengthError):
+            failure.prompt_tokens, failure.context_length = error.prompt_tokens, error.context_length
+        return failure
     text = "The server is misconfigured; its log has the details."
     return Failure(500, "internal_error", text + operator_hint, None, headers, request_id)

@@ -14,16 +14,18 @@ from miner.gateway.app import ROUTES
 from miner.gateway.endpoints.openapi import document
 from tests.gateway.serving import Parrot, config, post, serving
 
+OPEN = ("/livez", "/health", "/v1/health")
+
 
 def path_of(route):
     return re.sub(r"\{\w+(:[^}]*)?\}", "anything", route.path)
 
 
-async def test_every_route_needs_a_key_but_livez():
+async def test_every_route_needs_a_key_but_livez_and_health():
     async with serving(Parrot(config()), api_keys="0123456789abcdef") as served, aiohttp.ClientSession() as session:
         for route in ROUTES:
             async with session.request(route.method, served.url + path_of(route), data=b"{}") as answer:
-                assert (answer.status == 401) is (route.path != "/livez"), route
+                assert (answer.status == 401) is (route.path not in OPEN), route
         async with session.get(f"{served.url}/nowhere") as answer:
             assert answer.status == 401
         async with session.get(f"{served.url}/nowhere", headers={"x-api-key": "0123456789abcdef"}) as answer:

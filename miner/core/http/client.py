@@ -43,7 +43,7 @@ class ByteStream:
     """
 
     __slots__ = (
-        "_body", "_client", "_connection", "_mapper", "_path", "_permit",
+        "_body", "_client", "_connection", "_mapper", "_path", "_permit", "_root",
         "headers", "message_complete", "read_some", "status",
     )  # fmt: skip
 
@@ -52,8 +52,8 @@ class ByteStream:
     read_some: Callable[[], Awaitable[bytes]]
     """Return what was received, at least one byte; b"" at the end."""
 
-    def __init__(self, client: HttpClient, path: str, body: bytes) -> None:
-        self._client, self._path, self._body = client, path, body
+    def __init__(self, client: HttpClient, path: str, body: bytes, root: bool) -> None:
+        self._client, self._path, self._body, self._root = client, path, body, root
         self._mapper = map_errors(client.upstream)
         self.message_complete = False
         """Set by the reader when nothing but the last chunk of the body can follow (after `[DONE]`): the connection may
@@ -65,7 +65,7 @@ class ByteStream:
         with client._in_flight.call(), self._mapper:
             self._permit = await client._permit()
             try:
-                self._connection, head = await client._send(self._mapper, "POST", self._path, self._body, False)
+                self._connection, head = await client._send(self._mapper, "POST", self._path, self._body, self._root)
             except BaseException:
                 self._release_permit()
                 raise
@@ -171,9 +171,13 @@ class HttpClient:
                 connection.abort()
                 self._pool.release(connection)
 
-    def stream(self, path: str, body: bytes) -> ByteStream:
-        """POST; the returned context manager sends the request and reads the response as it arrives."""
-        return ByteStream(self, path, body)
+    def stream(self, path: str, body: bytes, *, root: bool = False) -> ByteStream:
+        """POST; the returned context manager sends the request and reads the response as it arrives.
+
+        Args:
+            root: as for `request`.
+        """
+        return ByteStream(self, path, body, root)
 
     async def _send(
         self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool

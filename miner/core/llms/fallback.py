@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from miner.core._typing import override
 from miner.core.http.crash_budget import budget_scope, current_budget
+from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.driver import run, run_stream
+from miner.core.llms.contract.failover import is_unavailable, worst
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
@@ -29,14 +31,9 @@ from miner.core.wire import (
 from miner.errors import (
     BackendError,
     BackendOverloadedError,
-    BackendProtocolError,
-    EngineCrashedError,
     MinerError,
     ModelNotFoundError,
-    OutputValidationError,
     RequestError,
-    ServiceClosedError,
-    StreamInterruptedError,
     UnsupportedFeatureError,
 )
 
@@ -164,12 +161,12 @@ class FallbackService(LLMService):
                 except skip as error:
                     refused = refused or error
                 except BackendError as error:
-                    if not _is_unavailable(error):
+                    if not is_unavailable(error):
                         raise
                     failed = error
                     if service is not services[-1]:
                         self._cool_down(service, error)
-        raise _worst(failed, refused)
+        raise worst(failed, refused)
 
     async def _with_same_model(
         self, verb: str, model: str | None, call: Callable[[LLMService, str | None], Awaitable[M]]
@@ -190,7 +187,7 @@ class FallbackService(LLMService):
                 except UnsupportedFeatureError as error:
                     refused = refused or error
                 except BackendError as error:
-                    if not _is_unavailable(error):
+                    if not is_unavailable(error):
                         raise
                     failed = failed or error
                     self._cool_down(service, error)
@@ -198,7 +195,7 @@ class FallbackService(LLMService):
                     if model is None and response.model is not None:
                         self._default_models[verb] = response.model
                     return response
-        raise _worst(failed, refused)
+        raise worst(failed, refused)
 
     # Requests
 
@@ -241,7 +238,7 @@ class FallbackService(LLMService):
                         yield batch
                 return
             except BackendError as error:
-                if delivered or service is services[-1] or not _is_unavailable(error):
+                if delivered or service is services[-1] or not is_unavailable(error):
                     raise
                 self._cool_down(service, error)
             finally:
@@ -288,7 +285,7 @@ class FallbackService(LLMService):
                 return
             except (UnsupportedFeatureError, ModelNotFoundError) as error:
                 refused = refused or error
-        raise _worst(None, refused)
+        raise worst(None, refused)
 
     @override
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
@@ -296,6 +293,11 @@ class FallbackService(LLMService):
             if type(service).pull_model is not LLMService.pull_model:
                 return service.pull_model(model, insecure=insecure)
         return super().pull_model(model, insecure=insecure)
+
+    @property
+    @override
+    def native_backend(self) -> Backend | None:
+        return next((each for each in self._all() if each.native_backend is not None), None)
 
     @override
     async def list_models(self) -> list[ModelInfo]:
@@ -366,26 +368,6 @@ class FallbackService(LLMService):
                 errors.append(error)
         if errors:
             raise errors[0]
-
-
-def _is_unavailable(error: BackendError) -> bool:
-    """Whether another backend may do better: not where the engine's response was bad or broke off, nor where the
-    service was closed.
-    """
-    if isinstance(error, EngineCrashedError) and isinstance(error.__cause__, StreamInterruptedError):
-        return False
-    return not isinstance(
-        error, (BackendProtocolError, OutputValidationError, ServiceClosedError, StreamInterruptedError)
-    )
-
-
-def _worst(failed: BackendError | None, refused: RequestError | None) -> MinerError:
-    """The error to raise if no backend served the call: that of an unavailable one first, which might have supported
-    it.
-    """
-    error = failed or refused
-    assert error is not None
-    return error
 
 
 async def _has_model(service: LLMService, name: str) -> bool:

@@ -12,15 +12,17 @@ from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.engine.launchers import launcher_available
 from miner.core.http.client import HttpClient
-from miner.core.http.errors import ErrorBody
+from miner.core.http.errors import ErrorBody, Upstream
+from miner.core.llms.contract.native import NativeBatch
+from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.stream import Batches
-from miner.core.llms.llamacpp import dialect
+from miner.core.llms.llamacpp import dialect, native
 from miner.core.llms.llamacpp.check_settings import check_settings
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llamacpp.external import ExternalServer
 from miner.core.llms.llamacpp.forced_tools import is_forced
 from miner.core.llms.llamacpp.generation import Generation, OpenAIWire
-from miner.core.llms.llamacpp.infill import filled_in
+from miner.core.llms.llamacpp.infill import as_completion, filled_in
 from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL
 from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
@@ -188,6 +190,43 @@ class LlamaCppService(OpenAIService):
         timings = Timings()
         async with self._servers.slot(request, None, timings) as server:
             return await self._generation(server.supported(request), server, timings).count_tokens()
+
+    # Its own routes
+
+    @override
+    async def native(self, path: str, body: dict[str, Any] | None = None, model: str | None = None) -> bytes:
+        with self._in_flight.call():
+            retries = Retries(self)
+            info = await retries.run(lambda: self.resolve_model(model))
+            name = None if info is None else info.id
+
+            async def ask(server: LlamaServer) -> bytes:
+                return await native.ask(server, path, body, self._native_error)
+
+            async def send() -> bytes:
+                if path.partition("?")[0] not in native.POOLED:
+                    return await self._servers.without_slot(name, ask)
+                async with self._servers.slot(None, name, Timings()) as server:
+                    return await ask(server)
+
+            return await retries.run(send)
+
+    @override
+    async def native_stream(
+        self, path: str, body: dict[str, Any], model: str | None = None
+    ) -> AsyncGenerator[NativeBatch, None]:
+        info = await Retries(self).run(lambda: self.resolve_model(model))
+        async with self._servers.slot(None, None if info is None else info.id, Timings()) as server:
+            sent = await as_completion(path, body, server)
+            async with aclosing(native.generate(server, *sent, self._native_error)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    def _native_error(self, status: int, raw: bytes, upstream: Upstream) -> MinerError:
+        code, body = native.parsed_error(raw)
+        refined = dialect.refine(code or status, body, self.name, upstream.details(code or status))
+        error = native.native_error(code or status, body, refined)
+        return error or self._error(code or status, raw, None, upstream)
 
     def _generation(self, request: ChatRequest, server: LlamaServer, timings: Timings) -> Generation:
         wire = OpenAIWire(

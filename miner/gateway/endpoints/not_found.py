@@ -15,20 +15,18 @@ _COMPLETIONS = "POST /v1/chat/completions and POST /v1/completions generate, or 
 _FOREIGN_PATHS = {
     **dict.fromkeys(
         (
-            "health", "healthz", "live", "ready", "ping", "status", "health/live", "health/ready", "v1/health",
+            "healthz", "live", "ready", "ping", "status", "health/live", "health/ready",
             "healthcheck",
         ),
         _HEALTH,
     ),
     **dict.fromkeys(("v1/model", "model", "api/models", "v1/engines"), _MODELS),
-    "props": f"{_MODELS} GET /admin/engines lists the engines behind them.",
-    "slots": "GET /admin/engines lists the engines and their slots.",
     "v1": "This is the base URL of OpenAI's clients; GET /v1/models lists the models, GET /docs all routes.",
     "api": "The base URL of Ollama's clients is the address without a path; GET /api/tags lists the models.",
     "version": "GET /api/version returns the version.",
-    **dict.fromkeys(("completion", "generate", "infill", "v1/generate"), _COMPLETIONS),
-    **dict.fromkeys(("tokenize", "count_tokens"), "POST /v1/messages/count_tokens counts the tokens of a prompt."),
-    **dict.fromkeys(("embedding", "embed"), "POST /v1/embeddings embeds texts, or in Ollama's form POST /api/embed."),
+    **dict.fromkeys(("generate", "v1/generate"), _COMPLETIONS),
+    **dict.fromkeys(("count_tokens",), "POST /v1/messages/count_tokens counts the tokens of a prompt."),
+    **dict.fromkeys(("embed",), "POST /v1/embeddings embeds texts, or in Ollama's form POST /api/embed."),
     **dict.fromkeys(("swagger", "redoc", "swagger.json", "v1/docs", "api/docs"), "GET /docs describes all routes."),
 }  # fmt: skip
 """Paths of other servers, without slashes at their ends, and their equivalents here."""
@@ -79,7 +77,7 @@ def _suggestion(context: RequestContext) -> str:
     routes = sorted(
         {(route.method, route.path) for route in table if "{" not in route.path and route.canonical is None}
     )
-    for method, route in routes:
+    for method, route in sorted(routes, key=lambda each: len(each[1]), reverse=True):
         end = route.strip("/")
         # A base URL that is too long (/v1/v1/models) or too short (/completions).
         if end and path and (path.endswith(f"/{end}") or end.endswith(f"/{path}")):

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from miner.core.wire import ModelInfo, RerankResponse, RerankResult
+from miner.core.llms.contract.native import NativeBatch
+from miner.core.wire import LLMChunk, ModelInfo, RerankResponse, RerankResult, TokenUsage
 from tests.fuzzing import examples
 from tests.gateway.serving import Parrot, alive, config, serving
 
@@ -40,6 +41,12 @@ class Able(Parrot):
 
     async def pull_model(self, model, *, insecure=False):
         yield {"status": "success"}
+
+    async def native(self, path, body=None, model=None):
+        return b"[]" if path in ("/slots", "/lora-adapters") else b"{}"
+
+    async def native_stream(self, path, body, model=None):
+        yield NativeBatch([b"{}"], LLMChunk(content="a", usage=TokenUsage(1, 1, 2)))
 
     async def _count_tokens(self, request):
         return 1

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Self
 
 from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.in_flight import InFlight
 from miner.core.llms.contract.join import drain
+from miner.core.llms.contract.native import NativeBatch
 from miner.core.llms.contract.stream import Batches
 from miner.core.models.names import check_name, without_tag
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMChunk, LLMResponse, ModelInfo, RerankResponse
+from miner.core.wire import (
+    ChatRequest,
+    EmbeddingResponse,
+    Health,
+    LLMChunk,
+    LLMResponse,
+    ModelInfo,
+    RerankResponse,
+)
 from miner.errors import ModelNotFoundError, ServiceClosedError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
@@ -229,6 +239,30 @@ class Backend:
         """Return the tokens of the prompt, its chat template included."""
         raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
 
+    @property
+    def native_backend(self) -> Backend | None:
+        """The backend of this service that has routes for `native` and `native_stream`; None: none has."""
+        return None if type(self).native is Backend.native else self
+
+    async def native(self, path: str, body: dict[str, Any] | None = None, model: str | None = None) -> bytes:
+        """Return the engine's own response to a request in its own form that generates nothing.
+
+        Args:
+            path: of the engine's route, such as `/tokenize`; GET where there is no body.
+
+        Raises:
+            UnsupportedFeatureError: the engine has no such routes (param `native`).
+        """
+        raise _no_native(self.name)
+
+    def native_stream(
+        self, path: str, body: dict[str, Any], model: str | None = None
+    ) -> AsyncGenerator[NativeBatch, None]:
+        """Yield the engine's own response to a generation in its own form; unless the body has `stream: true`, it is
+        the only event of the last batch. Errors are those of `native`.
+        """
+        raise _no_native(self.name)
+
     async def _health(self) -> Health:
         """Return the state of the engine. May raise: `health` makes a Health of any exception."""
         default = self._settings.default_model
@@ -238,6 +272,13 @@ class Backend:
 
     async def _close_resources(self) -> None:
         """Release what is open. Calls in flight have ended by then."""
+
+
+def _no_native(name: str) -> UnsupportedFeatureError:
+    return UnsupportedFeatureError(
+        f"{name} does not have the routes of llama.cpp's server.", param="native",
+        operator_hint="LLM_BACKEND=llamacpp has them.",
+    )  # fmt: skip
 
 
 def _closed(cls: type[Backend]) -> ServiceClosedError:

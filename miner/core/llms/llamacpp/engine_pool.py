@@ -34,6 +34,8 @@ _EXIT_SECONDS = 2.0
 class EngineServer(LlamaServer):
     """One start of an engine of ours."""
 
+    is_ours = True
+
     def __init__(
         self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, fim: FimTokens | None, backend: str,
         read_timeout: float,

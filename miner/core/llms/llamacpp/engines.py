@@ -29,7 +29,7 @@ from miner.core.llms.llamacpp.engine_pool import (
 from miner.core.llms.llamacpp.memory import EngineMemory
 from miner.core.llms.llamacpp.models import LocalModel, find_model
 from miner.core.llms.llamacpp.pull import pull_from_hub
-from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
+from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider, T
 from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
@@ -208,6 +208,17 @@ class LocalEngines(ServerProvider):
             if server.props is None:
                 await server.fetch_props()
             yield server
+
+    @override
+    async def without_slot(self, model: str | None, ask: Callable[[LlamaServer], Awaitable[T]]) -> T:
+        _, spec = self._found.get(model or "") or await self._find(model)
+        running = self._servers.get(spec) if spec in self._loaded() else None
+        if running is not None:
+            try:
+                return await ask(running)
+            except BackendUnavailableError:
+                pass  # it was started again, or stopped just now
+        return await super().without_slot(model, ask)
 
     @asynccontextmanager
     async def _lease(

@@ -15,7 +15,7 @@ from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
 from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.llamacpp.limiter import SlotLimiter
-from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider
+from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider, T
 from miner.core.wire import UNLIMITED, ChatRequest, ModelInfo, Timings
 from miner.errors import BackendError
 
@@ -120,6 +120,10 @@ class ExternalServer(ServerProvider):
         limiter.resize(slots)
         async with limiter.slot(current_client()) as timings.queue:
             yield server
+
+    @override
+    async def without_slot(self, model: str | None, ask: Callable[[LlamaServer], Awaitable[T]]) -> T:
+        return await ask(await self._current())
 
     @override
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.fim import NAMES, FimTokens
 from miner.core.wire import UNLIMITED, ChatRequest, Health, ModelInfo, Progress, Timings
 from miner.errors import BackendProtocolError, UnsupportedFeatureError
+
+T = TypeVar("T")
 
 OnProgress = Callable[[Progress], None] | None
 """Called while a model loads or a request waits."""
@@ -39,6 +41,9 @@ class LlamaServer:
     Args:
         prompts: bounds the prompts that it processes at once; None: no bound, for a server that others use too.
     """
+
+    is_ours: ClassVar[bool] = False
+    """Whether it was started here, with options of ours."""
 
     def __init__(self, http: HttpClient, *, prompts: PromptGate | None = None) -> None:
         self.http = http
@@ -181,6 +186,11 @@ class ServerProvider:
             BackendOverloadedError: the queue is full, or the wait was too long.
         """
         raise NotImplementedError
+
+    async def without_slot(self, model: str | None, ask: Callable[[LlamaServer], Awaitable[T]]) -> T:
+        """The result of a question to a server that computes nothing: it waits for no slot of one that runs."""
+        async with self.slot(None, model, Timings()) as server:
+            return await ask(server)
 
     async def list_models(self, inherited: Callable[[], Awaitable[list[ModelInfo]]]) -> list[ModelInfo]:
         """All models that can be named."""

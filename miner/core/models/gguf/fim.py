@@ -5,7 +5,7 @@ llama.cpp takes them from the settings of the file, else from the vocabulary by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from miner.core.models.gguf.values import U64
@@ -16,6 +16,11 @@ SETTINGS = (
     ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"),
 )
 """Of each token: the setting that has its id, and the setting of older files."""
+_FILES = (
+    ("tokenizer.ggml.fim_rep_token_id", ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>")),
+    ("tokenizer.ggml.fim_sep_token_id", ("<|file_sep|>",)),
+)
+"""The same for the tokens of a repository and its files."""
 NAMES = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
@@ -34,6 +39,10 @@ class FimTokens(NamedTuple):
     prefix: int
     suffix: int
     middle: int
+    repository: int | None = None
+    """Begins the other files of a repository; None: the model has no such token."""
+    file: int | None = None
+    """Begins one of these files."""
 
 
 def fim_tokens(number: Callable[[str], int | None], vocabulary: bytes) -> FimTokens | None:
@@ -53,10 +62,14 @@ def fim_tokens(number: Callable[[str], int | None], vocabulary: bytes) -> FimTok
         if token is None:
             return None
         found.append(token)
-    return FimTokens(*found)
+    files = [number(setting) for setting, _ in _FILES]
+    for place, (_, names) in enumerate(_FILES):
+        if files[place] is None:
+            files[place] = _by_name(vocabulary, names)
+    return FimTokens(*found, *files)
 
 
-def _by_name(vocabulary: bytes, names: list[str]) -> int | None:
+def _by_name(vocabulary: bytes, names: Sequence[str]) -> int | None:
     """The id of the first token that has one of these names."""
     starts = []
     for name in names:

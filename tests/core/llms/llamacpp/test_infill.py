@@ -18,7 +18,9 @@ BEFORE, AFTER = "def add(a, b):\n    ", "\n\nprint(add(1, 2))"
 
 @FOUND_BY
 def test_the_tokens_are_found_in_the_file(tmp_path, fim):
-    assert read_header(write_tiny_model(tmp_path / "fim.gguf", fim=fim)).fim_tokens == FimTokens(259, 260, 261)
+    assert read_header(write_tiny_model(tmp_path / "fim.gguf", fim=fim)).fim_tokens == FimTokens(
+        259, 260, 261, None, None
+    )
 
 
 def test_a_file_without_them(tmp_path):

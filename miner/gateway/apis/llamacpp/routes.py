@@ -1,0 +1,56 @@
+"""llama.cpp's own routes as a table: those of llama-server that OpenAI's API does not have, or has otherwise."""
+
+from __future__ import annotations
+
+from miner.gateway.apis.llamacpp.completion import native_completion
+from miner.gateway.apis.llamacpp.errors import llamacpp_error
+from miner.gateway.apis.llamacpp.schema import (
+    ApplyTemplateRequest,
+    DetokenizeRequest,
+    InfillRequest,
+    NativeCompletionRequest,
+    NativeEmbeddingRequest,
+    NativeRerankRequest,
+    TokenizeRequest,
+)
+from miner.gateway.apis.llamacpp.tools import health, lora_adapters, native, props, slots
+from miner.gateway.apis.openai.completions import completions
+from miner.gateway.apis.openai.embeddings import embeddings
+from miner.gateway.apis.openai.rerank import rerank
+from miner.gateway.context import Handler, Route
+
+_JSON_OR_EVENTS = ("application/json", "text/event-stream")
+_BODIES: dict[str, type] = {
+    "/completion": NativeCompletionRequest, "/infill": InfillRequest, "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest, "/apply-template": ApplyTemplateRequest,
+    **dict.fromkeys(("/embedding", "/embeddings"), NativeEmbeddingRequest),
+    **dict.fromkeys(("/rerank", "/reranking"), NativeRerankRequest),
+}  # fmt: skip
+
+
+def _generating(path: str, engine_path: str, summary: str, otherwise: Handler | None = None) -> Route:
+    handler, body = native_completion(engine_path, otherwise), _BODIES[engine_path]
+    return Route("POST", path, handler, "key", llamacpp_error, summary, body, _JSON_OR_EVENTS)
+
+
+def _post(path: str, summary: str, otherwise: Handler | None = None) -> Route:
+    return Route("POST", path, native(path, otherwise), "key", llamacpp_error, summary, _BODIES[path])
+
+
+LLAMACPP = [
+    _generating("/completion", "/completion", "Complete a prompt, in llama.cpp's form"),
+    _generating("/completions", "/completion", "The same; OpenAI's form is at /v1/completions", completions),
+    _generating("/infill", "/infill", "Fill a gap between two texts"),
+    _post("/tokenize", "Split a text into tokens"),
+    _post("/detokenize", "Join tokens to a text"),
+    _post("/apply-template", "Format a conversation by the model's chat template"),
+    _post("/embedding", "Embed texts, in llama.cpp's form"),
+    _post("/embeddings", "The same; OpenAI's form is at /v1/embeddings", embeddings),
+    _post("/rerank", "Sort documents by relevance to a query, in llama.cpp's form", rerank),
+    _post("/reranking", "The same"),
+    Route("GET", "/props", props, "key", llamacpp_error, "The properties of a model's engine"),
+    Route("GET", "/slots", slots, "key", llamacpp_error, "What the slots of a model's engine do"),
+    Route("GET", "/lora-adapters", lora_adapters, "key", llamacpp_error, "The adapters of a model's engine"),
+    Route("GET", "/health", health, "open", llamacpp_error, "Whether a request could be served now", always=True),
+    Route("GET", "/v1/health", health, "open", llamacpp_error, "The same", always=True),
+]
