@@ -6,15 +6,16 @@ from typing import Any
 
 import msgspec
 
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError
+from miner.gateway.apis.anthropic.blocks import readable
 from miner.gateway.apis.anthropic.schema import (
     AnthropicCountTokensRequest,
     AnthropicMessage,
     AnthropicMessagesRequest,
-    AnthropicTool,
     Base64Source,
     Block,
     DocumentBlock,
+    ForeignBlock,
     ImageBlock,
     RedactedBlock,
     TextBlock,
@@ -30,7 +31,9 @@ from miner.gateway.body_structure import MAX_SCHEMA, bounded, check_length
 from miner.gateway.dialect import Call
 
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_ADDITIONS = ("tool_addition", "tool_removal", "mcp_tool_listing")
+"""Blocks of which only Anthropic's own tools know."""
+_SHOWN = 64
 Part = dict[str, Any]
 
 
@@ -45,8 +48,10 @@ def sampling_arguments(request: AnthropicMessagesRequest, call: Call) -> dict[st
         arguments["top_k"] = request.top_k
     if request.stop_sequences:
         arguments["stop"] = request.stop_sequences
-    if request.output_config is not None and request.output_config.format is not None:
-        arguments["response_format"] = _response_format(request.output_config.format)
+    output_format = request.output_config.format if request.output_config is not None else None
+    output_format = output_format or request.output_format
+    if output_format:
+        arguments["response_format"] = _response_format(output_format)
     reasoning = _reasoning(request, call)
     if reasoning is not None:
         arguments["reasoning"] = reasoning
@@ -68,10 +73,10 @@ def _reasoning(request: AnthropicMessagesRequest, call: Call) -> bool | str | No
     effort = request.output_config.effort if request.output_config is not None else None
     if thinking is not None:
         if thinking.budget_tokens is not None:
-            call.ignored.append("thinking.budget_tokens")  # no engine here limits reasoning alone
+            call.skip("thinking.budget_tokens")  # no engine here limits reasoning alone
         if thinking.type == "disabled":
             if effort is not None:
-                call.ignored.append("output_config.effort")
+                call.skip("output_config.effort")
             return False
     if effort is not None:
         return effort
@@ -109,7 +114,7 @@ def _convert_message(message: AnthropicMessage, where: str, call: Call) -> list[
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     if message.role == "assistant":
-        return [_assistant(message.content, where, call)]
+        return _Assistant(message.content, where, call).messages
     converted: list[dict[str, Any]] = []
     parts: list[Part] = []
     for place, block in enumerate(message.content):
@@ -119,8 +124,8 @@ def _convert_message(message: AnthropicMessage, where: str, call: Call) -> list[
                 converted.append({"role": "user", "content": _joined(parts)})
                 parts = []
             converted.append(_tool_result(block, at, call))
-        elif isinstance(block, TextBlock | ImageBlock | DocumentBlock):
-            parts.append(_part(block, at, call))
+        elif isinstance(block, TextBlock | ImageBlock | DocumentBlock | ForeignBlock):
+            parts += _parts(block, at, call)
         else:
             raise _misplaced(block, message.role, at)
     if parts or not converted:
@@ -128,29 +133,72 @@ def _convert_message(message: AnthropicMessage, where: str, call: Call) -> list[
     return converted
 
 
-def _assistant(blocks: list[Block], where: str, call: Call) -> dict[str, Any]:
-    texts, reasoning, tool_calls = [], [], []
-    for place, block in enumerate(blocks):
-        match block:
-            case TextBlock():
-                texts.append(block.text)
-            case ThinkingBlock():
-                reasoning.append(block.thinking or carried_thinking(block.signature))
-            case RedactedBlock():
-                if "redacted_thinking" not in call.ignored:
-                    call.ignored.append("redacted_thinking")
-            case ToolUseBlock():
-                arguments = msgspec.json.encode(bounded(block.input, f"{where}[{place}].input")).decode()
-                function = {"name": block.name, "arguments": arguments}
-                tool_calls.append({"id": block.id, "type": "function", "function": function})
-            case _:
-                raise _misplaced(block, "assistant", f"{where}[{place}]")
-    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or (None if tool_calls else "")}
-    if any(reasoning):
-        message["reasoning"] = "\n".join(filter(None, reasoning))
-    if tool_calls:
-        message["tool_calls"] = tool_calls
-    return message
+class _Assistant:
+    """An assistant message, cut behind the calls that Anthropic's own servers have answered in the middle of it."""
+
+    def __init__(self, blocks: list[Block], where: str, call: Call) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._begin()
+        foreign = [block.block for block in blocks if isinstance(block, ForeignBlock)]
+        answered = {block.get("tool_use_id") for block in foreign}
+        for place, block in enumerate(blocks):
+            at = f"{where}[{place}]"
+            match block:
+                case TextBlock():
+                    self._texts.append(block.text)
+                case ThinkingBlock():
+                    self._reasoning.append(block.thinking or carried_thinking(block.signature))
+                case RedactedBlock():
+                    call.skip(f"{at}.redacted_thinking")
+                case ToolUseBlock():
+                    self._tool_call(block.id, block.name, block.input, at)
+                case ForeignBlock():
+                    self._foreign(block.block, answered, at, call)
+                case _:
+                    raise _misplaced(block, "assistant", at)
+        if self._texts or self._reasoning or self._tool_calls or not self.messages:
+            self._flush()
+
+    def _begin(self) -> None:
+        self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._tool_calls: list[dict[str, Any]] = []
+
+    def _flush(self) -> None:
+        content = "".join(self._texts) or (None if self._tool_calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if any(self._reasoning):
+            message["reasoning"] = "\n".join(filter(None, self._reasoning))
+        if self._tool_calls:
+            message["tool_calls"] = self._tool_calls
+        self.messages.append(message)
+        self._begin()
+
+    def _tool_call(self, call_id: str, name: str, arguments: dict[str, Any], where: str) -> None:
+        text = msgspec.json.encode(bounded(arguments, f"{where}.input")).decode()
+        self._tool_calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": text}})
+
+    def _foreign(self, block: dict[str, Any], answered: set[Any], where: str, call: Call) -> None:
+        kind, call_id, answers = block["type"], block.get("id"), block.get("tool_use_id")
+        if kind in ("server_tool_use", "mcp_tool_use") and isinstance(call_id, str) and call_id in answered:
+            arguments = block.get("input")
+            name = str(block.get("name") or kind)
+            self._tool_call(call_id, name, arguments if isinstance(arguments, dict) else {}, where)
+        elif isinstance(answers, str) and any(one["id"] == answers for one in self._tool_calls):
+            if any(one["id"] != answers for one in self._tool_calls):
+                # Calls that are answered by other blocks, or by the client, stay behind this result.
+                ours = [one for one in self._tool_calls if one["id"] == answers]
+                rest = [one for one in self._tool_calls if one["id"] != answers]
+                self._tool_calls = ours
+                self._flush()
+                self._tool_calls = rest
+            else:
+                self._flush()
+            self.messages.append({"role": "tool", "tool_call_id": answers, "content": readable(block.get("content"))})
+        elif kind == "compaction":
+            self._texts.append(readable(block.get("content")))
+        else:
+            call.skip(f"{where}.{kind[:_SHOWN]}", _unsupported(block, where))
 
 
 def _misplaced(block: Block, role: str, where: str) -> InvalidRequestError:
@@ -161,23 +209,27 @@ def _misplaced(block: Block, role: str, where: str) -> InvalidRequestError:
 def _tool_result(block: ToolResultBlock, where: str, call: Call) -> dict[str, Any]:
     parts = [{"type": "text", "text": block.content}] if isinstance(block.content, str) else []
     if isinstance(block.content, list):
-        parts = [_part(part, f"{where}.content[{place}]", call) for place, part in enumerate(block.content)]
+        for place, part in enumerate(block.content):
+            parts += _parts(part, f"{where}.content[{place}]", call)
     if block.is_error:
         # No engine's template has a flag for it: the model reads it as text.
         parts.insert(0, {"type": "text", "text": "The tool failed:"})
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(parts)}
 
 
-def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str, call: Call) -> Part:
+def _parts(block: TextBlock | ImageBlock | DocumentBlock | ForeignBlock, where: str, call: Call) -> list[Part]:
+    """The parts of a block; none where it is left out."""
     if isinstance(block, TextBlock):
-        return {"type": "text", "text": block.text}
+        return [{"type": "text", "text": block.text}]
+    if isinstance(block, ForeignBlock):
+        return _foreign_parts(block.block, where, call)
     if isinstance(block, DocumentBlock):
         if not isinstance(block.source, TextSource):
-            raise UnsupportedFeatureError(
-                f"{where}: only plain text documents are supported.", param=where, hint="Send its text."
-            )
+            message = f"{where}: only plain text documents are supported."
+            call.skip(f"{where}.document", message, hint="Send its text.", changes=True)
+            return []
         headers = [header for header in (block.title, block.context) if header]
-        return {"type": "text", "text": "\n".join([*headers, block.source.data])}
+        return [{"type": "text", "text": "\n".join([*headers, block.source.data])}]
     source = block.source
     if isinstance(source, Base64Source):
         if source.media_type not in _IMAGES:
@@ -186,8 +238,38 @@ def _part(block: TextBlock | ImageBlock | DocumentBlock, where: str, call: Call)
                 param=f"{where}.source.media_type",
             )
         url = f"data:{source.media_type};base64,{source.data}"
-        return image_part(url, f"{where}.source.data", call.remote_images)
-    return image_part(source.url, f"{where}.source.url", call.remote_images)
+        return [image_part(url, f"{where}.source.data", call.remote_images)]
+    return [image_part(source.url, f"{where}.source.url", call.remote_images)]
+
+
+def _foreign_parts(block: dict[str, Any], where: str, call: Call) -> list[Part]:
+    """What a model can read of a block in a user or system message, or in a tool's result."""
+    kind, source = block["type"], block.get("source")
+    if kind == "tool_reference" and isinstance(block.get("tool_name"), str):
+        return [{"type": "text", "text": f"The tool {block['tool_name']} is available."}]
+    if kind == "document" and isinstance(source, dict) and source.get("type") == "content":
+        inner = source.get("content")
+        items = inner if isinstance(inner, list) else [{"type": "text", "text": inner}]
+        headers = [block[name] for name in ("title", "context") if isinstance(block.get(name), str)]
+        parts: list[Part] = [{"type": "text", "text": "\n".join(headers)}] if any(headers) else []
+        for place, item in enumerate(items):
+            at = f"{where}.source.content[{place}]"
+            try:
+                parts += _parts(msgspec.convert(item, TextBlock | ImageBlock), at, call)
+            except msgspec.ValidationError as error:
+                raise InvalidRequestError(f"Invalid value for '{at}': {error}.", param=at) from None
+        return parts
+    if kind == "search_result" or kind.endswith("_tool_result"):
+        return [{"type": "text", "text": readable(block)}]
+    call.skip(f"{where}.{kind[:_SHOWN]}", _unsupported(block, where), changes=kind not in _ADDITIONS)
+    return []
+
+
+def _unsupported(block: dict[str, Any], where: str) -> str:
+    kind, source = block["type"][:_SHOWN], block.get("source")
+    if isinstance(source, dict) and isinstance(source.get("type"), str):
+        return f"{where}: `{kind}` blocks with a source of type `{source['type'][:_SHOWN]}` are not supported."
+    return f"{where}: `{kind}` blocks are not supported."
 
 
 def _parts_of(content: str | list[Part]) -> list[Part]:
@@ -199,56 +281,3 @@ def _joined(parts: list[Part]) -> str | list[Part]:
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
-
-
-def tool_arguments(request: AnthropicCountTokensRequest, call: Call) -> dict[str, Any]:
-    """The service's arguments for tools and the choice among them."""
-    choice = request.tool_choice
-    if not request.tools:
-        if choice is not None and choice.type in ("any", "tool"):
-            raise InvalidRequestError("tool_choice requires tools.", param="tool_choice")
-        return {}
-    tools = [_tool(tool, f"tools[{place}]", call) for place, tool in enumerate(request.tools)]
-    arguments: dict[str, Any] = {"tools": tools}
-    if choice is None:
-        return arguments
-    if choice.type == "tool":
-        if not choice.name:
-            raise InvalidRequestError("Missing required parameter: 'tool_choice.name'.", param="tool_choice.name")
-        names = [tool["function"]["name"] for tool in tools]
-        if choice.name not in names:
-            raise InvalidRequestError(
-                f"tool_choice.name must be the name of a tool ({', '.join(names)}), not {choice.name!r}.",
-                param="tool_choice.name",
-            )
-        arguments["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-    else:
-        arguments["tool_choice"] = _TOOL_CHOICES[choice.type]
-    if choice.disable_parallel_tool_use:
-        arguments["parallel_tool_calls"] = False
-    return arguments
-
-
-def _tool(body: dict[str, Any], where: str, call: Call) -> dict[str, Any]:
-    kind = body.get("type")
-    if kind not in (None, "custom"):
-        raise UnsupportedFeatureError(
-            f"Unsupported value: '{where}.type' does not support {str(kind)[:80]!r}.", param=f"{where}.type",
-            hint="Only custom tools are supported, with name, description and input_schema.",
-        )  # fmt: skip
-    try:
-        tool = msgspec.convert(body, AnthropicTool)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"Invalid value for '{where}': {error}.", param=where) from None
-    if tool.input_schema is None:
-        path = f"{where}.input_schema"
-        raise InvalidRequestError(f"Missing required parameter: {path!r}.", param=path)
-    for name in ("allowed_callers", "defer_loading", "input_examples"):
-        if getattr(tool, name) and f"tools.{name}" not in call.ignored:
-            call.ignored.append(f"tools.{name}")
-    function: dict[str, Any] = {"name": tool.name, "parameters": bounded(tool.input_schema, f"{where}.input_schema")}
-    if tool.description:
-        function["description"] = tool.description
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return {"type": "function", "function": function}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from miner.gateway.errors import Failure
@@ -22,7 +24,11 @@ def anthropic_error(failure: Failure) -> bytes:
     message = failure.message
     if failure.code == "context_length_exceeded":
         message = f"prompt is too long: {message}"  # clients search for it before they shorten the prompt
-    error = {"type": kind, "message": message, "details": {"error_code": failure.code}}
+    details: dict[str, Any] = {"error_code": failure.code}
+    if failure.param == "thread" and failure.status == 400:
+        # Anthropic's tool runners look for it, and go on without a thread.
+        details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    error = {"type": kind, "message": message, "details": details}
     return msgspec.json.encode({"type": "error", "error": error, "request_id": failure.request_id})
 
 

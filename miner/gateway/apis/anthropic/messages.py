@@ -9,28 +9,39 @@ from aiohttp import web
 
 from miner.core.wire import LLMResponse
 from miner.errors import UnsupportedFeatureError
-from miner.gateway.apis.anthropic.convert import convert_messages, sampling_arguments, tool_arguments
+from miner.gateway.apis.anthropic.blocks import decode_request
+from miner.gateway.apis.anthropic.convert import convert_messages, sampling_arguments
 from miner.gateway.apis.anthropic.response import content_blocks, message_object, stop_fields, usage_object
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
-from miner.gateway.apis.fields import refuse_service_tier, refuse_unsupported
+from miner.gateway.apis.anthropic.tools import tool_arguments
+from miner.gateway.apis.fields import refuse_service_tier
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response, send_reply
 from miner.gateway.neutralize import neutralize
-from miner.gateway.request_body import decode, decode_body, off_loop, parse_body
+from miner.gateway.request_body import off_loop, parse_body
 
 _MESSAGES = msgspec.json.Decoder(AnthropicMessagesRequest)
 _COUNT_TOKENS = msgspec.json.Decoder(AnthropicCountTokensRequest)
-_UNSUPPORTED = {
+_CHANGING = {
     "container": "Nothing is executed here.",
     "inference_geo": "The model runs where this server's operator runs it.",
     "mcp_servers": "Give the model tools, and call the servers yourself.",
+    "thread": "Send the whole conversation.",
+}
+"""Fields that nothing here supports and that change the response, with what to do instead."""
+_ONLY_MESSAGES = frozenset(AnthropicMessagesRequest.__struct_fields__) - {
+    *AnthropicCountTokensRequest.__struct_fields__
 }
 _BYTES_PER_TOKEN = 4
-_IGNORED = ("context_management", "user_profile_id", "workspace_id", "diagnostics")
+_ADDING = (
+    "context_management", "compaction", "fallbacks", "fallback_credit_token", "billing_policy", "betas", "diagnostics",
+    "user_profile_id", "workspace_id",
+)  # fmt: skip
+"""Fields that nothing here supports and that only add: what Anthropic's server does before or behind the model."""
 
 
 class AnthropicMessages:
@@ -42,7 +53,7 @@ class AnthropicMessages:
     def parse(self, body: bytes) -> Call:
         """Parse a request body."""
         foreign: dict[str, Any] = {}
-        request = decode(body, _MESSAGES, foreign)
+        request = decode_request(body, _MESSAGES, foreign)
         refuse_service_tier(request.service_tier, ("auto", "standard_only"))
         call = _call(request, foreign)
         call.stream = request.stream
@@ -92,16 +103,26 @@ def _estimated_tokens(call: Call) -> int:
 
 def _call(request: AnthropicCountTokensRequest, foreign: dict[str, Any]) -> Call:
     """The call, without its arguments."""
-    refuse_unsupported(request, _UNSUPPORTED)
-    ignored = [name for name in _IGNORED if getattr(request, name, None)]
-    if _has_cache_control(request):
-        ignored.append("cache_control")
-    if request.speed not in (None, "standard"):
-        ignored.append("speed")
-    return Call(
-        arguments=[], model=request.model, ignored=ignored, names=FieldNames(_names(request)), options=request,
+    call = Call(
+        arguments=[], model=request.model, names=FieldNames(_names(request)), options=request,
         foreign=foreign, fields=AnthropicMessagesRequest.__struct_fields__,
     )  # fmt: skip
+    if isinstance(request.thread, dict) and request.thread.get("type") == "continue":
+        raise UnsupportedFeatureError(
+            "Threads are not supported: nothing is kept of earlier messages.", param="thread",
+            hint="Send the whole conversation.",
+        )  # fmt: skip
+    for name, hint in _CHANGING.items():
+        if getattr(request, name, None):
+            call.skip(name, hint=hint, changes=True)
+    for name in _ADDING:
+        if getattr(request, name, None):
+            call.skip(name)
+    if request.speed not in (None, "standard"):
+        call.skip("speed")
+    if _has_cache_control(request):
+        call.ignored.append("cache_control")  # engines here cache by themselves: nothing is lost
+    return call
 
 
 def _names(request: AnthropicCountTokensRequest) -> dict[str, str]:
@@ -140,11 +161,13 @@ async def messages(context: RequestContext) -> web.StreamResponse:
 async def count_tokens(context: RequestContext) -> web.StreamResponse:
     """Count the input tokens that a message would have."""
     foreign: dict[str, Any] = {}
-    request = await decode_body(context, _COUNT_TOKENS, foreign)
+    request = await parse_body(context, lambda body: decode_request(body, _COUNT_TOKENS, foreign))
+    for name in foreign.keys() & _ONLY_MESSAGES:
+        del foreign[name]
+        context.ignored.append(name)  # it changes no count
     call = _call(request, foreign)
     converted = await off_loop(context, convert_messages, request, call)
     tools = (await off_loop(context, tool_arguments, request, call)).get("tools")
-    context.ignored += call.ignored
     await context.start_call(call)
     counted = Call(arguments=[{"messages": converted}], names=call.names)
     context.ignored += neutralize(counted, context.gateway.client_lines)

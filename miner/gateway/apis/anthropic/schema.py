@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -81,11 +81,22 @@ class ToolResultBlock(_Block, tag="tool_result"):
     """The result of a tool call."""
 
     tool_use_id: str
-    content: str | list[TextBlock | ImageBlock | DocumentBlock] | None = None
+    content: str | list[TextBlock | ImageBlock | DocumentBlock | ForeignBlock] | None = None
     is_error: bool | None = None
 
 
-Block = TextBlock | ImageBlock | DocumentBlock | ThinkingBlock | RedactedBlock | ToolUseBlock | ToolResultBlock
+class ForeignBlock(_Block, tag="miner_foreign_block"):
+    """A block of a type or with a source that is not known here, as `blocks.decode_request` wraps it."""
+
+    block: dict[str, Any]
+
+
+Block = (
+    TextBlock | ImageBlock | DocumentBlock | ThinkingBlock | RedactedBlock | ToolUseBlock | ToolResultBlock
+    | ForeignBlock
+)  # fmt: skip
+KNOWN_BLOCKS = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Block))
+KNOWN_SOURCES = {"image": ("base64", "url"), "document": ("base64", "url", "text")}
 
 
 class AnthropicMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +162,14 @@ class AnthropicCountTokensRequest(msgspec.Struct, kw_only=True, forbid_unknown_f
     user_profile_id: str | None = None
     workspace_id: str | None = None
     mcp_servers: list[Any] | None = None
+    fallbacks: Any = None
+    fallback_credit_token: Any = None
+    compaction: Any = None
+    billing_policy: Any = None
+    betas: Any = None
+    thread: Any = None
+    output_format: dict[str, Any] | None = None
+    """The earlier name of `output_config.format`."""
 
 
 class AnthropicMessagesRequest(AnthropicCountTokensRequest, kw_only=True, forbid_unknown_fields=True):
