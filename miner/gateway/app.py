@@ -14,6 +14,7 @@ from miner.errors import MinerError
 from miner.gateway.apis.anthropic.routes import ANTHROPIC
 from miner.gateway.apis.errors import APIS
 from miner.gateway.apis.llamacpp.routes import LLAMACPP
+from miner.gateway.apis.models import MODELS
 from miner.gateway.apis.ollama.routes import OLLAMA
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.routes import OPENAI
@@ -57,7 +58,7 @@ SERVER = [
     Route("GET", "/openapi.json", openapi, "key", openai_error, "These routes, as an OpenAPI document"),
     Route("GET", "/docs", docs, "key", openai_error, "These routes, as a page", content_types="text/html"),
 ]  # fmt: skip
-ROUTES: list[Route] = [*OPENAI, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN]
+ROUTES: list[Route] = [*OPENAI, *MODELS, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN]
 """All routes, besides those that follow from them (`routing.py`). For every other path there is a 404 or 405, after the
 same checks.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -26,6 +27,20 @@ async def known_models(context: RequestContext) -> list[ModelInfo]:
         if _may_use(context.caller, model)
     ]
     return sorted(models, key=lambda model: not (default is not None and default in (model.id, *model.aliases)))
+
+
+def listed_names(models: Sequence[ModelInfo]) -> list[tuple[ModelInfo, str]]:
+    """All names by which models are listed: the ids first, and then the other names."""
+    ids = [(model, model.id) for model in models]
+    return ids + [(model, name) for model in models for name in _other_names(model)]
+
+
+def _other_names(model: ModelInfo) -> list[str]:
+    """The names by which a model is listed besides its id: those that differ in more than case, `.gguf` and
+    `:latest`.
+    """
+    names = {model_stem(without_tag(name)).lower(): name for name in (*reversed(model.aliases), model.id)}
+    return [name for name in names.values() if name != model.id]
 
 
 def _may_use(caller: Caller, model: ModelInfo) -> bool:

@@ -140,7 +140,7 @@ class _Assistant:
         self.messages: list[dict[str, Any]] = []
         self._begin()
         foreign = [block.block for block in blocks if isinstance(block, ForeignBlock)]
-        answered = {block.get("tool_use_id") for block in foreign}
+        answered = {str(block.get("tool_use_id")) for block in foreign}
         for place, block in enumerate(blocks):
             at = f"{where}[{place}]"
             match block:
@@ -179,7 +179,7 @@ class _Assistant:
         self._tool_calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": text}})
 
     def _foreign(self, block: dict[str, Any], answered: set[Any], where: str, call: Call) -> None:
-        kind, call_id, answers = block["type"], block.get("id"), block.get("tool_use_id")
+        kind, call_id, answers = _kind(block), block.get("id"), block.get("tool_use_id")
         if kind in ("server_tool_use", "mcp_tool_use") and isinstance(call_id, str) and call_id in answered:
             arguments = block.get("input")
             name = str(block.get("name") or kind)
@@ -244,7 +244,7 @@ def _parts(block: TextBlock | ImageBlock | DocumentBlock | ForeignBlock, where: 
 
 def _foreign_parts(block: dict[str, Any], where: str, call: Call) -> list[Part]:
     """What a model can read of a block in a user or system message, or in a tool's result."""
-    kind, source = block["type"], block.get("source")
+    kind, source = _kind(block), block.get("source")
     if kind == "tool_reference" and isinstance(block.get("tool_name"), str):
         return [{"type": "text", "text": f"The tool {block['tool_name']} is available."}]
     if kind == "document" and isinstance(source, dict) and source.get("type") == "content":
@@ -265,8 +265,12 @@ def _foreign_parts(block: dict[str, Any], where: str, call: Call) -> list[Part]:
     return []
 
 
+def _kind(block: dict[str, Any]) -> str:
+    return str(block.get("type"))
+
+
 def _unsupported(block: dict[str, Any], where: str) -> str:
-    kind, source = block["type"][:_SHOWN], block.get("source")
+    kind, source = _kind(block)[:_SHOWN], block.get("source")
     if isinstance(source, dict) and isinstance(source.get("type"), str):
         return f"{where}: `{kind}` blocks with a source of type `{source['type'][:_SHOWN]}` are not supported."
     return f"{where}: `{kind}` blocks are not supported."

@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
-from miner.gateway.catalog import find_model, known_models
+from miner.gateway.catalog import find_model, known_models, listed_names
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 
@@ -17,8 +16,7 @@ from miner.gateway.generation import json_response
 async def models(context: RequestContext) -> web.StreamResponse:
     """List the models that this caller may use by all their names, the default first."""
     known, backend = await known_models(context), context.gateway.service.name
-    names = [(model, model.id) for model in known] + [(model, name) for model in known for name in _other_names(model)]
-    listed = [_model(model, name, backend) for model, name in names]
+    listed = [_model(model, name, backend) for model, name in listed_names(known)]
     return json_response(context, msgspec.json.encode({"object": "list", "data": listed}))
 
 
@@ -28,14 +26,6 @@ async def one_model(context: RequestContext) -> web.StreamResponse:
     found = await find_model(context, wanted)
     name = wanted if wanted in found.aliases else found.id
     return json_response(context, msgspec.json.encode(_model(found, name, context.gateway.service.name)))
-
-
-def _other_names(model: ModelInfo) -> list[str]:
-    """The names by which a model is listed besides its id: those that differ in more than case, `.gguf` and
-    `:latest`.
-    """
-    names = {model_stem(without_tag(name)).lower(): name for name in (*reversed(model.aliases), model.id)}
-    return [name for name in names.values() if name != model.id]
 
 
 def _model(model: ModelInfo, name: str, backend: str) -> dict[str, Any]:

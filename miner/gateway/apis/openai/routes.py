@@ -6,7 +6,6 @@ from miner.gateway.apis.openai.chat import OpenAIChat
 from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.errors import openai_error
-from miner.gateway.apis.openai.models import models, one_model
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.responses.dialect import OpenAIResponses
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
@@ -31,6 +30,4 @@ OPENAI = [
     ),
     Route("POST", "/v1/embeddings", embeddings, "key", openai_error, "Create embeddings", EmbeddingRequest),
     Route("POST", "/v1/rerank", rerank, "key", openai_error, "Sort documents by relevance to a query", RerankRequest),
-    Route("GET", "/v1/models", models, "key", openai_error, "List models, the default first"),
-    Route("GET", "/v1/models/{model:.+}", one_model, "key", openai_error, "Retrieve a model"),
 ]  # fmt: skip
