@@ -34,6 +34,8 @@ class Call:
     model: str | None = None
     """The model's name as the client wrote it; also in the arguments."""
     stream: bool = False
+    stream_errors: frozenset[str] = frozenset()
+    """Codes of errors that its clients know only as events of a stream: it begins for them, with status 200."""
     default_max_tokens: int = UNLIMITED
     """The limit of a request that names none, as the dialect means it."""
     ignored: list[str] = field(default_factory=list)

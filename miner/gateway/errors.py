@@ -108,9 +108,9 @@ class Failure:
     request_id: str = ""
     """Id of the request, for dialects that send it in the body too."""
     prompt_tokens: int | None = None
-    """Of a prompt that is too long: its tokens."""
+    """Tokens of a prompt that is too long, where they are known."""
     context_length: int | None = None
-    """Tokens that fit."""
+    """Tokens that would have fitted."""
 
     def __post_init__(self) -> None:
         # A file's name or an engine's message may hold lone surrogates; JSON cannot.
@@ -167,6 +167,21 @@ def retry_after_header(seconds: float) -> str:
     return str(max(1, math.ceil(seconds)))
 
 
+def overflow_words(prompt_tokens: int | None, context_length: int | None) -> str:
+    """The words of Anthropic and of OpenAI about a prompt that is too long, by which clients know that they have to
+    shorten the conversation (Claude Code, Cline, opencode, LangChain, litellm).
+    """
+    if context_length is None:
+        return "prompt is too long: it exceeds this model's maximum context length."
+    tokens = str(prompt_tokens)
+    if prompt_tokens is None or prompt_tokens <= context_length:
+        tokens = f"at least {context_length + 1}"
+    return (
+        f"prompt is too long: {tokens} tokens > {context_length} maximum. "
+        f"This model's maximum context length is {context_length} tokens."
+    )
+
+
 _LIBRARY_HINTS = (ModelNotFoundError, ServiceClosedError, StreamInterruptedError)
 """Errors whose hints are for callers of the library: they list models that the client's key may not allow, or refer to
 Python objects.
@@ -191,10 +206,15 @@ def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) 
         if error.http_status in (429, 503):
             headers["Retry-After"] = retry_after_header(error.retry_after or 1.0)
         return Failure(error.http_status, error.code, text + operator_hint, None, headers, request_id)
+    if isinstance(error, ContextLengthError):
+        if error.context_length is not None or "prompt is too long" not in text.lower():
+            text = f"{overflow_words(error.prompt_tokens, error.context_length)} {text}"
+        text += operator_hint
+        return Failure(
+            error.http_status, error.code, text, error.param, headers, request_id, error.prompt_tokens,
+            error.context_length,
+        )  # fmt: skip
     if isinstance(error, RequestError):
-        failure = Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
-        if isinstance(error, ContextLengthError):
-            failure.prompt_tokens, failure.context_length = error.prompt_tokens, error.context_length
-        return failure
+        return Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
     text = "The server is misconfigured; its log has the details."
     return Failure(500, "internal_error", text + operator_hint, None, headers, request_id)

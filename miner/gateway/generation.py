@@ -115,7 +115,7 @@ async def _streaming(context: RequestContext, dialect: Dialect, call: Call) -> w
 
     streams = await off_loop(context, prepare)  # a long conversation takes a while to check
     responses = [stream.response for stream in streams]
-    out = EventStream(context, dialect.stream_type, dialect.heartbeat)
+    out = EventStream(context, dialect.stream_type, dialect.heartbeat, call.stream_errors)
     writer: StreamWriter | None = None
 
     def get_writer() -> StreamWriter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
 
@@ -28,14 +28,18 @@ class EventStream:
         context: of the request.
         content_type: of the body.
         heartbeat: what is sent while the engine sends nothing; b"": no heartbeat.
+        early_errors: codes of errors that are events also where nothing was sent before.
     """
 
-    def __init__(self, context: RequestContext, content_type: str, heartbeat: bytes) -> None:
+    def __init__(
+        self, context: RequestContext, content_type: str, heartbeat: bytes, early_errors: Collection[str] = ()
+    ) -> None:
         self.response: web.StreamResponse | None = None
         """None until the headers are sent."""
         self._context = context
         self._content_type = content_type
         self._heartbeat = heartbeat
+        self._early_errors = early_errors
         self._loop = asyncio.get_running_loop()
         self._transport = context.request.transport
         self.written_at = self._loop.time()
@@ -64,10 +68,11 @@ class EventStream:
                 last = await write()
         except MinerError as error:
             streams.discard(self)
-            if self.response is None:
+            failure = failure_of(error, context.id, admin=context.caller.admin)
+            if self.response is None and failure.code not in self._early_errors:
                 raise
-            context.error, failure = error, failure_of(error, context.id, admin=context.caller.admin)
-            log_error(context, failure, error, "broke off in the middle of its stream")
+            context.error = error
+            log_error(context, failure, error, "broke off in the middle of its stream" if self.response else "failed")
             return await self._end(error_event(failure), broken=True)
         finally:
             streams.discard(self)

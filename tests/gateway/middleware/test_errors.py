@@ -62,7 +62,10 @@ async def test_a_prompt_that_is_too_long_tells_both_numbers_and_the_log_what_to_
     )  # fmt: skip
     async with serving(Failing(config(), error)) as served, post(served, CHAT, headers=MINE) as answer:
         told = (await answer.json())["error"]
-    assert told["message"] == "The prompt has 5000 tokens, the context 4096 (llamacpp). Shorten the prompt."
+    assert told["message"] == (
+        "prompt is too long: 5000 tokens > 4096 maximum. This model's maximum context length is 4096 tokens. "
+        "The prompt has 5000 tokens, the context 4096 (llamacpp). Shorten the prompt."
+    )
     assert told["code"] == "context_length_exceeded"
     [line] = [record.getMessage() for record in caplog.records]
     assert line == f"Request mine failed: {error}"

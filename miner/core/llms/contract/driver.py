@@ -12,13 +12,19 @@ from miner.core.http.crash_budget import budget_scope
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.capabilities import IGNORABLE, drop_param, may_ignore, without_ignored
 from miner.core.llms.contract.join import drain, has_tokens, join
-from miner.core.llms.contract.resolution import resolve
+from miner.core.llms.contract.resolution import add_context_length, resolve
 from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.structured import check_output
 from miner.core.llms.contract.tools import arguments_parse, tool_names
 from miner.core.wire import UNLIMITED, ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
-from miner.errors import BackendError, BackendTimeoutError, OutputValidationError, UnsupportedFeatureError
+from miner.errors import (
+    BackendError,
+    BackendTimeoutError,
+    ContextLengthError,
+    OutputValidationError,
+    UnsupportedFeatureError,
+)
 
 
 async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
@@ -75,6 +81,9 @@ async def _send(
             return await retries.run(send)
         except UnsupportedFeatureError as error:
             request = _ignore_or_raise(request, error)
+        except ContextLengthError as error:
+            add_context_length(error, request.resolution.model)
+            raise
 
 
 async def _resolve(backend: Backend, request: ChatRequest, retries: Retries) -> ChatRequest:
@@ -157,6 +166,9 @@ async def _attempts(backend: Backend, request: ChatRequest, deadline: _Deadline)
             if delivered:
                 raise
             request = _ignore_or_raise(request, error)
+        except ContextLengthError as error:
+            add_context_length(error, request.resolution.model)
+            raise
         except BackendError as error:
             if delivered:
                 raise

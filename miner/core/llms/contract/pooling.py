@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from miner.core.llms.contract.backend import Backend
-from miner.core.llms.contract.resolution import model_for_texts
+from miner.core.llms.contract.resolution import add_context_length, model_for_texts
 from miner.core.llms.contract.retry import Retries
-from miner.core.wire import EmbeddingResponse, RerankResponse, RerankResult
-from miner.errors import BackendProtocolError, InvalidRequestError, UnsupportedFeatureError
+from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
+from miner.errors import BackendProtocolError, ContextLengthError, InvalidRequestError, UnsupportedFeatureError
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -63,4 +63,9 @@ async def resolve_then_send(
     with backend._in_flight.call():
         retries = Retries(backend)
         resolved = await retries.run(resolve)
-        return await retries.run(lambda: send(resolved))
+        try:
+            return await retries.run(lambda: send(resolved))
+        except ContextLengthError as error:
+            info = resolved.resolution.model if isinstance(resolved, ChatRequest) else resolved
+            add_context_length(error, info if isinstance(info, ModelInfo) else None)
+            raise

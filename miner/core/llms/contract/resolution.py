@@ -79,6 +79,12 @@ def _texts_of(request: ChatRequest) -> Iterable[str]:
         yield tool["function"].get("description") or ""
 
 
+def add_context_length(error: ContextLengthError, info: ModelInfo | None) -> None:
+    """Set the context length of an error whose engine does not tell it: clients shorten a conversation by it."""
+    if error.context_length is None and info is not None:
+        error.context_length = info.context_length
+
+
 def check_length(
     texts: Iterable[str], context_length: int | None, where: str, param: str | None, *, tokens: int = 0
 ) -> None:

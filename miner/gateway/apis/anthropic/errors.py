@@ -21,14 +21,11 @@ _TYPES = {
 def anthropic_error(failure: Failure) -> bytes:
     """`{"type": "error", "error": {"type", "message", "details"}, "request_id"}`."""
     kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "api_error")
-    message = failure.message
-    if failure.code == "context_length_exceeded":
-        message = f"prompt is too long: {message}"  # clients search for it before they shorten the prompt
     details: dict[str, Any] = {"error_code": failure.code}
     if failure.param == "thread" and failure.status == 400:
         # Anthropic's tool runners look for it, and go on without a thread.
         details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-    error = {"type": kind, "message": message, "details": details}
+    error = {"type": kind, "message": failure.message, "details": details}
     return msgspec.json.encode({"type": "error", "error": error, "request_id": failure.request_id})
 
 

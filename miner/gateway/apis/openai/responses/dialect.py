@@ -16,7 +16,7 @@ from miner.gateway.apis.openai.responses.items import (
     reasoning_item,
 )
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
-from miner.gateway.apis.openai.responses.stream import ResponseStream
+from miner.gateway.apis.openai.responses.stream import STREAM_ERRORS, ResponseStream
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
@@ -50,6 +50,7 @@ class OpenAIResponses:
             options=request,
             foreign=foreign,
             fields=ResponseRequest.__struct_fields__,
+            stream_errors=STREAM_ERRORS,
         )
         arguments = service_arguments(request, call)
         arguments["messages"] = convert_input(request, call)

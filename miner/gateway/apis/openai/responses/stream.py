@@ -20,6 +20,8 @@ from miner.gateway.apis.openai.responses.items import (
 from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import Failure
 
+STREAM_ERRORS = frozenset({"context_length_exceeded"})
+"""Errors that OpenAI's API sends as events: Codex shortens the conversation after one, and not after a status 400."""
 _encode = msgspec.json.encode
 
 
@@ -95,6 +97,8 @@ class ResponseStream:
         self._event("error", code=failure.code, message=failure.message, param=failure.param)
         response = response_object(self._call, self._head, "failed", self._output())
         code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
+        if failure.code in STREAM_ERRORS:
+            code = failure.code
         response["error"] = {"code": code, "message": failure.message}
         self._event("response.failed", response=response)
         return b"".join(self._out)
