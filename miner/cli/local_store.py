@@ -15,7 +15,7 @@ from miner.core.llms.llamacpp.memory import budget_of
 from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, load_of, models_directory, spec_of
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalog import Facts
-from miner.core.models.directory import beside
+from miner.core.models.created import CreatedModels
 from miner.core.models.gguf.header import read_model
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.hub.download import PullProgress
@@ -23,7 +23,8 @@ from miner.core.models.hub.pull import pull
 from miner.core.models.memory.available import Memory, available_memory
 from miner.core.models.memory.capacity import Capacity
 from miner.core.models.memory.verdict import Verdict, judge
-from miner.core.models.names import group, model_stem, parse_ref, without_tag
+from miner.core.models.names import model_stem, parse_ref, without_tag
+from miner.core.models.removal import remove_files
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import MinerError
 
@@ -38,6 +39,7 @@ class LocalStore(ModelStore):
 
     def __post_init__(self) -> None:
         self.directory = models_directory(self.settings)
+        self._created = CreatedModels(self.directory)
 
     @override
     def rows(self) -> list[Row]:
@@ -48,7 +50,28 @@ class LocalStore(ModelStore):
         if self.settings.model_path:
             own = resolve(None, model_path=self.settings.model_path, models=models)
             found = [own, *(item for item in found if item.path != own.path)]
-        return [self._row(item, memory) for item in found]
+        return [*(self._row(item, memory) for item in found), *self._created_rows()]
+
+    def _created_rows(self) -> list[Row]:
+        rows = []
+        for recipe in self._created.all().values():
+            try:
+                model = find_model(recipe.name, self.settings)
+            except MinerError as error:
+                rows.append(Row(recipe.name, 0, source="created", problem=error.message))
+                continue
+            facts = model.facts
+            rows.append(
+                Row(
+                    recipe.name,
+                    0 if recipe.blob is None else model.files.size,
+                    quantization=facts.quantization,
+                    parameters=facts.parameters,
+                    context_length=facts.context_length,
+                    source="created",
+                )
+            )
+        return rows
 
     def _row(self, files: LocatedModel, memory: Memory) -> Row:
         try:
@@ -73,7 +96,9 @@ class LocalStore(ModelStore):
         template = header.chat_template
         verdict = verdict_on(model, self.settings, available_memory())
         return {
-            "name": files.alias,
+            "name": model.alias,
+            "created from": model.recipe.parent if model.recipe is not None else None,
+            "system": model.recipe.system or None if model.recipe is not None else None,
             "full name": header.name,
             "path": str(files.path),
             "parts": len(files.parts) if len(files.parts) > 1 else None,
@@ -101,6 +126,9 @@ class LocalStore(ModelStore):
 
     @override
     def remove(self, name: str) -> str:
+        if recipe := self._created.find(name):
+            self._created.remove(recipe.name)
+            return recipe.name
         model = resolve(name, models_dir=self.directory)
         if model.source == "demo":
             raise UsageError(
@@ -117,27 +145,19 @@ class LocalStore(ModelStore):
                 f"{name!r} is a repository, not one of its models.",
                 operator_hint=f"Did you mean: miner models rm {model.alias}",
             )
-        files = list(model.parts)
-        others = [item for item in group(beside(model.path)) if model.path.name not in item.files]
-        if model.mmproj and not others:
-            files.append(model.mmproj)
-        try:
-            for file in files:
-                file.unlink()
-            self._remove_empty(model.path.parent)
-        except OSError as error:
-            raise MinerError(f"Cannot delete {error.filename}: {error.strerror}.") from error
+        if users := self._created.users_of(model.alias):
+            raise UsageError(
+                f"{model.alias!r} is what {', '.join(users)} was created from.",
+                operator_hint=f"Remove it first: miner models rm {users[0]}",
+            )
+        remove_files(model, self.directory)
+        self._created.forget_pulled(model.alias)
         return model.alias
-
-    def _remove_empty(self, directory: Path) -> None:
-        """Remove this directory and its parents below the models directory, as far as they are empty."""
-        root = self.directory.resolve()
-        while directory.resolve() != root and root in directory.resolve().parents and not any(directory.iterdir()):
-            directory.rmdir()
-            directory = directory.parent
 
     @override
     def path(self, name: str) -> str:
+        if self._created.find(name):
+            return str(find_model(name, self.settings).files.path)
         found = resolve(
             name,
             model_path=self.settings.model_path,

@@ -54,6 +54,8 @@ class MinerConfig(Settings):
     `miner serve` has MINER_SERVE_ANY_MODEL_NAME instead, false by default."""
     models_dir: PathText | None = None
     """Directory of .gguf files; default: `miner/models` in the user's cache directory."""
+    delete_model_files: bool = False
+    """Whether `/api/delete` may delete files that were not pulled or created here."""
     hf_endpoint: HttpUrl = "https://huggingface.co"
     """The hub that `miner models pull` downloads from."""
     hf_token: SecretStr | None = None

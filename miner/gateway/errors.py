@@ -111,6 +111,8 @@ class Failure:
     """Tokens of a prompt that is too long, where they are known."""
     context_length: int | None = None
     """Tokens that would have fitted."""
+    model: str | None = None
+    """The model that was not found."""
 
     def __post_init__(self) -> None:
         # A file's name or an engine's message may hold lone surrogates; JSON cannot.
@@ -215,6 +217,9 @@ def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) 
             error.context_length,
         )  # fmt: skip
     if isinstance(error, RequestError):
-        return Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
+        failure = Failure(error.http_status, error.code, text + operator_hint, error.param, headers, request_id)
+        if isinstance(error, ModelNotFoundError):
+            failure.model = error.model
+        return failure
     text = "The server is misconfigured; its log has the details."
     return Failure(500, "internal_error", text + operator_hint, None, headers, request_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -90,6 +90,30 @@ async def _read_all(context: RequestContext) -> list[bytes]:
     return parts
 
 
+async def read_parts(context: RequestContext) -> AsyncGenerator[bytes, None]:
+    """Yield a body of any length as it arrives, for one that goes to the disk: only each wait for it is bounded.
+
+    Raises:
+        RefusedError: 400 (`invalid_http`) if its chunks or its length are wrong, 408 if nothing arrives in time.
+    """
+    content, settings = context.request.content, context.gateway.settings
+    try:
+        while not content.at_eof():
+            async with asyncio.timeout(settings.serve_body_timeout):
+                part = await content.readany()
+            if part:
+                context.body_size += len(part)
+                yield part
+    except web.RequestPayloadError:
+        raise RefusedError(
+            400, "invalid_http", "The request body is not valid HTTP: its chunks or its length are wrong."
+        ) from None
+    except TimeoutError:
+        raise RefusedError(
+            408, "body_timeout", f"Nothing of the request body arrived for {settings.serve_body_timeout:g} s."
+        ) from None
+
+
 async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     """Parse the body: a large one in a thread, one at a time, so that the event loop is not blocked.
 
@@ -157,21 +181,31 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], foreign: dict[str, Any
         text = str(error)
         if _INTEGRAL in text or (foreign is not None and _UNKNOWN.match(text)):
             # 4.0 is an integer to JSON, and to what many clients are written in.
-            try:
-                return _convert(_WITH_INTEGERS.decode(body), decoder.type, foreign)
-            except RecursionError:
-                raise InvalidRequestError("The request body is nested too deeply.") from None
+            return _convert(_decoded(body), decoder.type, foreign)
         raise _field_error(text, decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        lone = _LONE_SURROGATE.search(body)
-        if lone is not None and body.rstrip().endswith(b"}"):
-            raise InvalidRequestError(
-                f"The request body is not valid Unicode: {lone.group().decode()} is half of a surrogate pair."
-            ) from None
-        reason = str(error).removeprefix("JSON is malformed: ")
-        raise InvalidRequestError(f"The request body is not valid JSON: {reason[:1].lower()}{reason[1:]}.") from None
+        raise _not_json(body, error) from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return _WITH_INTEGERS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # after the field that the decoder met first
+        raise _not_json(body, error) from None
+    except RecursionError:
+        raise InvalidRequestError("The request body is nested too deeply.") from None
+
+
+def _not_json(body: bytes, error: Exception) -> InvalidRequestError:
+    lone = _LONE_SURROGATE.search(body)
+    if lone is not None and body.rstrip().endswith(b"}"):
+        return InvalidRequestError(
+            f"The request body is not valid Unicode: {lone.group().decode()} is half of a surrogate pair."
+        )
+    reason = str(error).removeprefix("JSON is malformed: ")
+    return InvalidRequestError(f"The request body is not valid JSON: {reason[:1].lower()}{reason[1:]}.")
 
 
 def _convert(body: Any, struct: type[T], foreign: dict[str, Any] | None) -> T:

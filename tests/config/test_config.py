@@ -35,6 +35,7 @@ CHANGED = {
     "model_path": ("/m.gguf", "/m.gguf"),
     "any_model_name": ("no", False),
     "models_dir": ("/models", "/models"),
+    "delete_model_files": ("yes", True),
     "hf_endpoint": ("https://mirror.example/", "https://mirror.example"),
     "hf_token": ("hf_1234", SecretStr("hf_1234")),
     "ollama_base_url": ("http://h:1/", "http://h:1"),

@@ -28,7 +28,7 @@ from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
-from miner.core.model_card import ModelCard, RunningModel
+from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
 from miner.core.wire import UNLIMITED, ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
 from miner.errors import ContextLengthError, InvalidRequestError, MinerError, UnsupportedFeatureError
 
@@ -268,6 +268,31 @@ class LlamaCppService(OpenAIService):
     @override
     async def running_models(self) -> list[RunningModel]:
         return await self._servers.running_models(super().running_models)
+
+    @override
+    def create_model(self, name: str, recipe: ModelRecipe) -> AsyncGenerator[dict[str, Any], None]:
+        maker = self._servers.maker
+        return super().create_model(name, recipe) if maker is None else maker.create(name, recipe)
+
+    @override
+    async def copy_model(self, source: str, destination: str) -> None:
+        maker = self._servers.maker
+        await (super().copy_model if maker is None else maker.copy)(source, destination)
+
+    @override
+    async def delete_model(self, model: str) -> None:
+        maker = self._servers.maker
+        await (super().delete_model if maker is None else maker.delete)(model)
+
+    @override
+    async def has_blob(self, digest: str) -> bool:
+        maker = self._servers.maker
+        return await (super().has_blob if maker is None else maker.has_blob)(digest)
+
+    @override
+    async def add_blob(self, digest: str, content: AsyncIterator[bytes]) -> bool:
+        maker = self._servers.maker
+        return await (super().add_blob if maker is None else maker.add_blob)(digest, content)
 
     @override
     async def _context_of(self, info: ModelInfo) -> int | None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -34,6 +34,7 @@ _NAME = re.compile(
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LARGEST = 4 << 20
 """Bytes of a recipe."""
+_UNUSED_SECONDS = 86_400
 
 
 class Recipe(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -130,31 +131,22 @@ class CreatedModels:
             raise InvalidRequestError("invalid digest format", param="digest")
         return self.directory / "blobs" / f"sha256-{match[1]}"
 
-    @contextmanager
-    def new_blob(self, digest: str) -> Iterator[BinaryIO]:
-        """A file to write the content to; it is kept if its digest is the right one.
+    def upload(self, digest: str) -> Upload:
+        """A new file to write the content of a digest to.
 
         Raises:
-            InvalidRequestError: it is not.
-            MinerError: the disk is full, or the directory cannot be written.
+            InvalidRequestError: it is no digest.
+            MinerError: the directory cannot be written.
         """
-        place = self.blob(digest)
-        with _written(self.directory):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(dir=place.parent, prefix=".upload-")
-            try:
-                with os.fdopen(number, "w+b") as file:
-                    yield file
-                    file.flush()
-                    file.seek(0)
-                    found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-                wanted = f"sha256:{place.name[7:]}"
-                if found != wanted:
-                    raise InvalidRequestError(f'digest mismatch, expected "{wanted}", got "{found}"', param="digest")
-                os.replace(name, place)
-            finally:
-                with suppress(OSError):
-                    os.unlink(name)
+        return Upload(self.blob(digest))
+
+    def prune(self) -> None:
+        """Delete uploaded files that no model uses, a day after their upload."""
+        used = {self.blob(recipe.blob).name for recipe in self.all().values() if recipe.blob is not None}
+        with suppress(OSError):
+            for file in (self.directory / "blobs").iterdir():
+                if file.name not in used and time.time() - file.stat().st_mtime > _UNUSED_SECONDS:
+                    file.unlink()
 
     # Models that were pulled
 
@@ -196,6 +188,44 @@ class CreatedModels:
                 with suppress(OSError):
                     os.unlink(temporary)
         self._mark = None
+
+
+class Upload:
+    """A file that is being uploaded. Blocks: not for an event loop."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._hash = hashlib.sha256()
+        with _written(place.parent):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            number, self._name = tempfile.mkstemp(dir=place.parent, prefix=".upload-")
+        self._file = os.fdopen(number, "wb")
+
+    def write(self, data: bytes) -> None:
+        """Append to the file."""
+        with _written(self._place.parent):
+            self._file.write(data)
+        self._hash.update(data)
+
+    def finish(self) -> None:
+        """Keep the file.
+
+        Raises:
+            InvalidRequestError: its digest is another one.
+        """
+        wanted, found = f"sha256:{self._place.name[7:]}", f"sha256:{self._hash.hexdigest()}"
+        if found != wanted:
+            raise InvalidRequestError(f'digest mismatch, expected "{wanted}", got "{found}"', param="digest")
+        with _written(self._place.parent):
+            self._file.close()
+            os.replace(self._name, self._place)
+
+    def close(self) -> None:
+        """Delete the file unless it was kept."""
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            os.unlink(self._name)
 
 
 def checked_name(name: str) -> str:

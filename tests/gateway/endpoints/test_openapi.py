@@ -48,6 +48,21 @@ class Able(Parrot):
     async def native_stream(self, path, body, model=None):
         yield NativeBatch([b"{}"], LLMChunk(content="a", usage=TokenUsage(1, 1, 2)))
 
+    async def create_model(self, name, recipe):
+        yield {"status": "success"}
+
+    async def copy_model(self, source, destination):
+        pass
+
+    async def delete_model(self, model):
+        pass
+
+    async def has_blob(self, digest):
+        return True
+
+    async def add_blob(self, digest, content):
+        return bool([part async for part in content])
+
     async def _count_tokens(self, request):
         return 1
 

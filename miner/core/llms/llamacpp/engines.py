@@ -19,6 +19,7 @@ from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.contract.request import seconds_of
 from miner.core.llms.llamacpp.cards import card_of
 from miner.core.llms.llamacpp.catalog import LocalModels
+from miner.core.llms.llamacpp.creation import ModelMaker
 from miner.core.llms.llamacpp.engine_pool import (
     EngineServer,
     blames_projector,
@@ -113,9 +114,7 @@ class LocalEngines(ServerProvider):
         try:
             model, spec = found = await self._models.find(name, any_name=any_name)
         except ModelNotFoundError:
-            removed = self._found.pop(name or "", None)
-            if removed is not None:
-                self._retire(removed[1])
+            self._forget(name or "")
             raise
         before = self._found.get(model.alias)
         if before is None or before[1] != spec or before[0].recipe is not model.recipe:
@@ -327,6 +326,17 @@ class LocalEngines(ServerProvider):
                 operator_hint="HF_ENDPOINT names the hub; it may be an http address.",
             )
         return pull_from_hub(model, self._settings)
+
+    @property
+    @override
+    def maker(self) -> ModelMaker:
+        return ModelMaker(self._settings, self._models.catalog, self._find, self._forget)
+
+    def _forget(self, alias: str) -> None:
+        """Stop the engine of a model that was deleted."""
+        removed = self._found.pop(alias, None)
+        if removed is not None:
+            self._retire(removed[1])
 
     @override
     async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:

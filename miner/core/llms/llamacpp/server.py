@@ -11,6 +11,7 @@ import msgspec
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body, status_error
 from miner.core.llms.llamacpp.chat_template import ChatTemplate
+from miner.core.llms.llamacpp.creation import ModelMaker
 from miner.core.llms.llamacpp.dialect import Props, refine
 from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
 from miner.core.model_card import ModelCard, RunningModel
@@ -214,6 +215,11 @@ class ServerProvider:
     async def running_models(self, inherited: Callable[[], Awaitable[list[RunningModel]]]) -> list[RunningModel]:
         """The models that are in memory."""
         return await inherited()
+
+    @property
+    def maker(self) -> ModelMaker | None:
+        """Creates, copies and deletes models; None: that is not possible."""
+        return None
 
     async def context_length(self, info: ModelInfo) -> int | None:
         """Tokens of a slot; None where it is not known."""

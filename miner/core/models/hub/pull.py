@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from miner.core.models.created import CreatedModels
 from miner.core.models.gguf.header import read_header
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.hub.client import Hub, HubFile, Repository
@@ -78,7 +79,7 @@ def pull(
     try:
         items = _plan(wanted, files, directory)
         with ExitStack() as locks:
-            _get(items, locks, hub=hub, ref=wanted, revision=repository.revision, on_progress=on_progress)
+            complete = _get(items, locks, hub=hub, ref=wanted, revision=repository.revision, on_progress=on_progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MinerError(
@@ -90,7 +91,10 @@ def pull(
             f"The models directory cannot be written: {error.strerror or error}.",
             operator_hint=f"Make {error.filename or directory} writable, or set MODELS_DIR to another directory.",
         ) from error
-    return resolve(f"{wanted.repository}/{chosen.name}", models_dir=directory)
+    model = resolve(f"{wanted.repository}/{chosen.name}", models_dir=directory)
+    if complete:
+        CreatedModels(directory).note_pulled(model.alias, model.stamps)
+    return model
 
 
 def _wanted(repository: Repository, chosen: FileGroup) -> list[HubFile]:
@@ -121,7 +125,8 @@ def _get(
     ref: HubRef,
     revision: str,
     on_progress: Callable[[PullProgress], None] | None,
-) -> None:
+) -> bool:
+    """Download the files that are missing; return whether all were."""
     held: list[Path] = []
 
     def report(progress: PullProgress) -> None:
@@ -146,6 +151,7 @@ def _get(
     for item in missing:
         item.target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(item.part, item.target)
+    return len(missing) == len(items)
 
 
 def _is_there(item: _Item, meter: Meter) -> bool:

@@ -36,6 +36,8 @@ _UNSUPPORTED = {
     "template": "The model's own template is used, or none with raw: true.",
     "context": "Send the conversation to /api/chat.",
 }
+_WORDS = {"suffix": "insert", "think": "thinking"}
+"""Fields, and Ollama's names of what a model lacks that does not support them."""
 
 
 class _OllamaDialect(Generic[R]):
@@ -101,8 +103,11 @@ class _OllamaDialect(Generic[R]):
         try:
             return await send_reply(context, self, call)
         except UnsupportedFeatureError as error:
-            if error.param == "suffix":  # Ollama's words, which its clients look for
-                error.message, error.hint = f'"{request.model}" does not support insert', None
+            what = _WORDS.get(error.param or "")
+            if error.param == "model" and "generate text" in error.message:
+                what = self.kind
+            if what is not None:  # Ollama's words, which its clients look for
+                error.message, error.hint = f'"{request.model}" does not support {what}', None
             raise
 
 

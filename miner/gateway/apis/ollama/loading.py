@@ -56,6 +56,11 @@ async def load(context: RequestContext, request: OllamaGenerationParams, kind: K
     name = await full_name(context, required_model(request.model))
     await context.start_call(Call(arguments=[], model=name))
     keep_alive = request.keep_alive
+    if request.think:
+        info = await service.resolve_model(name)
+        able = service.capabilities if info is None or info.capabilities is None else info.capabilities
+        if "reasoning" not in able:  # the command checks by this whether it may ask for reasoning
+            raise UnsupportedFeatureError(f'"{request.model}" does not support thinking', param="think")
     unload = keep_alive is not None and seconds_of(keep_alive) == 0
     if "keep_alive" not in service.capabilities:
         if unload:

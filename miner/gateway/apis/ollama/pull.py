@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -11,14 +10,11 @@ from aiohttp import web
 
 from miner.errors import UnsupportedFeatureError
 from miner.gateway.apis.ollama.convert import required_model
-from miner.gateway.apis.ollama.errors import error_line
+from miner.gateway.apis.ollama.progress import send_progress
 from miner.gateway.apis.ollama.schema import OllamaPullRequest
-from miner.gateway.apis.ollama.stream import STREAM_TYPE
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
-from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
-from miner.gateway.streaming import EventStream
 
 _DECODER = msgspec.json.Decoder(OllamaPullRequest)
 
@@ -32,13 +28,7 @@ async def pull(context: RequestContext) -> web.StreamResponse:
     request = await decode_body(context, _DECODER)
     context.ignored += [name for name in ("username", "password") if getattr(request, name)]
     events = _events(context, required_model(request.model or request.name), insecure=request.insecure)
-    if request.stream:
-        return await _streamed(context, events)
-    last: dict[str, Any] = {}
-    async with aclosing(events):
-        async for event in events:
-            last = event
-    return json_response(context, msgspec.json.encode({"status": last.get("status", "success")}))
+    return await send_progress(context, events, stream=request.stream)
 
 
 def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
@@ -51,17 +41,3 @@ def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGener
             501, "not_implemented", f"{name!r} cannot be pulled through this server.",
             hint="Its operator installs models; GET /api/tags lists those that are available.",
         ) from error  # fmt: skip
-
-
-async def _streamed(context: RequestContext, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
-    """Send a line for each event; an error before the first one has its own HTTP status."""
-    context.streamed = True
-    out = EventStream(context, STREAM_TYPE, b"")
-
-    async def write() -> bytes:
-        async with aclosing(events):
-            async for event in events:
-                await out.send(msgspec.json.encode(event) + b"\n")
-        return b""
-
-    return await out.run(write, error_line)

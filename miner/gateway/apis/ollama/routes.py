@@ -1,18 +1,23 @@
-"""Ollama's API as a table. Of the routes that change models only pull: no create, push, copy, delete."""
+"""Ollama's API as a table."""
 
 from __future__ import annotations
 
 from miner.gateway.apis.ollama.dialect import OllamaChat, OllamaGenerate
 from miner.gateway.apis.ollama.embed import embed, embeddings
 from miner.gateway.apis.ollama.errors import ollama_error
+from miner.gateway.apis.ollama.management import add_blob, copy, create, delete, has_blob, push
 from miner.gateway.apis.ollama.models import ps, root, show, tags, version
 from miner.gateway.apis.ollama.pull import pull
 from miner.gateway.apis.ollama.schema import (
     OllamaChatRequest,
+    OllamaCopyRequest,
+    OllamaCreateRequest,
+    OllamaDeleteRequest,
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaPullRequest,
+    OllamaPushRequest,
     OllamaShowRequest,
 )
 from miner.gateway.apis.ollama.stream import STREAM_TYPE
@@ -40,4 +45,13 @@ OLLAMA = [
         OllamaEmbeddingsRequest,
     ),
     Route("POST", "/api/pull", pull, "admin", ollama_error, "Pull a model", OllamaPullRequest, _LINES),
+    Route(
+        "POST", "/api/create", create, "admin", ollama_error, "Make a model from another one", OllamaCreateRequest,
+        _LINES,
+    ),
+    Route("POST", "/api/copy", copy, "admin", ollama_error, "Give a model another name", OllamaCopyRequest),
+    Route("DELETE", "/api/delete", delete, "admin", ollama_error, "Delete a model", OllamaDeleteRequest),
+    Route("POST", "/api/push", push, "admin", ollama_error, "Refused: there is no registry", OllamaPushRequest),
+    Route("HEAD", "/api/blobs/{digest}", has_blob, "key", ollama_error, "Whether a file was uploaded"),
+    Route("POST", "/api/blobs/{digest}", add_blob, "admin", ollama_error, "Upload a file to make a model from"),
 ]  # fmt: skip

@@ -155,3 +155,44 @@ class OllamaPullRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True):
     stream: bool = True
     username: str = ""
     password: str = ""
+
+
+class OllamaCreateRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True, rename={"base": "from"}):
+    """The body of `/api/create`."""
+
+    base: str | None = None
+    """The model that it is made from: `from`."""
+    files: dict[str, str] | None = None
+    """Names of uploaded files and their digests."""
+    template: str | None = None
+    system: str | None = None
+    license: str | list[str] | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] | None = None
+    stream: bool | None = None
+    """True by default."""
+    adapters: dict[str, str] | None = None
+    quantize: str | None = None
+    quantization: str | None = None
+    draft_files: dict[str, str] | None = None
+    draft_quantize: str | None = None
+    remote_host: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+    info: dict[str, Any] | None = None
+
+
+class OllamaCopyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `/api/copy`."""
+
+    source: str = ""
+    destination: str = ""
+
+
+class OllamaDeleteRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True):
+    """The body of `/api/delete`."""
+
+
+class OllamaPushRequest(OllamaPullRequest, kw_only=True, forbid_unknown_fields=True):
+    """The body of `/api/push`."""
