@@ -174,6 +174,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     response_format: OutputFormat | None = None
     reasoning: bool | str | None = None
     progress: bool = False
+    echo: bool = False
+    """Whether the prompt comes before the completion, with its log probabilities if those are requested; with `raw`."""
     continuous_usage: bool = False
     """Whether chunks carry the usage so far."""
     prompt_usage: bool = False
@@ -200,7 +202,7 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
 OPTIONS: tuple[str, ...] = (
     "stop", "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
     "logprobs", "response_format", "reasoning", "parallel_tool_calls", "timeout", "keep_alive", "raw", "progress",
-    "suffix", "continuous_usage", "extra",
+    "suffix", "continuous_usage", "echo", "extra",
 )  # fmt: skip
 """Names of the options of a generation, besides `unsupported`."""
 
@@ -222,6 +224,7 @@ class TokenLogprob(Struct, omit_defaults=True):
 
     token: str
     logprob: float
+    """NaN for the first token of a prompt that is echoed: nothing comes before it."""
     bytes: list[int] | None = None
     alternatives: list[TokenLogprob] = []
 

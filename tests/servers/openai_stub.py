@@ -137,7 +137,7 @@ def _computed(request: Request, body: dict[str, Any], context: int) -> dict[str,
         return {"count": words, "max_model_len": context, "tokens": list(range(words)), "input_tokens": words}
     texts = _texts(body.get("input"))
     vectors = [[float(len(text)), 1.0, 0.0] for text in texts]
-    tokens = sum(len(text.split()) for text in texts)
+    tokens = sum(len(text.split()) if isinstance(text, str) else len(text) for text in texts)
     if request.path == "/api/embed":
         return {
             "model": body["model"],

@@ -23,6 +23,7 @@ from miner.core.llms.contract.pooling import embed, rerank, resolve_then_send
 from miner.core.llms.contract.request import build_request, seconds_of
 from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.contract.stream import Batches, LLMStream
+from miner.core.llms.contract.vectors import Texts
 from miner.core.wire import (
     ChatRequest,
     EmbeddingResponse,
@@ -199,13 +200,18 @@ class LLMService(ModelManagement):
             in_flight=self._in_flight,
         )
 
-    async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
+    async def embed(self, texts: Texts, model: str | None = None, dimensions: int | None = None) -> EmbeddingResponse:
         """Return one embedding vector for each text.
+
+        Args:
+            texts: one or several; each may be the ids of its tokens (vLLM, llama.cpp).
+            dimensions: cut the vectors to so many and scale them to unit length again; vLLM does so for models that
+                were trained for it only. More than the model has are refused.
 
         Raises:
             UnsupportedFeatureError: the model does not support embeddings.
         """
-        return await embed(self, texts, model)
+        return await embed(self, texts, model, dimensions)
 
     async def rerank(
         self, query: str, documents: Sequence[str], model: str | None = None, top_n: int | None = None

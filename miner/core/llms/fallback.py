@@ -17,6 +17,7 @@ from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.failover import is_unavailable, worst
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
 from miner.core.wire import (
@@ -245,8 +246,8 @@ class FallbackService(LLMService):
                 self.retries = sum(each.retries for each in self._services)
 
     @override
-    async def embed(self, texts: str | Sequence[str], model: str | None = None) -> EmbeddingResponse:
-        return await self._with_same_model("embed", model, lambda service, name: service.embed(texts, name))
+    async def embed(self, texts: Texts, model: str | None = None, dimensions: int | None = None) -> EmbeddingResponse:
+        return await self._with_same_model("embed", model, lambda each, name: each.embed(texts, name, dimensions))
 
     @override
     async def rerank(

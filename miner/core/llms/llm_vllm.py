@@ -17,10 +17,11 @@ from miner.core._typing import override
 from miner.core.http.errors import ErrorBody
 from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.tools import with_object_arguments
+from miner.core.llms.openai.models import read_embeddings
 from miner.core.llms.openai.response import decode_event
 from miner.core.llms.openai.service import Endpoint, NoTemplateError, OpenAIService
 from miner.core.llms.schema.support import check_vllm, drop_conflicting_format
-from miner.core.wire import ChatRequest, ModelInfo
+from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo
 from miner.errors import (
     BackendError,
     BackendOverloadedError,
@@ -45,7 +46,7 @@ precedence or name another's request (`priority`, `request_id`), send the server
 cut the prompt (`truncate_prompt_tokens`).
 """
 _PROBE_SECONDS = 5.0
-_POOLING_FEATURES = frozenset({"embeddings", "rerank", "timeout"})
+_POOLING_FEATURES = frozenset({"embeddings", "rerank", "timeout", "prompt_tokens"})
 _TOOL_FLAGS = "Start the server with --enable-auto-tool-choice --tool-call-parser NAME."
 
 
@@ -62,7 +63,7 @@ class VLLMService(OpenAIService):
     address_setting = "VLLM_API_BASE (with its /v1)"
     features = OpenAIService.features | frozenset(
         """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens suffix
-        continuous_usage""".split()
+        continuous_usage echo""".split()
     )
     field_names = {"repeat_penalty": "repetition_penalty"}  # noqa: RUF012
     neutral = {  # noqa: RUF012
@@ -178,10 +179,17 @@ class VLLMService(OpenAIService):
             body["tools"] = [{**tool, "function": {"strict": True, **tool["function"]}} for tool in body["tools"]]
         if (output := request.response_format) is not None and output.kind in ("regex", "grammar"):
             body["structured_outputs"] = {output.kind: body.pop(output.kind)}
+        if request.echo:
+            body["echo"] = True
         if (request.continuous_usage or request.prompt_usage) and "stream_options" in body:
             body["stream_options"]["continuous_usage_stats"] = True
         if request.reasoning is not None:
             body["reasoning_effort"] = _effort(request.reasoning)
+
+    @override
+    async def _embed_short(self, texts: list[str], model: str | None, dimensions: int) -> EmbeddingResponse:
+        body = {"model": model, "input": texts, "encoding_format": "float", "dimensions": dimensions}
+        return read_embeddings(await self._post("/embeddings", body, model=model), texts, model, self.name)
 
     @override
     async def _count_tokens(self, request: ChatRequest) -> int:

@@ -69,14 +69,34 @@ def drop_raw(call: Call, capabilities: Collection[str]) -> None:
         del arguments["raw"]
 
 
-def check_dimensions(actual: int, requested: int | None) -> None:
-    """Check that embeddings have as many dimensions as were requested: no backend shortens them.
+def texts_or_tokens(value: str | list[Any], name: str) -> list[Any]:
+    """Each of one or several texts: a string, or a list of token ids.
 
     Raises:
-        UnsupportedFeatureError: their number differs.
+        InvalidRequestError: it is something else.
     """
-    if requested not in (None, actual):
-        raise UnsupportedFeatureError(
-            f"The embeddings of this model have {actual} dimensions, not {requested}.", param="dimensions",
-            hint="Remove it.",
-        )  # fmt: skip
+    if isinstance(value, str):
+        return [value]
+    tokens = _tokens(value)
+    if tokens is not None:
+        return [tokens]
+    if value and all(isinstance(one, str) for one in value):
+        return value
+    lists = [_tokens(one) for one in value]
+    if lists and None not in lists:
+        return lists
+    raise InvalidRequestError(
+        f"{name} must be a string, an array of strings, an array of tokens, or an array of token arrays, none of them "
+        "empty.", param=name,
+    )  # fmt: skip
+
+
+def _tokens(value: object) -> list[int] | None:
+    """Token ids; JSON and many languages write them as 5.0, too."""
+    if not isinstance(value, list) or not value:
+        return None
+    if all(type(token) is int for token in value):
+        return value
+    if all(type(token) is int or (type(token) is float and token.is_integer()) for token in value):
+        return [int(token) for token in value]
+    return None

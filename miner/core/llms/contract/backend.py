@@ -10,6 +10,7 @@ from miner.core.http.in_flight import InFlight
 from miner.core.llms.contract.join import drain
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.vectors import shortened
 from miner.core.models.names import check_name, without_tag
 from miner.core.wire import (
     ChatRequest,
@@ -228,8 +229,12 @@ class Backend:
         raise NotImplementedError(f"{type(self).__name__} must override _chat or _stream.")
 
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
-        """Return one vector for each text."""
+        """Return one vector for each text. With the capability "prompt_tokens" a text may be a list of token ids."""
         raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
+
+    async def _embed_short(self, texts: list[str], model: str | None, dimensions: int) -> EmbeddingResponse:
+        """Return vectors of so many dimensions; longer ones where the model has fewer. By default they are cut."""
+        return shortened(await self._embed(texts, model), dimensions)
 
     async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
         """Return scores in any order, by index alone. A backend that overrides it has the capability "rerank"."""

@@ -26,7 +26,7 @@ _ALWAYS = frozenset({"timeout", "response_format"})
 """Supported by the base class itself, or checked by the kind of format."""
 
 LENIENT_HINT = 'Leave it out, or pass unsupported="ignore" to have it ignored and listed in response.ignored.'
-_UNSET = {"stop": [], "progress": False, "raw": False, "continuous_usage": False}
+_UNSET = {"stop": [], "progress": False, "raw": False, "echo": False, "continuous_usage": False}
 
 
 def _needs(request: ChatRequest) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from miner.errors import InvalidRequestError
 _NAMES = {
     "model": "model",
     "messages": "messages input inputs system images image_data multi_modal_data multimodal_data prompt_embeds context",
-    "prompt": "prompt prompts", "suffix": "suffix input_suffix input_prefix",
+    "prompt": "prompt prompts", "echo": "echo", "suffix": "suffix input_suffix input_prefix",
     "max_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens n_predict num_predict",
     "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "seed": "seed",
     "stop": "stop stop_sequences",

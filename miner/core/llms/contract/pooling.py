@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.resolution import add_context_length, model_for_texts
 from miner.core.llms.contract.retry import Retries
+from miner.core.llms.contract.vectors import Texts
 from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
 from miner.errors import BackendProtocolError, ContextLengthError, InvalidRequestError, UnsupportedFeatureError
 
@@ -15,16 +16,51 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-async def embed(backend: Backend, texts: str | Sequence[str], model: str | None) -> EmbeddingResponse:
+async def embed(backend: Backend, texts: Texts, model: str | None, dimensions: int | None = None) -> EmbeddingResponse:
     """Return one vector for each text."""
-    inputs = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Sequence) else None
-    if not inputs or not all(isinstance(text, str) and text for text in inputs):
-        raise InvalidRequestError("texts must be a string or a list of strings, none of them empty.", param="texts")
-    return await resolve_then_send(
+    inputs = _inputs(texts)
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise InvalidRequestError(
+            f"dimensions must be an integer of at least 1, not {dimensions!r}.", param="dimensions"
+        )
+    response = await resolve_then_send(
         backend,
         lambda: model_for_texts(backend, model, "embeddings", [(text,) for text in inputs], "texts"),
-        lambda info: backend._embed(inputs, info.id if info is not None else model),
+        lambda info: _send(backend, inputs, info.id if info is not None else model, dimensions),
     )
+    if dimensions is not None and response.dimensions != dimensions:
+        raise UnsupportedFeatureError(
+            f"The embeddings of this model have {response.dimensions} dimensions, not {dimensions}.",
+            param="dimensions", hint="Send fewer, or leave it out.",
+        )  # fmt: skip
+    return response
+
+
+def _inputs(texts: Any) -> list[Any]:
+    """The texts, each a string or a list of token ids."""
+    inputs: list[Any] = [texts] if isinstance(texts, str) or _are_tokens(texts) else texts
+    if isinstance(inputs, Sequence) and inputs:
+        if all(isinstance(text, str) and text for text in inputs):
+            return list(inputs)
+        if all(_are_tokens(text) for text in inputs):
+            return [list(tokens) for tokens in inputs]
+    raise InvalidRequestError(
+        "texts must be a string, a list of strings, a list of token ids or a list of such lists, none of them empty.",
+        param="texts",
+    )
+
+
+def _are_tokens(text: Any) -> bool:
+    tokens = isinstance(text, (list, tuple)) and bool(text) and all(type(token) is int for token in text)
+    if tokens and not all(0 <= token < 2**31 for token in text):
+        raise InvalidRequestError("texts has token ids that no model has: they are from 0 on.", param="texts")
+    return tokens
+
+
+async def _send(backend: Backend, inputs: list[Any], model: str | None, dimensions: int | None) -> EmbeddingResponse:
+    if dimensions is None:
+        return await backend._embed(inputs, model)
+    return await backend._embed_short(inputs, model, dimensions)
 
 
 async def rerank(

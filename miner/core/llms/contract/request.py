@@ -79,6 +79,9 @@ def build_request(
     raw = _flag(options, "raw")
     if raw and messages is not None:
         raise InvalidRequestError("raw=True bypasses the chat template: it requires prompt, not messages.", param="raw")
+    echo = _flag(options, "echo")
+    if echo and not raw:
+        raise InvalidRequestError("echo returns a prompt as it is sent: it requires raw=True.", param="echo")
     checked = checked_tools(tools)
     if raw and checked is not None:
         raise InvalidRequestError("raw=True bypasses the chat template, so it does not support tools.", param="raw")
@@ -111,6 +114,7 @@ def build_request(
         response_format=output_format(options.get("response_format")),
         reasoning=reasoning,
         progress=_flag(options, "progress"),
+        echo=echo,
         continuous_usage=_flag(options, "continuous_usage"),
         timeout=_timeout(options.get("timeout")),
         keep_alive=_keep_alive(options.get("keep_alive")),

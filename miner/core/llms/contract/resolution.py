@@ -43,12 +43,12 @@ async def resolve(backend: Backend, request: ChatRequest) -> ChatRequest:
 
 
 async def model_for_texts(
-    backend: Backend, model: str | None, capability: str, inputs: Sequence[tuple[str, ...]], param: str
+    backend: Backend, model: str | None, capability: str, inputs: Sequence[tuple[str | list[int], ...]], param: str
 ) -> ModelInfo | None:
     """Return the model for a request that generates nothing; None if the backend names no models.
 
     Args:
-        inputs: texts that go into the model together, each tuple by itself.
+        inputs: texts or token ids that go into the model together, each tuple by itself.
 
     Raises:
         RequestError: there is no such model, it lacks the capability, or an input is longer than its context.
@@ -58,10 +58,15 @@ async def model_for_texts(
     where = backend.name if info is None else f"{backend.name}'s model {info.id!r}"
     if capability not in able:
         raise UnsupportedFeatureError(f"{where} does not support {capability}.", param="model")
+    if "prompt_tokens" not in able and not all(isinstance(text, str) for texts in inputs for text in texts):
+        raise UnsupportedFeatureError(
+            f"{where} does not support {param} of token ids (prompt_tokens).", param=param, hint="Send texts."
+        )
     if info is not None:
         context = await backend._context_of(info)
         for texts in inputs:
-            check_length(texts, context, where, param)
+            tokens = sum(len(text) for text in texts if not isinstance(text, str))
+            check_length([text for text in texts if isinstance(text, str)], context, where, param, tokens=tokens)
     return info
 
 

@@ -6,6 +6,7 @@ reasoning field, in where the finish reason stands, in llama.cpp's `timings` and
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
@@ -360,9 +361,9 @@ def _logprobs(logprobs: _Logprobs, alternatives: int) -> list[TokenLogprob] | No
         return None
     tokens = []
     for position, token in enumerate(logprobs.tokens):
-        logprob = logprobs.token_logprobs[position] if position < len(logprobs.token_logprobs) else None
+        logprob = logprobs.token_logprobs[position] if position < len(logprobs.token_logprobs) else 0.0
         top = (logprobs.top_logprobs[position] if position < len(logprobs.top_logprobs) else None) or {}
         ranked = sorted(top.items(), key=lambda item: -item[1])[:alternatives]
         others = [TokenLogprob(token=other, logprob=value) for other, value in ranked]
-        tokens.append(TokenLogprob(token=token, logprob=logprob or 0.0, alternatives=others))
+        tokens.append(TokenLogprob(token=token, logprob=math.nan if logprob is None else logprob, alternatives=others))
     return tokens

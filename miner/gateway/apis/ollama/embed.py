@@ -10,7 +10,7 @@ from aiohttp import web
 
 from miner.core.wire import EmbeddingResponse
 from miner.errors import InvalidRequestError
-from miner.gateway.apis.fields import check_dimensions, set_fields
+from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.loading import full_name, keep
 from miner.gateway.apis.ollama.response import Reply
@@ -36,8 +36,6 @@ async def embed(context: RequestContext) -> web.StreamResponse:
     if len(texts) > 1 and not all(texts):
         raise InvalidRequestError(f"input[{texts.index('')}] is empty.", param=f"input[{texts.index('')}]")
     response = await _embed(context, request, [text for text in texts if text], foreign, reply)
-    if response.data:
-        check_dimensions(response.dimensions, request.dimensions or None)
     body: dict[str, Any] = {"model": request.model, "embeddings": response.embeddings}
     if response.data:
         body |= {"total_duration": time.perf_counter_ns() - reply.began, "load_duration": reply.prepared}
@@ -75,7 +73,7 @@ async def _embed(
     if info is not None and info.loaded is False:
         await service.load_model(model)
     reply.is_ready()
-    response = await service.embed(texts, model)
+    response = await service.embed(texts, model, dimensions=getattr(request, "dimensions", None) or None)
     context.usage = response.usage
     if keeps and request.keep_alive is not None:
         await keep(service, model, request.keep_alive)

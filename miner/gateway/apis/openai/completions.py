@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import LLMResponse
-from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.fields import drop_raw, refuse_unsupported
+from miner.errors import InvalidRequestError
+from miner.gateway.apis.fields import drop_raw, texts_or_tokens
 from miner.gateway.apis.openai.convert import (
     MAX_CHOICES,
     choice_arguments,
@@ -41,10 +41,7 @@ class OpenAICompletions:
         """Parse a request body."""
         foreign: dict[str, Any] = {}
         request = decode(body, _DECODER, foreign)
-        refuse_unsupported(request, {"echo": "Remove it: you have the prompt."})
-        if request.best_of not in (None, 1, request.n):
-            raise UnsupportedFeatureError("Unsupported parameter: 'best_of'.", param="best_of", hint="Use n.")
-        prompts = _prompts(request.prompt)
+        prompts = texts_or_tokens(request.prompt, "prompt")
         shared = {**sampling_arguments(request), "raw": True}
         if request.suffix:
             shared["suffix"] = request.suffix
@@ -59,7 +56,7 @@ class OpenAICompletions:
             raise InvalidRequestError(
                 f"prompt and n request {len(arguments)} choices; the maximum is {MAX_CHOICES}.", param="n"
             )
-        return Call(
+        call = Call(
             arguments=arguments,
             model=request.model,
             stream=bool(request.stream),
@@ -69,11 +66,21 @@ class OpenAICompletions:
             foreign=foreign,
             fields=CompletionRequest.__struct_fields__,
         )
+        if request.best_of not in (None, 0, 1, request.n):
+            call.skip("best_of", hint="Use n.", changes=True)
+        if request.echo:
+            _echo(call)
+        return call
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `text_completion`."""
         choices = [
-            completion_choice(index, response.content, response.logprobs, response.finish_reason or "stop")
+            completion_choice(
+                index,
+                call.options.echo.get(index, "") + response.content,
+                response.logprobs,
+                response.finish_reason or "stop",
+            )
             for index, response in enumerate(responses)
         ]
         return msgspec.json.encode(
@@ -103,16 +110,10 @@ async def completions(context: RequestContext) -> web.StreamResponse:
     return await send_reply(context, _DIALECT, call)
 
 
-def _prompts(prompt: str | list[Any]) -> list[Any]:
-    """Each prompt: a string, or a list of token ids."""
-    if isinstance(prompt, str) or _are_tokens(prompt):
-        return [prompt]
-    if prompt and all(isinstance(one, str) or _are_tokens(one) for one in prompt):
-        return prompt
-    raise InvalidRequestError(
-        "prompt must be a string, an array of strings, an array of tokens, or an array of token arrays.", param="prompt"
-    )
-
-
-def _are_tokens(prompt: Any) -> bool:
-    return isinstance(prompt, list) and bool(prompt) and all(type(token) is int for token in prompt)
+def _echo(call: Call) -> None:
+    """Have the prompts in the response: written here, or by the engine where that takes the tokenizer or the model."""
+    for index, arguments in enumerate(call.arguments):
+        if isinstance(arguments["prompt"], str) and "logprobs" not in arguments:
+            call.options.echo[index] = arguments["prompt"]
+        else:
+            arguments["echo"] = True

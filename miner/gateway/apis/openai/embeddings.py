@@ -11,12 +11,13 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError
-from miner.gateway.apis.fields import check_dimensions
+from miner.gateway.apis.fields import texts_or_tokens
 from miner.gateway.apis.openai.response import prompt_usage_object
 from miner.gateway.apis.openai.schema import EmbeddingRequest
 from miner.gateway.body_structure import check_length
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
+from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response
 from miner.gateway.request_body import decode_body
 
@@ -29,28 +30,25 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
     """Embed each string of the input."""
     foreign: dict[str, Any] = {}
     request = await decode_body(context, _DECODER, foreign)
-    texts = [request.input] if isinstance(request.input, str) else request.input
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InvalidRequestError(
-            "input must be a string or an array of strings, none of them empty; arrays of token ids are not supported.",
-            param="input",
-        )
+    texts = texts_or_tokens(request.input, "input")
+    if not all(texts):
+        raise InvalidRequestError(f"input[{texts.index('')}] is empty.", param=f"input[{texts.index('')}]")
     check_length(texts, "input", MAX_INPUTS)
     if request.encoding_format not in (None, "float", "base64"):
         raise InvalidRequestError(
             f"encoding_format must be 'float' or 'base64', not {request.encoding_format!r}.", param="encoding_format"
         )
-    await context.start_call(
-        Call(
-            arguments=[],
-            model=request.model,
-            items=len(texts),
-            foreign=foreign,
-            fields=EmbeddingRequest.__struct_fields__,
-        )
+    call = Call(
+        arguments=[],
+        model=request.model,
+        items=len(texts),
+        foreign=foreign,
+        fields=EmbeddingRequest.__struct_fields__,
+        names=FieldNames({"texts": "input", "prompt": "input"}),
     )
-    response = await context.gateway.service.embed(texts, request.model)
-    check_dimensions(response.dimensions, request.dimensions)
+    await context.start_call(call)
+    with call.names.translate_errors():
+        response = await context.gateway.service.embed(texts, request.model, dimensions=request.dimensions)
     context.usage = response.usage
     packed = request.encoding_format == "base64"
     data = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 from miner import __version__
@@ -92,8 +93,11 @@ def _completion_logprobs(entries: list[TokenLogprob] | None, offset: int = 0) ->
         offset += len(entry.token)
     return {
         "tokens": [entry.token for entry in entries],
-        "token_logprobs": [entry.logprob for entry in entries],
-        "top_logprobs": [{other.token: other.logprob for other in entry.alternatives} for entry in entries],
+        "token_logprobs": [None if isnan(entry.logprob) else entry.logprob for entry in entries],
+        "top_logprobs": [
+            None if isnan(entry.logprob) else {other.token: other.logprob for other in entry.alternatives}
+            for entry in entries
+        ],
         "text_offset": offsets,
     }
 

@@ -109,10 +109,12 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     """The body of `/v1/embeddings`."""
 
     input: str | list[Any]
+    """A string, an array of strings, token ids of the model, or an array of token arrays."""
     model: str | None = None
     encoding_format: str | None = None
     """float or base64 (of little-endian 32-bit floats)."""
     dimensions: int | None = None
+    """Vectors are cut to so many, and scaled to unit length again."""
     user: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import msgspec
@@ -35,6 +35,8 @@ class ChoiceOptions:
     include_usage: bool
     prompts: int = 1
     """Prompts of the request; each has as many choices."""
+    echo: dict[int, str] = field(default_factory=dict)
+    """Choice -> its prompt, where that comes before its completion."""
     functions: bool = False
     """Whether the client knows functions, not tools."""
     continuous_usage: bool = False
@@ -165,6 +167,7 @@ class CompletionStream(_ChoiceStream):
     def __init__(self, head: Head, options: ChoiceOptions) -> None:
         super().__init__(head, options)
         self._offsets: dict[int, int] = {}
+        self._echo = dict(options.echo)
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
@@ -172,6 +175,9 @@ class CompletionStream(_ChoiceStream):
         if self._options.continuous_usage:
             self._count(batch[0], index)
         before = self._before + b'{"index":%d,"text":' % index
+        prompt = self._echo.pop(index, None)
+        if prompt is not None:
+            out += (before, _encode(prompt), self._text_after)
         for chunk in batch:
             if chunk.usage is not None or chunk.usage_so_far is not None:
                 self._count(chunk, index)

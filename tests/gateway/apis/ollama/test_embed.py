@@ -19,10 +19,12 @@ async def test_embeddings():
             none = await api.embed("small", [])
             with pytest.raises(ollama.ResponseError, match=r"input\[1\]") as caught:
                 await api.embed("small", ["one", ""])
+            short = await api.embed("small", "one", dimensions=2)
             with pytest.raises(ollama.ResponseError, match="dimensions"):
-                await api.embed("small", "one", dimensions=2)
+                await api.embed("small", "one", dimensions=4)
     assert made.embeddings == [[1.0, 2.0, 3.0], [1.0, 2.0, 5.0]]
     assert made.prompt_eval_count == 5
+    assert short.embeddings[0] == pytest.approx([1 / 5**0.5, 2 / 5**0.5])
     assert one.embeddings == [[1.0, 2.0, 3.0]]
     assert old.embedding == [1.0, 2.0, 4.0]
     assert none.embeddings == []

@@ -47,3 +47,55 @@ async def test_prompts_of_token_ids_go_to_engines_that_take_them(prompt: list[An
         status, text, _ = await post_json(served, "/v1/completions", body)
         assert (status, engine.bodies) == (400, [])
         assert "does not support prompt (prompt_tokens)" in text
+
+
+@pytest.mark.parametrize("prompt", ["Once", ["Once", "Twice"]])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_prompt_is_echoed_before_each_completion(prompt: Any, n: int):
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    expected = [f"{text}Hello there." for text in texts for _ in range(n)]
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        reply = await api.completions.create(model="m", prompt=prompt, echo=True, n=n)
+        assert [choice.text for choice in reply.choices] == expected
+        assert "echo" not in engine.bodies[-1]
+        stream = await api.completions.create(model="m", prompt=prompt, echo=True, n=n, stream=True)
+        streamed = [""] * len(expected)
+        async for chunk in stream:
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.text
+    assert streamed == expected
+
+
+async def test_an_echo_that_takes_the_engine_is_the_engines_or_refused():
+    scored = {
+        "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m",
+        "choices": [{
+            "index": 0, "text": "a b!", "finish_reason": "length",
+            "logprobs": {
+                "tokens": ["a", " b", "!"], "token_logprobs": [None, -0.5, -1.0], "text_offset": [0, 1, 3],
+                "top_logprobs": [None, {" b": -0.5}, {"!": -1.0}],
+            },
+        }],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3},
+    }  # fmt: skip
+    body = {"model": "m", "prompt": [[5, 6]], "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0}
+    async with StubServer(reply=scored) as engine, serving(vllm(engine)) as served, client(served) as api:
+        reply = await api.completions.create(**body)
+        assert (engine.bodies[-1]["echo"], engine.bodies[-1]["logprobs"]) == (True, 1)
+    told = reply.choices[0]
+    assert (told.text, told.logprobs.tokens) == ("a b!", ["a", " b", "!"])
+    assert told.logprobs.token_logprobs == [None, -0.5, -1.0]
+    assert told.logprobs.top_logprobs == [None, {" b": -0.5}, {"!": -1.0}]
+    assert told.logprobs.text_offset == [0, 1, 3]
+    async with StubServer() as engine, serving(OllamaService(settings(ollama_base_url=engine.url))) as served:
+        status, text, _ = await post_json(served, "/v1/completions", {**body, "prompt": "a"})
+        assert (status, engine.bodies) == (400, [])
+        assert "does not support echo" in text
+
+
+async def test_best_of_is_refused_where_it_would_choose():
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        for best_of, n, expected in ((1, 1, 200), (2, 2, 200), (3, 1, 400)):
+            body = {"model": "m", "prompt": "a", "best_of": best_of, "n": n}
+            status, text, _ = await post_json(served, "/v1/completions", body)
+            assert status == expected, text
