@@ -136,6 +136,8 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     else:
         gateway.phase = "serving"
     yield
+    for run in list(gateway.runs.values()):
+        await run.stop()
     await gateway.background.stop()
     for each in reversed(middleware):
         try:

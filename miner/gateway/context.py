@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import random
 import re
@@ -216,8 +217,7 @@ class RequestContext:
     async def start_call(self, call: Call) -> None:
         """Run the hooks between the parsed body and the service."""
         self.call = call
-        apply_policy(call, self._policy(call), self.gateway.service.engine_fields)
-        self.ignored += [name for name in call.ignored if name not in self.ignored]
+        self.apply_policy(call)
         if call.model is not None and len(call.model) > _MAX_MODEL_NAME:
             raise InvalidRequestError(f"model is longer than {_MAX_MODEL_NAME} characters.", param="model")
         if call.remote_images and not config_of(self.gateway.service.config).allow_remote_images:
@@ -227,6 +227,15 @@ class RequestContext:
             await middleware.before_call(self, call)
         self.call_started_at = asyncio.get_running_loop().time()
         self.gateway.call_started(self)
+
+    def apply_policy(self, call: Call) -> None:
+        """Refuse or list what the call left out. Idempotent: `start_call` does it.
+
+        Raises:
+            RequestError: names the client's field.
+        """
+        apply_policy(call, self._policy(call), self.gateway.service.engine_fields)
+        self.ignored += [name for name in call.ignored if name not in self.ignored]
 
     def _policy(self, call: Call) -> Policy:
         """What becomes of unsupported parameters: as the request says, else its key, else the server."""
@@ -283,6 +292,18 @@ class RequestContext:
             # It has been sent and logged. Its frames are such a circle too.
             self.error = self.error.with_traceback(None)
             self.error.__context__ = None
+
+    def detach(self) -> RequestContext:
+        """A context for work that goes on when the response is complete. It takes over what the request has reserved,
+        and ends with its own `finish`.
+        """
+        other = copy.copy(self)
+        other.task, other.finished = None, False
+        other.ignored, other.extra_headers, other.reply_text = [*self.ignored], {**self.extra_headers}, []
+        self.reservation = self.permit = None
+        self.body_reserved = 0
+        self.gateway.requests.add(other)
+        return other
 
     def interrupt(self) -> None:
         """End it because the server shuts down: what it awaits is cancelled, and its client gets an error."""

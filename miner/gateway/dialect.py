@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,6 +48,12 @@ class Call:
     """Service parameter -> the client's field."""
     options: Any = None
     """Fields of the body that the dialect needs to write the response."""
+    id: str = ""
+    """The id of the response, where it has to be known before; see `Head.id`."""
+    on_complete: Callable[[Head, list[LLMResponse], StreamWriter | None], Awaitable[None]] | None = None
+    """Awaited when the response is complete, before its last bytes are sent: stores it. Without a writer it is not
+    streamed.
+    """
     foreign: dict[str, Any] = field(default_factory=dict)
     """Fields of the body that the dialect does not know, by their paths: `request_body.decode` fills it."""
     fields: Collection[str] = ()

@@ -6,7 +6,7 @@ A client that disconnects stops the service: the handler's task is cancelled, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -33,12 +33,17 @@ def generation_handler(dialect: Dialect) -> Handler:
 
 async def send_reply(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
     """Call the service and send its reply, as the dialect writes it."""
-    for arguments in call.arguments:
-        if arguments.get("max_tokens") is None:
-            arguments["max_tokens"] = call.default_max_tokens
+    set_default_limit(call)
     await context.start_call(call)
     with call.names.translate_errors():
         return await (_streaming if call.stream else _non_streaming)(context, dialect, call)
+
+
+def set_default_limit(call: Call) -> None:
+    """Give the call the limit that its dialect means where the client names none."""
+    for arguments in call.arguments:
+        if arguments.get("max_tokens") is None:
+            arguments["max_tokens"] = call.default_max_tokens
 
 
 def json_response(context: RequestContext, body: bytes, status: int = 200) -> web.Response:
@@ -55,7 +60,10 @@ async def _non_streaming(context: RequestContext, dialect: Dialect, call: Call) 
     context.usage = _total_usage(response.usage for response in responses)
     context.characters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
     _note_ignored(context, responses)
-    return json_response(context, dialect.response_body(call, _head(context, call, responses), responses))
+    head = _head(context, call, responses)
+    if call.on_complete is not None:
+        await call.on_complete(head, responses, None)
+    return json_response(context, dialect.response_body(call, head, responses))
 
 
 async def _respond(context: RequestContext, arguments: dict[str, Any]) -> LLMResponse:
@@ -108,26 +116,59 @@ def _note_ignored(context: RequestContext, responses: list[LLMResponse]) -> None
 async def _streaming(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
     """The first batch is fetched before the headers are sent, so that an early error gets its own status."""
     context.streamed = True
-    service = context.gateway.service
-
-    def prepare() -> list[LLMStream]:
-        return [service.stream(**arguments) for arguments in call.arguments]
-
-    streams = await off_loop(context, prepare)  # a long conversation takes a while to check
-    responses = [stream.response for stream in streams]
+    reply = StreamedReply(context, dialect, call)
+    await reply.prepare()
     out = EventStream(context, dialect.stream_type, dialect.heartbeat, call.stream_errors)
-    writer: StreamWriter | None = None
+    return await out.run(lambda: reply.write(out.send), lambda failure: reply.writer.error(failure))
 
-    def get_writer() -> StreamWriter:
-        nonlocal writer
-        if writer is None:
-            writer = dialect.stream(call, _head(context, call, responses))
-        return writer
 
-    async def write() -> bytes:
+class StreamedReply:
+    """The reply to a call as the events of a dialect, wherever they go."""
+
+    def __init__(self, context: RequestContext, dialect: Dialect, call: Call) -> None:
+        self._context = context
+        self._dialect = dialect
+        self._call = call
+        self._streams: list[LLMStream] = []
+        self._responses: list[LLMResponse] = []
+        self._writer: StreamWriter | None = None
+        self._head: Head | None = None
+
+    async def prepare(self) -> None:
+        """Check the arguments of the call.
+
+        Raises:
+            RequestError: names the invalid one.
+        """
+        service = self._context.gateway.service
+
+        def streams() -> list[LLMStream]:
+            return [service.stream(**arguments) for arguments in self._call.arguments]
+
+        self._streams = await off_loop(self._context, streams)  # a long conversation takes a while to check
+        self._responses = [stream.response for stream in self._streams]
+
+    @property
+    def head(self) -> Head:
+        """The head of the response; its model is known from the first batch on."""
+        if self._head is None:
+            self._head = _head(self._context, self._call, self._responses)
+        return self._head
+
+    @property
+    def writer(self) -> StreamWriter:
+        """The writer of the events."""
+        if self._writer is None:
+            self._writer = self._dialect.stream(self._call, self.head)
+        return self._writer
+
+    async def write(self, send: Callable[[bytes], Awaitable[None]]) -> bytes:
+        """Generate, and send the events as they come; return the last ones."""
+        context, call, streams = self._context, self._call, self._streams
         several = len(streams) > 1
         source: AsyncGenerator[Any, None] = _merge(streams) if several else streams[0].batches()
         index = 0
+        writer: StreamWriter | None = None
         try:
             async with aclosing(source) as batches:
                 with call.names.translate_errors():
@@ -136,21 +177,25 @@ async def _streaming(context: RequestContext, dialect: Dialect, call: Call) -> w
                             index, batch = batch
                         context.record_chunks(batch)
                         if writer is None:
-                            _note_ignored(context, responses)
-                        data = (writer or get_writer()).batch(batch, index)
+                            _note_ignored(context, self._responses)
+                            writer = self.writer
+                        data = writer.batch(batch, index)
                         if data:
-                            await out.send(data)
+                            await send(data)
         except OutputValidationError as error:
             if end := _end_of(error):
                 context.record_chunks(end)
-                return get_writer().batch(end, index) + get_writer().end(responses)
-        return get_writer().end(responses)
-
-    return await out.run(write, lambda failure: get_writer().error(failure))
+                data = self.writer.batch(end, index)
+                if data:
+                    await send(data)
+        writer = self.writer
+        if call.on_complete is not None:
+            await call.on_complete(self.head, self._responses, writer)
+        return writer.end(self._responses)
 
 
 def _head(context: RequestContext, call: Call, responses: list[LLMResponse]) -> Head:
-    return Head(new_id(), responses[0].model or call.model or context.gateway.service.name)
+    return Head(call.id or new_id(), responses[0].model or call.model or context.gateway.service.name)
 
 
 async def _merge(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list[LLMChunk]], None]:

@@ -34,6 +34,13 @@ class ActiveRequest(Protocol):
         """End it because the server shuts down."""
 
 
+class BackgroundRun(Protocol):
+    """A response that is generated in the background."""
+
+    async def stop(self) -> None:
+        """End it, and wait until that is stored."""
+
+
 class HeartbeatStream(Protocol):
     """A stream that is kept alive while the engine sends nothing (EventStream)."""
 
@@ -77,6 +84,8 @@ class Gateway:
             age=settings.serve_responses_max_age,
         )  # fmt: skip
         """The stored responses of `/v1/responses`."""
+        self.runs: dict[tuple[str, str], BackgroundRun] = {}
+        """Responses that are generated in the background, by their owner and id."""
         self.requests: set[ActiveRequest] = set()
         """Requests whose response is not complete."""
         self.running: set[ActiveRequest] = set()

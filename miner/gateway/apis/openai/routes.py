@@ -7,7 +7,14 @@ from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.rerank import rerank
-from miner.gateway.apis.openai.responses.dialect import OpenAIResponses
+from miner.gateway.apis.openai.responses.endpoints import (
+    cancel,
+    create,
+    delete,
+    input_items,
+    input_tokens,
+    retrieve,
+)
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.apis.openai.schema import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 from miner.gateway.context import Route
@@ -25,8 +32,27 @@ OPENAI = [
         "Create a completion of a prompt, past the chat template", CompletionRequest, _JSON_OR_EVENTS,
     ),
     Route(
-        "POST", "/v1/responses", generation_handler(OpenAIResponses()), "key", openai_error,
-        "Create a model response, streamed or not; nothing is stored", ResponseRequest, _JSON_OR_EVENTS,
+        "POST", "/v1/responses", create, "key", openai_error,
+        "Create a model response, streamed, not streamed, or in the background", ResponseRequest, _JSON_OR_EVENTS,
+    ),
+    Route(
+        "POST", "/v1/responses/input_tokens", input_tokens, "key", openai_error,
+        "Count the input tokens that a response would have", ResponseRequest,
+    ),
+    # These generate nothing, and a client whose background response is its one concurrent request has to read it.
+    Route(
+        "GET", "/v1/responses/{id}", retrieve, "key", openai_error,
+        "Retrieve a stored response, or follow one of the background", content_types=_JSON_OR_EVENTS,
+        always=True,
+    ),
+    Route("DELETE", "/v1/responses/{id}", delete, "key", openai_error, "Delete a stored response", always=True),
+    Route(
+        "POST", "/v1/responses/{id}/cancel", cancel, "key", openai_error, "Cancel a background response",
+        always=True,
+    ),
+    Route(
+        "GET", "/v1/responses/{id}/input_items", input_items, "key", openai_error,
+        "List the input items of a stored response", always=True,
     ),
     Route("POST", "/v1/embeddings", embeddings, "key", openai_error, "Create embeddings", EmbeddingRequest),
     Route("POST", "/v1/rerank", rerank, "key", openai_error, "Sort documents by relevance to a query", RerankRequest),

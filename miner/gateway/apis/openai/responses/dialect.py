@@ -1,4 +1,4 @@
-"""OpenAI's `/v1/responses`: create, streamed or not. Nothing is stored."""
+"""OpenAI's `/v1/responses`: create, streamed or not."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Any
 import msgspec
 
 from miner.core.wire import LLMResponse
-from miner.gateway.apis.openai.responses.convert import convert_input, ignored_fields, service_arguments
-from miner.gateway.apis.openai.responses.items import (
-    call_item,
-    final_response,
-    incomplete_reason,
-    message_item,
-    reasoning_item,
-)
+from miner.errors import InvalidRequestError
+from miner.gateway.apis.openai.responses.convert import service_arguments, skip_fields
+from miner.gateway.apis.openai.responses.input import convert_input
+from miner.gateway.apis.openai.responses.items import output_items
+from miner.gateway.apis.openai.responses.response import STREAM_ERRORS, ResponseOptions, final_response
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
-from miner.gateway.apis.openai.responses.stream import STREAM_ERRORS, ResponseStream
+from miner.gateway.apis.openai.responses.stream import ResponseStream
+from miner.gateway.apis.openai.responses.tools import tools_of
 from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
@@ -38,37 +36,57 @@ class OpenAIResponses:
     heartbeat = HEARTBEAT
 
     def parse(self, body: bytes) -> Call:
-        """Parse a request body."""
+        """Parse a request body that needs nothing stored."""
+        call = self.begin(body)
+        return self.complete(call, [])
+
+    def begin(self, body: bytes) -> Call:
+        """Decode a request body. What was stored has to be found before the rest: `complete`."""
         foreign: dict[str, Any] = {}
         request = decode(body, _DECODER, foreign)
         call = Call(
             arguments=[],
             model=request.model,
             stream=bool(request.stream),
-            ignored=ignored_fields(request),
             names=FieldNames(_NAMES),
-            options=request,
+            options=ResponseOptions(request),
             foreign=foreign,
             fields=ResponseRequest.__struct_fields__,
             stream_errors=STREAM_ERRORS,
         )
-        arguments = service_arguments(request, call)
-        arguments["messages"] = convert_input(request, call)
+        if request.input is None and request.previous_response_id is None:
+            raise InvalidRequestError("Missing required parameter: 'input'.", param="input")
+        return call
+
+    def complete(self, call: Call, earlier: list[dict[str, Any]]) -> Call:
+        """The call with its arguments.
+
+        Args:
+            call: from `begin`.
+            earlier: the items of the conversation before the input.
+        """
+        options: ResponseOptions = call.options
+        request = options.request
+        skip_fields(request, call)
+        options.tools = tools_of(request, call)
+        arguments = service_arguments(request, options.tools, call)
+        items: Any = request.input
+        if earlier or items is None:
+            own = [{"role": "user", "content": items}] if isinstance(items, str) else items or []
+            items = [*earlier, *own]
+        arguments["messages"] = convert_input(items, call, instructions=request.instructions, earlier=len(earlier))
         call.arguments = [arguments]
         return call
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `response`."""
-        response = responses[0]
-        output: list[dict[str, Any]] = []
-        if response.reasoning:
-            output.append(reasoning_item(f"rs_{head.id}", response.reasoning))
-        if response.content or not response.tool_calls:
-            status = "completed" if incomplete_reason(response.finish_reason) is None else "incomplete"
-            output.append(message_item(f"msg_{head.id}", response.content, response.logprobs, status))
-        for number, tool_call in enumerate(response.tool_calls or ()):
-            output.append(call_item(f"fc_{number}_{head.id}", tool_call))
-        return msgspec.json.encode(final_response(call, head, output, response.finish_reason, response.usage))
+        return msgspec.json.encode(call.options.final or self.final(call, head, responses[0]))
+
+    def final(self, call: Call, head: Head, response: LLMResponse) -> dict[str, Any]:
+        """The response object of one that was not streamed."""
+        options: ResponseOptions = call.options
+        output = output_items(response, head.id, options.tools, encrypted=options.encrypted)
+        return final_response(call, head, output, response.finish_reason, response.usage)
 
     def stream(self, call: Call, head: Head) -> ResponseStream:
         """The writer of its events."""

@@ -1,48 +1,17 @@
-"""The response object of OpenAI's `/v1/responses` and the items of its output."""
+"""The items of a response's output."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from miner.core.wire import TokenLogprob, TokenUsage, ToolCall
+from miner.core.wire import LLMResponse, TokenLogprob, ToolCall
 from miner.gateway.apis.openai.response import logprob_entry
-from miner.gateway.apis.openai.responses.schema import ResponseRequest
-from miner.gateway.dialect import Call, Head
+from miner.gateway.apis.openai.responses.input import sealed
+from miner.gateway.apis.openai.responses.tools import ToolName, Tools, custom_input
 
 _INCOMPLETE = {
     "length": "max_output_tokens", "content_filter": "content_filter", "repetition": "repetition", "unknown": "unknown",
 }  # fmt: skip
-
-
-def response_object(call: Call, head: Head, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
-    """The response object in some state, with the parameters of its request."""
-    request: ResponseRequest = call.options
-    text = request.text.format if request.text is not None and request.text.format is not None else {"type": "text"}
-    return {
-        "id": f"resp_{head.id}",
-        "object": "response",
-        "created_at": head.created,
-        "status": status,
-        "error": None,
-        "incomplete_details": None,
-        "instructions": request.instructions,
-        "max_output_tokens": request.max_output_tokens,
-        "model": head.model,
-        "output": output,
-        "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "previous_response_id": None,
-        "reasoning": {"effort": request.reasoning.effort if request.reasoning is not None else None, "summary": None},
-        "store": False,
-        "temperature": request.temperature,
-        "text": {"format": text},
-        "tool_choice": request.tool_choice if request.tool_choice is not None else "auto",
-        "tools": [{"strict": None, "parameters": None, **tool} for tool in request.tools or ()],
-        "top_p": request.top_p,
-        "truncation": "disabled",
-        "usage": None,
-        "user": request.user,
-        "metadata": request.metadata or {},
-    }
 
 
 def incomplete_reason(finish_reason: str | None) -> str | None:
@@ -50,45 +19,58 @@ def incomplete_reason(finish_reason: str | None) -> str | None:
     return _INCOMPLETE.get(finish_reason or "")
 
 
-def final_response(
-    call: Call, head: Head, output: list[dict[str, Any]], finish_reason: str | None, usage: TokenUsage | None
-) -> dict[str, Any]:
-    """The response object at the end, completed or incomplete."""
-    reason = incomplete_reason(finish_reason)
-    response = response_object(call, head, "completed" if reason is None else "incomplete", output)
-    if reason is not None:
-        response["incomplete_details"] = {"reason": reason}
-    response["usage"] = (
-        None
-        if usage is None
-        else {
-            "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
-            "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-            "total_tokens": usage.total_tokens,
-        }
-    )
-    return response
+def item_id(prefix: str, response: str, index: int) -> str:
+    """The id of an item: its response's id and its place, so that a reference to it can be followed."""
+    return f"{prefix}_{response}{index:04x}"
 
 
-def reasoning_item(item_id: str, text: str, status: str = "completed") -> dict[str, Any]:
-    """A reasoning item."""
-    return {
-        "id": item_id,
+def output_items(response: LLMResponse, name: str, tools: Tools, *, encrypted: bool) -> list[dict[str, Any]]:
+    """The output of a response that was not streamed.
+
+    Args:
+        name: the id of the response, without its prefix.
+        tools: that the calls are of.
+        encrypted: whether reasoning items have `encrypted_content`.
+    """
+    output: list[dict[str, Any]] = []
+    status = "completed" if incomplete_reason(response.finish_reason) is None else "incomplete"
+    calls = response.tool_calls or []
+    if response.reasoning:
+        output.append(reasoning_item(item_id("rs", name, 0), response.reasoning, encrypted=encrypted))
+    if response.content or not calls:
+        message_status = "completed" if calls else status
+        output.append(
+            message_item(item_id("msg", name, len(output)), response.content, response.logprobs, message_status)
+        )
+    for number, call in enumerate(calls):
+        tool = tools.of(call["function"].get("name", ""))
+        last = number == len(calls) - 1
+        output.append(
+            call_item(item_id(call_prefix(tool), name, len(output)), call, tool, status if last else "completed")
+        )
+    return output
+
+
+def reasoning_item(name: str, text: str, status: str = "completed", *, encrypted: bool = False) -> dict[str, Any]:
+    """A reasoning item. Clients read the text in one place or the other: as content, or as the summary."""
+    item: dict[str, Any] = {
+        "id": name,
         "type": "reasoning",
-        "summary": [],
+        "summary": [{"type": "summary_text", "text": text}] if text else [],
         "content": [{"type": "reasoning_text", "text": text}] if text else [],
         "status": status,
     }
+    if encrypted:
+        item["encrypted_content"] = sealed(text) if text else None
+    return item
 
 
 def message_item(
-    item_id: str, text: str, logprobs: list[TokenLogprob] | None = None, status: str = "completed"
+    name: str, text: str, logprobs: list[TokenLogprob] | None = None, status: str = "completed"
 ) -> dict[str, Any]:
     """A message item."""
     content = [] if status == "in_progress" else [text_part(text, logprobs)]
-    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+    return {"id": name, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
 def text_part(text: str, logprobs: list[TokenLogprob] | None = None) -> dict[str, Any]:
@@ -97,13 +79,19 @@ def text_part(text: str, logprobs: list[TokenLogprob] | None = None) -> dict[str
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": entries}
 
 
-def call_item(item_id: str, call: ToolCall, status: str = "completed") -> dict[str, Any]:
-    """A function call item."""
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": status,
-        "call_id": call.get("id") or item_id,
-        "name": call["function"].get("name", ""),
-        "arguments": call["function"].get("arguments", ""),
-    }
+def call_prefix(tool: ToolName) -> str:
+    """What the id of a call of this tool begins with."""
+    return "ctc" if tool.kind == "custom" else "fc"
+
+
+def call_item(name: str, call: ToolCall, tool: ToolName, status: str = "completed") -> dict[str, Any]:
+    """The item of a call: of a function, or of a custom tool with its input."""
+    arguments = call["function"].get("arguments", "")
+    item: dict[str, Any] = {"id": name, "status": status, "call_id": call.get("id") or name, "name": tool.name}
+    if tool.kind == "custom":
+        item |= {"type": "custom_tool_call", "input": custom_input(arguments) if arguments else ""}
+    else:
+        item |= {"type": "function_call", "arguments": arguments}
+    if tool.namespace is not None:
+        item["namespace"] = tool.namespace
+    return item

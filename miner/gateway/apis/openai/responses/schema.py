@@ -1,4 +1,4 @@
-"""The body of OpenAI's `/v1/responses`, as a struct: an unknown field is refused by its name."""
+"""The body of OpenAI's `/v1/responses`, as a struct."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ReasoningConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ResponseRequest(CommonParams, kw_only=True, forbid_unknown_fields=True):
-    """The body of `/v1/responses`."""
+    """The body of `/v1/responses`, `/v1/responses/input_tokens` and `/v1/responses/compact`."""
 
-    input: str | list[dict[str, Any]]
+    input: str | list[dict[str, Any]] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
     text: TextConfig | None = None
@@ -40,6 +40,10 @@ class ResponseRequest(CommonParams, kw_only=True, forbid_unknown_fields=True):
     include: list[str] | None = None
     top_logprobs: int | None = None
 
+    store: bool | None = None
+    previous_response_id: str | None = None
+    background: bool | None = None
+
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -47,16 +51,14 @@ class ResponseRequest(CommonParams, kw_only=True, forbid_unknown_fields=True):
     prompt_cache_options: Any = None
     client_metadata: Any = None
     service_tier: str | None = None
-    store: bool | None = None
     truncation: str | None = None
     max_tool_calls: int | None = None
 
     access_programs: Any = None
-    background: bool | None = None
     background_options: Any = None
     context_management: Any = None
     conversation: Any = None
     image: Any = None
     moderation: Any = None
-    previous_response_id: str | None = None
+    personality: Any = None
     prompt: Any = None

@@ -10,30 +10,38 @@ from miner.core.wire import FinishReason, LLMChunk, LLMResponse, TokenLogprob, T
 from miner.gateway.apis.openai.response import logprob_entry
 from miner.gateway.apis.openai.responses.items import (
     call_item,
-    final_response,
+    call_prefix,
     incomplete_reason,
+    item_id,
     message_item,
     reasoning_item,
-    response_object,
     text_part,
 )
+from miner.gateway.apis.openai.responses.response import (
+    ResponseOptions,
+    failed_response,
+    final_response,
+    response_object,
+)
+from miner.gateway.apis.openai.responses.tools import InputReader, ToolName
 from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import Failure
 
-STREAM_ERRORS = frozenset({"context_length_exceeded"})
-"""Errors that OpenAI's API sends as events: Codex shortens the conversation after one, and not after a status 400."""
 _encode = msgspec.json.encode
 
 
 class _Item:
     """One item of the output while it grows."""
 
-    __slots__ = ("call", "closed", "id", "index", "logprobs", "texts")
+    __slots__ = ("call", "closed", "id", "index", "logprobs", "reader", "texts", "tool")
 
-    def __init__(self, item_id: str, index: int, call: ToolCall | None) -> None:
-        self.id = item_id
+    def __init__(self, name: str, index: int, call: ToolCall | None, tool: ToolName | None) -> None:
+        self.id = name
         self.index = index
         self.call = call
+        self.tool = tool
+        """The tool that is called."""
+        self.reader = InputReader() if tool is not None and tool.kind == "custom" else None
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.closed: dict[str, Any] | None = None
@@ -45,9 +53,13 @@ class ResponseStream:
 
     def __init__(self, call: Call, head: Head) -> None:
         self._call = call
-        self._head = head
+        self._options: ResponseOptions = call.options
+        self.head = head
+        """Its model may become known later."""
         self._out: list[bytes] = []
         """Events that are not yet returned."""
+        self.recorded: list[bytes] | None = None
+        """All events, each at the place of its sequence number, where they can be read again."""
         self._sequence_number = 0
         self._items: list[_Item] = []
         self._message: _Item | None = None
@@ -72,39 +84,72 @@ class ResponseStream:
                 self._finish = chunk.finish_reason
             if chunk.usage is not None:
                 self._usage = chunk.usage
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+        return self._taken()
 
-    def end(self, responses: list[LLMResponse]) -> bytes:
-        """The events that close the open items, and the complete response."""
+    def queued(self) -> bytes:
+        """The events of a response that waits: it was created, and is queued."""
+        response = response_object(self._call, self.head, "queued", [])
+        self._event("response.created", response=response)
+        self._event("response.queued", response=response)
+        return self._taken()
+
+    def started(self) -> bytes:
+        """The event of a response that is generated now."""
+        self._event("response.in_progress", response=response_object(self._call, self.head, "in_progress", []))
+        return self._taken()
+
+    def finish(self) -> dict[str, Any]:
+        """Close the items and return the complete response, which the last event will hold."""
         if self._sequence_number == 0:
             self._start()
         self._close_reasoning()
         if not self._items:
             self._open_message()  # a response without text is an empty message
         self._close_message()
-        for item in self._calls.values():
-            self._close_call(item)
-        response = final_response(self._call, self._head, self._output(), self._finish, self._usage)
+        cut = incomplete_reason(self._finish) is not None
+        calls = list(self._calls.values())
+        for item in calls:
+            self._close_call(item, "incomplete" if cut and item is calls[-1] else "completed")
+        self._options.final = final_response(self._call, self.head, self._output(), self._finish, self._usage)
+        return self._options.final
+
+    def end(self, responses: list[LLMResponse]) -> bytes:
+        """The events that close the open items, and the complete response."""
+        response = self._options.final or self.finish()
         self._event(f"response.{response['status']}", response=response)
-        return b"".join(self._out)
+        return self._taken()
 
     def error(self, failure: Failure) -> bytes:
         """The error, and the response as failed."""
         if self._sequence_number == 0:
             self._start()
         self._event("error", code=failure.code, message=failure.message, param=failure.param)
-        response = response_object(self._call, self._head, "failed", self._output())
-        code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
-        if failure.code in STREAM_ERRORS:
-            code = failure.code
-        response["error"] = {"code": code, "message": failure.message}
-        self._event("response.failed", response=response)
-        return b"".join(self._out)
+        return self._failed(failure)
+
+    def failed(self, failure: Failure) -> bytes:
+        """The response as failed, without the error that ends a connection."""
+        return self._failed(failure)
+
+    def _failed(self, failure: Failure) -> bytes:
+        self._options.final = failed_response(self._call, self.head, failure, self._output())
+        self._event("response.failed", response=self._options.final)
+        return self._taken()
+
+    def cancelled(self) -> bytes:
+        """The response as cancelled, with the items that were complete. There is no event of its own for that."""
+        self._options.final = response_object(self._call, self.head, "cancelled", self._output())
+        self._event("response.incomplete", response=self._options.final)
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        if self.recorded is not None:
+            self.recorded += self._out
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
 
     def _start(self) -> None:
-        response = response_object(self._call, self._head, "in_progress", [])
+        response = response_object(self._call, self.head, "in_progress", [])
         self._event("response.created", response=response)
         self._event("response.in_progress", response=response)
 
@@ -119,30 +164,51 @@ class ResponseStream:
     def _output(self) -> list[dict[str, Any]]:
         return [item.closed for item in self._items if item.closed is not None]
 
-    def _open(self, prefix: str, call: ToolCall | None = None) -> _Item:
+    def _open(self, prefix: str, call: ToolCall | None = None, tool: ToolName | None = None) -> _Item:
         index = len(self._items)
-        item = _Item(f"{prefix}_{index}_{self._head.id}", index, call)
+        item = _Item(item_id(prefix, self.head.id, index), index, call, tool)
         self._items.append(item)
-        opened = _item_object(item, "in_progress")
-        self._event("response.output_item.added", output_index=index, item=opened)
+        self._event("response.output_item.added", output_index=index, item=self._object(item, "in_progress"))
         return item
 
     def _close(self, item: _Item, status: str = "completed") -> None:
-        item.closed = _item_object(item, status)
+        item.closed = self._object(item, status)
         self._event("response.output_item.done", output_index=item.index, item=item.closed)
 
+    def _object(self, item: _Item, status: str) -> dict[str, Any]:
+        if item.call is not None:
+            assert item.tool is not None
+            return call_item(item.id, item.call, item.tool, status)
+        text = "".join(item.texts)
+        if item.id.startswith("rs_"):
+            return reasoning_item(item.id, text, status, encrypted=self._options.encrypted)
+        return message_item(item.id, text, item.logprobs, status)
+
     def _add_reasoning(self, text: str) -> None:
-        if self._reasoning is None:
+        item = self._reasoning
+        if item is None:
             self._close_message()
-            self._reasoning = self._open("rs")
-        self._reasoning.texts.append(text)
-        self._item_event("response.reasoning_text.delta", self._reasoning, content_index=0, delta=text)
+            item = self._reasoning = self._open("rs")
+            part = {"type": "summary_text", "text": ""}
+            self._item_event("response.reasoning_summary_part.added", item, summary_index=0, part=part)
+            content = {"type": "reasoning_text", "text": ""}
+            self._item_event("response.content_part.added", item, content_index=0, part=content)
+        item.texts.append(text)
+        self._item_event("response.reasoning_text.delta", item, content_index=0, delta=text)
+        self._item_event("response.reasoning_summary_text.delta", item, summary_index=0, delta=text)
 
     def _close_reasoning(self) -> None:
         item, self._reasoning = self._reasoning, None
-        if item is not None:
-            self._item_event("response.reasoning_text.done", item, content_index=0, text="".join(item.texts))
-            self._close(item)
+        if item is None:
+            return
+        text = "".join(item.texts)
+        self._item_event("response.reasoning_text.done", item, content_index=0, text=text)
+        content = {"type": "reasoning_text", "text": text}
+        self._item_event("response.content_part.done", item, content_index=0, part=content)
+        self._item_event("response.reasoning_summary_text.done", item, summary_index=0, text=text)
+        part = {"type": "summary_text", "text": text}
+        self._item_event("response.reasoning_summary_part.done", item, summary_index=0, part=part)
+        self._close(item)
 
     def _open_message(self) -> _Item:
         self._close_reasoning()
@@ -176,7 +242,8 @@ class ResponseStream:
         done = {"text": part["text"], "logprobs": part["logprobs"]}
         self._item_event("response.output_text.done", item, content_index=0, **done)
         self._item_event("response.content_part.done", item, content_index=0, part=part)
-        self._close(item, "completed" if incomplete_reason(self._finish) is None else "incomplete")
+        cut = incomplete_reason(self._finish) is not None and not self._calls
+        self._close(item, "incomplete" if cut else "completed")
 
     def _add_call(self, delta: ToolCall) -> None:
         number = delta.get("index", 0)
@@ -185,26 +252,29 @@ class ResponseStream:
         if item is None:
             self._close_reasoning()
             self._close_message()
-            empty = {"id": delta.get("id"), "function": {"name": function.get("name", ""), "arguments": ""}}
-            item = self._calls[number] = self._open("fc", empty)
+            empty: ToolCall = {"id": delta.get("id"), "function": {"name": function.get("name", ""), "arguments": ""}}
+            tool = self._options.tools.of(empty["function"]["name"])
+            item = self._calls[number] = self._open(call_prefix(tool), empty, tool)
         arguments = function.get("arguments")
-        if arguments:
-            item.texts.append(arguments)
+        if not arguments:
+            return
+        item.texts.append(arguments)
+        if item.reader is None:
             self._item_event("response.function_call_arguments.delta", item, delta=arguments)
+        elif text := item.reader.feed(arguments):
+            self._item_event("response.custom_tool_call_input.delta", item, delta=text)
 
-    def _close_call(self, item: _Item) -> None:
+    def _close_call(self, item: _Item, status: str) -> None:
         assert item.call is not None
+        assert item.tool is not None
         function = item.call["function"]
         function["arguments"] = "".join(item.texts)
-        done = {"arguments": function["arguments"], "name": function["name"]}
-        self._item_event("response.function_call_arguments.done", item, **done)
-        self._close(item)
-
-
-def _item_object(item: _Item, status: str) -> dict[str, Any]:
-    if item.call is not None:
-        return call_item(item.id, item.call, status)
-    text = "".join(item.texts)
-    if item.id.startswith("rs_"):
-        return reasoning_item(item.id, text, status)
-    return message_item(item.id, text, item.logprobs, status)
+        if item.reader is None:
+            done = {"arguments": function["arguments"], "name": item.tool.name}
+            self._item_event("response.function_call_arguments.done", item, **done)
+        else:
+            text, sent = self._object(item, status)["input"], item.reader.text
+            if text.startswith(sent) and text != sent:
+                self._item_event("response.custom_tool_call_input.delta", item, delta=text[len(sent) :])
+            self._item_event("response.custom_tool_call_input.done", item, input=text)
+        self._close(item, status)

@@ -88,7 +88,7 @@ async def test_reasoning_text_and_parallel_calls_and_sent_back():
         )
         sent = engine.bodies[-1]["messages"]
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
-    assert final.output[0].content[0].text == "Hm."
+    assert final.output[0].content[0].text == final.output[0].summary[0].text == "Hm."
     assert final.output_text == "I look."
     assert [(i.call_id, json.loads(i.arguments)["city"]) for i in final.output[2:]] == [("a", "Rome"), ("b", "Oslo")]
     assert last.output_text == "Sunny."
@@ -129,11 +129,12 @@ async def test_logprobs():
     ("fields", "named"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"store": True}, "store"),
-        ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"background": True, "store": False}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"tool_choice": {"type": "web_search"}, "tools": [{"type": "web_search"}]}, "tool_choice"),
+        ({"input": [{"type": "no_such_item"}]}, "input[0].type"),
+        ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input[0].encrypted_content"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
             "input[0].content[0].type",
@@ -147,6 +148,38 @@ async def test_what_is_not_supported_is_refused_by_name(fields, named):
         with pytest.raises(openai.BadRequestError) as caught:
             await api.responses.create(**({"model": "m", "input": "Hi"} | {"extra_body": fields}))
     assert caught.value.param == named
+
+
+ADDITIONS = {
+    "truncation": "auto", "service_tier": "priority", "context_management": [{"type": "compaction"}],
+    "client_metadata": {"a": "b"}, "max_tool_calls": 3, "prompt_cache_retention": "24h",
+    "tools": [{"type": "web_search"}, {"type": "mcp", "server_label": "s"}], "moderation": {"model": "m"},
+}  # fmt: skip
+
+
+async def test_what_only_adds_is_left_out_and_listed_or_refused():
+    async with serving(Parrot(config(default_model="m"))) as served:
+        async with post(served, {"model": "m", "input": "Hi", **ADDITIONS}, "/v1/responses") as answer:
+            body = await answer.json()
+            ignored = answer.headers["x-miner-ignored-params"].split(", ")
+        strict = {"X-Miner-Unsupported": "refuse"}
+        async with post(
+            served, {"model": "m", "input": "Hi", "truncation": "auto"}, "/v1/responses", headers=strict
+        ) as answer:
+            refused = await answer.json()
+            assert answer.status == 400
+    assert set(ignored) >= {
+        "truncation", "service_tier", "context_management", "tools.type", "moderation", "max_tool_calls",
+    }  # fmt: skip
+    assert (body["truncation"], body["service_tier"], body["status"]) == ("disabled", "default", "completed")
+    assert body["tools"] == ADDITIONS["tools"]
+    assert refused["error"]["param"] == "truncation"
+
+
+async def test_a_model_is_required_unless_there_is_a_default():
+    async with serving(Parrot(config())) as served, post(served, {"input": "Hi"}, "/v1/responses") as answer:
+        assert answer.status == 400
+        assert (await answer.json())["error"]["param"] == "model"
 
 
 async def test_a_late_failure_is_an_error_and_a_failed_response():
