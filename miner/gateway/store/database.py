@@ -165,7 +165,7 @@ class Database:
 
     def _prepare(self, connection: sqlite3.Connection, instance: Instance) -> None:
         for pragma in _PRAGMAS:
-            connection.execute(pragma)
+            _when_unlocked(connection, pragma)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > _VERSION:
             raise sqlite3.OperationalError(f"it has version {version}, of a newer miner; this one reads {_VERSION}")
@@ -196,6 +196,20 @@ class Database:
                 connection.close()
         if instance is not None:
             instance.close()
+
+
+def _when_unlocked(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute a statement for which SQLite itself does not wait: a change of the journal's mode."""
+    end = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
