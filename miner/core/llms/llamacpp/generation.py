@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from miner.core.http.client import ByteStream
 from miner.core.http.errors import Upstream, parse_error_body
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.text_calls import calls_of_text, may_call
 from miner.core.llms.contract.tools import tool_names
 from miner.core.llms.contract.unparsed_reply import LostReplyError, MalformedReplyError
 from miner.core.llms.llamacpp.chat_template import TemplateInput, template_refusal
@@ -70,8 +71,8 @@ class Generation:
         if is_forced(request) or is_either(request):
             return as_calls(batches, request)
         if prepared.template_input is not None and prepared.template_input.emulates_tools:
-            return calls_in_text(batches, tool_names(request.tools))
-        return batches
+            batches = calls_in_text(batches, tool_names(request.tools))
+        return calls_of_text(batches, request) if may_call(request) else batches
 
     async def count_tokens(self) -> int:
         """Tokens of the prompt, with the chat template around it."""

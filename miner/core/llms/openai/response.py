@@ -138,8 +138,8 @@ class ChatMapper(ReplyMapper[Event]):
     """
 
     __slots__ = (
-        "_alternatives", "_arguments", "_calls", "_counts", "_prompt", "_stops", "_timings", "_token_limit", "_usage",
-        "_wants_progress", "_wants_prompt", "aborted", "finish_reason",
+        "_alternatives", "_arguments", "_calls", "_counts", "_may_call", "_prompt", "_stops", "_timings",
+        "_token_limit", "_usage", "_wants_progress", "_wants_prompt", "aborted", "finish_reason",
     )  # fmt: skip
 
     sentinel: ClassVar[bytes] = b"[DONE]"
@@ -150,6 +150,7 @@ class ChatMapper(ReplyMapper[Event]):
         self._alternatives = request.logprobs or 0
         self._stops = request.stop
         self._wants_progress = request.progress
+        self._may_call = request.tools is not None and request.tool_choice != "none"
         self._counts = request.continuous_usage
         self._wants_prompt = request.prompt_usage
         self._prompt: TokenUsage | None = None
@@ -253,7 +254,8 @@ class ChatMapper(ReplyMapper[Event]):
             completion = chunk.usage.completion_tokens
             # Ended before max_tokens: the context is full.
             chunk.context_exhausted = self.finish_reason == "length" and completion < self._token_limit
-            if self.lost is None and not self.delivered and completion > 8 and not self._stops:
+            cut_call = self._may_call and self.finish_reason == "length"  # before its arguments
+            if self.lost is None and not self.delivered and completion > 8 and not self._stops and not cut_call:
                 self.lost = f"it counted {completion} tokens and delivered none"
         if timings is not None and timings.predicted_ms is not None:
             chunk.timings = Timings(prefill=(timings.prompt_ms or 0.0) / 1000, decode=timings.predicted_ms / 1000)

@@ -22,6 +22,7 @@ from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.extra import merge_extra
 from miner.core.llms.contract.reply_reader import read_chunks
 from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.text_calls import calls_of_text, may_call
 from miner.core.llms.contract.unparsed_reply import MalformedReplyError
 from miner.core.llms.http_backend import Endpoint
 from miner.core.llms.openai.models import read_embeddings, read_scores
@@ -132,7 +133,8 @@ class OpenAIService(OpenAIServer):
                     yield self._read_json(await response.read_all(), request, http.upstream)
                     return
                 if response.status == 200:
-                    async with aclosing(self._read_events(response, request, http.upstream)) as batches:
+                    events = self._read_events(response, request, http.upstream)
+                    async with aclosing(calls_of_text(events, request) if may_call(request) else events) as batches:
                         async for batch in batches:
                             yield batch
                     return
