@@ -19,7 +19,8 @@ from miner.gateway.apis.ollama.routes import OLLAMA
 from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.routes import OPENAI
 from miner.gateway.auth.key_store import KeyStore
-from miner.gateway.context import ROUTE_TABLE, Route
+from miner.gateway.batch.runner import BatchRunner
+from miner.gateway.context import ANYBODY, ROUTE_TABLE, Route
 from miner.gateway.endpoints.admin import ADMIN
 from miner.gateway.endpoints.health import livez, readyz
 from miner.gateway.endpoints.metrics import metrics
@@ -87,6 +88,13 @@ def create_app(
     )
     gateway = Gateway(service, settings)
     stack = tuple(default_middleware(settings) if middleware is None else middleware)
+    if gateway.batches is not None and gateway.files is not None:
+        authentication = next((each for each in stack if isinstance(each, Authentication)), None)
+        callable_routes = {route.path: route for route in table if route.method == "POST"}
+        gateway.batch_runner = BatchRunner(
+            gateway, gateway.batches, gateway.files, stack, callable_routes,
+            authentication.caller_of if authentication is not None else lambda _: ANYBODY,
+        )  # fmt: skip
     app = web.Application(client_max_size=settings.serve_max_body)
     app[GATEWAY], app[MIDDLEWARE], app[ROUTE_TABLE] = gateway, stack, table
     fallbacks: list[Route] = []
@@ -131,6 +139,8 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     gateway.background.start("stream heartbeat", gateway.send_heartbeats)
     if gateway.responses is not None:
         gateway.background.start("response expiry", gateway.responses.expire_regularly)
+    if gateway.batch_runner is not None:
+        gateway.background.start("batches", gateway.batch_runner.run)
     if gateway.settings.serve_preload:
         gateway.background.start("loading of the default model", lambda: preload(gateway), ends=True)
     else:

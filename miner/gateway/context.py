@@ -63,6 +63,9 @@ class Route:
     canonical: str | None = None
     """The path of the route that this one repeats (`routing.py`), if it does."""
 
+    body_type: str = "application/json"
+    """Media type of its body."""
+
     @property
     def is_fallback(self) -> bool:
         """Whether it stands for the paths that no other route has."""

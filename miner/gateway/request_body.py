@@ -114,6 +114,11 @@ async def read_parts(context: RequestContext) -> AsyncGenerator[bytes, None]:
         ) from None
 
 
+async def read_body(context: RequestContext) -> bytes:
+    """The body as it is, for routes whose body is no JSON. Errors are those of `parse_body`."""
+    return b"".join(await _read(context))
+
+
 async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     """Parse the body: a large one in a thread, one at a time, so that the event loop is not blocked.
 
@@ -176,23 +181,15 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], foreign: dict[str, Any
     if not body:
         raise InvalidRequestError("The request body is empty; expected a JSON object.")
     try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        if _INTEGRAL in text or (foreign is not None and _UNKNOWN.match(text)):
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            text = str(error)
+            if _INTEGRAL not in text and (foreign is None or not _UNKNOWN.match(text)):
+                raise _field_error(text, decoder.type) from None
             # 4.0 is an integer to JSON, and to what many clients are written in.
-            return _convert(_decoded(body), decoder.type, foreign)
-        raise _field_error(text, decoder.type) from None
+            return _convert(_WITH_INTEGERS.decode(body), decoder.type, foreign)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _not_json(body, error) from None
-    except RecursionError:
-        raise InvalidRequestError("The request body is nested too deeply.") from None
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return _WITH_INTEGERS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # after the field that the decoder met first
         raise _not_json(body, error) from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None

@@ -18,7 +18,9 @@ from miner.gateway.counters import Counters
 from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
 from miner.gateway.neutralize import client_lines_of
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.store.batches import Batch, BatchStore
 from miner.gateway.store.database import Database, default_path
+from miner.gateway.store.files import FileStore
 from miner.gateway.store.responses import ResponseStore
 
 logger = logging.getLogger("miner.gateway")
@@ -39,6 +41,19 @@ class BackgroundRun(Protocol):
 
     async def stop(self) -> None:
         """End it, and wait until that is stored."""
+
+
+class BatchControl(Protocol):
+    """What runs batches."""
+
+    async def run(self) -> None:
+        """Run batches, forever."""
+
+    def wake(self) -> None:
+        """Look for work now: a batch was created."""
+
+    async def cancel(self, batch: Batch) -> None:
+        """Cancel a batch."""
 
 
 class HeartbeatStream(Protocol):
@@ -86,6 +101,13 @@ class Gateway:
         """The stored responses of `/v1/responses`."""
         self.runs: dict[tuple[str, str], BackgroundRun] = {}
         """Responses that are generated in the background, by their owner and id."""
+        self.files: FileStore | None = None
+        self.batches: BatchStore | None = None
+        self.batch_runner: BatchControl | None = None
+        if self.database is not None:
+            size, age = settings.serve_batch_max_bytes, settings.serve_batch_max_age
+            self.files = FileStore(self.database, size=size, age=age)
+            self.batches = BatchStore(self.database, size=size, age=age)
         self.requests: set[ActiveRequest] = set()
         """Requests whose response is not complete."""
         self.running: set[ActiveRequest] = set()

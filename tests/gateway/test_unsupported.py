@@ -99,3 +99,11 @@ async def test_an_unknown_option_of_ollama_is_listed_and_goes_nowhere():
         assert status == 200, text
         assert sorted(skipped) == ["options.extra", "options.no_such"]
         assert engine.bodies[-1]["model"] == "m"
+
+
+async def test_json_that_breaks_off_behind_an_unknown_field_is_named_as_such():
+    async with serving(Parrot(config())) as served:
+        for path, _ in ROUTES:
+            async with post(served, b'{"model": "m", "nonsense_field": 1, "max_tokens": 4.0, oops', path) as response:
+                assert response.status == 400
+                assert "is not valid JSON" in await response.text()

@@ -115,6 +115,10 @@ class KeyStore:
         """The caller whose key this is, as of the last check."""
         return self._ring.find(key)
 
+    def find_partition(self, partition: str) -> Caller | None:
+        """The caller whose data is stored under this name, as of the last check."""
+        return self._ring.by_partition.get(partition)
+
     @property
     def is_fresh(self) -> bool:
         """Whether the file was checked within the last 2 s, and could be used."""

@@ -175,6 +175,7 @@ class Keyring:
         # Hashed again with a secret of this process, so that the time of a lookup reveals nothing about a guess.
         self._secret = secrets.token_bytes(32)
         self._callers = {self._blind(digest): (digest, caller) for digest, caller in keys}
+        self.by_partition = {caller.partition: caller for _, caller in self._callers.values()}
 
     def __len__(self) -> int:
         return len(self._callers)

@@ -71,7 +71,7 @@ def _operation(route: Route, *, keys: bool) -> dict[str, Any]:
         ]
     if route.body is not None:
         schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        described["requestBody"] = {"required": True, "content": {route.body_type: {"schema": schema}}}
     if keys and route.access != "open":
         described["security"] = [{"bearer": []}, {"header": []}]
     return described
@@ -124,7 +124,7 @@ def _reference(operation: dict[str, Any]) -> str | None:
     body = operation.get("requestBody")
     if body is None:
         return None
-    return str(body["content"]["application/json"]["schema"]["$ref"]).rpartition("/")[2]
+    return str(next(iter(body["content"].values()))["schema"]["$ref"]).rpartition("/")[2]
 
 
 def _fields(schema: dict[str, Any]) -> str:

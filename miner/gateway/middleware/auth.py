@@ -22,6 +22,8 @@ class Authentication(Middleware):
     keys file takes.
     """
 
+    checks_sender = True
+
     def __init__(self, settings: GatewaySettings, keys: KeyStore | None = None) -> None:
         self.keys = KeyStore(settings) if keys is None else keys
         self._local = is_loopback(settings.serve_host)
@@ -36,6 +38,12 @@ class Authentication(Middleware):
     def on_request(self, context: RequestContext) -> None:
         if context.route.access != "open":
             context.caller = self._caller_of(context)
+
+    def caller_of(self, partition: str) -> Caller | None:
+        """The caller whose data is stored under this name; None: its key was revoked."""
+        if not partition:
+            return None if self.keys.required else ANYBODY
+        return self.keys.find_partition(partition)
 
     def _caller_of(self, context: RequestContext) -> Caller:
         if not self.keys.required:

@@ -18,6 +18,10 @@ class Middleware:
     runs in reverse, and always, once, also when another hook refused or the client left.
     """
 
+    checks_sender = False
+    """Whether `on_request` and `before_body` look at the connection and the key of a request. They are left out where
+    the gateway itself sends a request for a client, such as a row of a batch: its caller is set already."""
+
     async def on_startup(self, gateway: Gateway) -> None:
         """Called at start: read files, start tasks, add to `gateway.readiness_checks`."""
 

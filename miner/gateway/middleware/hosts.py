@@ -44,6 +44,8 @@ _ANY_HOST = r"(?:[^/:@\[\]]+|\[[0-9a-f:.]+\])"
 class Hosts(Middleware):
     """Checks Host and Origin, and sends the CORS headers."""
 
+    checks_sender = True
+
     def __init__(self, settings: GatewaySettings) -> None:
         self._local = is_loopback(settings.serve_host)
         names = _listed(settings.serve_allowed_hosts)

@@ -110,6 +110,18 @@ class Database:
         """The id of this process among those that use the file; see Instance."""
         return await self._run(lambda _, instance: instance.id)
 
+    async def recover(self) -> None:
+        """End what processes that have died meanwhile left behind.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+
+        def work(connection: sqlite3.Connection, instance: Instance) -> None:
+            _in_transaction(connection, lambda _: [recover(connection, instance) for recover in self._recover])
+
+        await self._run(work)
+
     async def close(self) -> None:
         """Close it. Idempotent."""
         thread, self._thread = self._thread, None

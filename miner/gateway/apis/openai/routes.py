@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from miner.gateway.apis.openai.batches import BatchRequest, batches_list, cancel_batch, create_batch, one_batch
 from miner.gateway.apis.openai.chat import OpenAIChat
 from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.errors import openai_error
+from miner.gateway.apis.openai.files import FileForm, content, delete_file, files_list, one_file, upload
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.responses.endpoints import (
     cancel,
@@ -56,4 +58,19 @@ OPENAI = [
     ),
     Route("POST", "/v1/embeddings", embeddings, "key", openai_error, "Create embeddings", EmbeddingRequest),
     Route("POST", "/v1/rerank", rerank, "key", openai_error, "Sort documents by relevance to a query", RerankRequest),
+    Route(
+        "POST", "/v1/files", upload, "key", openai_error, "Upload a file: the requests of a batch", FileForm,
+        body_type="multipart/form-data",
+    ),
+    Route("GET", "/v1/files", files_list, "key", openai_error, "List files, the newest first"),
+    Route("GET", "/v1/files/{file}", one_file, "key", openai_error, "Retrieve a file's description"),
+    Route("DELETE", "/v1/files/{file}", delete_file, "key", openai_error, "Delete a file"),
+    Route(
+        "GET", "/v1/files/{file}/content", content, "key", openai_error, "Download a file",
+        content_types="application/octet-stream",
+    ),
+    Route("POST", "/v1/batches", create_batch, "key", openai_error, "Create a batch of requests", BatchRequest),
+    Route("GET", "/v1/batches", batches_list, "key", openai_error, "List batches, the newest first"),
+    Route("GET", "/v1/batches/{batch}", one_batch, "key", openai_error, "Retrieve a batch"),
+    Route("POST", "/v1/batches/{batch}/cancel", cancel_batch, "key", openai_error, "Cancel a batch"),
 ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Batches: requests that nobody waits for, run behind interactive ones."""

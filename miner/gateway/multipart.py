@@ -1,0 +1,57 @@
+"""Bodies of the type `multipart/form-data`: an upload and the fields beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.multipart import BodyPartReader, MultipartReader
+from aiohttp.streams import StreamReader
+
+from miner.errors import InvalidRequestError
+from miner.gateway.context import RequestContext
+from miner.gateway.request_body import read_body
+
+_MAX_PARTS = 64
+
+
+@dataclass(slots=True)
+class Form:
+    """A decoded form."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """File name and content, by the name of the field."""
+
+
+async def read_form(context: RequestContext) -> Form:
+    """Read and decode the body; it is bounded as every body is.
+
+    Raises:
+        InvalidRequestError: it is no valid form.
+        RefusedError: as `request_body.parse_body` says.
+    """
+    if not context.request.content_type.startswith("multipart/"):
+        raise InvalidRequestError("The request body must be multipart/form-data.", hint="Send a form with the file.")
+    body = await read_body(context)
+    loop = asyncio.get_running_loop()
+    stream = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    stream.feed_data(body)
+    stream.feed_eof()
+    form = Form()
+    try:
+        reader = MultipartReader(context.request.headers, stream)
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise ValueError("a part has no name")
+            if len(form.fields) + len(form.files) >= _MAX_PARTS:
+                raise ValueError(f"it has more than {_MAX_PARTS} parts")
+            content = bytes(await part.read(decode=True))
+            if part.filename is not None:
+                form.files[part.name] = (part.filename, content)
+            else:
+                form.fields[part.name] = content.decode()
+    except Exception as error:  # noqa: BLE001 - of decoders, of the HTTP parser, of asserts: whatever its steps raise
+        raise InvalidRequestError(f"The request body is not a valid form: {error}.") from None
+    return form
