@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -33,6 +34,12 @@ NEUTRAL = {
     "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
 }  # fmt: skip
 """A model file's metadata can change the server's sampling defaults; these undo that."""
+_REASONS = re.compile(
+    r"</?[\w:|]*think|THINK|reasoning_(?:effort|content|budget)|message\.reasoning|<\|channel|\bthinking_"
+    r"|\b(?:enable_)?thinking\b(?=\s*(?:%\}|\}\}|is |==|and |or |\||\)|=))"
+)
+"""A marker or a switch of reasoning in a chat template; its prompts may speak of reasoning without any (Devstral,
+Qwen3-Coder)."""
 _EFFORTS = ("low", "medium", "high")
 """The levels of chat templates that have levels."""
 
@@ -88,7 +95,7 @@ class Props(msgspec.Struct):
             able.add("rerank")
         if fills:
             able.add("suffix")
-        if not any(word in self.chat_template for word in ("think", "reasoning")):
+        if _REASONS.search(self.chat_template) is None:
             able.discard("reasoning")
         return frozenset(able)
 

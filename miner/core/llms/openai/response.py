@@ -49,6 +49,7 @@ class _Delta(Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    thinking: str | None = None
     tool_calls: list[_Call] | None = None
 
 
@@ -198,7 +199,7 @@ class ChatMapper(ReplyMapper[Event]):
             choice = others[0]
         delta = choice.delta or choice.message
         content = choice.text if delta is None else delta.content
-        reasoning = None if delta is None else delta.reasoning or delta.reasoning_content
+        reasoning = None if delta is None else delta.reasoning or delta.reasoning_content or delta.thinking
         calls = None if delta is None else delta.tool_calls
         if (
             choice.finish_reason is None

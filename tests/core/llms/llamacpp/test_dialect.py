@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from miner.config.config import MinerConfig
+from miner.core.llms.llamacpp.dialect import Props
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from tests.servers.openai_stub import StubServer
 
@@ -41,3 +42,23 @@ async def test_what_is_not_given_is_neutral():
     body = await asked()
     neutral = {"min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "dry_multiplier": 0.0, "xtc_probability": 0.0}
     assert {name: body[name] for name in neutral} == neutral
+
+
+@pytest.mark.parametrize(
+    ("template", "reasons"),
+    [
+        ("{% if enable_thinking %}<think>\n{% endif %}", True),
+        ("{{ message.content.split('</think>')[-1] }}", True),
+        ("{%- if thinking is defined and thinking %}x{% endif %}", True),
+        ("[THINK]{{ message.thinking }}[/THINK]", True),
+        ("<|channel|>analysis<|message|>{{ reasoning_effort }}", True),
+        ("{{ message.reasoning_content }}", True),
+        ("<seed:think>{{ x }}</seed:think>", True),
+        ("Document your reasoning process. You may think before you act, without overthinking.", False),
+        ("You may provide optional reasoning for your function call in natural language", False),
+        ("{{ message.content }}", False),
+    ],
+)
+def test_a_model_reasons_whose_template_has_a_marker_or_a_switch(template: str, reasons: bool):
+    able = Props.guess(template=template, vision=False).capabilities(embeds=False, ranks=False)
+    assert ("reasoning" in able) is reasons

@@ -174,7 +174,7 @@ async def test_tokens_counted_and_nothing_delivered_is_no_empty_success(mode: st
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
 async def test_thoughts_never_come_as_content_whatever_they_are_called(name: str, mode: str):
     def reply(body: dict[str, Any]) -> Any:
         if body.get("stream"):
