@@ -157,6 +157,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     """The prompt as token ids; `prompt` is empty then, and `raw` is set."""
     suffix: str | None = None
     """The text after the gap that the model fills, `prompt` being the text before it; no chat template is used."""
+    context: list[int] | None = None
+    """Token ids of the conversation before this prompt; if it is not None, the response has those after it."""
     stop: list[str] = []
     seed: int | None = None
     top_k: int | None = None
@@ -202,7 +204,7 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
 OPTIONS: tuple[str, ...] = (
     "stop", "seed", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
     "logprobs", "response_format", "reasoning", "parallel_tool_calls", "timeout", "keep_alive", "raw", "progress",
-    "suffix", "continuous_usage", "echo", "extra",
+    "suffix", "context", "continuous_usage", "echo", "extra",
 )  # fmt: skip
 """Names of the options of a generation, besides `unsupported`."""
 
@@ -269,6 +271,8 @@ class LLMChunk(Struct, omit_defaults=True, gc=False):
     """With `continuous_usage`: of the response up to this chunk."""
     prompt_usage: TokenUsage | None = None
     """With the first tokens, where the request wants it and the engine tells: the prompt's tokens."""
+    context: list[int] | None = None
+    """With the finish reason, where the request has a `context`: its token ids, the prompt's and the response's."""
 
 
 class LLMResponse(Struct, kw_only=True, omit_defaults=True):
@@ -288,6 +292,8 @@ class LLMResponse(Struct, kw_only=True, omit_defaults=True):
     """The content as the type or JSON value that `response_format` requires."""
     context_exhausted: bool = False
     """Generation ended because the context was full."""
+    context: list[int] | None = None
+    """Token ids of the request's `context`, the prompt and the response."""
     ignored: list[str] = []
     """Parameters that were left out or changed, because the caller allowed that."""
     timings: Timings = msgspec.field(default_factory=Timings)

@@ -18,6 +18,7 @@ from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.llamacpp import dialect, native
 from miner.core.llms.llamacpp.check_settings import check_settings
+from miner.core.llms.llamacpp.context_tokens import continued, with_context
 from miner.core.llms.llamacpp.engines import LocalEngines
 from miner.core.llms.llamacpp.external import ExternalServer
 from miner.core.llms.llamacpp.forced_tools import is_forced
@@ -176,9 +177,14 @@ class LlamaCppService(OpenAIService):
                 server = waiting.result()
             else:
                 server = await stack.enter_async_context(slot)
-            request = await filled_in(server.supported(request), server)
-            generation = self._generation(request, server, timings)
-            async with aclosing(await generation.stream()) as batches:
+            request, verbatim = await filled_in(server.supported(request), server), self._verbatim(request)
+            keeps = request.context is not None and not request.raw
+            if keeps:
+                request = await continued(request, server, verbatim=verbatim)
+            source = await self._generation(request, server, timings).stream()
+            if keeps:
+                source = with_context(source, request, server, verbatim=verbatim)
+            async with aclosing(source) as batches:
                 async for batch in batches:
                     last = batch[-1]
                     if last.timings is not None:

@@ -77,6 +77,8 @@ def join(batches: Iterable[Iterable[LLMChunk]], response: LLMResponse | None = N
                 response.timings = chunk.timings
             if chunk.context_exhausted:
                 response.context_exhausted = True
+            if chunk.context is not None:
+                response.context = chunk.context
     response.content = "".join(content)
     response.reasoning = "".join(reasoning) or None
     response.tool_calls = merge_tool_deltas(deltas) or None

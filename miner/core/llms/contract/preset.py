@@ -69,7 +69,7 @@ def apply_preset(request: ChatRequest, preset: Preset) -> ChatRequest:
 
 
 def _is_verbatim(request: ChatRequest) -> bool:
-    return request.raw or request.prompt_tokens is not None
+    return request.raw or request.prompt_tokens is not None or request.suffix is not None
 
 
 def _before(request: ChatRequest, preset: Preset) -> list[Message] | None:
@@ -81,5 +81,6 @@ def _before(request: ChatRequest, preset: Preset) -> list[Message] | None:
         system = [Message(role="system", content=preset.system)]
     elif not preset.messages:
         return None
-    own = [message for message in preset.messages if message.role != "system" or not system]
+    # A context has them already.
+    own = [] if request.context else [one for one in preset.messages if one.role != "system" or not system]
     return [*system, *own, *rest]

@@ -99,6 +99,7 @@ def build_request(
         top_p=checked_number("top_p", top_p, low=0, high=1) or _LEAST_TOP_P,
         raw=raw,
         suffix=suffix,
+        context=_context(options.get("context"), raw=raw),
         stop=_stop(options.get("stop")),
         seed=folded_seed(options.get("seed")),
         top_k=_integer(options, "top_k", 0, 2**31 - 1),
@@ -143,6 +144,16 @@ def _token_ids(prompt: Any) -> list[int] | None:
     if not all(0 <= token < 2**31 for token in prompt):
         raise InvalidRequestError("prompt must be a string or a list of token ids.", param="prompt")
     return list(prompt)
+
+
+def _context(value: Any, *, raw: bool) -> list[int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(type(token) is int and 0 <= token < 2**31 for token in value):
+        raise _wrong("context", value, "a list of token ids")
+    if raw and value:
+        raise InvalidRequestError("raw=True sends only the prompt, so it does not support context.", param="raw")
+    return value
 
 
 def _suffix(value: Any) -> str | None:

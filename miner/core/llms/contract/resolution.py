@@ -34,7 +34,7 @@ async def resolve(backend: Backend, request: ChatRequest) -> ChatRequest:
         if known is not None:
             able, where = known, f"{backend.name}'s model {info.id!r}"
         param = "messages" if request.messages is not None else "prompt"
-        context, tokens = await backend._context_of(info), len(request.prompt_tokens or ())
+        context, tokens = await backend._context_of(info), len(request.prompt_tokens or request.context or ())
         check_length(_texts_of(request), context, where, param, tokens=tokens)
     request = refuse_unsupported(request, able, where)
     if request.response_format is not None or request.tools is not None:

@@ -26,7 +26,7 @@ from miner.errors import (
 FEATURES = frozenset(
     """chat tools tool_choice json_object json_schema grammar reasoning logprobs seed count_tokens progress stop top_k
     min_p repeat_penalty presence_penalty frequency_penalty logit_bias response_format parallel_tool_calls
-    timeout keep_alive raw extra prompt_tokens continuous_usage""".split()
+    timeout keep_alive raw extra prompt_tokens context continuous_usage""".split()
 )
 FIELD_NAMES = {"reasoning_text": "reasoning_content"}
 NEUTRAL = {

@@ -12,6 +12,7 @@ from miner.core.wire import ModelInfo
 FEATURES = frozenset(
     """chat tools json_object json_schema reasoning logprobs seed embeddings images stop top_k min_p repeat_penalty
     presence_penalty frequency_penalty parallel_tool_calls response_format timeout keep_alive raw suffix
+    context
     extra""".split()
 )
 """What Ollama supports; a model may support less."""

@@ -67,6 +67,9 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, reasons: bool) ->
         body["prompt"] = request.prompt
         body["raw"] = True
         path = "/api/generate"
+    elif request.context is not None and (turn := _turn(request)) is not None:
+        body |= turn
+        path = "/api/generate"
     else:
         body["messages"] = _messages(request.as_messages())
         if request.tools is not None and request.tool_choice != "none":
@@ -74,6 +77,20 @@ def request_body(request: ChatRequest, *, num_ctx: int | None, reasons: bool) ->
         path = "/api/chat"
     merge_extra(body, request.extra)
     return path, body
+
+
+def _turn(request: ChatRequest) -> dict[str, Any] | None:
+    """The fields of `/api/generate`, which alone knows a context; None: this is a longer conversation."""
+    messages = _messages(request.as_messages())
+    roles = [message["role"] for message in messages]
+    if roles not in (["user"], ["system", "user"]) or request.tools is not None:
+        return None
+    turn = {"prompt": messages[-1]["content"]}
+    if len(messages) == 2:
+        turn["system"] = messages[0]["content"]
+    if "images" in messages[-1]:
+        turn["images"] = messages[-1]["images"]
+    return turn | ({"context": request.context} if request.context else {})
 
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:

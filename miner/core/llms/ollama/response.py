@@ -54,6 +54,7 @@ class Line(Struct, gc=False):
     load_duration: int = 0
     prompt_eval_duration: int = 0
     eval_duration: int = 0
+    context: list[int] | None = None
 
 
 decode_line: Final = msgspec.json.Decoder(Line).decode
@@ -125,7 +126,7 @@ class _LineMapper(ReplyMapper[Line]):
             logger.warning("Unknown done_reason of Ollama: %.80r.", line.done_reason)
         if self._calls and reason == "stop":
             reason = "tool_calls"
-        chunk.finish_reason = reason
+        chunk.finish_reason, chunk.context = reason, line.context
         tokens = line.eval_count
         if line.prompt_eval_count or tokens:
             chunk.usage = TokenUsage(line.prompt_eval_count, tokens, line.prompt_eval_count + tokens)

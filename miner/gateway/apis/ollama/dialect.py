@@ -34,7 +34,6 @@ from miner.gateway.request_body import decode, decode_body, off_loop
 R = TypeVar("R", bound=OllamaGenerationParams)
 _UNSUPPORTED = {
     "template": "The model's own template is used, or none with raw: true.",
-    "context": "Send the conversation to /api/chat.",
 }
 _WORDS = {"suffix": "insert", "think": "thinking"}
 """Fields, and Ollama's names of what a model lacks that does not support them."""
@@ -82,6 +81,8 @@ class _OllamaDialect(Generic[R]):
             **text_fields(self.kind, response.content, response.reasoning, calls),
             **final_fields(reply, response.finish_reason, response.usage, response.timings),
         }
+        if response.context is not None:
+            body["context"] = response.context
         if response.logprobs is not None:
             body["logprobs"] = logprob_entries(response.logprobs)
         return msgspec.json.encode(body)
@@ -145,13 +146,16 @@ class OllamaGenerate(_OllamaDialect[OllamaGenerateRequest]):
         refuse_unsupported(request, _UNSUPPORTED)
         prompt = request.prompt or ""
         if request.suffix:  # the gap's tokens take the place of the chat template
-            if request.images:
-                raise InvalidRequestError("suffix takes no images: remove them.", param="images")
+            for name in ("images", "context"):
+                if getattr(request, name):
+                    raise InvalidRequestError(f"suffix takes no {name}: remove them.", param=name)
             call.ignored += ["system"] if request.system else []
             arguments |= {"prompt": prompt, "suffix": request.suffix}
         elif request.raw:
-            if request.system or request.images:
-                raise InvalidRequestError("raw: true sends only the prompt: remove system and images.", param="raw")
+            if request.system or request.images or request.context:
+                raise InvalidRequestError(
+                    "raw mode does not support template, system, or context, nor images: remove them.", param="raw"
+                )
             arguments |= {"prompt": prompt, "raw": True}
             if arguments.pop("reasoning", None):
                 call.ignored.append("think")  # it is the chat template that makes a model reason
@@ -161,6 +165,8 @@ class OllamaGenerate(_OllamaDialect[OllamaGenerateRequest]):
             arguments["messages"] = [*system, user]
         else:
             arguments["prompt"] = prompt
+        if not request.raw and not request.suffix and (request.context or not request.images):
+            arguments["context"] = request.context or []
         place = f"messages[{int(bool(request.system))}]"
         call.names.add({"messages[0]": "system", "messages[0].content": "system"})
         call.names.add({place: "prompt", f"{place}.content": "prompt"})

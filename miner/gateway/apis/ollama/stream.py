@@ -39,6 +39,7 @@ class LineStream:
         self._reason: FinishReason | None = None
         self._usage: TokenUsage | None = None
         self._timings: Timings | None = None
+        self._context: dict[str, list[int]] = {}
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The lines of a batch."""
@@ -56,6 +57,8 @@ class LineStream:
             if chunk.finish_reason is not None:
                 self._reason = chunk.finish_reason
                 self._flush(out, stamp)
+            if chunk.context is not None:
+                self._context = {"context": chunk.context}
             if chunk.usage is not None:
                 self._usage = chunk.usage
             if chunk.timings is not None:
@@ -94,7 +97,7 @@ class LineStream:
         out: list[bytes] = []
         self._flush(out, stamp)
         final = final_fields(self._reply, self._reason, self._usage, self._timings)
-        return b"".join(out) + self._line({**text_fields(self._kind, "", None), **final}, stamp)
+        return b"".join(out) + self._line({**text_fields(self._kind, "", None), **final, **self._context}, stamp)
 
     def error(self, failure: Failure) -> bytes:
         """A line with the error; no last line follows."""

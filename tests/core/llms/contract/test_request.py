@@ -171,7 +171,7 @@ def test_there_is_no_option_that_build_request_forgets():
     values: dict[str, Any] = {
         "stop": "x", "logit_bias": {1: 1}, "response_format": {"type": "object"}, "reasoning": True, "timeout": 1,
         "keep_alive": 60, "raw": True, "progress": True, "parallel_tool_calls": True, "extra": {"a": 1},
-        "suffix": "a", "continuous_usage": True, "echo": True,
+        "suffix": "a", "context": [1], "continuous_usage": True, "echo": True,
     }  # fmt: skip
     plain = build_request(**GOOD)
     for name in OPTIONS:
