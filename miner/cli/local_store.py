@@ -13,6 +13,7 @@ from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.llms.llamacpp.memory import budget_of
 from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, load_of, models_directory, spec_of
+from miner.core.llms.llamacpp.prompt_cache import with_prompt_cache
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalog import Facts
 from miner.core.models.created import CreatedModels
@@ -171,6 +172,7 @@ def verdict_on(model: LocalModel, settings: MinerConfig, memory: Memory) -> Verd
     """Whether the model fits into memory when it runs with these settings."""
     capacity = capacity_on(model, settings, memory)
     spec = spec_of(model, settings, ctx_size=capacity.ctx_size, parallel=capacity.parallel)
+    spec = with_prompt_cache(spec, model.header, settings, budget_of(memory, settings), None)
     return judge(model.header, load_of(spec), memory)
 
 

@@ -101,6 +101,9 @@ class MinerConfig(Settings):
     """Pooling of an embedding model; if set, embeddings are served (rank: reranking)."""
     llamacpp_chat_template: PathText | None = None
     """File with a Jinja chat template that replaces the model's own."""
+    llamacpp_cache_ram: int | None = Field(None, ge=0)
+    """MiB of main memory in which an engine keeps the prompts of more conversations than it has slots; 0: none.
+    Default: as much as the slots themselves have, at most a quarter of the memory that the model leaves."""
     llamacpp_memory_budget: int | None = Field(None, ge=1)
     """Bytes that all loaded engines may use; default: four fifths of the free memory at start."""
     llamacpp_max_loaded: int | None = Field(None, ge=1)

@@ -32,8 +32,10 @@ def xllamacpp_arguments(spec: EngineSpec) -> dict[str, Any]:
         "cpuparams.n_threads": threads,
         "cpuparams_batch.n_threads": threads,
         # Each slot caches its last prompt anyway. This is for more conversations than slots; the default is up to 8 GiB
-        # that no memory estimate includes.
+        # that no memory estimate includes. The requests choose what is kept (`slots.py`): copying each idle slot would
+        # delay those that run.
         "cache_ram_mib": spec.cache_ram_mib,
+        "cache_idle_slots": False,
         "ui": False,
         "endpoint_slots": True,
         "endpoint_metrics": True,
@@ -90,7 +92,8 @@ def llama_server_arguments(spec: EngineSpec) -> dict[str, Any]:
     optional: list[list[Any]] = [
         [["--no-ui", "--no-webui"]], [["--no-context-shift"]],
         [["--ctx-checkpoints"], str(CONTEXT_CHECKPOINTS)], [["--slots"]], [["--metrics"]], [["--jinja"]],
-        [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)], [["--log-verbosity", "--verbosity"], "1"],
+        [["--offline"]], [["--cache-ram"], str(spec.cache_ram_mib)], [["--no-cache-idle-slots"]],
+        [["--log-verbosity", "--verbosity"], "1"],
     ]  # fmt: skip
     if spec.pooling:
         optional += [[["--kv-unified"]], [["--kv-unified-per-slot"], str(spec.ctx_size)]]

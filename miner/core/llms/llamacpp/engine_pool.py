@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
-from miner.core.engine.launchers import Launcher
+from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
@@ -16,9 +18,12 @@ from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.capabilities import refuse_unsupported
 from miner.core.llms.llamacpp.catalog import LocalModels
+from miner.core.llms.llamacpp.engine_slots import EngineSlots
 from miner.core.llms.llamacpp.memory import MemoryCheckedProcess
+from miner.core.llms.llamacpp.prompt_cache import state_bytes
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.llms.llamacpp.slots import Placement, SlotTable
 from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.wire import ChatRequest, EngineStatus, Health
@@ -37,8 +42,8 @@ class EngineServer(LlamaServer):
     is_ours = True
 
     def __init__(
-        self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, fim: FimTokens | None, backend: str,
-        read_timeout: float,
+        self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, header: GGUFHeader | None,
+        fim: FimTokens | None, backend: str, read_timeout: float,
     ) -> None:  # fmt: skip
         upstream = Upstream(
             backend=backend,
@@ -52,6 +57,14 @@ class EngineServer(LlamaServer):
         self.address = address
         self._launcher = launcher
         self._fim_in_file = fim
+        self._slots: EngineSlots | None = None
+        if spec.pooling is None and not isinstance(launcher, LlamaCppPythonLauncher):
+            table = SlotTable(spec.parallel)
+            if header is not None:
+                table = SlotTable(
+                    spec.parallel, memory=spec.cache_ram_mib << 20, size_of=partial(state_bytes, spec, header)
+                )
+            self._slots = EngineSlots(http, table, spec.ctx_size)
 
     @property
     def capabilities(self) -> frozenset[str] | None:
@@ -61,6 +74,19 @@ class EngineServer(LlamaServer):
         fills = self._fim_in_file is not None
         able = self.props.capabilities(embeds=self.spec.embeds, ranks=self.spec.ranks, fills=fills)
         return able - self._launcher.lacks
+
+    @override
+    def engine_slot(
+        self, body: dict[str, Any], *, conversation: bool, resumed: Placement | None
+    ) -> AbstractAsyncContextManager[Placement | None]:
+        if self._slots is None:
+            return nullcontext()
+        return self._slots.hold(body, conversation=conversation, resumed=resumed)
+
+    @override
+    def slot_used(self, placement: Placement | None) -> None:
+        if self._slots is not None and placement is not None:
+            self._slots.table.begin(placement)
 
     @override
     async def fim_tokens(self) -> FimTokens | None:

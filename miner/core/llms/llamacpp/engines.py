@@ -262,8 +262,8 @@ class LocalEngines(ServerProvider):
             timeout = self._settings.llamacpp_timeout
             header = self._headers.get(spec)
             server = EngineServer(
-                spec, lease.address, self._models.launcher, fim=header.fim_tokens if header is not None else None,
-                backend=self._backend, read_timeout=timeout,
+                spec, lease.address, self._models.launcher, header=header,
+                fim=header.fim_tokens if header is not None else None, backend=self._backend, read_timeout=timeout,
             )  # fmt: skip
             self._servers[spec] = server
         return server

@@ -22,6 +22,7 @@ from miner.core.llms.llamacpp.emulated_tools import calls_in_text
 from miner.core.llms.llamacpp.forced_tools import as_calls, is_either, is_forced
 from miner.core.llms.llamacpp.raw_completion import DeliveredReply, complete_raw
 from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.llms.llamacpp.slots import Placement
 from miner.core.wire import ChatRequest, Timings
 from miner.errors import MinerError
 
@@ -58,6 +59,8 @@ class Generation:
         self._server = server
         self._request = request
         self._timings = timings
+        self._placement: Placement | None = None
+        """The slot that the reply was begun on."""
 
     async def stream(self) -> Batches:
         """The reply, tool calls included, to be iterated.
@@ -94,14 +97,23 @@ class Generation:
         server, upstream, sent = self._server, self._server.http.upstream, DeliveredReply()
         try:
             while True:
-                body = msgspec.json.encode(prepared.body)
-                async with server.prompt_permit(body) as permit, server.http.stream(prepared.path, body) as response:
+                async with (
+                    server.engine_slot(
+                        prepared.body, conversation=request.tools is not None, resumed=self._placement
+                    ) as placement,
+                    server.prompt_permit(body := msgspec.json.encode(prepared.body), placement) as permit,
+                    server.http.stream(prepared.path, body) as response,
+                ):
                     if response.status == 200:
+                        self._placement = placement
+                        server.slot_used(placement)
                         async with aclosing(self._wire.events(response, request, upstream)) as events:
                             async for batch in events:
                                 if permit is not None and permit.update(batch):
                                     self._timings.queue = (self._timings.queue or 0.0) + permit.waited
                                     permit = None
+                                if placement is not None and batch[-1].usage is not None:
+                                    placement.total_tokens = batch[-1].usage.total_tokens
                                 if sent.add(batch):
                                     yield batch
                         if sent.held:

@@ -197,6 +197,7 @@ def load_of(spec: EngineSpec) -> Load:
         n_gpu_layers=spec.n_gpu_layers,
         flash_attn=spec.flash_attn != "off",
         checkpoints=CONTEXT_CHECKPOINTS,
+        prompt_cache=spec.cache_ram_mib << 20,
     )
 
 

@@ -34,9 +34,13 @@ class PromptGate:
         self._tokens = 0
         self._waiters: deque[tuple[asyncio.Future[None], int]] = deque()
 
-    def permit(self, body: bytes) -> PromptPermit:
-        """The permit for the prompt in this request body, to be entered before it is sent."""
-        return PromptPermit(self, len(body) // _BYTES_PER_TOKEN)
+    def permit(self, prompt: bytes | int) -> PromptPermit:
+        """The permit for a prompt, to be entered before it is sent.
+
+        Args:
+            prompt: the request body with it, or how many of its tokens are new to the engine.
+        """
+        return PromptPermit(self, prompt if isinstance(prompt, int) else len(prompt) // _BYTES_PER_TOKEN)
 
     def _admits(self, tokens: int) -> bool:
         return self._prompts < _MIN_PROMPTS or self._tokens + tokens <= self._max_tokens

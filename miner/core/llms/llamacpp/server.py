@@ -14,6 +14,7 @@ from miner.core.llms.llamacpp.chat_template import ChatTemplate
 from miner.core.llms.llamacpp.creation import ModelMaker
 from miner.core.llms.llamacpp.dialect import Props, refine
 from miner.core.llms.llamacpp.prompt_gate import PromptGate, PromptPermit
+from miner.core.llms.llamacpp.slots import Placement
 from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.fim import NAMES, FimTokens
 from miner.core.wire import UNLIMITED, ChatRequest, Health, ModelInfo, Progress, Timings
@@ -140,9 +141,25 @@ class LlamaServer:
                     break
         return self._fim or None
 
-    def prompt_permit(self, body: bytes) -> PromptPermit | nullcontext[None]:
+    def engine_slot(
+        self, body: dict[str, Any], *, conversation: bool, resumed: Placement | None
+    ) -> AbstractAsyncContextManager[Placement | None]:
+        """To be held while a request is served: names its slot in the body. None: the server chooses.
+
+        Args:
+            conversation: the request is likely to be continued.
+            resumed: the slot of the request that this one completes.
+        """
+        return nullcontext()
+
+    def slot_used(self, placement: Placement | None) -> None:
+        """The server has taken the request: the slot holds its prompt from now on."""
+
+    def prompt_permit(self, body: bytes, placement: Placement | None = None) -> PromptPermit | nullcontext[None]:
         """To be held from before a request is sent until its prompt is processed."""
-        return nullcontext() if self._prompts is None else self._prompts.permit(body)
+        if self._prompts is None:
+            return nullcontext()
+        return self._prompts.permit(body if placement is None else placement.new_tokens)
 
 
 class ServerProvider:

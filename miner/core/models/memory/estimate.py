@@ -46,6 +46,8 @@ class Load:
     """Whether flash attention is on, as it is by default wherever it is possible."""
     checkpoints: int = 32
     """Copies that the server may keep of each slot's windowed layers and states (`n_ctx_checkpoints`)."""
+    prompt_cache: int = 0
+    """Bytes in which it may keep the prompts of other conversations (`cache_ram_mib`)."""
 
     @override
     def __str__(self) -> str:
@@ -70,18 +72,20 @@ class Estimate:
     """The process, its libraries and the vocabulary."""
     checkpoints: int
     """Copies of windowed layers and states that long conversations may add later."""
+    prompt_cache: int = 0
+    """Prompts of more conversations than there are slots, added later."""
     gpu: int = 0
     """Bytes in GPU memory: parts of the weights, the cache, the compute buffer and the projector."""
 
     @property
     def total(self) -> int:
-        """All but the checkpoints, wherever it is: without a GPU, the resident memory of the process."""
+        """All but checkpoints and prompt cache, wherever it is: without a GPU, the resident memory of the process."""
         return self.weights + self.repacked + self.kv_cache + self.compute + self.projector + self.overhead
 
     @property
     def ram(self) -> int:
         """Free main memory that is needed. Repacked tensors count once: the file's copy can be dropped."""
-        return self.total - self.repacked + self.checkpoints - self.gpu
+        return self.total - self.repacked + self.checkpoints + self.prompt_cache - self.gpu
 
 
 def estimate(header: GGUFHeader, load: Load) -> Estimate:
@@ -102,6 +106,7 @@ def estimate(header: GGUFHeader, load: Load) -> Estimate:
         projector=load.mmproj_bytes * 5 // 4,
         overhead=_overhead(header, load.parallel),
         checkpoints=load.checkpoints * load.parallel * shape.checkpoint(load.ctx_size, load.batch_size),
+        prompt_cache=load.prompt_cache,
     )
 
 

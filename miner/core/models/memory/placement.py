@@ -106,7 +106,7 @@ def _spread(sizes: LayerSizes, parts: Estimate, layers: int, without: int, room:
         if size:
             gpus[card] += parts.compute  # each card computes its own layers
     gpus[0] += parts.projector
-    everything = parts.total - parts.repacked + parts.checkpoints
+    everything = parts.total - parts.repacked + parts.checkpoints + parts.prompt_cache
     ram = max(everything - moved - parts.compute - parts.projector, 0)
     experts = max(layers - max(without - (most - layers), 0), 0) if any(sizes.experts) and without else None
     return Placement(ram, tuple(gpus), layers, experts)

@@ -74,6 +74,7 @@ class Verdict:
             ("resident", parts.total - parts.gpu),
             *((f"on GPU {number}", size) for number, size in enumerate(self.placement.gpus)),
             ("checkpoints, at most", parts.checkpoints),
+            ("prompt cache, at most", parts.prompt_cache),
             ("needed", self.placement.ram),
         ]
         always = ("weights", "KV cache", "compute buffers", "process and vocabulary", "needed")
