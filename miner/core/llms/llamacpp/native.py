@@ -69,15 +69,22 @@ async def generate(
     sent = {**body, "stream": True, "return_progress": True}
     fields = sent.pop("response_fields", None) if not streamed else None
     whole = None if streamed else _Whole(fields, wants_tokens=body.get("return_tokens") is True)
-    raw, upstream = msgspec.json.encode(sent), server.http.upstream
-    async with server.prompt_permit(raw) as permit, server.http.stream(path, raw, root=True) as response:
+    upstream = server.http.upstream
+    async with (
+        server.engine_slot(sent, conversation="tools" in sent, resumed=None) as placement,
+        server.prompt_permit(raw := msgspec.json.encode(sent), placement) as permit,
+        server.http.stream(path, raw, root=True) as response,
+    ):
         if response.status != 200:
             raise error_of(response.status, await response.read_all(), upstream)
+        server.slot_used(placement)
         async with aclosing(_events(response, upstream, error_of)) as batches:
             async for events in batches:
                 chunk = _chunk([event for event, _ in events])
                 if permit is not None and permit.update([chunk]):
                     permit = None
+                if placement is not None and chunk.usage is not None:
+                    placement.total_tokens = chunk.usage.total_tokens
                 if whole is None:
                     shown = [raw for event, raw in events if wants_progress or event.prompt_progress is None]
                 else:

@@ -104,18 +104,20 @@ def trace_of(body: dict[str, Any], *, conversation: bool = False) -> Trace:
         conversation: it is likely to go on, even if its messages do not show that.
     """
     messages = body.get("messages")
-    if messages is None:
+    if not isinstance(messages, list):
         prompt = body.get("prompt")
+        if "input_prefix" in body:  # of `/infill`, where the prompt is in the middle
+            prompt = [body.get("input_extra"), body["input_prefix"]]
         data = _encoded(prompt)[:-1]  # without what closes it
-        tokens = len(prompt) if isinstance(prompt, list) else len(data) // _BYTES_PER_TOKEN
     else:
         data = msgspec.json.encode([body[name] for name in _PROMPT_FIELDS if name in body])
         for message in messages:
             if len(data) < _MAX_BYTES:
                 data += _encoded(message)
-        conversation = conversation or any(message.get("role") == "assistant" for message in messages)
-        tokens = len(data) // _BYTES_PER_TOKEN
-    data = data[:_MAX_BYTES]
+        conversation = conversation or any(
+            isinstance(message, dict) and message.get("role") == "assistant" for message in messages
+        )
+    tokens, data = len(data) // _BYTES_PER_TOKEN, data[:_MAX_BYTES]
     running, blocks = blake2b(digest_size=_DIGEST), []
     for start in range(0, len(data) - BLOCK + 1, BLOCK):
         running.update(data[start : start + BLOCK])
