@@ -60,5 +60,5 @@ async def test_what_is_not_given_is_neutral():
     ],
 )
 def test_a_model_reasons_whose_template_has_a_marker_or_a_switch(template: str, reasons: bool):
-    able = Props.guess(template=template, vision=False).capabilities(embeds=False, ranks=False)
+    able = Props.guess(template=template, vision=False).capabilities(embeds=False, ranks=False, fills=False)
     assert ("reasoning" in able) is reasons
