@@ -11,6 +11,7 @@ from miner.gateway.apis.openai.files import FileForm, content, delete_file, file
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.responses.endpoints import (
     cancel,
+    compact,
     create,
     delete,
     input_items,
@@ -40,6 +41,10 @@ OPENAI = [
     Route(
         "POST", "/v1/responses/input_tokens", input_tokens, "key", openai_error,
         "Count the input tokens that a response would have", ResponseRequest,
+    ),
+    Route(
+        "POST", "/v1/responses/compact", compact, "key", openai_error,
+        "Summarize a conversation into an item that stands for it", ResponseRequest,
     ),
     # These generate nothing, and a client whose background response is its one concurrent request has to read it.
     Route(

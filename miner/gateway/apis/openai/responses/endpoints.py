@@ -11,6 +11,7 @@ from miner.config.config import config_of
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.openai.responses.background import BackgroundRun, events_after
+from miner.gateway.apis.openai.responses.compact import COMPACTION, summarize
 from miner.gateway.apis.openai.responses.dialect import OpenAIResponses
 from miner.gateway.apis.openai.responses.input import stored_items
 from miner.gateway.apis.openai.responses.response import ResponseOptions
@@ -279,3 +280,10 @@ async def input_tokens(context: RequestContext) -> web.StreamResponse:
             501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="See usage of a response."
         ) from error
     return json_response(context, _encode({"object": "response.input_tokens", "input_tokens": count}))
+
+
+async def compact(context: RequestContext) -> web.StreamResponse:
+    """Summarize a conversation: an item that stands for it, behind the user's messages."""
+    call = await parse_body(context, COMPACTION.begin)
+    await _complete(context, call)
+    return await summarize(context, call)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import openai
 import pytest
 from openai import AsyncOpenAI
+from openai.types.responses import CompactedResponse
 
 from tests.gateway.apis.openai.responses.validation import check_response
 from tests.gateway.serving import post, serving, vllm
@@ -187,6 +189,28 @@ async def test_many_at_once():
         made = await asyncio.gather(*(api.responses.create(model="m", input=f"Number {at}") for at in range(40)))
         read = await asyncio.gather(*(api.responses.input_items.list(one.id) for one in made))
     assert [page.data[0].content[0].text for page in read] == [f"Number {at}" for at in range(40)]
+
+
+async def test_a_conversation_is_compacted_and_goes_on():
+    async with StubServer(reply="They said hello.") as engine, serving(vllm(engine)) as served, client(served) as api:
+        turns = [
+            {"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."},
+            {"role": "user", "content": "Bye."},
+        ]  # fmt: skip
+        raw = (await api.responses.with_raw_response.compact(model="m", input=turns)).content
+        compacted = CompactedResponse.construct(**json.loads(raw))
+        asked = engine.bodies[-1]["messages"]
+        await api.responses.create(model="m", input=[*json.loads(raw)["output"], {"role": "user", "content": "?"}])
+        sent = engine.bodies[-1]
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.post("/responses/compact", body={"input": turns}, cast_to=object)
+    assert (compacted.object, compacted.usage.output_tokens) == ("response.compaction", 8)
+    assert [item["type"] for item in json.loads(raw)["output"]] == ["message", "message", "compaction"]
+    assert [message["content"] for message in asked[:3]] == ["Hello.", "Hi.", "Bye."]
+    assert [content.partition("\n")[2] or content for _, content in texts(sent)] == [
+        "Hello.", "Bye.", "They said hello.", "?",
+    ]  # fmt: skip
+    assert caught.value.param == "model"
 
 
 async def test_input_tokens_are_counted_with_the_earlier_ones():
