@@ -106,7 +106,22 @@ def convert_messages(request: AnthropicCountTokensRequest, call: Call) -> list[d
                 name = f"messages[{len(converted)}]"
                 call.names.add({name: where, f"{name}.tool_calls": f"{where}.content"})
                 converted.append(one)
+            if one["role"] != "assistant" and isinstance(one["content"], list):
+                image = _first_image(message, where)
+                call.names.add({f"messages[{len(converted) - 1}].content": image})
     return converted
+
+
+def _first_image(message: AnthropicMessage, where: str) -> str:
+    """The place of a message's first image."""
+    for place, block in enumerate(message.content):
+        if isinstance(block, ImageBlock):
+            return f"{where}.content[{place}].image"
+        if isinstance(block, ToolResultBlock) and isinstance(block.content, list):
+            for inner, part in enumerate(block.content):
+                if isinstance(part, ImageBlock):
+                    return f"{where}.content[{place}].content[{inner}].image"
+    return f"{where}.content"
 
 
 def _convert_message(message: AnthropicMessage, where: str, call: Call) -> list[dict[str, Any]]:
@@ -225,7 +240,7 @@ def _parts(block: TextBlock | ImageBlock | DocumentBlock | ForeignBlock, where: 
         return _foreign_parts(block.block, where, call)
     if isinstance(block, DocumentBlock):
         if not isinstance(block.source, TextSource):
-            message = f"{where}: only plain text documents are supported."
+            message = "Only plain text documents are supported."
             call.skip(f"{where}.document", message, hint="Send its text.", changes=True)
             return []
         headers = [header for header in (block.title, block.context) if header]

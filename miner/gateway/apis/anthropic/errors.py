@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -17,6 +18,12 @@ _TYPES = {
     529: "overloaded_error",
 }  # fmt: skip
 
+_IN_RESULT = re.compile(r"^(messages\[\d+\]\.content\[\d+\])(?=\.content\[\d+\]\.(?:image|document))")
+_RESULT = r"\1.tool_result"
+"""The place of an image or a document, as Anthropic's errors begin with it: Claude Code searches them for it, replaces
+the block by a note, and goes on. With any other message it ends.
+"""
+
 
 def anthropic_error(failure: Failure) -> bytes:
     """`{"type": "error", "error": {"type", "message", "details"}, "request_id"}`."""
@@ -25,7 +32,10 @@ def anthropic_error(failure: Failure) -> bytes:
     if failure.param == "thread" and failure.status == 400:
         # Anthropic's tool runners look for it, and go on without a thread.
         details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-    error = {"type": kind, "message": failure.message, "details": details}
+    message, param = failure.message, failure.param or ""
+    if param.startswith("messages[") and param not in message:
+        message = f"{_IN_RESULT.sub(_RESULT, param)}: {message}"
+    error = {"type": kind, "message": message, "details": details}
     return msgspec.json.encode({"type": "error", "error": error, "request_id": failure.request_id})
 
 
