@@ -97,7 +97,7 @@ def _capabilities(able: Collection[str]) -> dict[str, Any]:
     reasons = "reasoning" in able
     none = {"supported": False}
     return {
-        "batch": none,
+        "batch": {"supported": True},
         "citations": none,
         "code_execution": none,
         "compaction": None,

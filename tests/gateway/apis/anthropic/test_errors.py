@@ -53,7 +53,7 @@ async def test_keys_and_paths():
         async with client(served) as api:
             message = await api.messages.create(model="any", max_tokens=5, messages=USER)
             with pytest.raises(anthropic.NotFoundError) as missing:
-                await api.messages.batches.list()
+                await api.get("/v1/messages/nowhere", cast_to=object)
             with pytest.raises(anthropic.APIStatusError) as wrong:
                 await api.get("/v1/messages", cast_to=object)
     assert caught.value.type == "authentication_error"
