@@ -56,15 +56,14 @@ class Route:
     """The struct that its body is decoded to."""
     content_types: str | tuple[str, ...] = "application/json"
     """Media types of its response."""
+    body_type: str = "application/json"
+    """Media type of its body."""
     always: bool = False
     """Served also while the server shuts down, and not rate limited."""
     id_header: str | None = None
     """Where this dialect's clients look for the id of a request, besides `X-Request-Id`."""
     canonical: str | None = None
     """The path of the route that this one repeats (`routing.py`), if it does."""
-
-    body_type: str = "application/json"
-    """Media type of its body."""
 
     @property
     def is_fallback(self) -> bool:

@@ -130,6 +130,11 @@ async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:
     return await off_loop(context, _parsed, await _read(context), parse)
 
 
+async def read_form(context: RequestContext) -> bytes:
+    """Read a body that is no JSON: bounded in size and time alone. Errors are those of `parse_body`."""
+    return b"".join(await _read(context))
+
+
 async def decode_body(
     context: RequestContext, decoder: msgspec.json.Decoder[T], foreign: dict[str, Any] | None = None
 ) -> T:

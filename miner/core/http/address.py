@@ -21,6 +21,7 @@ from miner.core.http.transport_errors import ConnectError, InvalidAddressError
 _HAPPY_EYEBALLS_DELAY = 0.25
 """Seconds, as RFC 8305 recommends."""
 
+_JSON = b"Content-Type: application/json"
 _P = TypeVar("_P", bound=Connection)
 
 
@@ -68,7 +69,7 @@ class ServerAddress:
             raise InvalidAddressError("it must not have a query or a fragment")
         tls = parts.scheme == "https"
         lines = [
-            f"Host: {parts.netloc.rpartition('@')[2]}", "Content-Type: application/json", "Accept: */*",
+            f"Host: {parts.netloc.rpartition('@')[2]}", _JSON.decode(), "Accept: */*",
             "Accept-Encoding: identity", "User-Agent: miner",
         ]  # fmt: skip
         # A request has one Authorization header: the key is more explicit than a user in the URL.
@@ -83,13 +84,20 @@ class ServerAddress:
         base_path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._").encode()
         return cls(host, port or (443 if tls else 80), tls, base_path, "\r\n".join(lines).encode() + b"\r\n")
 
-    def request(self, method: str, path: str, body: bytes | None, *, root: bool) -> bytes:
-        """Return the bytes of a request. `root`: the path starts before the base path's `/v1`."""
+    def request(
+        self, method: str, path: str, body: bytes | None, *, root: bool, content_type: str | None = None
+    ) -> bytes:
+        """Return the bytes of a request. `root`: the path starts before the base path's `/v1`; `content_type`: of the
+        body, if it is not JSON.
+        """
         base_path = self.base_path.removesuffix(b"/v1") if root else self.base_path
         if body is None:
             return b"%b %b%b HTTP/1.1\r\n%b\r\n" % (method.encode(), base_path, path.encode(), self.header_lines)
+        lines = self.header_lines
+        if content_type is not None:
+            lines = lines.replace(_JSON, f"Content-Type: {content_type}".encode(), 1)
         return b"%b %b%b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
-            method.encode(), base_path, path.encode(), self.header_lines, len(body), body,
+            method.encode(), base_path, path.encode(), lines, len(body), body,
         )  # fmt: skip
 
     def chunked_request(self, method: str, path: str) -> bytes:

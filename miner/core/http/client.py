@@ -43,7 +43,7 @@ class ByteStream:
     """
 
     __slots__ = (
-        "_body", "_client", "_connection", "_mapper", "_path", "_permit", "_root",
+        "_body", "_client", "_connection", "_content_type", "_mapper", "_path", "_permit", "_root",
         "headers", "message_complete", "read_some", "status",
     )  # fmt: skip
 
@@ -52,8 +52,9 @@ class ByteStream:
     read_some: Callable[[], Awaitable[bytes]]
     """Return what was received, at least one byte; b"" at the end."""
 
-    def __init__(self, client: HttpClient, path: str, body: bytes, root: bool) -> None:
+    def __init__(self, client: HttpClient, path: str, body: bytes, root: bool, content_type: str | None) -> None:
         self._client, self._path, self._body, self._root = client, path, body, root
+        self._content_type = content_type
         self._mapper = map_errors(client.upstream)
         self.message_complete = False
         """Set by the reader when nothing but the last chunk of the body can follow (after `[DONE]`): the connection may
@@ -65,7 +66,9 @@ class ByteStream:
         with client._in_flight.call(), self._mapper:
             self._permit = await client._permit()
             try:
-                self._connection, head = await client._send(self._mapper, "POST", self._path, self._body, self._root)
+                self._connection, head = await client._send(
+                    self._mapper, "POST", self._path, self._body, self._root, self._content_type
+                )
             except BaseException:
                 self._release_permit()
                 raise
@@ -171,20 +174,22 @@ class HttpClient:
                 connection.abort()
                 self._pool.release(connection)
 
-    def stream(self, path: str, body: bytes, *, root: bool = False) -> ByteStream:
+    def stream(self, path: str, body: bytes, *, root: bool = False, content_type: str | None = None) -> ByteStream:
         """POST; the returned context manager sends the request and reads the response as it arrives.
 
         Args:
             root: as for `request`.
+            content_type: of the body; None: JSON.
         """
-        return ByteStream(self, path, body, root)
+        return ByteStream(self, path, body, root, content_type)
 
     async def _send(
-        self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool
-    ) -> tuple[Connection, ResponseHead]:
+        self, mapper: map_errors, method: str, path: str, body: bytes | None, root: bool,
+        content_type: str | None = None,
+    ) -> tuple[Connection, ResponseHead]:  # fmt: skip
         """Send a request and return the head of its response. The caller releases the connection."""
         address = self._address or await self._resolve()
-        request = address.request(method, path, body, root=root)
+        request = address.request(method, path, body, root=root, content_type=content_type)
         connection = self._pool.idle_connection()
         while True:
             fresh = connection is None

@@ -300,6 +300,11 @@ class FallbackService(LLMService):
     def native_backend(self) -> Backend | None:
         return next((each for each in self._all() if each.native_backend is not None), None)
 
+    @property
+    @override
+    def audio_backend(self) -> Backend | None:
+        return next((each for each in self._all() if each.audio_backend is not None), None)
+
     @override
     async def list_models(self) -> list[ModelInfo]:
         return await self._first(lambda service: service.list_models())

@@ -7,14 +7,16 @@ A vLLM error becomes one of miner in `VLLMService.refine` below; other errors ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 
 from miner.config.secrets import secret_text
 from miner.core._typing import override
-from miner.core.http.errors import ErrorBody
+from miner.core.http.errors import ErrorBody, parse_error_body
+from miner.core.llms.contract.audio import AudioReply, no_audio
 from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.tools import with_object_arguments
 from miner.core.llms.openai.models import read_embeddings
@@ -185,6 +187,19 @@ class VLLMService(OpenAIService):
             body["stream_options"]["continuous_usage_stats"] = True
         if request.reasoning is not None:
             body["reasoning_effort"] = _effort(request.reasoning)
+
+    @override
+    @asynccontextmanager
+    async def audio(self, path: str, body: bytes, content_type: str) -> AsyncIterator[AudioReply]:
+        http = self._http()
+        async with http.stream(path, body, content_type=content_type) as response:
+            if response.status == 200:
+                yield AudioReply(response.headers.get("Content-Type", "application/json"), response.read_some)
+                return
+            raw = await response.read_all()
+            if response.status in (404, 405) and not parse_error_body(raw).fields.get("type"):
+                raise no_audio("This vllm server")
+            raise self._error(response.status, raw, None, http.upstream, response.headers.get("Retry-After"))
 
     @override
     async def _embed_short(self, texts: list[str], model: str | None, dimensions: int) -> EmbeddingResponse:

@@ -6,12 +6,14 @@ import asyncio
 import json
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from miner.core.llms.contract.audio import AudioReply
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.wire import LLMChunk, ModelInfo, RerankResponse, RerankResult, TokenUsage
 from tests.fuzzing import examples
@@ -41,6 +43,15 @@ class Able(Parrot):
 
     async def pull_model(self, model, *, insecure=False):
         yield {"status": "success"}
+
+    @asynccontextmanager
+    async def audio(self, path, body, content_type):
+        pieces = [b"", b"{}"]
+
+        async def read_some():
+            return pieces.pop()
+
+        yield AudioReply("application/json", read_some)
 
     async def native(self, path, body=None, model=None):
         return b"[]" if path in ("/slots", "/lora-adapters") else b"{}"

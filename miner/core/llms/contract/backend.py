@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.in_flight import InFlight
+from miner.core.llms.contract.audio import AudioReply, no_audio
 from miner.core.llms.contract.join import drain
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.llms.contract.stream import Batches
@@ -267,6 +269,22 @@ class Backend:
         the only event of the last batch. Errors are those of `native`.
         """
         raise _no_native(self.name)
+
+    @property
+    def audio_backend(self) -> Backend | None:
+        """The backend of this service that has `audio`; None: none has."""
+        return None if type(self).audio is Backend.audio else self
+
+    def audio(self, path: str, body: bytes, content_type: str) -> AbstractAsyncContextManager[AudioReply]:
+        """Send a request for speech or its text, in OpenAI's form; the block reads the response.
+
+        Args:
+            path: one of AUDIO_PATHS.
+
+        Raises:
+            UnsupportedFeatureError: there is no such route.
+        """
+        raise no_audio(self.name)
 
     async def _health(self) -> Health:
         """Return the state of the engine. May raise: `health` makes a Health of any exception."""

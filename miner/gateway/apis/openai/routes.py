@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from miner.gateway.apis.openai.audio import SpeechRequest, TranscriptionForm, audio
 from miner.gateway.apis.openai.batches import BatchRequest, batches_list, cancel_batch, create_batch, one_batch
 from miner.gateway.apis.openai.chat import OpenAIChat
 from miner.gateway.apis.openai.completions import completions
@@ -24,6 +25,8 @@ from miner.gateway.context import Route
 from miner.gateway.generation import generation_handler
 
 _JSON_OR_EVENTS = ("application/json", "text/event-stream")
+_AUDIO_TEXT = ("application/json", "text/plain", "text/event-stream")
+_FORM = "multipart/form-data"
 
 OPENAI = [
     Route(
@@ -78,4 +81,16 @@ OPENAI = [
     Route("GET", "/v1/batches", batches_list, "key", openai_error, "List batches, the newest first"),
     Route("GET", "/v1/batches/{batch}", one_batch, "key", openai_error, "Retrieve a batch"),
     Route("POST", "/v1/batches/{batch}/cancel", cancel_batch, "key", openai_error, "Cancel a batch"),
+    Route(
+        "POST", "/v1/audio/transcriptions", audio("/audio/transcriptions", form=True), "key", openai_error,
+        "Transcribe speech, on a backend that does", TranscriptionForm, _AUDIO_TEXT, body_type=_FORM,
+    ),
+    Route(
+        "POST", "/v1/audio/translations", audio("/audio/translations", form=True), "key", openai_error,
+        "Translate speech to English text, on a backend that does", TranscriptionForm, _AUDIO_TEXT, body_type=_FORM,
+    ),
+    Route(
+        "POST", "/v1/audio/speech", audio("/audio/speech", form=False), "key", openai_error,
+        "Speak a text, on a backend that does", SpeechRequest, ("audio/*", "application/json", "text/event-stream"),
+    ),
 ]  # fmt: skip
