@@ -32,6 +32,7 @@ from miner.errors import (
     ContextLengthError,
     InvalidRequestError,
     MinerError,
+    ModelNotFoundError,
     UnsupportedFeatureError,
 )
 
@@ -197,8 +198,11 @@ class VLLMService(OpenAIService):
                 yield AudioReply(response.headers.get("Content-Type", "application/json"), response.read_some)
                 return
             raw = await response.read_all()
-            if response.status in (404, 405) and not parse_error_body(raw).fields.get("type"):
+            error = parse_error_body(raw)
+            if response.status in (404, 405) and not error.fields.get("type"):
                 raise no_audio("This vllm server")
+            if response.status == 404 and error.param == "model":
+                raise ModelNotFoundError(f"vllm: {error.message}")
             raise self._error(response.status, raw, None, http.upstream, response.headers.get("Retry-After"))
 
     @override

@@ -18,6 +18,7 @@ from miner.gateway.apis.openai.convert import (
     sampling_names,
     tool_arguments,
 )
+from miner.gateway.apis.openai.custom_tools import convert_choice, convert_history, convert_tools
 from miner.gateway.apis.openai.legacy_functions import function_tools
 from miner.gateway.apis.openai.response import FINGERPRINT, SERVICE_TIER, chat_choice, usage_of_responses
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
@@ -64,6 +65,7 @@ class OpenAIChat:
         )
         _skip_unsupported(request, call)
         arguments = sampling_arguments(request)
+        convert_history(request.messages)
         arguments["messages"] = convert_messages(request.messages, call)
         old, new = request.max_tokens, request.max_completion_tokens
         if new is not None:
@@ -78,9 +80,10 @@ class OpenAIChat:
             tools, choice = function_tools(request, call.names)
             parallel, call.options.functions = False, True
         bounded(tools, "tools")
-        arguments |= tool_arguments(tools, choice, parallel, call.names)
         if any(isinstance(tool, dict) and tool.get("cache_control") is not None for tool in tools or ()):
             call.ignored.append("tools.cache_control")
+        tools, call.options.custom_tools = convert_tools(tools, call)
+        arguments |= tool_arguments(tools, convert_choice(choice), parallel, call.names)
         arguments |= logprobs_argument(request.logprobs, request.top_logprobs)
         reasoning = _reasoning(request, call)
         if reasoning is not None:
@@ -90,8 +93,7 @@ class OpenAIChat:
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
-        functions = call.options.functions
-        choices = [chat_choice(response, index, functions=functions) for index, response in enumerate(responses)]
+        choices = [chat_choice(response, index, call.options) for index, response in enumerate(responses)]
         return msgspec.json.encode(
             {
                 "id": f"chatcmpl-{head.id}",

@@ -11,8 +11,8 @@ from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.images import check_parts
 from miner.gateway.apis.openai.guided import response_format
 from miner.gateway.apis.openai.legacy_functions import FunctionHistory
+from miner.gateway.apis.openai.options import ChoiceOptions
 from miner.gateway.apis.openai.schema import CommonParams, SamplingParams, StreamOptions
-from miner.gateway.apis.openai.stream import ChoiceOptions
 from miner.gateway.body_structure import bounded, check_arguments, check_length
 from miner.gateway.dialect import Call
 from miner.gateway.field_names import FieldNames
@@ -183,6 +183,6 @@ def _allowed_tools(tools: list[Any], choice: dict[str, Any], names: FieldNames) 
 
 
 def _tool_name(tool: Any) -> str | None:
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    function = tool.get("function", tool.get("custom", tool)) if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
 from typing import Any, ClassVar
 
 import msgspec
 
 from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
+from miner.gateway.apis.openai.custom_tools import CustomCalls
 from miner.gateway.apis.openai.errors import error_event
 from miner.gateway.apis.openai.legacy_functions import function_call
+from miner.gateway.apis.openai.options import ChoiceOptions
 from miner.gateway.apis.openai.response import (
     FINGERPRINT,
     SERVICE_TIER,
@@ -26,21 +28,6 @@ STREAM_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": keep-alive\n\n"
 _encode = msgspec.json.encode
-
-
-@dataclass(slots=True)
-class ChoiceOptions:
-    """The fields of the body that affect how its choices are written."""
-
-    include_usage: bool
-    prompts: int = 1
-    """Prompts of the request; each has as many choices."""
-    echo: dict[int, str] = field(default_factory=dict)
-    """Choice -> its prompt, where that comes before its completion."""
-    functions: bool = False
-    """Whether the client knows functions, not tools."""
-    continuous_usage: bool = False
-    """Whether each event has the usage so far, as vLLM's `continuous_usage_stats`."""
 
 
 class _ChoiceStream:
@@ -104,6 +91,7 @@ class ChatStream(_ChoiceStream):
         super().__init__(head, options)
         self._text_before = self._before + b'{"index":0,"delta":{"content":'
         self._started: set[int] = set()
+        self._custom: defaultdict[int, CustomCalls] = defaultdict(lambda: CustomCalls(options.custom_tools))
 
     def batch(self, batch: list[LLMChunk], index: int) -> bytes:
         """The events of a batch."""
@@ -141,10 +129,15 @@ class ChatStream(_ChoiceStream):
         if chunk.tool_calls is not None and self._options.functions:
             delta["function_call"] = function_call(chunk.tool_calls)
         elif chunk.tool_calls is not None:
-            delta["tool_calls"] = chunk.tool_calls
+            deltas = self._custom[index].deltas(chunk.tool_calls) if self._options.custom_tools else chunk.tool_calls
+            if deltas:
+                delta["tool_calls"] = deltas
         if delta or chunk.logprobs is not None:
             out.append(self._event(index, delta, chunk.logprobs))
         if chunk.finish_reason is not None:  # by itself, as at OpenAI: clients stop reading deltas at it
+            rest = self._custom[index].rest() if self._options.custom_tools else None
+            if rest:
+                out.append(self._event(index, {"tool_calls": rest}))
             functions = self._options.functions
             reason = function_reason(chunk.finish_reason) if functions else chunk.finish_reason
             out.append(self._event(index, {}, reason=reason))

@@ -152,7 +152,7 @@ def _add(tools: Tools, tool: Any, where: str, call: Call, namespace: str | None 
         return
     function = {name: tool[name] for name in _FUNCTION_FIELDS if tool.get(name) is not None}
     if kind == "custom":
-        function = _custom_function(tool, where, call)
+        function = custom_function(tool, where, call)
     if about:
         function["description"] = "\n\n".join(filter(None, (about, function.get("description"))))
     name = function_name(function.get("name"), namespace)
@@ -167,7 +167,7 @@ def _add(tools: Tools, tool: Any, where: str, call: Call, namespace: str | None 
     tools.functions.append({"type": "function", "function": function})
 
 
-def _custom_function(tool: dict[str, Any], where: str, call: Call) -> dict[str, Any]:
+def custom_function(tool: dict[str, Any], where: str, call: Call) -> dict[str, Any]:
     """A function with one string. A grammar is shown to the model, and not enforced."""
     function: dict[str, Any] = {"name": tool.get("name"), "parameters": _INPUT}
     texts = [tool["description"]] if isinstance(tool.get("description"), str) else []
