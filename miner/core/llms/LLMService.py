@@ -290,7 +290,7 @@ class LLMService(ModelManagement):
         bytes) until the status is "success". Leaving early stops it; the next pull resumes.
 
         Args:
-            insecure: Ollama: allow a registry without TLS.
+            insecure: Ollama: allow a registry without TLS; elsewhere without effect.
 
         Raises:
             UnsupportedFeatureError: the backend downloads no models.

@@ -42,7 +42,6 @@ from miner.errors import (
     EngineStartError,
     ModelNotFoundError,
     StreamInterruptedError,
-    UnsupportedFeatureError,
 )
 
 if TYPE_CHECKING:
@@ -319,12 +318,7 @@ class LocalEngines(ServerProvider):
 
     @override
     def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
-        if insecure:
-            raise UnsupportedFeatureError(
-                f"{self._backend} does not support insecure.",
-                param="insecure",
-                operator_hint="HF_ENDPOINT names the hub; it may be an http address.",
-            )
+        # HF_ENDPOINT alone says whether the hub has TLS.
         return pull_from_hub(model, self._settings)
 
     @property

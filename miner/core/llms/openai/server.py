@@ -121,9 +121,10 @@ class OpenAIServer(HTTPBackend):
     async def _get_model(self, model_name: str) -> ModelInfo:
         for refresh in (False, True):
             models = await self._served_models() if refresh or not self._fresh() else self._listed
-            for model in models:
-                if self._has_name(model, model_name):
-                    return model
+            exact = next((model for model in models if self._has_name(model, model_name)), None)
+            found = exact or next((model for model in models if _has_name_in_any_case(model, model_name)), None)
+            if found is not None:
+                return found
         names = [model.id for model in self._listed]
         raise ModelNotFoundError(
             f"{self._http().upstream.label} has no model {model_name!r}.",
@@ -131,6 +132,11 @@ class OpenAIServer(HTTPBackend):
             available=names,
             hint=self._missing_model_hint(model_name, names),
         )
+
+
+def _has_name_in_any_case(model: ModelInfo, name: str) -> bool:
+    """Whether it has this name but for its case: Ollama's clients may spell it otherwise."""
+    return name.lower() in (model.id.lower(), *(alias.lower() for alias in model.aliases))
 
 
 def _identity(models: list[ModelInfo]) -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -29,7 +30,8 @@ _IGNORED = (
 each engine has its own window for the repeat penalty.
 """
 _NEUTRAL = {"typical_p": (1,), "tfs_z": (1,), "mirostat": (0,), "penalize_newline": (False,)}
-"""Accepted with the values that switch them off; no engine here supports them."""
+"""Values that switch these off."""
+_ENGINE = (*_NEUTRAL, "mirostat_tau", "mirostat_eta")
 _OFF = {
     "seed": (-1,), "min_p": (0,), "repeat_penalty": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
 }  # fmt: skip
@@ -83,14 +85,21 @@ def _sampling_arguments(options: OllamaOptions, call: Call) -> dict[str, Any]:
     arguments |= {name: value for name, value in set_fields(options, _OFF).items() if value not in _OFF[name]}
     if options.stop:
         arguments["stop"] = options.stop
-    for name, value in set_fields(options, _NEUTRAL).items():
-        if value not in _NEUTRAL[name]:
-            raise UnsupportedFeatureError(
-                f"Unsupported parameter: 'options.{name}'.", param=f"options.{name}", hint="Remove it."
-            )
-    ignored = set_fields(options, (*_IGNORED, *_NEUTRAL, "mirostat_tau", "mirostat_eta"))
-    call.ignored += [f"options.{name}" for name in ignored]
+    call.ignored += [f"options.{name}" for name in set_fields(options, _IGNORED)]
     return arguments
+
+
+def engine_options(options: OllamaOptions, call: Call, engine_fields: Collection[str]) -> dict[str, Any]:
+    """Options that only some engines know, for those that do; elsewhere they are skipped or refused, by the policy."""
+    known = {}
+    for name, value in set_fields(options, _ENGINE).items():
+        if value in _NEUTRAL.get(name, ()):
+            call.ignored.append(f"options.{name}")
+        elif name in engine_fields:
+            known[name] = value
+        else:
+            call.skip(f"options.{name}", changes=name == "typical_p")
+    return known
 
 
 def _response_format(value: Any) -> dict[str, Any] | None:
@@ -137,16 +146,16 @@ class _OpenCalls:
         return message.tool_call_id or f"call_{self._count}"
 
 
-def convert_messages(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
+def convert_messages(messages: list[OllamaMessage], call: Call) -> list[dict[str, Any]]:
     """The messages as the service takes them."""
     check_length(messages, "messages")
     calls = _OpenCalls()
-    return [_convert_message(message, f"messages[{place}]", calls) for place, message in enumerate(messages)]
+    return [_convert_message(message, f"messages[{place}]", calls, call) for place, message in enumerate(messages)]
 
 
-def _convert_message(message: OllamaMessage, where: str, calls: _OpenCalls) -> dict[str, Any]:
+def _convert_message(message: OllamaMessage, where: str, calls: _OpenCalls, call: Call) -> dict[str, Any]:
     converted: dict[str, Any] = {
-        "role": message.role,
+        "role": message.role.lower(),
         "content": content_with_images(message.content or "", message.images, f"{where}.images"),
     }
     if message.thinking:
@@ -154,22 +163,22 @@ def _convert_message(message: OllamaMessage, where: str, calls: _OpenCalls) -> d
     if message.tool_calls:
         converted["tool_calls"] = [
             {
-                "id": calls.add(call),
+                "id": calls.add(made),
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": _arguments(call, where)},
+                "function": {"name": made.function.name, "arguments": _arguments(made, where)},
             }
-            for call in message.tool_calls
+            for made in message.tool_calls
         ]
         converted["content"] = converted["content"] or None
-    if message.role == "tool":
+    if converted["role"] == "tool":
         message.tool_name = message.tool_name or message.name
         converted["tool_call_id"] = calls.close(message)
         if message.tool_name:
             converted["name"] = message.tool_name
-    elif message.tool_name or message.tool_call_id or message.name:
-        raise InvalidRequestError(
-            f"{where}: name, tool_name and tool_call_id are only allowed with role 'tool'.", param=where
-        )
+    else:
+        for name in ("name", "tool_name", "tool_call_id"):
+            if getattr(message, name):  # Ollama, too, reads them of results alone
+                call.skip(f"{where}.{name}", f"{where}: {name} is only allowed with role 'tool'.")
     return converted
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from miner.core._typing import override
 from miner.core.wire import LLMResponse
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
-from miner.gateway.apis.fields import drop_raw, refuse_unsupported
+from miner.gateway.apis.fields import drop_raw
 from miner.gateway.apis.ollama.convert import NAMES, content_with_images, convert_messages, generation_arguments
 from miner.gateway.apis.ollama.loading import apply_model, load
 from miner.gateway.apis.ollama.response import (
@@ -22,7 +22,12 @@ from miner.gateway.apis.ollama.response import (
     timestamp,
     tool_calls,
 )
-from miner.gateway.apis.ollama.schema import OllamaChatRequest, OllamaGenerateRequest, OllamaGenerationParams
+from miner.gateway.apis.ollama.schema import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaGenerationParams,
+    OllamaOptions,
+)
 from miner.gateway.apis.ollama.stream import STREAM_TYPE, LineStream
 from miner.gateway.body_structure import bounded
 from miner.gateway.context import RequestContext
@@ -32,9 +37,7 @@ from miner.gateway.generation import send_reply
 from miner.gateway.request_body import decode, decode_body, off_loop
 
 R = TypeVar("R", bound=OllamaGenerationParams)
-_UNSUPPORTED = {
-    "template": "The model's own template is used, or none with raw: true.",
-}
+_OPTIONS = frozenset(OllamaOptions.__struct_fields__)
 _WORDS = {"suffix": "insert", "think": "thinking"}
 """Fields, and Ollama's names of what a model lacks that does not support them."""
 
@@ -65,6 +68,9 @@ class _OllamaDialect(Generic[R]):
         stream = request.stream is not False
         call = Call([], request.model, stream, names=FieldNames(NAMES), options=Reply(request.model))
         call.foreign, call.fields = foreign, type(request).__struct_fields__
+        for name in foreign.keys() & _OPTIONS:  # Ollama does not read them there
+            del foreign[name]
+            call.skip(name, f"Unknown parameter: {name!r}.", hint=f"Put it into options: options.{name}.")
         call.strict = {"reasoning"}  # as in Ollama, `think` is refused where a model cannot
         arguments = generation_arguments(request, call)
         self.add_input(request, call, arguments)
@@ -125,7 +131,7 @@ class OllamaChat(_OllamaDialect[OllamaChatRequest]):
 
     @override
     def add_input(self, request: OllamaChatRequest, call: Call, arguments: dict[str, Any]) -> None:
-        arguments["messages"] = convert_messages(request.messages or [])
+        arguments["messages"] = convert_messages(request.messages or [], call)
         if request.tools:
             arguments["tools"] = bounded(request.tools, "tools")
 
@@ -143,7 +149,9 @@ class OllamaGenerate(_OllamaDialect[OllamaGenerateRequest]):
 
     @override
     def add_input(self, request: OllamaGenerateRequest, call: Call, arguments: dict[str, Any]) -> None:
-        refuse_unsupported(request, _UNSUPPORTED)
+        if request.template:
+            hint = "Create a model with the template (/api/create), or send the whole prompt with raw: true."
+            call.skip("template", hint=hint, changes=True)
         prompt = request.prompt or ""
         if request.suffix:  # the gap's tokens take the place of the chat template
             for name in ("images", "context"):

@@ -9,7 +9,7 @@ from miner.core.llms.contract.request import seconds_of
 from miner.core.llms.LLMService import LLMService
 from miner.core.models.names import without_tag
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
-from miner.gateway.apis.ollama.convert import required_model
+from miner.gateway.apis.ollama.convert import engine_options, required_model
 from miner.gateway.apis.ollama.response import Kind, text_fields, timestamp
 from miner.gateway.apis.ollama.schema import OllamaGenerationParams, OllamaOptions
 from miner.gateway.catalog import could_be_a_file, known_models
@@ -41,7 +41,12 @@ async def apply_model(context: RequestContext, call: Call, options: OllamaOption
     if "keep_alive" in arguments and "keep_alive" not in service.capabilities:
         call.ignored.append("keep_alive")  # the model stays loaded whatever a client says
         del arguments["keep_alive"]
-    if options is None or options.num_ctx is None:
+    if options is None:
+        return
+    known = engine_options(options, call, service.engine_fields)
+    if known:
+        arguments["extra"] = {**known, **(arguments.get("extra") or {})}
+    if options.num_ctx is None:
         return
     info = await service.resolve_model(call.model)
     context_length = info.context_length if info is not None else None

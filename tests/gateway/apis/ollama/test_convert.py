@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import aiohttp
 import ollama
 import pytest
 
@@ -59,11 +60,39 @@ async def test_what_has_no_effect_is_listed():
         streamed = await send(served, "/api/chat", body)
         smaller = await send(served, "/api/chat", {**body, "options": {"num_ctx": 2048}})
         sent = engine.bodies[0]
-    told = "options.num_gpu, options.num_keep, options.mirostat, truncate, keep_alive, options.num_ctx"
+    told = "options.num_gpu, options.num_keep, truncate, keep_alive, options.mirostat, options.num_ctx"
     assert whole[1]["X-Miner-Ignored-Params"] == streamed[1]["X-Miner-Ignored-Params"] == told
     assert smaller[1]["X-Miner-Ignored-Params"] == "truncate, keep_alive"
     assert "seed" not in sent
     assert sent["top_k"] == 0
+
+
+async def test_what_ollama_does_not_read_is_skipped_and_listed():
+    fields = {"temperature": 0.3, "options": {"no_such_option": 1, "mirostat": 2, "num_predict": 2.0}, "thread": None}
+    body = {"model": "m", "messages": [{"role": "User", "content": "Hi", "name": "bob"}], "stream": False, **fields}
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        status, headers, _ = await send(served, "/api/chat", body)
+        sent = engine.bodies[-1]
+        async with (
+            aiohttp.ClientSession(headers={"X-Miner-Unsupported": "refuse"}) as session,
+            session.post(f"{served.url}/api/chat", json=body) as response,
+        ):
+            refused = response.status
+    assert status == 200
+    listed = headers["X-Miner-Ignored-Params"].split(", ")
+    assert set(listed) >= {"temperature", "options.no_such_option", "options.mirostat", "messages.name"}
+    assert sent["messages"][0]["role"] == "user"
+    assert sent["temperature"] == 0.7
+    assert refused == 400
+
+
+async def test_an_exact_name_comes_before_one_in_another_case():
+    async with StubServer(["Big", "big"]) as engine, serving(vllm(engine)) as served:
+        for name, meant in (("Big", "Big"), ("big", "big"), ("BIG", "Big"), ("big:LATEST", "big")):
+            body = {"model": name, "messages": USER}
+            for path, more in (("/api/chat", {}), ("/v1/chat/completions", {}), ("/v1/messages", {"max_tokens": 4})):
+                assert (await send(served, path, {**body, **more}))[0] == 200
+                assert engine.bodies[-1]["model"] == meant
 
 
 @pytest.mark.parametrize(
@@ -81,7 +110,7 @@ async def test_how_many_tokens(count, tokens):
         ({"options": {"num_predict": -3}}, "options.num_predict"),
         ({"options": {"temperature": "hot"}}, "options.temperature"),
         ({"options": {"temperature": 3}}, "temperature"),
-        ({"options": {"mirostat": 2}}, "options.mirostat"),
+        ({"options": {"typical_p": 0.5}}, "options.typical_p"),
         ({"options": {"stop": [""]}}, "stop"),
         ({"format": "xml"}, "invalid format"),
         ({"format": {"type": "nothing"}}, "format: the JSON Schema is not valid"),
@@ -92,7 +121,6 @@ async def test_how_many_tokens(count, tokens):
         ({"messages": [{"role": "user", "content": "x", "images": ["!"]}]}, "messages[0].images[0]"),
         ({"messages": [{"role": "user", "content": "x", "images": ["\u00e9"]}]}, "messages[0].images[0]"),
         ({"messages": [{"role": "user", "content": "x", "images": ["aGVsbG8="]}]}, "messages[0].images[0]"),
-        ({"messages": [{"role": "user", "content": "x", "tool_name": "t"}]}, "messages[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0]"),
         ({"model": ""}, "model is required"),
         ({"modle": "m"}, "modle"),
@@ -148,5 +176,6 @@ async def test_ollamas_tool_message_may_call_its_tool_name():
         status, text, _ = await post_json(served, *body)
         assert status == 200, text
         assert engine.bodies[-1]["messages"][2]["name"] == "f"
-        refused = chat(messages=[{"role": "user", "name": "f", "content": "1"}])
-        assert (await post_json(served, *refused))[0] == 400
+        named = chat(messages=[{"role": "user", "name": "f", "content": "1"}])
+        assert (await post_json(served, *named))[0] == 200
+        assert "name" not in engine.bodies[-1]["messages"][0]
