@@ -228,14 +228,18 @@ class LLMService(ModelManagement):
 
     async def count_tokens(
         self, prompt: str | None = None, *, messages: Sequence[Any] | None = None, model: str | None = None,
-        tools: Sequence[Any] | None = None, raw: bool = False,
+        tools: Sequence[Any] | None = None, raw: bool = False, reasoning: bool | str | None = None,
     ) -> int:  # fmt: skip
         """Return the number of tokens of a prompt or a conversation, its chat template included.
+
+        Args:
+            reasoning: as for a response; some templates write it into the prompt (counted on llama.cpp).
 
         Raises:
             UnsupportedFeatureError: the engine cannot count.
         """
-        request = self._request({"raw": raw}, prompt=prompt, messages=messages, model=model, tools=tools)
+        options = {"raw": raw, "reasoning": reasoning, "unsupported": ["reasoning"]}
+        request = self._request(options, prompt=prompt, messages=messages, model=model, tools=tools)
         if request.prompt_tokens is not None:
             return len(request.prompt_tokens)
 

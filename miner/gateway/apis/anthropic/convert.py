@@ -52,7 +52,7 @@ def sampling_arguments(request: AnthropicMessagesRequest, call: Call) -> dict[st
     output_format = output_format or request.output_format
     if output_format:
         arguments["response_format"] = _response_format(output_format)
-    reasoning = _reasoning(request, call)
+    reasoning = reasoning_argument(request, call)
     if reasoning is not None:
         arguments["reasoning"] = reasoning
     return arguments
@@ -67,7 +67,7 @@ def _response_format(output_format: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
-def _reasoning(request: AnthropicMessagesRequest, call: Call) -> bool | str | None:
+def reasoning_argument(request: AnthropicCountTokensRequest, call: Call) -> bool | str | None:
     """The service's `reasoning` for `thinking` and `effort`; None (no `thinking`, or `adaptive`): the model decides."""
     thinking = request.thinking
     effort = request.output_config.effort if request.output_config is not None else None

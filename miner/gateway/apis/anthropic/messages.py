@@ -10,7 +10,7 @@ from aiohttp import web
 from miner.core.wire import LLMResponse
 from miner.errors import UnsupportedFeatureError
 from miner.gateway.apis.anthropic.blocks import decode_request
-from miner.gateway.apis.anthropic.convert import convert_messages, sampling_arguments
+from miner.gateway.apis.anthropic.convert import convert_messages, reasoning_argument, sampling_arguments
 from miner.gateway.apis.anthropic.response import content_blocks, message_object, stop_fields, usage_object
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
@@ -86,7 +86,7 @@ def _shows_thinking(request: AnthropicMessagesRequest) -> bool:
     return request.thinking is None or request.thinking.display != "omitted"
 
 
-def _edits(request: AnthropicMessagesRequest) -> bool:
+def _edits(request: AnthropicCountTokensRequest) -> bool:
     return bool(request.context_management)
 
 
@@ -168,17 +168,21 @@ async def count_tokens(context: RequestContext) -> web.StreamResponse:
     call = _call(request, foreign)
     converted = await off_loop(context, convert_messages, request, call)
     tools = (await off_loop(context, tool_arguments, request, call)).get("tools")
+    reasoning = reasoning_argument(request, call)
     await context.start_call(call)
     counted = Call(arguments=[{"messages": converted}], names=call.names)
     context.ignored += neutralize(counted, context.gateway.client_lines)
     service = context.gateway.service
     try:
         with call.names.translate_errors():
-            count = await service.count_tokens(messages=converted, model=request.model, tools=tools)
+            count = await service.count_tokens(
+                messages=converted, model=request.model, tools=tools, reasoning=reasoning
+            )
     except UnsupportedFeatureError as error:
         if error.param != "count_tokens":
             raise
         raise RefusedError(
             501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="See usage of a response."
         ) from error
-    return json_response(context, msgspec.json.encode({"input_tokens": count}))
+    edits = {"original_input_tokens": count} if _edits(request) else None
+    return json_response(context, msgspec.json.encode({"input_tokens": count, "context_management": edits}))

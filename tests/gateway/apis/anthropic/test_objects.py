@@ -83,6 +83,24 @@ async def test_the_parts_of_a_message(reply):
     assert whole.stop_reason == told[-2].delta.stop_reason
 
 
+@pytest.mark.engine
+async def test_tokens_are_counted_as_a_message_counts_them():
+    thought = {"type": "thinking", "thinking": "Nothing.", "signature": "x"}
+    turn = {"role": "assistant", "content": [thought, {"type": "text", "text": "Ho"}]}
+    bodies = [
+        {"messages": USER, "system": "Be brief."},
+        {"messages": [*USER, turn, *USER], "thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"messages": USER, "thinking": {"type": "disabled"}, "context_management": {"edits": []}},
+        {"messages": USER, "tools": [WEATHER], "tool_choice": {"type": "any"}, "max_tokens": 40},
+    ]
+    async with serving(demo("think.jinja")) as served:
+        for body in bodies:
+            usage = (await message(served, body)).usage
+            async with post(served, {"model": "demo", **body}, "/v1/messages/count_tokens") as response:
+                counted = strict(beta.BetaMessageTokensCount, await response.read())
+            assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
+
+
 async def test_a_refusal_has_its_details():
     reply = [delta(content="No."), finish("content_filter"), usage_chunk()]
     async with StubServer(reply=reply) as engine, serving(vllm(engine)) as served:
