@@ -97,6 +97,13 @@ class MinerConfig(Settings):
     llamacpp_batch_size: int | None = Field(None, ge=32, le=16384)
     """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done. Default:
     128 on processors alone, 512 where a GPU may compute."""
+    llamacpp_n_predict: int | None = Field(None, ge=-1)
+    """With the next two, as llama-server's options: defaults of requests in llama.cpp's own form (`/completion`,
+    `/infill`). Most tokens to generate; default: until the context ends."""
+    llamacpp_temp: float | None = Field(None, ge=0, le=2)
+    """Temperature; default: the engine's, 0.8."""
+    llamacpp_seed: int | None = Field(None, ge=-1, le=2**32 - 1)
+    """Seed; default: a random one for each request."""
     llamacpp_pooling: PoolingType | None = None
     """Pooling of an embedding model; if set, embeddings are served (rank: reranking)."""
     llamacpp_chat_template: PathText | None = None

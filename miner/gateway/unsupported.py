@@ -28,7 +28,7 @@ _WORDS: dict[str, Policy] = {
 }  # fmt: skip
 """The policies, and the words of the library's `unsupported`."""
 
-LENIENT = ("reasoning", "keep_alive", "parallel_tool_calls", "continuous_usage")
+LENIENT = ("reasoning", "keep_alive", "parallel_tool_calls", "continuous_usage", "progress")
 """Parameters of the service that `default` leaves out where a model lacks them: clients send them always."""
 
 CHANGES_THE_ANSWER = frozenset(

@@ -69,6 +69,8 @@ class Launcher(ABC):
     """Capabilities that its server lacks, whatever the model."""
     slots: ClassVar[int | None] = None
     """Maximum slots of its server; None: any number."""
+    has_native: ClassVar[bool] = True
+    """Whether its server is llama.cpp's own, with its routes and fields."""
     converts_schemas: ClassVar[bool] = True
     """Whether its server converts JSON Schema to a grammar correctly; else it is sent a grammar."""
 
@@ -131,6 +133,7 @@ class LlamaCppPythonLauncher(Launcher):
         images prompt_tokens suffix continuous_usage""".split()
     )
     slots = 1
+    has_native = False
     # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, for one.
     converts_schemas = False
 

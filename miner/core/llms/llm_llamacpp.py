@@ -27,6 +27,7 @@ from miner.core.llms.llamacpp.infill import as_completion, filled_in
 from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL
 from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
+from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
@@ -99,6 +100,16 @@ class LlamaCppService(OpenAIService):
     @override
     def capabilities(self) -> frozenset[str]:
         return self._servers.capabilities
+
+    @property
+    @override
+    def engine_fields(self) -> frozenset[str]:
+        return dialect.ENGINE_FIELDS if self.native_backend is not None else frozenset()
+
+    @property
+    @override
+    def native_backend(self) -> LLMService | None:
+        return self if self._servers.has_native else None
 
     @property
     @override
@@ -221,12 +232,21 @@ class LlamaCppService(OpenAIService):
     async def native_stream(
         self, path: str, body: dict[str, Any], model: str | None = None
     ) -> AsyncGenerator[NativeBatch, None]:
+        body = {**self._native_defaults(), **body}
         info = await Retries(self).run(lambda: self.resolve_model(model))
         async with self._servers.slot(None, None if info is None else info.id, Timings()) as server:
             sent = await as_completion(path, body, server)
             async with aclosing(native.generate(server, *sent, self._native_error)) as batches:
                 async for batch in batches:
                     yield batch
+
+    def _native_defaults(self) -> dict[str, Any]:
+        settings = self._settings
+        defaults = {
+            "n_predict": settings.llamacpp_n_predict, "temperature": settings.llamacpp_temp,
+            "seed": settings.llamacpp_seed,
+        }  # fmt: skip
+        return {name: value for name, value in defaults.items() if value is not None}
 
     def _native_error(self, status: int, raw: bytes, upstream: Upstream) -> MinerError:
         code, body = native.parsed_error(raw)

@@ -40,6 +40,16 @@ _REASONS = re.compile(
 )
 """A marker or a switch of reasoning in a chat template; its prompts may speak of reasoning without any (Devstral,
 Qwen3-Coder)."""
+ENGINE_FIELDS = frozenset(
+    """add_generation_prompt continue_final_message chat_template_kwargs reasoning_format reasoning_budget_tokens
+    thinking_budget_tokens cache_prompt id_slot n_keep n_discard n_cache_reuse n_indent t_max_predict_ms lora ignore_eos
+    samplers min_keep top_n_sigma typical_p repeat_last_n dynatemp_range dynatemp_exponent xtc_probability xtc_threshold
+    mirostat mirostat_tau mirostat_eta adaptive_target adaptive_decay dry_multiplier dry_base dry_allowed_length
+    dry_penalty_last_n dry_sequence_breakers sse_ping_interval""".split()
+)
+"""Fields of a body that the server knows beyond ours. Not what it would return in fields of its own (`verbose`,
+`return_tokens`), nor in another form (`post_sampling_probs`): `/completion` has them.
+"""
 _EFFORTS = ("low", "medium", "high")
 """The levels of chat templates that have levels."""
 

@@ -101,6 +101,11 @@ class LocalEngines(ServerProvider):
 
     @property
     @override
+    def has_native(self) -> bool:
+        return self._launcher is None or self._launcher.has_native
+
+    @property
+    @override
     def converts_schemas(self) -> bool:
         return self._launcher is None or self._launcher.converts_schemas
 

@@ -182,6 +182,11 @@ class ServerProvider:
         return None
 
     @property
+    def has_native(self) -> bool:
+        """Whether a server is llama.cpp's own, with its routes and fields."""
+        return True
+
+    @property
     def converts_schemas(self) -> bool:
         """Whether a server takes JSON Schemas; else it takes grammars only."""
         return True

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.errors import Failure
 
 _TYPES = {
@@ -22,6 +23,16 @@ def llamacpp_error(failure: Failure) -> bytes:
         error["type"] = "exceed_context_size_error"
         error |= {"n_prompt_tokens": failure.prompt_tokens, "n_ctx": failure.context_length}
     return msgspec.json.encode({"error": error})
+
+
+def chat_error(failure: Failure) -> bytes:
+    """OpenAI's form, with the type of a prompt that is too long by which clients of llama.cpp know it."""
+    body = openai_error(failure)
+    if failure.code == "context_length_exceeded":
+        error = msgspec.json.decode(body)
+        error["error"]["type"] = "exceed_context_size_error"
+        return msgspec.json.encode(error)
+    return body
 
 
 def error_event(failure: Failure) -> bytes:

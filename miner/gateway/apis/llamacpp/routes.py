@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from miner.gateway.apis.llamacpp.completion import native_completion
-from miner.gateway.apis.llamacpp.errors import llamacpp_error
+from miner.gateway.apis.llamacpp.errors import chat_error, llamacpp_error
 from miner.gateway.apis.llamacpp.schema import (
     ApplyTemplateRequest,
     DetokenizeRequest,
@@ -17,6 +19,7 @@ from miner.gateway.apis.llamacpp.tools import health, lora_adapters, native, pro
 from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.rerank import rerank
+from miner.gateway.apis.openai.routes import OPENAI
 from miner.gateway.context import Handler, Route
 
 _JSON_OR_EVENTS = ("application/json", "text/event-stream")
@@ -38,6 +41,11 @@ def _post(path: str, summary: str, otherwise: Handler | None = None) -> Route:
 
 
 LLAMACPP = [
+    *(
+        replace(route, path="/chat/completions", errors=chat_error)
+        for route in OPENAI
+        if route.path == "/v1/chat/completions"
+    ),
     _generating("/completion", "/completion", "Complete a prompt, in llama.cpp's form"),
     _generating("/completions", "/completion", "The same; OpenAI's form is at /v1/completions", completions),
     _generating("/infill", "/infill", "Fill a gap between two texts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
 from miner.core.llms.contract.request import REASONING_LEVELS
 from miner.core.wire import LLMResponse
@@ -22,11 +23,13 @@ from miner.gateway.apis.openai.custom_tools import convert_choice, convert_histo
 from miner.gateway.apis.openai.legacy_functions import function_tools
 from miner.gateway.apis.openai.response import FINGERPRINT, SERVICE_TIER, chat_choice, usage_of_responses
 from miner.gateway.apis.openai.schema import ChatCompletionRequest
-from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream
+from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, ChatStream, timings_of, without_text
 from miner.gateway.body_structure import bounded
+from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
-from miner.gateway.request_body import decode
+from miner.gateway.generation import json_response
+from miner.gateway.request_body import decode, parse_body
 
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 _EFFORTS = ("none", *REASONING_LEVELS)
@@ -74,7 +77,7 @@ class OpenAIChat:
                     f"max_tokens {old} and max_completion_tokens {new} differ.", param="max_tokens",
                     hint="Send only one of them.",
                 )  # fmt: skip
-            arguments["max_tokens"] = new
+            arguments["max_tokens"] = new or 1
         tools, choice, parallel = request.tools, request.tool_choice, request.parallel_tool_calls
         if request.functions or request.function_call:
             tools, choice = function_tools(request, call.names)
@@ -84,7 +87,8 @@ class OpenAIChat:
             call.ignored.append("tools.cache_control")
         tools, call.options.custom_tools = convert_tools(tools, call)
         arguments |= tool_arguments(tools, convert_choice(choice), parallel, call.names)
-        arguments |= logprobs_argument(request.logprobs, request.top_logprobs)
+        if request.logprobs or not request.n_probs:
+            arguments |= logprobs_argument(request.logprobs, request.top_logprobs)
         reasoning = _reasoning(request, call)
         if reasoning is not None:
             arguments["reasoning"] = reasoning
@@ -93,6 +97,8 @@ class OpenAIChat:
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `chat.completion`."""
+        if call.options.prompt_only:
+            without_text(responses)
         choices = [chat_choice(response, index, call.options) for index, response in enumerate(responses)]
         return msgspec.json.encode(
             {
@@ -104,6 +110,7 @@ class OpenAIChat:
                 "usage": usage_of_responses(responses),
                 "service_tier": SERVICE_TIER,
                 "system_fingerprint": FINGERPRINT,
+                **timings_of(call.options, responses),
             }
         )
 
@@ -112,14 +119,31 @@ class OpenAIChat:
         return ChatStream(head, call.options)
 
 
+_DIALECT = OpenAIChat()
+
+
+async def chat_input_tokens(context: RequestContext) -> web.StreamResponse:
+    """Count the tokens that the prompt of a chat completion would have."""
+    call = await parse_body(context, _DIALECT.parse)
+    arguments = call.arguments[0]
+    await context.start_call(Call(arguments=[], model=call.model, names=call.names))
+    with call.names.translate_errors():
+        count = await context.gateway.service.count_tokens(
+            messages=arguments["messages"], model=call.model, tools=arguments.get("tools")
+        )
+    return json_response(
+        context, msgspec.json.encode({"object": "chat.completion.input_tokens", "input_tokens": count})
+    )
+
+
 def _names(request: ChatCompletionRequest) -> dict[str, str]:
     """The client's fields for the service's parameters, where they differ."""
     template = request.reasoning_effort is None and request.chat_template_kwargs
     return {
         **sampling_names(request),
         "reasoning": "chat_template_kwargs.enable_thinking" if template else "reasoning_effort",
-        "logprobs": "top_logprobs" if request.top_logprobs else "logprobs",
-        "max_tokens": "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens",
+        "logprobs": "top_logprobs" if request.top_logprobs else "logprobs" if request.logprobs else "n_probs",
+        **({} if request.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}),
     }
 
 

@@ -19,7 +19,7 @@ from miner.gateway.apis.openai.convert import (
 )
 from miner.gateway.apis.openai.response import FINGERPRINT, completion_choice, usage_of_responses
 from miner.gateway.apis.openai.schema import CompletionRequest
-from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, CompletionStream
+from miner.gateway.apis.openai.stream import HEARTBEAT, STREAM_TYPE, CompletionStream, timings_of, without_text
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
@@ -74,6 +74,8 @@ class OpenAICompletions:
 
     def response_body(self, call: Call, head: Head, responses: list[LLMResponse]) -> bytes:
         """A `text_completion`."""
+        if call.options.prompt_only:
+            without_text(responses)
         choices = [
             completion_choice(
                 index,
@@ -92,6 +94,7 @@ class OpenAICompletions:
                 "choices": choices,
                 "usage": usage_of_responses(responses, call.options.prompts),
                 "system_fingerprint": FINGERPRINT,
+                **timings_of(call.options, responses),
             }
         )
 

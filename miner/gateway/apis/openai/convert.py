@@ -52,6 +52,14 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
             raise InvalidRequestError("stream_options requires stream: true.", param="stream_options")
         if body.stream_options.continuous_usage_stats:
             arguments["continuous_usage"] = True
+    if body.max_tokens is None and body.n_predict is not None:
+        arguments["max_tokens"] = body.n_predict
+    if arguments.get("max_tokens") == 0:
+        arguments["max_tokens"] = 1  # the least that engines generate; it is not delivered
+    if body.n_probs:
+        arguments["logprobs"] = body.n_probs
+    if body.return_progress and body.stream:
+        arguments["progress"] = True
     if body.logit_bias is not None:
         bounded(body.logit_bias, "logit_bias")
     if (wanted := response_format(body)) is not None:
@@ -63,12 +71,19 @@ def choice_options(body: SamplingParams, prompts: int = 1) -> ChoiceOptions:
     """How the choices are written."""
     asked = body.stream_options or StreamOptions()
     continuous = asked.continuous_usage_stats
-    return ChoiceOptions(asked.include_usage or continuous, prompts, continuous_usage=continuous)
+    timings = bool(body.timings_per_token or body.return_progress)
+    limits = (getattr(body, "max_completion_tokens", None), body.max_tokens, body.n_predict)
+    return ChoiceOptions(
+        asked.include_usage or continuous, prompts, continuous_usage=continuous, timings=timings,
+        prompt_only=next((limit for limit in limits if limit is not None), None) == 0,
+    )  # fmt: skip
 
 
 def sampling_names(body: SamplingParams) -> dict[str, str]:
     """The client's fields for the service's parameters, where they differ."""
-    names = {"continuous_usage": "stream_options.continuous_usage_stats"}
+    names = {"continuous_usage": "stream_options.continuous_usage_stats", "progress": "return_progress"}
+    if body.max_tokens is None and body.n_predict is not None:
+        names["max_tokens"] = "n_predict"
     if body.repeat_penalty is None:
         names["repeat_penalty"] = "repetition_penalty"
     if (wanted := response_format(body)) is not None and (name := wanted[1]) != "response_format":

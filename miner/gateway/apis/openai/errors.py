@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from miner.gateway.errors import Failure
@@ -15,7 +17,9 @@ _TYPES = {
 def openai_error(failure: Failure) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
     kind = _TYPES.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
-    error = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
+    error: dict[str, Any] = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
+    if failure.context_length is not None:  # as llama.cpp's server has them
+        error |= {"n_prompt_tokens": failure.prompt_tokens, "n_ctx": failure.context_length}
     return msgspec.json.encode({"error": error})
 
 

@@ -1,4 +1,4 @@
-"""vLLM's fields for structured output, and the older ones that it has removed, as `response_format`."""
+"""vLLM's fields for structured output, the older ones that it has removed, and llama.cpp's, as `response_format`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def response_format(body: SamplingParams) -> tuple[dict[str, Any], str] | None:
         found.append(("response_format", "response_format", body.response_format))
     found += [(name, name.removeprefix("guided_"), getattr(body, name)) for name in _GUIDED]
     found += [(f"structured_outputs.{name}", name, value) for name, value in (body.structured_outputs or {}).items()]
+    found += [("grammar", "grammar", body.grammar or None), ("json_schema", "json", body.json_schema)]  # llama.cpp's
     found = [one for one in found if one[2] is not None and one[2] is not False]
     if len(found) > 1:
         names = ", ".join(name for name, _, _ in found)

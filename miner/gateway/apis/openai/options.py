@@ -18,5 +18,9 @@ class ChoiceOptions:
     """Whether the client knows functions, not tools."""
     custom_tools: set[str] = field(default_factory=set)
     """Names of tools whose input is a text."""
+    prompt_only: bool = False
+    """Whether nothing is to be generated (`max_tokens: 0`): the prompt is in the engine's cache then."""
+    timings: bool = False
+    """Whether the response has llama.cpp's `timings`."""
     continuous_usage: bool = False
     """Whether each event has the usage so far, as vLLM's `continuous_usage_stats`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from miner.gateway.apis.openai.audio import SpeechRequest, TranscriptionForm, audio
 from miner.gateway.apis.openai.batches import BatchRequest, batches_list, cancel_batch, create_batch, one_batch
-from miner.gateway.apis.openai.chat import OpenAIChat
+from miner.gateway.apis.openai.chat import OpenAIChat, chat_input_tokens
 from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.errors import openai_error
@@ -32,6 +32,10 @@ OPENAI = [
     Route(
         "POST", "/v1/chat/completions", generation_handler(OpenAIChat()), "key", openai_error,
         "Create a chat completion, streamed or not", ChatCompletionRequest, _JSON_OR_EVENTS,
+    ),
+    Route(
+        "POST", "/v1/chat/completions/input_tokens", chat_input_tokens, "key", openai_error,
+        "Count the tokens of a conversation", ChatCompletionRequest,
     ),
     Route(
         "POST", "/v1/completions", completions, "key", openai_error,

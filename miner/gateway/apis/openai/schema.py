@@ -59,6 +59,18 @@ class SamplingParams(CommonParams, kw_only=True, forbid_unknown_fields=True):
     guided_choice: Any = None
     guided_grammar: Any = None
 
+    grammar: str | None = None
+    """With the next five: llama.cpp's. A GBNF grammar, in the place of response_format."""
+    json_schema: Any = None
+    n_predict: int | None = None
+    """Alias of max_tokens."""
+    n_probs: int | None = None
+    """Alternatives of each token: log probabilities."""
+    return_progress: bool | None = None
+    """Whether a stream reports how much of the prompt is computed (`prompt_progress`)."""
+    timings_per_token: bool | None = None
+    """Whether the response has `timings`."""
+
 
 class ChatCompletionRequest(SamplingParams, kw_only=True, forbid_unknown_fields=True):
     """The body of `/v1/chat/completions`."""

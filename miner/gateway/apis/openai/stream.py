@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from miner.core.wire import LLMChunk, LLMResponse, TokenLogprob, TokenUsage
+from miner.core.wire import LLMChunk, LLMResponse, Timings, TokenLogprob, TokenUsage
 from miner.gateway.apis.openai.custom_tools import CustomCalls
 from miner.gateway.apis.openai.errors import error_event
 from miner.gateway.apis.openai.legacy_functions import function_call
+from miner.gateway.apis.openai.llamacpp_fields import PromptProgress, timings_object
 from miner.gateway.apis.openai.options import ChoiceOptions
 from miner.gateway.apis.openai.response import (
     FINGERPRINT,
@@ -28,6 +29,24 @@ STREAM_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": keep-alive\n\n"
 _encode = msgspec.json.encode
+
+
+def without_text(responses: list[LLMResponse]) -> None:
+    """Drop what was generated in responses that only compute the prompt."""
+    for response in responses:
+        response.content, response.finish_reason = "", "length"
+        response.reasoning = response.tool_calls = response.logprobs = None
+
+
+def _without_text(chunk: LLMChunk) -> None:
+    chunk.content = chunk.reasoning = chunk.tool_calls = chunk.logprobs = None
+    chunk.finish_reason = "length" if chunk.finish_reason is not None else None
+
+
+def timings_of(options: ChoiceOptions, responses: list[LLMResponse]) -> dict[str, Any]:
+    """`timings` of a response that is not streamed, where they are wanted and known."""
+    timings = timings_object(responses[0].usage, responses[0].timings) if len(responses) == 1 else None
+    return {"timings": timings} if options.timings and timings is not None else {}
 
 
 class _ChoiceStream:
@@ -49,6 +68,8 @@ class _ChoiceStream:
         self._usages: dict[int, TokenUsage] = {}
         """Usage of each choice: what it has cost so far, or in the end."""
         self._reasoned = False
+        self._timings: Timings | None = None
+        self._progress = PromptProgress()
         self._set_end(b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n")
 
     def _set_end(self, end: bytes) -> None:
@@ -69,10 +90,27 @@ class _ChoiceStream:
         if self._options.include_usage:
             usages = [self._usages.get(index) for index in range(len(responses))]
             usage = usage_of_choices(usages, self._options.prompts)
+        timings = self._timings_field()
+        if usage is None and timings:
+            return self._before + b"]" + timings + b"}\n\n" + DONE
         if usage is None:  # also where the engine sent none: no event is better than one of zeros
             return DONE
         described = _encode(usage_object(usage, reasoned=self._reasoned))
-        return self._before + b'],"usage":' + described + b"}\n\n" + DONE
+        return self._before + b'],"usage":' + described + timings + b"}\n\n" + DONE
+
+    def _timings_field(self) -> bytes:
+        """`timings`, where they are wanted and known."""
+        if not self._options.timings or len(self._usages) != 1:
+            return b""
+        timings = timings_object(next(iter(self._usages.values())), self._timings)
+        return b"" if timings is None else b',"timings":' + _encode(timings)
+
+    def _note(self, chunk: LLMChunk, choice: bytes, out: list[bytes]) -> None:
+        """Note the timings of a chunk, and write the progress that it reports."""
+        self._timings = chunk.timings or self._timings
+        report = self._progress.report(chunk.progress)
+        if report is not None:
+            out += (self._before, choice, b'],"prompt_progress":', _encode(report), b"}\n\n")
 
     def error(self, failure: Failure) -> bytes:
         """An error event; no `[DONE]` follows."""
@@ -100,11 +138,18 @@ class ChatStream(_ChoiceStream):
             self._count(batch[0], index)
         if index not in self._started:
             self._started.add(index)
-            out.append(self._event(index, {"role": "assistant", "content": "", "refusal": None}))
+            # llama.cpp's clients know the first event by its content, null.
+            start = {"role": "assistant", "content": None if self._options.timings else "", "refusal": None}
+            out.append(self._event(index, start))
         before = self._text_before
         for chunk in batch:
+            if self._options.prompt_only:
+                _without_text(chunk)
             if chunk.usage is not None or chunk.usage_so_far is not None:
                 self._count(chunk, index)
+            if self._options.timings:
+                choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":null}' % index
+                self._note(chunk, choice, out)
             content = chunk.content
             if (
                 content is not None
@@ -172,8 +217,13 @@ class CompletionStream(_ChoiceStream):
         if prompt is not None:
             out += (before, _encode(prompt), self._text_after)
         for chunk in batch:
+            if self._options.prompt_only:
+                _without_text(chunk)
             if chunk.usage is not None or chunk.usage_so_far is not None:
                 self._count(chunk, index)
+            if self._options.timings:
+                choice = b'{"index":%d,"text":"","logprobs":null,"finish_reason":null}' % index
+                self._note(chunk, choice, out)
             if chunk.content is not None and chunk.logprobs is None:
                 out += (before, _encode(chunk.content), self._text_after)
             elif chunk.logprobs is not None:

@@ -63,6 +63,17 @@ async def test_a_completion_streamed_and_not(tmp_path):
 
 
 @engine
+async def test_defaults_of_the_settings(tmp_path):
+    given = {"llamacpp_n_predict": 3, "llamacpp_temp": 0.0, "llamacpp_seed": 42}
+    async with service(tmp_path, **given) as backend, serving(backend) as served:
+        _, plain = await sent(served, "/completion", {"prompt": "one"})
+        _, other = await sent(served, "/completion", {"prompt": "one", "n_predict": 5, "seed": 1})
+    settings = plain["generation_settings"]
+    assert (plain["tokens_predicted"], settings["temperature"], settings["seed"]) == (3, 0.0, 42)
+    assert (other["tokens_predicted"], other["generation_settings"]["seed"]) == (5, 1)
+
+
+@engine
 async def test_several_prompts_are_several_requests(tmp_path):
     body = {"prompt": ["one", [3, 4, "two"], {"prompt_string": "three"}], "n_predict": 2}
     async with service(tmp_path) as backend, serving(backend) as served:
