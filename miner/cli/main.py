@@ -27,10 +27,13 @@ COMMANDS = {
     "models": ("miner.cli.commands.models", "list, show, pull and remove models"),
     "fit": ("miner.cli.commands.fit", "check whether a model fits into memory"),
     "serve": ("miner.cli.commands.serve", "serve a backend over the OpenAI, Ollama and Anthropic APIs"),
+    "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it"),
     "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway"),
     "vllm": ("miner.cli.commands.vllm", "print or run the command that starts a vLLM server"),
 }
 """Name -> module, line of help."""
+_PASSES_ON = ("launch",)
+"""Commands that start a program with the arguments after `--`."""
 
 _DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
 _EXAMPLES = f"""\
@@ -114,12 +117,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             f"Unknown command {typed!r}.",
             operator_hint=nearest(typed, COMMANDS) or f"{_commands()} See `miner --help`.",
         )
-    args, rest = parser.parse_known_args(arguments)
+    own, theirs = _split(arguments) if typed in _PASSES_ON else (arguments, [])
+    args, rest = parser.parse_known_args(own)
+    if theirs:
+        args.arguments = theirs
     if rest:
         raise unexpected(rest, subparsers.choices[args.command] if args.command else parser)
     if args.command is None:
         raise UsageError("No command given.", operator_hint=f"{_commands()} See `miner --help`.")
     return args
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before and after `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
 
 
 def _commands() -> str:

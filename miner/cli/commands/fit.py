@@ -24,8 +24,8 @@ examples:
 
 The numbers come from the model's header; nothing is loaded. Slots and context
 that no option sets are chosen from the free memory: up to 8 slots, fewer where
-a slot would have less than 32768 tokens of those that the model was trained for.
-Before each load the same estimate is compared with the free memory.
+a slot would have less than 32768 tokens that the model can do. Before each load
+the same estimate is compared with the free memory.
 
 exit status: 0 it fits, 1 it does not, 2 invalid usage or no such model
 """
