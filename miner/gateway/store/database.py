@@ -126,7 +126,7 @@ class Database:
         """Close it. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, self._close)
+            await asyncio.get_running_loop().run_in_executor(thread, self._close_all)
             thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[sqlite3.Connection, Instance], T]) -> T:
@@ -160,19 +160,19 @@ class Database:
         raise AssertionError("unreachable")
 
     def _opened(self) -> tuple[sqlite3.Connection, Instance]:
-        if self._connection is None or self._instance is None:
+        if self._instance is None or self._connection is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # SQLite gives its two other files the mode of this one.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            instance = Instance(self.path)
+            if self._instance is None:
+                self._instance = Instance(self.path)  # stays when the file has to be opened again
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
-                self._prepare(connection, instance)
+                self._prepare(connection, self._instance)
             except BaseException:
                 connection.close()
-                instance.close()
                 raise
-            self._connection, self._instance = connection, instance
+            self._connection = connection
         return self._connection, self._instance
 
     def _prepare(self, connection: sqlite3.Connection, instance: Instance) -> None:
@@ -202,10 +202,13 @@ class Database:
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        instance, self._instance = self._instance, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def _close_all(self) -> None:
+        self._close()
+        instance, self._instance = self._instance, None
         if instance is not None:
             instance.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,13 @@ class StoredResponse:
     def input_items(self) -> list[dict[str, Any]]:
         """The items of its own input."""
         return msgspec.json.decode(self.input)  # type: ignore[no-any-return]
+
+    def fail(self, message: str) -> None:
+        """Its generation ended, and nothing is left of it."""
+        response = self.object()
+        response["status"] = self.status = "failed"
+        response["error"] = {"code": "server_error", "message": message}
+        self.response, self.instance = msgspec.json.encode(response), None
 
     @property
     def finished(self) -> bool:
@@ -236,8 +243,10 @@ def _find(connection: sqlite3.Connection, owner: str, response_id: str, oldest: 
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM responses WHERE owner = ? AND id = ? AND used_at >= ?", (owner, response_id, oldest)
     ).fetchone()
-    if row is None:
-        return None
+    return None if row is None else _stored(row)
+
+
+def _stored(row: Sequence[Any]) -> StoredResponse:
     name, previous, status, background, instance, response, items, events = row
     return StoredResponse(name, previous, status, bool(background), response, items, instance, events)
 
@@ -254,19 +263,16 @@ def _not_found(asked: str, missing: str) -> InvalidRequestError:
 
 def _fail_orphans(connection: sqlite3.Connection, instance: Instance) -> None:
     """Responses whose process died have failed."""
-    rows = connection.execute(
-        "SELECT owner, id, instance, response FROM responses WHERE instance IS NOT NULL"
-    ).fetchall()
+    rows = connection.execute(f"SELECT owner, {_COLUMNS} FROM responses WHERE instance IS NOT NULL").fetchall()
     lives: dict[str, bool] = {}
-    for owner, response_id, other, raw in rows:
-        if other not in lives:
-            lives[other] = instance.lives(other)
-        if lives[other]:
-            continue
-        response = msgspec.json.decode(raw)
-        response["status"] = "failed"
-        response["error"] = {"code": "server_error", "message": "The server stopped before this response was complete."}
-        connection.execute(
-            "UPDATE responses SET status = 'failed', instance = NULL, response = ? WHERE owner = ? AND id = ?",
-            (msgspec.json.encode(response), owner, response_id),
-        )
+    for owner, *row in rows:
+        stored = _stored(row)
+        assert stored.instance is not None
+        if stored.instance not in lives:
+            lives[stored.instance] = instance.lives(stored.instance)
+        if not lives[stored.instance]:
+            stored.fail("The server stopped before this response was complete.")
+            connection.execute(
+                "UPDATE responses SET status = ?, instance = NULL, response = ? WHERE owner = ? AND id = ?",
+                (stored.status, stored.response, owner, stored.id),
+            )

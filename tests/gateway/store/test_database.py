@@ -118,8 +118,8 @@ async def test_a_file_of_a_newer_version_is_left_alone(tmp_path):
     with pytest.raises(StorageError) as caught:
         await store.read(texts)
     assert "newer" in caught.value.operator_hint
-    assert [file.name for file in tmp_path.iterdir()] == ["store.db"]
     await store.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["store.db"]
 
 
 async def test_two_processes_may_use_one_file(tmp_path):

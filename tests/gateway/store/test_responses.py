@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from miner.errors import InvalidRequestError
-from miner.gateway.store.database import Database
+from miner.gateway.store.database import Database, StorageError
 from miner.gateway.store.responses import ResponseStore, StoredResponse
 
 
@@ -111,6 +111,15 @@ async def test_what_a_dead_process_left_has_failed_and_a_living_ones_has_not(tmp
     assert (await store.find("o", "living")).status == "in_progress"
     await living.close()
     await third.close()
+
+
+async def test_what_runs_here_goes_on_when_the_file_is_opened_again(tmp_path):
+    database, store = stores(tmp_path / "store.db")
+    await store.save("o", response("r", status="in_progress", instance=await store.instance()))
+    with pytest.raises(StorageError):
+        await database.write(lambda connection: connection.execute("no such statement"))
+    assert (await store.find("o", "r")).status == "in_progress"
+    await database.close()
 
 
 async def test_an_update_changes_only_what_is_unfinished(tmp_path):

@@ -27,6 +27,8 @@ from miner.gateway.store.responses import ResponseStore, StoredResponse
 
 logger = logging.getLogger("miner.gateway")
 
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between attempts to store the end of a response."""
 _SEPARATOR = b"\n\n"
 
 
@@ -174,8 +176,13 @@ class BackgroundRun:
             found.status, found.response, found.instance, found.events = status, stored.response, None, events
             return found
 
-        with suppress(StorageError):  # logged; whoever polls sees it as failed after the next start
-            await self._store.update(self._owner, self.id, change)
+        for pause in (*_PAUSES, None):
+            try:
+                await self._store.update(self._owner, self.id, change)
+                return
+            except StorageError:  # logged; whoever polls sees it as failed, if it never succeeds
+                if pause is not None:
+                    await asyncio.sleep(pause)
 
     def _stored(self, status: str, response: bytes, instance: str | None) -> StoredResponse:
         request = self._call.options.request

@@ -21,8 +21,9 @@ _PROMPT = (
     "done with which results, names, paths and figures that are needed, and what remains to be done. Write only the "
     "summary."
 )
-_LONGEST = 2048
-"""Tokens of a summary."""
+_SHORTEST, _LONGEST = 128, 2048
+"""Tokens of a summary at most: half of what it stands for, within these."""
+_CHARACTERS_PER_TOKEN = 4
 
 
 class _Compaction(OpenAIResponses):
@@ -56,7 +57,8 @@ async def summarize(context: RequestContext, call: Call) -> web.StreamResponse:
     arguments = call.arguments[0]
     for name in ("tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs"):
         arguments.pop(name, None)
-    arguments["max_tokens"] = _LONGEST
+    characters = sum(len(str(message.get("content") or "")) for message in arguments["messages"])
+    arguments["max_tokens"] = min(max(_SHORTEST, characters // _CHARACTERS_PER_TOKEN // 2), _LONGEST)
     arguments["messages"].append({"role": "user", "content": _PROMPT})
     call.stream = False
     return await send_reply(context, COMPACTION, call)

@@ -33,7 +33,13 @@ async def found(context: RequestContext, response_id: str) -> StoredResponse:
     Raises:
         RefusedError: 404, this client has stored none.
     """
-    stored = await store_of(context).find(context.caller.partition, response_id)
+    store, owner = store_of(context), context.caller.partition
+    stored = await store.find(owner, response_id)
+    if stored is not None and not stored.finished and (owner, response_id) not in context.gateway.runs:
+        # It ended after it was read, another process generates it, or its end could not be stored.
+        stored = await store.find(owner, response_id)
+        if stored is not None and not stored.finished and stored.instance == await store.instance():
+            stored.fail("The response could not be stored.")
     if stored is None:
         raise not_found(response_id)
     return stored

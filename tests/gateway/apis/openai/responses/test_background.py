@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.gateway.apis.openai.responses import background
 from tests.gateway.apis.openai.responses.validation import check_events, check_response
 from tests.gateway.serving import config, serving, vllm
 from tests.servers import faults
@@ -187,6 +188,22 @@ async def test_a_server_that_stops_leaves_none_in_progress():
         async with serving(vllm(engine)) as served, client(served) as api:
             failed = await api.responses.retrieve(begun.id)
             assert (failed.status, failed.error.message) == ("failed", "The server is shutting down.")
+
+
+@pytest.mark.parametrize(("pauses", "status"), [((), "failed"), ((0.01,), "completed")])
+async def test_one_whose_end_cannot_be_stored_is_not_in_progress_for_ever(monkeypatch, pauses, status):
+    monkeypatch.setattr(background, "_PAUSES", pauses)
+    release = asyncio.Event()
+    async with StubServer(reply=waiting(release)) as engine, serving(vllm(engine)) as served, client(served) as api:
+        begun = await api.responses.create(model="m", input="Hi", background=True)
+        await until(requested(engine))
+        database = served.gateway.database
+        await database.read(lambda connection: connection.execute("PRAGMA query_only = ON").fetchall())
+        release.set()
+        await until(idle(served))
+        final = await ended(api, begun.id)
+    assert final.status == status
+    assert status == "completed" or final.error.message == "The response could not be stored."
 
 
 async def test_it_counts_against_the_limits_of_its_client_until_its_end():
