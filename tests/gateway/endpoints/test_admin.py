@@ -175,8 +175,25 @@ async def test_ollamas_client_pulls_from_the_hub(hub, tmp_path):
         with pytest.raises(ollama.ResponseError) as caught:
             await api.pull("owner/nothing-GGUF")
         assert caught.value.status_code == 404
-        with pytest.raises(ollama.ResponseError, match="insecure"):
-            await api.pull("owner/model-GGUF", insecure=True)
+        assert (await api.pull("owner/model-GGUF", insecure=True)).status == "success"
+
+
+async def test_what_was_pulled_may_be_deleted_and_what_was_there_may_not(hub, tmp_path):
+    service = LlamaCppService(config(models_dir=str(tmp_path), hf_endpoint=hub.endpoint))
+    name = "owner/model-GGUF/m-Q4_K_M"
+    async with serving(service) as served, ollama.AsyncClient(served.url) as api:
+        made = [step.status async for step in await api.create("mine", from_="hf.co/owner/model-GGUF", stream=True)]
+        assert [made[0], made[-1]] == ["pulling manifest", "success"]
+        with pytest.raises(ollama.ResponseError, match="mine is made of it"):
+            await api.delete(name)
+        await api.delete("mine")
+        assert (await api.delete(name)).status == "success"
+        assert not list(tmp_path.glob("owner/**/*.gguf"))
+        (tmp_path / "owner/model-GGUF").mkdir(parents=True)
+        (tmp_path / "owner/model-GGUF/m-Q4_K_M.gguf").write_bytes(make_gguf(data=b"\1" * 4096))
+        await api.pull("owner/model-GGUF")  # finds it there
+        with pytest.raises(ollama.ResponseError, match="was not created, copied or pulled here"):
+            await api.delete(name)
 
 
 async def test_ollamas_own_pull_goes_through_line_by_line():

@@ -491,8 +491,6 @@ async def test_pulls_that_cannot_be(hub, tmp_path):
         for name, kind in (("owner/nothing-GGUF", ModelNotFoundError), ("llama3", InvalidRequestError)):
             with pytest.raises(kind):
                 [event async for event in service.pull_model(name)]
-        with pytest.raises(UnsupportedFeatureError, match="insecure"):
-            service.pull_model("owner/model-GGUF", insecure=True)
 
 
 async def test_a_pull_that_is_left_stops():
