@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +51,16 @@ class LocalStore(ModelStore):
         if self.settings.model_path:
             own = resolve(None, model_path=self.settings.model_path, models=models)
             found = [own, *(item for item in found if item.path != own.path)]
-        return [*(self._row(item, memory) for item in found), *self._created_rows()]
+        return [*(self._row(item, memory) for item in found), *self._created_rows(memory)]
 
-    def _created_rows(self) -> list[Row]:
+    def _created_rows(self, memory: Memory) -> list[Row]:
         rows = []
         for recipe in self._created.all().values():
             try:
-                model = find_model(recipe.name, self.settings)
+                row = self._row(find_model(recipe.name, self.settings).files, memory)
             except MinerError as error:
-                rows.append(Row(recipe.name, 0, source="created", problem=error.message))
-                continue
-            facts = model.facts
-            rows.append(
-                Row(
-                    recipe.name,
-                    0 if recipe.blob is None else model.files.size,
-                    quantization=facts.quantization,
-                    parameters=facts.parameters,
-                    context_length=facts.context_length,
-                    source="created",
-                )
-            )
+                row = Row(recipe.name, 0, problem=error.message)
+            rows.append(replace(row, name=recipe.name, source="created"))
         return rows
 
     def _row(self, files: LocatedModel, memory: Memory) -> Row:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from miner.cli import main
+from miner.core.models.created import CreatedModels, Recipe
 from tests.core.models.conftest import make_gguf
 from tests.core.models.hub_server import FakeHub, start
 from tests.servers.replay import ReplayServer
@@ -82,6 +83,26 @@ def test_list(miner, add, directory):
     assert lines[3].split()[-5:] == ["Q8_0", "32", "2048", "yes", "directory"]
     assert lines[4].split() == ["demo", "93.8", "MiB", "Q4_1", "135", "M", "8192", "yes", "demo"]
     assert lines[0].index("QUANT") == lines[4].index("Q4_1") == lines[3].rindex("Q8_0")
+
+
+def test_created_models_are_listed_shown_and_removed(miner, add, directory):
+    add("m", {"llama.context_length": 2048})
+    CreatedModels(directory).save(Recipe(name="Pirate", base="m", parent="m", system="You are a pirate."))
+    CreatedModels(directory).save(Recipe(name="orphan", base="gone"))
+    _, out, _ = miner("list", "--json")
+    listed = {row["name"]: row for row in json.loads(out)["models"]}
+    assert (listed["Pirate"]["source"], listed["Pirate"]["context_length"]) == ("created", 2048)
+    assert "gone" in listed["orphan"]["problem"]
+    _, out, _ = miner("show", "pirate")
+    assert "created from" in out
+    assert "You are a pirate." in out
+    assert miner("path", "pirate:latest")[1].strip() == str(directory / "m.gguf")
+    status, _, err = miner("rm", "m")
+    assert status == 2
+    assert "Pirate was created from" in err
+    assert miner("rm", "PIRATE")[0] == 0
+    assert miner("rm", "m")[0] == 0
+    assert not (directory / "m.gguf").exists()
 
 
 def test_list_says_which_links_are_left_out(miner, add, directory, tmp_path):

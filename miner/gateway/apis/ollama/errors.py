@@ -19,7 +19,7 @@ def ollama_error(failure: Failure) -> bytes:
     elif failure.code == "model_not_found" and failure.model:
         name = shortened(failure.model)
         more = _MISSING.sub("", text).strip()
-        text = f"model '{name}' not found" + (f": {more}" if more else "")
+        text = f"model '{name}' not found" + (f". {more}" if more else "")
     elif failure.code == "model_not_found":
         text = f"model not found: {text}"
     return msgspec.json.encode({"error": text})
