@@ -23,7 +23,7 @@ from miner.core.engine.launchers import clean_environment
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.sampling import TOP_K_CAP
 from miner.core.llms.llamacpp.dialect import NEUTRAL
-from miner.core.llms.llamacpp.models import find_model, spec_of
+from miner.core.llms.llamacpp.models import find_model, longest_context, spec_of
 from miner.core.llms.llm_llamacpp import LlamaCppService
 
 __all__ = ["Ask", "Bare", "Wave", "bare_server", "service_of", "settings_of", "spec_for", "wave"]
@@ -93,7 +93,9 @@ def settings_of(**settings: Any) -> MinerConfig:
 
 def spec_for(settings: MinerConfig) -> EngineSpec:
     """The engine that the service starts with these settings."""
-    return spec_of(find_model(None, settings), settings, parallel=8)
+    model = find_model(None, settings)
+    ctx_size = longest_context(model.header, settings)
+    return spec_of(model, settings, ctx_size=ctx_size, parallel=settings.llamacpp_parallel or 8)
 
 
 def service_of(service: LlamaCppService) -> Ask:
@@ -151,11 +153,12 @@ class Bare:
 
 
 @asynccontextmanager
-async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> AsyncIterator[str]:
+async def bare_server(spec: EngineSpec, *, own_environment: bool = False, **more: Any) -> AsyncIterator[str]:
     """Address of the engine's own server, started with the same arguments as the service's engine.
 
     Args:
         own_environment: leave out what miner's launcher sets (GOMP_SPINCOUNT), which matters on a busy machine only.
+        more: other parameters of the engine.
     """
     arguments = xllamacpp_arguments(spec)
     assert not arguments["constants"] or set(arguments["constants"]) <= {
@@ -163,7 +166,7 @@ async def bare_server(spec: EngineSpec, *, own_environment: bool = False) -> Asy
         "cache_type_k",
         "cache_type_v",
     }
-    values = json.dumps({**arguments["values"], "fit_params": False})
+    values = json.dumps({**arguments["values"], "fit_params": False, **more})
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(__file__).with_name("bare_engine.py")), values,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ call as JSON between `<tool_call>`, its result between `<tool_response>`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from typing import Any, Final
@@ -56,19 +57,24 @@ def calls_as_text(messages: list[Message]) -> list[Message]:
             continue
         after_result = False
         if message.tool_calls:
-            written = [message.text(), *map(_written, message.tool_calls)]
+            written = [message.text().removesuffix("\n"), *map(_written, message.tool_calls)]
             message = replace(message, content="\n".join(text for text in written if text), tool_calls=None)
         out.append(message)
     return out
 
 
 def _written(call: ToolCall) -> str:
-    """A call as the model would write it; arguments that are no JSON as it wrote them."""
+    """A call as the model wrote it, as far as that is known: what is the same as it was is not read again.
+
+    Clients that parse the arguments return them without spaces; the description's form, which models follow, has some.
+    """
     function = call["function"]
-    arguments = function.get("arguments") or "{}"
-    with suppress(msgspec.DecodeError, RecursionError):
-        arguments = msgspec.json.encode(msgspec.json.decode(arguments)).decode()
-    return f'{_OPEN}\n{{"name":{msgspec.json.encode(function["name"]).decode()},"arguments":{arguments}}}\n{_CLOSE}'
+    name, arguments = json.dumps(function["name"], ensure_ascii=False), function.get("arguments") or "{}"
+    with suppress(ValueError, RecursionError):
+        value = json.loads(arguments)
+        if arguments == msgspec.json.encode(value).decode():
+            arguments = json.dumps(value, ensure_ascii=False)
+    return f'{_OPEN}\n{{"name": {name}, "arguments": {arguments}}}\n{_CLOSE}'
 
 
 async def calls_in_text(batches: AsyncIterator[list[LLMChunk]], names: Collection[str]) -> Batches:

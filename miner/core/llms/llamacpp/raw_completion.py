@@ -176,6 +176,8 @@ def _add_spent(chunk: LLMChunk, spent: int) -> None:
     if usage is not None and spent:
         usage.prompt_tokens -= spent
         usage.completion_tokens += spent
+        if usage.cached_tokens is not None:
+            usage.cached_tokens = min(usage.cached_tokens, usage.prompt_tokens)
 
 
 def _rest_of_call(raw: str, begun: str) -> str | None:

@@ -82,8 +82,32 @@ def test_the_model_is_told_of_tools_calls_and_results():
     assert second.content == "Go."
     assert third.content.startswith("Well.\n<tool_call>")
     assert third.tool_calls is None
-    assert '"arguments":{"n":2}' in third.content
+    assert '"arguments": {"n": 2}' in third.content
     assert fourth.role == "user"
     assert fourth.content.count("<tool_response>") == 2
     (alone, _) = tools_as_text(checked_messages(given[1:2]), [TOOL])
     assert alone.role == "system"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALL,
+        f"I look.\n{CALL}",
+        f"{CALL}\n{CALL}",
+        '<tool_call>\n{"name": "f", "arguments": {"path": "größe.py", "all": true, "x": null}}\n</tool_call>',
+        '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>',
+    ],
+)
+@pytest.mark.parametrize("parsed", [False, True])
+async def test_a_reply_with_calls_that_is_sent_back_is_the_text_that_was_generated(text, parsed):
+    """Else the engine would read it again, and all that follows."""
+    reply = await read(*text)
+    calls = [dict(call) for call in reply.tool_calls]
+    if parsed:  # Anthropic's and Ollama's clients return arguments as JSON values
+        for call in calls:
+            arguments = json.dumps(json.loads(call["function"]["arguments"]), separators=(",", ":"), ensure_ascii=False)
+            call["function"] = {**call["function"], "arguments": arguments}
+    back = {"role": "assistant", "content": reply.content or None, "tool_calls": calls}
+    (message,) = calls_as_text(checked_messages([back]))
+    assert message.content == text

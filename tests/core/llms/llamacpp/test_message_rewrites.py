@@ -139,3 +139,18 @@ def test_parts_of_text_are_one_text_and_images_stay():
     assert [m.content if isinstance(m.content, str) else len(m.content) for m in flat] == ["a\nb", "a\nb", 3]
     plain = checked_messages([U1])
     assert join_text_parts(plain) is plain
+
+
+@pytest.mark.parametrize("restrictions", [(), ("later_system",), ("later_system", "same_role"), RESTRICTIONS])
+def test_system_messages_after_results_leave_what_is_before_them_as_it_was(restrictions):
+    """Claude Code adds one with the tokens that are left after every result: each turn begins with the last one."""
+    turns = [system("s"), user("u")]
+    before = None
+    for number in range(4):
+        turns += [calls(f"abcdefgh{number}"), result(f"abcdefgh{number}"), system(f"{9 - number} tokens left")]
+        sent = rewrite(checked_messages(turns), restrictions)
+        texts = [message.content for message in sent if message.content]
+        assert [text for text in texts if "tokens left" in text][-1].endswith(f"{9 - number} tokens left")
+        if before is not None:
+            assert sent[: len(before)] == before
+        before = sent
