@@ -68,7 +68,9 @@ def _response_format(output_format: dict[str, Any]) -> dict[str, Any]:
 
 
 def reasoning_argument(request: AnthropicCountTokensRequest, call: Call) -> bool | str | None:
-    """The service's `reasoning` for `thinking` and `effort`; None (no `thinking`, or `adaptive`): the model decides."""
+    """The service's `reasoning` for `thinking` and `effort`; None (no `thinking`, `adaptive` or `between_tools`): the
+    model decides.
+    """
     thinking = request.thinking
     effort = request.output_config.effort if request.output_config is not None else None
     if thinking is not None:
@@ -114,7 +116,7 @@ def convert_messages(request: AnthropicCountTokensRequest, call: Call) -> list[d
 
 def _first_image(message: AnthropicMessage, where: str) -> str:
     """The place of a message's first image."""
-    for place, block in enumerate(message.content):
+    for place, block in enumerate(message.content or ()):
         if isinstance(block, ImageBlock):
             return f"{where}.content[{place}].image"
         if isinstance(block, ToolResultBlock) and isinstance(block.content, list):
@@ -126,6 +128,10 @@ def _first_image(message: AnthropicMessage, where: str) -> str:
 
 def _convert_message(message: AnthropicMessage, where: str, call: Call) -> list[dict[str, Any]]:
     """One message, or several: each tool result is a message of its own."""
+    if message.content is None:
+        if message.role == "system":
+            return []
+        raise InvalidRequestError(f"Missing required parameter: {where!r}.", param=where)
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     if message.role == "assistant":

@@ -83,6 +83,7 @@ class ToolResultBlock(_Block, tag="tool_result"):
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock | DocumentBlock | ForeignBlock] | None = None
     is_error: bool | None = None
+    toolset_name: str | None = None
 
 
 class ForeignBlock(_Block, tag="miner_foreign_block"):
@@ -103,7 +104,8 @@ class AnthropicMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     """One message: a string or content blocks."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | list[Block] | None = None
+    """Only a system message may have none: it sets something for Anthropic's own server then."""
 
 
 class AnthropicTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -125,7 +127,7 @@ class AnthropicTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Thinking(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether the model reasons first."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = None
     display: str | None = None
 
