@@ -60,8 +60,8 @@ def reasoning_item(name: str, text: str, status: str = "completed", *, encrypted
         "content": [{"type": "reasoning_text", "text": text}] if text else [],
         "status": status,
     }
-    if encrypted:
-        item["encrypted_content"] = sealed(text) if text else None
+    if encrypted and text:
+        item["encrypted_content"] = sealed(text)
     return item
 
 
