@@ -82,7 +82,7 @@ class BatchRunner:
 
     async def run(self) -> None:
         """Run batches, forever."""
-        if not self.store.database.path.exists():
+        if not await asyncio.to_thread(self.store.database.path.exists):
             await self._changed.wait()
         try:
             while True:

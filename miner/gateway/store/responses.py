@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from miner.errors import InvalidRequestError
+from miner.gateway.errors import RefusedError
 from miner.gateway.store.database import Database
 from miner.gateway.store.instance import Instance
 
@@ -170,7 +171,8 @@ class ResponseStore:
 
         Raises:
             StorageError: the database cannot be used.
-            InvalidRequestError: one of them is not there, or they are too large.
+            RefusedError: 400, one of them is not there.
+            InvalidRequestError: they are too large.
         """
         oldest = time.time() - self._age
 
@@ -251,13 +253,14 @@ def _stored(row: Sequence[Any]) -> StoredResponse:
     return StoredResponse(name, previous, status, bool(background), response, items, instance, events)
 
 
-def _not_found(asked: str, missing: str) -> InvalidRequestError:
+def _not_found(asked: str, missing: str) -> RefusedError:
     if asked == missing:
         message = f"Previous response with id {asked!r} not found."
     else:
         message = f"Previous response with id {asked!r} continues {missing!r}, which was deleted or has expired."
-    return InvalidRequestError(
-        message, param="previous_response_id", hint="Send the conversation as input instead.",
+    return RefusedError(
+        400, "previous_response_not_found", message, param="previous_response_id",
+        hint="Send the conversation as input instead.",
     )  # fmt: skip
 
 

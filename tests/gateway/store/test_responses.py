@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from miner.errors import InvalidRequestError
+from miner.gateway.errors import RefusedError
 from miner.gateway.store.database import Database, StorageError
 from miner.gateway.store.responses import ResponseStore, StoredResponse
 
@@ -34,7 +35,7 @@ async def test_an_owner_finds_only_its_own(tmp_path):
     assert await store.delete("one", "r") is not None
     assert await store.find("one", "r") is None
     assert await store.find("other", "r") is not None
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(RefusedError):
         await store.chain("one", "r", 1000)
     await database.close()
 
@@ -48,7 +49,7 @@ async def test_a_chain_is_in_order_and_says_what_is_missing(tmp_path):
         await store.chain("o", "r3", 20)
     assert caught.value.param == "previous_response_id"
     await store.delete("o", "r1")
-    with pytest.raises(InvalidRequestError, match="'r3' continues 'r1'"):
+    with pytest.raises(RefusedError, match="'r3' continues 'r1'"):
         await store.chain("o", "r3", 1000)
     await database.close()
 

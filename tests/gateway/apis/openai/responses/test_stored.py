@@ -101,6 +101,7 @@ async def test_a_response_is_read_listed_and_deleted():
         with pytest.raises(openai.BadRequestError, match="deleted") as caught:
             await api.responses.create(model="m", input="x", previous_response_id=second.id)
         assert caught.value.param == "previous_response_id"
+        assert caught.value.code == "previous_response_not_found"
         with pytest.raises(openai.BadRequestError, match="background"):
             await api.responses.cancel(second.id)
 
