@@ -184,7 +184,9 @@ class VLLMService(OpenAIService):
             body["structured_outputs"] = {output.kind: body.pop(output.kind)}
         if request.echo:
             body["echo"] = True
-        if (request.continuous_usage or request.prompt_usage) and "stream_options" in body:
+        # Another server may refuse the field, which the client has not asked for.
+        counts_prompt = request.prompt_usage and info is not None and info.owned_by == "vllm"
+        if (request.continuous_usage or counts_prompt) and "stream_options" in body:
             body["stream_options"]["continuous_usage_stats"] = True
         if request.reasoning is not None:
             body["reasoning_effort"] = _effort(request.reasoning)

@@ -118,10 +118,14 @@ async def test_vllm_tells_the_prompts_tokens_with_its_first_event():
         details = {"prompt_tokens_details": {"cached_tokens": 16}}
         return [*counted, {**usage_chunk(21, 3), "usage": usage(21, 3) | details}]
 
-    async with StubServer(reply=reply) as engine, serving(vllm(engine)) as served:
+    async with StubServer(reply=reply, owner="vllm") as engine, serving(vllm(engine)) as served:
         told = await events(served, {"model": "m"})
     assert told[0].message.usage.input_tokens == 21
     assert (told[-2].usage.input_tokens, told[-2].usage.cache_read_input_tokens) == (5, 16)
+    async with StubServer(owner="another server") as engine, serving(vllm(engine)) as served:
+        told = await events(served, {"model": "m"})
+        assert engine.bodies[-1]["stream_options"] == {"include_usage": True}
+    assert told[0].message.usage.input_tokens > 0
 
 
 async def test_a_backend_that_counts_nothing():
