@@ -147,7 +147,7 @@ class RequestContext:
         """Address of the client: of the connection, or behind a trusted proxy what that forwards."""
         self.started_at = asyncio.get_running_loop().time()
         self.body_size = 0
-        """Bytes of the body that were read."""
+        """Bytes of the body that were read, and of what was stored before and belongs to it."""
         self.body_reserved = 0
         """Bytes of those that count against the budget of all bodies."""
         self.caller: Caller = NOBODY
@@ -294,6 +294,15 @@ class RequestContext:
             # It has been sent and logged. Its frames are such a circle too.
             self.error = self.error.with_traceback(None)
             self.error.__context__ = None
+
+    def count_stored(self, size: int) -> None:
+        """Count what the body refers to like the body itself.
+
+        Raises:
+            RefusedError: 503, there is no room for it.
+        """
+        self.body_size += size
+        self.body_reserved = self.gateway.bodies.grow(self.body_reserved, self.body_size)
 
     def detach(self) -> RequestContext:
         """A context for work that goes on when the response is complete. It takes over what the request has reserved,

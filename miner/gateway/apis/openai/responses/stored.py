@@ -68,6 +68,7 @@ async def earlier_items(context: RequestContext, request: ResponseRequest) -> li
                 f"Response {request.previous_response_id!r} is not complete yet.", param="previous_response_id",
                 hint="Wait until its status is completed.",
             )  # fmt: skip
+        context.count_stored(sum(len(stored.response) + len(stored.input) for stored in chain))
         for stored in chain:
             earlier += conversation(stored)
     if isinstance(request.input, list):

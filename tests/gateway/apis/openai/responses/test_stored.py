@@ -10,8 +10,9 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import CompactedResponse
 
+from miner.core.llms.llm_llamacpp import LlamaCppService
 from tests.gateway.apis.openai.responses.validation import check_response
-from tests.gateway.serving import post, serving, vllm
+from tests.gateway.serving import config, post, serving, vllm
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk
 
@@ -185,6 +186,21 @@ async def test_a_disk_that_fails_costs_the_storing_and_not_the_reply(stream, tmp
             assert caught.value.status_code == 503
 
 
+async def test_what_is_continued_counts_like_what_is_sent():
+    limits = {"serve_max_body": 400_000, "serve_body_budget": 400_000}
+    async with StubServer() as engine, serving(vllm(engine), **limits) as served, client(served) as api:
+        first = await api.responses.create(model="m", input="x" * 250_000)
+        second = await api.responses.create(model="m", input="Go on", previous_response_id=first.id)
+        third = await api.responses.create(model="m", input="x" * 100_000, previous_response_id=second.id)
+        with pytest.raises(openai.InternalServerError, match="large"):
+            await api.responses.create(model="m", input="x" * 300_000, previous_response_id=second.id)
+        fourth = await api.responses.create(model="m", input="x" * 50_000, previous_response_id=third.id)
+        with pytest.raises(openai.BadRequestError, match="too large") as caught:
+            await api.responses.create(model="m", input="x", previous_response_id=fourth.id)
+        assert caught.value.param == "previous_response_id"
+        assert served.gateway.bodies.used == 0
+
+
 async def test_many_at_once():
     async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
         made = await asyncio.gather(*(api.responses.create(model="m", input=f"Number {at}") for at in range(40)))
@@ -239,3 +255,27 @@ async def test_a_wrong_input_is_refused():
         for body, named in (({}, "input"), ({"input": []}, "input"), ({"input": [{"id": 5}]}, "input[0].id")):
             async with post(served, {"model": "m", **body}, "/v1/responses") as answer:
                 assert (answer.status, (await answer.json())["error"]["param"]) == (400, named)
+
+
+@pytest.mark.engine
+async def test_a_real_engine_goes_on_where_it_was():
+    service = LlamaCppService(config(default_model="demo"))
+    custom = {"type": "custom", "name": "note", "description": "Write a note."}
+    async with serving(service) as served, client(served) as api:
+        first = await api.responses.create(
+            model="demo", input="Note that it rains.", tools=[custom], tool_choice={"type": "custom", "name": "note"},
+            temperature=0, max_output_tokens=200,
+        )  # fmt: skip
+        call = first.output[-1]
+        assert (call.type, call.name) == ("custom_tool_call", "note")
+        output = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Noted."}
+        second = await api.responses.create(
+            model="demo", input=[output], previous_response_id=first.id, tools=[custom], max_output_tokens=8
+        )
+        items = [item async for item in api.responses.input_items.list(second.id, order="asc")]
+        third = await api.responses.create(
+            model="demo", input="Go on.", previous_response_id=second.id, tools=[custom], max_output_tokens=4
+        )
+    assert [item.type for item in items] == ["message", *(item.type for item in first.output), output["type"]]
+    assert third.usage.input_tokens > second.usage.input_tokens > first.usage.input_tokens
+    assert third.usage.input_tokens_details.cached_tokens > second.usage.input_tokens // 2
