@@ -39,13 +39,13 @@ _OFF = {
 _IMAGES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
 
 
-def required_model(name: str) -> str:
+def required_model(name: str | None) -> str:
     """The model's name.
 
     Raises:
         InvalidRequestError: it is empty.
     """
-    if not name.strip():
+    if not name or not name.strip():
         raise InvalidRequestError("model is required.", param="model")
     return name
 

@@ -66,7 +66,7 @@ class _OllamaDialect(Generic[R]):
     def convert(self, request: R, foreign: dict[str, Any]) -> Call:
         """The request as the service takes it; `foreign` are the fields that it does not know."""
         stream = request.stream is not False
-        call = Call([], request.model, stream, names=FieldNames(NAMES), options=Reply(request.model))
+        call = Call([], request.model, stream, names=FieldNames(NAMES), options=Reply(request.model or ""))
         call.foreign, call.fields = foreign, type(request).__struct_fields__
         for name in foreign.keys() & _OPTIONS:  # Ollama does not read them there
             del foreign[name]
@@ -102,7 +102,7 @@ class _OllamaDialect(Generic[R]):
         foreign: dict[str, Any] = {}
         request = await decode_body(context, self.decoder, foreign)
         if self.is_empty(request):
-            return await load(context, request, self.kind)
+            return await load(context, request, self.kind, foreign)
         call = await off_loop(context, self.convert, request, foreign)
         drop_raw(call, context.gateway.service.capabilities)
         await apply_model(context, call, request.options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from aiohttp import web
 
@@ -55,11 +57,13 @@ async def apply_model(context: RequestContext, call: Call, options: OllamaOption
         call.ignored.append("options.num_ctx")
 
 
-async def load(context: RequestContext, request: OllamaGenerationParams, kind: Kind) -> web.StreamResponse:
+async def load(
+    context: RequestContext, request: OllamaGenerationParams, kind: Kind, foreign: dict[str, Any]
+) -> web.StreamResponse:
     """Respond to a request without a prompt: load the model, or with `keep_alive` 0 (also "0", "0s") unload it."""
     service = context.gateway.service
     name = await full_name(context, required_model(request.model))
-    await context.start_call(Call(arguments=[], model=name))
+    await context.start_call(Call([], name, foreign=foreign, fields=type(request).__struct_fields__))
     keep_alive = request.keep_alive
     if request.think:
         info = await service.resolve_model(name)

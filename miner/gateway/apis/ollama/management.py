@@ -11,6 +11,7 @@ from aiohttp import web
 
 from miner.core.model_card import ModelRecipe
 from miner.errors import InvalidRequestError, ModelNotFoundError, UnsupportedFeatureError
+from miner.gateway.apis.ollama.body import read_body
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.progress import send_progress
 from miner.gateway.apis.ollama.schema import (
@@ -96,23 +97,24 @@ async def _check_access(context: RequestContext, name: str) -> None:
 
 async def copy(context: RequestContext) -> web.StreamResponse:
     """Give a model another name."""
-    request = await decode_body(context, _COPY, {})
+    request = await read_body(context, _COPY)
     for field in ("source", "destination"):
-        if not getattr(request, field).strip():
-            raise InvalidRequestError(f'{field} "{getattr(request, field)}" is invalid', param=field)
-    await _check_access(context, request.source)
+        if not (getattr(request, field) or "").strip():
+            raise InvalidRequestError(f'{field} "{getattr(request, field) or ""}" is invalid', param=field)
+    source, destination = request.source or "", request.destination or ""
+    await _check_access(context, source)
     with _not_implemented():
         try:
-            await context.gateway.service.copy_model(request.source, request.destination)
+            await context.gateway.service.copy_model(source, destination)
         except ModelNotFoundError as error:
-            raise RefusedError(404, "not_found", f'model "{request.source}" not found', param="source") from error
+            raise RefusedError(404, "not_found", f'model "{source}" not found', param="source") from error
     return _done(context)
 
 
 async def delete(context: RequestContext) -> web.StreamResponse:
     """Delete a model."""
-    request = await decode_body(context, _DELETE, {})
-    name = required_model(request.model or request.name)
+    request = await read_body(context, _DELETE)
+    name = required_model(request.model or request.name or "")
     await _check_access(context, name)
     with _not_implemented():
         try:
@@ -124,8 +126,8 @@ async def delete(context: RequestContext) -> web.StreamResponse:
 
 async def push(context: RequestContext) -> web.StreamResponse:
     """Refuse to upload a model: this server belongs to no registry."""
-    request = await decode_body(context, _PUSH, {})
-    name = required_model(request.model or request.name)
+    request = await read_body(context, _PUSH)
+    name = required_model(request.model or request.name or "")
     await find_model(context, name)
     raise RefusedError(
         403, "push_refused",

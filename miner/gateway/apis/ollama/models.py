@@ -12,6 +12,7 @@ from aiohttp import web
 from miner.core.model_card import ModelCard, RunningModel
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
+from miner.gateway.apis.ollama.body import read_body
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.loading import full_name
 from miner.gateway.apis.ollama.modelfile import modelfile, parameters_text
@@ -20,7 +21,6 @@ from miner.gateway.apis.ollama.schema import OllamaShowRequest
 from miner.gateway.catalog import find_model, known_models
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
-from miner.gateway.request_body import decode_body
 
 API_VERSION = "0.33.0"
 """The version of Ollama whose API this is: clients compare it before they use newer parts."""
@@ -88,15 +88,15 @@ def _running(model: RunningModel) -> dict[str, Any]:
 
 async def show(context: RequestContext) -> web.StreamResponse:
     """Describe a model."""
-    request = await decode_body(context, _SHOW)
-    full = await full_name(context, required_model(request.model or request.name))
+    request = await read_body(context, _SHOW, "template", "options")
+    full = await full_name(context, required_model(request.model or request.name or ""))
     try:
         listed = await find_model(context, full)
     except ModelNotFoundError:
         if await known_models(context) or context.caller.models is not None:
             raise
         listed = None  # a backend that lists nothing; it says itself whether it takes the name
-    card = await context.gateway.service.show_model(full, verbose=request.verbose)
+    card = await context.gateway.service.show_model(full, verbose=bool(request.verbose))
     if listed is not None:
         details = msgspec.structs.asdict(card.info)
         known = {name: value for name, value in details.items() if value not in (None, []) and name != "id"}

@@ -9,12 +9,12 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import UnsupportedFeatureError
+from miner.gateway.apis.ollama.body import read_body
 from miner.gateway.apis.ollama.convert import required_model
 from miner.gateway.apis.ollama.progress import send_progress
 from miner.gateway.apis.ollama.schema import OllamaPullRequest
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
-from miner.gateway.request_body import decode_body
 
 _DECODER = msgspec.json.Decoder(OllamaPullRequest)
 
@@ -25,10 +25,10 @@ async def pull(context: RequestContext) -> web.StreamResponse:
     Raises:
         RefusedError: 501 where the backend pulls no models.
     """
-    request = await decode_body(context, _DECODER)
-    context.ignored += [name for name in ("username", "password") if getattr(request, name)]
-    events = _events(context, required_model(request.model or request.name), insecure=request.insecure)
-    return await send_progress(context, events, stream=request.stream)
+    request = await read_body(context, _DECODER, "username", "password")
+    name = required_model(request.model or request.name or "")
+    events = _events(context, name, insecure=bool(request.insecure))
+    return await send_progress(context, events, stream=request.stream is not False)
 
 
 def _events(context: RequestContext, name: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:

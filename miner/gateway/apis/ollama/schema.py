@@ -46,7 +46,7 @@ class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class OllamaGenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The parameters that `/api/chat` and `/api/generate` share."""
 
-    model: str = ""
+    model: str | None = None
     stream: bool | None = None
     """True by default."""
     format: Any = None
@@ -57,7 +57,7 @@ class OllamaGenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields
     shift: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    debug_render_only: bool = msgspec.field(name="_debug_render_only", default=False)
+    debug_render_only: bool | None = msgspec.field(name="_debug_render_only", default=None)
     """Ollama's command line always sends it, as false."""
 
 
@@ -134,27 +134,28 @@ class OllamaEmbeddingsRequest(EmbeddingParams, kw_only=True, forbid_unknown_fiel
 class ModelRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A body that is about a model."""
 
-    model: str = ""
-    name: str = ""
+    model: str | None = None
+    name: str | None = None
     """The older name of model."""
 
 
 class OllamaShowRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True):
     """The body of `/api/show`. Ollama's command line sends all of these, most of them empty."""
 
-    verbose: bool = False
-    system: str = ""
-    template: str = ""
+    verbose: bool | None = None
+    system: str | None = None
+    template: str | None = None
     options: dict[str, Any] | None = None
 
 
 class OllamaPullRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True):
     """The body of `/api/pull`."""
 
-    insecure: bool = False
-    stream: bool = True
-    username: str = ""
-    password: str = ""
+    insecure: bool | None = None
+    stream: bool | None = None
+    """True by default."""
+    username: str | None = None
+    password: str | None = None
 
 
 class OllamaCreateRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True, rename={"base": "from"}):
@@ -186,8 +187,8 @@ class OllamaCreateRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True
 class OllamaCopyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of `/api/copy`."""
 
-    source: str = ""
-    destination: str = ""
+    source: str | None = None
+    destination: str | None = None
 
 
 class OllamaDeleteRequest(ModelRequest, kw_only=True, forbid_unknown_fields=True):

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.llms.llm_ollama import OllamaService
 from tests.gateway.apis.ollama.client import USER, Loader, send
 from tests.gateway.serving import Parrot, config, serving, vllm
 from tests.servers.openai_stub import StubServer
+from tests.servers.replay import ReplayServer
 
 OPTIONS = {"temperature": 0, "num_predict": 2}
 
@@ -118,3 +120,29 @@ async def test_an_embedding_loads_its_model_and_keeps_it():
         await send(served, "/api/embed", {"model": "small", "input": "x", "keep_alive": 0})
         assert not loader.up
     assert made["total_duration"] >= made["load_duration"] > 0
+
+
+async def test_bodies_are_read_as_leniently_as_ollama_reads_them():
+    nulls = {"name": None, "system": None, "template": None, "verbose": None, "options": None}
+    async with serving(Loader(config(default_model="default"))) as served:
+        shown = await send(served, "/api/show", {"model": "small", **nulls, "license": True, "template": "x"})
+        loaded = await send(served, "/api/generate", {"model": "small", "foo": 1, "stream": None, "options": None})
+        pulled = await send(served, "/api/pull", {"model": "small", "insecure": True, "stream": None, "foo": 1})
+    assert shown[0] == loaded[0] == 200
+    assert shown[1]["X-Miner-Ignored-Params"] == "template, license"
+    assert loaded[1]["X-Miner-Ignored-Params"] == "foo"
+    assert pulled[0] == 501
+
+
+async def test_words_of_a_model_that_only_embeds():
+    async with (
+        ReplayServer() as server,
+        serving(OllamaService(config(ollama_base_url=server.url, max_retries=0))) as served,
+    ):
+        answers = [
+            await send(served, "/api/chat", {"model": "smollm2-embed", "messages": USER}),
+            await send(served, "/api/generate", {"model": "smollm2-embed", "prompt": "x", "stream": False}),
+        ]
+    assert [answer[0] for answer in answers] == [400, 400]
+    assert answers[0][2][0]["error"].startswith('"smollm2-embed" does not support chat')
+    assert answers[1][2][0]["error"].startswith('"smollm2-embed" does not support generate')
