@@ -7,7 +7,7 @@ import copy
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol
@@ -64,6 +64,8 @@ class Route:
     """Where this dialect's clients look for the id of a request, besides `X-Request-Id`."""
     canonical: str | None = None
     """The path of the route that this one repeats (`routing.py`), if it does."""
+    for_headers: Callable[[Mapping[str, str]], Route | None] | None = None
+    """Returns the route for a request with these headers, where two APIs have the same path; None: this one."""
 
     @property
     def is_fallback(self) -> bool:
@@ -138,7 +140,7 @@ class RequestContext:
     def __init__(self, gateway: Gateway, middleware: Sequence[Hooks], route: Route, request: web.Request) -> None:
         self.gateway = gateway
         self.middleware = middleware
-        self.route = route
+        self.route = (route.for_headers(request.headers) if route.for_headers is not None else None) or route
         self.request = request
         sent_id = request.headers.get("X-Request-Id")
         self.id = sent_id if sent_id is not None and _REQUEST_ID.fullmatch(sent_id) else new_id()

@@ -53,7 +53,7 @@ def aiohttp_handler(
                 for each in middleware:
                     await each.before_body(context)
                 _authorize(context)
-                return await route.handler(context)
+                return await context.route.handler(context)
         except MinerError as error:
             if isinstance(error.__cause__, ConnectionError) and _is_disconnected(request):
                 context.disconnected, context.status = True, context.status or 499

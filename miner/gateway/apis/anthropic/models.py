@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,9 +22,8 @@ _THINKING = ("adaptive", "between_tools", "disabled", "enabled")
 _EDITS = ("clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112")
 
 
-def is_anthropic(context: RequestContext) -> bool:
+def is_anthropic(headers: Mapping[str, str]) -> bool:
     """Whether a request comes from one of Anthropic's clients: they send a version of the API, or a key in its way."""
-    headers = context.request.headers
     return "anthropic-version" in headers or ("x-api-key" in headers and "Authorization" not in headers)
 
 

@@ -59,6 +59,18 @@ async def test_every_field_of_a_model(capabilities, thinking, images):
     assert model.capabilities.image_input.supported == images
 
 
+async def test_errors_are_in_the_form_of_the_client():
+    async with serving(Parrot(config()), api_keys=KEY) as served:
+        async with client(served).with_options(api_key="another-key-of-no-use") as api:
+            with pytest.raises(anthropic.AuthenticationError) as caught:
+                await api.models.list()
+        async with aiohttp.ClientSession() as session, session.get(f"{served.v1}/models") as response:
+            assert response.status == 401
+            assert "type" not in await response.json()
+    assert caught.value.type == "authentication_error"
+    assert caught.value.body["request_id"] == caught.value.response.headers["request-id"]
+
+
 async def test_other_clients_get_openais_form():
     async with serving(Parrot(config(default_model="parrot"))) as served, aiohttp.ClientSession() as session:
         for headers, anthropics in (
