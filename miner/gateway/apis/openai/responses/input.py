@@ -280,6 +280,14 @@ def _stored(item: dict[str, Any], name: str) -> dict[str, Any]:
             assistant = item.get("role") == "assistant"
             part: dict[str, Any] = {"type": "output_text" if assistant else "input_text", "text": content}
             stored["content"] = [part | {"annotations": []} if assistant else part]
+        elif isinstance(content, list):
+            stored["content"] = [_stored_part(part) for part in content]
     if kind != "reasoning":
         stored.setdefault("status", "completed")
     return stored
+
+
+def _stored_part(part: Any) -> Any:
+    defaults: dict[str, dict[str, Any]] = {"input_image": {"detail": "auto"}, "output_text": {"annotations": []}}
+    kind = part.get("type") if isinstance(part, dict) else None
+    return {**defaults[kind], **part} if isinstance(kind, str) and kind in defaults else part

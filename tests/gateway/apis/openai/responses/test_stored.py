@@ -8,9 +8,10 @@ import json
 import openai
 import pytest
 from openai import AsyncOpenAI
-from openai.types.responses import CompactedResponse
+from openai.types.responses import CompactedResponse, ResponseItemList
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.gateway.apis.openai.responses.input import stored_items
 from tests.gateway.apis.openai.responses.validation import check_response
 from tests.gateway.serving import config, post, serving, vllm
 from tests.servers.openai_stub import StubServer
@@ -79,6 +80,27 @@ async def test_items_are_referred_to_by_their_ids():
         "message", "reasoning", "message", "function_call", "function_call_output",
     ]  # fmt: skip
     assert caught.value.param == "input[0].id"
+
+
+async def test_listed_items_are_of_the_official_types():
+    turns = [
+        {"role": "user", "content": "Look."}, {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "input_text", "text": "Here."}]},
+        {"role": "assistant", "content": "I look."}, {"type": "reasoning", "summary": []},
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "write", "input": "x"},
+        {"type": "function_call_output", "call_id": "c1", "output": "dark"},
+        {"type": "custom_tool_call_output", "call_id": "c2", "output": "done"},
+    ]  # fmt: skip
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        made = await api.responses.create(model="m", input=turns)
+        raw = (await api.responses.with_raw_response.input_items.list(made.id, order="asc")).content
+    image = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+    (seen,) = stored_items([{"role": "user", "content": [image]}], "0" * 32)
+    page = json.loads(raw)
+    page["data"].append(seen)
+    ResponseItemList.model_validate_json(json.dumps(page), strict=True)
+    assert [item["type"] for item in json.loads(raw)["data"]] == [item.get("type", "message") for item in turns]
 
 
 async def test_a_response_is_read_listed_and_deleted():
