@@ -70,11 +70,11 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
 def choice_options(body: SamplingParams, prompts: int = 1) -> ChoiceOptions:
     """How the choices are written."""
     asked = body.stream_options or StreamOptions()
-    continuous = asked.continuous_usage_stats
+    continuous = bool(asked.continuous_usage_stats)
     timings = bool(body.timings_per_token or body.return_progress)
     limits = (getattr(body, "max_completion_tokens", None), body.max_tokens, body.n_predict)
     return ChoiceOptions(
-        asked.include_usage or continuous, prompts, continuous_usage=continuous, timings=timings,
+        bool(asked.include_usage) or continuous, prompts, continuous_usage=continuous, timings=timings,
         prompt_only=next((limit for limit in limits if limit is not None), None) == 0,
     )  # fmt: skip
 
@@ -116,9 +116,13 @@ def convert_messages(messages: list[dict[str, Any]], call: Call) -> list[dict[st
         if message.pop("audio", None):
             call.skip(f"{where}.audio", hint="Send its transcript as content.")
         ignored = [name for name in ("annotations", "cache_control") if message.pop(name, None)]
+        if isinstance(message.get("content"), list):
+            message["content"] = _known_parts(message["content"], f"{where}.content", call)
         content = message.get("content")
         parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
         for number, part in enumerate(parts):
+            if part.get("type") == "image_url" and isinstance(part.get("image_url"), str):
+                part["image_url"] = {"url": part["image_url"]}  # as other servers take it
             if part.pop("cache_control", None) is not None and "content.cache_control" not in ignored:
                 ignored.append("content.cache_control")  # engines cache prompts by themselves
             if part.get("type") in _PART_TYPES:
@@ -134,6 +138,22 @@ def convert_messages(messages: list[dict[str, Any]], call: Call) -> list[dict[st
         call.ignored += [f"messages.{name}" for name in ignored if f"messages.{name}" not in call.ignored]
         check_parts(message, where, call.remote_images)
     return messages
+
+
+def _known_parts(content: list[Any], where: str, call: Call) -> list[Any]:
+    """The parts of a content without audio, files and others that no model here reads."""
+    kept = []
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind not in _PART_TYPES:
+            path = f"{where}[{number}].type"
+            call.skip(
+                path, f"Unsupported value: '{path}' does not support {kind[:40]!r}.",
+                hint="Supported are text and image_url: send the text of a file or of speech.", changes=True,
+            )  # fmt: skip
+        else:
+            kept.append(part)
+    return kept
 
 
 def _call_arguments(messages: list[dict[str, Any]]) -> Iterator[str]:

@@ -10,10 +10,10 @@ import msgspec
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """Additions to a stream."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
     """OpenAI's padding against traffic analysis: accepted without effect."""
-    continuous_usage_stats: bool = False
+    continuous_usage_stats: bool | None = None
 
 
 class CommonParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

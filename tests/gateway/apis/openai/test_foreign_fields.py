@@ -47,6 +47,33 @@ async def test_what_adds_is_left_out_and_listed(fields: dict[str, Any], listed: 
         assert status == 400 or listed == "prediction"
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "f"}},
+        {"type": "video_url", "video_url": {"url": "https://example.invalid/a.mp4"}},
+    ],
+)
+async def test_what_no_model_reads_is_refused_by_its_place(part: dict[str, Any]):
+    body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        status, text, _ = await post_json(served, CHAT, body)
+        assert (status, engine.bodies) == (400, [])
+        assert json.loads(text)["error"]["param"] == "messages[0].content[1].type"
+        status, text, headers = await post_json(served, CHAT, body, **{"X-Miner-Unsupported": "skip"})
+        assert (status, headers["x-miner-ignored-params"]) == (200, "messages.content.type"), text
+
+
+async def test_stream_options_may_be_null():
+    options = {"include_usage": None, "include_obfuscation": None, "continuous_usage_stats": None}
+    async with StubServer() as engine, serving(vllm(engine)) as served:
+        body = {"model": "m", "messages": USER, "stream": True, "stream_options": options}
+        status, text, _ = await post_json(served, CHAT, body)
+        assert status == 200, text
+        assert "usage" not in text
+
+
 @pytest.mark.parametrize("path", BODIES)
 async def test_fields_that_vllm_knows_reach_it(path: str):
     sent = {"min_tokens": 3, "ignore_eos": True, "stop_token_ids": [5], "skip_special_tokens": False}
