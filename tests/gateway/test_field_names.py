@@ -95,7 +95,7 @@ WRONG: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
      "tool_choice.name must be the name of a tool (f)", "function"),
     (anthropic(tools=[{"name": "f", "strict": True, "input_schema": {"properties": {"a": {"type": "any"}}}}]),
      "tools[0].input_schema.properties.a.type", "function"),
-    (chat(max_completion_tokens=0), "max_completion_tokens must be", "max_tokens"),
+    (chat(max_completion_tokens=-5), "max_completion_tokens must be", "max_tokens"),
     (chat(logprobs=True, top_logprobs=99), "top_logprobs must be", ""),
     (chat(repetition_penalty=99), "repetition_penalty must be", ""),
     (responses(input=[]), "input must be", "messages"),
