@@ -29,18 +29,6 @@ def refuse_unsupported(body: object, hints: Mapping[str, str]) -> None:
             raise UnsupportedFeatureError(f"Unsupported parameter: {name!r}.", param=name, hint=hint)
 
 
-def refuse_service_tier(tier: str | None, accepted: Collection[str]) -> None:
-    """Refuse a `service_tier` that promises more than the default.
-
-    Raises:
-        UnsupportedFeatureError: names it.
-    """
-    if tier is not None and tier not in accepted:
-        raise UnsupportedFeatureError(
-            f"Unsupported value: 'service_tier' does not support {tier!r}.", param="service_tier", hint="Remove it."
-        )
-
-
 def logprobs_argument(logprobs: bool | None, top_logprobs: int | None) -> dict[str, int]:
     """The service's `logprobs`: alternatives for each token.
 

@@ -15,7 +15,6 @@ from miner.gateway.apis.anthropic.response import content_blocks, message_object
 from miner.gateway.apis.anthropic.schema import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.anthropic.tools import tool_arguments
-from miner.gateway.apis.fields import refuse_service_tier
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.errors import RefusedError
@@ -54,8 +53,10 @@ class AnthropicMessages:
         """Parse a request body."""
         foreign: dict[str, Any] = {}
         request = decode_request(body, _MESSAGES, foreign)
-        refuse_service_tier(request.service_tier, ("auto", "standard_only"))
         call = _call(request, foreign)
+        if request.service_tier not in (None, "auto", "standard_only"):
+            message = f"Unsupported value: 'service_tier' does not support {request.service_tier!r}."
+            call.skip("service_tier", message, hint="Remove it.")
         call.stream = request.stream
         arguments = sampling_arguments(request, call)
         arguments["messages"] = convert_messages(request, call)

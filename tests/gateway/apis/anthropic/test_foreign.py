@@ -83,6 +83,7 @@ ADDING = {
     "diagnostics": {"previous_message_id": "msg_1"},
     "speed": "fast",
     "workspace_id": "w",
+    "service_tier": "flex",
     "of_next_year": {"a": 1},
 }
 CHANGING = {

@@ -156,7 +156,6 @@ async def test_count_tokens():
         ({"thinking": {"type": "sometimes"}}, "thinking"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"mcp_servers": [{"url": "https://example.invalid"}]}, "mcp_servers"),
-        ({"service_tier": "flex"}, "service_tier"),
         ({"guided_json": {"type": "object"}}, "guided_json"),
     ],
 )  # fmt: skip
