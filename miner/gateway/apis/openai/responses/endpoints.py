@@ -236,9 +236,10 @@ async def input_items(context: RequestContext) -> web.StreamResponse:
     items: list[dict[str, Any]] = []
     if stored.previous is not None:
         most = context.gateway.settings.serve_max_body
-        for one in await store_of(context).chain(context.caller.partition, stored.previous, most):
-            items += conversation(one)
-    items += stored.input_items()
+        chain = await store_of(context).chain(context.caller.partition, stored.previous, most)
+        items += await conversation(context, chain)
+    context.count_stored(len(stored.input))
+    items += await off_loop(context, stored.input_items)
     if order == "desc":
         items.reverse()
     after = query.get("after")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import RefusedError
+from miner.gateway.request_body import off_loop
 from miner.gateway.store.responses import ResponseStore, StoredResponse
 
 _ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9a-f]{4}")
@@ -68,17 +70,24 @@ async def earlier_items(context: RequestContext, request: ResponseRequest) -> li
                 f"Response {request.previous_response_id!r} is not complete yet.", param="previous_response_id",
                 hint="Wait until its status is completed.",
             )  # fmt: skip
-        context.count_stored(sum(len(stored.response) + len(stored.input) for stored in chain))
-        for stored in chain:
-            earlier += conversation(stored)
+        earlier = await conversation(context, chain)
     if isinstance(request.input, list):
         await _follow_references(context, request.input)
     return earlier
 
 
-def conversation(stored: StoredResponse) -> list[dict[str, Any]]:
-    """What a response adds to the conversation: its input and its output."""
-    return [*stored.input_items(), *stored.object().get("output", ())]
+async def conversation(context: RequestContext, chain: Sequence[StoredResponse]) -> list[dict[str, Any]]:
+    """What these responses add to a conversation: the input and the output of each.
+
+    Raises:
+        RefusedError: 503, there is no room for it.
+    """
+    context.count_stored(sum(len(stored.response) + len(stored.input) for stored in chain))
+
+    def items() -> list[dict[str, Any]]:
+        return [item for one in chain for item in (*one.input_items(), *one.object().get("output", ()))]
+
+    return await off_loop(context, items)
 
 
 def is_reference(item: dict[str, Any]) -> bool:
@@ -111,5 +120,5 @@ async def _items_beside(context: RequestContext, name: str) -> dict[str, dict[st
     if match is None or context.gateway.responses is None:
         return {}
     stored = await context.gateway.responses.find(context.caller.partition, f"resp_{match.group(1)}")
-    items = [] if stored is None else conversation(stored)
+    items = [] if stored is None else await conversation(context, [stored])
     return {item["id"]: item for item in items if isinstance(item.get("id"), str)}
