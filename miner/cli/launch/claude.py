@@ -15,6 +15,10 @@ _OTHER_PROVIDERS = (
     "ANTHROPIC_UNIX_SOCKET", "ANTHROPIC_CUSTOM_HEADERS",
 )  # fmt: skip
 """They would win over the address below, or would be sent to it."""
+_LEAST_WINDOW = 100_000
+"""It takes a shorter CLAUDE_CODE_AUTO_COMPACT_WINDOW for this."""
+_MOST_RESERVED = 20_000
+"""Tokens that it keeps free for a response at most."""
 
 
 def claude(node: Node) -> Setup:
@@ -27,7 +31,6 @@ def claude(node: Node) -> Setup:
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         # A system message with the tokens left after every tool result.
         "CLAUDE_CODE_TOTAL_TOKENS_REMINDER": "off",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(node.output),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_DISABLE_FEEDBACK_SURVEY": "1",
         "DISABLE_TELEMETRY": "1",
@@ -40,5 +43,20 @@ def claude(node: Node) -> Setup:
         **dict.fromkeys(_OTHER_PROVIDERS),
     }
     if node.context is not None:
-        environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = str(node.context)
+        environment |= _context(node.context)
     return Setup(("claude",), environment)
+
+
+def _context(context: int) -> dict[str, str | None]:
+    """The conversation is summarized before it and a response fill the context."""
+    output = min(32_000, max(1024, context // 8))
+    limits: dict[str, str | None] = {
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(context),
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(output),
+    }
+    if context < _LEAST_WINDOW:
+        # A part of the shortest window that it knows.
+        full = max(context - output - context // 16, 1)
+        percent = 100 * full / (_LEAST_WINDOW - min(output, _MOST_RESERVED))
+        limits["CLAUDE_AUTOCOMPACT_PCT_OVERRIDE"] = f"{percent:.2f}"
+    return limits

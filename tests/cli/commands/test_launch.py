@@ -108,9 +108,21 @@ def test_claude_code(launch):
         "CLAUDE_CODE_SUBAGENT_MODEL": "big", "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_TOTAL_TOKENS_REMINDER": "off", "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "65536",
         "DISABLE_ERROR_REPORTING": "1", "CLAUDE_CODE_DISABLE_FEEDBACK_SURVEY": "1", "DISABLE_TELEMETRY": "1",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "16384",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "8192",
     }  # fmt: skip
     assert {name: environment[name] for name in wanted} == wanted
+    # It knows no window below 100,000 tokens, of which it keeps those of a response free: of the rest, this part.
+    begins = float(environment["CLAUDE_AUTOCOMPACT_PCT_OVERRIDE"]) / 100 * (100_000 - 8192)
+    assert 45_000 < begins < 65_536 - 8192
+
+
+def test_claude_code_with_a_context_that_it_knows(launch):
+    with gateway(model("big", 200_000, "chat", "tools")) as server:
+        launch("claude", "--url", server.url)
+    environment = launch.started["environment"]
+    assert environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "200000"
+    assert environment["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "25000"
+    assert "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE" not in environment
 
 
 def test_codex_has_a_profile_and_a_catalog_beside_the_users_own_configuration(launch):
