@@ -24,14 +24,13 @@ NAMES = {
 """Ollama's fields for the service's parameters."""
 _IGNORED = (
     "numa", "num_batch", "num_gpu", "main_gpu", "num_thread", "low_vram", "f16_kv", "use_mmap", "use_mlock",
-    "num_keep", "draft_num_predict", "repeat_last_n",
+    "num_keep", "draft_num_predict",
 )  # fmt: skip
-"""Accepted and listed as ignored: loading a model is up to the operator, no context is ever truncated (num_keep), and
-each engine has its own window for the repeat penalty.
-"""
+"""Accepted and listed as ignored: loading a model is up to the operator; no context is ever truncated (num_keep)."""
 _NEUTRAL = {"typical_p": (1,), "tfs_z": (1,), "mirostat": (0,), "penalize_newline": (False,)}
 """Values that switch these off."""
-_ENGINE = (*_NEUTRAL, "mirostat_tau", "mirostat_eta")
+_ENGINE = (*_NEUTRAL, "mirostat_tau", "mirostat_eta", "repeat_last_n")
+"""Options for those engines that know them by these names."""
 _OFF = {
     "seed": (-1,), "min_p": (0,), "repeat_penalty": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
 }  # fmt: skip

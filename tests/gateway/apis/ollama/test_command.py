@@ -56,3 +56,14 @@ async def test_run_with_set_and_save(tmp_path):
         assert len(model["digest"]) == 64
     assert removed[0] == 200
     assert gone[0] == 404
+
+
+@pytest.mark.engine
+async def test_options_of_llama_cpp_alone_reach_it(tmp_path):
+    options = {"num_predict": 2, "typical_p": 0.9, "mirostat": 1, "repeat_last_n": 32, "penalize_newline": True}
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "options": options}
+    async with serving(demo(tmp_path)) as served:
+        status, headers, lines = await send(served, "/api/chat", body)
+    assert status == 200
+    assert lines[-1]["done"]
+    assert headers["X-Miner-Ignored-Params"] == "options.penalize_newline"
