@@ -38,7 +38,7 @@ async def test_minus_one_is_unlimited_on_openais_routes(path: str):
     async with StubServer() as engine, serving(vllm(engine)) as served:
         for field in {name, "max_output_tokens" if path == "/v1/responses" else "max_tokens"}:
             assert (await send(served, path, {"model": "m", **fields, field: -1}))[0] == 200
-            status, _, (said,) = await send(served, path, {"model": "m", **fields, field: 0})
+            status, _, (said,) = await send(served, path, {"model": "m", **fields, field: -2})
             assert (status, said["error"]["param"]) == (400, field)
     assert {body["max_tokens"] for body in engine.bodies} == {CONTEXT}
 
