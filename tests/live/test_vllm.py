@@ -181,3 +181,11 @@ async def test_a_model_is_loaded_while_its_server_runs(service):
     assert (await service.load_model()).id == "smollm2"
     with pytest.raises(UnsupportedFeatureError, match="stay loaded"):
         await service.unload_model("smollm2")
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["chat", "completions"])
+async def test_unlimited_ends_with_the_context_on_both_routes(service, raw):
+    prompt = "word " * 1900
+    response = await service.stream(prompt, raw=raw, max_tokens=-1, temperature=0, extra={"ignore_eos": True}).collect()
+    assert (response.finish_reason, response.context_exhausted) == ("length", True)
+    assert response.usage.total_tokens == (await service.resolve_model()).context_length
