@@ -100,7 +100,8 @@ def content_blocks(response: LLMResponse, *, shows_thinking: bool) -> list[dict[
 
 def text_block(text: str) -> dict[str, Any]:
     """A block of text."""
-    return {"type": "text", "text": text, "citations": None}
+    # Nullable by the official types, but the Vercel AI SDK takes a list alone.
+    return {"type": "text", "text": text, "citations": []}
 
 
 def thinking_block(thinking: str, signature: str) -> dict[str, Any]:
