@@ -200,6 +200,20 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], foreign: dict[str, Any
         raise InvalidRequestError("The request body is nested too deeply.") from None
 
 
+def json_of(body: bytes) -> Any:
+    """The decoded body, for what its struct cannot tell.
+
+    Raises:
+        InvalidRequestError: it is not JSON.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_json(body, error) from None
+    except RecursionError:
+        raise InvalidRequestError("The request body is nested too deeply.") from None
+
+
 def _not_json(body: bytes, error: Exception) -> InvalidRequestError:
     lone = _LONE_SURROGATE.search(body)
     if lone is not None and body.rstrip().endswith(b"}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -33,7 +34,7 @@ class Pooled(Parrot):
         spec = spec_of("m", parallel=slots)
         self.engines = LocalEngines("llamacpp", frozenset(), self._settings, lambda: False)
         self.engines._pool = self.pool = Machine(load=0.0, stop=0.0).pool(**limits)
-        self.engines._found["m"] = (None, spec)
+        self.engines._found["m"] = (SimpleNamespace(alias="m"), spec)
         self.engines._server_of = lambda spec, lease: None
         self.go, self.running, self.order = asyncio.Semaphore(0), 0, []
 

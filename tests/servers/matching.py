@@ -52,6 +52,8 @@ def supporting(engine: str, request: Request, api_key: str | None) -> Capture | 
         return capture(engine, "unknown_method" if engine == "ollama" and request.path in known else "unknown_path")
     if engine == "ollama" and request.path == "/api/show":
         name = _base(request.json)
+        if name == "pirate":  # what `create_from` made
+            return capture(engine, "show_created")
         return capture(
             engine, name.replace("smollm2", "show").replace("-", "_") if name in OLLAMA_MODELS else "show_unknown"
         )

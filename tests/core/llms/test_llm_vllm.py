@@ -288,7 +288,7 @@ async def test_embeddings():
         assert server.sent("/v1/embeddings")[-1].json == {
             "model": "m", "input": ["a", "bb"], "encoding_format": "float",
         }  # fmt: skip
-        for wrong in ("", [], ["a", ""], 5, [1]):
+        for wrong in ("", [], ["a", ""], 5, [1, "a"], [[]]):
             with pytest.raises(InvalidRequestError, match="texts must be"):
                 await service.embed(wrong)
 

@@ -225,7 +225,9 @@ async def test_who_never_reads_its_answers_is_cut_off(tmp_path):
 DEEP = [b"[" * 100_000, b'{"a":' * 100_000, b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
 
 
-@pytest.mark.parametrize("path", sorted({route.path for route in ROUTES if route.body is not None}))
+@pytest.mark.parametrize(
+    "path", sorted({route.path for route in ROUTES if route.body is not None and route.method == "POST"})
+)
 async def test_deep_json_is_400_on_every_route_that_reads_some(path):
     async with serving(Parrot(config(default_model="m"))) as served:
         for body in DEEP:

@@ -10,7 +10,7 @@ import msgspec
 
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.anthropic.schema import KNOWN_BLOCKS, KNOWN_SOURCES, ForeignBlock
-from miner.gateway.request_body import decode
+from miner.gateway.request_body import decode, json_of
 
 _TAG: str = ForeignBlock.__struct_config__.tag  # type: ignore[assignment]
 _READABLE = (
@@ -41,7 +41,7 @@ def decode_request(body: bytes, decoder: msgspec.json.Decoder[Any], foreign: dic
 
 def _with_foreign_blocks(body: bytes) -> bytes | None:
     """The body with its unknown blocks wrapped; None if it has none."""
-    request = msgspec.json.decode(body)
+    request = json_of(body)
     found = False
     for message in request.get("messages") or ():
         blocks = message.get("content") if isinstance(message, dict) else None

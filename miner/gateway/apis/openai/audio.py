@@ -14,14 +14,13 @@ from miner.gateway.apis.openai.errors import error_event
 from miner.gateway.context import Handler, RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.errors import Failure, RefusedError
-from miner.gateway.request_body import parse_body, read_form
+from miner.gateway.request_body import json_of, parse_body, read_form
 from miner.gateway.streaming import EventStream
 
 _BOUNDARY = re.compile(
     r"multipart/form-data\s*;(?:.*;)?\s*boundary=(\"?)([0-9A-Za-z'()+_,./:=?-]{1,70})\1\s*(?:;.*)?", re.IGNORECASE
 )
 _NAME = re.compile(rb'[;\s]name="([^"]*)"', re.IGNORECASE)
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
 class TranscriptionForm(msgspec.Struct, kw_only=True):
@@ -92,10 +91,10 @@ def _broken(failure: Failure, content_type: str) -> bytes:
 
 
 def _with_model(raw: bytes) -> tuple[bytes, str | None]:
-    try:
-        model = _OBJECT.decode(raw).get("model")
-    except msgspec.DecodeError as error:
-        raise InvalidRequestError(f"The request body is not a JSON object: {error}.") from None
+    body = json_of(raw)
+    if not isinstance(body, dict):
+        raise InvalidRequestError("The request body must be a JSON object.")
+    model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequestError(f"model must be a string, not {model!r:.80}.", param="model")
     return raw, model

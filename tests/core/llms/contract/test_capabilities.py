@@ -26,7 +26,7 @@ GIVEN: dict[str, Any] = {
 """A value for each option; where a value can be zero, zero: it is asked for all the same."""
 
 LACKS = {
-    "vllm": {"keep_alive", "progress"},
+    "vllm": {"keep_alive", "progress", "context"},
     "ollama": {"logit_bias", "progress", "continuous_usage", "reasoning"},
 }
 """Protocol notes, section 4. (The stub's Ollama model does not think.)"""
@@ -37,7 +37,8 @@ def test_each_option_has_a_value_here():
         "timeout",
         "suffix",
         "echo",
-    }  # the last two go with a prompt, not with these messages
+        "context",
+    }  # the last three go with a prompt, not with these messages
     assert set(OPTIONS) <= CAPABILITIES
 
 
