@@ -366,7 +366,9 @@ def _logprobs(logprobs: _Logprobs, alternatives: int) -> list[TokenLogprob] | No
     for position, token in enumerate(logprobs.tokens):
         logprob = logprobs.token_logprobs[position] if position < len(logprobs.token_logprobs) else 0.0
         top = (logprobs.top_logprobs[position] if position < len(logprobs.top_logprobs) else None) or {}
+        if logprob is None:  # of the first token of an echoed prompt there is none
+            logprob = 0.0 if position else math.nan
         ranked = sorted(top.items(), key=lambda item: -item[1])[:alternatives]
         others = [TokenLogprob(token=other, logprob=value) for other, value in ranked]
-        tokens.append(TokenLogprob(token=token, logprob=math.nan if logprob is None else logprob, alternatives=others))
+        tokens.append(TokenLogprob(token=token, logprob=logprob, alternatives=others))
     return tokens
