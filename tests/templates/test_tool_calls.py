@@ -65,7 +65,7 @@ _GLM = (
 )
 _IM = ("<|im_end|>", "<|im_start|>")
 _HEADERS = ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
-_INST = ("</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]")
+_INST = ("</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[THINK]", "[/THINK]")
 _BARS = ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 _ROLES = ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>")
 
@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
     "mistralai-Mistral-Nemo-Instruct-2407": Family(
         f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {ARGUMENTS}, "id": "abcdefgh1"}}]', _INST
     ),
-    "Mistral-Small-3.2-24B-Instruct-2506": Family(f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}", _INST),
+    "Mistral-Small-3.2-24B-Instruct-2506": Family(f"[TOOL_CALLS]get_weather[CALL_ID]abcdefgh1[ARGS]{ARGUMENTS}", _INST),
     "mistralai-Ministral-3-14B-Reasoning-2512": Family(
         f"[THINK]Hm.[/THINK][TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}", _INST, reasons=True
     ),
@@ -167,10 +167,10 @@ async def events(served: Served, body: dict[str, Any], path: str) -> list[dict[s
 
 FUNCTION = WEATHER_OF_DAYS["function"]
 USER = [{"role": "user", "content": "What is the weather in Paris?"}]
-CHAT = {"messages": USER, "tools": [WEATHER_OF_DAYS], "max_tokens": 200}
-RESPONSES = {"input": USER, "tools": [{"type": "function", **FUNCTION}], "max_output_tokens": 200}
+CHAT = {"messages": USER, "tools": [WEATHER_OF_DAYS], "max_tokens": 200, "temperature": 0}
+RESPONSES = {"input": USER, "tools": [{"type": "function", **FUNCTION}], "max_output_tokens": 200, "temperature": 0}
 TOOL = {"name": FUNCTION["name"], "input_schema": FUNCTION["parameters"]}
-MESSAGES = {"messages": USER, "tools": [TOOL], "max_tokens": 200}
+MESSAGES = {"messages": USER, "tools": [TOOL], "max_tokens": 200, "temperature": 0}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -202,7 +202,9 @@ async def test_a_call_that_the_model_makes_by_itself_in_every_dialect(name: str,
         assert "".join(json_parts) == call["function"]["arguments"]
         assert min(len(deltas), len(pieces) + 1, len(json_parts) + 1) > (4 if family.streams else 0)
 
-        lines = await events(served, {"messages": USER, "tools": [WEATHER_OF_DAYS]}, "/api/chat")
+        lines = await events(
+            served, {"messages": USER, "tools": [WEATHER_OF_DAYS], "options": {"temperature": 0}}, "/api/chat"
+        )
         calls = [one for line in lines for one in line["message"].get("tool_calls") or ()]
         assert [one["function"]["arguments"] for one in calls] == [{"city": "Paris", "days": 3}]
 
