@@ -6,7 +6,7 @@ A client that disconnects stops the service: the handler's task is cancelled, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,10 +14,11 @@ from aiohttp import web
 
 from miner.core.llms.contract.stream import LLMStream
 from miner.core.wire import LLMChunk, LLMResponse, TokenUsage
-from miner.errors import MinerError, OutputValidationError
+from miner.errors import OutputValidationError
 from miner.gateway.context import Handler, RequestContext, add_usage, new_id
 from miner.gateway.dialect import Call, Dialect, Head, StreamWriter
 from miner.gateway.errors import ErrorBoundary
+from miner.gateway.merge import merged
 from miner.gateway.request_body import off_loop, parse_body
 from miner.gateway.streaming import EventStream
 
@@ -166,7 +167,9 @@ class StreamedReply:
         """Generate, and send the events as they come; return the last ones."""
         context, call, streams = self._context, self._call, self._streams
         several = len(streams) > 1
-        source: AsyncGenerator[Any, None] = _merge(streams) if several else streams[0].batches()
+        source: AsyncGenerator[Any, None] = (
+            merged([_until_cut(stream) for stream in streams]) if several else streams[0].batches()
+        )
         index = 0
         writer: StreamWriter | None = None
         try:
@@ -198,43 +201,15 @@ def _head(context: RequestContext, call: Call, responses: list[LLMResponse]) -> 
     return Head(call.id or new_id(), responses[0].model or call.model or context.gateway.service.name)
 
 
-async def _merge(streams: Sequence[LLMStream]) -> AsyncGenerator[tuple[int, list[LLMChunk]], None]:
-    """Batches of several streams as they come, each with the index of its stream. The first failure ends them all."""
-    arrived: asyncio.Queue[tuple[int, list[LLMChunk] | MinerError | None]] = asyncio.Queue(len(streams))
-
-    async def read(index: int, stream: LLMStream) -> None:
-        try:
-            with ErrorBoundary():
-                async with aclosing(stream.batches()) as batches:
-                    async for batch in batches:
-                        await arrived.put((index, batch))
-        except OutputValidationError as error:
-            try:
-                if end := _end_of(error):
-                    await arrived.put((index, end))
-                await arrived.put((index, None))
-            except OutputValidationError:
-                await arrived.put((index, error))
-        except MinerError as error:
-            await arrived.put((index, error))
-        else:
-            await arrived.put((index, None))
-
-    readers = [asyncio.create_task(read(index, stream)) for index, stream in enumerate(streams)]
-    unfinished = len(readers)
+async def _until_cut(stream: LLMStream) -> AsyncGenerator[list[LLMChunk], None]:
+    """The batches of a stream, with the end of one whose finish reason explains why it does not match its format."""
     try:
-        while unfinished:
-            index, item = await arrived.get()
-            if item is None:
-                unfinished -= 1
-            elif isinstance(item, MinerError):
-                raise item
-            else:
-                yield index, item
-    finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        async with aclosing(stream.batches()) as batches:
+            async for batch in batches:
+                yield batch
+    except OutputValidationError as error:
+        if end := _end_of(error):
+            yield end
 
 
 def _total_usage(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:

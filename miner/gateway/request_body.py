@@ -68,9 +68,7 @@ async def _read(context: RequestContext) -> list[bytes]:
         async with asyncio.timeout(settings.serve_body_timeout):
             return await _read_all(context)
     except web.RequestPayloadError:
-        raise RefusedError(
-            400, "invalid_http", "The request body is not valid HTTP: its chunks or its length are wrong."
-        ) from None
+        raise _invalid_http() from None
     except TimeoutError:
         raise RefusedError(
             408, "body_timeout", f"The request body did not arrive within {settings.serve_body_timeout:g} s."
@@ -105,9 +103,7 @@ async def read_parts(context: RequestContext) -> AsyncGenerator[bytes, None]:
                 context.body_size += len(part)
                 yield part
     except web.RequestPayloadError:
-        raise RefusedError(
-            400, "invalid_http", "The request body is not valid HTTP: its chunks or its length are wrong."
-        ) from None
+        raise _invalid_http() from None
     except TimeoutError:
         raise RefusedError(
             408, "body_timeout", f"Nothing of the request body arrived for {settings.serve_body_timeout:g} s."
@@ -168,6 +164,10 @@ def _parsed(parts: list[bytes], parse: Callable[[bytes], P]) -> P:
     parts.clear()
     check_structure(raw)
     return parse(raw)
+
+
+def _invalid_http() -> RefusedError:
+    return RefusedError(400, "invalid_http", "The request body is not valid HTTP: its chunks or its length are wrong.")
 
 
 def _too_large(limit: int) -> RefusedError:

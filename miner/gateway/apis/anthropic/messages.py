@@ -17,11 +17,11 @@ from miner.gateway.apis.anthropic.stream import PING, MessageStream
 from miner.gateway.apis.anthropic.tools import tool_arguments
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
-from miner.gateway.errors import RefusedError
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import json_response, send_reply
 from miner.gateway.neutralize import neutralize
 from miner.gateway.request_body import off_loop, parse_body
+from miner.gateway.token_count import count_tokens as count_prompt
 
 _MESSAGES = msgspec.json.Decoder(AnthropicMessagesRequest)
 _COUNT_TOKENS = msgspec.json.Decoder(AnthropicCountTokensRequest)
@@ -173,17 +173,6 @@ async def count_tokens(context: RequestContext) -> web.StreamResponse:
     await context.start_call(call)
     counted = Call(arguments=[{"messages": converted}], names=call.names)
     context.ignored += neutralize(counted, context.gateway.client_lines)
-    service = context.gateway.service
-    try:
-        with call.names.translate_errors():
-            count = await service.count_tokens(
-                messages=converted, model=request.model, tools=tools, reasoning=reasoning
-            )
-    except UnsupportedFeatureError as error:
-        if error.param != "count_tokens":
-            raise
-        raise RefusedError(
-            501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="See usage of a response."
-        ) from error
+    count = await count_prompt(context, call, messages=converted, model=request.model, tools=tools, reasoning=reasoning)
     edits = {"original_input_tokens": count} if _edits(request) else None
     return json_response(context, msgspec.json.encode({"input_tokens": count, "context_management": edits}))

@@ -11,13 +11,14 @@ from aiohttp import web
 
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.wire import UNLIMITED, LLMChunk
-from miner.errors import InvalidRequestError, MinerError
+from miner.errors import InvalidRequestError
 from miner.gateway.apis.llamacpp.errors import error_event
 from miner.gateway.apis.llamacpp.native import backend_of, model_of, object_of, own_errors
 from miner.gateway.context import Handler, RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.errors import ErrorBoundary
 from miner.gateway.generation import json_response
+from miner.gateway.merge import merged
 from miner.gateway.streaming import EventStream
 
 MAX_CHOICES = 16
@@ -113,7 +114,7 @@ async def _stream(context: RequestContext, streams: list[AsyncGenerator[NativeBa
     out = EventStream(context, _STREAM_TYPE, _HEARTBEAT)
 
     async def write() -> bytes:
-        async with aclosing(_merged(streams)) as batches:
+        async with aclosing(merged(streams)) as batches:
             async for index, batch in batches:
                 _count(context, batch.chunk)
                 if batch.events:
@@ -121,40 +122,6 @@ async def _stream(context: RequestContext, streams: list[AsyncGenerator[NativeBa
         return b""
 
     return await out.run(write, error_event)
-
-
-async def _merged(
-    streams: list[AsyncGenerator[NativeBatch, None]],
-) -> AsyncGenerator[tuple[int, NativeBatch], None]:
-    """Batches of all streams as they come, each with the index of its stream. The first failure ends them all."""
-    arrived: asyncio.Queue[tuple[int, NativeBatch | MinerError | None]] = asyncio.Queue(len(streams))
-
-    async def read(index: int, stream: AsyncGenerator[NativeBatch, None]) -> None:
-        try:
-            with ErrorBoundary():
-                async with aclosing(stream) as batches:
-                    async for batch in batches:
-                        await arrived.put((index, batch))
-        except MinerError as error:
-            await arrived.put((index, error))
-        else:
-            await arrived.put((index, None))
-
-    readers = [asyncio.create_task(read(index, stream)) for index, stream in enumerate(streams)]
-    unfinished = len(readers)
-    try:
-        while unfinished:
-            index, item = await arrived.get()
-            if item is None:
-                unfinished -= 1
-            elif isinstance(item, MinerError):
-                raise item
-            else:
-                yield index, item
-    finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
 
 
 def _with_index(event: bytes, index: int) -> bytes:

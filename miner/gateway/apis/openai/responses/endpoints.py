@@ -26,6 +26,7 @@ from miner.gateway.request_body import off_loop, parse_body
 from miner.gateway.store.database import StorageError
 from miner.gateway.store.responses import StoredResponse
 from miner.gateway.streaming import EventStream
+from miner.gateway.token_count import count_tokens
 
 _DIALECT = OpenAIResponses()
 _encode = msgspec.json.encode
@@ -268,18 +269,10 @@ async def input_tokens(context: RequestContext) -> web.StreamResponse:
     call = await parse_body(context, _DIALECT.begin)
     await _complete(context, call)
     await context.start_call(call)
-    service, arguments = context.gateway.service, call.arguments[0]
-    try:
-        with call.names.translate_errors():
-            count = await service.count_tokens(
-                messages=arguments["messages"], model=call.model, tools=arguments.get("tools")
-            )
-    except UnsupportedFeatureError as error:
-        if error.param != "count_tokens":
-            raise
-        raise RefusedError(
-            501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="See usage of a response."
-        ) from error
+    arguments = call.arguments[0]
+    count = await count_tokens(
+        context, call, messages=arguments["messages"], model=call.model, tools=arguments.get("tools")
+    )
     return json_response(context, _encode({"object": "response.input_tokens", "input_tokens": count}))
 
 
