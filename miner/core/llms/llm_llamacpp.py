@@ -226,7 +226,8 @@ class LlamaCppService(OpenAIService):
                 async with self._servers.slot(None, name, Timings()) as server:
                     return await ask(server)
 
-            return await retries.run(send)
+            response = await retries.run(send)
+            return native.with_defaults(response, self._native_defaults()) if path == "/props" else response
 
     @override
     async def native_stream(

@@ -180,6 +180,16 @@ def _at(response: Any, path: str) -> Any:
     return response
 
 
+def with_defaults(props: bytes, defaults: dict[str, Any]) -> bytes:
+    """The response of `/props` with the defaults that requests have here."""
+    decoded = msgspec.json.decode(props)
+    settings = decoded.get("default_generation_settings") if isinstance(decoded, dict) else None
+    params = settings.get("params") if isinstance(settings, dict) else None
+    if isinstance(params, dict):
+        params |= defaults
+    return msgspec.json.encode(decoded)
+
+
 def native_error(status: int, body: ErrorBody, refined: MinerError | None) -> MinerError | None:
     """The error of a refusal, with the server's own words: its client wrote the request for it. None: it is none."""
     if refined is not None and not isinstance(refined, (InvalidRequestError, UnsupportedFeatureError)):

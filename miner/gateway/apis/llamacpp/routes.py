@@ -15,7 +15,7 @@ from miner.gateway.apis.llamacpp.schema import (
     NativeRerankRequest,
     TokenizeRequest,
 )
-from miner.gateway.apis.llamacpp.tools import health, lora_adapters, native, props, slots
+from miner.gateway.apis.llamacpp.tools import health, lora_adapters, models, native, props, slots
 from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.rerank import rerank
@@ -56,6 +56,7 @@ LLAMACPP = [
     _post("/embeddings", "The same; OpenAI's form is at /v1/embeddings", embeddings),
     _post("/rerank", "Sort documents by relevance to a query, in llama.cpp's form", rerank),
     _post("/reranking", "The same"),
+    Route("GET", "/models", models, "key", llamacpp_error, "List models, in llama.cpp's form"),
     Route("GET", "/props", props, "key", llamacpp_error, "The properties of a model's engine"),
     Route("GET", "/slots", slots, "key", llamacpp_error, "What the slots of a model's engine do"),
     Route("GET", "/lora-adapters", lora_adapters, "key", llamacpp_error, "The adapters of a model's engine"),

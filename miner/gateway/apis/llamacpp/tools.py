@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from miner.core.wire import TokenUsage
+from miner.core.wire import ModelInfo, TokenUsage
 from miner.gateway.apis.llamacpp.native import backend_of, model_of, object_of, own_errors
+from miner.gateway.apis.openai.models import models as openai_models
+from miner.gateway.catalog import known_models
 from miner.gateway.context import Handler, RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.endpoints.health import not_ready
@@ -57,6 +59,34 @@ async def slots(context: RequestContext) -> web.StreamResponse:
     found = msgspec.json.decode(await _get(context, f"/slots{query}"))
     listed = [{name: slot[name] for name in _SLOT_FIELDS if name in slot} for slot in found]
     return json_response(context, msgspec.json.encode(listed))
+
+
+async def models(context: RequestContext) -> web.StreamResponse:
+    """List the models that this caller may use, each once, with what its file says."""
+    if context.gateway.service.native_backend is None:
+        return await openai_models(context)
+    known = await known_models(context)
+    data = [
+        {
+            "id": model.id, "aliases": model.aliases, "tags": [], "object": "model", "created": model.created or 0,
+            "owned_by": "llamacpp", "meta": _meta(model),
+        }
+        for model in known
+    ]  # fmt: skip
+    listed = [{"name": model.id, "model": model.id, "capabilities": _capabilities(model)} for model in known]
+    return json_response(context, msgspec.json.encode({"models": listed, "object": "list", "data": data}))
+
+
+def _meta(model: ModelInfo) -> dict[str, int]:
+    found = {
+        "n_ctx": model.context_length, "n_embd": model.dimensions, "n_params": model.parameters, "size": model.size
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _capabilities(model: ModelInfo) -> list[str]:
+    able = model.capabilities or ("chat",)
+    return ["completion"] if "chat" in able else ["embedding"]
 
 
 async def lora_adapters(context: RequestContext) -> web.StreamResponse:

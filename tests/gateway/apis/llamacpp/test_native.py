@@ -68,6 +68,8 @@ async def test_defaults_of_the_settings(tmp_path):
     async with service(tmp_path, **given) as backend, serving(backend) as served:
         _, plain = await sent(served, "/completion", {"prompt": "one"})
         _, other = await sent(served, "/completion", {"prompt": "one", "n_predict": 5, "seed": 1})
+        _, props = await got(served, "/props")
+    assert props["default_generation_settings"]["params"]["seed"] == 42
     settings = plain["generation_settings"]
     assert (plain["tokens_predicted"], settings["temperature"], settings["seed"]) == (3, 0.0, 42)
     assert (other["tokens_predicted"], other["generation_settings"]["seed"]) == (5, 1)
@@ -136,6 +138,8 @@ async def test_tokens_templates_slots_and_properties(tmp_path):
         _, props = await got(served, "/props", **key)
         assert props["model_path"] == "tiny.gguf"
         assert str(tmp_path) not in json.dumps(props)
+        _, models = await got(served, "/models", **key)
+        assert [(model["id"], model["meta"]["n_ctx"]) for model in models["data"]] == [("tiny", 512)]
         _, slots = await got(served, "/slots?model=tiny", **key)
         assert [slot["is_processing"] for slot in slots] == [False, False]
         assert await got(served, "/lora-adapters", **key) == (200, [])
