@@ -36,7 +36,8 @@ async def read_form(context: RequestContext) -> Form:
         raise InvalidRequestError("The request body must be multipart/form-data.", hint="Send a form with the file.")
     body = await read_body(context)
     loop = asyncio.get_running_loop()
-    stream = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    # All of it is here already: without this limit the reader would pause a connection that it does not have.
+    stream = StreamReader(BaseProtocol(loop), len(body) + 1, loop=loop)
     stream.feed_data(body)
     stream.feed_eof()
     form = Form()

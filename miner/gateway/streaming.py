@@ -55,7 +55,8 @@ class EventStream:
     ) -> web.StreamResponse:
         """Let `write` send the stream and return its last bytes.
 
-        Whatever it raises once the headers are out ends the body with an error event, and the connection is closed.
+        Whatever it raises once the headers are out ends the body with an error event, and the connection is closed. One
+        of the early errors is the whole stream: its connection stays usable.
 
         Raises:
             MinerError: it failed before, so that there can be a status.
@@ -73,7 +74,7 @@ class EventStream:
                 raise
             context.error = error
             log_error(context, failure, error, "broke off in the middle of its stream" if self.response else "failed")
-            return await self._end(error_event(failure), broken=True)
+            return await self._end(error_event(failure), broken=self.response is not None)
         finally:
             streams.discard(self)
         return await self._end(last)

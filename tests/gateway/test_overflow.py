@@ -118,6 +118,22 @@ async def test_a_stream_of_responses_ends_with_the_event_that_codex_knows():
         assert re.search(pattern, events[3]["response"]["error"]["message"])
 
 
+async def test_the_connection_of_a_stream_that_was_refused_whole_stays_usable():
+    opened: list[object] = []
+
+    async def note(_session, _context, connection) -> None:
+        opened.append(connection)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(note)
+    async with serving(Full(config())) as served, aiohttp.ClientSession(trace_configs=[trace]) as session:
+        for _ in range(3):
+            body = {"model": "m", "input": "Hi", "stream": True}
+            async with session.post(f"{served.url}/v1/responses", json=body) as reply:
+                assert "response.failed" in await reply.text()
+    assert len(opened) == 1
+
+
 async def test_an_engine_that_tells_no_numbers_has_the_models():
     reply = (400, {"error": {"message": "input is longer", "param": "input_tokens", "code": 400}})
     async with StubServer(reply=reply) as engine, serving(vllm(engine)) as served:

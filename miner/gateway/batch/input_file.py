@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ def rows_of(content: bytes, endpoint: str) -> list[tuple[str, bytes]]:
     rows: list[tuple[str, bytes]] = []
     seen: set[str] = set()
     invalid: InvalidLine | None = None
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.removeprefix(BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -83,7 +83,7 @@ async def test_a_batch_from_its_file_to_its_results(tmp_path):
         serving(Parrot(config()), serve_store_file=str(tmp_path / "store.db")) as served,
         clients(served) as (client, _),
     ):
-        content = lines("a", "b", "c") + b"\n" + lines("d", temperature=9) + b"\n\n"
+        content = b"\xef\xbb\xbf" + lines("a", "b", "c") + b"\n" + lines("d", temperature=9) + b"\n\n"
         batch = await created(client, content, metadata={"job": "nightly"})
         assert (batch.status, batch.metadata) == ("validating", {"job": "nightly"})
         batch = await ended(client, batch)
@@ -293,6 +293,17 @@ async def test_files_and_batches_are_bounded(tmp_path):
             await client.files.create(file=("b", b"x" * 3000), purpose="batch")
         with pytest.raises(openai.BadRequestError, match="purpose must be one of"):
             await client.files.create(file=("b", b"x"), purpose="nonsense")
+
+
+async def test_a_large_file_comes_back_as_it_was_sent(tmp_path):
+    content = lines("a", "b" * 300_000) + b"\n" + bytes(range(256)) * 16_000
+    async with (
+        serving(Parrot(config()), serve_store_file=str(tmp_path / "store.db")) as served,
+        clients(served) as (client, _),
+    ):
+        file = await client.files.create(file=("large.jsonl", content), purpose="batch")
+        assert file.bytes == len(content)
+        assert (await client.files.content(file.id)).content == content
 
 
 def form(disposition, content):

@@ -190,7 +190,7 @@ def _whole_number(text: str, name: str, low: int = -1, high: int = 2**31) -> int
         number = low - 1
     if not low <= number <= high:
         raise InvalidRequestError(
-            f"{name} must be an integer of at least {max(low, 0)}, not {text[:40]!r}.", param=name
+            f"{name} must be an integer from {max(low, 0)} to {high}, not {text[:40]!r}.", param=name
         )
     return number
 
