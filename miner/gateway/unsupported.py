@@ -56,6 +56,9 @@ _NAME = re.compile(r"[!-+\--~]{1,100}")
 _MOST_NAMES = 64
 _TYPO = 0.8
 """Similarity from which an unknown field is taken for a misspelled one."""
+_OTHER_NAME = 0.7
+"""Similarity from which a field of another API is taken for one of this (`max_tokens`, `max_output_tokens`)."""
+_IGNORED = f"send the header {HEADER}: skip to have it ignored and listed in x-miner-ignored-params."
 
 
 def policy_of(word: str, where: str) -> Policy:
@@ -93,7 +96,8 @@ def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> 
         elif policy == "refuse" or not _is_empty(value):
             _refuse_typo(path, call.fields, policy)
             changes = path in CHANGES_THE_ANSWER
-            call.skip(path, f"Unknown parameter: {path!r}.", changes=changes)
+            hint = _meant(path, call.fields) if changes else None
+            call.skip(path, f"Unknown parameter: {path!r}.", hint=hint, changes=changes)
     for skipped in call.skipped:
         if policy == "refuse" or (skipped.changes and policy == "default"):
             raise UnsupportedFeatureError(skipped.message, param=skipped.param, hint=skipped.hint or _way_out(policy))
@@ -113,8 +117,7 @@ def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> 
 
 
 def _way_out(policy: Policy) -> str:
-    way = f"send the header {HEADER}: skip to have it ignored and listed in x-miner-ignored-params."
-    return f"Remove it, or {way}"
+    return f"Remove it, or {_IGNORED}"
 
 
 def _refuse_typo(path: str, fields: Collection[str], policy: Policy) -> None:
@@ -134,6 +137,12 @@ KNOWN_ADDITIONS: frozenset[str] = frozenset(
     add_special_tokens include_reasoning return_token_ids""".split()
 )
 """Fields of other servers that add, and resemble known ones."""
+
+
+def _meant(path: str, fields: Collection[str]) -> str | None:
+    """The hint of a field of another API: what this one calls it."""
+    near = difflib.get_close_matches(path, fields, n=1, cutoff=_OTHER_NAME)
+    return f"Did you mean {near[0]!r}? Else remove it, or {_IGNORED}" if near else None
 
 
 def _is_empty(value: Any) -> bool:

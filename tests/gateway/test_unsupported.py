@@ -53,6 +53,13 @@ async def test_a_field_that_asks_for_nothing_is_no_reason_to_refuse(empty):
                 assert (await reply(served, path, {**body, field: empty}))[::2] == (200, [])
 
 
+async def test_a_field_of_another_api_is_refused_with_the_name_that_it_has_in_this_one():
+    async with serving(Parrot(config())) as served:
+        status, text, _ = await reply(served, "/v1/responses", {"input": "x", "max_tokens": 9})
+    assert status == 400
+    assert "Did you mean 'max_output_tokens'" in text
+
+
 async def test_a_misspelled_field_is_refused_with_the_right_name():
     async with serving(Parrot(config())) as served:
         status, text, _ = await reply(served, "/v1/chat/completions", {"messages": USER, "temprature": 0.1})

@@ -42,8 +42,9 @@ def decode_request(body: bytes, decoder: msgspec.json.Decoder[Any], foreign: dic
 def _with_foreign_blocks(body: bytes) -> bytes | None:
     """The body with its unknown blocks wrapped; None if it has none."""
     request = json_of(body)
-    found = False
-    for message in request.get("messages") or ():
+    messages, found = request.get("messages"), False
+    # Of a field that occurs twice, the last one is read: it may be no list.
+    for message in messages if isinstance(messages, list) else ():
         blocks = message.get("content") if isinstance(message, dict) else None
         lists = [blocks] if isinstance(blocks, list) else []
         lists += [

@@ -223,3 +223,24 @@ async def test_count_tokens_takes_all_that_messages_take():
         async with post(served, {**body, "thread": {"type": "create"}}, "/v1/messages/count_tokens") as response:
             assert response.status == 400
             assert (await response.json())["request_id"] == response.headers["request-id"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        (b']}],"max_tokens":9, oops', "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b']}],"max_tokens":9,"metadata":{"user_id":"\\ud800"}}', "half of a surrogate pair"),
+        (b'\xff"}]}]}', "not valid JSON"),
+        (b',{"type":"of_2027","content":' + b"[" * 3000 + b"]" * 3000 + b'}]}],"max_tokens":9}', "nested"),
+        (b']}],"max_tokens":9,"messages":7}', "messages"),
+    ],
+    ids=["malformed", "cut", "surrogate", "encoding", "deep", "twice"],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_body_that_is_wrong_behind_an_unknown_block_is_the_clients_error(path, rest, said):
+    body = b'{"model":"m","messages":[{"role":"user","content":[{"type":"of_2027"}' + rest
+    async with serving(Parrot(config())) as served, post(served, body, path) as response:
+        error = (await response.json())["error"]
+    assert response.status == 400, error
+    assert said in error["message"]
