@@ -58,6 +58,8 @@ class BatchRunner:
         """Batches that have rows to begin, as of the last look."""
         self._stale = True
         """Whether the database has to be looked at."""
+        self._ended: set[str] = set()
+        """Batches of which rows have ended since the last look."""
         self._changed = asyncio.Event()
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         """The tasks of rows, by batch id and place."""
@@ -106,10 +108,13 @@ class BatchRunner:
         """Begin as many rows as may run."""
         if self._stale:
             self._stale = False
+            self._ended.clear()
             batches = await self.store.claim()
             for batch in batches:
                 await self._advance(batch)
             self._ready = [batch for batch in batches if batch.status == "in_progress" and batch.counts.get("pending")]
+            # What ended meanwhile is not in what was read: it may have been the last row of its batch.
+            self._stale |= not self._ended <= {batch.id for batch in self._ready}
         while self._ready and len(self._running) < self._concurrency and self._gateway.phase != "draining":
             batch = min(self._ready, key=lambda each: self._owners.get(each.owner, 0))  # the oldest batch of equals
             row = await self.store.next_row(batch)
@@ -135,6 +140,7 @@ class BatchRunner:
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._running[key]
+            self._ended.add(batch.id)
             self._owners[batch.owner] -= 1
             if not self._owners[batch.owner]:
                 del self._owners[batch.owner]

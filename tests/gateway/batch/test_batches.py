@@ -13,6 +13,8 @@ import pytest
 
 from miner.errors import BackendError
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, partition_of, write_keys
+from miner.gateway.batch import runner
+from miner.gateway.store.batches import BatchStore
 from tests.gateway.middleware.test_rate_limit import LONG, until
 from tests.gateway.serving import Parrot, config, serving
 
@@ -293,6 +295,33 @@ async def test_files_and_batches_are_bounded(tmp_path):
             await client.files.create(file=("b", b"x" * 3000), purpose="batch")
         with pytest.raises(openai.BadRequestError, match="purpose must be one of"):
             await client.files.create(file=("b", b"x"), purpose="nonsense")
+
+
+async def test_a_last_row_that_ends_during_a_look_ends_its_batch(tmp_path, monkeypatch):
+    service, claim, looks = Gated(), BatchStore.claim, asyncio.Event()
+
+    async def slow(store):
+        batches = await claim(store)
+        if looks.is_set():
+            looks.clear()
+            service.go.release()
+            await until(lambda: not service.running)
+            await asyncio.sleep(0.2)  # until its row is stored and its task is done
+        return batches
+
+    monkeypatch.setattr(BatchStore, "claim", slow)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 10 * LONG)
+    async with (
+        serving(service, serve_store_file=str(tmp_path / "store.db"), serve_batch_concurrency=1) as served,
+        clients(served) as (client, _),
+    ):
+        batch = await created(client, lines("a"))
+        await until(lambda: service.running == 1)
+        looks.set()
+        other = await created(client, lines("b"))
+        assert (await ended(client, batch)).status == "completed"
+        service.go.release()
+        assert (await ended(client, other)).status == "completed"
 
 
 async def test_a_large_file_comes_back_as_it_was_sent(tmp_path):
