@@ -356,3 +356,22 @@ async def test_a_broken_form_is_a_clear_error(body, tmp_path):
         response = await http.post(f"{served.url}/v1/files", content=body, headers=headers)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["message"]
+
+
+PART = form('form-data; name="purpose"', b"batch").removesuffix(b"--x--\r\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"\n" * 500 + PART + b"--x--", "begin with its boundary"), (b"--xy\n" + PART + b"--x--", "begin with its"),
+        (PART * 65 + b"--x--", "more than 64 parts"),
+    ],
+)  # fmt: skip
+async def test_what_would_be_read_for_long_is_no_form(body, words, tmp_path):
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    path = str(tmp_path / "store.db")
+    async with serving(Parrot(config()), serve_store_file=path) as served, httpx.AsyncClient() as http:
+        response = await http.post(f"{served.url}/v1/files", content=body, headers=headers)
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
