@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.helpers import parse_mimetype
 from aiohttp.multipart import BodyPartReader, MultipartReader
 from aiohttp.streams import StreamReader
 
@@ -75,7 +75,9 @@ async def _parse(headers: Mapping[str, str], body: bytes) -> Form:
 
 def _check_beginning(headers: Mapping[str, str], body: bytes) -> None:
     """Refuse text before the first part, which no client sends: the reader would go through it line by line."""
-    boundary = parse_mimetype(headers.get("Content-Type", "")).parameters.get("boundary", "").encode()
+    message = Message()
+    message["Content-Type"] = headers.get("Content-Type", "")
+    boundary = (message.get_boundary() or "").encode()
     if body[:_MAX_LINE].lstrip(b"\r\n").partition(b"\n")[0].rstrip() not in (
         b"--" + boundary,
         b"--" + boundary + b"--",
