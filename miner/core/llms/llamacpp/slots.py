@@ -238,8 +238,11 @@ class SlotTable:
         ]
         shares = {number: slot.held.shared(trace) if slot.held else 0 for number, slot in free}
         lost = {number: slot.held.lost_to(trace) if slot.held else 0 for number, slot in free}
-        # Of equals the one that loses least: a conversation that goes on before a copy of its beginning.
-        best, slot = max(free, key=lambda item: (shares[item[0]], -lost[item[0]], -item[1].released))
+        # Of equals the one that loses least: a conversation that goes on before a copy of its beginning, and both
+        # before an empty slot, since prompts of less than a block share none.
+        best, slot = max(
+            free, key=lambda item: (shares[item[0]], -lost[item[0]], item[1].held is not None, -item[1].released)
+        )
         saved = self._best_saved(trace)
         if saved is not None and (
             saved.shared(trace) > shares[best] + len(trace.blocks) // _LITTLE

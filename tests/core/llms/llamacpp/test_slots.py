@@ -48,6 +48,16 @@ def test_a_conversation_goes_on_where_it_was():
         assert engine.run(body(first("A"), *replies, "Aye.", "Go on.", system="Other." * 400)) == (0, [])
 
 
+def test_a_prompt_of_less_than_a_block_goes_on_where_it_was_rather_than_on_an_empty_slot():
+    engine = Engine(8)
+    for name in "AB":
+        request = body(name, system="Hi.")
+        assert trace_of(request).size < BLOCK
+        slot, _ = engine.run(request)
+        assert engine.run(request) == (slot, [])
+        assert engine.run(body(name, "Aye.", "Go on.", system="Hi.")) == (slot, [])
+
+
 def test_a_common_beginning_is_used_and_what_would_be_lost_is_saved():
     engine = Engine(2)
     engine.run(body(first("A")))
