@@ -87,7 +87,8 @@ async def test_a_strict_template_takes_every_conversation(sent):
         sent.clear()
         for messages in CONVERSATIONS.values():
             await service.chat_completion(messages, tools=[TOOL], max_tokens=1, temperature=0)
-        assert [path for path, _ in sent] == ["/chat/completions"] * len(CONVERSATIONS)
+        probes = ("/tokenize", "/completion")  # once, for saving a slot
+        assert [path for path, _ in sent if path not in probes] == ["/chat/completions"] * len(CONVERSATIONS)
 
 
 async def test_a_later_system_message_keeps_its_place_and_the_cache(sent):
