@@ -232,6 +232,27 @@ async def test_nothing_of_one_key_is_seen_by_another_and_a_revoked_key_runs_noth
     assert service.order == ["a"]
 
 
+async def test_rows_that_run_do_not_keep_their_client_from_looking_at_them(tmp_path):
+    service = Gated()
+    limits = {"rate_limit_concurrency": 1}
+    message = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    async with (
+        serving(service, serve_store_file=str(tmp_path / "store.db"), **limits) as served,
+        clients(served) as (one, other),
+    ):
+        batch = await created(one, lines("a"))
+        messages = await other.messages.batches.create(requests=[{"custom_id": "a", "params": message}])
+        await until(lambda: service.running == 1)
+        assert (await one.batches.retrieve(batch.id)).status == "in_progress"
+        assert (await one.files.retrieve(batch.input_file_id)).id == batch.input_file_id
+        assert (await one.files.content(batch.input_file_id)).content == lines("a")
+        assert [found.id async for found in one.batches.list()] == [batch.id]
+        assert (await other.messages.batches.retrieve(messages.id)).processing_status == "in_progress"
+        assert (await other.messages.batches.cancel(messages.id)).processing_status == "canceling"
+        await one.batches.cancel(batch.id)
+        assert (await ended(one, batch)).status == "cancelled"
+
+
 async def test_a_row_waits_for_a_backend_that_is_away(tmp_path, monkeypatch):
     class Away(Parrot):
         fails = 2

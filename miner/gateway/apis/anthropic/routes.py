@@ -28,7 +28,8 @@ ANTHROPIC = [
     ),
     *(
         Route(
-            method, f"/v1/messages/batches{path}", handler, "key", anthropic_error, summary, body, id_header=ID_HEADER
+            method, f"/v1/messages/batches{path}", handler, "key", anthropic_error, summary, body, id_header=ID_HEADER,
+            always=method == "GET" or bool(path),  # rows that run do not keep their client from looking at them
         )
         for method, path, handler, summary, body in (
             ("POST", "", create_batch, "Create a batch of messages", MessageBatchRequest),
@@ -41,5 +42,6 @@ ANTHROPIC = [
     Route(
         "GET", "/v1/messages/batches/{batch}/results", results, "key", anthropic_error,
         "The results of a batch, one JSON object a line", content_types="application/x-jsonl", id_header=ID_HEADER,
+        always=True,
     ),
 ]  # fmt: skip
