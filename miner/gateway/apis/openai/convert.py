@@ -45,14 +45,16 @@ def common_arguments(body: CommonParams) -> dict[str, Any]:
 def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
     """The service's arguments that both kinds of completions share."""
     arguments = {**common_arguments(body), **set_fields(body, ("max_tokens", "logit_bias"))}
-    if body.repeat_penalty is None and body.repetition_penalty is not None:
+    _refuse_different(body, "repeat_penalty", "repetition_penalty")
+    _refuse_different(body, "max_tokens", "n_predict")
+    if body.repetition_penalty is not None:
         arguments["repeat_penalty"] = body.repetition_penalty
     if body.stream_options is not None:
         if not body.stream:
             raise InvalidRequestError("stream_options requires stream: true.", param="stream_options")
         if body.stream_options.continuous_usage_stats:
             arguments["continuous_usage"] = True
-    if body.max_tokens is None and body.n_predict is not None:
+    if body.n_predict is not None:
         arguments["max_tokens"] = body.n_predict
     if arguments.get("max_tokens") == 0:
         arguments["max_tokens"] = 1  # the least that engines generate; it is not delivered
@@ -65,6 +67,13 @@ def sampling_arguments(body: SamplingParams) -> dict[str, Any]:
     if (wanted := response_format(body)) is not None:
         arguments["response_format"] = wanted[0]
     return arguments
+
+
+def _refuse_different(body: SamplingParams, name: str, other: str) -> None:
+    """Refuse two names of one parameter with different values: one of them would be dropped silently."""
+    one, two = getattr(body, name), getattr(body, other)
+    if None not in (one, two) and one != two:
+        raise InvalidRequestError(f"{name} {one} and {other} {two} differ.", param=name, hint="Send only one of them.")
 
 
 def choice_options(body: SamplingParams, prompts: int = 1) -> ChoiceOptions:

@@ -240,3 +240,14 @@ async def test_marks_for_a_cache_and_a_tools_name_are_accepted_and_listed():
         assert headers["x-miner-ignored-params"] == "messages.cache_control, messages.content.cache_control"
         assert "cache_control" not in json.dumps(engine.bodies[-1])
         assert engine.bodies[-1]["messages"][2]["name"] == "f"
+
+
+@pytest.mark.parametrize(("one", "other"), [({"max_tokens": 3}, {"n_predict": 4}),
+                                            ({"repeat_penalty": 1.1}, {"repetition_penalty": 1.2})])  # fmt: skip
+async def test_two_names_of_one_parameter_must_agree(one, other):
+    async with StubServer() as engine, serving(vllm(engine)) as served, client(served) as api:
+        with pytest.raises(openai.BadRequestError, match="differ") as caught:
+            await api.chat.completions.create(model="m", messages=USER, extra_body={**one, **other})
+        assert caught.value.param == next(iter(one))
+        assert engine.generations == []
+        await api.chat.completions.create(model="m", messages=USER, extra_body=other)
