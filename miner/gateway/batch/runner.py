@@ -32,6 +32,9 @@ _UNSURE = (500, 502, 504)
 """Statuses after which it is sent again a few times."""
 _ATTEMPTS = 3
 _MAX_PAUSE = 60.0
+_MAX_LIMITED_PAUSE = 4.0
+"""After a 429, unless its `Retry-After` is longer: rows that wait for one another would wait the longer the more there
+are."""
 
 
 class BatchRunner:
@@ -224,7 +227,7 @@ class BatchRunner:
             again = response.status in _TRANSIENT or (response.status in _UNSURE and attempts < _ATTEMPTS)
             if not again:
                 return response
-            pause = min(_MAX_PAUSE, 2 * pause)
+            pause = min(_MAX_LIMITED_PAUSE if response.status == 429 else _MAX_PAUSE, 2 * pause)
             wait = max(pause / 2, min(response.retry_after or 0.0, _MAX_PAUSE))
             if time.time() + wait > batch.expires:
                 return None if response.status in _TRANSIENT else response

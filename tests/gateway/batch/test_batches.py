@@ -253,6 +253,29 @@ async def test_rows_that_run_do_not_keep_their_client_from_looking_at_them(tmp_p
         assert (await ended(one, batch)).status == "cancelled"
 
 
+async def test_rows_over_the_limit_of_their_key_wait_as_long_as_it_says(tmp_path, monkeypatch):
+    service, waits, sleep = Gated(), [], asyncio.sleep
+
+    async def noted(seconds, result=None):
+        if not 0.5 < seconds < 100:  # of others
+            return await sleep(seconds, result)
+        waits.append(seconds)
+        return await sleep(0.01)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    path = str(tmp_path / "store.db")
+    async with (
+        serving(service, serve_store_file=path, serve_batch_concurrency=2, rate_limit_concurrency=1) as served,
+        clients(served) as (client, _),
+    ):
+        batch = await created(client, lines("a", "b"))
+        await until(lambda: len(waits) > 12)
+        service.go.release()
+        service.go.release()
+        assert (await ended(client, batch)).request_counts.completed == 2
+    assert max(waits) < 10
+
+
 async def test_a_row_waits_for_a_backend_that_is_away(tmp_path, monkeypatch):
     class Away(Parrot):
         fails = 2
