@@ -196,7 +196,10 @@ def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) 
     """
     headers: dict[str, str] = {}
     hint = None if isinstance(error, _LIBRARY_HINTS) else error.hint
-    text = shortened(" ".join(filter(None, (error.message, hint))))
+    message = error.message
+    if hint and message[-1:].isalnum():  # Ollama's own words have no stop
+        message += "."
+    text = shortened(" ".join(filter(None, (message, hint))))
     operator_hint = f" {error.operator_hint}" if admin and error.operator_hint else ""
     if isinstance(error, RefusedError):
         if error.retry_after is not None:

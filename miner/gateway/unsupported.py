@@ -124,7 +124,7 @@ def _refuse_typo(path: str, fields: Collection[str], policy: Policy) -> None:
     """Refuse a field that is nearly the name of a known one: leaving it out would change the response silently."""
     if policy == "skip" or "." in path or any(path in names for names in (fields, CHANGES_THE_ANSWER, KNOWN_ADDITIONS)):
         return
-    near = difflib.get_close_matches(path.lower(), fields, n=1, cutoff=_TYPO)
+    near = difflib.get_close_matches(path.lower(), [*fields, *sorted(CHANGES_THE_ANSWER)], n=1, cutoff=_TYPO)
     if near:
         raise InvalidRequestError(
             f"Unknown parameter: {path!r}.", param=path,

@@ -71,6 +71,24 @@ async def test_a_misspelled_field_is_refused_with_the_right_name():
         assert (status, skipped) == (200, ["temprature"])
 
 
+async def test_a_misspelled_name_that_another_api_has_is_refused_too():
+    async with serving(Parrot(config())) as served:
+        status, text, _ = await reply(served, "/v1/responses", {"input": "x", "max_toknes": 5})
+        assert status == 400
+        assert "max_toknes" in text
+
+
+@pytest.mark.parametrize(
+    "metadata", [{str(number): "x" for number in range(17)}, {"k" * 65: "x"}, {"k": "x" * 513}, {"k": 1}]
+)
+async def test_metadata_is_bounded(metadata):
+    async with serving(Parrot(config())) as served:
+        status, text, _ = await reply(served, "/v1/responses", {"input": "x", "metadata": metadata})
+        assert status == 400
+        assert "metadata" in text
+        assert (await reply(served, "/v1/responses", {"input": "x", "metadata": {"k": "v"}}))[0] == 200
+
+
 async def test_unknown_fields_inside_of_known_objects_are_listed_once_by_their_place():
     parts = [{"type": "text", "text": "a", "tag": 1}, {"type": "text", "text": "b", "tag": 2}]
     body = {"messages": [{"role": "user", "content": parts, "note": 1}], "max_tokens": 9}

@@ -88,3 +88,26 @@ def _tokens(value: object) -> list[int] | None:
     if all(type(token) is int or (type(token) is float and token.is_integer()) for token in value):
         return [int(token) for token in value]
     return None
+
+
+_METADATA = (16, 64, 512)
+"""Pairs, characters of a key, characters of a value: OpenAI's bounds."""
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> None:
+    """Check what is stored with an object, and comes back with it.
+
+    Raises:
+        InvalidRequestError: more than 16 pairs, longer ones than OpenAI allows, or values that are no strings.
+    """
+    pairs, key_length, value_length = _METADATA
+    if len(metadata or ()) > pairs:
+        raise InvalidRequestError(
+            f"metadata must have at most {pairs} pairs, not {len(metadata or ())}.", param="metadata"
+        )
+    for key, value in (metadata or {}).items():
+        if len(key) > key_length or not isinstance(value, str) or len(value) > value_length:
+            raise InvalidRequestError(
+                f"metadata.{key[:80]}: keys must have at most {key_length} characters, values must be strings of at "
+                f"most {value_length}.", param="metadata",
+            )  # fmt: skip

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.errors import InvalidRequestError
+from miner.gateway.apis.fields import check_metadata
 from miner.gateway.apis.openai.files import list_body
 from miner.gateway.batch.requests import new_batch, page_size, stores
 from miner.gateway.context import RequestContext, new_id
@@ -18,7 +19,6 @@ from miner.gateway.store.batches import Batch, Details
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank")
 """Routes that rows may call."""
-_MAX_METADATA = 16
 
 
 class OutputExpiry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -53,8 +53,7 @@ async def create_batch(context: RequestContext) -> web.StreamResponse:
         raise InvalidRequestError(
             f"completion_window must be 24h, not {request.completion_window[:40]!r}.", param="completion_window"
         )
-    if len(request.metadata or ()) > _MAX_METADATA:
-        raise InvalidRequestError(f"metadata must have at most {_MAX_METADATA} keys.", param="metadata")
+    check_metadata(request.metadata)
     expiry = request.output_expires_after
     if expiry is not None and (expiry.anchor != "created_at" or not 3600 <= expiry.seconds <= 2_592_000):
         raise InvalidRequestError(

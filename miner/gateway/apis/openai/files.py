@@ -53,8 +53,11 @@ async def files_list(context: RequestContext) -> web.StreamResponse:
     if order not in ("asc", "desc"):
         raise InvalidRequestError(f"order must be asc or desc, not {order!r:.80}.", param="order")
     limit = page_size(query.get("limit"), _MAX_PAGE, _MAX_PAGE)
+    after = query.get("after")
+    if after is not None and await files.find(context.caller.partition, after) is None:
+        raise _not_found(after)
     found = await files.list_files(
-        context.caller.partition, purpose=query.get("purpose"), after=query.get("after"), limit=limit + 1,
+        context.caller.partition, purpose=query.get("purpose"), after=after, limit=limit + 1,
         ascending=order == "asc",
     )  # fmt: skip
     return json_response(context, list_body([file_object(file) for file in found[:limit]], more=len(found) > limit))

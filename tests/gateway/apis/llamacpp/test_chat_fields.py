@@ -34,7 +34,7 @@ async def chunks(served, path="/v1/chat/completions", **fields):
 async def test_formats():
     demo = LlamaCppService(config(llamacpp_ctx_size=512, llamacpp_parallel=1, llamacpp_threads=1))
     async with demo as backend, serving(backend) as served:
-        _, grammar = await chat(served, grammar='root ::= "a"{3,3}', n_predict=9)
+        _, grammar = await chat(served, grammar='root ::= "a"{3,3}', max_tokens=None, n_predict=9)
         _, schema = await chat(served, json_schema={"const": "42"}, max_tokens=20)
         assert grammar["choices"][0]["message"]["content"] == "aaa"
         assert schema["choices"][0]["message"]["content"] == '"42"'

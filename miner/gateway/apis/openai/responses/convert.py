@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from miner.errors import InvalidRequestError
-from miner.gateway.apis.fields import refuse_unsupported
+from miner.gateway.apis.fields import check_metadata, refuse_unsupported
 from miner.gateway.apis.openai.convert import common_arguments
 from miner.gateway.apis.openai.responses.schema import ResponseRequest
 from miner.gateway.apis.openai.responses.tools import Tools, tool_choice_arguments
@@ -72,6 +72,7 @@ def skip_fields(request: ResponseRequest, call: Call) -> None:
 
 def service_arguments(request: ResponseRequest, tools: Tools, call: Call) -> dict[str, Any]:
     """The service's arguments, without the messages."""
+    check_metadata(request.metadata)
     arguments = common_arguments(request)
     if request.max_output_tokens is not None:
         arguments["max_tokens"] = request.max_output_tokens
