@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -117,6 +118,8 @@ class Lag:
 async def watched(pause: float = 0.002) -> AsyncIterator[Lag]:
     """Measure while the block lasts."""
     lag = Lag()
+    gc.collect()
+    gc.freeze()  # as the server does at its start: a collection would go through what thousands of tests have left
 
     async def watch() -> None:
         while True:
@@ -132,6 +135,7 @@ async def watched(pause: float = 0.002) -> AsyncIterator[Lag]:
         yield lag
         await asyncio.sleep(0.01)
     finally:
+        gc.unfreeze()
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
