@@ -59,7 +59,7 @@ def system_prompt(number: int, *, line: bool) -> str:
     first = f"x-anthropic-billing-header: cc_version=2.1.90.1a2; cc_entrypoint=cli; cch={checksum};\n"
     return (
         f"{first if line else ''}You are a coding agent.\n{rules}\n"
-        f"Today's date: 2026-11-28\nWorking directory: /home/dev/project-{number}"
+        f"Today's date: 2026-11-28\nWorking directory: ~/project-{number}"
     )
 
 
