@@ -17,7 +17,7 @@ from tests.servers.openai_stub import StubServer
 
 LINE = "x-anthropic-billing-header: cc_version=2.1.37.0d9; cc_entrypoint=cli; cch=fa690;"
 OTHER = "x-anthropic-billing-header: cc_version=2.1.37.0d9; cc_entrypoint=cli; cch=0b1c2;"
-PROMPT = "You are an agent.\nToday's date: 2026-11-28\nWorking directory: /home/ann"
+PROMPT = "You are an agent.\nToday's date: 2026-11-28\nWorking directory: ~/ann"
 USER = {"role": "user", "content": "hi"}
 NAME = "x-anthropic-billing-header"
 
