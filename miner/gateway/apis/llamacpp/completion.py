@@ -28,17 +28,14 @@ _HEARTBEAT = b":\n\n"
 _FIRST = b'{"index":0,'
 
 
-def native_completion(path: str, otherwise: Handler | None = None) -> Handler:
+def native_completion(path: str) -> Handler:
     """The handler of a route that generates.
 
     Args:
         path: the engine's.
-        otherwise: serves it on a backend without such routes.
     """
 
     async def handle(context: RequestContext) -> web.StreamResponse:
-        if otherwise is not None and context.gateway.service.native_backend is None:
-            return await otherwise(context)
         body = await object_of(context)
         bodies, call = split(body)
         await context.start_call(call)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aiohttp import web
+
 from miner.gateway.apis.llamacpp.completion import native_completion
 from miner.gateway.apis.llamacpp.errors import chat_error, llamacpp_error
 from miner.gateway.apis.llamacpp.schema import (
@@ -20,7 +22,7 @@ from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.routes import OPENAI
-from miner.gateway.context import Handler, Route
+from miner.gateway.context import Handler, RequestContext, Route
 
 _JSON_OR_EVENTS = ("application/json", "text/event-stream")
 _BODIES: dict[str, type] = {
@@ -31,13 +33,25 @@ _BODIES: dict[str, type] = {
 }  # fmt: skip
 
 
+def _or_else(handler: Handler, otherwise: Handler | None) -> Handler:
+    """The handler; on a backend without such routes `otherwise`, where there is one."""
+    if otherwise is None:
+        return handler
+
+    async def handle(context: RequestContext) -> web.StreamResponse:
+        native = context.gateway.service.native_backend is not None
+        return await (handler if native else otherwise)(context)
+
+    return handle
+
+
 def _generating(path: str, engine_path: str, summary: str, otherwise: Handler | None = None) -> Route:
-    handler, body = native_completion(engine_path, otherwise), _BODIES[engine_path]
+    handler, body = _or_else(native_completion(engine_path), otherwise), _BODIES[engine_path]
     return Route("POST", path, handler, "key", llamacpp_error, summary, body, _JSON_OR_EVENTS)
 
 
 def _post(path: str, summary: str, otherwise: Handler | None = None) -> Route:
-    return Route("POST", path, native(path, otherwise), "key", llamacpp_error, summary, _BODIES[path])
+    return Route("POST", path, _or_else(native(path), otherwise), "key", llamacpp_error, summary, _BODIES[path])
 
 
 LLAMACPP = [

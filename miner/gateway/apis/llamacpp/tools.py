@@ -21,17 +21,14 @@ _SLOT_FIELDS = ("id", "id_task", "n_ctx", "speculative", "is_processing", "next_
 """Of a slot: not whose prompt it computes."""
 
 
-def native(path: str, otherwise: Handler | None = None) -> Handler:
+def native(path: str) -> Handler:
     """The handler of a route that passes its body on.
 
     Args:
         path: the engine's.
-        otherwise: serves it on a backend without such routes.
     """
 
     async def handle(context: RequestContext) -> web.StreamResponse:
-        if otherwise is not None and context.gateway.service.native_backend is None:
-            return await otherwise(context)
         body = await object_of(context)
         model = model_of(body)
         await context.start_call(Call(arguments=[], model=model, items=_items(body)))
