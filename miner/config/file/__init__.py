@@ -1,0 +1,1 @@
+"""`miner.toml`: one file that says what is served."""

