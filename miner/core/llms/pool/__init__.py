@@ -1,0 +1,1 @@
+"""The models of `miner.toml`: which service serves each."""
