@@ -10,7 +10,7 @@ import math
 from enum import Enum
 
 from miner.core.engine.slot_queue import ServiceTimes, SlotQueue
-from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
+from miner.core.engine.spec import AnySpec, Engine, EngineAddress
 from miner.core.wire import EngineStatus
 from miner.errors import EngineStartError
 
@@ -27,7 +27,7 @@ class State(Enum):
 class Member:
     """One engine of the pool, loaded or not."""
 
-    def __init__(self, spec: EngineSpec, engine: Engine, need: int, gpu_need: tuple[int, ...] = ()) -> None:
+    def __init__(self, spec: AnySpec, engine: Engine, need: int, gpu_need: tuple[int, ...] = ()) -> None:
         self.spec = spec
         self.engine = engine
         self.need = need
@@ -113,7 +113,7 @@ class Member:
         """Why requests are refused now: it is in the cooldown after too many crashes. Else None."""
         return self.engine.cooldown_error() if self.engine.state == "failed" else None
 
-    def matches(self, target: EngineSpec | str) -> bool:
+    def matches(self, target: AnySpec | str) -> bool:
         """Whether `target`, an alias or a spec, names this engine."""
         return target in (self.spec.alias, self.spec)
 

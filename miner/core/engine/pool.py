@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from miner.core.engine.errors import closed
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.scheduler import Scheduler
 from miner.core.engine.slot_queue import Lease
-from miner.core.engine.spec import Engine, EngineSpec
+from miner.core.engine.spec import AnySpec, Engine, EngineSource
 from miner.core.fair_queue import Client
 from miner.core.wire import EngineStatus, Progress
 from miner.errors import BackendTimeoutError
@@ -34,33 +35,34 @@ class EnginePool:
 
     def __init__(
         self,
-        make: Callable[[EngineSpec], Engine],
+        make: Callable[[Any], Engine] | None = None,
         *,
         limits: PoolLimits,
-        memory_of: Callable[[EngineSpec], int] | None = None,
-        gpu_memory_of: Callable[[EngineSpec], tuple[int, ...]] | None = None,
+        memory_of: Callable[[Any], int] | None = None,
+        gpu_memory_of: Callable[[Any], tuple[int, ...]] | None = None,
     ) -> None:
         """
         Args:
-            make: makes the engine of a spec, not started.
-            memory_of: bytes of main memory that a spec takes; required with a memory budget. Its errors reach the
+            make: makes the engine of a spec, not started, where `lease` gets no source.
+            memory_of: bytes of main memory that such a spec takes; required with a memory budget. Its errors reach the
                 caller of `lease`.
             gpu_memory_of: bytes on each GPU that a spec takes.
         """
-        if limits.memory_budget is not None and memory_of is None:
+        if limits.memory_budget is not None and make is not None and memory_of is None:
             raise ValueError("memory_budget requires memory_of.")
         self.limits = limits
         self._make = make
         self._memory_of = memory_of
         self._gpu_memory_of = gpu_memory_of
-        self._pins: set[EngineSpec | str] = set()
+        self._pins: set[AnySpec | str] = set()
         self._scheduler: Scheduler | None = None
         self._closed = False
 
     @asynccontextmanager
     async def lease(
         self,
-        spec: EngineSpec,
+        spec: AnySpec,
+        source: EngineSource | None = None,
         *,
         client: Client = "",
         keep_alive: float | None = None,
@@ -70,6 +72,7 @@ class EnginePool:
 
         Args:
             spec: which engine.
+            source: makes it, and tells its memory, where it is not known yet.
             client: the request's client: the queue is fair between clients.
             keep_alive: idle seconds after which the engine is unloaded if this request was the last; 0: at once,
                 negative: never. None: the pool's `idle_timeout`.
@@ -82,7 +85,7 @@ class EnginePool:
                 fits into the memory budget.
         """
         scheduler = self.bind_loop()
-        member = scheduler.members.get(spec) or self._add(scheduler, spec)
+        member = scheduler.members.get(spec) or self._add(scheduler, spec, source)
         member.retired = False
         if member.cooldown_error() is not None:
             await member.engine.recheck_model_file()
@@ -92,17 +95,17 @@ class EnginePool:
         finally:
             scheduler.leave(member, waiter)
 
-    def pin(self, target: EngineSpec | str) -> None:
+    def pin(self, target: AnySpec | str) -> None:
         """Never evict an engine nor unload it for idleness, also if it is loaded later."""
         self._pins.add(target)
         self._pins_changed()
 
-    def unpin(self, target: EngineSpec | str) -> None:
+    def unpin(self, target: AnySpec | str) -> None:
         """Undo `pin`."""
         self._pins.discard(target)
         self._pins_changed()
 
-    async def unload(self, target: EngineSpec | str) -> bool:
+    async def unload(self, target: AnySpec | str) -> bool:
         """Stop an engine, pinned or not, once its requests in flight are done; requests that wait load it again then.
 
         Returns whether there was one to stop.
@@ -131,7 +134,7 @@ class EnginePool:
             scheduler.schedule()
         return bool(members)
 
-    def retire(self, spec: EngineSpec) -> None:
+    def retire(self, spec: AnySpec) -> None:
         """The model file of this spec was replaced: stop its engine, pinned or not, once its requests are served."""
         scheduler = self._scheduler
         member = scheduler.members.get(spec) if scheduler is not None else None
@@ -140,11 +143,23 @@ class EnginePool:
             if scheduler.loop.is_running():
                 scheduler.schedule()
 
-    def loaded(self) -> set[EngineSpec]:
+    async def unloaded(self, specs: Iterable[AnySpec]) -> None:
+        """Wait until the engines of these specs have stopped, `stop_timeout` and some seconds at most."""
+        wanted = set(specs)
+        staying = [m for m in self._members() if m.spec in wanted and m.state is not State.UNLOADED]
+        waits = [member.unloaded.wait() for member in staying]
+        if waits:
+            try:
+                async with asyncio.timeout(self.limits.stop_timeout + 5.0):
+                    await asyncio.gather(*waits)
+            except TimeoutError:
+                pass
+
+    def loaded(self) -> set[AnySpec]:
         """The specs whose engines are ready. Makes no system call, unlike `status`."""
         return {member.spec for member in self._members() if member.engine.state == "ready"}
 
-    def expires_at(self, spec: EngineSpec) -> float | None:
+    def expires_at(self, spec: AnySpec) -> float | None:
         """When a loaded engine is unloaded if no other request comes, in seconds since 1970; None: never."""
         scheduler = self._scheduler
         member = scheduler.members.get(spec) if scheduler is not None else None
@@ -161,7 +176,7 @@ class EnginePool:
         padded = [(*member.gpu_need, *[0] * (cards - len(member.gpu_need))) for member in members]
         return sum(member.need for member in members), tuple(map(sum, zip(*padded, strict=True)))
 
-    def reset(self, target: EngineSpec | str) -> None:
+    def reset(self, target: AnySpec | str) -> None:
         """Forget the crashes of an engine: the next request starts it without a pause."""
         for member in self._named(target):
             member.engine.reset()
@@ -202,10 +217,16 @@ class EnginePool:
             self._scheduler = Scheduler(self.limits)
         return self._scheduler
 
-    def _add(self, scheduler: Scheduler, spec: EngineSpec) -> Member:
-        need = self._memory_of(spec) if self._memory_of is not None else 0
-        gpu_need = self._gpu_memory_of(spec) if self._gpu_memory_of is not None else ()
-        member = Member(spec, self._make(spec), need, gpu_need)
+    def _add(self, scheduler: Scheduler, spec: AnySpec, source: EngineSource | None) -> Member:
+        if source is not None:
+            need, gpu_need = source.memory_of(spec)
+            engine = source.make(spec)
+        else:
+            assert self._make is not None
+            need = self._memory_of(spec) if self._memory_of is not None else 0
+            gpu_need = self._gpu_memory_of(spec) if self._gpu_memory_of is not None else ()
+            engine = self._make(spec)
+        member = Member(spec, engine, need, gpu_need)
         member.pinned = any(member.matches(target) for target in self._pins)
         scheduler.members[spec] = member
         return member
@@ -213,7 +234,7 @@ class EnginePool:
     def _members(self) -> list[Member]:
         return list(self._scheduler.members.values()) if self._scheduler is not None else []
 
-    def _named(self, target: EngineSpec | str) -> list[Member]:
+    def _named(self, target: AnySpec | str) -> list[Member]:
         return [member for member in self._members() if member.matches(target)]
 
     def _pins_changed(self) -> None:

@@ -19,7 +19,7 @@ from miner.core.engine.eviction import fits, plan_eviction
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.slot_queue import Lease, Waiter
-from miner.core.engine.spec import EngineSpec
+from miner.core.engine.spec import AnySpec
 from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
@@ -34,7 +34,7 @@ class Scheduler:
     def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self.members: dict[EngineSpec, Member] = {}
+        self.members: dict[AnySpec, Member] = {}
         self._draining: set[Member] = set()
         """Victims that get no new requests while those in flight finish; chosen again in each pass."""
         self._tasks: set[asyncio.Task[None]] = set()

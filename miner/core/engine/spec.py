@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
+from miner.core._typing import override
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
 EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
@@ -94,6 +95,31 @@ class EngineAddress:
     unix_socket: Path | None = None
     """The socket to connect to instead of the URL's host."""
     api_key: str | None = field(default=None, repr=False)
+
+
+class AnySpec(Protocol):
+    """What the pool needs to know of an engine: hashable, and equal specs are the same engine."""
+
+    @property
+    def alias(self) -> str:
+        """The name in messages and tables."""
+
+    @property
+    def parallel(self) -> int:
+        """Requests that it computes at once."""
+
+    @override
+    def __hash__(self) -> int: ...
+
+
+class EngineSource(Protocol):
+    """Makes the engines of specs."""
+
+    def make(self, spec: Any) -> Engine:
+        """The engine of a spec, not started."""
+
+    def memory_of(self, spec: Any) -> tuple[int, tuple[int, ...]]:
+        """Bytes of main memory and on each GPU that it takes. Its errors reach the caller of `lease`."""
 
 
 class Engine(Protocol):

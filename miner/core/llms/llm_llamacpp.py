@@ -29,6 +29,7 @@ from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.openai.service import Endpoint, OpenAIService
+from miner.core.llms.pool.host import EngineHost
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
 from miner.core.wire import UNLIMITED, ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
@@ -52,6 +53,8 @@ class LlamaCppService(OpenAIService):
     field_names = dialect.FIELD_NAMES
     neutral = dialect.NEUTRAL
     takes_unlimited = True
+    host: EngineHost | None = None
+    """Where its engines run, if it shares that with other services; set before the first request."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -65,7 +68,9 @@ class LlamaCppService(OpenAIService):
             return self._external
         if self._engines is None:  # on first use, and again after `aclose`
             service = weakref.proxy(self)
-            self._engines = LocalEngines(self.name, self.features, self._settings, lambda: service._takes_any_name)
+            self._engines = LocalEngines(
+                self.name, self.features, self._settings, lambda: service._takes_any_name, self.host
+            )
         return self._engines
 
     @property

@@ -61,11 +61,16 @@ class LocalModels:
 
     Args:
         reserved: the memory that the loaded engines take.
+        budget: the memory that all engines together may take; None: as the settings say, measured once. Blocks.
     """
 
-    def __init__(self, settings: MinerConfig, reserved: Callable[[], EngineMemory] = lambda: EngineMemory(0)) -> None:
+    def __init__(
+        self, settings: MinerConfig, reserved: Callable[[], EngineMemory] = lambda: EngineMemory(0),
+        budget: Callable[[], Memory] | None = None,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._reserved = reserved
+        self._shared_budget = budget
         self._launcher: Launcher | None = None
         self._capacities: dict[tuple[Stamp, ...], Capacity] = {}
         self._specs: dict[EngineSpec, EngineSpec] = {}
@@ -190,6 +195,8 @@ class LocalModels:
 
     def budget(self) -> Memory:
         """The memory that all engines together may take, measured once. Blocks: not for an event loop."""
+        if self._shared_budget is not None:
+            return self._shared_budget()
         with self._measuring:
             if self._budget is None:
                 self._budget = memory_budget(self._settings)

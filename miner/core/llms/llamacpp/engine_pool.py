@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.limits import PoolLimits
-from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
-from miner.core.engine.spec import EngineAddress, EngineSpec
+from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.capabilities import refuse_unsupported
 from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.engine_slots import EngineSlots
-from miner.core.llms.llamacpp.memory import MemoryCheckedProcess
+from miner.core.llms.llamacpp.memory import MemoryCheckedProcess, memory_budget
 from miner.core.llms.llamacpp.prompt_cache import state_bytes
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer
 from miner.core.llms.llamacpp.slots import Placement, SlotTable
+from miner.core.llms.pool.host import EngineHost
 from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader
+from miner.core.models.memory.available import Memory
 from miner.core.wire import ChatRequest, EngineStatus, Health
 from miner.errors import BackendError, BackendTimeoutError, EngineStartError
 
@@ -98,30 +100,49 @@ class EngineServer(LlamaServer):
         return refuse_unsupported(request, self.capabilities or frozenset(), where)
 
 
-def make_pool(
-    settings: MinerConfig, launcher: Launcher, models: LocalModels, headers: Mapping[EngineSpec, GGUFHeader]
-) -> EnginePool:
-    """A pool that starts nothing where the memory budget or the free memory does not suffice.
+def make_host(settings: MinerConfig) -> EngineHost:
+    """A host that starts nothing where the memory budget or the free memory does not suffice."""
+    return EngineHost(lambda: memory_budget(settings), lambda budget: limits_of(settings, budget))
+
+
+def limits_of(settings: MinerConfig, budget: Memory) -> PoolLimits:
+    """The limits of a pool by the settings."""
+    return PoolLimits(
+        memory_budget=budget.available,
+        gpu_budget=() if budget.unified else budget.gpu_available,
+        max_queue=settings.max_queue,
+        queue_timeout=settings.queue_timeout,
+        max_loaded=settings.llamacpp_max_loaded,
+        idle_timeout=settings.llamacpp_idle_timeout,
+        fairness_wait=settings.llamacpp_fairness_wait,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSource:
+    """Makes the engines of one service.
 
     Args:
         headers: of each spec that is leased, at the latest by then.
     """
-    start_timeout = settings.llamacpp_start_timeout
-    budget, need = models.budget(), models.need
-    return EnginePool(
-        lambda spec: MemoryCheckedProcess(spec, launcher, headers[spec], start_timeout=start_timeout),
-        memory_of=lambda spec: need(spec).ram,
-        gpu_memory_of=lambda spec: need(spec).gpus,
-        limits=PoolLimits(
-            memory_budget=budget.available,
-            gpu_budget=() if budget.unified else budget.gpu_available,
-            max_queue=settings.max_queue,
-            queue_timeout=settings.queue_timeout,
-            max_loaded=settings.llamacpp_max_loaded,
-            idle_timeout=settings.llamacpp_idle_timeout,
-            fairness_wait=settings.llamacpp_fairness_wait,
-        ),
-    )
+
+    settings: MinerConfig
+    models: LocalModels
+    headers: Mapping[EngineSpec, GGUFHeader]
+
+    def make(self, spec: EngineSpec) -> Engine:
+        """The engine of a spec, not started."""
+        start_timeout = self.settings.llamacpp_start_timeout
+        return MemoryCheckedProcess(spec, self.models.launcher, self.headers[spec], start_timeout=start_timeout)
+
+    def memory_of(self, spec: EngineSpec) -> tuple[int, tuple[int, ...]]:
+        """Bytes of main memory and on each GPU that it takes.
+
+        Raises:
+            EngineStartError: more than there is.
+        """
+        need = self.models.need(spec)
+        return need.ram, need.gpus
 
 
 def health_of(models: list[str], engines: list[EngineStatus]) -> Health:

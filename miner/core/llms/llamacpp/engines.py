@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,15 +20,17 @@ from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.creation import ModelMaker
 from miner.core.llms.llamacpp.engine_pool import (
     EngineServer,
+    LlamaSource,
     blames_projector,
     health_of,
-    make_pool,
+    make_host,
     raise_engine_failure,
 )
 from miner.core.llms.llamacpp.memory import EngineMemory
 from miner.core.llms.llamacpp.models import LocalModel, find_model
 from miner.core.llms.llamacpp.pull import pull_from_hub
 from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider, T
+from miner.core.llms.pool.host import EngineHost
 from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
@@ -55,27 +55,29 @@ class LocalEngines(ServerProvider):
         backend: the service's name, for errors.
         features: what llama.cpp supports.
         any_model_name: whether an unknown name means the model of MODEL_PATH.
+        host: where engines run, if several services share it: it is not closed here.
     """
 
     manages_models = True
 
     def __init__(
-        self, backend: str, features: frozenset[str], settings: MinerConfig, any_model_name: Callable[[], bool]
-    ) -> None:
+        self, backend: str, features: frozenset[str], settings: MinerConfig, any_model_name: Callable[[], bool],
+        host: EngineHost | None = None,
+    ) -> None:  # fmt: skip
         self._backend = backend
         self._features = features
         self._settings = settings
         self._any_model_name = any_model_name
         self._servers: dict[EngineSpec, EngineServer] = {}
         self._headers: dict[EngineSpec, GGUFHeader] = {}
-        service = weakref.proxy(self)
-        self._models = LocalModels(settings, lambda: service._reserved())
+        self._shared = host is not None
+        self._host = host = make_host(settings) if host is None else host
+        self._models = LocalModels(settings, lambda: EngineMemory(*host.reserved()), host.budget)
+        self._source = LlamaSource(settings, self._models, self._headers)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
         """The model that each alias meant at its last request."""
         self._served: dict[EngineSpec, dict[str, None]] = {}
         """The names under which each engine was requested since it was loaded."""
-        self._pool: EnginePool | None = None
-        self._pool_lock = threading.Lock()
         self._closed = False
 
     # The launcher
@@ -123,7 +125,9 @@ class LocalEngines(ServerProvider):
         before = self._found.get(model.alias)
         if before is None or before[1] != spec or before[0].recipe is not model.recipe:
             self._found[model.alias] = found
-            self._headers[spec] = model.header
+            if spec not in self._headers:
+                self._headers[spec] = model.header
+                self._host.adopt(spec)
             if before is not None and before[1] != spec:
                 self._retire(before[1])
         return found
@@ -131,12 +135,11 @@ class LocalEngines(ServerProvider):
     def _retire(self, spec: EngineSpec) -> None:
         if any(spec == other for _, other in self._found.values()):
             return  # created models share the engine of the model that they are made of
-        self._headers.pop(spec, None)
         self._models.forget(spec)
         self._servers.pop(spec, None)
         self._served.pop(spec, None)
-        if self._pool is not None:
-            self._pool.retire(spec)
+        if self._headers.pop(spec, None) is not None:
+            self._host.drop(spec)
 
     def _alias(self, name: str) -> str:
         """The alias of the engine that a name means, also if its file has been removed."""
@@ -184,7 +187,7 @@ class LocalEngines(ServerProvider):
 
     @override
     async def running_models(self, inherited: Callable[[], Awaitable[list[RunningModel]]]) -> list[RunningModel]:
-        pool, running = self._pool, []
+        pool, running = self._host.started, []
         for spec in self._loaded() if pool is not None else ():
             need = self._models.known_need(spec)
             gpu = sum(need.gpus)
@@ -233,7 +236,7 @@ class LocalEngines(ServerProvider):
                 # By alias, as `_find` returned it for this request: it is not looked up again.
                 model, spec = self._found.get(name or "") or await self._find(name)
                 waiting = self._get_pool().lease(
-                    spec, client=client.in_queue, keep_alive=keep_alive, on_progress=on_progress
+                    spec, self._source, client=client.in_queue, keep_alive=keep_alive, on_progress=on_progress
                 )
                 try:
                     with client.wait():
@@ -273,21 +276,14 @@ class LocalEngines(ServerProvider):
         return server
 
     def _get_pool(self) -> EnginePool:
-        with self._pool_lock:
-            if self._closed:
-                raise closed()
-            if self._pool is None:
-                # The pool outlives its owner, and must not refer to it.
-                self._pool = make_pool(self._settings, self._models.launcher, self._models, self._headers)
-                # Engines that still run when this is collected, or at exit, are killed.
-                weakref.finalize(self, self._pool.kill_all)
-            return self._pool
+        if self._closed:
+            raise closed()
+        return self._host.pool()
 
     def _loaded(self) -> set[EngineSpec]:
-        return self._pool.loaded() if self._pool is not None else set()
-
-    def _reserved(self) -> EngineMemory:
-        return EngineMemory(*self._pool.reserved()) if self._pool is not None else EngineMemory(0)
+        """The specs of this service whose engines are ready."""
+        loaded = self._host.started.loaded() if self._host.started is not None else set()
+        return {spec for spec in self._headers if spec in loaded}
 
     # Loading and health
 
@@ -302,13 +298,14 @@ class LocalEngines(ServerProvider):
     @override
     async def unload(self, model: str) -> bool:
         alias = await asyncio.to_thread(self._alias, model)
-        return self._pool is not None and await self._pool.unload(alias)
+        pool = self._host.started
+        return pool is not None and await pool.unload(alias)
 
     @override
     def reset(self, model: str) -> None:
-        alias = self._alias(model)
-        if self._pool is not None:
-            self._pool.reset(alias)
+        alias, pool = self._alias(model), self._host.started
+        if pool is not None:
+            pool.reset(alias)
 
     @override
     def pin(self, model: str) -> None:
@@ -317,9 +314,9 @@ class LocalEngines(ServerProvider):
 
     @override
     def unpin(self, model: str) -> None:
-        alias = self._alias(model)
-        if self._pool is not None:
-            self._pool.unpin(alias)
+        alias, pool = self._alias(model), self._host.started
+        if pool is not None:
+            pool.unpin(alias)
 
     @override
     def pull(self, model: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
@@ -340,7 +337,11 @@ class LocalEngines(ServerProvider):
     @override
     async def health(self, inherited: Callable[[], Awaitable[Health]]) -> Health:
         """Ready when the default model's engine runs or could be started."""
-        settings, engines = self._settings, self._pool.status() if self._pool is not None else []
+        settings, pool = self._settings, self._host.started
+        engines = pool.status() if pool is not None else []
+        if self._shared:
+            own = {spec.alias for spec in self._headers}
+            engines = [engine for engine in engines if engine.model in own]
         reason = await asyncio.to_thread(launcher_available, settings.llamacpp_server)
         if reason is not None:
             return Health(state="unavailable", reason=reason, engines=engines)
@@ -355,10 +356,15 @@ class LocalEngines(ServerProvider):
     @override
     async def aclose(self) -> None:
         """Stop all engines and close all connections. Nothing can be started afterwards."""
-        with self._pool_lock:
-            self._closed = True
+        self._closed = True
         servers, self._servers = self._servers, {}
         for server in servers.values():
             await server.http.close()
-        if self._pool is not None:
-            await self._pool.aclose()
+        if not self._shared:
+            await self._host.aclose()
+            return
+        specs = list(self._headers)
+        self._headers.clear()
+        stopping = [spec for spec in specs if self._host.drop(spec)]
+        if self._host.started is not None:
+            await self._host.started.unloaded(stopping)

@@ -1,0 +1,88 @@
+"""EngineHost: one pool of engines and one memory budget, for one service or for several that share them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+
+from miner.core.engine.errors import closed
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.pool import EnginePool
+from miner.core.engine.spec import AnySpec
+from miner.core.models.memory.available import Memory
+
+
+class EngineHost:
+    """The engines that are started here, of whatever kind.
+
+    Args:
+        measure: the memory that all engines together may take; called once. Blocks.
+        limits: the limits of the pool under that budget.
+    """
+
+    def __init__(self, measure: Callable[[], Memory], limits: Callable[[Memory], PoolLimits]) -> None:
+        self._measure = measure
+        self._limits = limits
+        self._budget: Memory | None = None
+        self._measuring = threading.Lock()
+        self._pool: EnginePool | None = None
+        self._creating = threading.Lock()
+        self._users: Counter[AnySpec] = Counter()
+        self._closed = False
+
+    def budget(self) -> Memory:
+        """The memory that all engines together may take, measured once. Blocks: not for an event loop."""
+        with self._measuring:
+            if self._budget is None:
+                self._budget = self._measure()
+            return self._budget
+
+    @property
+    def started(self) -> EnginePool | None:
+        """The pool; None before the first engine."""
+        return self._pool
+
+    def pool(self) -> EnginePool:
+        """The pool, created when it is first needed.
+
+        Raises:
+            ServiceClosedError: it was closed.
+        """
+        with self._creating:
+            if self._closed:
+                raise closed()
+            if self._pool is None:
+                # The pool outlives its owner, and must not refer to it.
+                self._pool = EnginePool(limits=self._limits(self.budget()))
+                # Engines that still run when this is collected, or at exit, are killed.
+                weakref.finalize(self, self._pool.kill_all)
+            return self._pool
+
+    def reserved(self) -> tuple[int, tuple[int, ...]]:
+        """Bytes of main memory, and on each GPU, that loaded engines count for."""
+        return self._pool.reserved() if self._pool is not None else (0, ())
+
+    def adopt(self, spec: AnySpec) -> None:
+        """A service uses this engine from now on."""
+        self._users[spec] += 1
+
+    def drop(self, spec: AnySpec) -> bool:
+        """A service does not use this engine any more; return whether none does: it is stopped once its requests are
+        done.
+        """
+        self._users[spec] -= 1
+        if self._users[spec] > 0:
+            return False
+        del self._users[spec]
+        if self._pool is not None:
+            self._pool.retire(spec)
+        return True
+
+    async def aclose(self) -> None:
+        """Stop all engines. Nothing can be started afterwards. Idempotent."""
+        with self._creating:
+            self._closed = True
+        if self._pool is not None:
+            await self._pool.aclose()
