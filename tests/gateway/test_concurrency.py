@@ -33,7 +33,7 @@ class Pooled(Parrot):
         super().__init__(config())
         spec = spec_of("m", parallel=slots)
         self.engines = LocalEngines("llamacpp", frozenset(), self._settings, lambda: False)
-        self.engines._pool = self.pool = Machine(load=0.0, stop=0.0).pool(**limits)
+        self.engines._host._pool = self.pool = Machine(load=0.0, stop=0.0).pool(**limits)
         self.engines._found["m"] = (SimpleNamespace(alias="m"), spec)
         self.engines._server_of = lambda spec, lease: None
         self.go, self.running, self.order = asyncio.Semaphore(0), 0, []
@@ -219,9 +219,9 @@ async def test_a_greedy_key_delays_another_by_one_request_on_a_real_engine(tmp_p
     async with tiny(tmp_path) as service, serving(service) as served:
         assert await one(served, "modest") == 200
         greedy = [asyncio.create_task(one(served, "greedy")) for _ in range(6)]
-        await until(lambda: sum(engine.queued for engine in service._engines._pool.status()) == 5)
+        await until(lambda: sum(engine.queued for engine in service._engines._host.started.status()) == 5)
         modest = asyncio.create_task(one(served, "modest"))
-        pool = service._engines._pool
+        pool = service._engines._host.started
         await until(lambda: modest.done() or "key modest" in waiting_clients(pool))
         before = ended.count("greedy")
         assert await modest == 200

@@ -43,7 +43,7 @@ class EnginePool:
     ) -> None:
         """
         Args:
-            make: makes the engine of a spec, not started, where `lease` gets no source.
+            make: makes the engine of a spec, not started; None: the sources of leases do.
             memory_of: bytes of main memory that such a spec takes; required with a memory budget. Its errors reach the
                 caller of `lease`.
             gpu_memory_of: bytes on each GPU that a spec takes.
@@ -218,11 +218,11 @@ class EnginePool:
         return self._scheduler
 
     def _add(self, scheduler: Scheduler, spec: AnySpec, source: EngineSource | None) -> Member:
-        if source is not None:
+        if self._make is None:
+            assert source is not None
             need, gpu_need = source.memory_of(spec)
             engine = source.make(spec)
         else:
-            assert self._make is not None
             need = self._memory_of(spec) if self._memory_of is not None else 0
             gpu_need = self._gpu_memory_of(spec) if self._gpu_memory_of is not None else ()
             engine = self._make(spec)

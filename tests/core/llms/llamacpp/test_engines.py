@@ -74,7 +74,7 @@ async def test_an_engine_that_hangs():
 async def test_a_service_that_nobody_closes():
     async with llamacpp() as service:
         await service.generate("Hi", max_tokens=1)
-        service._engines._pool.kill_all()
+        service._engines._host.started.kill_all()
 
 
 async def test_the_users_own_binary(tmp_path):
