@@ -38,6 +38,10 @@ async def llamacpp(**settings):
         await asyncio.wait_for(service.aclose(), SOON)
 
 
+def engine_of(service):
+    return service._engines._host.started.status()[0]
+
+
 async def pid_of(service):
     async with asyncio.timeout(PATIENCE):
         while not (pid := [engine.pid for engine in (await service.health()).engines if engine.pid]):  # noqa: ASYNC110
@@ -123,7 +127,7 @@ async def test_closing_does_not_wait_for_what_hangs(silent, point, stopped):
         tasks = [ask(service) for _ in range(5)]
         pid = await pid_of(service)
         if point != "health":
-            await asyncio.to_thread(eventually, lambda: service._engines._host.started.status()[0].slots_busy, "it is ready")
+            await asyncio.to_thread(eventually, lambda: engine_of(service).slots_busy, "it is ready")
         if stopped:
             os.kill(pid, signal.SIGSTOP)
         await asyncio.wait_for(service.aclose(), SOON)
@@ -139,7 +143,7 @@ async def test_a_model_that_keeps_on_dying_is_left_alone_for_a_while(monkeypatch
         for _ in range(3):
             await service.generate("Hi", max_tokens=1)
             os.kill(await pid_of(service), signal.SIGKILL)
-            await asyncio.to_thread(eventually, lambda: service._engines._host.started.status()[0].pid is None, "it is dead")
+            await asyncio.to_thread(eventually, lambda: engine_of(service).pid is None, "it is dead")
         async with asyncio.timeout(SOON / 3):
             with pytest.raises(EngineStartError, match=r"failed 3 times .* attempt is in \d+ s") as caught:
                 await service.generate("Hi", max_tokens=1)
@@ -160,7 +164,7 @@ async def test_a_reset_tries_again_at_once():
         for _ in range(3):
             await service.generate("Hi", max_tokens=1)
             os.kill(await pid_of(service), signal.SIGKILL)
-            await asyncio.to_thread(eventually, lambda: service._engines._host.started.status()[0].pid is None, "it is dead")
+            await asyncio.to_thread(eventually, lambda: engine_of(service).pid is None, "it is dead")
         health = await service.health()
         assert health.state == "failed"
         service.reset_model(health.models[0])
@@ -174,7 +178,7 @@ async def test_while_it_is_started_again_it_is_not_ready():
         await service.generate("Hi", max_tokens=1)
         for _ in range(2):  # the second time there is a pause before the start
             os.kill(await pid_of(service), signal.SIGKILL)
-            await asyncio.to_thread(eventually, lambda: service._engines._host.started.status()[0].pid is None, "it is dead")
+            await asyncio.to_thread(eventually, lambda: engine_of(service).pid is None, "it is dead")
             task = ask(service)
             states = set()
             while not task.done():
@@ -245,7 +249,7 @@ async def test_one_that_a_signal_ends_all_the_same_is_dead_at_once(how, tmp_path
             (error,) = await errors_of([ask(service)])
             assert isinstance(error, EngineCrashedError)
             assert "terminated by a signal" in error.message
-            assert service._engines._host.started.status()[0].restarts == start
+            assert engine_of(service).restarts == start
 
 
 async def test_waits_are_bounded_too_when_everything_hangs_at_once(silent):
