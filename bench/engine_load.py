@@ -18,8 +18,8 @@ from typing import Any
 import aiohttp
 
 from miner.config.config import MinerConfig
+from miner.core.engine.environment import clean_environment
 from miner.core.engine.launch_arguments import xllamacpp_arguments
-from miner.core.engine.launchers import clean_environment
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.sampling import TOP_K_CAP
 from miner.core.llms.llamacpp.dialect import NEUTRAL

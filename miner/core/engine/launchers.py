@@ -1,63 +1,36 @@
 """Ways to start a llama.cpp server: the xllamacpp package, a `llama-server` binary, or llama-cpp-python.
 
-A launcher only plans: the command that runs `child.py`, and its configuration as one line of JSON for standard input,
-because other users can read command lines and environments.
+A launcher only plans (`launch_plan.py`).
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import secrets
 import shutil
 import signal
-import socket as stdlib_socket
 import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from miner.core._typing import override
+from miner.core.engine.environment import clean_environment
 from miner.core.engine.launch_arguments import llama_cpp_python_arguments, llama_server_arguments, xllamacpp_arguments
-from miner.core.engine.spec import EngineAddress, EngineSpec
+from miner.core.engine.launch_plan import LaunchPlan, child_plan
+from miner.core.engine.spec import EngineSpec
 from miner.errors import EngineStartError
 
 _INSTALL = 'pip install "llm-service-backends[llamacpp]"'
 _HELP_TIMEOUT = 30.0
 """Seconds for `--help`, with a cold disk or GPU driver."""
 _MAX_HELP_BYTES = 1 << 20
-_SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
 
-_ENVIRONMENT = {
-    "PATH", "HOME", "LANG", "LANGUAGE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT",
-}  # fmt: skip
-_ENVIRONMENT_FAMILIES = ("LC_", "CUDA_", "HIP_", "ROCR_", "HSA_", "GGML_", "OMP_", "GOMP_", "VK_", "ONEAPI_")
 _GPU_RUNTIMES = (b"libcuda.so", b"libcudart", b"libamdhip64", b"libvulkan", b"ggml_metal")
-_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
-    """How to start one engine."""
-
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    """The environment of the child, without our secrets."""
-    stdin: bytes = field(default=b"", repr=False)
-    """Written to the child's standard input, which stays open until we exit."""
-    api_key: str | None = field(default=None, repr=False)
-    """The API key of a child that listens on a port."""
-
-    def address(self, reported: str) -> EngineAddress:
-        """The address from what the child reported: `unix:///path` or `http://127.0.0.1:port`."""
-        if reported.startswith("unix://"):
-            return EngineAddress("http://engine", unix_socket=Path(reported.removeprefix("unix://")))
-        return EngineAddress(reported.rstrip("/"), api_key=self.api_key)
 
 
 class Launcher(ABC):
@@ -103,7 +76,7 @@ class XllamacppLauncher(Launcher):
         # -S: the wheel needs only its own directory, and a start without site-packages is faster.
         arguments = xllamacpp_arguments(spec)
         arguments["values"]["slot_save_path"] = _slot_directory(directory)
-        return _child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], arguments, directory)
+        return child_plan("xllamacpp", ["-I", "-S"], [self.package.parent], arguments, directory)
 
 
 @dataclass(frozen=True)
@@ -117,7 +90,7 @@ class BinaryLauncher(Launcher):
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         arguments = {"binary": str(self.binary), **llama_server_arguments(spec)}
         arguments["optional"].append([["--slot-save-path"], _slot_directory(directory)])
-        return _child_plan("binary", ["-I", "-S"], [], arguments, directory)
+        return child_plan("binary", ["-I", "-S"], [], arguments, directory)
 
 
 @dataclass(frozen=True)
@@ -158,7 +131,7 @@ class LlamaCppPythonLauncher(Launcher):
                 )
         # Its many dependencies may be anywhere on our own path.
         paths = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
-        return _child_plan(
+        return child_plan(
             "llama_cpp", ["-I"], [self.package.parent, *paths], llama_cpp_python_arguments(spec), directory
         )
 
@@ -226,22 +199,6 @@ def launcher_available(server_binary: str | None = None) -> str | None:
     return None
 
 
-def clean_environment() -> dict[str, str]:
-    """The environment of an engine: what locates programs, libraries and devices, nothing else."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _ENVIRONMENT
-        or (name.startswith(_ENVIRONMENT_FAMILIES) and not any(word in name for word in _SECRET_WORDS))
-    }
-    if "OMP_WAIT_POLICY" not in kept:
-        # Waiting OpenMP threads spin, by default for so long that an engine crawls beside a second one (measured on two
-        # busy cores: 9 tokens/s, with this 29; on idle cores 85 either way, without any spinning 46).
-        kept.setdefault("GOMP_SPINCOUNT", "1000")
-    # On a failed assertion ggml would run gdb on itself, for seconds and pages.
-    return {**kept, "GGML_NO_BACKTRACE": "1"}
-
-
 @lru_cache(maxsize=64)
 def _names_a_gpu(library: Path) -> bool:
     """Whether a shared library names a GPU runtime; True if it cannot be read."""
@@ -291,26 +248,3 @@ def _wrong_binary(name: str, why: str) -> EngineStartError:
 def _slot_directory(directory: Path) -> str:
     """Where a server could save slots. None is saved there, but without such a directory none can be erased either."""
     return os.path.join(directory, "")
-
-
-def _child_plan(
-    mode: str, flags: list[str], paths: list[Path], arguments: dict[str, Any], directory: Path
-) -> LaunchPlan:
-    socket = directory / "engine.sock"
-    has_socket = hasattr(stdlib_socket, "AF_UNIX") and len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT
-    key = secrets.token_urlsafe(24)
-    config = {
-        "mode": mode,
-        "parent": os.getpid(),
-        "path": [str(path) for path in paths],
-        "directory": str(directory),
-        "socket": str(socket) if has_socket else None,
-        "api_key": key,
-        **arguments,
-    }
-    return LaunchPlan(
-        argv=(sys.executable, *flags, str(Path(__file__).with_name("child.py"))),
-        env=clean_environment(),
-        stdin=json.dumps(config).encode() + b"\n",
-        api_key=key,
-    )

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 _log = logging.getLogger("miner.engine")
 
+SHOWN = 40
+"""Lines that errors show."""
+
 
 class LogTail:
     """Keeps the last `max_lines` lines, at most `max_bytes` together; a longer line loses its beginning.
@@ -16,7 +19,7 @@ class LogTail:
     Written by one thread, read by any. Each line is also logged to `miner.engine` at DEBUG.
     """
 
-    def __init__(self, name: str, *, max_lines: int = 40, max_bytes: int = 8192) -> None:
+    def __init__(self, name: str, *, max_lines: int = SHOWN, max_bytes: int = 8192) -> None:
         self._name = name
         self._max_lines = max_lines
         self._max_bytes = max_bytes

@@ -15,11 +15,13 @@ import threading
 import time
 import weakref
 from collections import deque
+from typing import Any
 
 from miner.core.engine.circuit_breaker import CircuitBreaker
-from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, describe_exit, explain
-from miner.core.engine.launchers import Launcher
-from miner.core.engine.spec import EngineAddress, EngineSpec, EngineState
+from miner.core.engine.diagnosis import Reason, describe_exit
+from miner.core.engine.launch_plan import Planner
+from miner.core.engine.logtail import SHOWN
+from miner.core.engine.spec import EngineAddress, EngineState, ProcessSpec
 from miner.core.engine.supervisor import RunResult, RunTimeouts, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
 
@@ -28,12 +30,12 @@ _REMEMBERED = 8  # crashes whose requests in flight may still need the reason
 
 
 class EngineProcess:
-    """A llama.cpp server as a child process. Usable from any thread and event loop; started by the first request.
+    """An engine as a child process. Usable from any thread and event loop; started by the first request.
 
     A crash is an exit that was not requested, also during the start, and the kill of a child that was suspended or
     hung. The next `ensure_ready` restarts it after a pause that doubles with each crash. After `crash_limit` crashes
     within `crash_window` the engine is `failed`: nothing is started during a cooldown, then the next `ensure_ready` is
-    one attempt. The cooldown doubles each time; `reset` and a replaced model file end it.
+    one attempt. The cooldown doubles each time; `reset` and a replaced file (the model, the program) end it.
 
     Args:
         start_timeout: maximum time without progress during a start (output, computing, or a change of memory); ten
@@ -47,8 +49,8 @@ class EngineProcess:
 
     def __init__(
         self,
-        spec: EngineSpec,
-        launcher: Launcher,
+        spec: ProcessSpec,
+        launcher: Planner,
         *,
         start_timeout: float = 120.0,
         stop_grace: float = 3.0,
@@ -74,7 +76,7 @@ class EngineProcess:
         self._remembered: deque[tuple[EngineAddress, EngineCrashedError]] = deque(maxlen=_REMEMBERED)
         self._failure: EngineStartError | EngineCrashedError | None = None
         """The last crash, or failed start."""
-        self._failed_file: tuple[float, int] | None = None
+        self._failed_file: Any = None
 
     @property
     def state(self) -> EngineState:
@@ -113,7 +115,7 @@ class EngineProcess:
     @property
     def log_tail(self) -> list[str]:
         """The last log lines of the current or last child."""
-        return self._run.log.lines() if self._run is not None else []
+        return self._run.log.lines()[-SHOWN:] if self._run is not None else []
 
     async def ensure_ready(self) -> EngineAddress:
         """Return the address of the running engine; start it if needed, once for all callers.
@@ -147,9 +149,9 @@ class EngineProcess:
         if not seconds or failure is None:
             return None
         return EngineStartError(
-            f"The llama.cpp engine for {self.spec.alias} has failed {self._breaker.in_a_row} times in a row; the next "
-            f"attempt is in {math.ceil(seconds)} s. The last failure: {failure.message}",
-            backend="llamacpp",
+            f"The {self.spec.title} has failed {self._breaker.in_a_row} times in a row; the next attempt is "
+            f"in {math.ceil(seconds)} s. The last failure: {failure.message}",
+            backend=self.spec.backend,
             retryable=True,
             retry_after=seconds,
             log_tail=failure.log_tail,
@@ -158,8 +160,8 @@ class EngineProcess:
         )
 
     async def recheck_model_file(self) -> None:
-        """Forget the crashes if the model file was replaced since then."""
-        if self.state == "failed" and await asyncio.to_thread(self._model_file) != self._failed_file:
+        """Forget the crashes if the file that failed (the model, the program) was replaced since then."""
+        if self.state == "failed" and await asyncio.to_thread(self.spec.fingerprint) != self._failed_file:
             self.reset()
 
     def crash_error(self, address: EngineAddress | None = None) -> EngineCrashedError | None:
@@ -176,11 +178,11 @@ class EngineProcess:
     async def wait_for_exit(self, address: EngineAddress | None = None) -> EngineCrashedError:
         """Wait until the current child, or the one at `address`, has exited; return why. At once if none runs."""
         run = self._run
-        text = f"The llama.cpp engine for {self.spec.alias} was stopped."
+        text = f"The {self.spec.title} was stopped."
         if run is not None and (address is None or run.ready.value == address):
             result = await run.exited.wait()
             text = result.error.message if result.error is not None else text
-        return self.crash_error(address) or EngineCrashedError(text, backend="llamacpp", log_tail=self.log_tail)
+        return self.crash_error(address) or EngineCrashedError(text, backend=self.spec.backend, log_tail=self.log_tail)
 
     async def stop(self) -> None:
         """Stop the child and its descendants; returns when they have exited and the socket is removed. Idempotent.
@@ -195,7 +197,7 @@ class EngineProcess:
                 async with asyncio.timeout(self._limits.stop_total):
                     await run.exited.wait()
             except TimeoutError:
-                _log.warning("The llama.cpp engine for %s survived SIGKILL and is left to the kernel.", self.spec.alias)
+                _log.warning("The %s survived SIGKILL and is left to the kernel.", self.spec.title)
             self._crashed = None
 
     def fail(self, reason: str, operator_hint: str | None = None) -> None:
@@ -248,13 +250,6 @@ class EngineProcess:
         run.start()
         return run
 
-    def _model_file(self) -> tuple[float, int] | None:
-        try:
-            found = self.spec.model_path.stat()
-        except OSError:
-            return None
-        return found.st_mtime, found.st_size
-
     # Called in the thread of a run, before waiters are notified.
 
     def _on_ready(self) -> None:
@@ -264,7 +259,7 @@ class EngineProcess:
     def _on_exit(self, run: Supervisor, result: RunResult) -> None:
         if result.requested or not result.counts:
             return
-        where, file = run.ready.value, self._model_file()
+        where, file = run.ready.value, self.spec.fingerprint()
         failure = self._crash(run, result) if result.error is None else result.error
         with self._lock:
             if isinstance(failure, EngineCrashedError) and isinstance(where, EngineAddress):
@@ -280,11 +275,11 @@ class EngineProcess:
 
     def _crash(self, run: Supervisor, result: RunResult) -> EngineCrashedError:
         lines = run.log.lines()
-        reason = result.reason or (FROM_OUTSIDE if result.status == 0 else explain(lines, result.status))
+        reason = result.reason or self.spec.explain(lines, result.status, served=True)
         return EngineCrashedError(
-            f"The llama.cpp engine for {self.spec.alias} crashed ({describe_exit(result.status)}): {reason.text}.",
-            backend="llamacpp",
+            f"The {self.spec.title} crashed ({describe_exit(result.status)}): {reason.text}.",
+            backend=self.spec.backend,
             exit_status=result.status,
-            log_tail=lines,
+            log_tail=lines[-SHOWN:],
             operator_hint=reason.operator_hint,
         )

@@ -1,14 +1,15 @@
-"""EngineSpec, EngineAddress, and the interface of engines for the pool. Equal specs share an engine."""
+"""What an engine is started from (AnySpec, EngineSpec), its address, and its interface for the pool."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
 from miner.core._typing import override
+from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, check_model_file, explain
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
 EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
@@ -85,6 +86,40 @@ class EngineSpec:
         """Whether the engine serves reranking."""
         return self.pooling == "rank"
 
+    backend: ClassVar[str] = "llamacpp"
+    start_timeout_setting: ClassVar[str] = "LLAMACPP_START_TIMEOUT"
+    log_lines: ClassVar[int] = 40
+
+    @property
+    def title(self) -> str:
+        """What messages call the engine, after "The"."""
+        return f"llama.cpp engine for {self.alias}"
+
+    @property
+    def origin(self) -> str | None:
+        """The model's file."""
+        return str(self.model_path)
+
+    def problem(self) -> Reason | None:
+        """What is wrong with the model's file."""
+        return check_model_file(self.model_path)
+
+    def fingerprint(self) -> tuple[float, int] | None:
+        """Time and size of the model's file."""
+        try:
+            found = self.model_path.stat()
+        except OSError:
+            return None
+        return found.st_mtime, found.st_size
+
+    def stalled(self, pid: int | None) -> str:
+        """Nothing: the log says what it does."""
+        return ""
+
+    def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
+        """Why llama.cpp failed."""
+        return FROM_OUTSIDE if served and status == 0 else explain(lines, status)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
@@ -110,6 +145,46 @@ class AnySpec(Protocol):
 
     @override
     def __hash__(self) -> int: ...
+
+
+class ProcessSpec(AnySpec, Protocol):
+    """What an `EngineProcess` needs to know besides."""
+
+    @property
+    def backend(self) -> str:
+        """The backend that errors name."""
+
+    @property
+    def title(self) -> str:
+        """What messages call the engine, after "The"."""
+
+    @property
+    def origin(self) -> str | None:
+        """What a failed start names besides: the file."""
+
+    @property
+    def start_timeout_setting(self) -> str:
+        """The setting that limits a start without progress."""
+
+    @property
+    def log_lines(self) -> int:
+        """How many of its last log lines are needed to find out why it failed."""
+
+    def problem(self) -> Reason | None:
+        """Why it cannot be started, judged by files; None: nothing is wrong."""
+
+    def fingerprint(self) -> Any:
+        """Changes when the file that failed is replaced."""
+
+    def stalled(self, pid: int | None) -> str:
+        """What a start that makes no progress lacks, as more text for its error; may be empty."""
+
+    def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
+        """Why it failed, by its last log lines and its exit status.
+
+        Args:
+            served: whether it was ready before.
+        """
 
 
 class EngineSource(Protocol):
@@ -161,7 +236,7 @@ class Engine(Protocol):
         """The error of starts while it is `failed`, with `retry_after`; else None."""
 
     async def recheck_model_file(self) -> None:
-        """Forget the crashes if the model file was replaced since."""
+        """Forget the crashes if the file that failed (the model, the program) was replaced since."""
 
     def reset(self) -> None:
         """Forget the crashes."""

@@ -22,15 +22,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from miner.core.engine.diagnosis import SUSPENDED, Reason, check_model_file, describe_exit, explain
-from miner.core.engine.launchers import Launcher
-from miner.core.engine.logtail import LogTail
+from miner.core.engine.diagnosis import SUSPENDED, Reason, describe_exit
+from miner.core.engine.launch_plan import Planner
+from miner.core.engine.logtail import SHOWN, LogTail
 from miner.core.engine.procstat import Usage, process_usage
 from miner.core.engine.shared_future import SharedFuture
 from miner.core.engine.socket_directory import SocketDirectory
-from miner.core.engine.spec import EngineAddress, EngineSpec
+from miner.core.engine.spec import EngineAddress, ProcessSpec
 from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, signal_group
 from miner.errors import EngineStartError
+
+_LINE = 204
+"""Bytes of a log line, on average: longer logs are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ class Supervisor:
 
     def __init__(
         self,
-        spec: EngineSpec,
-        launcher: Launcher,
+        spec: ProcessSpec,
+        launcher: Planner,
         limits: RunTimeouts,
         *,
         delay: float,
@@ -83,7 +86,7 @@ class Supervisor:
         on_exit: Callable[[RunResult], None],
     ) -> None:
         """`on_ready` and `on_exit` are called once at most, in the thread of this run, before waiters are notified."""
-        self.log = LogTail(spec.alias)
+        self.log = LogTail(spec.alias, max_lines=spec.log_lines, max_bytes=spec.log_lines * _LINE)
         self.ready: SharedFuture[EngineAddress | EngineStartError] = SharedFuture()
         self.exited: SharedFuture[RunResult] = SharedFuture()
         self.pid: int | None = None
@@ -171,7 +174,7 @@ class Supervisor:
             self.ready.set(result.error or self._start_error("it was stopped during its start", None))
 
     def _run_child(self) -> RunResult:
-        problem = check_model_file(self._spec.model_path)
+        problem = self._spec.problem()
         if problem is not None:
             error = self._start_error(problem.text, problem.operator_hint)
             return RunResult(None, requested=False, error=error, counts=False)
@@ -251,10 +254,10 @@ class Supervisor:
             else:
                 stall.look(now, self.usage, watch.bytes_read)
                 if now - stall.last >= self._limits.start_timeout:
-                    self._kill_failed(_stalled(f"it made no progress for {self._limits.start_timeout:g} s"))
+                    self._kill_failed(self._stalled(f"it made no progress for {self._limits.start_timeout:g} s"))
                     continue
                 if now - began >= self._limits.start_total:
-                    self._kill_failed(_stalled(f"it was not ready after {now - began:.0f} s"))
+                    self._kill_failed(self._stalled(f"it was not ready after {now - began:.0f} s"))
                     continue
                 pause = min(stall.pause, suspend.pause)
             if watch.wait(pause):
@@ -273,17 +276,22 @@ class Supervisor:
         if served:
             return RunResult(status, requested=False, error=None, reason=reason)
         if reason is None:
-            found = explain(self.log.lines(), status)
+            found = self._spec.explain(self.log.lines(), status, served=False)
             reason = Reason(f"{found.text} ({describe_exit(status)})", found.operator_hint)
         return RunResult(
             status, requested=False, error=self._start_error(reason.text, reason.operator_hint), reason=reason
         )
 
+    def _stalled(self, text: str) -> Reason:
+        setting = self._spec.start_timeout_setting
+        return Reason(text + self._spec.stalled(self.pid), f"See the log lines; raise {setting} for a slow disk.")
+
     def _start_error(self, reason: str, operator_hint: str | None) -> EngineStartError:
+        origin = f" ({self._spec.origin})" if self._spec.origin else ""
         return EngineStartError(
-            f"The llama.cpp engine for {self._spec.alias} ({self._spec.model_path}) did not start: {reason}.",
-            backend="llamacpp",
-            log_tail=self.log.lines(),
+            f"The {self._spec.title}{origin} did not start: {reason}.",
+            backend=self._spec.backend,
+            log_tail=self.log.lines()[-SHOWN:],
             operator_hint=operator_hint,
         )
 
@@ -292,10 +300,6 @@ def _readable(pipe: int, seconds: float) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         return bool(selector.select(seconds))
-
-
-def _stalled(text: str) -> Reason:
-    return Reason(text, "See the log lines; raise LLAMACPP_START_TIMEOUT for a slow disk.")
 
 
 def _on_event_loop() -> bool:

