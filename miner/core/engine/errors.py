@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from miner.core.engine.conflicts import Conflict, conflicts
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member
 from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
@@ -25,7 +26,7 @@ def overloaded(member: Member, why: str, retry_after: float, setting: str) -> Ba
 
 def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
     """The model does not fit into the memory budget, even alone."""
-    text = f"{wanted.spec.alias!r} needs about {wanted.need} bytes"
+    text = f"{wanted.spec.alias!r} needs about {wanted.booked} bytes"
     text += f" and {_each(wanted.gpu_need)} on the GPUs" if any(wanted.gpu_need) else ""
     text += f", and all engines together may take {limits.memory_budget} bytes"
     text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
@@ -38,26 +39,40 @@ def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
 
 
 def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> BackendOverloadedError:
-    """The model does not fit beside the pinned engines."""
+    """The model may not be loaded beside the pinned engines."""
     names = ", ".join(repr(member.spec.alias) for member in pinned)
-    bounds = []
-    if limits.memory_budget is not None:
-        held = sum(member.need for member in pinned)
-        bounds.append(f"it needs about {wanted.need} bytes, they hold {held} of {limits.memory_budget}")
-    if any(wanted.gpu_need):
-        holding = [sum(each) for each in zip(*(member.gpu_need for member in pinned), strict=False)]
-        bounds.append(
-            f"it needs {_each(wanted.gpu_need)} on the GPUs, they hold {_each(holding)} of {_each(limits.gpu_budget)}"
-        )
-    if limits.max_loaded is not None:
-        bounds.append(f"they are {len(pinned)} of at most {limits.max_loaded} loaded")
+    bounds = [_reason(conflict, wanted) for conflict in conflicts((wanted, *pinned), limits)]
     return BackendOverloadedError(
         f"{wanted.spec.alias!r} cannot be loaded beside the pinned {names}: {'; '.join(bounds)}.",
         backend=_BACKEND,
         retry_after=60.0,
         hint="Try again later, or use one of those models.",
-        operator_hint="Unpin a model, or raise LLAMACPP_MEMORY_BUDGET or LLAMACPP_MAX_LOADED.",
+        operator_hint="Unpin a model, or raise the limit that it exceeds: LLAMACPP_MEMORY_BUDGET, LLAMACPP_MAX_LOADED, "
+        "or that of the group.",
     )
+
+
+def _reason(conflict: Conflict, wanted: Member) -> str:
+    """One limit that `wanted` would exceed together with others."""
+    others = [member for member in conflict.members if member is not wanted]
+    group = f"group {conflict.group.name!r}" if conflict.group is not None else ""
+    match conflict.kind:
+        case "count":
+            return f"they are {len(others)} of at most {conflict.limit} loaded"
+        case "memory":
+            held = sum(member.booked for member in others)
+            return f"it needs about {wanted.booked} bytes, they hold {held} of {conflict.limit}"
+        case "gpu":
+            needs = [member.gpu_need[conflict.gpu] for member in others if conflict.gpu < len(member.gpu_need)]
+            own = wanted.gpu_need[conflict.gpu] if conflict.gpu < len(wanted.gpu_need) else 0
+            return f"it needs {own} bytes on GPU {conflict.gpu}, they hold {sum(needs)} of {conflict.limit}"
+        case "group":
+            names = ", ".join(repr(member.spec.alias) for member in others)
+            return f"{group} allows {conflict.limit} loaded at once, and {names} is pinned"
+        case "exclusive":
+            inside = [member for member in conflict.members if conflict.group in member.rules.groups]
+            names = ", ".join(repr(member.spec.alias) for member in inside)
+            return f"{group} with {names} allows no other model beside it"
 
 
 def not_started(member: Member, error: BaseException, limits: PoolLimits) -> EngineStartError:

@@ -10,12 +10,21 @@ first, then that of idle engines, the least recently used first, then that of bu
   slice lasts at least twice as long as the engine's load, or slow loads would take most of the time. It is extended
   for requests older than the other's while n x mean / slots of these < 2 x load time + n x mean / slots of the other's
   (n: number of requests; mean: mean duration of one).
+- An engine of higher **priority** is not evicted while it has requests, nor for `idle_grace` after the last; one of
+  lower priority keeps of its slice only twice what its load took.
 - Pinned, loading and stopping engines stay.
 
-Models that wait are ordered by `Member.waiting_since`; an engine that was evicted joins at the end. So time slices go
-round-robin, and the oldest request of a model waits at most (competing models) x (slice + longest request + stop +
-load). A model that cannot have its memory yet lets later ones use what is free or idle, until it has waited
-`fairness_wait`; then only those that fit beside it.
+What engines may be loaded together is in `conflicts.py`: memory, GPUs, number, groups. Only those are evicted that are
+in the way.
+
+Models that wait are ordered by priority, then by `Member.waiting_since`; an engine that was evicted joins at the end.
+So time slices go round-robin within a priority, and the oldest request of a model waits at most (competing models) x
+(slice + longest request + stop + load). A model that cannot have its memory yet lets later ones use what is free or
+idle, until it has waited `fairness_wait`; then only those that fit beside it. Those of lower priority may at once only
+load beside it, unless it waits for an engine of higher priority, which may take for ever.
+
+An engine whose memory is **unknown** (a command that has not run here yet) is loaded when nothing else loads, and gets
+what idle engines take; from then on it counts for what it was seen to take.
 """
 
 from __future__ import annotations
@@ -24,6 +33,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from miner.core.engine.conflicts import compatible, fits
 from miner.core.engine.errors import pinned_out, too_big
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
@@ -39,6 +49,8 @@ class EvictionPlan:
     victims: Sequence[Member] = ()
     """Engines to evict from loop time `at` on, each when its requests in flight are done."""
     at: float = 0.0
+    behind: Sequence[Member] = ()
+    """Busy engines of higher priority that it waits for."""
     refusal: BackendError | None = None
     """The error if it never fits, or not beside the pinned engines."""
 
@@ -52,6 +64,14 @@ _LOAD_UNDER_WAY = EvictionPlan(at=math.inf)
 def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> EvictionPlan:
     """Which of `members` must be evicted for `wanted`, and when, by the rule in this module's docstring."""
     occupied = [member for member in members if member.state is not State.UNLOADED]
+    if limits.memory_budget is None and not limits.gpu_budget:
+        return _plan(wanted, occupied, limits)
+    if any(member.state is State.LOADING and not member.memory_known for member in occupied):
+        return _LOAD_UNDER_WAY
+    return (_plan if wanted.memory_known else _plan_unknown)(wanted, occupied, limits)
+
+
+def _plan(wanted: Member, occupied: Sequence[Member], limits: PoolLimits) -> EvictionPlan:
     if fits(wanted, occupied, limits):
         return EvictionPlan(load=True)
     if not fits(wanted, (), limits):
@@ -61,50 +81,91 @@ def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits)
         return _STOP_UNDER_WAY
     victims: list[Member] = []
     for member in sorted(staying, key=_eviction_order):
-        if member.state is State.READY and (member.retired or not member.pinned):
+        if _evictable(member, wanted):
             victims.append(member)
             staying.remove(member)
             if fits(wanted, staying, limits):
                 break
     else:
-        pinned = [member for member in staying if member.pinned and not member.retired]
-        return (
-            _LOAD_UNDER_WAY
-            if fits(wanted, pinned, limits)
-            else EvictionPlan(refusal=pinned_out(wanted, pinned, limits))
-        )
-    for member in victims[:-1]:  # a later, larger one may have made an earlier one unnecessary
+        return _blocked(wanted, staying, limits)
+    for member in victims[:-1]:  # a later one may have made an earlier one unnecessary
         if fits(wanted, [*staying, member], limits):
             victims.remove(member)
             staying.append(member)
     return EvictionPlan(victims=victims, at=max(_evictable_at(victim, wanted, limits) for victim in victims))
 
 
-def fits(wanted: Member, others: Sequence[Member], limits: PoolLimits) -> bool:
-    """Whether `wanted` can be loaded beside `others`."""
-    if limits.max_loaded is not None and len(others) + 1 > limits.max_loaded:
-        return False
-    together = (wanted, *others)
-    if limits.memory_budget is not None and sum(member.need for member in together) > limits.memory_budget:
-        return False
-    booked = [member.gpu_need for member in together]
-    return all(
-        sum(need[card] for need in booked if card < len(need)) <= budget
-        for card, budget in enumerate(limits.gpu_budget)
-    )
+def _blocked(wanted: Member, staying: Sequence[Member], limits: PoolLimits) -> EvictionPlan:
+    """The plan where those that may not be evicted leave no room."""
+    pinned = [member for member in staying if member.pinned and not member.retired]
+    if not fits(wanted, pinned, limits):
+        return EvictionPlan(refusal=pinned_out(wanted, pinned, limits))
+    return EvictionPlan(at=math.inf, behind=[member for member in staying if _is_above(member, wanted)])
 
 
-def _eviction_order(member: Member) -> tuple[bool, float]:
+def _plan_unknown(wanted: Member, occupied: Sequence[Member], limits: PoolLimits) -> EvictionPlan:
+    """The plan for an engine that may take any amount of memory."""
+    plan = _plan(wanted, occupied, limits)  # as if it took none
+    if plan.refusal is not None or plan.behind:
+        return plan
+    if any(member.state in (State.LOADING, State.STOPPING) for member in occupied):
+        return _LOAD_UNDER_WAY
+    idle = [member for member in occupied if member.idle_since is not None and _evictable(member, wanted)]
+    victims = [*plan.victims, *(member for member in idle if member not in plan.victims)]
+    if not victims:
+        return plan
+    return EvictionPlan(victims=victims, at=max(_evictable_at(victim, wanted, limits) for victim in victims))
+
+
+def surplus(members: Iterable[Member], limits: PoolLimits) -> Sequence[Member]:
+    """The engines to evict since those that are loaded exceed the limits, which were lowered or turned out to be: the
+    idle ones first. Empty if nothing helps.
+    """
+    staying = [member for member in members if member.state in (State.LOADING, State.READY)]
+    if compatible(staying, limits):
+        return ()
+    victims: list[Member] = []
+    for member in sorted(staying, key=_eviction_order):
+        if member.state is State.READY and (member.retired or not member.pinned) and len(staying) > 1:
+            victims.append(member)
+            staying.remove(member)
+            if compatible(staying, limits):
+                break
+    for member in victims[:-1]:
+        if compatible([*staying, member], limits):
+            victims.remove(member)
+            staying.append(member)
+    return victims
+
+
+def _evictable(member: Member, wanted: Member) -> bool:
+    if member.state is not State.READY:
+        return False
+    return member.retired or not (member.pinned or _is_above(member, wanted))
+
+
+def _is_above(member: Member, wanted: Member) -> bool:
+    """Whether it has requests that come before the other's."""
+    return member.priority > wanted.priority and member.busy and member.state in (State.LOADING, State.READY)
+
+
+def _eviction_order(member: Member) -> tuple[bool, int, float]:
     if member.retired:
-        return False, -math.inf
-    return (True, member.slice_began or 0.0) if member.busy else (False, member.last_used)
+        return False, 0, -math.inf
+    # Idle ones by use alone: a priority is for requests. To keep an idle engine is what pins are for.
+    return (True, member.priority, member.slice_began or 0.0) if member.busy else (False, 0, member.last_used)
 
 
 def _evictable_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
     if victim.retired and not victim.queue:
         return 0.0  # it only finishes what it has in flight
-    began, shortest = victim.slice_began or 0.0, max(limits.fairness_wait, 2 * victim.load_seconds)
-    slice_ends = max(wanted.waiting_since + limits.fairness_wait, began + shortest)
+    if victim.priority > wanted.priority:  # its client's next request may be on the way, and would wait for a reload
+        return math.inf if victim.idle_since is None else victim.idle_since + limits.idle_grace
+    began, paid_off = victim.slice_began or 0.0, 2 * victim.load_seconds
+    if victim.priority < wanted.priority:
+        slice_ends = began + paid_off
+    else:
+        slice_ends = max(wanted.waiting_since + limits.fairness_wait, began + max(limits.fairness_wait, paid_off))
     if victim.idle_since is None:
         return math.inf if _finishes_first(victim, wanted) else slice_ends
     return min(slice_ends, victim.idle_since + min(limits.idle_grace, victim.load_seconds / 4))
@@ -113,7 +174,7 @@ def _evictable_at(victim: Member, wanted: Member, limits: PoolLimits) -> float:
 def _finishes_first(victim: Member, wanted: Member) -> bool:
     """Whether serving the victim's older requests takes less time than two loads of it and the other's requests."""
     older = victim.queue.arrived_by(wanted.waiting_since)
-    if older == 0 or victim.times.mean is None:
+    if victim.priority < wanted.priority or older == 0 or victim.times.mean is None:
         return False
     mean = wanted.times.mean if wanted.times.mean is not None else victim.times.mean
     others = len(wanted.queue) * mean / wanted.parallel

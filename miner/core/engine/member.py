@@ -9,6 +9,7 @@ import asyncio
 import math
 from enum import Enum
 
+from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.slot_queue import ServiceTimes, SlotQueue
 from miner.core.engine.spec import AnySpec, Engine, EngineAddress
 from miner.core.wire import EngineStatus
@@ -27,11 +28,13 @@ class State(Enum):
 class Member:
     """One engine of the pool, loaded or not."""
 
-    def __init__(self, spec: AnySpec, engine: Engine, need: int, gpu_need: tuple[int, ...] = ()) -> None:
+    def __init__(self, spec: AnySpec, engine: Engine, need: int | None, gpu_need: tuple[int, ...] = ()) -> None:
         self.spec = spec
         self.engine = engine
         self.need = need
-        """Bytes of main memory when loaded; 0 without a memory budget."""
+        """Bytes of main memory when loaded, as estimated; 0 without a memory budget, None: unknown before it runs."""
+        self.measured = 0
+        """Most bytes of main memory that it was seen to take."""
         self.gpu_need = gpu_need
         """Bytes on each GPU when loaded."""
         self.state = State.UNLOADED
@@ -41,15 +44,21 @@ class Member:
         """Slots in use."""
         self.run_number = 0
         """Number of the run: leases of an earlier run hold no slot."""
-        self.pinned = False
+        self.rules: EngineRules = NO_RULES
+        self.pinned_by_call = False
+        """Pinned while it runs, beside its rules."""
+        self.waits_for: tuple[Member, ...] = ()
+        """The engines of higher priority whose requests it waits for."""
         self.unloading = False
         """`unload` was called: no new requests until it was unloaded."""
         self.retired = False
         """Its model file was replaced: it is unloaded, pinned or not, once its requests are served."""
         self.unloaded = asyncio.Event()
         """Set while the state is UNLOADED."""
-        self.keep_alive: float | None = None
-        """Idle seconds after which it is unloaded; None: never."""
+        self.requested_keep_alive: float | None = None
+        """The keep_alive of its last request; None: it had none."""
+        self.idle_timeout: float | None = None
+        """The pool's, for an engine without a keep_alive."""
         self.address: EngineAddress | None = None
         self.failure: str | None = None
         """Why the last start failed, or the engine exited; None once it is ready again."""
@@ -69,6 +78,44 @@ class Member:
     def parallel(self) -> int:
         """Slots that the engine has, or will have once loaded."""
         return self.spec.parallel
+
+    @property
+    def priority(self) -> int:
+        """Whose requests come first."""
+        return self.rules.priority
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is neither evicted nor unloaded for idleness."""
+        return self.rules.pinned or self.pinned_by_call
+
+    @property
+    def keep_alive(self) -> float | None:
+        """Idle seconds after which it is unloaded: those of its last request, its rules or the pool; None: never."""
+        own = self.rules.keep_alive if self.requested_keep_alive is None else self.requested_keep_alive
+        if own is None:
+            return self.idle_timeout
+        return None if own < 0 else own
+
+    @property
+    def booked(self) -> int:
+        """Bytes of main memory that it counts for: what was estimated, or more if it took more."""
+        return max(self.need or 0, self.measured)
+
+    @property
+    def memory_known(self) -> bool:
+        """Whether its memory was estimated, declared or measured."""
+        return self.need is not None or self.measured > 0
+
+    def measure(self, budget: int | None) -> None:
+        """Book what the engine takes now, where that is more than its estimate. Makes a system call or two.
+
+        Not of an engine on a GPU: pages of the file from which the GPU was filled count as resident, and can be
+        dropped. At most the budget: an engine that ran alone with more than that can do so again.
+        """
+        taken = self.engine.memory if self.state is State.READY else None
+        if taken is not None and (self.need is None or not any(self.gpu_need)):
+            self.measured = max(self.measured, taken if budget is None else min(taken, budget))
 
     @property
     def busy(self) -> bool:
@@ -117,12 +164,12 @@ class Member:
         """Whether `target`, an alias or a spec, names this engine."""
         return target in (self.spec.alias, self.spec)
 
-    def begin_load(self, now: float, keep_alive: float | None) -> None:
-        """Begin a load; `keep_alive` is for an engine whose requests do not set their own."""
+    def begin_load(self, now: float, idle_timeout: float | None) -> None:
+        """Begin a load; `idle_timeout` is for an engine whose requests and rules do not set a keep_alive."""
         self.state = State.LOADING
         self.unloaded.clear()
         self.load_began, self.load_reported_at = now, -math.inf
-        self.keep_alive = keep_alive
+        self.requested_keep_alive, self.idle_timeout = None, idle_timeout
 
     def ready(self, now: float) -> None:
         """Record the end of the load."""

@@ -22,6 +22,7 @@ from typing import Any
 from miner.core.engine.errors import closed
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
+from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.scheduler import Scheduler
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import AnySpec, Engine, EngineSource
@@ -55,6 +56,7 @@ class EnginePool:
         self._memory_of = memory_of
         self._gpu_memory_of = gpu_memory_of
         self._pins: set[AnySpec | str] = set()
+        self._rules: Callable[[AnySpec], EngineRules] = lambda _: NO_RULES
         self._scheduler: Scheduler | None = None
         self._closed = False
 
@@ -104,6 +106,24 @@ class EnginePool:
         """Undo `pin`."""
         self._pins.discard(target)
         self._pins_changed()
+
+    def set_rules(self, rules_of: Callable[[AnySpec], EngineRules], limits: PoolLimits | None = None) -> None:
+        """Apply other rules, and other limits, from now on: engines that may not stay together are evicted, the idle
+        ones at once and others when their requests in flight are done.
+
+        Args:
+            rules_of: of each engine, asked again when one is added.
+        """
+        self._rules = rules_of
+        self.limits = limits or self.limits
+        scheduler = self._scheduler
+        if scheduler is not None:
+            scheduler.limits = self.limits
+            for member in scheduler.members.values():
+                member.rules = rules_of(member.spec)
+                member.idle_timeout = self.limits.idle_timeout
+            if scheduler.loop.is_running():
+                scheduler.schedule()
 
     async def unload(self, target: AnySpec | str) -> bool:
         """Stop an engine, pinned or not, once its requests in flight are done; requests that wait load it again then.
@@ -174,7 +194,7 @@ class EnginePool:
         members = [member for member in self._members() if member.state is not State.UNLOADED]
         cards = max((len(member.gpu_need) for member in members), default=0)
         padded = [(*member.gpu_need, *[0] * (cards - len(member.gpu_need))) for member in members]
-        return sum(member.need for member in members), tuple(map(sum, zip(*padded, strict=True)))
+        return sum(member.booked for member in members), tuple(map(sum, zip(*padded, strict=True)))
 
     def reset(self, target: AnySpec | str) -> None:
         """Forget the crashes of an engine: the next request starts it without a pause."""
@@ -227,7 +247,8 @@ class EnginePool:
             gpu_need = self._gpu_memory_of(spec) if self._gpu_memory_of is not None else ()
             engine = self._make(spec)
         member = Member(spec, engine, need, gpu_need)
-        member.pinned = any(member.matches(target) for target in self._pins)
+        member.rules = self._rules(spec)
+        member.pinned_by_call = any(member.matches(target) for target in self._pins)
         scheduler.members[spec] = member
         return member
 
@@ -239,6 +260,6 @@ class EnginePool:
 
     def _pins_changed(self) -> None:
         for member in self._members():
-            member.pinned = any(member.matches(target) for target in self._pins)
+            member.pinned_by_call = any(member.matches(target) for target in self._pins)
         if self._scheduler is not None and self._scheduler.loop.is_running():
             self._scheduler.schedule()

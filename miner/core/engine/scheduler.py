@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from miner.core.engine.conflicts import fits
 from miner.core.engine.errors import closed, not_started, overloaded
-from miner.core.engine.eviction import fits, plan_eviction
+from miner.core.engine.eviction import plan_eviction, surplus
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.slot_queue import Lease, Waiter
@@ -70,7 +71,7 @@ class Scheduler:
                 member.active -= 1
                 member.queue.release(waiter.client)
                 member.last_used = now
-                member.keep_alive = self._idle_seconds(waiter.keep_alive)
+                member.requested_keep_alive = waiter.keep_alive
         self.schedule()
 
     def _drop_for(self, client: Client, member: Member) -> None:
@@ -84,11 +85,6 @@ class Scheduler:
                 return
         why = f"{self._waiting()} requests wait already, the most that may"
         raise self._overloaded(member, why, "MINER_MAX_QUEUE")
-
-    def _idle_seconds(self, keep_alive: float | None) -> float | None:
-        if keep_alive is None:
-            return self.limits.idle_timeout
-        return None if keep_alive < 0 else keep_alive
 
     def _waiting(self) -> int:
         return sum(member.backlog for member in self.members.values())
@@ -121,21 +117,27 @@ class Scheduler:
     def _schedule_loads(self, now: float) -> float:
         """Load waiting models that fit, and evict for those that do not; return when to decide again."""
         self._draining.clear()
+        self._evict(surplus(self.members.values(), self.limits))
         wake_at = math.inf
         first: Member | None = None
         """The next model to load: others may load only if they fit beside it, too."""
         victims: Sequence[Member] = ()
+        above: tuple[Member, Sequence[Member]] | None = None
+        """The model of the highest priority that waits for memory, and its victims."""
         wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
-        for wanted in sorted(wanting, key=lambda member: member.waiting_since):
+        for wanted in sorted(wanting, key=lambda member: (-member.priority, member.waiting_since)):
+            if first is None and above is not None and wanted.priority < above[0].priority:
+                first, victims = above
             if (refused := wanted.cooldown_error()) is not None:  # nothing is evicted for it
                 self.fail(wanted, refused)
                 continue
             plan = plan_eviction(wanted, self.members.values(), self.limits)
+            wanted.waits_for = tuple(plan.behind)
             if plan.refusal is not None:
                 self.fail(wanted, plan.refusal)
             elif plan.load and (first is None or fits(wanted, self._after(first, victims), self.limits)):
                 self._load(wanted, now)
-            elif first is not None:
+            elif first is not None or plan.behind:
                 continue
             elif plan.at <= now or wanted.waiting_since + self.limits.fairness_wait <= now:
                 first, victims = wanted, plan.victims
@@ -144,6 +146,7 @@ class Scheduler:
                 else:
                     wake_at = min(wake_at, plan.at)
             else:
+                above = above or (wanted, plan.victims)
                 wake_at = min(wake_at, plan.at)
         return wake_at
 
@@ -181,14 +184,17 @@ class Scheduler:
             if deadline > now:
                 return deadline
             why = f"no slot was free within {self.limits.queue_timeout:g} s"
+            if member.state is State.UNLOADED and member.waits_for:
+                names = ", ".join(f"{each.spec.alias!r} (priority {each.priority})" for each in member.waits_for)
+                why += f", and {names} has requests, which come before its own (priority {member.priority})"
             member.queue.refuse(oldest, self._overloaded(member, why, "MINER_QUEUE_TIMEOUT"))
         return math.inf
 
     def _report_load(self, member: Member, now: float) -> float:
         if now >= member.load_reported_at + _REPORT_LOAD_EVERY:
             member.load_reported_at = now
-            done = member.engine.memory or 0
-            member.queue.report_load(min(done, member.need or done), member.need or done)
+            done, total = member.engine.memory or 0, member.booked
+            member.queue.report_load(min(done, total or done), total or done)
         return member.load_reported_at + _REPORT_LOAD_EVERY
 
     def fail(self, member: Member, error: MinerError) -> None:
@@ -222,6 +228,7 @@ class Scheduler:
             async with asyncio.timeout(self.limits.start_timeout):
                 member.address = await member.engine.ensure_ready()
             member.ready(self.loop.time())
+            member.measure(self.limits.memory_budget)
             self._serve(member, member.ready_at)  # before slices are checked: however short, one serves a request
             self.schedule()
             await member.engine.wait_for_exit(member.address)

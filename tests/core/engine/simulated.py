@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.pool import EnginePool
+from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.slot_queue import Lease
-from miner.core.engine.spec import EngineAddress, EngineSpec
+from miner.core.engine.spec import AnySpec, EngineAddress, EngineSpec
 from miner.errors import EngineCrashedError, EngineStartError, MinerError
 
 
@@ -58,7 +59,8 @@ class Machine:
         self.loads = 0
         self.limits = PoolLimits()
         self.engines: list[SimulatedEngine] = []
-        self.sizes: dict[EngineSpec, int] = {}
+        self.rules: dict[str, EngineRules] = {}
+        """By alias; others have none."""
         self.events: list[tuple[str, str]] = []
         self.closing = False
         """Whether engines may be stopped while they are busy."""
@@ -68,7 +70,12 @@ class Machine:
     def pool(self, **limits: Any) -> EnginePool:
         """A pool over this machine; an engine takes its spec's ctx_size as bytes."""
         self.limits = PoolLimits(**limits)
-        return EnginePool(self.make, limits=self.limits, memory_of=lambda spec: spec.ctx_size)
+        pool = EnginePool(self.make, limits=self.limits, memory_of=lambda spec: spec.ctx_size)
+        pool.set_rules(self.rules_of)
+        return pool
+
+    def rules_of(self, spec: AnySpec) -> EngineRules:
+        return self.rules.get(spec.alias, NO_RULES)
 
     def make(self, spec: EngineSpec) -> "SimulatedEngine":
         engine = SimulatedEngine(self, spec)
@@ -85,12 +92,17 @@ class Machine:
         return [engine.spec.alias for engine in self.engines if engine.state != "stopped"]
 
     def check(self) -> None:
-        """Memory and count are within the limits."""
+        """Memory, count and groups are within the limits."""
         occupied = [engine for engine in self.engines if engine.state != "stopped"]
         if self.limits.memory_budget is not None:
             assert sum(engine.spec.ctx_size for engine in occupied) <= self.limits.memory_budget
         if self.limits.max_loaded is not None:
             assert len(occupied) <= self.limits.max_loaded
+        groups = [set(self.rules_of(engine.spec).groups) for engine in occupied]
+        for group in set().union(*groups):
+            inside = sum(group in each for each in groups)
+            assert group.max_loaded is None or inside <= group.max_loaded
+            assert not group.exclusive or inside == len(occupied)
 
 
 class SimulatedEngine:
