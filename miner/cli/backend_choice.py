@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def chosen_backend(name: str | None, config: MinerConfig, *, serving: bool = False) -> LLMService:
-    """The backend of that name without fallbacks; without a name LLM_BACKEND with those of MINER_LLM_FALLBACKS.
+    """The backend of that name without fallbacks; without a name LLM_BACKEND with those of MINER_LLM_FALLBACKS, or
+    where that is not set and there is a `miner.toml`, what that says.
 
     Args:
         serving: for `miner serve`: a name has those behind it too, and DEFAULT_MODEL must exist on llama.cpp.
@@ -21,13 +22,14 @@ def chosen_backend(name: str | None, config: MinerConfig, *, serving: bool = Fal
     Raises:
         ConfigError: it is unavailable, or one of its settings is invalid.
     """
-    from miner.core.llms.registry import check_settings, get_backend
+    from miner.core.llms.registry import POOL, check_settings, chosen_name, get_backend
 
     cls = _load(name, config) if name is not None else None
     alone = cls is not None and not serving
-    for each in dict.fromkeys([name or config.llm_backend, *([] if alone else _fallbacks(config))]):
+    wanted = name or chosen_name(config)
+    for each in dict.fromkeys([wanted, *([] if alone or wanted == POOL else _fallbacks(config))]):
         check_settings(each, config)  # an invalid setting ends the command here, not each of its requests
-    if serving and (name or config.llm_backend) == "llamacpp":
+    if serving and wanted == "llamacpp":
         _check_default_model(config)
     if cls is not None and alone:
         return cls(config)

@@ -26,8 +26,11 @@ class MinerConfig(Settings):
         ConfigError: a value is invalid, or an argument is not a setting.
     """
 
+    config: PathText | None = None
+    """The file that says what is served (docs/configuration.md); default: `miner.toml` in the working directory, else
+    `miner/miner.toml` in the user's config directory, where there is one."""
     llm_backend: str = Field("llamacpp", min_length=1)
-    """The backend: a name from `miner backends`."""
+    """The backend: a name from `miner backends`; default: "pool" where there is such a file."""
     llm_fallbacks: str = ""
     """Backends to use while it is unavailable, in order, comma-separated."""
     fallback_cooldown: Seconds = 30.0
@@ -72,10 +75,18 @@ class MinerConfig(Settings):
     vllm_timeout: Seconds = 300.0
     """Read timeout in seconds."""
 
+    openai_api_base: HttpUrl | None = None
+    """Any server that speaks OpenAI's API (backend "openai"), with its /v1."""
+    openai_api_key: SecretStr | None = None
+    openai_timeout: Seconds = 300.0
+    """Read timeout in seconds."""
+
     llamacpp_api_base: HttpUrl | None = None
     """A running llama.cpp server; no engine is started then."""
     llamacpp_api_key: SecretStr | None = None
     """API key of that server."""
+    llamacpp_alias: str | None = Field(None, min_length=1)
+    """Name of the model of MODEL_PATH; default: that of its file."""
     llamacpp_server: PathText | None = None
     """A `llama-server` binary to run instead of the xllamacpp wheel."""
     llamacpp_timeout: Seconds = 300.0

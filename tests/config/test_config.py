@@ -21,6 +21,7 @@ from tests.config.conftest import ALL
 
 # One value that is not the default for each field, as text and as the field then holds it.
 CHANGED = {
+    "config": ("/etc/miner.toml", "/etc/miner.toml"),
     "llm_backend": ("ollama", "ollama"),
     "llm_fallbacks": ("vllm,ollama", "vllm,ollama"),
     "fallback_cooldown": ("1.5", 1.5),
@@ -44,8 +45,12 @@ CHANGED = {
     "vllm_api_base": ("https://h/v1", "https://h/v1"),
     "vllm_api_key": ("key-1234", SecretStr("key-1234")),
     "vllm_timeout": ("2", 2.0),
+    "openai_api_base": ("http://h:3/v1/", "http://h:3/v1"),
+    "openai_api_key": ("key-1234", SecretStr("key-1234")),
+    "openai_timeout": ("2", 2.0),
     "llamacpp_api_base": ("http://h:2", "http://h:2"),
     "llamacpp_api_key": ("key-1234", SecretStr("key-1234")),
+    "llamacpp_alias": ("chat", "chat"),
     "llamacpp_server": ("/bin/llama-server", "/bin/llama-server"),
     "llamacpp_timeout": ("2", 2.0),
     "llamacpp_start_timeout": ("2", 2.0),
@@ -333,7 +338,7 @@ WITH_PASSWORD = [
 
 
 def test_every_address_is_tried_below():
-    assert len(URLS) == 4
+    assert len(URLS) == 5
 
 
 @pytest.mark.parametrize("name", URLS)
@@ -353,7 +358,7 @@ def test_a_query_or_a_fragment_is_refused_by_name_and_not_shown(name, extra):
     """It would be lost on the way: a request's path comes behind it."""
     with pytest.raises(ConfigError) as caught:
         MinerConfig(**{name: f"http://h:1/v1{extra}"})
-    assert str(caught.value).startswith(f"{name.upper()}='http://")
+    assert str(caught.value).startswith(f"{variable_of(name)}='http://")
     assert "not have a query or fragment" in str(caught.value)
     assert "sesame" not in f"{caught.value} {vars(caught.value)}"
 

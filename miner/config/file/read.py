@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from miner.config.file.schema import ConfigFile
 from miner.errors import ConfigError
 
-FILE_NAME = "miner.toml"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LATE_VARIABLES = frozenset({"PORT"})
 """Variables that get their value when a command is started."""
@@ -36,22 +35,6 @@ class LoadedConfig:
     def directory(self) -> Path:
         """Relative paths in it start here."""
         return self.path.parent
-
-
-def config_paths() -> list[Path]:
-    """Where a file is looked for if none is named, in order: the working directory, the user's config directory."""
-    directory = os.environ.get("XDG_CONFIG_HOME", "")
-    base = Path(directory) if os.path.isabs(directory) else Path("~/.config").expanduser()
-    return [Path(FILE_NAME), base / "miner" / FILE_NAME]
-
-
-def find_config(named: str | os.PathLike[str] | None) -> Path | None:
-    """The file to read: the named one, whether or not it is there, else the first of `config_paths` that is; None:
-    there is none.
-    """
-    if named:
-        return Path(named).expanduser().absolute()
-    return next((path.absolute() for path in config_paths() if path.is_file()), None)
 
 
 def read_config(path: Path, environment: Mapping[str, str] | None = None) -> LoadedConfig:

@@ -9,20 +9,25 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miner.core.llms.fallback import FallbackService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import ConfigError
 
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
 __all__ = [
-    "GROUP", "RegisteredBackend", "check_settings", "find_backends", "get_backend", "get_backends", "load_backend",
-    "registered_names",
+    "GROUP", "POOL", "RegisteredBackend", "check_settings", "chosen_name", "find_backends", "get_backend",
+    "get_backends", "load_backend", "registered_names",
 ]  # fmt: skip
 
 logger = logging.getLogger("miner.backends")
 
 GROUP = "inference.backends"
+POOL = "pool"
+"""The backend that serves what a file says."""
 _BUILT_IN = ("llamacpp", "ollama", "vllm")
 _EXTRAS = {"xllamacpp": "llamacpp", "llama_cpp": "llama-cpp-python", "vllm": "vllm"}
 
@@ -40,6 +45,8 @@ class RegisteredBackend:
     """The backend's class; None if it cannot be loaded or used."""
     reason: str | None = None
     """Why `cls` is None, and what to do."""
+    configured: bool = True
+    """Whether the settings name something that it could serve."""
 
     def service(self, config: Any) -> LLMService:
         """Return a new service, whose `name` is that of the entry point.
@@ -76,10 +83,13 @@ def find_backends(config: Any = None) -> list[RegisteredBackend]:
 
 
 def _load(point: EntryPoint, config: Any = None) -> RegisteredBackend:
-    cls, reason = None, None
+    cls, reason, configured = None, None, True
     try:
         loaded = point.load()
         reason = _unusable(loaded, config)
+        if reason is None:
+            reason = loaded.not_configured(config)
+            configured = reason is None
         cls = loaded if reason is None else None
     except (Exception, SystemExit) as error:  # noqa: BLE001  (a third-party module must not break ours)
         reason = _import_failure(error)
@@ -91,6 +101,7 @@ def _load(point: EntryPoint, config: Any = None) -> RegisteredBackend:
         version=dist.version if dist else None,
         cls=cls,
         reason=reason,
+        configured=configured,
     )
 
 
@@ -146,18 +157,19 @@ def get_backends() -> dict[str, type[LLMService]]:
     for backend in find_backends():
         if backend.cls is not None:
             usable[backend.name] = backend.cls
-        else:
+        elif backend.configured:
             logger.warning("Backend %r (%s) is skipped: %s", backend.name, backend.target, backend.reason)
     return usable
 
 
 def get_backend(name: str | None = None, config: Any = None) -> LLMService:
-    """Return a service of the named backend; with MINER_LLM_FALLBACKS set, one that falls back on those.
+    """Return a service of the named backend; with MINER_LLM_FALLBACKS set, one that falls back on those. "pool" serves
+    what `miner.toml` says.
 
     If the name is unknown or unusable, the first available backend is used and one warning lists the available ones.
 
     Args:
-        name: None for LLM_BACKEND.
+        name: None for LLM_BACKEND; where that is not set, "pool" if there is a `miner.toml` (`MinerConfig.config`).
         config: see LLMService.
 
     Raises:
@@ -168,7 +180,9 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
     settings = config_of(config)
     if config is None:
         config = settings
-    wanted = settings.llm_backend if name is None else name
+    wanted = chosen_name(settings) if name is None else name
+    if wanted == POOL:
+        return load_backend(POOL, config).service(config)  # a file that is wrong must not lead to another backend
     backend, reason = _usable_backend(wanted, config)
     if backend is None:
         available = {b.name: b for b in find_backends(config) if b.cls is not None}
@@ -186,6 +200,17 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
     if not fallbacks:
         return service
     return FallbackService(config, service, fallbacks, partial(_fallback, config=config))
+
+
+def chosen_name(settings: MinerConfig) -> str:
+    """The backend that the settings choose: LLM_BACKEND, else the pool where there is a file for it."""
+    # A config object of another class has a backend of its own, or means the environment's.
+    if "llm_backend" not in getattr(settings, "model_fields_set", ("llm_backend",)):
+        from miner.config.file.find import find_config
+
+        if find_config(settings.config) is not None:
+            return POOL
+    return settings.llm_backend
 
 
 def _fallback(name: str, *, config: Any) -> LLMService | None:

@@ -72,6 +72,13 @@ class Backend:
         return None
 
     @classmethod
+    def not_configured(cls, config: Any = None) -> str | None:
+        """Return which setting is missing without which there is nothing to serve; None if there is none. Such a
+        backend is no fallback for an unknown one, and nothing warns of it.
+        """
+        return None
+
+    @classmethod
     def check_settings(cls, config: Any = None) -> None:
         """Check what this backend's settings name on this machine, before there is a request: `miner serve` and
         `miner generate` do. Starts nothing and connects to no server.

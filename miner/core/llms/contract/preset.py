@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -26,10 +27,22 @@ def preset_of(recipe: Recipe) -> Preset:
     Raises:
         InvalidRequestError: a parameter or a message is invalid; names it.
     """
+    return replace(
+        preset_of_options(recipe.parameters, system=recipe.system),
+        messages=checked_messages(_plain(recipe.messages)) if recipe.messages else [],
+    )
+
+
+def preset_of_options(parameters: Mapping[str, Any], *, system: str = "") -> Preset:
+    """A preset of these parameters, by their names here or by Ollama's.
+
+    Raises:
+        InvalidRequestError: one is invalid; names it.
+    """
     arguments: dict[str, Any] = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0}
     options: dict[str, Any] = {}
     given = []
-    for name, value in recipe.parameters.items():
+    for name, value in parameters.items():
         ours = _NAMES.get(name, name)
         if value is None or value in _OFF.get(name, ()) or (ours not in _SAMPLING and ours != "max_tokens"):
             continue
@@ -38,11 +51,7 @@ def preset_of(recipe: Recipe) -> Preset:
         given.append(ours)
         (arguments if ours in arguments else options)[ours] = value
     request = build_request(prompt="x", options=options, **arguments)
-    return Preset(
-        system=recipe.system,
-        messages=checked_messages(_plain(recipe.messages)) if recipe.messages else [],
-        parameters={name: getattr(request, name) for name in given},
-    )
+    return Preset(system=system, parameters={name: getattr(request, name) for name in given})
 
 
 def _plain(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

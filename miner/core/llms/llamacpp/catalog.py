@@ -28,6 +28,7 @@ from miner.core.llms.llamacpp.memory import (
 )
 from miner.core.llms.llamacpp.models import (
     LocalModel,
+    alias_of,
     capacity_of,
     find_model,
     longest_context,
@@ -241,6 +242,9 @@ class LocalModels:
         template = template_text(settings)
         infos = []
         listed = catalog.listed_facts(model_path=settings.model_path)
+        alias = alias_of(settings)
+        if alias is not None:
+            listed = [(dataclasses.replace(files, alias=alias), facts) for files, facts in listed]
         for files, facts in listed:
             infos.append(self._info(files, facts, template, files.alias in loaded, read=len(listed) < LARGE))
         for recipe in catalog.created.all().values():

@@ -63,6 +63,9 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
         EngineStartError: the file is there and is no usable model.
     """
     catalog = catalog or Catalog(models_directory(settings))
+    alias = alias_of(settings)
+    if alias is not None and name is not None and name.lower() in (alias.lower(), f"{alias.lower()}:latest"):
+        name = None
     recipe = _recipe_of(name, settings, catalog.created)
     try:
         if recipe is None:
@@ -77,6 +80,8 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
             backend="llamacpp",
             operator_hint="Is it being replaced?",
         ) from error
+    if alias is not None and (recipe is None or recipe.blob is None):
+        files = replace(files, alias=alias)
     try:
         return LocalModel(files, catalog.header(files), catalog.facts(files), recipe)
     except GGUFError as error:
@@ -86,6 +91,11 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
             retryable=False,
             operator_hint="Is the file complete, and a GGUF? Fetch it again, or name another one with MODEL_PATH.",
         ) from error
+
+
+def alias_of(settings: MinerConfig) -> str | None:
+    """The name of the only model, where the settings give it one."""
+    return settings.llamacpp_alias if settings.model_path else None
 
 
 def _recipe_of(name: str | None, settings: MinerConfig, created: CreatedModels) -> Recipe | None:

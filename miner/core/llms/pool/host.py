@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from miner.core.engine.errors import closed
 from miner.core.engine.limits import PoolLimits
@@ -86,3 +87,11 @@ class EngineHost:
             self._closed = True
         if self._pool is not None:
             await self._pool.aclose()
+
+
+@runtime_checkable
+class SharesHost(Protocol):
+    """A service that starts engines, and can share where they run with others."""
+
+    host: EngineHost | None
+    """None: it has a host of its own. Set before its first request."""

@@ -1,0 +1,374 @@
+"""PoolService: the models of `miner.toml`, each on its own backend, as one service."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
+
+from miner.core._typing import override
+from miner.core.http.crash_budget import budget_scope, current_budget
+from miner.core.llms.contract.backend import Backend
+from miner.core.llms.contract.driver import run, run_stream
+from miner.core.llms.contract.failover import is_unavailable
+from miner.core.llms.contract.native import NativeBatch
+from miner.core.llms.contract.stream import Batches
+from miner.core.llms.contract.vectors import Texts
+from miner.core.llms.LLMService import LLMService
+from miner.core.llms.pool.hints import keys_in_errors
+from miner.core.llms.pool.listing import health_of, list_models, running_models
+from miner.core.llms.pool.members import Members
+from miner.core.llms.pool.request import request_for
+from miner.core.llms.pool.table import ServedModel
+from miner.core.model_card import ModelCard, RunningModel
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
+from miner.errors import BackendError, BackendOverloadedError, ConfigError, MinerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from miner.config.file.read import LoadedConfig
+
+__all__ = ["PoolService"]
+
+logger = logging.getLogger("miner.pool")
+
+T = TypeVar("T")
+
+
+class PoolService(LLMService):
+    """Many models on many backends, as a file says: `MinerConfig(config="miner.toml")`.
+
+    A request's model name decides which service gets it. All engines that are started here share one memory budget.
+    While the backend of a model is unavailable, the models of its `fallbacks` serve generations; embeddings and scores
+    never change their model. `apply` takes over a changed file: what did not change keeps its engines and requests.
+
+    Raises:
+        ConfigError: there is no such file, or it is wrong.
+    """
+
+    name = "pool"
+
+    def __init__(self, config: Any = None) -> None:
+        from miner.config.file.find import config_paths, find_config
+        from miner.config.file.read import read_config
+
+        super().__init__(config)
+        path = find_config(self._settings.config)
+        if path is None:
+            places = " nor ".join(map(str, config_paths()))
+            raise ConfigError(
+                f"There is no configuration file: neither {places} is there.",
+                operator_hint="Name one with MINER_CONFIG, or write one: `miner config init`.",
+            )
+        self._members = Members(self._settings, read_config(path))
+        self._cooldown_until: dict[str, float] = {}
+
+    @classmethod
+    @override
+    def not_configured(cls, config: Any = None) -> str | None:
+        from miner.config.config import config_of
+        from miner.config.file.find import find_config
+
+        if find_config(config_of(config).config) is not None:
+            return None
+        return "there is no miner.toml; `miner config init` writes one"
+
+    # The table
+
+    @property
+    def loaded_config(self) -> LoadedConfig:
+        """The file that is served."""
+        return self._members.loaded
+
+    @property
+    def config_path(self) -> Path:
+        """Where it is."""
+        return self._members.loaded.path
+
+    def apply(self, loaded: LoadedConfig) -> None:
+        """Serve what a file says from now on. Models whose services did not change keep them; the others' requests in
+        flight are finished first. To be called on the event loop that serves.
+
+        Raises:
+            ConfigError: it cannot be served; nothing has changed then.
+        """
+        self._members.apply(loaded)
+
+    def served(self, name: str | None) -> ServedModel | None:
+        """The model of the table that a name means; None: there is none."""
+        return self._members.table.find(name)
+
+    @property
+    def default_model(self) -> str | None:
+        """The model of requests that name none."""
+        return self._members.table.default
+
+    async def _find(self, name: str | None) -> ServedModel:
+        """The model that a name means, also one that a backend exposes.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        served = self._members.table.find(name)
+        if served is not None:
+            return served
+        if name is not None:
+            for holder in self._members.exposed():
+                try:
+                    async with holder.use(queued=False) as service:
+                        info = await service.resolve_model(name)
+                except MinerError:
+                    continue
+                return self._members.exposed_model(holder, info.id if info is not None else name)
+        raise self._members.table.missing(name)
+
+    # What it can do
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[str]:
+        return frozenset().union(*(holder.service.capabilities for holder in self._members.holders()))
+
+    @property
+    @override
+    def concurrency(self) -> int:
+        return max((holder.service.concurrency for holder in self._members.holders()), default=8)
+
+    @property
+    @override
+    def known_concurrency(self) -> int | None:
+        known = [holder.service.known_concurrency for holder in self._members.holders()]
+        return max((each for each in known if each is not None), default=None)
+
+    @property
+    @override
+    def backend_names(self) -> list[str]:
+        return list(dict.fromkeys(holder.plan.backend for holder in self._members.holders()))
+
+    @property
+    @override
+    def engine_fields(self) -> frozenset[str]:
+        return frozenset().union(*(holder.service.engine_fields for holder in self._members.holders()))
+
+    @property
+    @override
+    def queues_requests(self) -> bool:
+        return True  # those for servers without a queue wait in their holder's
+
+    # Requests
+
+    def _candidates(self, served: ServedModel) -> list[ServedModel]:
+        """The model and its fallbacks in the order in which they are tried: those in cooldown last."""
+        models = [served, *filter(None, map(self._members.table.find, served.model.fallbacks))]
+        now = time.monotonic()
+        return sorted(dict.fromkeys(models), key=lambda each: self._cooldown_until.get(each.name, 0.0) > now)
+
+    def _cool_down(self, served: ServedModel, error: BackendError) -> None:
+        if isinstance(error, BackendOverloadedError) and error.status is None:
+            return  # its queue refused this client: others still get their slots
+        seconds = self._settings.fallback_cooldown
+        self._cooldown_until[served.name] = time.monotonic() + seconds
+        logger.warning("%s %s is in cooldown for %g s; using its fallback.", error.message, served.name, seconds)
+
+    @override
+    async def _run_request(self, request: ChatRequest) -> LLMResponse:
+        with self._in_flight.call(), budget_scope(current_budget()):
+            candidates = self._candidates(await self._find(request.model))
+            for served in candidates:
+                try:
+                    with keys_in_errors(served):
+                        async with served.holder.use() as service:
+                            response = await run(service, request_for(served, request, service))
+                except BackendError as error:
+                    if served is candidates[-1] or not is_unavailable(error):
+                        raise
+                    self._cool_down(served, error)
+                else:
+                    response.model = served.name
+                    return response
+            raise AssertionError  # the last one has raised
+
+    @override
+    async def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
+        budget = current_budget()
+        candidates = self._candidates(await self._find(request.model))
+        for served in candidates:
+            delivered = False
+            try:
+                with keys_in_errors(served):
+                    async with served.holder.use() as service:
+                        own = request_for(served, request, service)
+                        async with aclosing(run_stream(service, own, response)) as batches:
+                            with budget_scope(budget):  # not over a yield: who reads has a context of its own
+                                first = await anext(batches, None)
+                            response.model = served.name
+                            if first is not None:
+                                delivered = True
+                                yield first
+                            async for batch in batches:
+                                yield batch
+                            response.model = served.name
+                return
+            except BackendError as error:
+                if delivered or served is candidates[-1] or not is_unavailable(error):
+                    raise
+                self._cool_down(served, error)
+
+    @override
+    async def embed(self, texts: Texts, model: str | None = None, dimensions: int | None = None) -> EmbeddingResponse:
+        async def call(service: LLMService, name: str | None) -> EmbeddingResponse:
+            return await service.embed(texts, name, dimensions)
+
+        served, response = await self._call(model, call)
+        response.model = served.name
+        return response
+
+    @override
+    async def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, top_n: int | None = None
+    ) -> RerankResponse:
+        async def call(service: LLMService, name: str | None) -> RerankResponse:
+            return await service.rerank(query, documents, name, top_n)
+
+        served, response = await self._call(model, call)
+        response.model = served.name
+        return response
+
+    @override
+    async def count_tokens(self, prompt: str | None = None, **arguments: Any) -> int:
+        async def call(service: LLMService, name: str | None) -> int:
+            return await service.count_tokens(prompt, **{**arguments, "model": name})
+
+        return (await self._call(arguments.get("model"), call))[1]
+
+    async def _call(
+        self, model: str | None, call: Callable[[LLMService, str | None], Awaitable[T]], *, queued: bool = True
+    ) -> tuple[ServedModel, T]:
+        """The model that the name means, and the result of a call to its service with the name there."""
+        with self._in_flight.call(), budget_scope(current_budget()):
+            served = await self._find(model)
+            with keys_in_errors(served):
+                async with served.holder.use(queued=queued) as service:
+                    return served, await call(service, served.upstream)
+
+    # Routes of engines
+
+    @property
+    @override
+    def native_backend(self) -> Backend | None:
+        return self if any(each.service.native_backend is not None for each in self._members.holders()) else None
+
+    @override
+    async def native(self, path: str, body: dict[str, Any] | None = None, model: str | None = None) -> bytes:
+        async def call(service: LLMService, name: str | None) -> bytes:
+            return await (service.native_backend or service).native(path, body, name)
+
+        return (await self._call(model, call, queued=False))[1]
+
+    @override
+    async def native_stream(
+        self, path: str, body: dict[str, Any], model: str | None = None
+    ) -> AsyncGenerator[NativeBatch, None]:
+        served = await self._find(model)
+        with keys_in_errors(served):
+            async with served.holder.use() as service:
+                backend = service.native_backend or service
+                async with aclosing(backend.native_stream(path, body, served.upstream)) as batches:
+                    async for batch in batches:
+                        yield batch
+
+    @property
+    @override
+    def audio_backend(self) -> Backend | None:
+        return next((each.service for each in self._members.holders() if each.service.audio_backend is not None), None)
+
+    # Models
+
+    @override
+    async def list_models(self) -> list[ModelInfo]:
+        return await list_models(self._members)
+
+    @override
+    async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
+        served = await self._find(name)
+        inner: ModelInfo | None = None
+        if served.holder.answers:
+            with keys_in_errors(served):
+                async with served.holder.use(queued=False) as service:
+                    inner = await service.resolve_model(served.upstream)
+        info = served.info(inner)
+        self.models[info.id] = info
+        return info
+
+    @override
+    async def _get_model(self, model_name: str) -> Any:
+        return await self.resolve_model(model_name)
+
+    @override
+    async def _sole_model(self) -> str | None:
+        if self._members.table.default is None:
+            raise self._members.table.missing(None)
+        return self._members.table.default
+
+    @override
+    async def show_model(self, model: str, *, verbose: bool = False) -> ModelCard:
+        async def call(service: LLMService, name: str | None) -> ModelCard:
+            return await service.show_model(name or await _only_model(service), verbose=verbose)
+
+        served, card = await self._call(model, call, queued=False)
+        return replace(card, info=served.info(card.info), system=served.model.system or card.system)
+
+    @override
+    async def running_models(self) -> list[RunningModel]:
+        return await running_models(self._members)
+
+    @override
+    async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
+        async def call(service: LLMService, name: str | None) -> ModelInfo:
+            return await service.load_model(name, keep_alive=keep_alive)
+
+        served, info = await self._call(model, call, queued=False)
+        return served.info(info)
+
+    @override
+    async def unload_model(self, model: str) -> bool:
+        async def call(service: LLMService, name: str | None) -> bool:
+            return await service.unload_model(name or await _only_model(service))
+
+        return (await self._call(model, call, queued=False))[1]
+
+    @override
+    def reset_model(self, model: str) -> None:
+        served = self._members.table.find(model)
+        if served is None:
+            raise self._members.table.missing(model)
+        served.holder.service.reset_model(served.upstream or served.holder.plan.alias or model)
+
+    @override
+    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        for holder in self._members.holders():
+            if type(holder.service).pull_model is not LLMService.pull_model:
+                return holder.service.pull_model(model, insecure=insecure)
+        return super().pull_model(model, insecure=insecure)
+
+    # Health
+
+    @override
+    async def _health(self) -> Health:
+        return await health_of(self._members)
+
+    @override
+    async def _close_resources(self) -> None:
+        await self._members.aclose()
+
+
+async def _only_model(service: LLMService) -> str:
+    """The name of the model of a service that has one."""
+    info = await service.resolve_model(None)
+    return info.id if info is not None else service.name

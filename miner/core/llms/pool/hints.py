@@ -1,0 +1,59 @@
+"""Errors of services say which variable to set; a service of the pool is set up by the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from miner.core.llms.pool.table import ServedModel
+from miner.errors import MinerError
+
+_MODEL_KEYS = {
+    "LLAMACPP_CTX_SIZE": "context", "LLAMACPP_PARALLEL": "slots", "LLAMACPP_THREADS": "threads",
+    "LLAMACPP_N_GPU_LAYERS": "n_gpu_layers", "LLAMACPP_FLASH_ATTN": "flash_attn",
+    "LLAMACPP_CACHE_TYPE_K": "cache_type_k", "LLAMACPP_CACHE_TYPE_V": "cache_type_v",
+    "LLAMACPP_BATCH_SIZE": "batch_size", "LLAMACPP_CACHE_RAM": "cache_ram", "LLAMACPP_POOLING": "pooling",
+    "LLAMACPP_CHAT_TEMPLATE": "chat_template", "LLAMACPP_TIMEOUT": "timeout", "OLLAMA_NUM_CTX": "context",
+    "MODEL_PATH": "file",
+}  # fmt: skip
+_BACKEND_KEYS = {
+    "VLLM_API_BASE": "url", "OLLAMA_BASE_URL": "url", "MINER_OPENAI_API_BASE": "url", "LLAMACPP_API_BASE": "url",
+    "VLLM_API_KEY": "key", "MINER_OPENAI_API_KEY": "key", "LLAMACPP_API_KEY": "key",
+    "VLLM_TIMEOUT": "timeout", "OLLAMA_TIMEOUT": "timeout", "MINER_OPENAI_TIMEOUT": "timeout",
+    "LLAMACPP_SERVER": "server", "MODELS_DIR": "models_dir", "MINER_CONNECT_TIMEOUT": "connect_timeout",
+    "MINER_MAX_CONNECTIONS": "max_connections",
+}  # fmt: skip
+_LIMIT_KEYS = {
+    "LLAMACPP_MEMORY_BUDGET": "memory", "LLAMACPP_MAX_LOADED": "max_loaded", "MINER_MAX_QUEUE": "max_queue",
+    "MINER_QUEUE_TIMEOUT": "queue_timeout",
+}  # fmt: skip
+_VARIABLE = re.compile(rf"\b({'|'.join([*_MODEL_KEYS, *_BACKEND_KEYS, *_LIMIT_KEYS])})\b")
+
+
+@contextmanager
+def keys_in_errors(served: ServedModel) -> Iterator[None]:
+    """Errors in the block name the keys of the file in the place of variables."""
+    try:
+        yield
+    except MinerError as error:
+        _rename(error, served)
+        raise
+
+
+def _rename(error: MinerError, served: ServedModel) -> None:
+    model, backend = served.name, served.holder.plan.backend
+
+    def key_of(match: re.Match[str]) -> str:
+        variable = match[1]
+        if variable in _MODEL_KEYS:
+            return f"models.{model}.{_MODEL_KEYS[variable]}"
+        if variable in _BACKEND_KEYS:
+            return f"backends.{backend}.{_BACKEND_KEYS[variable]}"
+        return f"limits.{_LIMIT_KEYS[variable]}"
+
+    error.message = _VARIABLE.sub(key_of, error.message)
+    if error.hint:
+        error.hint = _VARIABLE.sub(key_of, error.hint)
+    if error.operator_hint:
+        error.operator_hint = _VARIABLE.sub(key_of, error.operator_hint)

@@ -1,0 +1,88 @@
+"""What the pool says of all its models and backends. A backend that does not answer soon is shown without details."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec.structs import replace
+
+from miner.core.llms.pool.holder import Holder
+from miner.core.llms.pool.members import Members
+from miner.core.llms.pool.table import ServedModel
+from miner.core.model_card import RunningModel
+from miner.core.wire import Health, ModelInfo
+from miner.errors import MinerError
+
+_SECONDS = 2.0
+"""Seconds that a list waits for one backend."""
+
+
+async def list_models(members: Members) -> list[ModelInfo]:
+    """The models of the table that are listed, the default first, and those that backends expose."""
+    table = members.table
+    listed = [served for served in table.models.values() if served.model.listed]
+    listed.sort(key=lambda served: served.name != table.default)
+    own, others = await asyncio.gather(
+        asyncio.gather(*map(_info, listed)), asyncio.gather(*map(_models_of, members.exposed()))
+    )
+    exposed = {info.id: info for infos in others for info in infos if table.find(info.id) is None}
+    return [*own, *exposed.values()]
+
+
+async def _info(served: ServedModel) -> ModelInfo:
+    inner: ModelInfo | None = None
+    try:
+        async with asyncio.timeout(_SECONDS), served.holder.use(queued=False) as service:
+            if served.holder.answers:
+                inner = await service.resolve_model(served.upstream)
+    except (MinerError, TimeoutError):
+        pass
+    return served.info(inner)
+
+
+async def _models_of(holder: Holder) -> list[ModelInfo]:
+    try:
+        async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+            return await service.list_models()
+    except (MinerError, TimeoutError):
+        return []
+
+
+async def running_models(members: Members) -> list[RunningModel]:
+    """The models that are in memory, under each name that the table has for them."""
+    running: list[RunningModel] = []
+    for holder in members.holders():
+        try:
+            async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+                found = await service.running_models() if holder.answers else []
+        except (MinerError, TimeoutError):
+            continue
+        for each in found:
+            names = (None, each.info.id, *each.info.aliases)
+            own = [served for served in members.served_by(holder) if served.upstream in names]
+            running += [replace(each, info=served.info(each.info)) for served in own]
+    return running
+
+
+async def health_of(members: Members) -> Health:
+    """Ready if any backend is; the reason is that of those that are not."""
+    holders = members.holders()
+    if not holders:
+        path = members.loaded.path
+        return Health(state="unavailable", reason=f"{path} has no models.", hint="Add one to [models].")
+    checks = await asyncio.gather(*(holder.health() for holder in holders))
+    ready = [check for check in checks if check]
+    reasons = dict.fromkeys(
+        f"{holder.plan.alias or holder.plan.backend}: {check.reason}"
+        for holder, check in zip(holders, checks, strict=True)
+        if not check
+    )
+    first = ready[0] if ready else checks[0]
+    return Health(
+        state=first.state,
+        reason="; ".join(reasons) or None,
+        hint=None if ready else first.hint,
+        models=list(members.table.models),
+        engines=[engine for check in checks for engine in check.engines],
+        retry_after=None if ready else first.retry_after,
+    )

@@ -1,0 +1,30 @@
+"""A request to the pool as the service of its model gets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from miner.core.llms.contract.capabilities import IGNORABLE
+from miner.core.llms.contract.preset import apply_preset
+from miner.core.llms.LLMService import LLMService
+from miner.core.llms.pool.table import ServedModel
+from miner.core.wire import ChatRequest, Resolution
+
+
+def request_for(served: ServedModel, request: ChatRequest, service: LLMService) -> ChatRequest:
+    """The request under the model's name at its service, with what the file says of the model, and a resolution of its
+    own.
+    """
+    if served.preset is not None:
+        request = apply_preset(request, served.preset)
+    changes: dict[str, Any] = {"model": served.upstream, "resolution": Resolution()}
+    model = served.model
+    if request.keep_alive is None and model.keep_alive is not None and "keep_alive" in service.capabilities:
+        changes["keep_alive"] = model.keep_alive
+    if model.skip or model.refuse:
+        allowed = request.ignore_unsupported
+        names = frozenset(IGNORABLE) if allowed is True else frozenset(allowed or ())
+        changes["ignore_unsupported"] = (names | frozenset(model.skip)) - frozenset(model.refuse)
+    return replace(request, **changes)
