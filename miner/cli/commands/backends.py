@@ -38,15 +38,15 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """List the backends; return the exit status."""
     from miner.config.config import MinerConfig
-    from miner.core.llms.registry import find_backends
+    from miner.core.llms.registry import chosen_name, find_backends
 
     config = MinerConfig()
-    backends = find_backends(config)
+    backends, default = find_backends(config), chosen_name(config)
     if args.json:
-        described = [_describe(backend, config.llm_backend) for backend in backends]
-        print_json({"default": config.llm_backend, "backends": described})
+        described = [_describe(backend, default) for backend in backends]
+        print_json({"default": default, "backends": described})
     else:
-        print(_table(backends, config.llm_backend))
+        print(_table(backends, default))
     return 0
 
 
@@ -63,6 +63,8 @@ def _describe(backend: RegisteredBackend, default: str) -> dict[str, Any]:
 
 
 def _state(backend: RegisteredBackend) -> str:
+    if not backend.configured:
+        return "not configured"
     return "available" if backend.cls is not None else "unavailable"
 
 

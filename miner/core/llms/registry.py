@@ -28,7 +28,7 @@ logger = logging.getLogger("miner.backends")
 GROUP = "inference.backends"
 POOL = "pool"
 """The backend that serves what a file says."""
-_BUILT_IN = ("llamacpp", "ollama", "vllm")
+_BUILT_IN = ("llamacpp", "ollama", "vllm", "openai", POOL)
 _EXTRAS = {"xllamacpp": "llamacpp", "llama_cpp": "llama-cpp-python", "vllm": "vllm"}
 
 

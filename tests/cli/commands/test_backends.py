@@ -52,8 +52,11 @@ def test_the_table_is_aligned_and_marks_the_default(miner):
     lines = done.stdout.decode().splitlines()
     assert lines[0].split() == HEADS
     columns = [lines[0].index(head) for head in HEADS]
-    assert [line.split()[0] for line in lines[1:]] == ["llamacpp", "ollama", "vllm"]
-    for line in lines[1:]:
+    rows = [line for line in lines[1:] if not line.startswith(" ")]
+    assert [line.split()[0] for line in rows] == ["llamacpp", "ollama", "vllm", "openai", "pool"]
+    assert "not configured" in rows[3]
+    assert "not configured" in rows[4]
+    for line in rows:
         assert all(line[at - 1] == " " and line[at] != " " for at in columns[1:])
     assert lines[2].startswith("ollama (default)  available  0.1.0")
     assert lines[2].endswith("OllamaService")
@@ -66,11 +69,13 @@ def test_third_party_backends_are_listed_after_ours_with_the_reason_below(miner,
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
     names = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
-    assert names == ["llamacpp", "ollama", "vllm", "alien", "broken", "echo", "missing"]
+    assert names == ["llamacpp", "ollama", "vllm", "openai", "pool", "alien", "broken", "echo", "missing"]
     below = {line.split()[0]: after for line, after in itertools.pairwise(lines) if after.startswith("  ")}
     assert below == {
         "alien": "  it is not a subclass of miner.core.llms.LLMService",
         "broken": "  RuntimeError: it is broken",
+        "openai": "  MINER_OPENAI_API_BASE is not set",
+        "pool": "  there is no miner.toml; `miner config init` writes one",
         "missing": "  module 'not_installed_at_all' is missing: pip install not_installed_at_all",
     }
     (echo,) = [line.split() for line in lines if line.startswith("echo")]

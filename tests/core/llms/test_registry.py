@@ -67,7 +67,7 @@ def test_the_built_in_backends_come_first_then_the_others_by_name(install: Insta
     install("aardvark")
     install("my_llm", entry="later")
     names = [backend.name for backend in find_backends()]
-    assert names == ["llamacpp", "ollama", "vllm", "aardvark", "later", "zebra"]
+    assert names == ["llamacpp", "ollama", "vllm", "openai", "pool", "aardvark", "later", "zebra"]
     found = {backend.name: backend for backend in find_backends()}
     assert (found["later"].distribution, found["later"].version) == ("my_llm", "1.2")
     assert found["later"].target == "module_of_my_llm:Service"
@@ -186,7 +186,7 @@ def test_loading_by_name_never_falls_back(install: Install):
     assert load_backend("fine").cls is not None
     with pytest.raises(ConfigError, match="There is no backend 'no-such'") as caught:
         load_backend("no-such")
-    assert "llamacpp, ollama, vllm, fine" in (caught.value.operator_hint or "")
+    assert "llamacpp, ollama, vllm, openai, pool, fine" in (caught.value.operator_hint or "")
 
 
 def test_one_name_twice_the_first_on_the_path_is_used(install: Install):
