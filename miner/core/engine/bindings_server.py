@@ -13,8 +13,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import ctypes
+import importlib
 import json
 import secrets
+import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -362,3 +365,17 @@ async def _stream(send: Send, first: dict[str, Any] | None, job: _Job) -> None:
             except TimeoutError:  # prefill of a long prompt: keep the connection alive
                 await send({"type": "http.response.body", "body": b": reading\n\n", "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def serve(app: BindingsServer, at_socket: str | None, stop_signal: int, report_ready: Callable[[str], None]) -> None:
+    """Serve at this Unix socket, or else at a free port, until the signal comes."""
+    uvicorn: Any = importlib.import_module("uvicorn")
+    listening = socket.socket(socket.AF_UNIX if at_socket else socket.AF_INET)
+    listening.bind(at_socket or ("127.0.0.1", 0))
+    listening.listen(128)
+    # It accepts connections from here on and serves them once its loop runs: no need to wait.
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2))
+    server.handle_exit = lambda *_: None  # SIGTERM and SIGINT
+    signal.signal(stop_signal, lambda *_: setattr(server, "should_exit", True))
+    report_ready(f"unix://{at_socket}" if at_socket else f"http://127.0.0.1:{listening.getsockname()[1]}")
+    server.run(sockets=[listening])

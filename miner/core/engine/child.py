@@ -1,8 +1,8 @@
 """The main program of an engine's process. Run as a script, never imported by miner; imports nothing of miner.
 
-Reads its configuration as one line of JSON from standard input, starts a llama.cpp server, prints one line of JSON to
-standard output when it is ready, and runs until STOP_SIGNAL or until its parent exits. All other output goes to
-standard error.
+Reads its configuration as one line of JSON from standard input, starts a llama.cpp server or a user's command, prints
+one line of JSON to standard output when it is ready, and runs until STOP_SIGNAL or until its parent exits. All other
+output goes to standard error.
 
 SIGTERM is ignored: when it is sent to a whole service (systemd, `pkill`), it is meant for the parent, which lets its
 requests finish and then stops this process; a llama.cpp server would stop listening and wait for its requests.
@@ -47,10 +47,15 @@ def main() -> int:
     os.dup2(2, 1)  # ggml and chat templates print to standard output, which would garble the ready line
     config = _read_config()
     sys.path[:0] = [entry for entry in config["path"] if entry not in sys.path]
-    _on_parent_death(signal.SIGKILL)
+    if config["mode"] == "command":
+        command = _sibling("command_child")
+        command.prepare(lambda: _remove_directory(config))
+        _on_parent_death(command.PARENT_EXIT)
+    else:
+        _on_parent_death(signal.SIGKILL)
     if os.getppid() != config["parent"]:
         return 1
-    _limit_memory()
+    _limit_memory(engine=config["mode"] != "command")
     _start_watcher(config, output)
     try:
         return _SERVERS[config["mode"]](config, output)
@@ -90,12 +95,12 @@ def _remove_directory(config: Config) -> None:
         os.rmdir(config["directory"])
 
 
-def _limit_memory() -> None:
-    """Let an engine that is too large fail by itself, before other processes suffer; no core dumps."""
+def _limit_memory(*, engine: bool) -> None:
+    """Let an engine of ours that is too large fail by itself, before other processes suffer; no core dumps."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    memory = _total_memory()
+    memory = _total_memory() if engine else None
     if memory:
         # Beyond the machine's memory, let the allocation fail, with its size in the log, before the OOM killer picks a
         # victim. (Mapped model files and reserved addresses do not count here.)
@@ -158,6 +163,8 @@ def _start_watcher(config: Config, output: Any) -> None:
         _on_parent_death(signal.SIGCONT)
         if _parent_exits_first(config["parent"], leader):
             _remove_directory(config)
+            if config["mode"] == "command":
+                _sibling("command_child").kill_descendants(leader)
             os.killpg(leader, signal.SIGKILL)
     finally:
         os._exit(0)
@@ -372,12 +379,22 @@ def _write(config: Config, name: str, text: str) -> str:
     return path
 
 
+def _sibling(name: str) -> Any:
+    """A module beside this script."""
+    directory = os.path.dirname(os.path.abspath(__file__))
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    return importlib.import_module(name)
+
+
+def _serve_command(config: Config, output: Any) -> int:
+    return int(_sibling("command_child").serve(config, lambda address: _report_ready(output, address), _fail))
+
+
 def _serve_llama_cpp(config: Config, output: Any) -> int:
     import llama_cpp
 
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    server_class = importlib.import_module("bindings_server").BindingsServer
-    uvicorn: Any = importlib.import_module("uvicorn")
+    bindings = _sibling("bindings_server")
     values = dict(config["values"])
     for path, name in config["constants"].items():
         values[path] = getattr(llama_cpp, name, None)
@@ -390,23 +407,19 @@ def _serve_llama_cpp(config: Config, output: Any) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     llama.verbose = False  # needed for the reason of a failed load; now it would print for each request
-    app = server_class(
+    app = bindings.BindingsServer(
         llama_cpp, llama, alias=config["alias"], template=config["chat_template"], key=None if at_socket else key
     )
-    listening = socket.socket(socket.AF_UNIX if at_socket else socket.AF_INET)
-    listening.bind(at_socket or ("127.0.0.1", 0))
-    listening.listen(128)
-    address = f"unix://{at_socket}" if at_socket else f"http://127.0.0.1:{listening.getsockname()[1]}"
-    # It accepts connections from here on and serves them once its loop runs: no need to wait.
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2))
-    server.handle_exit = lambda *_: None  # SIGTERM and SIGINT
-    signal.signal(STOP_SIGNAL, lambda *_: setattr(server, "should_exit", True))
-    _report_ready(output, address)
-    server.run(sockets=[listening])
+    bindings.serve(app, at_socket, STOP_SIGNAL, lambda address: _report_ready(output, address))
     return 0
 
 
-_SERVERS = {"xllamacpp": _serve_xllamacpp, "binary": _serve_binary, "llama_cpp": _serve_llama_cpp}
+_SERVERS = {
+    "xllamacpp": _serve_xllamacpp,
+    "binary": _serve_binary,
+    "llama_cpp": _serve_llama_cpp,
+    "command": _serve_command,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

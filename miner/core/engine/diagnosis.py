@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +96,15 @@ _PATTERNS: tuple[tuple[str, str, str | None], ...] = (
     (r"GGML_ASSERT\(([^\n]*)\) failed", "an assertion of llama.cpp failed: {0}", None),
     (r"error loading model: ([^\n]*)", "llama.cpp cannot load the file: {0}", None),
 )  # fmt: skip
-_COMPILED = [(re.compile(pattern, re.MULTILINE), text, hint) for pattern, text, hint in _PATTERNS]
+Rules = Sequence[tuple[re.Pattern[str], str, str | None]]
+
+
+def compiled(*rules: tuple[str, str, str | None]) -> Rules:
+    """Rules of `explain_by`: pattern, text and hint, in both of which `{0}` is the pattern's first group."""
+    return [(re.compile(pattern, re.MULTILINE), text, hint) for pattern, text, hint in rules]
+
+
+_RULES = compiled(*_PATTERNS)
 
 _SIGNALS: dict[int, Reason] = {
     signal.SIGKILL: Reason("most likely the kernel killed it because memory ran out", _SMALLER),
@@ -110,21 +118,29 @@ _SIGNALS: dict[int, Reason] = {
     **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), FROM_OUTSIDE),
 }
 
-_SIGNAL_DECIDES = {*_SIGNALS} - {signal.SIGSEGV, signal.SIGABRT}  # these are not in the log
+_IN_LOG = {signal.SIGSEGV, signal.SIGABRT}
+"""Signals whose reason the log may have."""
 
 
 def explain(lines: Sequence[str], status: int | None) -> Reason:
-    """Return the reason that the log gives, or the signal if that says more, else the last line with an error."""
+    """Why llama.cpp failed: see `explain_by`."""
+    return explain_by(_RULES, _SIGNALS, lines, status)
+
+
+def explain_by(rules: Rules, signals: Mapping[int, Reason], lines: Sequence[str], status: int | None) -> Reason:
+    """Return the reason of the first rule that matches the log, or that of the signal if it says more, else the last
+    line with an error.
+    """
     text = "\n".join(lines)
-    if status is not None and -status in _SIGNAL_DECIDES:
-        return _SIGNALS[-status]
-    for pattern, message, hint in _COMPILED:
+    if status is not None and -status in signals and -status not in _IN_LOG:
+        return signals[-status]
+    for pattern, message, hint in rules:
         match = pattern.search(text)
         if match:
             groups = [group or "" for group in match.groups()]
             return Reason(message.format(*groups), hint)
-    if status is not None and -status in _SIGNALS:
-        return _SIGNALS[-status]
+    if status is not None and -status in signals:
+        return signals[-status]
     errors = [line for line in lines if "error" in line.lower() or " E " in line]
     last = _PREFIX.sub("", (errors or lines or [""])[-1])
     return Reason(f"its last log line: {last}" if last else "it printed nothing")

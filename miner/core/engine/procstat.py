@@ -24,6 +24,8 @@ class Usage(NamedTuple):
     """Resident bytes."""
     stopped: bool = False
     """Whether one of them is suspended, by SIGSTOP or a debugger."""
+    processes: frozenset[tuple[int, int]] = frozenset()
+    """Process id and start time of each; empty where they are not known."""
 
 
 def process_usage(pid: int) -> Usage | None:
@@ -34,7 +36,7 @@ def process_usage(pid: int) -> Usage | None:
 
 
 def _from_proc(pid: int) -> Usage | None:
-    cpu, resident, stopped, seen = 0.0, 0, False, set[int]()
+    cpu, resident, stopped, seen, processes = 0.0, 0, False, set[int](), set[tuple[int, int]]()
     ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     waiting = [pid]
     while waiting:
@@ -48,12 +50,22 @@ def _from_proc(pid: int) -> Usage | None:
             stopped |= fields[0] in (b"T", b"t")
             cpu += (int(fields[11]) + int(fields[12])) / ticks
             resident += int(fields[21]) * page
+            processes.add((one, int(fields[19])))
             for task in os.listdir(f"/proc/{one}/task"):
                 waiting += map(int, Path(f"/proc/{one}/task/{task}/children").read_bytes().split())
         except (OSError, IndexError, ValueError):
             if one == pid:
                 return None
-    return Usage(cpu, resident, stopped)
+    return Usage(cpu, resident, stopped, frozenset(processes))
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in the kernel's ticks; None if it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _from_ps(pid: int) -> Usage | None:

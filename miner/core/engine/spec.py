@@ -112,7 +112,7 @@ class EngineSpec:
             return None
         return found.st_mtime, found.st_size
 
-    def stalled(self, pid: int | None) -> str:
+    def stalled(self, lines: Sequence[str]) -> str:
         """Nothing: the log says what it does."""
         return ""
 
@@ -176,8 +176,8 @@ class ProcessSpec(AnySpec, Protocol):
     def fingerprint(self) -> Any:
         """Changes when the file that failed is replaced."""
 
-    def stalled(self, pid: int | None) -> str:
-        """What a start that makes no progress lacks, as more text for its error; may be empty."""
+    def stalled(self, lines: Sequence[str]) -> str:
+        """What a start that makes no progress lacks, by its log, as more text for its error; may be empty."""
 
     def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
         """Why it failed, by its last log lines and its exit status.

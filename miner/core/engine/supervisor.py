@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import selectors
-import signal
 import subprocess
 import threading
 import time
@@ -29,7 +28,7 @@ from miner.core.engine.procstat import Usage, process_usage
 from miner.core.engine.shared_future import SharedFuture
 from miner.core.engine.socket_directory import SocketDirectory
 from miner.core.engine.spec import EngineAddress, ProcessSpec
-from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, signal_group
+from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, kill_tree
 from miner.errors import EngineStartError
 
 _LINE = 204
@@ -152,7 +151,7 @@ class Supervisor:
         self.stop()
         with self._lock:
             if self.pid is not None and not self.exited.done:
-                signal_group(self.pid, signal.SIGKILL)
+                kill_tree(self.pid, self.usage)
 
     # The thread of this run.
 
@@ -208,7 +207,7 @@ class Supervisor:
         try:
             self._watch_until_exit(watch)
         finally:
-            status = watch.reap()
+            status = watch.reap(self.usage)
         return self._result(status)
 
     def _on_json(self, line: bytes, address: Callable[[str], EngineAddress]) -> None:
@@ -233,14 +232,14 @@ class Supervisor:
         stall, suspend = StallDetector(self._limits.start_timeout), SuspendDetector()
         while True:
             now = time.monotonic()
-            self.usage = process_usage(pid)
+            self.usage = process_usage(pid) or self.usage
             if self._stopping and stop_sent is None:
                 stop_sent = now
                 # Before it is ready it has nothing to finish.
                 if self.ready.done and not self._killed:
                     watch.process.send_signal(STOP_SIGNAL)
                 else:
-                    signal_group(pid, signal.SIGKILL)
+                    kill_tree(pid, self.usage)
             suspended = suspend.look(now, self.usage)
             if stop_sent is not None:
                 if suspended or now >= stop_sent + self._limits.stop_grace:
@@ -284,7 +283,9 @@ class Supervisor:
 
     def _stalled(self, text: str) -> Reason:
         setting = self._spec.start_timeout_setting
-        return Reason(text + self._spec.stalled(self.pid), f"See the log lines; raise {setting} for a slow disk.")
+        return Reason(
+            text + self._spec.stalled(self.log.lines()), f"See the log lines; raise {setting} for a slow disk."
+        )
 
     def _start_error(self, reason: str, operator_hint: str | None) -> EngineStartError:
         origin = f" ({self._spec.origin})" if self._spec.origin else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from miner.core.engine.logtail import LogTail
-from miner.core.engine.procstat import LOOK_SECONDS, Usage
+from miner.core.engine.procstat import LOOK_SECONDS, Usage, process_usage, start_time
 
 STOP_SIGNAL = signal.SIGUSR1
 """Stops a child gracefully. Not SIGTERM: a service manager sends that to all processes of a service."""
@@ -118,9 +119,13 @@ class Watch:
                 exited = True
         return exited if self._pidfd is not None else self.process.poll() is not None
 
-    def reap(self) -> int | None:
-        """Kill the rest of the process group, read the final output, and return the exit status."""
-        signal_group(self.process.pid, signal.SIGKILL)  # before the wait: until then the pid cannot be reused
+    def reap(self, last: Usage | None = None) -> int | None:
+        """Kill the rest of the process group, read the final output, and return the exit status.
+
+        Args:
+            last: a sample of its resources: its descendants by then are killed, too.
+        """
+        kill_tree(self.process.pid, last)  # before the wait: until then the pid cannot be reused
         try:
             status = self.process.wait(UNKILLABLE)
         except subprocess.TimeoutExpired:
@@ -181,6 +186,21 @@ def signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):  # exited; macOS raises EPERM for a zombie
         pass
+
+
+def kill_tree(pid: int, last: Usage | None) -> None:
+    """SIGKILL to a process group, and to its leader's descendants in other groups.
+
+    Args:
+        last: the last sample: the leader may have exited, so that its descendants are not found any more.
+    """
+    now = process_usage(pid)
+    known = (last.processes if last is not None else frozenset()) | (now.processes if now is not None else frozenset())
+    signal_group(pid, signal.SIGKILL)
+    for each, started in known:
+        if each != pid and start_time(each) == started:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(each, signal.SIGKILL)
 
 
 def _reap_group(pid: int) -> None:

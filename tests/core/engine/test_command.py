@@ -1,0 +1,294 @@
+"""A user's own server as an engine: started, watched, stopped, and what is left of it (nothing)."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from miner.core.engine.command import CommandLauncher, CommandSpec
+from miner.core.engine.command_diagnosis import explain_command
+from miner.core.engine.environment import command_environment
+from miner.core.engine.process import EngineProcess
+from miner.errors import ConfigError, EngineStartError
+from tests.core.engine.children import PATIENCE, alive, ask, eventually
+
+pytestmark = pytest.mark.engine
+
+STUB = str(Path(__file__).with_name("stub_command.py"))
+
+
+def command(*options: str, **changes) -> CommandSpec:
+    """The stub as a command."""
+    argv = (sys.executable, STUB, "--port", "${PORT}", *options)
+    return CommandSpec(**{"backend": "gpu", "argv": argv, "parallel": 4, **changes})
+
+
+@pytest.fixture
+def engines():
+    made: list[EngineProcess] = []
+
+    def make(*options, start_timeout=PATIENCE, stop_grace=5.0, **changes):
+        made.append(
+            EngineProcess(
+                command(*options, **changes), CommandLauncher(), start_timeout=start_timeout, stop_grace=stop_grace,
+                backoff=(0.05, 0.2),
+            )
+        )  # fmt: skip
+        return made[-1]
+
+    yield make
+    pids = [engine.pid for engine in made]
+    for engine in made:
+        engine.kill()
+    assert [pid for pid in pids if pid and alive(pid)] == []
+
+
+async def get(address, path):
+    return await asyncio.to_thread(ask, address, "GET", path)
+
+
+async def test_it_starts_is_ready_after_503_and_stops_by_its_signal(engines, tmp_path):
+    note = tmp_path / "note"
+    engine = engines("--load", "0.6", "--note", str(note), directory=tmp_path, stop_signal="SIGINT")
+    began = time.monotonic()
+    address = await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
+    assert time.monotonic() - began > 0.6
+    assert (await get(address, "/v1/models"))[1]["data"][0]["id"] == "stub"
+    assert (engine.memory or 0) > 5_000_000
+    assert any("returned 503" in line for line in engine.log_tail)
+    pid = engine.pid
+    await engine.stop()
+    assert note.read_text() == "stopped by SIGINT\n"
+    assert not alive(pid)
+
+
+async def test_port_directory_environment_and_mask(engines, tmp_path, monkeypatch):
+    for name, value in {"HF_HOME": "/models", "HF_TOKEN": "s", "VLLM_API_KEY": "s", "VLLM_API_BASE": "http://x",
+                        "MINER_SERVE_API_KEYS": "s", "OTHER": "x", "https_proxy": "http://p"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    env = (("MINE", "at ${PORT}"), ("VLLM_LOGGING_LEVEL", "WARNING"), ("GOMP_SPINCOUNT", "7"))
+    address = await engines(env=env, directory=tmp_path).ensure_ready()
+    _, seen = await get(address, "/environment")
+    assert seen["MINE"] == f"at {address.base_url.rpartition(':')[2]}"
+    assert (seen["VLLM_LOGGING_LEVEL"], seen["HF_HOME"], seen["https_proxy"], seen["GOMP_SPINCOUNT"]) == (
+        "WARNING", "/models", "http://p", "7",
+    )  # fmt: skip
+    assert not {"HF_TOKEN", "VLLM_API_KEY", "VLLM_API_BASE", "MINER_SERVE_API_KEYS", "OTHER"} & seen.keys()
+    assert seen["directory"] == str(tmp_path)
+    assert seen["blocked"] == [signal.SIGHUP], "SIGTERM stops it"
+    other = await engines(stop_signal="SIGINT").ensure_ready()
+    assert (await get(other, "/environment"))[1]["blocked"] == [signal.SIGHUP, signal.SIGTERM]
+
+
+async def test_a_port_of_its_own(engines):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.listen()
+        with pytest.raises(EngineStartError, match=f"port {port} is in use by another process") as caught:
+            await engines(port=port).ensure_ready()
+        assert "choose another `port`" in (caught.value.operator_hint or "")
+    engine = engines(port=port)
+    for _ in range(2):
+        assert (await engine.ensure_ready()).base_url == f"http://127.0.0.1:{port}"
+        await engine.stop()
+
+
+async def test_deaf_to_its_signal(engines):
+    engine = engines("--way", "ignores_signals", stop_grace=0.5)
+    await engine.ensure_ready()
+    pid = engine.pid
+    await asyncio.wait_for(engine.stop(), PATIENCE)
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "kill -9 of the command", "kill -9 of its supervisor"])
+async def test_descendants_go_too(engines, tmp_path, how):
+    """Also one in a session of its own whose parent has exited."""
+    note = tmp_path / "pid"
+    engine = engines("--way", "forks", "--note", str(note), stop_grace=0.5)
+    await engine.ensure_ready()
+    orphan = int(note.read_text())
+    assert alive(orphan)
+    await asyncio.sleep(0.6)  # it is seen
+    if how == "stop":
+        await engine.stop()
+    elif how == "kill":
+        await asyncio.to_thread(engine.kill)
+    else:
+        leader = engine.pid
+        victim = leader if "supervisor" in how else server_of(leader)
+        os.kill(victim, signal.SIGKILL)
+        died = await asyncio.wait_for(engine.wait_for_exit(), PATIENCE)
+        assert died.exit_status == -signal.SIGKILL
+        assert "The command of backend 'gpu' (python" in died.message
+    await asyncio.to_thread(eventually, lambda: not alive(orphan), "the orphan is gone")
+
+
+def server_of(leader):
+    """The process of the command itself."""
+    below = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+    return next(int(pid) for pid in below if b"stub_command" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+PARENT = """
+import asyncio, sys, time
+from tests.core.engine.test_command import command
+from miner.core.engine.command import CommandLauncher
+from miner.core.engine.process import EngineProcess
+note, *options = sys.argv[1:]
+engine = EngineProcess(command(*options), CommandLauncher())
+asyncio.run(engine.ensure_ready())
+open(note, "w").write(str(engine.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_goes_with_us(tmp_path, number):
+    """Also when we are killed, and also what it left in the background."""
+    note, pids = tmp_path / "leader", tmp_path / "orphan"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(note), "--way", "forks", "--note", str(pids)])
+    try:
+        eventually(lambda: note.exists() and note.read_text(), "it runs")
+        leader = int(note.read_text())
+        left = [leader, server_of(leader), int(pids.read_text())]
+        assert all(map(alive, left))
+        parent.send_signal(number)
+        parent.wait(PATIENCE)
+        eventually(lambda: not any(map(alive, left)), "nothing is left")
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "hint"),
+    [
+        (("--way", "exits"), "it exited before it was ready", "foreground"),
+        (("--way", "fails"), "not enough free GPU memory: 3.5/79.2 GiB", "--gpu-memory-utilization"),
+        (("--way", "wants_terminal"), "it needs a terminal", "without one"),
+        (("--way", "reads"), "standard input had 0 characters", ""),
+        (("--no-such",), "it does not know the option --no-such", "Correct `command`"),
+    ],
+)
+async def test_a_start_that_fails_is_explained(engines, options, says, hint):
+    with pytest.raises(EngineStartError, match=says) as caught:
+        await asyncio.wait_for(engines(*options).ensure_ready(), PATIENCE)
+    assert caught.value.message.startswith("The command of backend 'gpu' (python")
+    assert caught.value.backend == "gpu"
+    assert hint in (caught.value.operator_hint or "")
+    assert len(caught.value.log_tail) <= 40
+
+
+async def test_a_daemon_is_ended_and_explained(engines, tmp_path):
+    note = tmp_path / "pid"
+    with pytest.raises(EngineStartError, match="exited before it was ready"):
+        await engines("--way", "daemonizes", "--note", str(note)).ensure_ready()
+    if note.exists() and note.read_text():
+        await asyncio.to_thread(eventually, lambda: not alive(int(note.read_text())), "the daemon is gone")
+
+
+async def test_another_port_or_path_is_named(engines):
+    with pytest.raises(EngineStartError, match=r"no progress for 4 s; it listens on port \d+, not on \d+") as caught:
+        await asyncio.wait_for(engines("--way", "other_port", start_timeout=4.0).ensure_ready(), PATIENCE)
+    assert "raise start_timeout of [backends.gpu]" in (caught.value.operator_hint or "")
+    with pytest.raises(EngineStartError, match=r"; GET http://127.0.0.1:\d+/nope returned 404"):
+        await asyncio.wait_for(engines(ready=("/nope",), start_timeout=2.0).ensure_ready(), PATIENCE)
+    await engines("--no-health", ready=("/health", "/v1/models")).ensure_ready()
+
+
+async def test_endless_output_is_no_readiness(engines):
+    with pytest.raises(EngineStartError, match=r"it was not ready after \d+ s"):
+        await asyncio.wait_for(engines("--way", "prints_endlessly", start_timeout=0.3).ensure_ready(), PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: "no-such-program", "the program no-such-program is not on PATH"),
+        (lambda path: str(path / "nothing"), "nothing does not exist"),
+        (lambda path: str(path), "is a directory"),
+        (lambda path: write(path / "script", "#!/bin/sh\n", 0o644), "is not executable"),
+        (lambda path: write(path / "script", "#!/no/such/shell\n", 0o755), "interpreter"),
+        (lambda path: write(path / "script", "\0\1\2", 0o755), "Exec format error"),
+    ],
+)
+async def test_a_program_that_cannot_run(engines, tmp_path, make, says):
+    with pytest.raises(EngineStartError, match=says) as caught:
+        await engines(argv=(make(tmp_path), "${PORT}")).ensure_ready()
+    assert caught.value.operator_hint
+
+
+def write(path, text, mode):
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+async def test_a_directory_that_is_not_there(engines, tmp_path):
+    with pytest.raises(EngineStartError, match=r"the directory .*/gone does not exist"):
+        await engines(directory=tmp_path / "gone").ensure_ready()
+
+
+async def test_a_relative_program_starts_at_the_directory(engines, tmp_path):
+    write(tmp_path / "run", f'#!/bin/sh\nexec {sys.executable} {STUB} --port "$1"\n', 0o755)
+    address = await engines(argv=("./run", "${PORT}"), directory=tmp_path).ensure_ready()
+    assert (await get(address, "/health"))[0] == 200
+
+
+async def test_a_crash_is_typed_and_comes_back(engines):
+    engine = engines("--way", "dies")
+    first = await engine.ensure_ready()
+    died = await asyncio.wait_for(engine.wait_for_exit(first), PATIENCE)
+    assert "crashed (killed by SIGSEGV): segmentation fault" in died.message
+    assert await engine.ensure_ready() != first
+    assert engine.restarts == 1
+
+
+async def test_a_replaced_program_ends_the_cooldown(engines, tmp_path):
+    program = write(tmp_path / "server", "#!/bin/sh\necho broken; exit 3\n", 0o755)
+    engine = engines(argv=(program, "${PORT}"))
+    for _ in range(3):
+        with pytest.raises(EngineStartError, match="its last log line: broken"):
+            await engine.ensure_ready()
+    with pytest.raises(EngineStartError, match="has failed 3 times in a row"):
+        await engine.ensure_ready()
+    write(tmp_path / "server", f'#!/bin/sh\nexec {sys.executable} {STUB} --port "$1"\n', 0o755)
+    await engine.ensure_ready()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"argv": ()}, r"\[backends.gpu\] command: names no program"),
+        ({"argv": ("vllm", "serve")}, r"command: has no \$\{PORT\}"),
+        ({"sleep": 1}, r"sleep: the command has no --enable-sleep-mode"),
+        ({"stop_signal": "SIGNOPE"}, "stop_signal: SIGNOPE"),
+    ],
+)
+def test_a_command_that_cannot_work(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        command(**changes)
+
+
+def test_messages_hide_secrets():
+    spec = command(argv=("vllm", "serve", "--port", "${PORT}", "--api-key", "s3cret", "--hf-token=s3cret"))
+    assert spec.title == "command of backend 'gpu' (vllm serve --port ${PORT} --api-key *** --hf-token=***)"
+    assert "s3cret" not in repr(command(env=(("A", "s3cret"),), api_key="s3cret"))
+    long = command(argv=("vllm", "serve", *["word"] * 30, "${PORT}"))
+    assert long.shown.endswith("word ...")
+    assert len({command(), command(), command(port=1)}) == 2
+
+
+def test_a_refused_download_names_the_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "s")
+    reason = explain_command(["GatedRepoError: 401 Client Error."], 1, "gpu", served=False)
+    assert 'env = { HF_TOKEN = "${HF_TOKEN}" } into [backends.gpu]' in (reason.operator_hint or "")
+    assert "HF_TOKEN" not in command_environment()
