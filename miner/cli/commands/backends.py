@@ -64,7 +64,7 @@ def _describe(backend: RegisteredBackend, default: str) -> dict[str, Any]:
 
 def _state(backend: RegisteredBackend) -> str:
     if not backend.configured:
-        return "not configured"
+        return "not set"
     return "available" if backend.cls is not None else "unavailable"
 
 

@@ -1,4 +1,4 @@
-"""OpenAICompatibleService: any server that speaks OpenAI's API, such as SGLang, LM Studio or TabbyAPI."""
+"""OpenAIAPIService: any server that speaks OpenAI's API, such as SGLang, LM Studio or TabbyAPI."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from miner.core._typing import override
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.errors import ConfigError
 
-__all__ = ["OpenAICompatibleService"]
+__all__ = ["OpenAIAPIService"]
 
 
-class OpenAICompatibleService(OpenAIService):
+class OpenAIAPIService(OpenAIService):
     """The server at MINER_OPENAI_API_BASE. It is sent what OpenAI's API has, and nothing else."""
 
     name = "openai"

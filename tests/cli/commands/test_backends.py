@@ -54,8 +54,8 @@ def test_the_table_is_aligned_and_marks_the_default(miner):
     columns = [lines[0].index(head) for head in HEADS]
     rows = [line for line in lines[1:] if not line.startswith(" ")]
     assert [line.split()[0] for line in rows] == ["llamacpp", "ollama", "vllm", "openai", "pool"]
-    assert "not configured" in rows[3]
-    assert "not configured" in rows[4]
+    assert "not set" in rows[3]
+    assert "not set" in rows[4]
     for line in rows:
         assert all(line[at - 1] == " " and line[at] != " " for at in columns[1:])
     assert lines[2].startswith("ollama (default)  available  0.1.0")
