@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
@@ -12,14 +11,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from miner.config.secrets import is_secret, without_password, without_url_secrets
 from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
 from miner.errors import ConfigError
 
-_SECRET_WORDS = ("key", "token", "secret", "password")
 _ADDRESS_SUFFIXES = ("_url", "_base", "_endpoint")
-_USERINFO = re.compile(r"""^(['"]?https?://|['"])?.*@""", re.DOTALL)
-"""Up to the last @: a password may contain a character that would end it in a well-formed URL."""
 _NO_QUERY = "must not have a query or fragment (? or #), which would not be sent; an API key has its own setting"
 _HTTP = "must start with http:// or https:// and name a host, such as http://localhost:8000/v1"
 
@@ -118,7 +115,7 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         # A URL may contain a password; keys are SecretStr.
         for name, value in super().__repr_args__():
-            yield name, _without_password(value) if isinstance(value, str) and "://" in value else value
+            yield name, without_password(value) if isinstance(value, str) and "://" in value else value
 
 
 def _is_numeric(annotation: Any) -> bool:
@@ -139,7 +136,7 @@ def _config_error(error: ValidationError, arguments: Mapping[str, Any]) -> Confi
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     reason = reason[:1].lower() + reason[1:].partition(", unable to ")[0]
-    if any(word in name.split("_") for word in _SECRET_WORDS):
+    if is_secret(name):
         return ConfigError(f"{variable_of(name)} is not valid: {reason}{more}.")
     return ConfigError(f"{variable_of(name)}={_invalid_value(name, arguments)}: {reason}{more}.")
 
@@ -150,23 +147,6 @@ def _invalid_value(name: str, arguments: Mapping[str, Any]) -> str:
     for source in (by_variable, os.environ, dotenv_variables(".env")):
         for key, value in source.items():
             if key.upper() == variable_of(name):
-                hide = _without_secrets if name.endswith(_ADDRESS_SUFFIXES) else _without_password
+                hide = without_url_secrets if name.endswith(_ADDRESS_SUFFIXES) else without_password
                 return hide(repr(value))
     return "?"
-
-
-def _without_password(text: str) -> str:
-    """A URL, or what was meant as one, without what may be a user name and password."""
-    return _USERINFO.sub(r"\1***@", text)
-
-
-def _without_secrets(text: str) -> str:
-    """The same for a quoted URL, without the query or fragment as well: either may contain a key."""
-    address, *rest = re.split(r"([?#])", text, maxsplit=1)
-    if not rest or not rest[1].strip("'\""):
-        return _without_password(text)
-    separator, query = rest
-    if "@" in query:  # a password may contain the separator: the start of the host is ambiguous
-        return f"{text[: text.find('://') + 3]}***" if "://" in address else "***"
-    closing_quote = text[-1] if text[-1] in ("'", '"') else ""
-    return f"{_without_password(address)}{separator}***{closing_quote}"

@@ -8,57 +8,84 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from miner.config.base import HttpUrl, Seconds
 from miner.config.llamacpp import CacheType, FlashAttention, PoolingType
 
 Policy = Literal["refuse", "default", "skip"]
 
-_NAME = re.compile(r"[^\s\x00-\x1f*?\"'\\]{1,200}")
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|)\s*", re.IGNORECASE)
+_NAME = r"[^\s\x00-\x1f*?\"'\\]{1,200}"
+_SIZE = r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGTkmgt][Ii]?[Bb]|[Bb]|)\s*"
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{unit}ib": 1 << 10 * power for power, unit in enumerate("kmgt", 1)}
 _UNITS |= {f"{unit}b": 1000**power for power, unit in enumerate("kmgt", 1)}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION = r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)"
+_NUMBER = r"\d{1,12}(?:\.\d{1,9})?"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+SIZE_TEXT = 'a number of bytes, or such as "6GiB" or "512MiB"'
+DURATION_TEXT = 'seconds, or such as "90s", "5m" or "1h30m"'
+KEEP_ALIVE_TEXT = f"{DURATION_TEXT}; negative: for ever"
+NAME_TEXT = "must have no spaces, quotes, backslashes or wildcards, and from 1 to 200 characters"
 
 
 def _bytes(value: Any) -> Any:
     """Bytes of a number, or of text such as "6GiB"."""
     if not isinstance(value, str):
         return value
-    match = _SIZE.fullmatch(value)
+    match = re.fullmatch(_SIZE, value, re.ASCII)
     if match is None:
-        raise ValueError('must be a number of bytes, or such as "6GiB" or "512MiB"')
+        raise ValueError(f"must be {SIZE_TEXT}")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def seconds_of_text(value: Any) -> Any:
-    """Seconds of a number, or of text such as "5m" or "1h30m"; negative: for ever."""
+def _seconds_of_text(value: Any, allowed: str) -> Any:
+    """Seconds of a number, or of text such as "5m" or "1h30m"."""
     if not isinstance(value, str):
         return value
     text = value.strip()
     sign, rest = (-1.0, text[1:]) if text.startswith("-") else (1.0, text)
-    try:
+    if re.fullmatch(_NUMBER, rest, re.ASCII):
         return sign * float(rest)
-    except ValueError:
-        pass
-    parts = _DURATION.findall(rest)
-    if not parts or "".join(number + unit for number, unit in parts) != rest:
-        raise ValueError('must be seconds, or such as "5m" or "1h30m"; negative: for ever')
-    return sign * sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if not re.fullmatch(f"(?:{_DURATION})+", rest, re.ASCII):
+        raise ValueError(f"must be {allowed}")
+    return sign * sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_DURATION, rest))
+
+
+def _keep_alive(value: Any) -> Any:
+    return _seconds_of_text(value, KEEP_ALIVE_TEXT)
+
+
+def _duration(value: Any) -> Any:
+    return _seconds_of_text(value, f"{DURATION_TEXT}, above 0")
 
 
 def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError("must have no spaces, quotes or wildcards, and at most 200 characters")
+    if not re.fullmatch(_NAME, value):
+        raise ValueError(NAME_TEXT)
     return value
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
-KeepAlive = Annotated[float, BeforeValidator(seconds_of_text), Field(allow_inf_nan=False)]
-Name = Annotated[str, AfterValidator(_name)]
+def _text_or(kind: str, pattern: str, says: str, **bounds: Any) -> WithJsonSchema:
+    """The JSON Schema of a number that may be written as text with a unit."""
+    return WithJsonSchema({"type": [kind, "string"], "pattern": f"^(?:{pattern})$", "x-allowed": says, **bounds})
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1), _text_or("integer", _SIZE, SIZE_TEXT, minimum=1)]
+BytesOrNone = Annotated[
+    int, BeforeValidator(_bytes), Field(ge=0), _text_or("integer", _SIZE, f"{SIZE_TEXT}; 0: none", minimum=0)
+]
+Duration = Annotated[
+    Seconds, BeforeValidator(_duration),
+    _text_or("number", rf"\s*(?:{_NUMBER}|(?:{_DURATION})+)\s*", f"{DURATION_TEXT}, above 0", exclusiveMinimum=0),
+]  # fmt: skip
+KeepAlive = Annotated[
+    float, BeforeValidator(_keep_alive), Field(allow_inf_nan=False),
+    _text_or("number", rf"\s*-?(?:{_NUMBER}|(?:{_DURATION})+)\s*", KEEP_ALIVE_TEXT),
+]  # fmt: skip
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"})]
+Url = Annotated[HttpUrl, WithJsonSchema({"type": "string", "pattern": "^https?://[^/]"})]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 FlagValue = str | bool | int | float | list[str | int | float]
@@ -78,17 +105,17 @@ class Backend(Table):
 
     kind: str = Field(min_length=1)
     """llamacpp, vllm, ollama, openai (anything that speaks OpenAI's API), or a backend that `miner backends` lists."""
-    url: HttpUrl | None = None
+    url: Url | None = Field(default=None, repr=False)
     """Address of a server that runs already. llamacpp without it: engines are started here."""
-    key: str | None = None
+    key: str | None = Field(default=None, repr=False)
     """API key of that server: a variable, such as "${VLLM_KEY}"."""
     key_file: str | None = None
     """File with the API key on its first line."""
-    plain_key: str | None = None
+    plain_key: str | None = Field(default=None, repr=False)
     """The API key itself: everybody who can read this file has it."""
-    timeout: Seconds | None = None
+    timeout: Duration | None = None
     """Read timeout in seconds."""
-    connect_timeout: Seconds | None = None
+    connect_timeout: Duration | None = None
     """Connect timeout in seconds."""
     max_connections: int | None = Field(default=None, ge=1)
     """Connections to the server."""
@@ -98,7 +125,7 @@ class Backend(Table):
     """Requests that are sent to the server at once; others wait, fair between clients. Default: what it reports."""
     expose: bool = False
     """Serve all models that it has, under their own names, besides those of this file."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={}, repr=False)
     """Attributes of the config object of a backend from another package."""
 
     server: str | None = None
@@ -106,25 +133,25 @@ class Backend(Table):
     models_dir: str | None = None
     """llamacpp: directory of .gguf files."""
 
-    command: list[str] | None = Field(default=None, min_length=1)
+    command: list[str] | None = Field(default=None, min_length=1, repr=False)
     """A server to start and supervise: program and arguments, without a shell. ${PORT} is the port for it."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """The port for it; default: a free one."""
     ready: str = Field(default="/health", pattern="^/")
     """Path that returns 200 once it can serve."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default={}, repr=False)
     """Variables of its environment, besides those that locate programs, libraries and devices."""
     directory: str | None = None
     """Its working directory; default: that of this file."""
     stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
     """Asks it to stop."""
-    start_timeout: Seconds | None = None
+    start_timeout: Duration | None = None
     """Seconds without progress (output, computing, memory) after which its start fails."""
-    stop_timeout: Seconds | None = None
+    stop_timeout: Duration | None = None
     """Seconds from the stop signal until it is killed."""
     memory: Bytes | None = None
     """Main memory that it takes; default: what it took at its last run."""
-    gpu_memory: list[Annotated[int, BeforeValidator(_bytes), Field(ge=0)]] | None = None
+    gpu_memory: list[BytesOrNone] | None = None
     """Memory that it takes on each GPU; default for vLLM: its --gpu-memory-utilization."""
     sleep: Literal[1, 2] | None = None
     """vLLM with --enable-sleep-mode: the level of sleep in which it waits instead of being stopped."""
@@ -134,15 +161,25 @@ class Sampling(Table):
     """`sampling`: parameters of requests that do not set them."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    """0: greedy."""
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """Only the likeliest tokens whose probabilities add up to this."""
     top_k: int | None = Field(default=None, ge=0)
+    """Only so many of the likeliest tokens; 0: all."""
     min_p: Fraction | None = None
+    """Only tokens of at least this share of the probability of the likeliest one."""
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    """Equal requests with one seed have equal responses."""
     stop: list[str] | None = None
+    """Texts that end the response, and are not part of it."""
     repeat_penalty: float | None = Field(default=None, gt=0, le=2, allow_inf_nan=False)
+    """Above 1: tokens of the text so far are less likely."""
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    """Above 0: tokens that the response has already are less likely."""
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    """The same, the more so the more often it has them."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens to generate."""
 
 
 class Lora(Table):
@@ -177,9 +214,11 @@ class Prices(Table):
     """`price`: what a million tokens cost, in one currency of your own."""
 
     input: Price = 0.0
+    """A million input tokens."""
     cached: Price | None = None
     """Input tokens that were in the cache; default: as `input`."""
     output: Price = 0.0
+    """A million output tokens."""
 
 
 class ModelOptions(Table):
@@ -195,8 +234,11 @@ class ModelOptions(Table):
     threads: int | None = Field(default=None, ge=1, le=512)
     """llamacpp: default: what the cores allow beside the other engines."""
     batch_size: int | None = Field(default=None, ge=32, le=16384)
+    """llamacpp: prompt tokens that are computed in one go. Default: 128 on processors alone, 512 where a GPU may."""
     cache_type_k: CacheType | None = None
+    """llamacpp: type of the keys in the KV cache. Default: f16."""
     cache_type_v: CacheType | None = None
+    """llamacpp: type of the values in the KV cache. Default: f16."""
     cache_ram: int | None = Field(default=None, ge=0)
     """llamacpp: MiB of main memory for the prompts of more conversations than slots."""
     n_gpu_layers: int | None = Field(default=None, ge=-1)
@@ -206,6 +248,7 @@ class ModelOptions(Table):
     n_cpu_moe: int | None = Field(default=None, ge=0)
     """llamacpp: keep the experts of the first N layers in main memory."""
     flash_attn: FlashAttention | None = None
+    """llamacpp: flash attention. Default: auto."""
     keep_alive: KeepAlive | None = None
     """Seconds, or such as "5m", that it stays loaded after its last request; negative: for ever."""
     priority: int = Field(default=0, ge=-100, le=100)
@@ -216,13 +259,14 @@ class ModelOptions(Table):
     price: Prices | None = None
     """For the ledger."""
     sampling: Sampling = Sampling()
+    """Parameters of requests that do not set them."""
     unsupported: Policy | None = None
     """What becomes of parameters that are not supported: as MINER_SERVE_UNSUPPORTED."""
     skip: list[str] = []
     """Parameters that are always skipped, and listed in the response, where they are not supported."""
     refuse: list[str] = []
     """Parameters that are always refused where they are not supported."""
-    timeout: Seconds | None = None
+    timeout: Duration | None = None
     """Read timeout in seconds; default: the backend's."""
 
 
@@ -251,6 +295,7 @@ class Model(ModelOptions):
     chat_template: str | None = None
     """llamacpp: file with a Jinja template that replaces the model's."""
     speculation: Speculation | None = None
+    """llamacpp: tokens that are guessed ahead."""
     flags: dict[str, FlagValue] = {}
     """llamacpp: any other option of llama-server, by its own name without the dashes."""
 
@@ -275,6 +320,7 @@ class Group(Table):
     """`[groups.NAME]`: models that share a limit."""
 
     models: list[str] = Field(min_length=1)
+    """Names of models."""
     max_loaded: int | None = Field(default=None, ge=1)
     """How many of them may be loaded at once; 1: they exclude each other."""
     exclusive: bool = False
@@ -296,19 +342,24 @@ class Limits(Table):
     """Processor cores for all engines together; default: those of this process."""
     max_queue: int | None = Field(default=None, ge=0)
     """Requests that wait for a slot."""
-    queue_timeout: Seconds | None = None
+    queue_timeout: Duration | None = None
     """Seconds that a request waits for a slot."""
-    kv_cache: Annotated[int, BeforeValidator(_bytes), Field(ge=0)] | None = None
+    kv_cache: BytesOrNone | None = None
     """Bytes on disk for the prompts of engines that were evicted; 0: none are kept."""
 
 
 class ConfigFile(Table):
     """The whole file."""
 
-    variables: dict[str, str] = {}
+    variables: dict[str, str] = Field(default={}, repr=False)
     """Values of ${NAME} in other strings; others come from the environment."""
     limits: Limits = Limits()
+    """Limits of all engines that are started here together."""
     defaults: Defaults = Defaults()
+    """Options of all models that do not set them."""
     backends: dict[Name, Backend] = {}
+    """Engines and servers, by names of your own."""
     models: dict[Name, Model] = {}
+    """The models, by the names that clients use."""
     groups: dict[Name, Group] = {}
+    """Models that share a limit, or an engine."""

@@ -118,6 +118,7 @@ class PoolService(LLMService):
         served = self._members.table.find(name)
         if served is not None:
             return served
+        name = self._members.table.default if name is None else name
         if name is not None:
             for holder in self._members.exposed():
                 try:

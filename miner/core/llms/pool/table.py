@@ -66,13 +66,15 @@ class ModelTable:
         # The one that says most of the name first.
         patterns.sort(key=lambda item: -len(item[0].replace("*", "")))
         self._patterns = [(_compiled(alias), model) for alias, model in patterns]
+        if (found := self.find(None)) is not None:
+            self.default = found.name
 
     def find(self, name: str | None) -> ServedModel | None:
         """The model that a name means: its own, an alias, either in any case and with Ollama's `:latest`, a pattern;
         None: there is none.
         """
         if name is None:
-            return self.models.get(self.default) if self.default is not None else None
+            return self.find(self.default) if self.default is not None else None
         for spelling in dict.fromkeys((name, name.lower(), without_tag(name), without_tag(name).lower())):
             if spelling in self._names:
                 return self._names[spelling]

@@ -75,7 +75,7 @@ def test_a_file_is_a_path_from_the_directory_of_the_file_or_a_name(tmp_path):
             r"^chat_template = .absent\.jinja.: the file .*does not exist",
         ),
         ('chat_template = "."', r"^chat_template = '\.': the file .* is a directory"),
-        ('file = "a.gguf"\nhub = "b/c"', r"^file = 'a\.gguf' and hub = 'b/c' are two models"),
+        ('file = "a.gguf"\nhub = "b/c"', r"hub = .b/c.: file and hub are two models"),
         ('hub = "only-a-name"', r"^hub = 'only-a-name': must be OWNER/NAME"),
     ],
 )
