@@ -398,9 +398,17 @@ class EngineStatus(Struct, kw_only=True, omit_defaults=True):
     pid: int | None = None
     memory: int | None = None
     """Resident bytes."""
+    need: int | None = None
+    """Bytes of main memory that it is expected to take."""
+    gpu_memory: int | None = None
+    """Bytes on all GPUs that it is expected to take."""
     slots: int = 0
     slots_busy: int = 0
     queued: int = 0
+    pinned: bool = False
+    """Whether it is never evicted, nor unloaded when it is idle."""
+    expires_at: float | None = None
+    """When it is unloaded if no other request comes, in seconds since 1970; None: not for that."""
     restarts: int = 0
     reason: str | None = None
     """Why it is not ready, if something went wrong."""

@@ -19,7 +19,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from msgspec.structs import replace
+
 from miner.core.engine.errors import closed
+from miner.core.engine.events import EngineEvents
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.rules import NO_RULES, EngineRules
@@ -41,6 +44,7 @@ class EnginePool:
         limits: PoolLimits,
         memory_of: Callable[[Any], int] | None = None,
         gpu_memory_of: Callable[[Any], tuple[int, ...]] | None = None,
+        events: EngineEvents | None = None,
     ) -> None:
         """
         Args:
@@ -48,6 +52,7 @@ class EnginePool:
             memory_of: bytes of main memory that such a spec takes; required with a memory budget. Its errors reach the
                 caller of `lease`.
             gpu_memory_of: bytes on each GPU that a spec takes.
+            events: where changes of engines are told.
         """
         if limits.memory_budget is not None and make is not None and memory_of is None:
             raise ValueError("memory_budget requires memory_of.")
@@ -57,6 +62,7 @@ class EnginePool:
         self._gpu_memory_of = gpu_memory_of
         self._pins: set[AnySpec | str] = set()
         self._rules: Callable[[AnySpec], EngineRules] = lambda _: NO_RULES
+        self._events = EngineEvents() if events is None else events
         self._scheduler: Scheduler | None = None
         self._closed = False
 
@@ -204,7 +210,17 @@ class EnginePool:
 
     def status(self) -> list[EngineStatus]:
         """All engines that were requested since the loop began."""
-        return [member.status() for member in self._members()]
+        return [replace(member.status(), expires_at=self.expires_at(member.spec)) for member in self._members()]
+
+    def stop(self, target: AnySpec | str) -> bool:
+        """Stop an engine now, pinned or not: its requests in flight end with an error, those that wait load it again.
+        Returns whether there was one to stop.
+        """
+        scheduler = self.bind_loop()
+        members = [member for member in self._named(target) if member.state in (State.LOADING, State.READY)]
+        for member in members:
+            scheduler.stop(member)
+        return bool(members)
 
     async def aclose(self) -> None:
         """Stop all engines; requests that wait, and later ones, get ServiceClosedError. Idempotent."""
@@ -234,7 +250,7 @@ class EnginePool:
                 )
             self.kill_all()
         if self._scheduler is None:
-            self._scheduler = Scheduler(self.limits)
+            self._scheduler = Scheduler(self.limits, self._events)
         return self._scheduler
 
     def _add(self, scheduler: Scheduler, spec: AnySpec, source: EngineSource | None) -> Member:

@@ -16,6 +16,7 @@ from typing import Any
 
 from miner.core.engine.conflicts import fits
 from miner.core.engine.errors import closed, not_started, overloaded
+from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import plan_eviction, surplus
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
@@ -32,12 +33,15 @@ _REPORT_LOAD_EVERY = 0.5
 class Scheduler:
     """The engines of a pool. Created and used inside one running loop."""
 
-    def __init__(self, limits: PoolLimits) -> None:
+    def __init__(self, limits: PoolLimits, events: EngineEvents | None = None) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
+        self._events = EngineEvents() if events is None else events
         self.members: dict[AnySpec, Member] = {}
         self._draining: set[Member] = set()
         """Victims that get no new requests while those in flight finish; chosen again in each pass."""
+        self._evicting: set[Member] = set()
+        """Those whose eviction was told to whoever watches."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -117,7 +121,7 @@ class Scheduler:
     def _schedule_loads(self, now: float) -> float:
         """Load waiting models that fit, and evict for those that do not; return when to decide again."""
         self._draining.clear()
-        self._evict(surplus(self.members.values(), self.limits))
+        self._evict(surplus(self.members.values(), self.limits), "the limits have changed")
         wake_at = math.inf
         first: Member | None = None
         """The next model to load: others may load only if they fit beside it, too."""
@@ -134,6 +138,7 @@ class Scheduler:
             plan = plan_eviction(wanted, self.members.values(), self.limits)
             wanted.waits_for = tuple(plan.behind)
             if plan.refusal is not None:
+                self._emit(wanted, "refused", plan.refusal.message)
                 self.fail(wanted, plan.refusal)
             elif plan.load and (first is None or fits(wanted, self._after(first, victims), self.limits)):
                 self._load(wanted, now)
@@ -142,21 +147,31 @@ class Scheduler:
             elif plan.at <= now or wanted.waiting_since + self.limits.fairness_wait <= now:
                 first, victims = wanted, plan.victims
                 if plan.at <= now:
-                    self._evict(plan.victims)
+                    self._evict(plan.victims, f"{wanted.spec.alias} needs its memory")
                 else:
                     wake_at = min(wake_at, plan.at)
             else:
                 above = above or (wanted, plan.victims)
                 wake_at = min(wake_at, plan.at)
+        self._evicting = {each for each in self._evicting if each in self._draining or each.state is State.STOPPING}
         return wake_at
+
+    def _emit(
+        self, member: Member, state: EngineEventState, reason: str | None = None, seconds: float | None = None
+    ) -> None:
+        memory = (member.engine.memory if state == "ready" else None) or member.need or None
+        self._events.emit(EngineEvent(member.spec.alias, state, reason, seconds, memory))
 
     def _after(self, first: Member, victims: Sequence[Member]) -> list[Member]:
         """The engines that will be loaded once `first` is."""
         staying = [member for member in self.members.values() if member.state in (State.LOADING, State.READY)]
         return [first, *(member for member in staying if member not in victims)]
 
-    def _evict(self, victims: Sequence[Member]) -> None:
+    def _evict(self, victims: Sequence[Member], reason: str) -> None:
         for victim in victims:
+            if victim not in self._evicting:
+                self._emit(victim, "evicting", reason)
+                self._evicting.add(victim)
             if victim.active:
                 self._draining.add(victim)
             else:
@@ -208,11 +223,13 @@ class Scheduler:
 
     def _load(self, member: Member, now: float) -> None:
         member.begin_load(now, self.limits.idle_timeout)
+        self._emit(member, "loading")
         self._start_task(member, self._load_and_watch(member))
 
     def stop(self, member: Member) -> None:
         """Begin to stop an engine, whatever its state."""
         member.state = State.STOPPING
+        self._emit(member, "stopping")
         member.end_slice(self.loop.time())
         if member.task is not None:
             member.task.cancel()
@@ -228,6 +245,7 @@ class Scheduler:
             async with asyncio.timeout(self.limits.start_timeout):
                 member.address = await member.engine.ensure_ready()
             member.ready(self.loop.time())
+            self._emit(member, "ready", seconds=member.load_seconds)
             member.measure(self.limits.memory_budget)
             self._serve(member, member.ready_at)  # before slices are checked: however short, one serves a request
             self.schedule()
@@ -263,6 +281,10 @@ class Scheduler:
             self.fail(member, error)
         if member in self._draining:  # a crash must not win it another slice
             member.end_slice(self.loop.time())
+        if member.state is State.STOPPING:
+            self._emit(member, "stopped")
+        else:
+            self._emit(member, "failed", member.failure)
         member.exited()
         if not task.cancelled():
             self.schedule()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from miner.core.engine.errors import closed
+from miner.core.engine.events import EngineEvents
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.spec import AnySpec
@@ -32,6 +33,8 @@ class EngineHost:
         self._creating = threading.Lock()
         self._users: Counter[AnySpec] = Counter()
         self._closed = False
+        self.events = EngineEvents()
+        """What happens to engines."""
 
     def budget(self) -> Memory:
         """The memory that all engines together may take, measured once. Blocks: not for an event loop."""
@@ -56,7 +59,7 @@ class EngineHost:
                 raise closed()
             if self._pool is None:
                 # The pool outlives its owner, and must not refer to it.
-                self._pool = EnginePool(limits=self._limits(self.budget()))
+                self._pool = EnginePool(limits=self._limits(self.budget()), events=self.events)
                 # Engines that still run when this is collected, or at exit, are killed.
                 weakref.finalize(self, self._pool.kill_all)
             return self._pool

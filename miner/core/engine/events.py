@@ -1,0 +1,51 @@
+"""What happens to engines, for whoever watches: a console, a fleet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+logger = logging.getLogger("miner.engine")
+
+EngineEventState = Literal["loading", "ready", "evicting", "stopping", "stopped", "failed", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """One change of an engine."""
+
+    model: str
+    """The engine's name."""
+    state: EngineEventState
+    """evicting: it gets no new requests and stops when those in flight are done; failed: it crashed, or did not start;
+    refused: it cannot be loaded, for `reason`."""
+    reason: str | None = None
+    seconds: float | None = None
+    """How long the load took."""
+    memory: int | None = None
+    """Bytes of main memory that it counts for, or has, once it is ready."""
+    at: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+
+
+class EngineEvents:
+    """Passes events on to its listeners, on the event loop that serves."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[EngineEvent], None]] = []
+
+    def listen(self, listener: Callable[[EngineEvent], None]) -> Callable[[], None]:
+        """Call `listener` for each event from now on; return what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def emit(self, event: EngineEvent) -> None:
+        """Tell the listeners. Cheap where there are none."""
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception:  # one that watches must not break those that work
+                logger.exception("A listener for engine events failed.")
