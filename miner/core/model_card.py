@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from miner.core.wire import ModelInfo
+from miner.core.wire import EngineStatus, ModelInfo
 
-__all__ = ["ModelCard", "ModelRecipe", "RunningModel"]
+__all__ = ["ModelCard", "ModelRecipe", "ModelState", "RunningModel"]
 
 
 class ModelCard(Struct, kw_only=True, omit_defaults=True):
@@ -65,3 +65,68 @@ class RunningModel(Struct, kw_only=True, omit_defaults=True):
     """When it is unloaded if it is not used, in seconds since 1970; None: never."""
     server: dict[str, Any] = {}
     """What an Ollama server itself says (`/api/ps`): it has precedence."""
+
+
+class ModelState(Struct, kw_only=True, omit_defaults=True):
+    """One model and what it is doing, for operators."""
+
+    name: str
+    aliases: list[str] = []
+    description: str | None = None
+    backend: str = ""
+    """The backend that serves it; with a table, NAME of its `[backends.NAME]`."""
+    kind: str = ""
+    """The kind of the backend: llamacpp, vllm, ..."""
+    state: Literal["unloaded", "loading", "ready", "stopping", "failed", "remote", "unavailable"] = "unloaded"
+    """remote: at a server that is not started here, and that answers; unavailable: it does not, or there is no such
+    model."""
+    engine: str | None = None
+    """The engine that runs it here, which several models may share."""
+    reason: str | None = None
+    """Why it is not ready, if something went wrong."""
+    retry_after: float | None = None
+    """Seconds until a failed engine is started again, by the next request."""
+    context_length: int | None = None
+    """Tokens of one request."""
+    capabilities: list[str] | None = None
+    size: int | None = None
+    """Bytes on disk."""
+    memory: int | None = None
+    """Bytes of main memory: resident while it is loaded, else what it is expected to take, if known."""
+    gpu_memory: int | None = None
+    """Bytes on GPUs that it is expected to take."""
+    slots: int = 0
+    slots_busy: int = 0
+    queued: int = 0
+    restarts: int = 0
+    pinned: bool = False
+    expires_at: float | None = None
+    """When it is unloaded if no other request comes, in seconds since 1970; None: not for that."""
+    default: bool = False
+    """Whether it serves requests that name no model."""
+    listed: bool = True
+    """Whether lists for clients show it."""
+
+
+def state_of(info: ModelInfo, engine: EngineStatus | None, **known: Any) -> ModelState:
+    """The state of a model, by what its backend says of it and the engine that runs it, if one does here."""
+    state = ModelState(
+        name=info.id, aliases=info.aliases, context_length=info.context_length, size=info.size,
+        capabilities=sorted(info.capabilities) if info.capabilities is not None else None,
+    )  # fmt: skip
+    if engine is not None:
+        state.engine, state.reason, state.retry_after = engine.model, engine.reason, engine.retry_after
+        state.memory = engine.memory if engine.memory is not None else engine.need
+        state.gpu_memory, state.pinned, state.expires_at = engine.gpu_memory, engine.pinned, engine.expires_at
+        state.slots, state.slots_busy = engine.slots, engine.slots_busy
+        state.queued, state.restarts = engine.queued, engine.restarts
+        state.state = _STATES[engine.state]
+    for name, value in known.items():
+        setattr(state, name, value)
+    return state
+
+
+_STATES: dict[str, Literal["unloaded", "loading", "ready", "stopping", "failed"]] = {
+    "stopped": "unloaded", "starting": "loading", "ready": "ready", "stopping": "stopping", "failed": "failed",
+}  # fmt: skip
+"""State of an engine -> that of its model."""

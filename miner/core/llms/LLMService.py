@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import MethodType
 from typing import Any, Self
 
@@ -272,34 +272,6 @@ class LLMService(ModelManagement):
             info = await self.resolve_model(model)
             # A backend that names no models has nothing to load: its own name stands for its model.
             return await self._load(info, keep_alive) if info is not None else ModelInfo(id=self.name)
-
-    async def unload_model(self, model: str) -> bool:
-        """Unload a model once its requests are done; return whether it was loaded.
-
-        Raises:
-            UnsupportedFeatureError: the backend's models stay loaded.
-        """
-        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
-
-    def reset_model(self, model: str) -> None:
-        """Clear the failures of a model's engine: the next request starts it again.
-
-        Raises:
-            UnsupportedFeatureError: the backend starts no engines.
-        """
-        raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
-
-    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
-        """Download a model, yielding progress events in Ollama's form (`status`, `digest`, `total` and `completed` in
-        bytes) until the status is "success". Leaving early stops it; the next pull resumes.
-
-        Args:
-            insecure: Ollama: allow a registry without TLS; elsewhere without effect.
-
-        Raises:
-            UnsupportedFeatureError: the backend downloads no models.
-        """
-        raise UnsupportedFeatureError(f"{self.name} does not pull models.", param="pull")
 
     async def health_check(self) -> bool:
         """Return whether a request could be served now, or after loading its model. Takes a second or two at most,

@@ -10,6 +10,7 @@ from typing import Any
 
 from miner.config.secrets import secret_text
 from miner.core._typing import override
+from miner.core.engine.events import EngineEvents
 from miner.core.engine.launchers import launcher_available
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import ErrorBody, Upstream
@@ -121,6 +122,11 @@ class LlamaCppService(OpenAIService):
     def concurrency(self) -> int:
         wanted, most = self._settings.llamacpp_parallel or DEFAULT_PARALLEL, self._servers.max_slots
         return wanted if most is None else min(wanted, most)
+
+    @property
+    @override
+    def engine_events(self) -> EngineEvents | None:
+        return self._servers.events
 
     @property
     @override
@@ -359,14 +365,16 @@ class LlamaCppService(OpenAIService):
         """Forget that a model's engine failed: the next request starts it again."""
         self._servers.reset(model)
 
+    @override
+    async def stop_model(self, model: str) -> bool:
+        return await self._servers.stop(model)
+
+    @override
     def pin_model(self, model: str) -> None:
-        """Never evict a model's engine for another one, nor unload it when it is idle, until the service is closed. It
-        need not be loaded yet.
-        """
         self._servers.pin(model)
 
+    @override
     def unpin_model(self, model: str) -> None:
-        """Undo `pin_model`."""
         self._servers.unpin(model)
 
     @override

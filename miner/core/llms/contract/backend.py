@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self
 
+from miner.core.engine.events import EngineEvents
 from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.in_flight import InFlight
 from miner.core.llms.contract.audio import AudioReply, no_audio
@@ -113,6 +114,16 @@ class Backend:
         stand for: a gateway passes them on in `extra`.
         """
         return frozenset()
+
+    @property
+    def engine_events(self) -> EngineEvents | None:
+        """Where changes of the engines that are started here are told; None: none are."""
+        return None
+
+    @property
+    def runs_engines(self) -> bool:
+        """Whether engines are started here for its models."""
+        return self.engine_events is not None
 
     @property
     def queues_requests(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from miner.core.llms.contract.backend import Backend
-from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
+from miner.core.model_card import ModelCard, ModelRecipe, ModelState, RunningModel, state_of
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
 
@@ -45,6 +45,68 @@ class ModelManagement(Backend):
     async def running_models(self) -> list[RunningModel]:
         """Return the models that are in memory."""
         return [RunningModel(info=info) for info in await self.list_models() if info.loaded]
+
+    async def unload_model(self, model: str) -> bool:
+        """Unload a model once its requests are done; return whether it was loaded.
+
+        Raises:
+            UnsupportedFeatureError: the backend's models stay loaded.
+        """
+        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
+
+    async def stop_model(self, model: str) -> bool:
+        """Unload a model now: its requests in flight end with an error. Return whether it was loaded.
+
+        Raises:
+            UnsupportedFeatureError: the backend's models stay loaded.
+        """
+        raise UnsupportedFeatureError(f"{self.name} does not stop models: they stay loaded.", param="model")
+
+    def pin_model(self, model: str) -> None:
+        """Never evict a model's engine for another one, nor unload it when it is idle, until the service is closed. It
+        need not be loaded yet.
+
+        Raises:
+            UnsupportedFeatureError: the backend's models stay loaded.
+        """
+        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
+
+    def unpin_model(self, model: str) -> None:
+        """Undo `pin_model`."""
+        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
+
+    def reset_model(self, model: str) -> None:
+        """Clear the failures of a model's engine: the next request starts it again.
+
+        Raises:
+            UnsupportedFeatureError: the backend starts no engines.
+        """
+        raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
+
+    def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        """Download a model, yielding progress events in Ollama's form (`status`, `digest`, `total` and `completed` in
+        bytes) until the status is "success". Leaving early stops it; the next pull resumes.
+
+        Args:
+            insecure: Ollama: allow a registry without TLS; elsewhere without effect.
+
+        Raises:
+            UnsupportedFeatureError: the backend downloads no models.
+        """
+        raise UnsupportedFeatureError(f"{self.name} does not pull models.", param="pull")
+
+    async def model_states(self) -> list[ModelState]:
+        """Return all models with what they are doing, the default first, for operators. Loads nothing."""
+        models, health = await self.list_models(), await self._health()
+        engines, default = {engine.model: engine for engine in health.engines}, self._settings.default_model
+        states = []
+        for number, info in enumerate(models):
+            state = state_of(info, engines.get(info.id), backend=self.name, kind=self.name)
+            state.default = number == 0 if default is None and len(models) == 1 else default == info.id
+            if info.id not in engines and not self.runs_engines:
+                state.state = "remote"
+            states.append(state)
+        return states
 
     def create_model(self, name: str, recipe: ModelRecipe) -> AsyncGenerator[dict[str, Any], None]:
         """Make a model from another one, yielding progress events in Ollama's form until the status is "success".

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
 from miner.core.engine.errors import closed
+from miner.core.engine.events import EngineEvents
 from miner.core.engine.launchers import Launcher, launcher_available
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
@@ -95,6 +96,11 @@ class LocalEngines(ServerProvider):
     def capabilities(self) -> frozenset[str]:
         launcher = self._launcher
         return self._features if launcher is None else self._features - launcher.lacks
+
+    @property
+    @override
+    def events(self) -> EngineEvents:
+        return self._host.events
 
     @property
     @override
@@ -300,6 +306,11 @@ class LocalEngines(ServerProvider):
         alias = await asyncio.to_thread(self._alias, model)
         pool = self._host.started
         return pool is not None and await pool.unload(alias)
+
+    @override
+    async def stop(self, model: str) -> bool:
+        alias, pool = await asyncio.to_thread(self._alias, model), self._host.started
+        return pool is not None and pool.stop(alias)
 
     @override
     def reset(self, model: str) -> None:

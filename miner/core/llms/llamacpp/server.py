@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from miner.core.engine.events import EngineEvents
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body, status_error
 from miner.core.llms.llamacpp.chat_template import ChatTemplate
@@ -177,6 +178,11 @@ class ServerProvider:
         raise NotImplementedError
 
     @property
+    def events(self) -> EngineEvents | None:
+        """Where changes of engines are told; None: none are started here."""
+        return None
+
+    @property
     def max_slots(self) -> int | None:
         """Slots that a server can have; None: any number."""
         return None
@@ -257,6 +263,10 @@ class ServerProvider:
 
     async def unload(self, model: str) -> bool:
         """Stop the model's engine once its requests are done; return whether there was one."""
+        raise _not_managed("model")
+
+    async def stop(self, model: str) -> bool:
+        """Stop the model's engine now, whatever it does; return whether there was one."""
         raise _not_managed("model")
 
     def reset(self, model: str) -> None:
