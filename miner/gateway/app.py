@@ -22,6 +22,7 @@ from miner.gateway.auth.key_store import KeyStore
 from miner.gateway.batch.runner import BatchRunner
 from miner.gateway.context import ANYBODY, ROUTE_TABLE, Route
 from miner.gateway.endpoints.admin import ADMIN
+from miner.gateway.endpoints.events import EVENTS
 from miner.gateway.endpoints.health import livez, readyz
 from miner.gateway.endpoints.metrics import metrics
 from miner.gateway.endpoints.not_found import not_found
@@ -31,6 +32,7 @@ from miner.gateway.middleware.admission import Admission, find_hooks
 from miner.gateway.middleware.auth import Authentication
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.errors import aiohttp_handler
+from miner.gateway.middleware.events import Events
 from miner.gateway.middleware.hosts import Hosts, preflight
 from miner.gateway.middleware.logging import AccessLog, PromptLog
 from miner.gateway.middleware.metrics import Metrics
@@ -59,7 +61,7 @@ SERVER = [
     Route("GET", "/openapi.json", openapi, "key", openai_error, "These routes, as an OpenAPI document"),
     Route("GET", "/docs", docs, "key", openai_error, "These routes, as a page", content_types="text/html"),
 ]  # fmt: skip
-ROUTES: list[Route] = [*OPENAI, *MODELS, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN]
+ROUTES: list[Route] = [*OPENAI, *MODELS, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN, *EVENTS]
 """All routes, besides those that follow from them (`routing.py`). For every other path there is a 404 or 405, after the
 same checks.
 """
@@ -116,7 +118,7 @@ def default_middleware(settings: GatewaySettings) -> list[Middleware]:
     keys = KeyStore(settings)
     # `on_finish` runs in reverse: slots are released first, and logs and metrics see everything.
     middleware: list[Middleware] = [
-        Metrics(), Hosts(settings), Authentication(settings, keys), RateLimiter(settings, keys)
+        Metrics(), Events(), Hosts(settings), Authentication(settings, keys), RateLimiter(settings, keys)
     ]  # fmt: skip
     if settings.serve_log != "off":
         middleware.insert(0, PromptLog() if settings.serve_log_prompts else AccessLog())

@@ -16,6 +16,7 @@ from miner.gateway.client_address import TrustedProxies
 from miner.gateway.concurrency import BackendQueue
 from miner.gateway.counters import Counters
 from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
+from miner.gateway.feed import EventFeed
 from miner.gateway.neutralize import client_lines_of
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.store.batches import Batch, BatchStore
@@ -84,6 +85,8 @@ class Gateway:
         """Kinds of lines that are removed from system prompts."""
         self.health = HealthCache(service)
         self.background = Background()
+        self.feed = EventFeed()
+        """Events for those who watch: `/admin/events`."""
         self.phase: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None
         """Why the server is not ready while it starts; None once it has."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -12,10 +10,11 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from miner.core._typing import override
+from miner.core.engine.events import EngineEvents
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.driver import run, run_stream
-from miner.core.llms.contract.failover import is_unavailable, worst
+from miner.core.llms.contract.failover import Cooldowns, is_unavailable, worst
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
@@ -31,7 +30,6 @@ from miner.core.wire import (
 )
 from miner.errors import (
     BackendError,
-    BackendOverloadedError,
     MinerError,
     ModelNotFoundError,
     RequestError,
@@ -39,8 +37,6 @@ from miner.errors import (
 )
 
 __all__ = ["FallbackService"]
-
-logger = logging.getLogger("miner.fallback")
 
 T = TypeVar("T")
 M = TypeVar("M", EmbeddingResponse, RerankResponse)
@@ -69,7 +65,7 @@ class FallbackService(LLMService):
         self._services: list[LLMService] = [first]
         self._others = list(others)
         self._make = make
-        self._cooldown_until: dict[str, float] = {}
+        self._cooldowns = Cooldowns()
         self._default_models: dict[str, str] = {}
         """Verb -> the model that served embeddings or scores without a model's name."""
         self.models = first.models
@@ -91,17 +87,10 @@ class FallbackService(LLMService):
 
     def _ordered(self) -> list[LLMService]:
         """The services in the order in which they are tried: those in cooldown last."""
-        return sorted(self._all(), key=self._in_cooldown)
-
-    def _in_cooldown(self, service: LLMService) -> bool:
-        return self._cooldown_until.get(service.name, 0.0) > time.monotonic()
+        return sorted(self._all(), key=lambda each: each.name in self._cooldowns)
 
     def _cool_down(self, service: LLMService, error: BackendError) -> None:
-        if isinstance(error, BackendOverloadedError) and error.status is None:
-            return  # its queue refused this client: others still get their slots
-        seconds = self._settings.fallback_cooldown
-        self._cooldown_until[service.name] = time.monotonic() + seconds
-        logger.warning("%s In cooldown for %g s; using the next backend.", error.message, seconds)
+        self._cooldowns.start(service.name, error, self._settings.fallback_cooldown)
 
     @property
     @override
@@ -133,7 +122,7 @@ class FallbackService(LLMService):
     def current(self) -> LLMService:
         """The backend that a request would go to now."""
         first = self._services[0]
-        return self._ordered()[0] if self._in_cooldown(first) else first  # fallbacks are not created before need
+        return self._ordered()[0] if first.name in self._cooldowns else first  # fallbacks are not created before need
 
     # Which backend serves a call
 
@@ -279,14 +268,37 @@ class FallbackService(LLMService):
 
     @override
     def reset_model(self, model: str) -> None:
+        self._first_now(lambda service: service.reset_model(model))
+
+    def _first_now(self, call: Callable[[LLMService], None]) -> None:
+        """Let the first backend do something that it supports and whose model it has."""
         refused: RequestError | None = None
         for service in self._all():
             try:
-                service.reset_model(model)
+                call(service)
                 return
             except (UnsupportedFeatureError, ModelNotFoundError) as error:
                 refused = refused or error
         raise worst(None, refused)
+
+    @override
+    async def stop_model(self, model: str) -> bool:
+        return await self._first(
+            lambda service: service.stop_model(model), (UnsupportedFeatureError, ModelNotFoundError)
+        )
+
+    @override
+    def pin_model(self, model: str) -> None:
+        self._first_now(lambda service: service.pin_model(model))
+
+    @override
+    def unpin_model(self, model: str) -> None:
+        self._first_now(lambda service: service.unpin_model(model))
+
+    @property
+    @override
+    def engine_events(self) -> EngineEvents | None:
+        return next((each.engine_events for each in self._services if each.engine_events is not None), None)
 
     @override
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:

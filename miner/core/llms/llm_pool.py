@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,22 +10,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from miner.core._typing import override
+from miner.core.engine.events import EngineEvents
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.driver import run, run_stream
-from miner.core.llms.contract.failover import is_unavailable
+from miner.core.llms.contract.failover import Cooldowns, is_unavailable
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.hints import keys_in_errors
-from miner.core.llms.pool.listing import health_of, list_models, running_models
+from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
 from miner.core.llms.pool.members import Members
 from miner.core.llms.pool.request import request_for
 from miner.core.llms.pool.table import ServedModel
-from miner.core.model_card import ModelCard, RunningModel
+from miner.core.model_card import ModelCard, ModelState, RunningModel
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
-from miner.errors import BackendError, BackendOverloadedError, ConfigError, MinerError
+from miner.errors import BackendError, ConfigError, MinerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from miner.config.file.read import LoadedConfig
 
 __all__ = ["PoolService"]
-
-logger = logging.getLogger("miner.pool")
 
 T = TypeVar("T")
 
@@ -67,7 +64,7 @@ class PoolService(LLMService):
                 operator_hint="Name one with MINER_CONFIG, or write one: `miner config init`.",
             )
         self._members = Members(self._settings, read_config(path))
-        self._cooldown_until: dict[str, float] = {}
+        self._cooldowns = Cooldowns()
 
     @classmethod
     @override
@@ -167,15 +164,10 @@ class PoolService(LLMService):
     def _candidates(self, served: ServedModel) -> list[ServedModel]:
         """The model and its fallbacks in the order in which they are tried: those in cooldown last."""
         models = [served, *filter(None, map(self._members.table.find, served.model.fallbacks))]
-        now = time.monotonic()
-        return sorted(dict.fromkeys(models), key=lambda each: self._cooldown_until.get(each.name, 0.0) > now)
+        return sorted(dict.fromkeys(models), key=lambda each: each.name in self._cooldowns)
 
     def _cool_down(self, served: ServedModel, error: BackendError) -> None:
-        if isinstance(error, BackendOverloadedError) and error.status is None:
-            return  # its queue refused this client: others still get their slots
-        seconds = self._settings.fallback_cooldown
-        self._cooldown_until[served.name] = time.monotonic() + seconds
-        logger.warning("%s %s is in cooldown for %g s; using its fallback.", error.message, served.name, seconds)
+        self._cooldowns.start(served.name, error, self._settings.fallback_cooldown)
 
     @override
     async def _run_request(self, request: ChatRequest) -> LLMResponse:
@@ -345,11 +337,42 @@ class PoolService(LLMService):
         return (await self._call(model, call, queued=False))[1]
 
     @override
+    async def stop_model(self, model: str) -> bool:
+        async def call(service: LLMService, name: str | None) -> bool:
+            return await service.stop_model(name or await _only_model(service))
+
+        return (await self._call(model, call, queued=False))[1]
+
+    @override
     def reset_model(self, model: str) -> None:
+        service, name = self._managed(model)
+        service.reset_model(name)
+
+    @override
+    def pin_model(self, model: str) -> None:
+        service, name = self._managed(model)
+        service.pin_model(name)
+
+    @override
+    def unpin_model(self, model: str) -> None:
+        service, name = self._managed(model)
+        service.unpin_model(name)
+
+    def _managed(self, model: str) -> tuple[LLMService, str]:
+        """The service of a model of the table, and its name there."""
         served = self._members.table.find(model)
         if served is None:
             raise self._members.table.missing(model)
-        served.holder.service.reset_model(served.upstream or served.holder.plan.alias or model)
+        return served.holder.service, served.upstream or served.holder.plan.alias or model
+
+    @property
+    @override
+    def engine_events(self) -> EngineEvents:
+        return self._members.host.events
+
+    @override
+    async def model_states(self) -> list[ModelState]:
+        return await model_states(self._members)
 
     @override
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:

@@ -52,6 +52,31 @@ async def reset(context: RequestContext) -> web.StreamResponse:
     return _respond(context, {"model": name, "reset": True})
 
 
+async def stop(context: RequestContext) -> web.StreamResponse:
+    """Unload a model now: its requests in flight end with an error."""
+    name = await _model_in_path(context)
+    return _respond(context, {"model": name, "stopped": await context.gateway.service.stop_model(name)})
+
+
+async def pin(context: RequestContext) -> web.StreamResponse:
+    """Never evict a model, nor unload it when it is idle, until the server stops."""
+    name = await _model_in_path(context)
+    context.gateway.service.pin_model(name)
+    return _respond(context, {"model": name, "pinned": True})
+
+
+async def unpin(context: RequestContext) -> web.StreamResponse:
+    """Undo `pin`."""
+    name = await _model_in_path(context)
+    context.gateway.service.unpin_model(name)
+    return _respond(context, {"model": name, "pinned": False})
+
+
+async def models(context: RequestContext) -> web.StreamResponse:
+    """All models and what they are doing."""
+    return _respond(context, {"models": await context.gateway.service.model_states()})
+
+
 async def engines(context: RequestContext) -> web.StreamResponse:
     """The backend's health, with all its engines."""
     return _respond(context, await context.gateway.service.health())
@@ -81,6 +106,16 @@ ADMIN = [
         "POST", "/admin/models/{model:.+}/reset", reset, "admin", openai_error,
         "Forget that a model's engine has failed, so that the next request starts it again", NoFields,
     ),
+    Route(
+        "POST", "/admin/models/{model:.+}/stop", stop, "admin", openai_error,
+        "Unload a model now; its requests end with an error", NoFields,
+    ),
+    Route(
+        "POST", "/admin/models/{model:.+}/pin", pin, "admin", openai_error,
+        "Never evict a model, nor unload it when it is idle, until the server stops", NoFields,
+    ),
+    Route("POST", "/admin/models/{model:.+}/unpin", unpin, "admin", openai_error, "Undo pin", NoFields),
+    Route("GET", "/admin/models", models, "admin", openai_error, "All models and what they are doing"),
     Route("GET", "/admin/engines", engines, "admin", openai_error, "The backend's health and all its engines"),
 ]  # fmt: skip
 """Only for keys with the admin right."""

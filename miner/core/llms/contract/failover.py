@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
 from miner.errors import (
     BackendError,
+    BackendOverloadedError,
     BackendProtocolError,
     EngineCrashedError,
     MinerError,
@@ -12,6 +16,8 @@ from miner.errors import (
     ServiceClosedError,
     StreamInterruptedError,
 )
+
+logger = logging.getLogger("miner.fallback")
 
 
 def is_unavailable(error: BackendError) -> bool:
@@ -32,3 +38,20 @@ def worst(failed: BackendError | None, refused: RequestError | None) -> MinerErr
     error = failed or refused
     assert error is not None
     return error
+
+
+class Cooldowns:
+    """Who has failed lately, and is tried after the others."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return self._until.get(name, 0.0) > time.monotonic()
+
+    def start(self, name: str, error: BackendError, seconds: float) -> None:
+        """One is unavailable: others are tried before it for so many seconds."""
+        if isinstance(error, BackendOverloadedError) and error.status is None:
+            return  # its queue refused this client: others still get their slots
+        self._until[name] = time.monotonic() + seconds
+        logger.warning("%s In cooldown for %g s; using the next one.", error.message, seconds)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.members import Members
 from miner.core.llms.pool.table import ServedModel
-from miner.core.model_card import RunningModel
-from miner.core.wire import Health, ModelInfo
+from miner.core.model_card import ModelState, RunningModel, state_of
+from miner.core.wire import EngineStatus, Health, ModelInfo
 from miner.errors import MinerError
 
 _SECONDS = 2.0
@@ -62,6 +63,49 @@ async def running_models(members: Members) -> list[RunningModel]:
             own = [served for served in members.served_by(holder) if served.upstream in names]
             running += [replace(each, info=served.info(each.info)) for served in own]
     return running
+
+
+async def model_states(members: Members) -> list[ModelState]:
+    """All models of the table and what they are doing, the default first, then those that backends expose."""
+    table = members.table
+    served = sorted(table.models.values(), key=lambda each: each.name != table.default)
+    engines = {engine.model: engine for engine in members.engine_status()}
+    states, others = await asyncio.gather(
+        asyncio.gather(*(_state(each, engines, table.default) for each in served)),
+        asyncio.gather(*map(_models_of, members.exposed())),
+    )
+    exposed = [
+        state_of(info, None, backend=holder.plan.backend, kind=holder.plan.kind, state="remote")
+        for holder, infos in zip(members.exposed(), others, strict=True)
+        for info in infos
+        if table.find(info.id) is None
+    ]
+    return [*states, *exposed]
+
+
+async def _state(served: ServedModel, engines: Mapping[str, EngineStatus], default: str | None) -> ModelState:
+    holder, problem, inner = served.holder, None, None
+    name = holder.plan.engine
+    engine = engines.get(name) if name is not None else None
+    if holder.answers or (engine is not None and engine.state == "ready"):
+        try:
+            async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+                inner = await service.resolve_model(served.upstream)
+        except MinerError as error:
+            problem = error.message
+        except TimeoutError:
+            problem = f"it has not answered within {_SECONDS:g} s"
+    state = state_of(
+        served.info(inner), engine, backend=holder.plan.backend, kind=holder.plan.kind,
+        description=served.model.description, default=served.name == default, listed=served.model.listed,
+        aliases=served.model.aliases,
+    )  # fmt: skip
+    state.pinned = state.pinned or served.model.pin
+    if name is None:
+        state.state, state.queued, state.slots_busy = "remote", holder.waiting, holder.calls - holder.waiting
+    if problem is not None and state.state in ("remote", "unloaded"):
+        state.state, state.reason = "unavailable", problem
+    return state
 
 
 async def health_of(members: Members) -> Health:

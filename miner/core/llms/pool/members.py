@@ -17,6 +17,7 @@ from miner.core.llms.pool.host import EngineHost, SharesHost
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
 from miner.core.llms.pool.table import ModelTable, ServedModel, preset_for
 from miner.core.llms.registry import load_backend
+from miner.core.wire import EngineStatus
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class Members:
     def holders(self) -> list[Holder]:
         """All services."""
         return list(self._holders.values())
+
+    def engine_status(self) -> list[EngineStatus]:
+        """All engines that were requested so far."""
+        return self.host.started.status() if self.host.started is not None else []
 
     def exposed(self) -> list[Holder]:
         """The services all of whose models are served."""

@@ -51,6 +51,11 @@ class ServicePlan:
         """Whether llama.cpp engines are started for it."""
         return self.kind == "llamacpp" and self.table.url is None and self.table.command is None
 
+    @property
+    def engine(self) -> str | None:
+        """The name of the engine that is started here for it; None: none is."""
+        return self.backend if self.table.command is not None else self.alias
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
