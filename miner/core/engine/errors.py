@@ -38,6 +38,25 @@ def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
     )
 
 
+def crowded_out(wanted: Member, limits: PoolLimits) -> BackendOverloadedError:
+    """The model would fit if other programs did not take the memory."""
+    text = f"{wanted.spec.alias!r} needs about {wanted.booked} bytes"
+    text += f" and {_each(wanted.gpu_need)} on the GPUs" if any(wanted.gpu_need) else ""
+    text += f", and {limits.memory_budget} bytes"
+    text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
+    return BackendOverloadedError(
+        f"{text} are left for all engines together: other programs take the rest.",
+        backend=_BACKEND,
+        retry_after=30.0,
+        hint="Try again later.",
+        operator_hint=_users(limits) or "End other programs, or use a smaller model.",
+    )
+
+
+def _users(limits: PoolLimits) -> str:
+    return f"The largest other programs: {', '.join(limits.others)}." if limits.others else ""
+
+
 def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> BackendOverloadedError:
     """The model may not be loaded beside the pinned engines."""
     names = ", ".join(repr(member.spec.alias) for member in pinned)
@@ -48,7 +67,7 @@ def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> 
         retry_after=60.0,
         hint="Try again later, or use one of those models.",
         operator_hint="Unpin a model, or raise the limit that it exceeds: LLAMACPP_MEMORY_BUDGET, LLAMACPP_MAX_LOADED, "
-        "or that of the group.",
+        f"or that of the group. {_users(limits)}".rstrip(),
     )
 
 

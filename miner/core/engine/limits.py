@@ -31,6 +31,8 @@ class PoolLimits:
     """Maximum duration of a load, with all pauses between restarts."""
     stop_timeout: float = 30.0
     """An engine that has not stopped after this long is killed."""
+    others: tuple[str, ...] = ()
+    """Other programs that take memory which engines could have, for messages."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_queue", 0), ("max_loaded", 1), ("memory_budget", 1), ("idle_timeout", 0)):

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from miner.core.engine.errors import closed
 from miner.core.engine.events import EngineEvents
+from miner.core.engine.headroom import Measure, RunningEngine, running_engines
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.rules import NO_RULES, EngineRules
@@ -42,17 +43,19 @@ class EnginePool:
         make: Callable[[Any], Engine] | None = None,
         *,
         limits: PoolLimits,
-        memory_of: Callable[[Any], int] | None = None,
+        memory_of: Callable[[Any], int | None] | None = None,
         gpu_memory_of: Callable[[Any], tuple[int, ...]] | None = None,
         events: EngineEvents | None = None,
+        measure: Measure | None = None,
     ) -> None:
         """
         Args:
             make: makes the engine of a spec, not started; None: the sources of leases do.
-            memory_of: bytes of main memory that such a spec takes; required with a memory budget. Its errors reach the
-                caller of `lease`.
+            memory_of: bytes of main memory that such a spec takes, None: unknown before it runs; required with a memory
+                budget. Its errors reach the caller of `lease`.
             gpu_memory_of: bytes on each GPU that a spec takes.
             events: where changes of engines are told.
+            measure: the memory for all engines as of now, in place of the limits': measured in a thread before a load.
         """
         if limits.memory_budget is not None and make is not None and memory_of is None:
             raise ValueError("memory_budget requires memory_of.")
@@ -60,6 +63,7 @@ class EnginePool:
         self._make = make
         self._memory_of = memory_of
         self._gpu_memory_of = gpu_memory_of
+        self._measure = measure
         self._pins: set[AnySpec | str] = set()
         self._rules: Callable[[AnySpec], EngineRules] = lambda _: NO_RULES
         self._events = EngineEvents() if events is None else events
@@ -125,6 +129,8 @@ class EnginePool:
         scheduler = self._scheduler
         if scheduler is not None:
             scheduler.limits = self.limits
+            if scheduler.meter is not None:
+                scheduler.meter.forget()
             for member in scheduler.members.values():
                 member.rules = rules_of(member.spec)
                 member.idle_timeout = self.limits.idle_timeout
@@ -202,6 +208,10 @@ class EnginePool:
         padded = [(*member.gpu_need, *[0] * (cards - len(member.gpu_need))) for member in members]
         return sum(member.booked for member in members), tuple(map(sum, zip(*padded, strict=True)))
 
+    def running(self) -> list[RunningEngine]:
+        """The engines that have a process."""
+        return running_engines(self._members())
+
     def reset(self, target: AnySpec | str) -> None:
         """Forget the crashes of an engine: the next request starts it without a pause."""
         for member in self._named(target):
@@ -250,7 +260,7 @@ class EnginePool:
                 )
             self.kill_all()
         if self._scheduler is None:
-            self._scheduler = Scheduler(self.limits, self._events)
+            self._scheduler = Scheduler(self.limits, self._events, self._measure)
         return self._scheduler
 
     def _add(self, scheduler: Scheduler, spec: AnySpec, source: EngineSource | None) -> Member:

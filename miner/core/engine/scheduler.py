@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from miner.core.engine.conflicts import fits
-from miner.core.engine.errors import closed, not_started, overloaded
+from miner.core.engine.errors import closed, crowded_out, not_started, overloaded
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import plan_eviction, surplus
+from miner.core.engine.headroom import HeadroomMeter, Measure
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.slot_queue import Lease, Waiter
@@ -33,10 +34,12 @@ _REPORT_LOAD_EVERY = 0.5
 class Scheduler:
     """The engines of a pool. Created and used inside one running loop."""
 
-    def __init__(self, limits: PoolLimits, events: EngineEvents | None = None) -> None:
+    def __init__(self, limits: PoolLimits, events: EngineEvents | None = None, measure: Measure | None = None) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self._events = EngineEvents() if events is None else events
+        self.meter = HeadroomMeter(measure, self.loop, self.schedule) if measure is not None else None
+        """Measures the memory before a load; None: the limits say what there is."""
         self.members: dict[AnySpec, Member] = {}
         self._draining: set[Member] = set()
         """Victims that get no new requests while those in flight finish; chosen again in each pass."""
@@ -120,27 +123,38 @@ class Scheduler:
 
     def _schedule_loads(self, now: float) -> float:
         """Load waiting models that fit, and evict for those that do not; return when to decide again."""
-        self._draining.clear()
-        self._evict(surplus(self.members.values(), self.limits), "the limits have changed")
+        draining, self._draining = self._draining, set()
+        meter, limits, most = self.meter, self.limits, self.limits
+        wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
+        if meter is not None:
+            limits, most = meter.limits_now(limits), meter.limits_at_most(limits)
+        for member in self.members.values() if wanting else ():
+            member.measure(most.memory_budget)
+        self._evict(surplus(self.members.values(), most), "the limits have changed")
         wake_at = math.inf
         first: Member | None = None
         """The next model to load: others may load only if they fit beside it, too."""
         victims: Sequence[Member] = ()
         above: tuple[Member, Sequence[Member]] | None = None
         """The model of the highest priority that waits for memory, and its victims."""
-        wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
         for wanted in sorted(wanting, key=lambda member: (-member.priority, member.waiting_since)):
             if first is None and above is not None and wanted.priority < above[0].priority:
                 first, victims = above
             if (refused := wanted.cooldown_error()) is not None:  # nothing is evicted for it
                 self.fail(wanted, refused)
                 continue
-            plan = plan_eviction(wanted, self.members.values(), self.limits)
+            plan = plan_eviction(wanted, self.members.values(), limits)
             wanted.waits_for = tuple(plan.behind)
+            acts = plan.load or plan.refusal is not None or plan.at <= now
+            if acts and meter is not None and not meter.is_fresh(now, self.members.values()):
+                self._draining |= draining & set(plan.victims)  # an eviction under way goes on
+                break
             if plan.refusal is not None:
-                self._emit(wanted, "refused", plan.refusal.message)
-                self.fail(wanted, plan.refusal)
-            elif plan.load and (first is None or fits(wanted, self._after(first, victims), self.limits)):
+                crowded = not fits(wanted, (), limits) and (fits(wanted, (), most) or fits(wanted, (), self.limits))
+                refusal = crowded_out(wanted, limits) if crowded else plan.refusal
+                self._emit(wanted, "refused", refusal.message)
+                self.fail(wanted, refusal)
+            elif plan.load and (first is None or fits(wanted, self._after(first, victims), limits)):
                 self._load(wanted, now)
             elif first is not None or plan.behind:
                 continue
@@ -332,5 +346,7 @@ class Scheduler:
     def _close(self) -> None:
         self._set_timer(math.inf)
         self._closed = True
+        if self.meter is not None:
+            self.meter.cancel()
         for member in self.members.values():
             self.fail(member, closed())

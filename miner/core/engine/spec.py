@@ -193,8 +193,10 @@ class EngineSource(Protocol):
     def make(self, spec: Any) -> Engine:
         """The engine of a spec, not started."""
 
-    def memory_of(self, spec: Any) -> tuple[int, tuple[int, ...]]:
-        """Bytes of main memory and on each GPU that it takes. Its errors reach the caller of `lease`."""
+    def memory_of(self, spec: Any) -> tuple[int | None, tuple[int, ...]]:
+        """Bytes of main memory, None: unknown before it runs, and on each GPU that it takes. Its errors reach the
+        caller of `lease`.
+        """
 
 
 class Engine(Protocol):

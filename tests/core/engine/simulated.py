@@ -7,10 +7,12 @@ forever, and that is an error. A simulated minute takes a millisecond, and each 
 import asyncio
 import selectors
 from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from miner.core.engine.headroom import Measure
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.rules import NO_RULES, EngineRules
@@ -33,12 +35,25 @@ class _Jump(selectors.SelectSelector):
         return ready
 
 
+class _Inline(ThreadPoolExecutor):
+    """Runs work at once: no time may pass in a thread, of which the loop's clock knows nothing."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+            future.set_exception(error)
+        return future
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose `time()` starts at 0 and jumps."""
 
     def __init__(self):
         self._jump = _Jump()
         super().__init__(self._jump)
+        self.set_default_executor(_Inline())
 
     def time(self):
         return self._jump.now
@@ -61,21 +76,28 @@ class Machine:
         self.engines: list[SimulatedEngine] = []
         self.rules: dict[str, EngineRules] = {}
         """By alias; others have none."""
+        self.unknown: set[str] = set()
+        """Aliases whose memory is not known before they run."""
+        self.taken: dict[str, int] = {}
+        """Bytes that an engine is seen to take, by alias; default: half of what it needs."""
         self.events: list[tuple[str, str]] = []
         self.closing = False
         """Whether engines may be stopped while they are busy."""
         self.failures: dict[str, BaseException] = {}
         """Alias to what its next start raises."""
 
-    def pool(self, **limits: Any) -> EnginePool:
+    def pool(self, measure: Measure | None = None, **limits: Any) -> EnginePool:
         """A pool over this machine; an engine takes its spec's ctx_size as bytes."""
         self.limits = PoolLimits(**limits)
-        pool = EnginePool(self.make, limits=self.limits, memory_of=lambda spec: spec.ctx_size)
+        pool = EnginePool(self.make, limits=self.limits, memory_of=self.memory_of, measure=measure)
         pool.set_rules(self.rules_of)
         return pool
 
     def rules_of(self, spec: AnySpec) -> EngineRules:
         return self.rules.get(spec.alias, NO_RULES)
+
+    def memory_of(self, spec: EngineSpec) -> int | None:
+        return None if spec.alias in self.unknown else spec.ctx_size
 
     def make(self, spec: EngineSpec) -> "SimulatedEngine":
         engine = SimulatedEngine(self, spec)
@@ -112,7 +134,7 @@ class SimulatedEngine:
         self.machine = machine
         self.spec = spec
         self.state: Literal["stopped", "starting", "ready", "stopping", "failed"] = "stopped"
-        self.pid = None
+        self.pid = 1
         self.restarts = 0
         self.log_tail = ["the last line"]
         self.in_flight = 0
@@ -125,7 +147,8 @@ class SimulatedEngine:
 
     @property
     def memory(self) -> int | None:
-        return self.spec.ctx_size // 2 if self.state != "stopped" else None
+        taken = self.machine.taken.get(self.spec.alias, self.spec.ctx_size // 2)
+        return taken if self.state != "stopped" else None
 
     async def ensure_ready(self) -> EngineAddress:
         assert self.state == "stopped", "a load is single flight"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.limits import PoolLimits
+from miner.core.engine.process import EngineProcess
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
@@ -19,12 +20,12 @@ from miner.core.http.errors import Upstream
 from miner.core.llms.contract.capabilities import refuse_unsupported
 from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.engine_slots import EngineSlots
-from miner.core.llms.llamacpp.memory import MemoryCheckedProcess, memory_budget
+from miner.core.llms.llamacpp.memory import budget_of, measured_memory
 from miner.core.llms.llamacpp.prompt_cache import state_bytes
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer
 from miner.core.llms.llamacpp.slots import Placement, SlotTable
-from miner.core.llms.pool.host import EngineHost
+from miner.core.llms.pool.memory_meter import HostSettings
 from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory
@@ -100,9 +101,17 @@ class EngineServer(LlamaServer):
         return refuse_unsupported(request, self.capabilities or frozenset(), where)
 
 
-def make_host(settings: MinerConfig) -> EngineHost:
-    """A host that starts nothing where the memory budget or the free memory does not suffice."""
-    return EngineHost(lambda: memory_budget(settings), lambda budget: limits_of(settings, budget))
+def host_settings(settings: MinerConfig, gpu_memory: Sequence[int] = ()) -> HostSettings:
+    """What an engine host takes from the settings.
+
+    Args:
+        gpu_memory: at most so much of each GPU.
+    """
+    return HostSettings(
+        measure=partial(measured_memory, settings),
+        budget=lambda free: budget_of(free, settings, gpu_memory),
+        limits=partial(limits_of, settings),
+    )
 
 
 def limits_of(settings: MinerConfig, budget: Memory) -> PoolLimits:
@@ -133,7 +142,7 @@ class LlamaSource:
     def make(self, spec: EngineSpec) -> Engine:
         """The engine of a spec, not started."""
         start_timeout = self.settings.llamacpp_start_timeout
-        return MemoryCheckedProcess(spec, self.models.launcher, self.headers[spec], start_timeout=start_timeout)
+        return EngineProcess(spec, self.models.launcher, start_timeout=start_timeout)
 
     def memory_of(self, spec: EngineSpec) -> tuple[int, tuple[int, ...]]:
         """Bytes of main memory and on each GPU that it takes.

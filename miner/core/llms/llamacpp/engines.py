@@ -24,7 +24,7 @@ from miner.core.llms.llamacpp.engine_pool import (
     LlamaSource,
     blames_projector,
     health_of,
-    make_host,
+    host_settings,
     raise_engine_failure,
 )
 from miner.core.llms.llamacpp.memory import EngineMemory
@@ -72,7 +72,7 @@ class LocalEngines(ServerProvider):
         self._servers: dict[EngineSpec, EngineServer] = {}
         self._headers: dict[EngineSpec, GGUFHeader] = {}
         self._shared = host is not None
-        self._host = host = make_host(settings) if host is None else host
+        self._host = host = EngineHost(host_settings(settings)) if host is None else host
         self._models = LocalModels(settings, lambda: EngineMemory(*host.reserved()), host.budget)
         self._source = LlamaSource(settings, self._models, self._headers)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}

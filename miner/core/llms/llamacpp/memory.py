@@ -1,23 +1,21 @@
-"""Whether an engine fits into memory: checked against the budget of all engines when its model is requested, and
-against the free memory when it starts, once for each start however many requests wait for it.
-"""
+"""What an engine takes of the memory, and what all engines together may take."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from miner.core._typing import override
+from miner.core.engine.headroom import RunningEngine
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
-from miner.core.engine.process import EngineProcess
-from miner.core.engine.spec import EngineAddress, EngineSpec
+from miner.core.engine.spec import EngineSpec
 from miner.core.llms.llamacpp.models import LocalModel, load_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
 from miner.core.models.memory.capacity import ENOUGH, Capacity
 from miner.core.models.memory.estimate import Load
+from miner.core.models.memory.processes import held_memory
 from miner.core.models.memory.verdict import Verdict, judge, readable
 from miner.errors import EngineStartError
 
@@ -42,15 +40,39 @@ def memory_budget(settings: MinerConfig) -> Memory:
     """Memory for all engines together: LLAMACPP_MEMORY_BUDGET, else four fifths of the memory that is free now; of each
     GPU what is free now. None: unknown, so nothing is refused.
     """
-    return budget_of(available_memory(gpus=settings.llamacpp_n_gpu_layers != 0), settings)
+    return budget_of(measured_memory(settings, ()), settings)
 
 
-def budget_of(free: Memory, settings: MinerConfig) -> Memory:
-    """The memory for all engines together where so much is free before any is loaded."""
+def measured_memory(settings: MinerConfig, running: Sequence[RunningEngine]) -> Memory:
+    """What is free now, and what these engines take of it: what there would be without them. Blocks."""
+    free = available_memory(gpus=settings.llamacpp_n_gpu_layers != 0)
+    if free.available is None or not running:
+        return free
+    # What an engine takes of a GPU is not measured, but what it counts for: only some drivers tell.
+    on_gpus = [
+        left + sum(engine.gpu_need[card] for engine in running if card < len(engine.gpu_need))
+        for card, left in enumerate(free.gpu_available)
+    ]
+    held = held_memory([engine.pid for engine in running])
+    most = free.total if free.total is not None else free.available + held
+    return replace(
+        free, available=min(free.available + held, most), gpu_available=tuple(map(min, on_gpus, free.gpu_total))
+    )
+
+
+def budget_of(free: Memory, settings: MinerConfig, gpu_memory: Sequence[int] = ()) -> Memory:
+    """The memory for all engines together where so much is free without them.
+
+    Args:
+        gpu_memory: at most so much of each GPU; cards beyond it have no limit.
+    """
     budget = settings.llamacpp_memory_budget
     if budget is None and free.available is not None:
         budget = int(free.available * _SHARE_OF_FREE_MEMORY)
-    return replace(free, available=budget, total=budget)
+    gpus = tuple(
+        min(left, gpu_memory[card]) if card < len(gpu_memory) else left for card, left in enumerate(free.gpu_available)
+    )
+    return replace(free, available=budget, total=budget, gpu_available=gpus)
 
 
 def memory_left(settings: MinerConfig, budget: Memory, reserved: EngineMemory, *, gpus: bool) -> Memory:
@@ -99,25 +121,6 @@ def log_capacity(model: LocalModel, capacity: Capacity, need: EngineMemory, budg
         "%s It was trained for %s tokens; agents need about %d. Use a smaller model, or halve the cache with "
         "LLAMACPP_CACHE_TYPE_K=q8_0 and LLAMACPP_CACHE_TYPE_V=q8_0.", text, model.header.context_length, ENOUGH,
     )  # fmt: skip
-
-
-class MemoryCheckedProcess(EngineProcess):
-    """An engine process that starts only where the free memory suffices."""
-
-    def __init__(self, spec: EngineSpec, launcher: Launcher, header: GGUFHeader, *, start_timeout: float) -> None:
-        super().__init__(spec, launcher, start_timeout=start_timeout)
-        self._header = header
-
-    @override
-    async def ensure_ready(self) -> EngineAddress:
-        if self.state == "stopped":
-            # Evicted engines have exited: the free memory is what this one gets.
-            await asyncio.to_thread(self._check_free_memory)
-        return await super().ensure_ready()
-
-    def _check_free_memory(self) -> None:
-        memory = available_memory(gpus=self.spec.n_gpu_layers != 0)
-        _check(self.spec, self._header, memory, self.launcher)
 
 
 def _check(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> Verdict:

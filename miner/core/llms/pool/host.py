@@ -10,9 +10,10 @@ from typing import Protocol, runtime_checkable
 
 from miner.core.engine.errors import closed
 from miner.core.engine.events import EngineEvents
-from miner.core.engine.limits import PoolLimits
 from miner.core.engine.pool import EnginePool
+from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.spec import AnySpec
+from miner.core.llms.pool.memory_meter import HostSettings, MemoryMeter
 from miner.core.models.memory.available import Memory
 
 
@@ -20,15 +21,13 @@ class EngineHost:
     """The engines that are started here, of whatever kind.
 
     Args:
-        measure: the memory that all engines together may take; called once. Blocks.
-        limits: the limits of the pool under that budget.
+        settings: may be changed with `configure`.
     """
 
-    def __init__(self, measure: Callable[[], Memory], limits: Callable[[Memory], PoolLimits]) -> None:
-        self._measure = measure
-        self._limits = limits
-        self._budget: Memory | None = None
-        self._measuring = threading.Lock()
+    def __init__(self, settings: HostSettings) -> None:
+        self._settings = settings
+        self._meter = MemoryMeter(settings)
+        self._rules: Callable[[AnySpec], EngineRules] = lambda _: NO_RULES
         self._pool: EnginePool | None = None
         self._creating = threading.Lock()
         self._users: Counter[AnySpec] = Counter()
@@ -37,11 +36,15 @@ class EngineHost:
         """What happens to engines."""
 
     def budget(self) -> Memory:
-        """The memory that all engines together may take, measured once. Blocks: not for an event loop."""
-        with self._measuring:
-            if self._budget is None:
-                self._budget = self._measure()
-            return self._budget
+        """The memory that all engines together may take as of now. Blocks: not for an event loop."""
+        return self._meter.budget(self._pool.running() if self._pool is not None else ())
+
+    def configure(self, settings: HostSettings, rules_of: Callable[[AnySpec], EngineRules]) -> None:
+        """Apply other limits and rules, to engines that run too: see `EnginePool.set_rules`."""
+        self._settings, self._rules = settings, rules_of
+        self._meter.configure(settings)
+        if self._pool is not None:
+            self._pool.set_rules(rules_of, settings.limits(self._meter.last_budget()))
 
     @property
     def started(self) -> EnginePool | None:
@@ -59,7 +62,9 @@ class EngineHost:
                 raise closed()
             if self._pool is None:
                 # The pool outlives its owner, and must not refer to it.
-                self._pool = EnginePool(limits=self._limits(self.budget()), events=self.events)
+                limits = self._settings.limits(self._meter.last_budget())
+                self._pool = EnginePool(limits=limits, events=self.events, measure=self._meter.headroom)
+                self._pool.set_rules(self._rules)
                 # Engines that still run when this is collected, or at exit, are killed.
                 weakref.finalize(self, self._pool.kill_all)
             return self._pool

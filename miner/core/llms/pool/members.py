@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from miner.config.file.merge import default_model
 from miner.config.file.schema import Model
-from miner.core.llms.llamacpp.engine_pool import limits_of
-from miner.core.llms.llamacpp.memory import memory_budget
+from miner.core.engine.rules import NO_RULES
+from miner.core.llms.llamacpp.engine_pool import host_settings
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.host import EngineHost, SharesHost
+from miner.core.llms.pool.memory_meter import HostSettings
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
+from miner.core.llms.pool.rules import engine_rules
 from miner.core.llms.pool.table import ModelTable, ServedModel, preset_for
 from miner.core.llms.registry import load_backend
 from miner.core.wire import EngineStatus
@@ -70,6 +72,8 @@ class Members:
                 self._retired.append(holder)
         self._retired = [holder for holder in self._retired if not holder.closed]
         self._holders, self.table, self.loaded = holders, table, loaded
+        rules = engine_rules(models, loaded.content)
+        self.host.configure(self._host_settings(loaded), lambda spec: rules.get(spec.alias, NO_RULES))
         self._exposed = [holders[plan.identity] for plan in exposed]
 
     def _make(self, plan: ServicePlan) -> Holder:
@@ -96,8 +100,11 @@ class Members:
         )  # fmt: skip
 
     def _new_host(self) -> EngineHost:
-        limited = _with_limits(self._settings, self.loaded)
-        return EngineHost(lambda: memory_budget(limited), lambda budget: limits_of(limited, budget))
+        return EngineHost(self._host_settings(self.loaded))
+
+    def _host_settings(self, loaded: LoadedConfig) -> HostSettings:
+        limits = loaded.content.limits
+        return host_settings(_with_limits(self._settings, loaded), limits.gpu_memory or ())
 
     def _share_host(self, service: LLMService) -> None:
         if isinstance(service, SharesHost):

@@ -76,21 +76,24 @@ def _limits(root: Path) -> list[tuple[int, int]]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            found += _group_limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+            found += _group_limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
             mount, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            found += _group_limits(mount, path, *names, "total_inactive_file")
+            found += _group_limits(mount, path, *names, "total_")
     return found
 
 
-def _group_limits(mount: Path, path: str, limit: str, usage: str, droppable: str) -> list[tuple[int, int]]:
+def _group_limits(mount: Path, path: str, limit: str, usage: str, prefix: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     # Inside a container the path may be the host's, which is not visible there: then the mount itself is our group.
     group = mount / path.strip("/")
     for place in (group, *group.parents):
         allowed, used = _text(place / limit).strip(), _text(place / usage).strip()
         if allowed.isdecimal() and used.isdecimal() and int(allowed) < 1 << 60:
-            found.append((int(allowed), max(int(used) - _numbers(place / "memory.stat").get(droppable, 0), 0)))
+            stat = _numbers(place / "memory.stat")
+            # Active ones too, as MemAvailable counts them: a model's file that is read again is no less droppable.
+            droppable = sum(stat.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+            found.append((int(allowed), max(int(used) - droppable, 0)))
         if place == mount:
             break
     return found

@@ -19,6 +19,7 @@ from pathlib import Path
 
 GPU_QUERY = ("--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
 UUID_QUERY = ("--query-gpu=uuid", "--format=csv,noheader")
+PROCESS_QUERY = ("--query-compute-apps=pid,used_memory,process_name", "--format=csv,noheader,nounits")
 GPU_TIMEOUT = 5.0
 HUNG_SECONDS = 60.0
 MIB = 1 << 20
@@ -50,6 +51,26 @@ def find_gpus(root: Path = Path("/")) -> list[GPU]:
     if sys.platform == "darwin":
         return _apple()
     return _nvidia() or _amd(root)
+
+
+@dataclass(frozen=True, slots=True)
+class GPUProcess:
+    """A process that takes memory of a GPU."""
+
+    pid: int
+    name: str
+    size: int
+
+
+def gpu_processes() -> list[GPUProcess]:
+    """The processes on NVIDIA's GPUs, the largest first; those of other containers may be missing."""
+    rows = [[part.strip() for part in line.split(",", 2)] for line in _output("nvidia-smi", PROCESS_QUERY)]
+    found = [
+        GPUProcess(int(row[0]), os.path.basename(row[2]), int(row[1]) * MIB)
+        for row in rows
+        if len(row) == 3 and row[0].isdecimal() and row[1].isdecimal()
+    ]
+    return sorted(found, key=lambda process: -process.size)
 
 
 def _nvidia() -> list[GPU]:

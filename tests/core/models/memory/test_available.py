@@ -45,7 +45,7 @@ def test_second_version_of_control_groups(root):
     assert free(root) == (10 * GIB, 16 * GIB)
     put(root, "sys/fs/cgroup/a/b/memory.max", 6 * GIB)
     assert free(root) == (5 * GIB, 6 * GIB)
-    put(root, "sys/fs/cgroup/a/b/memory.stat", f"anon 5\ninactive_file {GIB // 2}")
+    put(root, "sys/fs/cgroup/a/b/memory.stat", f"anon 5\ninactive_file {GIB // 4}\nactive_file {GIB // 4}")
     assert free(root) == (5 * GIB + GIB // 2, 6 * GIB)
     put(root, "sys/fs/cgroup/a/memory.max", 4 * GIB)
     put(root, "sys/fs/cgroup/a/memory.current", 3 * GIB)
