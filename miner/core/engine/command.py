@@ -89,6 +89,11 @@ class CommandSpec:
         return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS].rsplit(' ', 1)[0]} ..."
 
     @property
+    def smaller_hint(self) -> str:
+        """How it takes less memory."""
+        return f"let the command take less, or correct `memory` and `gpu_memory` of [backends.{self.backend}]"
+
+    @property
     def origin(self) -> str | None:
         """Nothing: the title has the command."""
         return None
@@ -150,7 +155,7 @@ class CommandSpec:
         return any(word.split("=")[0] in (_SLEEP_OPTION, "--config") for word in self.argv)
 
     def _wrong(self, key: str, why: str, hint: str | None = None) -> ConfigError:
-        return ConfigError(f"[backends.{self.backend}] {key}: {why}.", hint=hint)
+        return ConfigError(f"backends.{self.backend}.{key}: {why}.", hint=hint)
 
 
 class CommandLauncher:

@@ -10,14 +10,12 @@ from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member
 from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
 
-_BACKEND = "llamacpp"
-
 
 def overloaded(member: Member, why: str, retry_after: float, setting: str) -> BackendOverloadedError:
     """The queue is full, or the wait was too long."""
     return BackendOverloadedError(
         f"The engine of {member.spec.alias!r} is overloaded: {why}.",
-        backend=_BACKEND,
+        backend=member.spec.backend,
         retry_after=retry_after,
         hint=f"Try again in {math.ceil(retry_after)} s.",
         operator_hint=f"Raise {setting}.",
@@ -32,9 +30,9 @@ def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:
     text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
     return EngineStartError(
         f"{text}.",
-        backend=_BACKEND,
+        backend=wanted.spec.backend,
         retryable=False,
-        operator_hint="Raise LLAMACPP_MEMORY_BUDGET, or lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL.",
+        operator_hint=f"Raise LLAMACPP_MEMORY_BUDGET, or {wanted.spec.smaller_hint}.",
     )
 
 
@@ -46,7 +44,7 @@ def crowded_out(wanted: Member, limits: PoolLimits) -> BackendOverloadedError:
     text += f" and {_each(limits.gpu_budget)} on the GPUs" if limits.gpu_budget else ""
     return BackendOverloadedError(
         f"{text} are left for all engines together: other programs take the rest.",
-        backend=_BACKEND,
+        backend=wanted.spec.backend,
         retry_after=30.0,
         hint="Try again later.",
         operator_hint=_users(limits) or "End other programs, or use a smaller model.",
@@ -63,7 +61,7 @@ def pinned_out(wanted: Member, pinned: Sequence[Member], limits: PoolLimits) -> 
     bounds = [_reason(conflict, wanted) for conflict in conflicts((wanted, *pinned), limits)]
     return BackendOverloadedError(
         f"{wanted.spec.alias!r} cannot be loaded beside the pinned {names}: {'; '.join(bounds)}.",
-        backend=_BACKEND,
+        backend=wanted.spec.backend,
         retry_after=60.0,
         hint="Try again later, or use one of those models.",
         operator_hint="Unpin a model, or raise the limit that it exceeds: LLAMACPP_MEMORY_BUDGET, LLAMACPP_MAX_LOADED, "
@@ -100,7 +98,7 @@ def not_started(member: Member, error: BaseException, limits: PoolLimits) -> Eng
     why = f"it was not ready after {limits.start_timeout:g} s" if late else f"{type(error).__name__}: {error}"
     result = EngineStartError(
         f"The engine of {member.spec.alias!r} did not start: {why}.",
-        backend=_BACKEND,
+        backend=member.spec.backend,
         log_tail=member.engine.log_tail,
     )
     result.__cause__ = error
@@ -109,9 +107,7 @@ def not_started(member: Member, error: BaseException, limits: PoolLimits) -> Eng
 
 def closed() -> ServiceClosedError:
     """The pool was closed."""
-    return ServiceClosedError(
-        "The service was closed and its engines are stopped.", backend=_BACKEND, hint="Create a new service."
-    )
+    return ServiceClosedError("The service was closed and its engines are stopped.", hint="Create a new service.")
 
 
 def _each(sizes: Sequence[int]) -> str:

@@ -113,6 +113,7 @@ class Member:
         Not of an engine on a GPU: pages of the file from which the GPU was filled count as resident, and can be
         dropped. At most the budget: an engine that ran alone with more than that can do so again.
         """
+        self.gpu_need = self.gpu_need or self.engine.gpu_memory
         taken = self.engine.memory if self.state is State.READY else None
         if taken is not None and (self.need is None or not any(self.gpu_need)):
             self.measured = max(self.measured, taken if budget is None else min(taken, budget))

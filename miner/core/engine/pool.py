@@ -232,6 +232,16 @@ class EnginePool:
             scheduler.stop(member)
         return bool(members)
 
+    def booked(self, spec: AnySpec) -> tuple[int, tuple[int, ...]]:
+        """Bytes of main memory, and on each GPU, that one engine counts for; 0 if it is not loaded."""
+        member = self._scheduler.members.get(spec) if self._scheduler is not None else None
+        return (0, ()) if member is None or member.state is State.UNLOADED else (member.booked, member.gpu_need)
+
+    def status_of(self, spec: AnySpec) -> EngineStatus | None:
+        """One engine; None if it was not requested since the loop began."""
+        member = self._scheduler.members.get(spec) if self._scheduler is not None else None
+        return member.status() if member is not None else None
+
     async def aclose(self) -> None:
         """Stop all engines; requests that wait, and later ones, get ServiceClosedError. Idempotent."""
         self._closed = True

@@ -108,6 +108,11 @@ class EngineProcess:
         return usage.resident if usage else None
 
     @property
+    def gpu_memory(self) -> tuple[int, ...]:
+        """Bytes that it was seen to take on each GPU; empty: not measured."""
+        return ()
+
+    @property
     def restarts(self) -> int:
         """Starts after the first."""
         return max(0, self._starts - 1)

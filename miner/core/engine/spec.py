@@ -87,6 +87,7 @@ class EngineSpec:
         return self.pooling == "rank"
 
     backend: ClassVar[str] = "llamacpp"
+    smaller_hint: ClassVar[str] = "lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL"
     start_timeout_setting: ClassVar[str] = "LLAMACPP_START_TIMEOUT"
     log_lines: ClassVar[int] = 40
 
@@ -143,16 +144,20 @@ class AnySpec(Protocol):
     def parallel(self) -> int:
         """Requests that it computes at once."""
 
+    @property
+    def backend(self) -> str:
+        """The backend that errors name."""
+
+    @property
+    def smaller_hint(self) -> str:
+        """How it takes less memory."""
+
     @override
     def __hash__(self) -> int: ...
 
 
 class ProcessSpec(AnySpec, Protocol):
     """What an `EngineProcess` needs to know besides."""
-
-    @property
-    def backend(self) -> str:
-        """The backend that errors name."""
 
     @property
     def title(self) -> str:
@@ -213,6 +218,10 @@ class Engine(Protocol):
     @property
     def memory(self) -> int | None:
         """Resident memory in bytes; None if unknown."""
+
+    @property
+    def gpu_memory(self) -> tuple[int, ...]:
+        """Bytes that it was seen to take on each GPU; empty: not measured."""
 
     @property
     def restarts(self) -> int:

@@ -92,6 +92,8 @@ class Supervisor:
         self.ready_since: float | None = None
         self.usage: Usage | None = None
         """The last sampled resource usage of the child and its descendants."""
+        self.peak = 0
+        """Most bytes that they had resident."""
         self._spec = spec
         self._launcher = launcher
         self._limits = limits
@@ -233,6 +235,7 @@ class Supervisor:
         while True:
             now = time.monotonic()
             self.usage = process_usage(pid) or self.usage
+            self.peak = max(self.peak, self.usage.resident if self.usage is not None else 0)
             if self._stopping and stop_sent is None:
                 stop_sent = now
                 # Before it is ready it has nothing to finish.

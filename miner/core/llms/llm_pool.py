@@ -176,7 +176,7 @@ class PoolService(LLMService):
             for served in candidates:
                 try:
                     with keys_in_errors(served):
-                        async with served.holder.use() as service:
+                        async with served.holder.use(keep_alive=request.keep_alive) as service:
                             response = await run(service, request_for(served, request, service))
                 except BackendError as error:
                     if served is candidates[-1] or not is_unavailable(error):
@@ -195,7 +195,7 @@ class PoolService(LLMService):
             delivered = False
             try:
                 with keys_in_errors(served):
-                    async with served.holder.use() as service:
+                    async with served.holder.use(keep_alive=request.keep_alive) as service:
                         own = request_for(served, request, service)
                         async with aclosing(run_stream(service, own, response)) as batches:
                             with budget_scope(budget):  # not over a yield: who reads has a context of its own
@@ -241,13 +241,14 @@ class PoolService(LLMService):
         return (await self._call(arguments.get("model"), call))[1]
 
     async def _call(
-        self, model: str | None, call: Callable[[LLMService, str | None], Awaitable[T]], *, queued: bool = True
-    ) -> tuple[ServedModel, T]:
-        """The model that the name means, and the result of a call to its service with the name there."""
+        self, model: str | None, call: Callable[[LLMService, str | None], Awaitable[T]], *, queued: bool = True,
+        managed: bool = False,
+    ) -> tuple[ServedModel, T]:  # fmt: skip
+        """The model that the name means, and the result of a call (which computes if `queued`) with its name there."""
         with self._in_flight.call(), budget_scope(current_budget()):
             served = await self._find(model)
             with keys_in_errors(served):
-                async with served.holder.use(queued=queued) as service:
+                async with served.holder.managed() if managed else served.holder.use(queued=queued) as service:
                     return served, await call(service, served.upstream)
 
     # Routes of engines
@@ -326,7 +327,7 @@ class PoolService(LLMService):
         async def call(service: LLMService, name: str | None) -> ModelInfo:
             return await service.load_model(name, keep_alive=keep_alive)
 
-        served, info = await self._call(model, call, queued=False)
+        served, info = await self._call(model, call, managed=True)
         return served.info(info)
 
     @override
@@ -334,14 +335,14 @@ class PoolService(LLMService):
         async def call(service: LLMService, name: str | None) -> bool:
             return await service.unload_model(name or await _only_model(service))
 
-        return (await self._call(model, call, queued=False))[1]
+        return (await self._call(model, call, managed=True))[1]
 
     @override
     async def stop_model(self, model: str) -> bool:
         async def call(service: LLMService, name: str | None) -> bool:
             return await service.stop_model(name or await _only_model(service))
 
-        return (await self._call(model, call, queued=False))[1]
+        return (await self._call(model, call, managed=True))[1]
 
     @override
     def reset_model(self, model: str) -> None:
@@ -363,7 +364,7 @@ class PoolService(LLMService):
         served = self._members.table.find(model)
         if served is None:
             raise self._members.table.missing(model)
-        return served.holder.service, served.upstream or served.holder.plan.alias or model
+        return served.holder.manager, served.upstream or served.holder.plan.alias or model
 
     @property
     @override

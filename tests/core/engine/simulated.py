@@ -135,6 +135,7 @@ class SimulatedEngine:
         self.spec = spec
         self.state: Literal["stopped", "starting", "ready", "stopping", "failed"] = "stopped"
         self.pid = 1
+        self.gpu_memory: tuple[int, ...] = ()
         self.restarts = 0
         self.log_tail = ["the last line"]
         self.in_flight = 0

@@ -267,7 +267,7 @@ async def test_a_replaced_program_ends_the_cooldown(engines, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"argv": ()}, r"\[backends.gpu\] command: names no program"),
+        ({"argv": ()}, r"backends\.gpu\.command: names no program"),
         ({"argv": ("vllm", "serve")}, r"command: has no \$\{PORT\}"),
         ({"sleep": 1}, r"sleep: the command has no --enable-sleep-mode"),
         ({"stop_signal": "SIGNOPE"}, "stop_signal: SIGNOPE"),

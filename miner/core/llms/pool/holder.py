@@ -11,6 +11,7 @@ from miner.core.fair_queue import Permits, QueueFullError
 from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.plan import ServicePlan
+from miner.core.model_card import RunningModel
 from miner.core.wire import Health
 from miner.errors import BackendOverloadedError, MinerError
 
@@ -46,18 +47,19 @@ class Holder:
     @property
     def answers(self) -> bool:
         """Whether it can be asked without starting a command."""
-        return self.plan.table.command is None
+        return True
 
     async def health(self) -> Health:
         """Its health; starts nothing."""
         return await self.service.health()
 
     @asynccontextmanager
-    async def use(self, *, queued: bool = True) -> AsyncIterator[LLMService]:
+    async def use(self, *, queued: bool = True, keep_alive: float | str | None = None) -> AsyncIterator[LLMService]:
         """Hold the service for one call, and a permit of its queue where it has none itself.
 
         Args:
             queued: whether the call makes the engine compute.
+            keep_alive: how long a command stays loaded if this call was the last; other services get it with requests.
 
         Raises:
             BackendOverloadedError: too many wait, or it took too long.
@@ -71,8 +73,26 @@ class Holder:
                 yield self.service
         finally:
             self.calls -= 1
-            if self._retired and not self.calls:
-                self._close_soon()
+            self._call_ended()
+
+    def _call_ended(self) -> None:
+        if self._retired and not self.calls:
+            self._close_soon()
+
+    def taken(self) -> RunningModel | None:
+        """What its command takes, for each of its models; None: it has none, or it does not run."""
+        return None
+
+    @property
+    def manager(self) -> LLMService:
+        """What loads, unloads, resets and pins its models."""
+        return self.service
+
+    @asynccontextmanager
+    async def managed(self) -> AsyncIterator[LLMService]:
+        """Hold the manager for one call."""
+        async with self.use(queued=False) as service:
+            yield service
 
     @asynccontextmanager
     async def _permit(self) -> AsyncIterator[None]:

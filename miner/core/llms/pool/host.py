@@ -39,6 +39,10 @@ class EngineHost:
         """The memory that all engines together may take as of now. Blocks: not for an event loop."""
         return self._meter.budget(self._pool.running() if self._pool is not None else ())
 
+    def last_budget(self) -> Memory:
+        """The same by the last measurement. Blocks only where there was none."""
+        return self._meter.last_budget()
+
     def configure(self, settings: HostSettings, rules_of: Callable[[AnySpec], EngineRules]) -> None:
         """Apply other limits and rules, to engines that run too: see `EnginePool.set_rules`."""
         self._settings, self._rules = settings, rules_of

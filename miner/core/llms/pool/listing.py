@@ -32,16 +32,19 @@ async def list_models(members: Members) -> list[ModelInfo]:
 
 async def _info(served: ServedModel) -> ModelInfo:
     inner: ModelInfo | None = None
+    if not served.holder.answers:
+        return served.info(None)
     try:
         async with asyncio.timeout(_SECONDS), served.holder.use(queued=False) as service:
-            if served.holder.answers:
-                inner = await service.resolve_model(served.upstream)
+            inner = await service.resolve_model(served.upstream)
     except (MinerError, TimeoutError):
         pass
     return served.info(inner)
 
 
 async def _models_of(holder: Holder) -> list[ModelInfo]:
+    if not holder.answers:
+        return []
     try:
         async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
             return await service.list_models()
@@ -53,15 +56,20 @@ async def running_models(members: Members) -> list[RunningModel]:
     """The models that are in memory, under each name that the table has for them."""
     running: list[RunningModel] = []
     for holder in members.holders():
+        own = list(members.served_by(holder))
+        if (taken := holder.taken()) is not None:
+            running += [replace(taken, info=served.info(None)) for served in own]
+            continue
+        if not holder.answers:
+            continue
         try:
             async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
-                found = await service.running_models() if holder.answers else []
+                found = await service.running_models()
         except (MinerError, TimeoutError):
             continue
         for each in found:
             names = (None, each.info.id, *each.info.aliases)
-            own = [served for served in members.served_by(holder) if served.upstream in names]
-            running += [replace(each, info=served.info(each.info)) for served in own]
+            running += [replace(each, info=served.info(each.info)) for served in own if served.upstream in names]
     return running
 
 

@@ -12,6 +12,8 @@ from miner.config.file.schema import Model
 from miner.core.engine.rules import NO_RULES
 from miner.core.llms.llamacpp.engine_pool import host_settings
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.pool.command import CommandHolder
+from miner.core.llms.pool.command_engine import command_spec
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.host import EngineHost, SharesHost
 from miner.core.llms.pool.memory_meter import HostSettings
@@ -91,13 +93,18 @@ class Members:
             if hasattr(type(service), f"{setting}_setting"):
                 key = "url" if setting == "address" else setting
                 setattr(service, f"{setting}_setting", f"backends.{plan.backend}.{key}")
-        settings = self._settings
-        limits = self.loaded.content.limits
-        return Holder(
-            plan, service,
-            max_queue=settings.max_queue if limits.max_queue is None else limits.max_queue,
-            queue_timeout=limits.queue_timeout or settings.queue_timeout,
-        )  # fmt: skip
+        settings, limits = self._settings, self.loaded.content.limits
+        max_queue = settings.max_queue if limits.max_queue is None else limits.max_queue
+        queue_timeout = limits.queue_timeout or settings.queue_timeout
+        if plan.table.command is None:
+            return Holder(plan, service, max_queue=max_queue, queue_timeout=queue_timeout)
+        try:
+            spec = command_spec(plan.backend, plan.table, self.loaded.directory, plan.secret)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self.loaded.path}: {error.message}", hint=error.hint, operator_hint=error.operator_hint
+            ) from error
+        return CommandHolder(plan, service, config, spec, self.host, max_queue=max_queue, queue_timeout=queue_timeout)
 
     def _new_host(self) -> EngineHost:
         return EngineHost(self._host_settings(self.loaded))
@@ -139,6 +146,8 @@ class Members:
         self.host = self._new_host()
         for holder in self._holders.values():
             self._share_host(holder.service)
+            if isinstance(holder, CommandHolder):
+                holder.move_to(self.host)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

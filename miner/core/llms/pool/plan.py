@@ -14,7 +14,7 @@ from miner.config.file.schema import Backend, Model
 from miner.core.llms.pool.options import llamacpp_settings
 from miner.errors import ConfigError
 
-_ADDRESS = {
+ADDRESS = {
     "vllm": "vllm_api_base", "ollama": "ollama_base_url", "openai": "openai_api_base", "llamacpp": "llamacpp_api_base",
 }  # fmt: skip
 """The field of MinerConfig with the URL of each built-in kind."""
@@ -23,7 +23,8 @@ _TIMEOUT = {
     "vllm": "vllm_timeout", "ollama": "ollama_timeout", "openai": "openai_timeout", "llamacpp": "llamacpp_timeout",
 }  # fmt: skip
 _COMMON = ("connect_timeout", "max_connections", "max_retries")
-_VERSIONED = {"vllm", "openai"}
+_NOT_STARTED = "http://127.0.0.1:1"
+VERSIONED = {"vllm", "openai"}
 """Kinds whose URL ends in /v1."""
 
 
@@ -45,6 +46,12 @@ class ServicePlan:
         """What makes two plans the same."""
         table = {} if self.runs_engines else self.table.model_dump(exclude={"expose", "concurrency"})
         return repr((self.backend, self.kind, table, self.settings))
+
+    @property
+    def secret(self) -> str | None:
+        """The key of its server."""
+        found: str | None = dict(self.settings).get(_KEY.get(self.kind, ""))
+        return found
 
     @property
     def runs_engines(self) -> bool:
@@ -100,8 +107,10 @@ def plan_service(
     """The service of a backend, or of one of its models where each has a service of its own."""
     kind = table.kind
     settings: dict[str, Any] = {key: value for key in _COMMON if (value := getattr(table, key)) is not None}
-    if table.url is not None and kind in _ADDRESS:
-        settings[_ADDRESS[kind]] = _with_version(table.url) if kind in _VERSIONED else table.url
+    if table.url is not None and kind in ADDRESS:
+        settings[ADDRESS[kind]] = _with_version(table.url) if kind in VERSIONED else table.url
+    if table.command is not None and kind in ADDRESS:
+        settings[ADDRESS[kind]] = _NOT_STARTED  # the command has its address when it runs
     secret = _secret(table, loaded, backend)
     if secret is not None and kind in _KEY:
         settings[_KEY[kind]] = secret
@@ -139,7 +148,7 @@ def config_for(plan: ServicePlan, base: MinerConfig) -> Any:
         if plan.alias is None:
             settings.setdefault("model_path", None)
     settings.setdefault("default_model", None)
-    if plan.kind in _ADDRESS:
+    if plan.kind in ADDRESS:
         return MinerConfig(**{**_explicit(base), **settings})
     return ForeignConfig(MinerConfig(**{**_explicit(base), **settings}), plan)
 

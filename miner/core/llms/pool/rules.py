@@ -15,8 +15,11 @@ def engine_rules(models: Mapping[str, ModelPlan], content: ConfigFile) -> dict[s
     for name, plan in models.items():
         sharing.setdefault(plan.service.identity, []).append(name)
     rules = {name: _rules_of(name, plan, content) for name, plan in models.items()}
-    # An engine is named after the first of its models.
-    return {names[0]: combined(rules[name] for name in names) for names in sharing.values()}
+    # An engine is named after the first of its models, and that of a command after its backend.
+    return {
+        models[names[0]].service.engine or names[0]: combined(rules[name] for name in names)
+        for names in sharing.values()
+    }
 
 
 def _rules_of(name: str, plan: ModelPlan, content: ConfigFile) -> EngineRules:

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 GPU_QUERY = ("--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
+USAGE_QUERY = ("--query-compute-apps=pid,gpu_uuid,used_memory", "--format=csv,noheader,nounits")
 UUID_QUERY = ("--query-gpu=uuid", "--format=csv,noheader")
 PROCESS_QUERY = ("--query-compute-apps=pid,used_memory,process_name", "--format=csv,noheader,nounits")
 GPU_TIMEOUT = 5.0
@@ -71,6 +72,31 @@ def gpu_processes() -> list[GPUProcess]:
         if len(row) == 3 and row[0].isdecimal() and row[1].isdecimal()
     ]
     return sorted(found, key=lambda process: -process.size)
+
+
+def gpu_memory_of(pids: Collection[int]) -> tuple[int, ...]:
+    """Bytes of each GPU that these processes take together; empty where the driver does not say it (AMD, Apple, most
+    containers). Runs programs, so not for an event loop.
+    """
+    uuids = _visible_uuids()
+    taken = dict.fromkeys(uuids, 0)
+    for line in _output("nvidia-smi", USAGE_QUERY) if uuids else ():
+        row = [part.strip() for part in line.split(",")]
+        if len(row) == 3 and row[0].isdecimal() and row[2].isdecimal() and int(row[0]) in pids and row[1] in taken:
+            taken[row[1]] += int(row[2]) * MIB
+    return tuple(taken.values())
+
+
+def _visible_uuids() -> list[str]:
+    """The UUIDs of the GPUs that `find_gpus` returns, in its order."""
+    uuids = [line.strip() for line in _output("nvidia-smi", UUID_QUERY)]
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is None:
+        return uuids
+    names = [part.strip() for part in stated.split(",") if part.strip()]
+    if all(name.lstrip("-").isdecimal() for name in names):
+        return [uuids[int(name)] for name in names if name.isdecimal() and int(name) < len(uuids)]
+    return [uuid for name in names for uuid in uuids if uuid.startswith(name)]
 
 
 def _nvidia() -> list[GPU]:
