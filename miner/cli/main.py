@@ -27,6 +27,7 @@ COMMANDS = {
     "models": ("miner.cli.commands.models", "list, show, pull and remove models"),
     "fit": ("miner.cli.commands.fit", "check whether a model fits into memory"),
     "serve": ("miner.cli.commands.serve", "serve a backend over the OpenAI, Ollama and Anthropic APIs"),
+    "config": ("miner.cli.commands.config", "check, show and write miner.toml: what is served"),
     "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it"),
     "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway"),
     "vllm": ("miner.cli.commands.vllm", "print or run the command that starts a vLLM server"),

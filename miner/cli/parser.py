@@ -77,6 +77,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {near[0]}?" if near else None
 
 
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Add --config, which sets `MinerConfig.config`."""
+    parser.add_argument("--config", metavar="FILE", help="what is served (MINER_CONFIG, miner.toml)")
+
+
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that flags set: those of the parser's default `flags`, setting -> argument."""
     values = {setting: getattr(args, argument) for setting, argument in args.flags.items()}

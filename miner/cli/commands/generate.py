@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from miner.cli.backend_choice import chosen_backend
 from miner.cli.output.errors import note
-from miner.cli.parser import EXIT_STATUS, number
+from miner.cli.parser import EXIT_STATUS, UsageError, add_config_option, number
 from miner.errors import BackendError, InvalidRequestError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser = new_parser(
         description="Stream a model's response to a prompt.", epilog=_EPILOG, usage="miner generate [options] PROMPT"
     )
-    parser.set_defaults(run=run, flags={name: name for name in _PARAMETERS})
+    parser.set_defaults(run=run, flags={name: name for name in (*_PARAMETERS, "config")})
     parser.add_argument("prompt", metavar="PROMPT", help="the prompt; -: read it from standard input")
     option = parser.add_argument
+    add_config_option(parser)
     option("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     option("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
     most = "maximum tokens to generate (DEFAULT_MAX_TOKENS, 512); -1: until the context ends"
@@ -83,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     from miner.config.vllm_command import VLLMCommandConfig
     from miner.gateway.settings import GatewaySettings
 
-    config = MinerConfig()
+    if args.config and args.backend:
+        raise UsageError("--config and --backend exclude each other.", operator_hint="The file says which backends.")
+    config = MinerConfig(config=args.config) if args.config else MinerConfig()
     for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
         note(f"miner: {line}")
     return run_until_stopped(lambda signals: _generate(args, prompt, config, signals))
@@ -140,12 +143,13 @@ async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, 
     import logging
 
     from miner.cli.output.terminal import Notices, Output, Status
+    from miner.core.llms.registry import POOL
 
     output, status = Output(signals), Status()
     if not getattr(args, "debug", False):
         logging.getLogger().addHandler(Notices(status))
     try:
-        async with chosen_backend(args.backend, config) as service:
+        async with chosen_backend(args.backend or (POOL if args.config else None), config) as service:
             status.show(f"waiting for {service.name}")
             response = await _respond(service, prompt, args, output, status)
             status.erase()

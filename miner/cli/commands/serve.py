@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from miner.cli.backend_choice import chosen_backend
-from miner.cli.parser import number, overrides
+from miner.cli.parser import UsageError, add_config_option, number, overrides
 from miner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+    from miner.core.llms.LLMService import LLMService
+
+logger = logging.getLogger("miner.gateway")
 
 _EPILOG = """\
 examples:
   miner serve
+  miner serve --config miner.toml
   miner serve --backend vllm --port 9000
   MINER_API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())') \\
       miner serve --host 0.0.0.0
 
 OpenAI clients (base URL http://127.0.0.1:8088/v1), Ollama and Anthropic clients
 (http://127.0.0.1:8088) work unchanged. GET /docs lists the routes.
+
+With a miner.toml (--config, MINER_CONFIG, ./miner.toml, or in the user's config
+directory) all its models are served; `miner config init` writes one.
 
 An address that others can reach needs API keys (MINER_API_KEYS, `miner keys`).
 On SIGTERM or Ctrl-C running requests finish within the grace period
@@ -31,7 +43,7 @@ exit status:
 """
 _FLAGS = {
     "serve_host": "host", "serve_port": "port", "serve_log": "log", "log_level": "log_level", "default_model": "model",
-    "serve_allow_unauthenticated": "allow_unauthenticated",
+    "serve_allow_unauthenticated": "allow_unauthenticated", "config": "config",
 }  # fmt: skip
 
 
@@ -46,6 +58,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add = parser.add_argument
     add("--host", metavar="ADDRESS", help="address to listen on (MINER_SERVE_HOST, 127.0.0.1)")
     add("--port", metavar="N", type=number, help="port to listen on; 0: any free one (MINER_SERVE_PORT, 8088)")
+    add_config_option(parser)
     add("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
     add(
@@ -76,5 +89,37 @@ def run(args: argparse.Namespace) -> int:
     settings = overrides(args)
     if getattr(args, "debug", False):
         settings.setdefault("log_level", "debug")
-    config = MinerConfig(**{name: settings.pop(name) for name in ("default_model",) if name in settings})
-    return serve(GatewaySettings(**settings), lambda: chosen_backend(args.backend, config, serving=True))
+    config = MinerConfig(**{name: settings.pop(name) for name in ("config", "default_model") if name in settings})
+    return serve(GatewaySettings(**settings), lambda: _service(args, config))
+
+
+def _service(args: argparse.Namespace, config: MinerConfig) -> LLMService:
+    """What is served: --backend, else the file of --config, else what the settings say.
+
+    Raises:
+        ConfigError: it is unavailable, or a setting is wrong.
+    """
+    from miner.config.file.find import find_config
+    from miner.config.file.problems import shown_path
+    from miner.core.llms.llm_pool import PoolService
+    from miner.core.llms.registry import POOL
+
+    if args.config and args.backend not in (None, POOL):
+        raise UsageError("--config and --backend exclude each other.", operator_hint="The file says which backends.")
+    service = chosen_backend(args.backend or (POOL if args.config else None), config, serving=True)
+    path = find_config(config.config)
+    if not isinstance(service, PoolService):
+        if path is not None:
+            reason = f"--backend {args.backend}" if args.backend else f"LLM_BACKEND={config.llm_backend}"
+            logger.warning("%s is not served: %s is set.", shown_path(path), reason)
+        return service
+    named = service.served(args.model) if args.model else None
+    if args.model and (named is None or named.name != service.default_model):
+        file = shown_path(service.config_path)
+        if named is None:
+            raise ConfigError(f"--model {args.model}: {file} has no such model.")
+        raise ConfigError(
+            f"--model {args.model}: the default model of {file} is {service.default_model}.",
+            operator_hint="Set model in [defaults] of the file.",
+        )
+    return service

@@ -133,6 +133,8 @@ def shown_value(content: Any, path: KeyPath) -> str | None:
 
 def hidden(value: Any, path: KeyPath) -> Any:
     """The value with "***" for each secret in it: by the names of keys and of options of commands, and in URLs."""
+    if value is None:
+        return None
     names = [key for key in path if isinstance(key, str)]
     if names and _names_secret(names[-1]) and not isinstance(value, (dict, bool)):
         return value if _only_variable(value) else "***"

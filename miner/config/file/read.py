@@ -29,6 +29,9 @@ _KINDS = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
+_SETTING = re.compile(
+    r"""([a-z_]+(?:\.[a-z_]+)*)(?:[ ]=[ ](?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s:]+))?:[ ](.+)""", re.DOTALL
+)
 _SYNTAX_HINTS = (
     ("Invalid value", "Text needs quotes; true and false are in small letters."),
     ("Unescaped '\\'", "In double quotes a backslash is written twice; in single quotes once."),
@@ -66,6 +69,13 @@ class LoadedConfig:
     def error(self, problems: Iterable[Problem]) -> ConfigFileError:
         """The error for problems that show only when the file is used."""
         return ConfigFileError(self.path, [self.located(problem) for problem in problems])
+
+    def error_at(self, where: KeyPath, error: ConfigError) -> ConfigFileError:
+        """The same for an error of a table's own, whose message is "key = value: reason", or a reason."""
+        found = _SETTING.fullmatch(error.message)
+        path = (*where, *found[1].split(".")) if found else where
+        message = (found[2] if found else error.message).rstrip(".")
+        return self.error([Problem(message, path, hint=error.hints)])
 
 
 def read_config(path: Path, environment: Mapping[str, str] | None = None) -> LoadedConfig:

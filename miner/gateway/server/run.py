@@ -17,6 +17,7 @@ from aiohttp import web
 from miner.config.config import MinerConfig
 from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
+from miner.core.llms.llm_pool import PoolService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
@@ -76,10 +77,19 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
 
         def on_ready() -> None:
             for sock in sockets:
-                logger.info("Serving at %s with %s.", url_of(sock), ", then ".join(service.backend_names))
+                logger.info("Serving at %s with %s.", url_of(sock), _served(service))
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve(app, sockets, on_ready=on_ready))
+
+
+def _served(service: LLMService) -> str:
+    """What is served, in words."""
+    if not isinstance(service, PoolService):
+        return ", then ".join(service.backend_names)
+    content = service.loaded_config.content
+    exposed = [f"all of {name}" for name, backend in content.backends.items() if backend.expose]
+    return f"{service.config_path}: {', '.join([*content.models, *exposed]) or 'no models'}"
 
 
 def _allow_many_connections() -> None:

@@ -130,9 +130,7 @@ def plan_service(
         try:
             own = llamacpp_settings(model, loaded.content.defaults, loaded.directory)
         except ConfigError as error:
-            raise ConfigError(
-                f"{loaded.path}: models.{name}.{error.message}", hint=error.hint, operator_hint=error.operator_hint
-            ) from error
+            raise loaded.error_at(("models", name), error) from error
         own.setdefault("model_path", model.name or name)
         settings |= own
     return ServicePlan(backend, kind, table, tuple(sorted(settings.items())), name if plan.runs_engines else None)

