@@ -1,9 +1,11 @@
-"""A request of `miner models` to an admin route of a running gateway."""
+"""Requests of commands to the admin routes of a running gateway."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +15,6 @@ from miner.core.http.errors import Upstream, parse_error_body
 from miner.errors import BackendProtocolError, BackendUnavailableError, MinerError, ModelNotFoundError
 from miner.gateway.settings import GatewaySettings
 
-_TIMEOUT_SECONDS = 30.0
 _KEY_HINT = "Create a key with `miner keys new NAME --admin` and pass it with --key, or on standard input with --key -."
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Wildcard address -> the one to connect to."""
@@ -27,45 +28,80 @@ def default_url() -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve_port}"
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayClient:
+    """A running gateway, and the key for its admin routes."""
+
+    base_url: str
+    key: str | None = None
+
+    @classmethod
+    def of(cls, url: str | None, key: str | None) -> GatewayClient:
+        """The gateway that a command means.
+
+        Args:
+            url: its base URL; None: `default_url`.
+            key: an API key with the admin right, if the gateway has keys; "-": read it from standard input.
+        """
+        base_url = (default_url() if url is None else url).rstrip("/").removesuffix("/v1")
+        if not base_url.startswith(("http://", "https://")):
+            raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
+        return cls(base_url, sys.stdin.readline().strip() if key == "-" else key)
+
+    def act(self, model: str, action: str, body: dict[str, Any] | None = None, *, timeout: float = 30.0) -> Any:
+        """POST /admin/models/{model}/{action}; return the response.
+
+        Raises:
+            MinerError: the gateway cannot be reached or refuses the key, there is no such model, or the backend does
+                not support this.
+        """
+        path = f"/admin/models/{quote(model, safe='')}/{action}"
+        return asyncio.run(self._request("POST", path, json.dumps(body or {}).encode(), timeout=timeout, model=model))
+
+    def get(self, path: str, *, timeout: float = 30.0) -> Any:
+        """GET a path; return the response."""
+        return asyncio.run(self._request("GET", path, None, timeout=timeout))
+
+    def _upstream(self, timeout: float) -> Upstream:
+        return Upstream(
+            backend="gateway",
+            base_url=self.base_url,
+            read_timeout=timeout,
+            unreachable_hint="Start it with `miner serve`, or set its URL with --url.",
+            address_setting="--url",
+        )
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, *, timeout: float, model: str | None = None
+    ) -> Any:
+        upstream = self._upstream(timeout)
+        http = HttpClient(upstream, api_key=self.key)
+        try:
+            response = await http.request(method, path, body, total=timeout)
+        finally:
+            await http.close()
+        if response.status != 200:
+            raise _error(response, model, upstream)
+        try:
+            return json.loads(response.body)
+        except ValueError:
+            raise _no_gateway(upstream, response.status) from None
+
+
 def reset_model(model: str, *, url: str | None, key: str | None) -> str:
     """Make a gateway start the failed engine of a model again at the next request; return the model's name.
 
-    Args:
-        url: base URL of the gateway; None: `default_url`.
-        key: an API key with the admin right, if the gateway has keys; "-": read it from standard input.
-
     Raises:
-        MinerError: the gateway cannot be reached or refuses the key, the model does not exist, or the backend runs no
-            engines.
+        MinerError: as of `GatewayClient.act`.
     """
-    base_url = (default_url() if url is None else url).rstrip("/").removesuffix("/v1")
-    if not base_url.startswith(("http://", "https://")):
-        raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
-    return asyncio.run(_reset(model, base_url, sys.stdin.readline().strip() if key == "-" else key))
-
-
-async def _reset(model: str, base_url: str, key: str | None) -> str:
-    upstream = Upstream(
-        backend="gateway",
-        base_url=base_url,
-        read_timeout=_TIMEOUT_SECONDS,
-        unreachable_hint="Start it with `miner serve`, or set its URL with --url.",
-        address_setting="--url",
-    )
-    http = HttpClient(upstream, api_key=key)
-    try:
-        path = f"/admin/models/{quote(model, safe='')}/reset"
-        response = await http.request("POST", path, b"{}", total=_TIMEOUT_SECONDS)
-    finally:
-        await http.close()
-    if response.status != 200:
-        raise _error(response, model, upstream)
-    if b'"reset":true' not in response.body:
-        raise _no_gateway(upstream, response.status)
+    client = GatewayClient.of(url, key)
+    answer = client.act(model, "reset")
+    if not isinstance(answer, dict) or answer.get("reset") is not True:
+        raise _no_gateway(client._upstream(30.0), 200)
     return model
 
 
-def _error(response: HttpResponse, model: str, upstream: Upstream) -> MinerError:
+def _error(response: HttpResponse, model: str | None, upstream: Upstream) -> MinerError:
     body = parse_error_body(response.body)
     gateway = f"The gateway at {upstream.shown_url}"
     if response.status == 401:

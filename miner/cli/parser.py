@@ -110,3 +110,12 @@ def number(text: str) -> int | float | str:
         except ValueError:
             pass
     return text
+
+
+def add_gateway_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that calls a running gateway."""
+    parser.add_argument(
+        "--url", metavar="URL", help="the gateway; default: that of MINER_SERVE_HOST and MINER_SERVE_PORT"
+    )
+    parser.add_argument("--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")

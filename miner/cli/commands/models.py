@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from miner.cli.output.errors import note
 from miner.cli.output.progress import PullBar
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import UsageError
+from miner.cli.parser import UsageError, add_gateway_options
 
 if TYPE_CHECKING:
     from miner.cli.model_store import ModelStore, Row
@@ -60,11 +60,8 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         description="Let a running gateway start the failed engine of a model again at the next\nrequest.",
     )
     reset.add_argument("name", metavar="NAME", help="the model")
-    reset.add_argument(
-        "--url", metavar="URL", help="the gateway; default: that of MINER_SERVE_HOST and MINER_SERVE_PORT"
-    )
-    reset.add_argument("--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input")
-    for command in (*commands, reset):
+    add_gateway_options(reset)
+    for command in commands:
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 

@@ -1,0 +1,100 @@
+"""`miner ps`: the models of a running gateway, and what they are doing."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from miner.cli.output.errors import note
+from miner.cli.output.tables import aligned, print_json, printable
+from miner.cli.parser import add_gateway_options
+
+_EPILOG = """\
+examples:
+  miner ps
+  miner ps --all
+  miner ps --url http://node:8088 --key - < key.txt
+
+Without --all only models that are loaded, loading or failed are shown, and
+those with requests. `miner load NAME`, `miner unload NAME` and
+`miner stop NAME` change what is loaded.
+"""
+_SHOWN = ("ready", "loading", "stopping", "failed")
+
+
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="Show the models of a running gateway that are loaded, and their requests.",
+        epilog=_EPILOG,
+        usage="miner ps [options]",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("-a", "--all", action="store_true", help="show all models")
+    add_gateway_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table; return the exit status."""
+    from miner.cli.gateway_client import GatewayClient
+
+    models = GatewayClient.of(args.url, args.key).get("/admin/models")["models"]
+    shown = [model for model in models if args.all or is_active(model)]
+    if args.json:
+        print_json({"models": shown})
+    elif shown:
+        print(table_of(shown))
+    else:
+        note(f"No model is loaded; {len(models)} can be requested: `miner ps --all`.")
+    return 0
+
+
+def is_active(model: Mapping[str, Any]) -> bool:
+    """Whether a model is loaded here, fails, or has requests."""
+    return model.get("state") in _SHOWN or bool(model.get("slots_busy")) or bool(model.get("queued"))
+
+
+def table_of(models: Sequence[Mapping[str, Any]]) -> str:
+    """The table of models, as `/admin/models` has them; the reasons of failures below their lines."""
+    rows: list[tuple[str, ...]] = [("NAME", "BACKEND", "STATE", "MEMORY", "CONTEXT", "BUSY", "QUEUED", "UNTIL")]
+    rows += [_row(model) for model in models]
+    heading, *lines = aligned(rows, right=frozenset({3, 4, 5, 6})).split("\n")
+    shown = [heading]
+    for model, line in zip(models, lines, strict=True):
+        shown.append(line)
+        if model.get("reason"):
+            shown.append(f"  {printable(' '.join(model['reason'].split()), limit=500)}")
+    return "\n".join(shown)
+
+
+def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    from miner.core.models.memory.verdict import readable
+
+    memory = (model.get("memory") or 0) + (model.get("gpu_memory") or 0)
+    slots = model.get("slots")
+    busy = model.get("slots_busy") or 0
+    return (
+        printable(model["name"]) + ("*" if model.get("default") else ""),
+        printable(model.get("backend") or "-"),
+        model.get("state", "unloaded"),
+        readable(memory) if memory else "-",
+        str(model.get("context_length") or "-"),
+        f"{busy}/{slots}" if slots else str(busy or "-"),
+        str(model.get("queued") or "-"),
+        _until(model),
+    )
+
+
+def _until(model: Mapping[str, Any]) -> str:
+    """When it is unloaded."""
+    if model.get("pinned"):
+        return "pinned"
+    if model.get("state") != "ready":
+        return "-"
+    expires_at = model.get("expires_at")
+    if expires_at is None:
+        return "evicted"
+    seconds = max(0, round(expires_at - time.time()))
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
