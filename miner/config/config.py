@@ -124,6 +124,9 @@ class MinerConfig(Settings):
     Default: as much as the slots themselves have, at most a quarter of the memory that the model leaves."""
     llamacpp_memory_budget: int | None = Field(None, ge=1)
     """Bytes that all loaded engines may use; default: four fifths of the free memory at start."""
+    kv_cache: int | None = Field(None, ge=0)
+    """Bytes on disk for the prompts of llama.cpp engines that were evicted or unloaded, which are not read again after
+    the next load then; 0: none are kept. Default: a tenth of what is free there, 8 GiB at most."""
     llamacpp_max_loaded: int | None = Field(None, ge=1)
     """Maximum loaded engines; default: as many as fit into the memory budget."""
     llamacpp_idle_timeout: Seconds | None = None

@@ -414,6 +414,8 @@ class EngineStatus(Struct, kw_only=True, omit_defaults=True):
     """Why it is not ready, if something went wrong."""
     retry_after: float | None = None
     """Seconds until an engine that failed too often is started again, by the next request."""
+    kv_cache: str | None = None
+    """What of its prompts is kept while it is not loaded, or why nothing is; None: nothing yet."""
 
 
 class Health(Struct, kw_only=True, omit_defaults=True):

@@ -68,6 +68,7 @@ CHANGED = {
     "llamacpp_pooling": ("mean", "mean"),
     "llamacpp_chat_template": ("/t.jinja", "/t.jinja"),
     "llamacpp_cache_ram": ("256", 256),
+    "kv_cache": ("1073741824", 1 << 30),
     "llamacpp_memory_budget": ("1000000", 1000000),
     "llamacpp_max_loaded": ("2", 2),
     "llamacpp_idle_timeout": ("60", 60.0),

@@ -29,6 +29,8 @@ class PoolLimits:
     """While other models wait, an idle engine is kept for this long at most."""
     start_timeout: float = 1800.0
     """Maximum duration of a load, with all pauses between restarts."""
+    prepare_timeout: float = 10.0
+    """An engine that is evicted, or unloaded for idleness, may prepare its stop for this long at most."""
     stop_timeout: float = 30.0
     """An engine that has not stopped after this long is killed."""
     others: tuple[str, ...] = ()
@@ -39,7 +41,9 @@ class PoolLimits:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more.")
-        for name in ("queue_timeout", "fairness_wait", "idle_grace", "start_timeout", "stop_timeout"):
+        for name in (
+            "queue_timeout", "fairness_wait", "idle_grace", "start_timeout", "prepare_timeout", "stop_timeout",
+        ):  # fmt: skip
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}; it must be a number of seconds, 0 or more.")

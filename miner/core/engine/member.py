@@ -64,6 +64,8 @@ class Member:
         """Why the last start failed, or the engine exited; None once it is ready again."""
         self.task: asyncio.Task[None] | None = None
         """Loads, watches or stops the engine."""
+        self.preparing: asyncio.Task[None] | None = None
+        """`Engine.before_stop`, while it runs."""
         self.load_began = 0.0
         self.ready_at = 0.0
         self.last_used = 0.0
@@ -212,4 +214,5 @@ class Member:
             restarts=self.engine.restarts,
             reason=refusal.message if refusal else self.failure or (crash.message if crash else None),
             retry_after=refusal.retry_after if refusal else None,
+            kv_cache=self.engine.kv_cache,
         )

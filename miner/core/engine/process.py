@@ -189,6 +189,14 @@ class EngineProcess:
             text = result.error.message if result.error is not None else text
         return self.crash_error(address) or EngineCrashedError(text, backend=self.spec.backend, log_tail=self.log_tail)
 
+    @property
+    def kv_cache(self) -> str | None:
+        """What of its prompts outlives a stop: none that it knows of."""
+        return None
+
+    async def before_stop(self) -> None:
+        """Nothing has to be done before a stop."""
+
     async def stop(self) -> None:
         """Stop the child and its descendants; returns when they have exited and the socket is removed. Idempotent.
 

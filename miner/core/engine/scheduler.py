@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from miner.core.engine.spec import AnySpec
 from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
+
+logger = logging.getLogger("miner.engine")
 
 _REPORT_LOAD_EVERY = 0.5
 """Seconds between two reports of a load's progress."""
@@ -189,7 +192,7 @@ class Scheduler:
             if victim.active:
                 self._draining.add(victim)
             else:
-                self.stop(victim)
+                self.stop(victim, returns=True)
 
     def _serve(self, member: Member, now: float) -> None:
         """Grant free slots; stop an engine that is idle for too long or to be unloaded."""
@@ -204,7 +207,7 @@ class Scheduler:
                 member.queue.grant(waiter, lease)
         expired = member.expires_at is not None and member.expires_at <= now
         if expired or (member.unloading and not member.active):
-            self.stop(member)
+            self.stop(member, returns=not member.retired)
 
     def _refuse_late(self, member: Member, now: float) -> float:
         """Refuse requests that have waited `queue_timeout`; return when the next one will have."""
@@ -240,14 +243,18 @@ class Scheduler:
         self._emit(member, "loading")
         self._start_task(member, self._load_and_watch(member))
 
-    def stop(self, member: Member) -> None:
-        """Begin to stop an engine, whatever its state."""
+    def stop(self, member: Member, *, returns: bool = False) -> None:
+        """Begin to stop an engine, whatever its state.
+
+        Args:
+            returns: it may be loaded again: it is given time to save what it needs then.
+        """
         member.state = State.STOPPING
         self._emit(member, "stopping")
         member.end_slice(self.loop.time())
         if member.task is not None:
             member.task.cancel()
-        self._start_task(member, self._stop_engine(member))
+        self._start_task(member, self._stop_engine(member, prepare=returns))
 
     def _start_task(self, member: Member, work: Coroutine[Any, Any, None]) -> None:
         member.task = self.loop.create_task(work)
@@ -271,15 +278,28 @@ class Scheduler:
                 member.engine.kill()
             raise
 
-    async def _stop_engine(self, member: Member) -> None:
+    async def _stop_engine(self, member: Member, *, prepare: bool) -> None:
         stopped = False
         try:
+            if prepare:
+                await self._prepare_stop(member)
             async with asyncio.timeout(self.limits.stop_timeout):
                 await member.engine.stop()
             stopped = True
         finally:
             if not stopped:
                 member.engine.kill()
+
+    async def _prepare_stop(self, member: Member) -> None:
+        """Let the engine prepare its stop, for `prepare_timeout` at most, and not while the pool is being closed."""
+        member.preparing = preparing = self.loop.create_task(member.engine.before_stop())
+        try:
+            await asyncio.wait([preparing], timeout=self.limits.prepare_timeout)
+            if preparing.done() and not preparing.cancelled() and (error := preparing.exception()) is not None:
+                logger.warning("%s: its stop could not be prepared.", member.spec.alias, exc_info=error)
+        finally:
+            preparing.cancel()
+            member.preparing = None
 
     def _task_done(self, member: Member, task: asyncio.Task[None]) -> None:
         """Handle the end of an engine's task (stopped, exited, not started). All its errors end here."""
@@ -350,3 +370,5 @@ class Scheduler:
             self.meter.cancel()
         for member in self.members.values():
             self.fail(member, closed())
+            if member.preparing is not None:
+                member.preparing.cancel()

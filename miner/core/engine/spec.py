@@ -231,8 +231,15 @@ class Engine(Protocol):
     def log_tail(self) -> Sequence[str]:
         """The last lines of its log."""
 
+    @property
+    def kv_cache(self) -> str | None:
+        """What of its prompts outlives a stop, or why nothing does; None: nothing yet."""
+
     async def ensure_ready(self) -> EngineAddress:
         """Start it if needed, after a pause if it crashed; raises EngineStartError."""
+
+    async def before_stop(self) -> None:
+        """Called before it is stopped for a while (evicted, or idle for too long), and cancelled if that takes long."""
 
     async def stop(self) -> None:
         """Stop the process; returns when its memory is free."""

@@ -71,6 +71,9 @@ class Machine:
     def __init__(self, *, load: float = 1.0, stop: float = 0.1):
         self.load = load
         self.stop = stop
+        self.prepare = 0.0
+        """Seconds that an engine takes before it is stopped for a while."""
+        self.prepared: list[str] = []
         self.loads = 0
         self.limits = PoolLimits()
         self.engines: list[SimulatedEngine] = []
@@ -173,6 +176,16 @@ class SimulatedEngine:
         self._crash = None
         self._died = asyncio.Event()
         return EngineAddress(base_url=f"http://{self.spec.alias}", unix_socket=None, api_key=None)
+
+    @property
+    def kv_cache(self) -> str | None:
+        return None
+
+    async def before_stop(self) -> None:
+        assert (self.in_flight, self.state) == (0, "ready")
+        self.machine.prepared.append(self.spec.alias)
+        await asyncio.sleep(self.machine.prepare)
+        self.machine.prepared[-1] += " done"
 
     async def stop(self) -> None:
         assert self.in_flight == 0 or self.machine.closing, "a busy engine was stopped"

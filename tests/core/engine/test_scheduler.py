@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from miner.errors import ServiceClosedError
 from tests.core.engine.simulated import Machine, request, simulate, spec_of, start, use
 
 
@@ -202,5 +203,51 @@ def test_200_requests_over_three_models_swap_near_the_least_possible(seed):
         assert 3 <= machine.loads <= took / (15.0 + 4.0) + 2
         assert max(lease.queue_seconds + lease.load_seconds for lease in leases) <= took
         await pool.aclose()
+
+    simulate(main())
+
+
+def test_an_engine_that_may_return_prepares_its_stop_and_others_do_not():
+    async def main():
+        machine = Machine()
+        pool = machine.pool(max_loaded=1, prepare_timeout=5.0)
+        one, two, three = (spec_of(alias) for alias in ("one", "two", "three"))
+        await request(pool, one)
+        await request(pool, two)  # evicts the first
+        assert await pool.unload("two")
+        assert machine.prepared == ["one done", "two done"]
+        await request(pool, three, keep_alive=0.5)
+        await asyncio.sleep(2.0)
+        assert machine.prepared[2:] == ["three done"]
+        await request(pool, three)
+        pool.retire(three)
+        await asyncio.sleep(1.0)
+        await request(pool, one)
+        await pool.aclose()
+        assert len(machine.prepared) == 3
+
+    simulate(main())
+
+
+def test_a_stop_waits_for_its_preparation_no_longer_than_it_may():
+    async def main():
+        machine = Machine()
+        machine.prepare = 100.0
+        pool = machine.pool(max_loaded=1, prepare_timeout=5.0)
+        loop = asyncio.get_running_loop()
+        await request(pool, spec_of("one"))
+        began = loop.time()
+        await request(pool, spec_of("two"))
+        assert 5.0 <= loop.time() - began < 15.0
+        assert machine.prepared == ["one"]
+        # Closing does not wait for it at all.
+        waiting = start(request(pool, spec_of("one")))
+        await asyncio.sleep(3.0)
+        assert machine.prepared == ["one", "two"]
+        began = loop.time()
+        await pool.aclose()
+        assert loop.time() - began < 1.0
+        with pytest.raises(ServiceClosedError):
+            await waiting
 
     simulate(main())

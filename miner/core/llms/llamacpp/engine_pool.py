@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.limits import PoolLimits
-from miner.core.engine.process import EngineProcess
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
 from miner.core.http.client import HttpClient
@@ -24,6 +23,7 @@ from miner.core.llms.llamacpp.memory import budget_of, measured_memory
 from miner.core.llms.llamacpp.prompt_cache import state_bytes
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer
+from miner.core.llms.llamacpp.slot_keeper import FiledSlots, KeepingProcess, SlotKeeper
 from miner.core.llms.llamacpp.slots import Placement, SlotTable
 from miner.core.llms.pool.memory_meter import HostSettings
 from miner.core.models.gguf.fim import FimTokens
@@ -46,7 +46,7 @@ class EngineServer(LlamaServer):
 
     def __init__(
         self, spec: EngineSpec, address: EngineAddress, launcher: Launcher, *, header: GGUFHeader | None,
-        fim: FimTokens | None, backend: str, read_timeout: float,
+        fim: FimTokens | None, backend: str, read_timeout: float, keeper: SlotKeeper,
     ) -> None:  # fmt: skip
         upstream = Upstream(
             backend=backend,
@@ -67,7 +67,15 @@ class EngineServer(LlamaServer):
                 table = SlotTable(
                     spec.parallel, memory=spec.cache_ram_mib << 20, size_of=partial(state_bytes, spec, header)
                 )
-            self._slots = EngineSlots(http, table, spec.ctx_size)
+            directory = address.unix_socket.parent if address.unix_socket is not None else None
+            filed = FiledSlots(keeper, spec, http, table, directory, lambda: self._build)
+            self._slots = EngineSlots(http, table, spec.ctx_size, filed)
+        elif spec.pooling is None:
+            keeper.refuse(spec, f"{launcher.name} cannot save them")
+
+    @property
+    def _build(self) -> str | None:
+        return None if self.props is None else self.props.build_info
 
     @property
     def capabilities(self) -> frozenset[str] | None:
@@ -111,6 +119,7 @@ def host_settings(settings: MinerConfig, gpu_memory: Sequence[int] = ()) -> Host
         measure=partial(measured_memory, settings),
         budget=lambda free: budget_of(free, settings, gpu_memory),
         limits=partial(limits_of, settings),
+        kv_cache=settings.kv_cache,
     )
 
 
@@ -133,16 +142,18 @@ class LlamaSource:
 
     Args:
         headers: of each spec that is leased, at the latest by then.
+        keeper: saves the prompts of engines that are stopped for a while.
     """
 
     settings: MinerConfig
     models: LocalModels
     headers: Mapping[EngineSpec, GGUFHeader]
+    keeper: SlotKeeper
 
     def make(self, spec: EngineSpec) -> Engine:
         """The engine of a spec, not started."""
         start_timeout = self.settings.llamacpp_start_timeout
-        return EngineProcess(spec, self.models.launcher, start_timeout=start_timeout)
+        return KeepingProcess(spec, self.models.launcher, start_timeout=start_timeout, keeper=self.keeper)
 
     def memory_of(self, spec: EngineSpec) -> tuple[int, tuple[int, ...]]:
         """Bytes of main memory and on each GPU that it takes.

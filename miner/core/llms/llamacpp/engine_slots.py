@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from miner.core.http.client import HttpClient, HttpResponse
+from miner.core.llms.llamacpp.slot_keeper import FiledSlots
+from miner.core.llms.llamacpp.slot_store import FiledPrompt
 from miner.core.llms.llamacpp.slots import Placement, SlotTable, Step, trace_of
 from miner.core.models.memory.kv_cache import padded
 from miner.errors import MinerError
@@ -33,10 +35,12 @@ class EngineSlots:
 
     Args:
         ctx_size: tokens of a slot.
+        filed: the prompts of earlier runs that are in files.
     """
 
-    def __init__(self, http: HttpClient, table: SlotTable, ctx_size: int) -> None:
+    def __init__(self, http: HttpClient, table: SlotTable, ctx_size: int, filed: FiledSlots | None = None) -> None:
         self._http = http
+        self._filed = filed
         self.table = table
         self._too_many = padded(ctx_size) + 1
         self._token: int | None = None
@@ -51,23 +55,43 @@ class EngineSlots:
             conversation: the request is likely to be continued.
             resumed: the slot of the request that this one completes.
         """
-        wanted = body.get("id_slot")
+        wanted, filed, continued = body.get("id_slot"), None, False
         if resumed is not None:
             placement = self.table.resume(resumed)
         else:
+            trace = trace_of(body, conversation=conversation)
+            if self._filed is not None and body.get("cache_prompt") is not False:
+                filed = self._filed.find(trace)
+                continued = filed is not None and trace.continues(filed.trace)
             placement = self.table.place(
-                trace_of(body, conversation=conversation), wanted if isinstance(wanted, int) else None
+                trace, wanted if isinstance(wanted, int) else None, filed.trace if filed is not None else None
             )
         try:
             for step in placement.steps:
-                await self._take(step, placement.slot)
+                if step is Step.RESTORE:
+                    filed = await self._restore(placement, filed)
+                else:
+                    await self._take(step, placement.slot)
             body["id_slot"] = placement.slot
             yield placement
         finally:
+            if self._filed is not None and filed is not None and continued and Step.RESTORE in placement.steps:
+                self._filed.judge(filed, placement)
             body.pop("id_slot", None)
             if wanted is not None:
                 body["id_slot"] = wanted
             self.table.release(placement)
+
+    async def _restore(self, placement: Placement, filed: FiledPrompt | None) -> FiledPrompt | None:
+        """Load a prompt from its file; None if that failed: then the request has all to read."""
+        restored = False
+        try:
+            if self._filed is not None and filed is not None:
+                restored = await self._filed.restore(placement.slot, filed)
+        finally:
+            if not restored:
+                self.table.not_restored(placement)
+        return filed if restored else None
 
     async def _take(self, step: Step, slot: int) -> None:
         """Send one step. Where it fails, the request only has more to read."""

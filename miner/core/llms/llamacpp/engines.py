@@ -74,7 +74,7 @@ class LocalEngines(ServerProvider):
         self._shared = host is not None
         self._host = host = EngineHost(host_settings(settings)) if host is None else host
         self._models = LocalModels(settings, lambda: EngineMemory(*host.reserved()), host.budget)
-        self._source = LlamaSource(settings, self._models, self._headers)
+        self._source = LlamaSource(settings, self._models, self._headers, host.keeper)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
         """The model that each alias meant at its last request."""
         self._served: dict[EngineSpec, dict[str, None]] = {}
@@ -277,6 +277,7 @@ class LocalEngines(ServerProvider):
             server = EngineServer(
                 spec, lease.address, self._models.launcher, header=header,
                 fim=header.fim_tokens if header is not None else None, backend=self._backend, read_timeout=timeout,
+                keeper=self._host.keeper,
             )  # fmt: skip
             self._servers[spec] = server
         return server

@@ -112,8 +112,8 @@ class Generation:
                                 if permit is not None and permit.update(batch):
                                     self._timings.queue = (self._timings.queue or 0.0) + permit.waited
                                     permit = None
-                                if placement is not None and batch[-1].usage is not None:
-                                    placement.total_tokens = batch[-1].usage.total_tokens
+                                if placement is not None:
+                                    placement.record(batch[-1].usage)
                                 if sent.add(batch):
                                     yield batch
                         if sent.held:

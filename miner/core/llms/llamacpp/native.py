@@ -83,8 +83,8 @@ async def generate(
                 chunk = _chunk([event for event, _ in events])
                 if permit is not None and permit.update([chunk]):
                     permit = None
-                if placement is not None and chunk.usage is not None:
-                    placement.total_tokens = chunk.usage.total_tokens
+                if placement is not None:
+                    placement.record(chunk.usage)
                 if whole is None:
                     shown = [raw for event, raw in events if wants_progress or event.prompt_progress is None]
                 else:

@@ -10,6 +10,9 @@ How an engine saves and restores is its own decision, by two rules of `get_avail
 the best one in memory. So a prompt that is longer than the context saves a slot and changes nothing in it (it is
 refused right after), and a prompt of one token saves and empties it, so that the next request is restored from memory.
 
+Prompts of an earlier run of the engine may be in files (`slot_store.py`): such a one is loaded into a slot when a
+request goes on with it.
+
 What a slot holds is known from the requests alone, as hashes of blocks of their bodies: approximate, and enough to
 choose. Plain data and synchronous methods; `EngineServer` sends the requests.
 """
@@ -26,6 +29,8 @@ from typing import Any
 
 import msgspec
 
+from miner.core.wire import TokenUsage
+
 BLOCK = 256
 """Bytes of a request body that are compared as one: about 64 tokens."""
 _MAX_BYTES = 1 << 20
@@ -38,6 +43,9 @@ _SHARED = 8
 """Blocks from which a common prefix decides about the slot."""
 _MIN_KEPT_TOKENS = 512
 _MIN_ERASED_TOKENS = 1024
+_MIN_FILED_TOKENS = 256
+_WORTH = 8
+"""A prompt is restored from its file where at least the n-th part of it need not be read again."""
 _PROMPT_FIELDS = ("tools", "chat_template_kwargs", "reasoning_effort", "response_format")
 """Fields beside the messages that chat templates write into the prompt, at its beginning."""
 
@@ -51,6 +59,8 @@ class Step(Enum):
     """Move it there, so that the next request restores its own from there."""
     ERASE = "erase"
     """Forget it."""
+    RESTORE = "restore"
+    """Load a prompt that an earlier run of the engine left in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,8 @@ class Trace:
     """About how many; corrected by the reply."""
     conversation: bool = False
     """Whether it is likely to go on: there are tools or earlier replies."""
+    portable: bool = True
+    """Whether another run of the engine may go on with it: not with LoRA scales of its own, which no state records."""
     origin: int = field(default=0, compare=False)
     """A number of the conversation that it goes on from."""
     data: bytes = field(default=b"", compare=False, repr=False)
@@ -122,7 +134,7 @@ def trace_of(body: dict[str, Any], *, conversation: bool = False) -> Trace:
     for start in range(0, len(data) - BLOCK + 1, BLOCK):
         running.update(data[start : start + BLOCK])
         blocks.append(running.digest())
-    return Trace(tuple(blocks), len(data), _digest(data), tokens, conversation, data=data)
+    return Trace(tuple(blocks), len(data), _digest(data), tokens, conversation, not body.get("lora"), data=data)
 
 
 def _digest(data: bytes) -> bytes:
@@ -166,11 +178,17 @@ class Placement:
     steps: list[Step] = field(default_factory=list)
     total_tokens: int | None = None
     """Tokens of prompt and reply, once the reply says."""
+    usage: TokenUsage | None = None
 
     @property
     def new_tokens(self) -> int:
         """About how many tokens have to be read."""
         return max(0, self.trace.tokens - self.shared * BLOCK // _BYTES_PER_TOKEN)
+
+    def record(self, usage: TokenUsage | None) -> None:
+        """What the reply says about its tokens, if it does."""
+        if usage is not None:
+            self.usage, self.total_tokens = usage, usage.total_tokens
 
 
 class SlotTable:
@@ -190,26 +208,50 @@ class SlotTable:
         """As the engine has them: the oldest first, which it drops first."""
         self._numbers = itertools.count(1)
 
-    def place(self, trace: Trace, wanted: int | None = None) -> Placement:
+    def place(self, trace: Trace, wanted: int | None = None, filed: Trace | None = None) -> Placement:
         """Choose the slot of a request, and mark it as busy until `release`.
 
         Args:
             wanted: the slot that the client asked for.
+            filed: the prompt in a file of which this one has the most.
         """
         if wanted is not None and wanted >= 0:
             number, steps = wanted % len(self._slots), list[Step]()
         else:
-            number, steps = self._choose(trace)
+            number, steps = self._choose(trace, filed)
         slot = self._slots[number]
+        restores = Step.RESTORE in steps
+        if restores and filed is not None:
+            if Step.SAVE in steps and slot.held is not None:
+                self._save(slot.held)
+            slot.held = replace(filed, origin=next(self._numbers))
         base = self._best_saved(trace) if Step.BLANK in steps else slot.held
         if base is not None and trace.continues(base):
             trace = replace(trace, origin=base.origin, conversation=trace.conversation or len(base.blocks) >= _SHARED)
         else:
             trace = replace(trace, origin=next(self._numbers))
-        self._leave(slot.held, trace, steps)
+        self._leave(slot.held, trace, [] if restores else steps)
         slot.busy += 1
         slot.held = None if Step.BLANK in steps else slot.held
         return Placement(number, trace, base.shared(trace) if base is not None else 0, steps)
+
+    def not_restored(self, placement: Placement) -> None:
+        """The file could not be loaded: its slot is empty."""
+        self._slots[placement.slot].held = None
+        placement.shared = 0
+
+    def to_file(self) -> list[tuple[int, Trace]]:
+        """The idle slots whose prompts are worth a file, the one that was used last first."""
+        found = [
+            (slot.released, number, slot.held) for number, slot in enumerate(self._slots)
+            if not slot.busy and slot.held is not None
+            and slot.held.portable and slot.held.tokens >= _MIN_FILED_TOKENS
+        ]  # fmt: skip
+        return [(number, held) for _, number, held in sorted(found, key=lambda one: -one[0])]
+
+    def size_of(self, trace: Trace) -> int:
+        """About how many bytes its state takes."""
+        return self._size_of(trace.tokens)
 
     def begin(self, placement: Placement) -> None:
         """The engine has taken the request: from now on the slot holds its prompt."""
@@ -232,7 +274,7 @@ class SlotTable:
         if placement.total_tokens is not None and slot.held is placement.trace:
             slot.held = placement.trace = replace(placement.trace, tokens=placement.total_tokens)
 
-    def _choose(self, trace: Trace) -> tuple[int, list[Step]]:
+    def _choose(self, trace: Trace, filed: Trace | None) -> tuple[int, list[Step]]:
         free = [(number, slot) for number, slot in enumerate(self._slots) if not slot.busy] or [
             min(enumerate(self._slots), key=lambda item: item[1].busy)
         ]
@@ -244,6 +286,13 @@ class SlotTable:
             free, key=lambda item: (shares[item[0]], -lost[item[0]], item[1].held is not None, -item[1].released)
         )
         saved = self._best_saved(trace)
+        if filed is not None:
+            there = max(shares[best], saved.shared(trace) if saved is not None else 0)
+            gained = filed.shared(trace) - there
+            if gained > len(trace.blocks) // _LITTLE and gained * _WORTH >= len(filed.blocks):
+                number, slot = self._least(free)
+                keep = self._memory and _kept(slot)
+                return number, [Step.SAVE, Step.RESTORE] if keep else [Step.RESTORE]
         if saved is not None and (
             saved.shared(trace) > shares[best] + len(trace.blocks) // _LITTLE
             or (trace.continues(saved) and (slot.held is None or lost[best]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from collections import Counter
@@ -13,6 +14,8 @@ from miner.core.engine.events import EngineEvents
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.spec import AnySpec
+from miner.core.llms.llamacpp.slot_keeper import SlotKeeper
+from miner.core.llms.llamacpp.slot_store import SlotStore
 from miner.core.llms.pool.memory_meter import HostSettings, MemoryMeter
 from miner.core.models.memory.available import Memory
 
@@ -25,6 +28,8 @@ class EngineHost:
     """
 
     def __init__(self, settings: HostSettings) -> None:
+        self.keeper = SlotKeeper(SlotStore(settings.kv_cache))
+        """Keeps the prompts of engines that are stopped for a while."""
         self._settings = settings
         self._meter = MemoryMeter(settings)
         self._rules: Callable[[AnySpec], EngineRules] = lambda _: NO_RULES
@@ -47,6 +52,7 @@ class EngineHost:
         """Apply other limits and rules, to engines that run too: see `EnginePool.set_rules`."""
         self._settings, self._rules = settings, rules_of
         self._meter.configure(settings)
+        self.keeper.store.limit = settings.kv_cache
         if self._pool is not None:
             self._pool.set_rules(rules_of, settings.limits(self._meter.last_budget()))
 
@@ -91,6 +97,7 @@ class EngineHost:
         del self._users[spec]
         if self._pool is not None:
             self._pool.retire(spec)
+        self.keeper.forget(spec)
         return True
 
     async def aclose(self) -> None:
@@ -99,6 +106,7 @@ class EngineHost:
             self._closed = True
         if self._pool is not None:
             await self._pool.aclose()
+        await asyncio.to_thread(self.keeper.store.close)
 
 
 @runtime_checkable

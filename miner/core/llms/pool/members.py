@@ -162,6 +162,6 @@ def _with_limits(settings: MinerConfig, loaded: LoadedConfig) -> MinerConfig:
     limits = loaded.content.limits
     fields = {
         "llamacpp_memory_budget": limits.memory, "llamacpp_max_loaded": limits.max_loaded,
-        "max_queue": limits.max_queue, "queue_timeout": limits.queue_timeout,
+        "max_queue": limits.max_queue, "queue_timeout": limits.queue_timeout, "kv_cache": limits.kv_cache,
     }  # fmt: skip
     return settings.model_copy(update={name: value for name, value in fields.items() if value is not None})

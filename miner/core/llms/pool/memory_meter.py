@@ -25,6 +25,8 @@ class HostSettings:
     """The memory that engines may take where there is so much for them."""
     limits: Callable[[Memory], PoolLimits]
     """The limits of the pool under a budget."""
+    kv_cache: int | None = None
+    """Bytes on disk for the prompts of engines that are stopped for a while, as `SlotStore` takes them."""
 
 
 class MemoryMeter:

@@ -187,3 +187,56 @@ def test_long_texts_and_images_are_hashed_quickly():
 def test_the_empty_trace():
     assert Trace().shared(trace_of(body("x" * 9999))) == 0
     assert trace_of({}).blocks == ()
+
+
+def run_filed(engine, request, filed):
+    placement = engine.table.place(trace_of(request, conversation=True), filed=trace_of(filed, conversation=True))
+    engine.table.begin(placement)
+    engine.table.release(placement)
+    return placement
+
+
+def test_a_prompt_in_a_file_is_loaded_where_the_request_goes_on_with_it():
+    engine, before = Engine(2), body(first("A"))
+    placement = run_filed(engine, body(first("A"), "Aye.", "Go on."), before)
+    assert placement.steps == [Step.RESTORE]
+    assert placement.shared >= len(trace_of(before).blocks) - 1
+    # It is in a slot now.
+    assert run_filed(engine, body(first("A"), "Aye.", "Go on.", "Aye.", "Go on."), before).steps == []
+
+
+def test_a_prompt_in_a_file_is_left_there_where_a_slot_has_as_much():
+    engine = Engine(2)
+    engine.run(body(first("B")))
+    assert Step.RESTORE not in run_filed(engine, body(first("C")), body(first("A"))).steps
+
+
+def test_a_large_file_is_not_read_for_a_short_common_beginning():
+    engine = Engine(2)
+    assert run_filed(engine, body(first("B")), body(first("A", size=4000))).steps == []
+
+
+def test_what_a_restored_prompt_takes_the_place_of_is_saved():
+    engine = Engine(1)
+    engine.run(body(first("A"), system="Other." * 400))
+    assert run_filed(engine, body(first("B"), "Aye.", "Go on."), body(first("B"))).steps == [Step.SAVE, Step.RESTORE]
+    assert engine.run(body(first("A"), "Aye.", "Go on.", system="Other." * 400)) == (0, [Step.BLANK])
+
+
+def test_a_slot_whose_file_was_not_loaded_is_empty():
+    engine = Engine(1)
+    placement = engine.table.place(trace_of(body(first("A"), "Aye.", "Go on.")), filed=trace_of(body(first("A"))))
+    assert placement.shared
+    engine.table.not_restored(placement)
+    assert not placement.shared
+    assert not engine.table.to_file()
+
+
+def test_idle_slots_with_prompts_of_some_length_are_worth_a_file_the_last_used_first():
+    engine = Engine(4)
+    engine.run(body(first("A"), system="Other." * 400))
+    engine.run(body(first("B")))
+    engine.run(body("Hi", system="No."))
+    engine.run(body(first("L"), system="Lora." * 400, lora=[{"id": 0, "scale": 1}]))
+    engine.begin(body(first("C"), system="Busy." * 400))
+    assert [slot for slot, _ in engine.table.to_file()] == [1, 0]
