@@ -33,6 +33,7 @@ COMMANDS = {
     "unload": ("miner.cli.commands.unload", "unload a model once its requests are done"),
     "stop": ("miner.cli.commands.stop", "stop a model now"),
     "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it"),
+    "import": ("miner.cli.commands.import_", "write a miner.toml from another tool's configuration"),
     "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway"),
     "vllm": ("miner.cli.commands.vllm", "print or run the command that starts a vLLM server"),
 }

@@ -1,0 +1,1 @@
+"""Other tools' configurations as a `miner.toml`: one module for each tool."""
