@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr
 
 from miner.config.base import HttpUrl, PathText, Seconds, Settings, path_as_text
 from miner.config.llamacpp import CacheType, FlashAttention, PoolingType
+from miner.config.llamacpp_fields import Flags, LoraAdapters, SpeculationType
 
 __all__ = ["MinerConfig", "config_of"]
 
@@ -122,6 +123,32 @@ class MinerConfig(Settings):
     llamacpp_cache_ram: int | None = Field(None, ge=0)
     """MiB of main memory in which an engine keeps the prompts of more conversations than it has slots; 0: none.
     Default: as much as the slots themselves have, at most a quarter of the memory that the model leaves."""
+    llamacpp_lora: LoraAdapters | None = None
+    """LoRA adapters that apply to every request: files, comma-separated, each with an optional `:SCALE`."""
+    llamacpp_mmproj: PathText | None = None
+    """The vision or audio projector; default: the matching one beside the model."""
+    llamacpp_no_mmproj: bool = False
+    """Use no projector, even if there is one beside the model."""
+    llamacpp_cpu_moe: bool = False
+    """Keep the experts of all layers in main memory."""
+    llamacpp_n_cpu_moe: int | None = Field(None, ge=0)
+    """Keep the experts of the first N layers in main memory."""
+    llamacpp_spec_type: SpeculationType | None = None
+    """Speculation: draft (by LLAMACPP_SPEC_DRAFT_MODEL, its default), ngram-simple, ngram-mod, or another of
+    llama-server's --spec-type; several with commas between them."""
+    llamacpp_spec_draft_model: PathText | None = None
+    """The draft model: a .gguf file, or a model's name."""
+    llamacpp_spec_draft_n_max: int | None = Field(None, ge=1, le=512)
+    """Most tokens to guess ahead; default: llama.cpp's."""
+    llamacpp_spec_draft_n_min: int | None = Field(None, ge=0, le=512)
+    """Fewest tokens to verify."""
+    llamacpp_spec_draft_p_min: float | None = Field(None, ge=0, le=1)
+    """A guess of the draft model that is less likely ends the draft."""
+    llamacpp_spec_draft_ngl: int | None = Field(None, ge=-1)
+    """Layers of the draft model in GPU memory; -1: all; default: as many as fit."""
+    llamacpp_flags: Flags | None = None
+    """Other options of llama-server by their names: words such as `--rope-freq-base 10000 --no-kv-offload`, or a JSON
+    object."""
     llamacpp_memory_budget: int | None = Field(None, ge=1)
     """Bytes that all loaded engines may use; default: four fifths of the free memory at start."""
     kv_cache: int | None = Field(None, ge=0)

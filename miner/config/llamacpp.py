@@ -14,3 +14,12 @@ PoolingType = Literal["none", "mean", "cls", "last", "rank"]
 CACHE_TYPES: Final[tuple[str, ...]] = get_args(CacheType)
 FLASH_ATTENTION: Final[tuple[str, ...]] = get_args(FlashAttention)
 POOLING_TYPES: Final[tuple[str, ...]] = get_args(PoolingType)
+
+SPECULATION: Final = (
+    "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark",
+    "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache",
+)  # fmt: skip
+"""`--spec-type`; several are tried in order."""
+
+FlagValue = bool | int | float | str | tuple[str | int | float, ...]
+"""What an option of llama-server may be set to: true or false where it takes no value."""

@@ -253,30 +253,10 @@ def _serve_xllamacpp(config: Config, output: Any) -> int:
 
 
 def _parameters(xllamacpp: Any, config: Config) -> Any:
-    values = dict(config["values"])
-    # Without a GPU there is nothing to fit, and fitting reads the model's header twice.
-    values["fit_params"] = any("CPU" not in repr(device["type"]) for device in xllamacpp.get_device_info())
-    if config["socket"]:
-        values["hostnames"] = [config["socket"]]
-    else:
-        values |= {"hostnames": ["127.0.0.1"], "port": 0, "api_keys": [config["api_key"]]}
-    for path, (family, name) in config["constants"].items():
-        values[path] = getattr(getattr(xllamacpp, family, None), name, None)
-        if values[path] is None:
-            _fail(f"xllamacpp {xllamacpp.__version__} has no {family}.{name}: choose another {path}")
-    parameters = xllamacpp.CommonParams()
-    for path, value in values.items():
-        *parents, name = path.split(".")
-        target = parameters
-        for parent in parents:
-            target = getattr(target, parent)
-        if not hasattr(target, name):
-            _fail(f"xllamacpp {xllamacpp.__version__} has no parameter {path}: install the version that miner requires")
-        try:
-            setattr(target, name, value)
-        except (TypeError, ValueError, OverflowError) as error:
-            _fail(f"xllamacpp {xllamacpp.__version__} does not take {path}={value!r}: {error}")
-    return parameters
+    try:
+        return _sibling("common_params").parameters_of(xllamacpp, config)
+    except ValueError as error:
+        _fail(f"xllamacpp {xllamacpp.__version__} {error}")
 
 
 def _serve_binary(config: Config, output: Any) -> int:
@@ -354,8 +334,6 @@ def _command(config: Config) -> tuple[str, list[str]]:
     if "--model" not in help_text:
         sys.stderr.write(help_text[-4000:] + "\n")
         _fail(f"{binary} is not a llama-server: its --help does not list --model")
-    supported = set(help_text.replace(",", " ").replace("|", " ").replace("[", " ").split())
-
     command = [binary, *config["flags"]]
     if config["socket"] and "unix socket" in help_text.lower():
         address = f"unix://{config['socket']}"
@@ -365,8 +343,10 @@ def _command(config: Config) -> tuple[str, list[str]]:
         address = f"http://127.0.0.1:{port}"
         key_file = _write(config, "key", config["api_key"] + "\n")
         command += ["--host", "127.0.0.1", "--port", str(port), "--api-key-file", key_file]
-    for names, *value in config["optional"]:
-        command += [word for name in names if name in supported for word in (name, *value)][: 1 + len(value)]
+    try:
+        command += _sibling("server_help").words_of(config, help_text)
+    except ValueError as error:
+        _fail(f"{binary}: {error}")
     if config["chat_template"]:
         command += ["--chat-template-file", _write(config, "template.jinja", config["chat_template"])]
     return address, command

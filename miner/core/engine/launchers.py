@@ -155,8 +155,8 @@ def find_launcher(server_binary: str | None = None) -> Launcher:
     raise EngineStartError("No llama.cpp engine is installed.", backend="llamacpp", operator_hint=_INSTALL)
 
 
-def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> None:
-    """Check by its `--help` that a binary is a llama-server. Not for an event loop.
+def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -> str:
+    """Check by its `--help` that a binary is a llama-server; return that help. Not for an event loop.
 
     Args:
         timeout: seconds for `--help`.
@@ -188,6 +188,7 @@ def check_server_binary(server_binary: str, *, timeout: float = _HELP_TIMEOUT) -
         output.close()
     if not help_text or b"--model" not in help_text[0]:
         raise _wrong_binary(server_binary, "it is not a llama-server: its --help does not list --model")
+    return help_text[0].decode("utf-8", "replace")
 
 
 def launcher_available(server_binary: str | None = None) -> str | None:

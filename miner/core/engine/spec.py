@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
+from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES, FlagValue
 from miner.core._typing import override
 from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, check_model_file, explain
+from miner.core.engine.speculation import check_speculation
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
 EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
@@ -47,9 +48,28 @@ class EngineSpec:
     """The model's vision projector."""
     chat_template: str | None = None
     """A Jinja template that replaces the model's."""
+    lora: tuple[tuple[Path, float], ...] = ()
+    """LoRA adapters, each with its scale, that apply to every request."""
+    cpu_moe: bool = False
+    """Keep the experts of all layers in main memory."""
+    n_cpu_moe: int | None = None
+    """The same for the first so many layers."""
+    spec_type: str | None = None
+    """Kinds of speculation (`--spec-type`), comma-separated."""
+    spec_draft_model: Path | None = None
+    spec_draft_n_max: int | None = None
+    """Most tokens that are guessed ahead, of whatever kind."""
+    spec_draft_n_min: int | None = None
+    spec_draft_p_min: float | None = None
+    spec_draft_ngl: int | None = None
+    """Layers of the draft model on GPUs; negative: all."""
+    flags: tuple[tuple[str, FlagValue], ...] = ()
+    """Other options of llama-server, by their first names (`flags.check.checked`)."""
     files: tuple[tuple[str, int, int, int], ...] = ()
-    """Path, bytes, modification time and inode of the model's and the projector's files: a replaced file is another
-    engine."""
+    """Path, bytes, modification time and inode of the files of model, projector and adapters: a replaced file is
+    another engine."""
+    draft_files: tuple[tuple[str, int, int, int], ...] = ()
+    """The same of the draft model, in the order of its parts."""
     cache_ram_mib: int = 0
     """MiB of main memory for cached prompts, besides the cache of each slot."""
 
@@ -67,6 +87,10 @@ class EngineSpec:
         _one_of("cache_type_k", "LLAMACPP_CACHE_TYPE_K", self.cache_type_k, CACHE_TYPES)
         _one_of("cache_type_v", "LLAMACPP_CACHE_TYPE_V", self.cache_type_v, CACHE_TYPES)
         _one_of("pooling", None, self.pooling, POOLING_TYPES)
+        check_speculation(
+            self.spec_types, has_draft=self.spec_draft_model is not None, n_max=self.spec_draft_n_max,
+            n_min=self.spec_draft_n_min, p_min=self.spec_draft_p_min, n_gpu_layers=self.spec_draft_ngl,
+        )  # fmt: skip
 
     @property
     def mmproj_bytes(self) -> int:
@@ -75,6 +99,23 @@ class EngineSpec:
             return 0
         known = next((size for path, size, *_ in self.files if path == str(self.mmproj)), None)
         return self.mmproj.stat().st_size if known is None else known
+
+    @property
+    def spec_types(self) -> tuple[str, ...]:
+        """The kinds of speculation; a draft model alone is used as such."""
+        if self.spec_type is None:
+            return ("draft-simple",) if self.spec_draft_model is not None else ()
+        return tuple(self.spec_type.split(","))
+
+    @property
+    def lora_bytes(self) -> int:
+        """Size of the adapters' files."""
+        sizes = {path: size for path, size, *_ in self.files}
+        return sum(sizes.get(str(path), 0) for path, _ in self.lora)
+
+    def flag(self, name: str) -> FlagValue | None:
+        """The value of a flag; None if it is not set."""
+        return dict(self.flags).get(name)
 
     @property
     def embeds(self) -> bool:

@@ -19,6 +19,7 @@ from miner.core.engine.launchers import Launcher, find_launcher
 from miner.core.engine.spec import EngineSpec
 from miner.core.llms.contract.preset import preset_of
 from miner.core.llms.llamacpp.dialect import Props
+from miner.core.llms.llamacpp.extra_files import with_projector
 from miner.core.llms.llamacpp.memory import (
     EngineMemory,
     log_capacity,
@@ -241,7 +242,10 @@ class LocalModels:
         settings, catalog = self._settings, self.catalog
         template = template_text(settings)
         infos = []
-        listed = catalog.listed_facts(model_path=settings.model_path)
+        listed = [
+            (with_projector(files, settings), facts)
+            for files, facts in catalog.listed_facts(model_path=settings.model_path)
+        ]
         alias = alias_of(settings)
         if alias is not None:
             listed = [(dataclasses.replace(files, alias=alias), facts) for files, facts in listed]

@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miner.core.engine.launchers import check_server_binary
+from miner.core.engine.flags.check import Flag, all_names, checked, wheel_parameters
+from miner.core.engine.launchers import XllamacppLauncher, check_server_binary, find_launcher
+from miner.core.engine.server_help import flag_words
+from miner.core.llms.llamacpp.extra_files import extras_of
 from miner.core.llms.llamacpp.models import models_directory, template_text
+from miner.core.models.catalog import Catalog
 from miner.core.models.gguf.header import GGUFHeader, read_model
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.resolve import resolve
@@ -30,15 +34,31 @@ def check_settings(settings: MinerConfig) -> None:
     """
     if settings.llamacpp_api_base:
         return
-    if settings.llamacpp_server:
-        try:
-            check_server_binary(settings.llamacpp_server)
-        except EngineStartError as error:
-            raise ConfigError(error.message, hint=error.hint, operator_hint=error.operator_hint) from error
+    flags = checked(settings.llamacpp_flags)
+    try:
+        help_text = check_server_binary(settings.llamacpp_server) if settings.llamacpp_server else None
+        _check_flags(flags, help_text)
+    except EngineStartError as error:
+        raise ConfigError(error.message, hint=error.hint, operator_hint=error.operator_hint) from error
     _check_directory(settings)
     template_text(settings)
     header = _header_of_only_model(settings)
+    if header is not None:
+        extras_of(header, settings, Catalog(models_directory(settings)))
     _check_cache_types(settings, header)
+
+
+def _check_flags(flags: tuple[Flag, ...], help_text: str | None) -> None:
+    """Check that the engine has these options. Other binaries than LLAMACPP_SERVER check them when they start."""
+    if help_text is None:
+        if flags and isinstance(find_launcher(), XllamacppLauncher):
+            wheel_parameters(flags)
+        return
+    try:
+        flag_words([(all_names(name), list(value) if isinstance(value, tuple) else value) for name, value in flags],
+                   help_text)  # fmt: skip
+    except ValueError as error:
+        raise ConfigError(f"LLAMACPP_FLAGS: {str(error).removeprefix('flags: ')}") from None
 
 
 def _check_directory(settings: MinerConfig) -> None:

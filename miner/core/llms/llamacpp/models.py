@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miner.config.llamacpp import POOLING_TYPES
+from miner.core.engine.flags.check import checked
 from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
+from miner.core.llms.llamacpp.extra_files import Extras, extras_of, with_projector
 from miner.core.models.catalog import Catalog, Facts
 from miner.core.models.created import CreatedModels, Recipe
 from miner.core.models.directory import Stamp, default_models_dir, stamp_of
@@ -43,6 +45,7 @@ class LocalModel:
     facts: Facts
     recipe: Recipe | None = None
     """How it was created from another model here, whose files it has."""
+    extras: Extras = field(default=Extras())
 
     @property
     def alias(self) -> str:
@@ -61,6 +64,7 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
     Raises:
         ModelNotFoundError: there is none, or several.
         EngineStartError: the file is there and is no usable model.
+        ConfigError: the settings name a projector, an adapter or a draft model that cannot be used.
     """
     catalog = catalog or Catalog(models_directory(settings))
     alias = alias_of(settings)
@@ -83,7 +87,9 @@ def find_model(name: str | None, settings: MinerConfig, catalog: Catalog | None 
     if alias is not None and (recipe is None or recipe.blob is None):
         files = replace(files, alias=alias)
     try:
-        return LocalModel(files, catalog.header(files), catalog.facts(files), recipe)
+        header = catalog.header(files)
+        extras = extras_of(header, settings, catalog)
+        return LocalModel(with_projector(files, settings), header, catalog.facts(files), recipe, extras)
     except GGUFError as error:
         raise EngineStartError(
             f"{error.path} is no usable model: {error.reason}.",
@@ -118,9 +124,9 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, ctx_size: int, parallel
         parallel: slots.
 
     Raises:
-        ConfigError: the chat template cannot be read.
+        ConfigError: the chat template cannot be read, or a flag is not for flags.
     """
-    pooling = pooling_of(model.header, settings)
+    pooling, draft = pooling_of(model.header, settings), model.extras.draft
     return EngineSpec(
         model_path=model.files.path,
         alias=model.engine_alias,
@@ -136,7 +142,18 @@ def spec_of(model: LocalModel, settings: MinerConfig, *, ctx_size: int, parallel
         pooling=pooling,
         mmproj=model.files.mmproj,
         chat_template=(model.recipe.template if model.recipe is not None else "") or template_text(settings),
-        files=model.files.stamps,
+        lora=tuple((Path(stamp[0]), scale) for stamp, scale in model.extras.lora),
+        cpu_moe=settings.llamacpp_cpu_moe,
+        n_cpu_moe=settings.llamacpp_n_cpu_moe,
+        spec_type=settings.llamacpp_spec_type,
+        spec_draft_model=None if draft is None else draft.path,
+        spec_draft_n_max=settings.llamacpp_spec_draft_n_max,
+        spec_draft_n_min=settings.llamacpp_spec_draft_n_min,
+        spec_draft_p_min=settings.llamacpp_spec_draft_p_min,
+        spec_draft_ngl=settings.llamacpp_spec_draft_ngl,
+        flags=checked(settings.llamacpp_flags),
+        files=(*model.files.stamps, *model.extras.stamps),
+        draft_files=() if draft is None else draft.stamps[: len(draft.parts)],
     )
 
 

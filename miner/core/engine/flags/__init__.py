@@ -1,0 +1,1 @@
+"""Options of llama-server that have no setting of their own: `flags` of `miner.toml`, LLAMACPP_FLAGS."""
