@@ -22,7 +22,7 @@ from miner.config.sources import dotenv_variables, variable_of
 
 _LIMITS = {
     "memory": "llamacpp_memory_budget", "max_loaded": "llamacpp_max_loaded", "max_queue": "max_queue",
-    "queue_timeout": "queue_timeout",
+    "queue_timeout": "queue_timeout", "kv_cache": "kv_cache",
 }  # fmt: skip
 _MODELS = {"context": "llamacpp_ctx_size", "slots": "llamacpp_parallel", "keep_alive": "llamacpp_idle_timeout"}
 """Settings of a llama.cpp engine that have another name than the key."""
@@ -210,6 +210,6 @@ def _plain(value: Any) -> Any:
     """The value without our classes; keys that are not set are left out."""
     if isinstance(value, BaseModel):
         return value.model_dump(exclude_unset=True)
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return value

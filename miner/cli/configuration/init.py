@@ -132,7 +132,7 @@ _HEAD = """\
 #:schema ./miner.schema.json
 # What this node serves: `miner serve`. All keys: docs/configuration.md.
 # For completion and checks in editors: miner config schema > miner.schema.json
-# Check this file with `miner config check`; a running gateway takes changes over.
+# Check this file with `miner config check`; see all values with `miner config show`.
 """
 _NO_MODELS = """\
 # No models were found. Pull one, `miner models pull owner/name:Q4_K_M`, and name it:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from miner.config.config import MinerConfig
 from miner.config.file.kinds import ENGINE_KEYS
-from miner.config.file.problems import Problem, nearest
+from miner.config.file.problems import ConfigFileError, Problem, nearest
 from miner.config.file.read import LoadedConfig
 from miner.config.sources import variable_of
 from miner.errors import ConfigError, MinerError
 
 _KEYS = {variable_of(f"llamacpp_{key}"): key for key in ENGINE_KEYS} | {
     "LLAMACPP_CTX_SIZE": "context", "LLAMACPP_PARALLEL": "slots", "MODEL_PATH": "file",
+    "LLAMACPP_SPEC_TYPE": "speculation.type", "LLAMACPP_SPEC_DRAFT_MODEL": "speculation.file",
 }  # fmt: skip
 """Variables that services name in their errors, and the keys of a model that stand for them."""
 _VARIABLE = re.compile(rf"\b(?:{'|'.join(_KEYS)})\b")
@@ -30,6 +32,7 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
     from miner.core.llms.pool.plan import config_for, plan_models
     from miner.core.llms.registry import check_settings
 
+    _check_plans(loaded)
     Members(settings, loaded)  # what this refuses, `miner serve` refuses
     notes, problems = [], []
     for name, plan in plan_models(loaded).items():
@@ -47,20 +50,37 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
         try:
             check_settings(plan.service.kind, config)
         except ConfigError as error:
-            problems.append(_setting_problem(error, name))
+            problems.append(_setting_problem(error, name, loaded))
     if problems:
         raise loaded.error(problems)
     return [loaded.located(note) for note in (*notes, *_unknown_keys(loaded))]
 
 
-def _setting_problem(error: ConfigError, model: str) -> Problem:
+def _check_plans(loaded: LoadedConfig) -> None:
+    """Raise one error for all models that cannot be planned."""
+    from miner.core.llms.pool.plan import plan_models
+
+    problems: list[Problem] = []
+    for name, model in loaded.content.models.items():
+        alone = loaded.content.model_copy(update={"models": {name: model}})
+        try:
+            plan_models(replace(loaded, content=alone))
+        except ConfigFileError as error:
+            problems += error.problems
+    if problems:
+        raise loaded.error(problems)
+
+
+def _setting_problem(error: ConfigError, model: str, loaded: LoadedConfig) -> Problem:
     """A wrong setting of a model's service, under the key of the file."""
     variable, _, rest = error.message.partition("=")
     key = _KEYS.get(variable)
-    why = error.message if key is None else re.sub(r"^('[^']*'|\"[^\"]*\"|\S+?):? ", "", rest)
-    path = ("models", model) if key is None else ("models", model, key)
+    if key is None:
+        return loaded.error_at(("models", model), error).problems[0]
+    why = re.sub(r"^('[^']*'|\"[^\"]*\"|\S+?):? ", "", rest)
     hint = error.hints and _VARIABLE.sub(lambda match: _KEYS[match[0]], error.hints)
-    return Problem(_VARIABLE.sub(lambda match: _KEYS[match[0]], why).rstrip("."), path, hint=hint)
+    where = ("models", model, *key.split("."))
+    return Problem(_VARIABLE.sub(lambda match: _KEYS[match[0]], why).rstrip("."), where, hint=hint)
 
 
 def _unknown_keys(loaded: LoadedConfig) -> list[Problem]:

@@ -142,6 +142,8 @@ def allowed(node: Node) -> str:
         return "false" if node["const"] is False else str(node["const"])
     kind = str(node.get("type", ""))
     if kind == "array" and isinstance(node.get("items"), dict):
+        if "x-allowed" in resolved(node["items"]):
+            return f"a list; each {allowed(node['items'])}"
         options = resolved(node["items"]).get("anyOf", [node["items"]])
         return f"a list of {_either([_PLURALS.get(each, each) for each in map(allowed, options)])}"
     return f"{_KINDS.get(kind, 'a value')}{_bounds(node)}"

@@ -172,7 +172,7 @@ def toml_text(value: Any) -> str:
         return json.dumps(value[: 10 * _LONGEST], ensure_ascii=False)
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml_text, value))}]"
     if isinstance(value, dict):
         pairs = ", ".join(f"{key_text((key,))} = {toml_text(each)}" for key, each in value.items())

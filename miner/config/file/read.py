@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from miner.config.file.check import check
 from miner.config.file.lines import KeyPath, Lines, TooDeepError
-from miner.config.file.problems import ConfigFileError, Problem, key_text, shown_path, shown_value
+from miner.config.file.problems import ConfigFileError, Problem, key_text, shown_path, shown_value, value_at
 from miner.config.file.schema import ConfigFile
 from miner.config.file.validation import problems_of
 from miner.config.file.variables import LATE_VARIABLES, Variables
@@ -30,8 +30,9 @@ _KINDS = (
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
 _SETTING = re.compile(
-    r"""([a-z_]+(?:\.[a-z_]+)*)(?:[ ]=[ ](?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s:]+))?:[ ](.+)""", re.DOTALL
+    r"""([\w-]+(?:\.[\w-]+)*)(?:[ ]=[ ](?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s:]+):?|:)[ ](.+)""", re.DOTALL
 )
+"""The key, and what is wrong, in an error of code that knows only one table."""
 _SYNTAX_HINTS = (
     ("Invalid value", "Text needs quotes; true and false are in small letters."),
     ("Unescaped '\\'", "In double quotes a backslash is written twice; in single quotes once."),
@@ -72,10 +73,14 @@ class LoadedConfig:
 
     def error_at(self, where: KeyPath, error: ConfigError) -> ConfigFileError:
         """The same for an error of a table's own, whose message is "key = value: reason", or a reason."""
-        found = _SETTING.fullmatch(error.message)
-        path = (*where, *found[1].split(".")) if found else where
-        message = (found[2] if found else error.message).rstrip(".")
-        return self.error([Problem(message, path, hint=error.hints)])
+        path, message = where, error.message
+        # Below a key that is a table itself, the reason may be "key = value: reason" again.
+        while (found := _SETTING.fullmatch(message)) is not None:
+            below = (*path, *found[1].split("."))
+            if value_at(self.written, below) is None:
+                break
+            path, message = below, found[2]
+        return self.error([Problem(message.rstrip("."), path, hint=error.hints)])
 
 
 def read_config(path: Path, environment: Mapping[str, str] | None = None) -> LoadedConfig:

@@ -130,6 +130,8 @@ def test_what_is_missing_on_this_machine_is_a_note(config, tmp_path):
             '[models.demo]\nflash_attn = "off"\ncache_type_v = "q8_0"',
             'miner.toml:3: models.demo.cache_type_v = "q8_0": needs flash attention, and flash_attn=',
         ),
+        ("[models.demo]\nflags = { no-such = 1 }", "miner.toml:2: models.demo.flags.no-such = 1: "),
+        ('[models.demo]\nspeculation = { type = "draft" }', 'miner.toml:2: models.demo.speculation.type = "draft": '),
     ],
 )  # fmt: skip
 def test_what_serving_would_refuse_is_an_error(text, message, config, tmp_path):
@@ -137,7 +139,14 @@ def test_what_serving_would_refuse_is_an_error(text, message, config, tmp_path):
     done = config("check")
     assert done.returncode == 2
     assert done.stderr.startswith(f"miner: {message}")
-    assert "LLAMACPP_" not in done.stderr
+    assert "LLAMACPP_" not in done.stderr.partition("Did you mean")[0]
+
+
+def test_what_serving_would_refuse_is_told_of_all_models(config, tmp_path):
+    (tmp_path / "miner.toml").write_text('[models.a]\nlora = ["x"]\n[models.b]\nmmproj = "y"\n')
+    lines = config("check").stderr.splitlines()
+    assert lines[0].startswith('miner: miner.toml:2: models.a.lora = ["x"]: the file ')
+    assert any(line.startswith('  miner.toml:4: models.b.mmproj = "y": the file ') for line in lines)
 
 
 def rows_of(done):

@@ -209,7 +209,10 @@ async def test_a_changed_command_replaces_the_old_one_when_its_requests_are_done
     [
         ('command = ["vllm", "serve"]', r"backends\.gpu\.command.*has no \$\{PORT\}"),
         ('command = ["vllm", "${PORT}"]\nurl = "http://x:1"', r"backends\.gpu\.(url|command)"),
-        ('command = ["vllm", "${PORT}"]\nsleep = 1', r"backends\.gpu\.sleep: the command has no --enable-sleep-mode"),
+        (
+            'command = ["vllm", "${PORT}"]\nsleep = 1',
+            r"backends\.gpu\.sleep = 1: the command has no --enable-sleep-mode",
+        ),
     ],
 )
 def test_a_table_that_cannot_work(serve, line, says):
