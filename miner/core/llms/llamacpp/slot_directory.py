@@ -25,7 +25,7 @@ class SlotDirectory:
     """
 
     def __init__(self) -> None:
-        parent = cache_directory() / "kv"
+        parent = _parent()
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._owner = os.getpid()
         with _locked(parent):  # so that nobody takes the new one for one left behind
@@ -41,6 +41,17 @@ class SlotDirectory:
         if lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(lock)
+
+
+def remove_orphans() -> None:
+    """Remove only what processes left behind that were killed. Blocks."""
+    parent = _parent()
+    with contextlib.suppress(OSError), _locked(parent):
+        _remove_orphans(parent)
+
+
+def _parent() -> Path:
+    return cache_directory() / "kv"
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from miner.core.http.errors import parse_error_body
 from miner.core.llms.llamacpp.slot_store import FiledPrompt, SlotStore
 from miner.core.llms.llamacpp.slots import Placement, SlotTable, Trace
 from miner.core.models.memory.verdict import readable
-from miner.errors import MinerError
+from miner.errors import BackendTimeoutError, MinerError
 
 logger = logging.getLogger("miner.slots")
 
@@ -203,6 +203,8 @@ class FiledSlots:
                 keeper.speed = (keeper.speed + prompt.size / max(time.monotonic() - started, 0.001)) / 2
             except (MinerError, OSError, msgspec.DecodeError) as error:
                 keeper.report(self._spec, str(error))
+                if isinstance(error, BackendTimeoutError):  # the disk is slower than it seemed
+                    keeper.speed = min(keeper.speed, need / left) / 2
                 if keeper.reason(self._spec) is not None:
                     break
             finally:

@@ -23,7 +23,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.core.llms.llamacpp.slot_directory import SlotDirectory
+from miner.core.llms.llamacpp.slot_directory import SlotDirectory, remove_orphans
 from miner.core.llms.llamacpp.slots import Trace
 from miner.core.models.memory.verdict import readable
 
@@ -35,6 +35,7 @@ _MOST_BYTES = 8 << 30
 """and this."""
 _DISK_RESERVE = 1 << 30
 """Bytes that are left free on the disk."""
+_SETTING = "kv_cache (MINER_KV_CACHE)"
 _NO_ROOM = "the disk is full"
 
 
@@ -76,6 +77,9 @@ class SlotStore:
             if self._directory is not None or self._failure is not None or self._closed:
                 return
             try:
+                if self.limit == 0:
+                    remove_orphans()
+                    return
                 self._directory = directory = SlotDirectory()
                 weakref.finalize(self, directory.remove)  # at exit, too
                 self._share = min(shutil.disk_usage(directory.path).free // _SHARE_OF_DISK, _MOST_BYTES)
@@ -86,7 +90,7 @@ class SlotStore:
     def unusable(self) -> str | None:
         """Why nothing is kept; None: nothing prevents it."""
         if self.limit == 0:
-            return "MINER_KV_CACHE is 0"
+            return f"{_SETTING} is 0"
         return self._failure
 
     @property
@@ -127,7 +131,7 @@ class SlotStore:
         if directory is None or self._closed:
             raise OSError("there is no directory for them")
         if size > limit:
-            raise OSError(f"{readable(size)} are more than MINER_KV_CACHE allows ({readable(limit)})")
+            raise OSError(f"{readable(size)} are more than {_SETTING} allows ({readable(limit)})")
         await self._make_room(limit - size)
         prompt = FiledPrompt(run, trace, directory.path / secrets.token_hex(8), size)
         self._prompts.append(prompt)

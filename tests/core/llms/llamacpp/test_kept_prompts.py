@@ -196,9 +196,9 @@ async def test_none_are_kept_where_the_setting_says_so(tmp_path, cache, caplog):
         messages = conversation()
         assert not await swapped(service, messages)
         assert not await swapped(service, messages)
-        assert await kept(service, "a") == "not kept: MINER_KV_CACHE is 0"
+        assert await kept(service, "a") == "not kept: kv_cache (MINER_KV_CACHE) is 0"
         assert not files(cache)
-    assert caplog.text.count("a: its prompts are not kept over swaps: MINER_KV_CACHE is 0.") == 1
+    assert caplog.text.count("a: its prompts are not kept over swaps: kv_cache (MINER_KV_CACHE) is 0.") == 1
 
 
 async def test_what_is_more_than_the_limit_is_not_kept(tmp_path, cache, caplog):

@@ -85,7 +85,7 @@ async def test_a_later_state_of_a_conversation_replaces_the_earlier_one():
 
 async def test_what_does_not_fit_is_refused_in_words():
     store = await prepared()
-    with pytest.raises(OSError, match="more than MINER_KV_CACHE allows"):
+    with pytest.raises(OSError, match="more than kv_cache"):
         await store.create(RUN, trace("big "), 1001)
     store.close()
     with pytest.raises(OSError, match="no directory"):
@@ -133,7 +133,12 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start():
     new = SlotDirectory()
     assert not left.exists()
     assert (used / "prompt").exists()
-    for process in (running, killed):
+    second, left = holder()
+    second.kill()
+    second.wait()
+    SlotStore(0).prepare()
+    assert not left.exists()
+    for process in (running, killed, second):
         process.kill()
         process.wait()
         process.stdout.close()
