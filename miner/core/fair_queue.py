@@ -178,7 +178,7 @@ class Permits:
     def __init__(self, limit: int, max_queue: int) -> None:
         self.limit = limit
         self.held = 0
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._queue: FairQueue[_Waiter] = FairQueue()
 
     @property
@@ -208,7 +208,7 @@ class Permits:
             self._queue.hold(client, weight)
             self.held += weight
             return weight
-        if len(self._queue) >= self._max_queue:
+        if len(self._queue) >= self.max_queue:
             self._drop_for(client)
         waiter = _Waiter(client, weight, asyncio.get_running_loop().create_future())
         self._queue.push(client, waiter)

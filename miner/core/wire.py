@@ -188,7 +188,8 @@ class ChatRequest(Struct, kw_only=True, frozen=True):
     ignore_unsupported: bool | frozenset[str] = False
     """Leave out unsupported parameters instead of refusing the request: all, or those that are named."""
     defaulted: frozenset[str] = frozenset()
-    """Parameters that the caller did not pass: their values are the settings' defaults."""
+    """Parameters that the caller did not pass: their values are the settings' defaults. So may be
+    `ignore_unsupported`."""
     resolution: Resolution = msgspec.field(default_factory=Resolution)
 
     @property
@@ -299,6 +300,8 @@ class LLMResponse(Struct, kw_only=True, omit_defaults=True):
     timings: Timings = msgspec.field(default_factory=Timings)
     backend: str | None = None
     """Name of the backend that served the request."""
+    cost: float | None = None
+    """What its tokens cost, where `miner.toml` has a price for the model and the engine has counted them."""
 
     @override
     def __str__(self) -> str:
@@ -319,6 +322,8 @@ class EmbeddingResponse(Struct, kw_only=True):
     model: str | None = None
     usage: TokenUsage | None = None
     """None where the engine sent none."""
+    cost: float | None = None
+    """As `LLMResponse.cost`."""
 
     @property
     def embeddings(self) -> list[list[float]]:
@@ -349,6 +354,8 @@ class RerankResponse(Struct, kw_only=True):
     model: str | None = None
     usage: TokenUsage | None = None
     """None where the engine sent none."""
+    cost: float | None = None
+    """As `LLMResponse.cost`."""
 
 
 class Preset(Struct, kw_only=True, omit_defaults=True):
@@ -386,6 +393,8 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     digest: str | None = None
     owned_by: str | None = None
     """`owned_by` of an OpenAI-compatible server."""
+    description: str | None = None
+    """What the operator says of it."""
     preset: Preset | None = None
     """What the backend adds to each request for it."""
 

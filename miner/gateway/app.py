@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from miner.core.llms.contract.config_state import ConfigChange
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.apis.anthropic.routes import ANTHROPIC
@@ -20,8 +21,10 @@ from miner.gateway.apis.openai.errors import openai_error
 from miner.gateway.apis.openai.routes import OPENAI
 from miner.gateway.auth.key_store import KeyStore
 from miner.gateway.batch.runner import BatchRunner
+from miner.gateway.config_watch import ConfigWatch
 from miner.gateway.context import ANYBODY, ROUTE_TABLE, Route
 from miner.gateway.endpoints.admin import ADMIN
+from miner.gateway.endpoints.config import CONFIG
 from miner.gateway.endpoints.events import EVENTS
 from miner.gateway.endpoints.health import livez, readyz
 from miner.gateway.endpoints.metrics import metrics
@@ -38,7 +41,7 @@ from miner.gateway.middleware.logging import AccessLog, PromptLog
 from miner.gateway.middleware.metrics import Metrics
 from miner.gateway.middleware.rate_limit import RateLimiter
 from miner.gateway.middleware.tracing import make_tracing
-from miner.gateway.preload import preload
+from miner.gateway.preload import preload, preload_new
 from miner.gateway.routing import with_derived
 from miner.gateway.server.connection import expect_handler
 from miner.gateway.settings import GatewaySettings
@@ -61,7 +64,7 @@ SERVER = [
     Route("GET", "/openapi.json", openapi, "key", openai_error, "These routes, as an OpenAPI document"),
     Route("GET", "/docs", docs, "key", openai_error, "These routes, as a page", content_types="text/html"),
 ]  # fmt: skip
-ROUTES: list[Route] = [*OPENAI, *MODELS, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN, *EVENTS]
+ROUTES: list[Route] = [*OPENAI, *MODELS, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN, *CONFIG, *EVENTS]
 """All routes, besides those that follow from them (`routing.py`). For every other path there is a 404 or 405, after the
 same checks.
 """
@@ -131,6 +134,14 @@ def default_middleware(settings: GatewaySettings) -> list[Middleware]:
     return middleware
 
 
+def _load_new(gateway: Gateway, change: ConfigChange) -> None:
+    """Load the models that a changed file wants loaded."""
+    wanted = [name for name in gateway.service.preloaded if name in (*change.added, *change.changed)]
+    names = [name for name in wanted if name is not None]
+    if names and gateway.settings.serve_preload:
+        gateway.background.start("loading of new models", lambda: preload_new(gateway, names), ends=True)
+
+
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     """Start the middleware, the heartbeats and the loading of the default model; stop them."""
     gateway, middleware = app[GATEWAY], app[MIDDLEWARE]
@@ -143,8 +154,11 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
         gateway.background.start("response expiry", gateway.responses.expire_regularly)
     if gateway.batch_runner is not None:
         gateway.background.start("batches", gateway.batch_runner.run)
+    if gateway.service.config_state is not None:
+        gateway.config_watch = ConfigWatch(gateway.service, lambda change: _load_new(gateway, change))
+        gateway.background.start("watcher of the configuration file", gateway.config_watch.run)
     if gateway.settings.serve_preload:
-        gateway.background.start("loading of the default model", lambda: preload(gateway), ends=True)
+        gateway.background.start("loading of models", lambda: preload(gateway), ends=True)
     else:
         gateway.phase = "serving"
     yield

@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol
+from urllib.parse import quote
 
 from aiohttp import web
 
 from miner.config.config import config_of
 from miner.core.llms.contract.images import refuse_remote
 from miner.core.llms.contract.queue_client import QueueClient
+from miner.core.llms.contract.rules import ModelRules, Policy, cost_of
 from miner.core.wire import LLMChunk, TokenUsage
 from miner.errors import InvalidRequestError, MinerError
 from miner.gateway.concurrency import Permit
@@ -26,7 +28,7 @@ from miner.gateway.errors import RefusedError
 from miner.gateway.neutralize import neutralize
 from miner.gateway.rate_limits import NO_LIMITS, Limits, Reservation
 from miner.gateway.state import Gateway
-from miner.gateway.unsupported import HEADER, Policy, apply_policy, policy_of
+from miner.gateway.unsupported import HEADER, apply_policy, policy_of
 
 logger = logging.getLogger("miner.gateway")
 
@@ -131,10 +133,10 @@ class RequestContext:
 
     __slots__ = (
         "__weakref__", "body_reserved", "body_size", "call", "call_started_at", "caller", "characters", "chunks",
-        "disconnected", "error", "extra_headers", "failed_observers", "finished", "first_token_at", "gateway",
-        "headers_sent", "id", "ignored", "interrupted", "last_token_at", "middleware", "model_counters", "peer",
-        "permit", "previous_token_at", "queue_client", "queue_seconds", "reply_text", "request", "reservation", "route",
-        "started_at", "status", "streamed", "task", "usage",
+        "cost", "disconnected", "error", "extra_headers", "failed_observers", "finished", "first_token_at", "gateway",
+        "headers_sent", "id", "ignored", "interrupted", "last_token_at", "middleware", "model_counters", "peeked",
+        "peer", "permit", "previous_token_at", "queue_client", "queue_seconds", "reply_text", "request", "reservation",
+        "route", "rules", "served", "started_at", "status", "streamed", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, middleware: Sequence[Hooks], route: Route, request: web.Request) -> None:
@@ -156,6 +158,14 @@ class RequestContext:
         """Set by authentication."""
         self.call: Call | None = None
         """The parsed body; None before, and on routes that call no model."""
+        self.rules = ModelRules()
+        """What the operator says of the model that the body names."""
+        self.served: str | None = None
+        """The model that serves it, where the operator has named the models: a fallback may."""
+        self.cost: float | None = None
+        """What its tokens cost; known at its end, where the model has a price."""
+        self.peeked: list[bytes] | None = None
+        """The body, where something had to look at it before it is read."""
         self.call_started_at: float | None = None
         """When the service was called: before that the body was read, and the request queued."""
         self.first_token_at: float | None = None
@@ -214,6 +224,8 @@ class RequestContext:
         }  # fmt: skip
         if self.route.id_header is not None:
             headers[self.route.id_header] = self.id
+        if self.served is not None:
+            headers["X-Miner-Model"] = self.served if self.served.isascii() else quote(self.served)
         if self.ignored:
             headers["X-Miner-Ignored-Params"] = ", ".join(self.ignored)
         return headers
@@ -238,18 +250,30 @@ class RequestContext:
         Raises:
             RequestError: names the client's field.
         """
-        apply_policy(call, self._policy(call), self.gateway.service.engine_fields)
+        self.rules = rules = self.gateway.service.rules_of(call.model)
+        policy, by_model = self._policy(call)
+        skip, refuse = (rules.skip, rules.refuse) if by_model else ((), ())
+        apply_policy(call, policy, rules.engine_fields, skip=skip, refuse=refuse)
         self.ignored += [name for name in call.ignored if name not in self.ignored]
 
-    def _policy(self, call: Call) -> Policy:
-        """What becomes of unsupported parameters: as the request says, else its key, else the server."""
+    def _policy(self, call: Call) -> tuple[Policy, bool]:
+        """What becomes of unsupported parameters: as the request says, else its key, else the model, else the server;
+        and whether the model's lists of single parameters apply.
+        """
         sent = self.request.headers.get(HEADER)
         if sent:
-            return policy_of(sent, HEADER)
+            return policy_of(sent, HEADER), False
         word = call.arguments[0].get("unsupported") if call.arguments else None
         if isinstance(word, str):
-            return policy_of(word, "unsupported")
-        return self.caller.unsupported or self.gateway.settings.serve_unsupported
+            return policy_of(word, "unsupported"), False
+        if self.caller.unsupported is not None:
+            return self.caller.unsupported, False
+        return self.rules.unsupported or self.gateway.settings.serve_unsupported, True
+
+    def note_served(self, model: str | None) -> None:
+        """Note which model serves the request, where its name here may mean several or another one."""
+        if self.rules.names:
+            self.served = model
 
     def record_chunks(self, chunks: list[LLMChunk]) -> None:
         """Count a batch of the stream."""
@@ -285,6 +309,9 @@ class RequestContext:
             return
         self.finished = True
         self.gateway.bodies.release(self.body_reserved)
+        if self.call_started_at is not None:
+            served = self.gateway.service.rules_of(self.served) if self.served is not None else self.rules
+            self.cost = cost_of(served.price, self.reported_usage, self.chunks)
         self.gateway.request_finished(self, succeeded=self.error is None and self.status != 499)
         for middleware in reversed(self.middleware):
             try:

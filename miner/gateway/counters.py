@@ -95,6 +95,8 @@ class Counters:
         """Clients that left before their response was complete."""
         self.models: defaultdict[tuple[str, str], ModelCounters] = defaultdict(ModelCounters)
         """(Operation, label of the model) -> counters."""
+        self.cost: defaultdict[str, float] = defaultdict(float)
+        """What requests cost, by the label of the model."""
         self.labels = ModelLabels(_MAX_MODELS)
         self.engine_starts: Counter[str] = Counter()
         """Engine processes seen, by model."""

@@ -34,17 +34,18 @@ def generation_handler(dialect: Dialect) -> Handler:
 
 async def send_reply(context: RequestContext, dialect: Dialect, call: Call) -> web.StreamResponse:
     """Call the service and send its reply, as the dialect writes it."""
-    set_default_limit(call)
+    set_default_limit(context, call)
     await context.start_call(call)
     with call.names.translate_errors():
         return await (_streaming if call.stream else _non_streaming)(context, dialect, call)
 
 
-def set_default_limit(call: Call) -> None:
-    """Give the call the limit that its dialect means where the client names none."""
+def set_default_limit(context: RequestContext, call: Call) -> None:
+    """Give the call the limit of its model, else the one that its dialect means, where the client names none."""
+    limit = context.gateway.service.rules_of(call.model).sampling.get("max_tokens", call.default_max_tokens)
     for arguments in call.arguments:
         if arguments.get("max_tokens") is None:
-            arguments["max_tokens"] = call.default_max_tokens
+            arguments["max_tokens"] = limit
 
 
 def json_response(context: RequestContext, body: bytes, status: int = 200) -> web.Response:
@@ -198,6 +199,7 @@ class StreamedReply:
 
 
 def _head(context: RequestContext, call: Call, responses: list[LLMResponse]) -> Head:
+    context.note_served(responses[0].model)
     return Head(call.id or new_id(), responses[0].model or call.model or context.gateway.service.name)
 
 

@@ -51,6 +51,9 @@ _PLACE = re.compile(r"^(.*?)(?: - at `\$?\.?(.*?)`)?$", re.DOTALL)
 
 async def _read(context: RequestContext) -> list[bytes]:
     """The complete body in chunks, counted against the budget of all bodies until the request ends."""
+    if context.peeked is not None:
+        parts, context.peeked = context.peeked, None
+        return parts
     request, settings = context.request, context.gateway.settings
     most, length = settings.serve_max_body, request.content_length
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -113,6 +116,26 @@ async def read_parts(context: RequestContext) -> AsyncGenerator[bytes, None]:
 async def read_body(context: RequestContext) -> bytes:
     """The body as it is, for routes whose body is no JSON. Errors are those of `parse_body`."""
     return b"".join(await _read(context))
+
+
+class _Named(msgspec.Struct):
+    model: Any = None
+
+
+async def model_named(context: RequestContext) -> str | None:
+    """The model that a body names; None: none, or the body is no JSON. The body can be read again, once."""
+    parts = await _read(context)
+    raw = b"".join(parts)
+    context.peeked = [raw]
+
+    def named() -> Any:
+        try:
+            return msgspec.json.decode(raw, type=_Named).model
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    name = await off_loop(context, named)
+    return name if isinstance(name, str) and name else None
 
 
 async def parse_body(context: RequestContext, parse: Callable[[bytes], P]) -> P:

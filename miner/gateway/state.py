@@ -57,6 +57,13 @@ class BatchControl(Protocol):
         """Cancel a batch."""
 
 
+class ConfigReader(Protocol):
+    """What watches a configuration file."""
+
+    def read_now(self) -> None:
+        """Read it at once."""
+
+
 class HeartbeatStream(Protocol):
     """A stream that is kept alive while the engine sends nothing (EventStream)."""
 
@@ -95,6 +102,8 @@ class Gateway:
         self.queue = BackendQueue(settings)
         self.counters: Counters | None = None
         """Counters for `/metrics`; None: metrics are off."""
+        self.config_watch: ConfigReader | None = None
+        """Reads the file that says what is served; None: there is none."""
         self.database = Database(default_path(settings.serve_store_file)) if settings.serve_store else None
         """What is stored; None: nothing is."""
         self.responses = None if self.database is None else ResponseStore(

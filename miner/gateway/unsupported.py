@@ -1,11 +1,14 @@
 """What a client sends and miner or its engine does not support: refused, or left out and listed.
 
-One policy for all dialects, by the request's header, else its API key, else the server's setting:
+One policy for all dialects, by the request's header, else its API key, else the model, else the server's setting:
 
 - `refuse`: everything is refused by its name;
 - `default`: what only adds to a request is left out and listed in `x-miner-ignored-params`; what would change the
   meaning of the response is refused;
 - `skip`: everything is left out and listed.
+
+A model may name single parameters that are always left out (`skip`) or refused (`refuse`), unless the request or its
+key has a policy of its own.
 
 Fields that no dialect knows go to the engine if it knows them (`LLMService.engine_fields`).
 """
@@ -15,12 +18,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
+from miner.core.llms.contract.capabilities import IGNORABLE
+from miner.core.llms.contract.rules import Policy
 from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.dialect import Call
-
-Policy = Literal["refuse", "default", "skip"]
 
 HEADER = "X-Miner-Unsupported"
 _WORDS: dict[str, Policy] = {
@@ -73,12 +76,17 @@ def policy_of(word: str, where: str) -> Policy:
     return policy
 
 
-def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> None:
+def apply_policy(
+    call: Call, policy: Policy, engine_fields: Collection[str], *, skip: Collection[str] = (),
+    refuse: Collection[str] = (),
+) -> None:  # fmt: skip
     """Refuse or list what the call left out, and hand the engine the fields that it knows.
 
     Args:
         call: its `ignored` gets what is left out, its arguments get `extra` and `unsupported`.
         engine_fields: names that the engine knows.
+        skip: parameters, by the client's name or the service's, that are left out whatever the policy is.
+        refuse: those that are refused whatever it is.
 
     Raises:
         UnsupportedFeatureError: the policy refuses something; names the client's field.
@@ -94,12 +102,14 @@ def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> 
                 extra[path] = value
                 call.names.add({f"extra.{path}": path})
         elif policy == "refuse" or not _is_empty(value):
-            _refuse_typo(path, call.fields, policy)
+            if not _names(skip, path):
+                _refuse_typo(path, call.fields, policy)
             changes = path in CHANGES_THE_ANSWER
             hint = _meant(path, call.fields) if changes else None
             call.skip(path, f"Unknown parameter: {path!r}.", hint=hint, changes=changes)
     for skipped in call.skipped:
-        if policy == "refuse" or (skipped.changes and policy == "default"):
+        refused = policy == "refuse" or (skipped.changes and policy == "default")
+        if _names(refuse, skipped.param) or (refused and not _names(skip, skipped.param)):
             raise UnsupportedFeatureError(skipped.message, param=skipped.param, hint=skipped.hint or _way_out(policy))
         name = _INDEX.sub("", skipped.param)
         if name in call.ignored:
@@ -110,10 +120,31 @@ def apply_policy(call: Call, policy: Policy, engine_fields: Collection[str]) -> 
     for arguments in call.arguments:
         if extra:
             arguments["extra"] = {**extra, **(arguments.get("extra") or {})}
-        if policy == "default":
+        if refuse or (skip and policy != "skip"):
+            arguments["unsupported"] = _ignorable(call, policy, skip, refuse)
+        elif policy == "default":
             arguments["unsupported"] = [name for name in LENIENT if name not in call.strict]
         else:
             arguments["unsupported"] = "ignore" if policy == "skip" else "error"
+
+
+def _ignorable(call: Call, policy: Policy, skip: Collection[str], refuse: Collection[str]) -> list[str]:
+    """The parameters of the service that may be left out."""
+    usual = [name for name in LENIENT if name not in call.strict]
+    lenient = {"refuse": (), "default": usual, "skip": IGNORABLE}[policy]
+
+    def named(names: Collection[str], param: str) -> bool:
+        return param in names or _names(names, call.names.of(param))
+
+    return [name for name in IGNORABLE if (name in lenient or named(skip, name)) and not named(refuse, name)]
+
+
+def _names(names: Collection[str], param: str) -> bool:
+    """Whether a parameter, or what it is a part of, is among these; Ollama's options also without `options.`."""
+    if not names:
+        return False
+    path = _INDEX.sub("", param)
+    return any(name in names for name in (path, path.partition(".")[0], path.removeprefix("options.")))
 
 
 def _way_out(policy: Policy) -> str:

@@ -341,9 +341,10 @@ class LLMService(ModelManagement):
         defaulted = frozenset([name for name in _WITH_DEFAULT if arguments.get(name) is None])
         for name in defaulted:
             arguments[name] = getattr(settings, f"default_{name}")
-        request = build_request(
-            unsupported=options.pop("unsupported", None), options=options, defaulted=defaulted, **arguments
-        )
+        unsupported = options.pop("unsupported", None)
+        if unsupported is None:
+            defaulted |= {"ignore_unsupported"}
+        request = build_request(unsupported=unsupported, options=options, defaulted=defaulted, **arguments)
         check_images(request.messages or (), remote=settings.allow_remote_images)
         return request
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -12,33 +11,33 @@ from msgspec.structs import replace
 from miner.core._typing import override
 from miner.core.engine.events import EngineEvents
 from miner.core.http.crash_budget import budget_scope, current_budget
+from miner.core.llms.contract.audio import AudioReply, no_audio, with_model
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.driver import run, run_stream
-from miner.core.llms.contract.failover import Cooldowns, is_unavailable
+from miner.core.llms.contract.failover import is_unavailable
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.pool.base import PoolBase
 from miner.core.llms.pool.hints import keys_in_errors
 from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
-from miner.core.llms.pool.members import Members
 from miner.core.llms.pool.request import request_for
 from miner.core.llms.pool.table import ServedModel
 from miner.core.model_card import ModelCard, ModelState, RunningModel
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
-from miner.errors import BackendError, ConfigError, MinerError
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, TokenUsage
+from miner.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from miner.config.file.read import LoadedConfig
 
 __all__ = ["PoolService"]
 
 T = TypeVar("T")
 
 
-class PoolService(LLMService):
+class PoolService(PoolBase):
     """Many models on many backends, as a file says: `MinerConfig(config="miner.toml")`.
 
     A request's model name decides which service gets it. All engines that are started here share one memory budget.
@@ -50,114 +49,6 @@ class PoolService(LLMService):
     """
 
     name = "pool"
-
-    def __init__(self, config: Any = None) -> None:
-        from miner.config.file.find import config_paths, find_config
-        from miner.config.file.read import read_config
-
-        super().__init__(config)
-        path = find_config(self._settings.config)
-        if path is None:
-            places = " nor ".join(map(str, config_paths()))
-            raise ConfigError(
-                f"There is no configuration file: neither {places} is there.",
-                operator_hint="Name one with MINER_CONFIG, or write one: `miner config init`.",
-            )
-        self._members = Members(self._settings, read_config(path))
-        self._cooldowns = Cooldowns()
-
-    @classmethod
-    @override
-    def not_configured(cls, config: Any = None) -> str | None:
-        from miner.config.config import config_of
-        from miner.config.file.find import find_config
-
-        if find_config(config_of(config).config) is not None:
-            return None
-        return "there is no miner.toml; `miner config init` writes one"
-
-    # The table
-
-    @property
-    def loaded_config(self) -> LoadedConfig:
-        """The file that is served."""
-        return self._members.loaded
-
-    @property
-    def config_path(self) -> Path:
-        """Where it is."""
-        return self._members.loaded.path
-
-    def apply(self, loaded: LoadedConfig) -> None:
-        """Serve what a file says from now on. Models whose services did not change keep them; the others' requests in
-        flight are finished first. To be called on the event loop that serves.
-
-        Raises:
-            ConfigError: it cannot be served; nothing has changed then.
-        """
-        self._members.apply(loaded)
-
-    def served(self, name: str | None) -> ServedModel | None:
-        """The model of the table that a name means; None: there is none."""
-        return self._members.table.find(name)
-
-    @property
-    def default_model(self) -> str | None:
-        """The model of requests that name none."""
-        return self._members.table.default
-
-    async def _find(self, name: str | None) -> ServedModel:
-        """The model that a name means, also one that a backend exposes.
-
-        Raises:
-            ModelNotFoundError: there is none.
-        """
-        served = self._members.table.find(name)
-        if served is not None:
-            return served
-        name = self._members.table.default if name is None else name
-        if name is not None:
-            for holder in self._members.exposed():
-                try:
-                    async with holder.use(queued=False) as service:
-                        info = await service.resolve_model(name)
-                except MinerError:
-                    continue
-                return self._members.exposed_model(holder, info.id if info is not None else name)
-        raise self._members.table.missing(name)
-
-    # What it can do
-
-    @property
-    @override
-    def capabilities(self) -> frozenset[str]:
-        return frozenset().union(*(holder.service.capabilities for holder in self._members.holders()))
-
-    @property
-    @override
-    def concurrency(self) -> int:
-        return max((holder.service.concurrency for holder in self._members.holders()), default=8)
-
-    @property
-    @override
-    def known_concurrency(self) -> int | None:
-        known = [holder.service.known_concurrency for holder in self._members.holders()]
-        return max((each for each in known if each is not None), default=None)
-
-    @property
-    @override
-    def backend_names(self) -> list[str]:
-        return list(dict.fromkeys(holder.plan.backend for holder in self._members.holders()))
-
-    @property
-    @override
-    def engine_fields(self) -> frozenset[str]:
-        return frozenset().union(*(holder.service.engine_fields for holder in self._members.holders()))
-
-    @property
-    @override
-    def queues_requests(self) -> bool:
-        return True  # those for servers without a queue wait in their holder's
 
     # Requests
 
@@ -172,27 +63,29 @@ class PoolService(LLMService):
     @override
     async def _run_request(self, request: ChatRequest) -> LLMResponse:
         with self._in_flight.call(), budget_scope(current_budget()):
-            candidates = self._candidates(await self._find(request.model))
-            for served in candidates:
+            candidates = self._candidates(await self._members.find(request.model))
+            for candidate in candidates:
+                served = self._members.current(candidate)
                 try:
                     with keys_in_errors(served):
                         async with served.holder.use(keep_alive=request.keep_alive) as service:
                             response = await run(service, request_for(served, request, service))
                 except BackendError as error:
-                    if served is candidates[-1] or not is_unavailable(error):
+                    if candidate is candidates[-1] or not is_unavailable(error):
                         raise
                     self._cool_down(served, error)
                 else:
-                    response.model = served.name
+                    served.describe(response, response.usage)
                     return response
             raise AssertionError  # the last one has raised
 
     @override
     async def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
         budget = current_budget()
-        candidates = self._candidates(await self._find(request.model))
-        for served in candidates:
-            delivered = False
+        candidates = self._candidates(await self._members.find(request.model))
+        for candidate in candidates:
+            served, delivered = self._members.current(candidate), False
+            usage: TokenUsage | None = None
             try:
                 with keys_in_errors(served):
                     async with served.holder.use(keep_alive=request.keep_alive) as service:
@@ -202,14 +95,15 @@ class PoolService(LLMService):
                                 first = await anext(batches, None)
                             response.model = served.name
                             if first is not None:
-                                delivered = True
+                                delivered, usage = True, first[-1].usage
                                 yield first
                             async for batch in batches:
+                                usage = batch[-1].usage or usage
                                 yield batch
-                            response.model = served.name
+                            served.describe(response, usage)
                 return
             except BackendError as error:
-                if delivered or served is candidates[-1] or not is_unavailable(error):
+                if delivered or candidate is candidates[-1] or not is_unavailable(error):
                     raise
                 self._cool_down(served, error)
 
@@ -219,7 +113,7 @@ class PoolService(LLMService):
             return await service.embed(texts, name, dimensions)
 
         served, response = await self._call(model, call)
-        response.model = served.name
+        served.describe(response, response.usage)
         return response
 
     @override
@@ -230,7 +124,7 @@ class PoolService(LLMService):
             return await service.rerank(query, documents, name, top_n)
 
         served, response = await self._call(model, call)
-        response.model = served.name
+        served.describe(response, response.usage)
         return response
 
     @override
@@ -246,7 +140,7 @@ class PoolService(LLMService):
     ) -> tuple[ServedModel, T]:  # fmt: skip
         """The model that the name means, and the result of a call (which computes if `queued`) with its name there."""
         with self._in_flight.call(), budget_scope(current_budget()):
-            served = await self._find(model)
+            served = await self._members.find(model)
             with keys_in_errors(served):
                 async with served.holder.managed() if managed else served.holder.use(queued=queued) as service:
                     return served, await call(service, served.upstream)
@@ -269,7 +163,7 @@ class PoolService(LLMService):
     async def native_stream(
         self, path: str, body: dict[str, Any], model: str | None = None
     ) -> AsyncGenerator[NativeBatch, None]:
-        served = await self._find(model)
+        served = await self._members.find(model)
         with keys_in_errors(served):
             async with served.holder.use() as service:
                 backend = service.native_backend or service
@@ -280,7 +174,23 @@ class PoolService(LLMService):
     @property
     @override
     def audio_backend(self) -> Backend | None:
-        return next((each.service for each in self._members.holders() if each.service.audio_backend is not None), None)
+        return self if any(each.service.audio_backend is not None for each in self._members.holders()) else None
+
+    @override
+    @asynccontextmanager
+    async def audio(
+        self, path: str, body: bytes, content_type: str, model: str | None = None
+    ) -> AsyncIterator[AudioReply]:
+        served = await self._members.find(model)
+        with keys_in_errors(served):
+            async with served.holder.use() as service:
+                backend = service.audio_backend
+                if backend is None:
+                    raise no_audio(f"The model {served.name!r}")
+                if served.upstream is not None and served.upstream != model:
+                    body = with_model(body, content_type, served.upstream)
+                async with backend.audio(path, body, content_type, served.upstream) as reply:
+                    yield reply
 
     # Models
 
@@ -290,7 +200,7 @@ class PoolService(LLMService):
 
     @override
     async def resolve_model(self, name: str | None = None) -> ModelInfo | None:
-        served = await self._find(name)
+        served = await self._members.find(name)
         inner: ModelInfo | None = None
         if served.holder.answers:
             with keys_in_errors(served):

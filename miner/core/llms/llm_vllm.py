@@ -193,7 +193,9 @@ class VLLMService(OpenAIService):
 
     @override
     @asynccontextmanager
-    async def audio(self, path: str, body: bytes, content_type: str) -> AsyncIterator[AudioReply]:
+    async def audio(
+        self, path: str, body: bytes, content_type: str, model: str | None = None
+    ) -> AsyncIterator[AudioReply]:
         http = self._http()
         async with http.stream(path, body, content_type=content_type) as response:
             if response.status == 200:

@@ -19,10 +19,10 @@ from typing import Literal
 
 import msgspec
 
+from miner.core.llms.contract.rules import Policy
 from miner.errors import ConfigError
 from miner.gateway.context import Caller
 from miner.gateway.rate_limits import NO_LIMITS, Limits
-from miner.gateway.unsupported import Policy
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)

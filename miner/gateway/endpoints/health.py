@@ -25,12 +25,21 @@ async def readyz(context: RequestContext) -> web.StreamResponse:
     """Whether a request could be served now; the body has the reason why not, and for admins what to do."""
     problem = await not_ready(context.gateway)
     if problem is None:
-        return _respond(context, 200, b'{"status":"ready"}')
+        return _respond(context, 200, msgspec.json.encode({"status": "ready", **_config_error(context)}))
     reason = public(problem.reason)
     if context.caller.admin:
         reason = f"{problem.reason} {problem.hint}" if problem.hint else problem.reason
     body = msgspec.json.encode({"status": "not ready", "reason": reason})
     return _respond(context, 503, body, {"Retry-After": retry_after_header(problem.retry_after or _RETRY_SECONDS)})
+
+
+def _config_error(context: RequestContext) -> dict[str, str]:
+    """Why the configuration file is not served as it is now: what was served before still is."""
+    state = context.gateway.service.config_state
+    if state is None or state.error is None:
+        return {}
+    whole = f"{state.error} {state.hint}" if state.hint else state.error
+    return {"config": whole if context.caller.admin else public(state.error)}
 
 
 def _respond(

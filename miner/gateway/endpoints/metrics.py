@@ -52,6 +52,9 @@ METRICS = {
     "gen_ai_client_token_usage": MetricSpec(
         "histogram", "Tokens per request, input or output.", (*_GEN_AI, "gen_ai_token_type")
     ),
+    "miner_cost": MetricSpec(
+        "counter", "What the tokens of models with a price cost, in the currency of miner.toml.", ("model",)
+    ),
     "miner_request_queue_time_seconds": MetricSpec("histogram", "Time that requests waited for a slot at the backend."),
     "miner_requests_running": MetricSpec("gauge", "Requests that the backend works on."),
     "miner_requests_queued": MetricSpec("gauge", "Requests that wait for a slot at the backend."),
@@ -111,15 +114,16 @@ def _samples(
     """Names, labels and values."""
     for (route, method, status), duration in counters.requests.items():
         yield "http_server_request_duration_seconds", route, method, str(status), duration
-    provider = gateway.service.name
     for (operation, model), counted in counters.models.items():
-        labels = operation, provider, model
+        labels = operation, gateway.service.backend_of(model).name, model
         for error_type, duration in counted.duration.items():
             yield "gen_ai_server_request_duration_seconds", *labels, error_type, duration
         yield "gen_ai_server_time_to_first_token_seconds", *labels, counted.time_to_first_token
         yield "gen_ai_server_time_per_output_token_seconds", *labels, counted.time_per_output_token
         yield "gen_ai_client_token_usage", *labels, "input", counted.input_tokens
         yield "gen_ai_client_token_usage", *labels, "output", counted.output_tokens
+    for model, cost in counters.cost.items():
+        yield "miner_cost", model, cost
     queue = gateway.queue
     queued_at_backend = queue.waiting_at_backend
     yield "miner_request_queue_time_seconds", counters.queue_time

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from miner.config.config import config_of
 from miner.core._typing import override
 from miner.errors import InvalidRequestError
 from miner.gateway.auth.key_store import KeyStore
-from miner.gateway.catalog import could_be_a_file, find_model
+from miner.gateway.catalog import could_be_a_file, find_model, may_use, refuse_nameless
 from miner.gateway.client_address import is_loopback, is_proxied
 from miner.gateway.context import ANYBODY, OPERATOR, Caller, RequestContext
 from miner.gateway.dialect import Call
@@ -89,8 +88,15 @@ async def check_model_access(context: RequestContext, name: str | None) -> None:
         ModelNotFoundError: there is none, or not for this caller.
         InvalidRequestError: the key needs a name.
     """
-    models = context.caller.models
-    default = config_of(context.gateway.service.config).default_model
+    models, service = context.caller.models, context.gateway.service
+    rules = service.rules_of(name)
+    if rules.names:
+        if not may_use(context.caller, service, rules):
+            await find_model(context, name or rules.name or "")  # there is none for this caller
+        return
+    default = service.rules_of(None).name
+    if name is None and rules.limits_keys and models is None:
+        await refuse_nameless(context)
     if name is None:
         if models is None:
             return
@@ -101,7 +107,7 @@ async def check_model_access(context: RequestContext, name: str | None) -> None:
     elif models is not None:
         if name not in models:
             await find_model(context, name)
-    elif could_be_a_file(name) and name != default:
+    elif rules.limits_keys or (could_be_a_file(name) and name != default):
         await find_model(context, name)
 
 

@@ -40,11 +40,14 @@ class AccessLog(Middleware):
         """Fields after the request line, by name; None: left out."""
         now, started_at, first = asyncio.get_running_loop().time(), context.started_at, context.first_token_at
         usage, call = context.reported_usage, context.call
+        call_model = call.model if call is not None else None
         return {
             "model": call.model[:_MAX_NAME] if call is not None and call.model else None,
+            "served": context.served if context.served is not None and context.served != call_model else None,
             "stream": context.streamed or None,
             "tokens_in": usage.prompt_tokens if usage is not None else None,
             "tokens_out": usage.completion_tokens if usage is not None else (context.chunks or None),
+            "cost": None if context.cost is None else float(f"{context.cost:.6g}"),
             "queued": _rounded(context.queue_seconds),
             "ttft": _rounded(first - started_at) if first is not None else None,
             "seconds": _rounded(now - started_at),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from miner.config.config import config_of
 from miner.core._typing import override
 from miner.core.wire import LLMChunk
 from miner.gateway.context import RequestContext
@@ -56,6 +55,8 @@ class Metrics(Middleware):
         label = labels.served(name) if served else labels.requested(name)
         counters = self.counters.models[operation_of(context), label]
         counters.duration[error_type(context)].observe(seconds)
+        if context.cost:
+            self.counters.cost[label] += context.cost
         if usage is not None:
             counters.input_tokens.observe(usage.prompt_tokens)
             counters.output_tokens.observe(usage.completion_tokens)
@@ -83,5 +84,8 @@ def error_type(context: RequestContext) -> str:
 
 
 def _model_of(context: RequestContext) -> str:
+    """The name under which a request is counted: the model's own where the operator has named the models."""
+    if context.rules.names and context.rules.name is not None:
+        return context.served or context.rules.name
     name = context.call.model if context.call is not None else None
-    return name or config_of(context.gateway.service.config).default_model or "default"
+    return name or context.gateway.service.rules_of(None).name or "default"

@@ -129,9 +129,10 @@ class Tracing(Middleware):
 
 def _attributes(context: RequestContext, operation: str) -> dict[str, Any]:
     call, usage = context.call, context.reported_usage
+    name = context.served or (call.model if call is not None else None)
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": context.gateway.service.name,
+        "gen_ai.provider.name": context.gateway.service.backend_of(name).name,
         "http.request.method": context.route.method,
         "http.route": context.route.path,
         "http.response.status_code": context.status or 200,
@@ -143,10 +144,10 @@ def _attributes(context: RequestContext, operation: str) -> dict[str, Any]:
     if call is not None:
         if call.model:
             attributes["gen_ai.request.model"] = call.model[:200]
-        for name, value in (call.arguments[0] if call.arguments else {}).items():
-            unlimited = name == "max_tokens" and value == UNLIMITED
-            if name in _OPTIONS and isinstance(value, int | float) and not unlimited:
-                attributes[_OPTIONS[name]] = value
+        for option, value in (call.arguments[0] if call.arguments else {}).items():
+            unlimited = option == "max_tokens" and value == UNLIMITED
+            if option in _OPTIONS and isinstance(value, int | float) and not unlimited:
+                attributes[_OPTIONS[option]] = value
         if len(call.arguments) > 1:
             attributes["gen_ai.request.choice.count"] = len(call.arguments)
     if usage is not None:

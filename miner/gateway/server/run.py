@@ -133,7 +133,7 @@ async def serve(
     signals = _Signals()
     try:
         await runner.setup()
-        with signals.handled():
+        with signals.handled(), _hangup_handled(gateway, signals):
             for sock in sockets:
                 await web.SockSite(runner, sock, backlog=BACKLOG).start()
             on_ready()
@@ -206,6 +206,40 @@ class _Signals:
             self.second.set()
         elif self.count > 2:
             os._exit(128 + number)
+
+
+@contextmanager
+def _hangup_handled(gateway: Gateway, signals: _Signals) -> Iterator[None]:
+    """While the block lasts, SIGHUP reads the configuration file again, if there is one. That of a terminal which is
+    closed stops the server, as it does without a file.
+    """
+    number = getattr(signal, "SIGHUP", None)
+    if number is None or gateway.config_watch is None:
+        yield
+        return
+    had_terminal, ignored = _has_terminal(), signal.getsignal(number) is signal.SIG_IGN
+
+    def on_hangup() -> None:
+        if had_terminal and not ignored and not _has_terminal():
+            signals.on_signal(number)
+        elif gateway.config_watch is not None:
+            gateway.config_watch.read_now()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(number, on_hangup)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(number)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a terminal that is open."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def _freeze_garbage_collector() -> None:

@@ -10,8 +10,10 @@ from miner.core.engine.events import EngineEvents
 from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.in_flight import InFlight
 from miner.core.llms.contract.audio import AudioReply, no_audio
+from miner.core.llms.contract.config_state import ConfigChange, ConfigState
 from miner.core.llms.contract.join import drain
 from miner.core.llms.contract.native import NativeBatch
+from miner.core.llms.contract.rules import ModelRules
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import shortened
 from miner.core.models.names import check_name, without_tag
@@ -114,6 +116,43 @@ class Backend:
         stand for: a gateway passes them on in `extra`.
         """
         return frozenset()
+
+    def rules_of(self, name: str | None) -> ModelRules:
+        """Return what holds for requests with this name; asks no engine.
+
+        Args:
+            name: None for the default model.
+        """
+        default = self._settings.default_model if name is None else None
+        return ModelRules(name=default, engine_fields=self.engine_fields)
+
+    def backend_of(self, name: str | None) -> Backend:
+        """Return the backend that serves this name, for what depends on it: capabilities, routes of its own."""
+        return self
+
+    @property
+    def preloaded(self) -> list[str | None]:
+        """The models to load at start, in order; None: the default model."""
+        return [None]
+
+    @property
+    def config_state(self) -> ConfigState | None:
+        """The file that says what is served; None: there is none."""
+        return None
+
+    async def reload(self, *, complete: bool = True) -> ConfigChange:
+        """Read the file that says what is served again, serve what it says now and return what has changed. Requests
+        in flight are finished; models that did not change keep their engines.
+
+        Args:
+            complete: False where the file may be being written just now: an error then changes nothing in
+                `config_state`, and a file with fewer models is one.
+
+        Raises:
+            ConfigError: the file cannot be served; nothing has changed then.
+            UnsupportedFeatureError: there is no such file.
+        """
+        raise UnsupportedFeatureError(f"{self.name} has no configuration file to read again.", param="config")
 
     @property
     def engine_events(self) -> EngineEvents | None:
@@ -293,11 +332,14 @@ class Backend:
         """The backend of this service that has `audio`; None: none has."""
         return None if type(self).audio is Backend.audio else self
 
-    def audio(self, path: str, body: bytes, content_type: str) -> AbstractAsyncContextManager[AudioReply]:
+    def audio(
+        self, path: str, body: bytes, content_type: str, model: str | None = None
+    ) -> AbstractAsyncContextManager[AudioReply]:
         """Send a request for speech or its text, in OpenAI's form; the block reads the response.
 
         Args:
             path: one of AUDIO_PATHS.
+            model: the model that the body names, for a service with several backends.
 
         Raises:
             UnsupportedFeatureError: there is no such route.

@@ -70,7 +70,7 @@ class CommandHolder(Holder):
     @asynccontextmanager
     @override
     async def use(self, *, queued: bool = True, keep_alive: float | str | None = None) -> AsyncIterator[LLMService]:
-        self.calls += 1
+        self._call_begins()
         try:
             client, pool = current_client(), await asyncio.to_thread(self.host.pool)
             seconds = None if keep_alive is None else seconds_of(keep_alive)
@@ -155,7 +155,7 @@ class CommandHolder(Holder):
     @asynccontextmanager
     @override
     async def managed(self) -> AsyncIterator[LLMService]:
-        self.calls += 1
+        self._call_begins()
         try:
             yield self._manager
         finally:
@@ -186,6 +186,10 @@ class CommandHolder(Holder):
     def _status(self) -> EngineStatus | None:
         pool = self.host.started
         return pool.status_of(self.spec) if pool is not None else None
+
+    @override
+    def discard(self) -> None:
+        self.host.drop(self.spec)
 
     @override
     async def _close(self) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+from miner.config.file.schema import Backend
 from miner.core.fair_queue import Permits, QueueFullError
 from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.plan import ServicePlan
 from miner.core.model_card import RunningModel
 from miner.core.wire import Health
-from miner.errors import BackendOverloadedError, MinerError
+from miner.errors import BackendOverloadedError, MinerError, ServiceClosedError
 
 logger = logging.getLogger("miner.pool")
 
@@ -31,6 +33,7 @@ class Holder:
 
     def __init__(self, plan: ServicePlan, service: LLMService, *, max_queue: int, queue_timeout: float) -> None:
         self.plan = plan
+        self.key = plan.identity
         self.service = service
         self.calls = 0
         """Calls that use it now."""
@@ -63,8 +66,9 @@ class Holder:
 
         Raises:
             BackendOverloadedError: too many wait, or it took too long.
+            ServiceClosedError: it is closed: `Members.find` and `current` return none that is, as of then.
         """
-        self.calls += 1
+        self._call_begins()
         try:
             if queued and not self.service.queues_requests:
                 async with self._permit():
@@ -74,6 +78,14 @@ class Holder:
         finally:
             self.calls -= 1
             self._call_ended()
+
+    def _call_begins(self) -> None:
+        if self.closed:
+            raise ServiceClosedError(
+                f"The backend {self.plan.backend!r} is not served any more.", backend=self.plan.backend,
+                hint="Send the request again.",
+            )  # fmt: skip
+        self.calls += 1
 
     def _call_ended(self) -> None:
         if self._retired and not self.calls:
@@ -149,6 +161,15 @@ class Holder:
             await self.service.aclose()
         except MinerError as error:
             logger.warning("The backend %r did not close cleanly: %s", self.plan.backend, error)
+
+    def discard(self) -> None:
+        """It was made and will not be used."""
+
+    def change(self, table: Backend, max_queue: int, queue_timeout: float) -> None:
+        """Take over what can change of a service that stays, for the requests that come."""
+        self.plan = replace(self.plan, table=table)
+        self._queue_timeout = queue_timeout
+        self._permits.max_queue = max_queue
 
     async def aclose(self) -> None:
         """Close it now: calls end with an error."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from miner.config.file.merge import default_model
 from miner.config.file.schema import Model
-from miner.core.engine.rules import NO_RULES
+from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.llms.llamacpp.engine_pool import host_settings
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.command import CommandHolder
@@ -22,13 +24,32 @@ from miner.core.llms.pool.rules import engine_rules
 from miner.core.llms.pool.table import ModelTable, ServedModel, preset_for
 from miner.core.llms.registry import load_backend
 from miner.core.wire import EngineStatus
-from miner.errors import ConfigError
+from miner.errors import ConfigError, MinerError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.config.file.read import LoadedConfig
 
 logger = logging.getLogger("miner.pool")
+
+_ADOPT_SECONDS = 10.0
+"""Seconds until a new service knows its model's file, after which the engine of the old one is stopped regardless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a file says, ready to be served."""
+
+    loaded: LoadedConfig
+    models: dict[str, ModelPlan]
+    plans: dict[str, ServicePlan]
+    """By their identity."""
+    holders: dict[str, Holder]
+    """Their services, by the same."""
+    exposed: list[str]
+    """Plans all of whose models are served."""
+    rules: dict[str, EngineRules]
+    """By the alias of the engine."""
 
 
 class Members:
@@ -46,6 +67,8 @@ class Members:
         self._holders: dict[str, Holder] = {}
         """By the identity of their plans."""
         self._retired: list[Holder] = []
+        """Those that no model uses any more, while they have requests."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self.loaded = loaded
         self.host = self._new_host()
         """Where all engines run."""
@@ -58,33 +81,143 @@ class Members:
         Raises:
             ConfigError: it cannot be served; nothing has changed then.
         """
+        self.serve(self.prepare(loaded))
+
+    def prepare(self, loaded: LoadedConfig) -> Prepared:
+        """What `serve` needs. Blocks, and changes nothing: to be called in a thread where requests are served.
+
+        Raises:
+            ConfigError: the file cannot be served.
+        """
         models = plan_models(loaded)
         exposed = [plan_service(name, table, loaded) for name, table in loaded.content.backends.items() if table.expose]
         plans: dict[str, ServicePlan] = {}
         for plan in (*(model.service for model in models.values()), *exposed):
             plans.setdefault(plan.identity, plan)  # the engine of several models is named after the first
-        holders = {key: self._holders.get(key) or self._make(plan) for key, plan in plans.items()}
-        table = ModelTable(
+        rules = engine_rules(models, loaded.content)
+        prepared = Prepared(loaded, models, plans, {}, [plan.identity for plan in exposed], rules)
+        try:
+            for key, plan in plans.items():
+                prepared.holders[key] = self._existing(key, models) or self._make(plan, loaded)
+        except ConfigError:
+            self.discard(prepared)
+            raise
+        return prepared
+
+    def discard(self, prepared: Prepared) -> None:
+        """It is not served after all."""
+        known = (*self.holders(), *self._retired)
+        for holder in prepared.holders.values():
+            if holder not in known:
+                holder.discard()
+
+    def _existing(self, key: str, models: dict[str, ModelPlan]) -> Holder | None:
+        """The service of a plan that is there already, also one whose last requests are being finished. One whose
+        engine has the name that another model has now is not used any more.
+        """
+        for holder in (*self.holders(), *self._retired):
+            if holder.key == key and not holder.closed:
+                namesake = models.get(holder.plan.alias or "")
+                return holder if namesake is None or namesake.service.identity == key else None
+        return None
+
+    def serve(self, prepared: Prepared) -> None:
+        """Serve what was prepared. To be called on the loop that serves; services that are not needed any more finish
+        their requests.
+        """
+        loaded, models = prepared.loaded, prepared.models
+        # One that was there when it was prepared may have been closed since.
+        holders = {
+            key: self._make(holder.plan, loaded) if holder.closed else holder
+            for key, holder in prepared.holders.items()
+        }
+        before = self.holders()
+        for key, holder in holders.items():
+            holder.revive()
+            holder.change(prepared.plans[key].table, *self._queue_limits(loaded))
+        self._retired = [holder for holder in self._retired if not holder.closed and holder not in holders.values()]
+        leaving = [holder for holder in before if holder not in holders.values()]
+        self._retired += leaving
+        self.table = ModelTable(
             {name: _served(plan, holders[plan.service.identity]) for name, plan in models.items()},
             default_model(loaded.content) or self._settings.default_model,
         )
-        for key, holder in self._holders.items():
-            if key not in holders:
-                holder.retire()
-                self._retired.append(holder)
-        self._retired = [holder for holder in self._retired if not holder.closed]
-        self._holders, self.table, self.loaded = holders, table, loaded
-        rules = engine_rules(models, loaded.content)
+        self._holders, self.loaded = holders, loaded
+        self._exposed = [holders[key] for key in prepared.exposed]
+        # An engine that stays keeps its name, whichever of its models comes first now.
+        names = {holder.plan.engine or "": prepared.plans[key].engine or "" for key, holder in holders.items()}
+        rules = {**prepared.rules, **{alias: prepared.rules.get(name, NO_RULES) for alias, name in names.items()}}
         self.host.configure(self._host_settings(loaded), lambda spec: rules.get(spec.alias, NO_RULES))
-        self._exposed = [holders[plan.identity] for plan in exposed]
+        if leaving:
+            new = [holder for holder in holders.values() if holder not in before]
+            task = asyncio.get_running_loop().create_task(self._retire(leaving, new))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _make(self, plan: ServicePlan) -> Holder:
+    async def _retire(self, leaving: list[Holder], new: list[Holder]) -> None:
+        """Close services once their requests are done, after the new ones have taken over the engines that they share
+        with them: an engine whose options did not change stays.
+        """
+        try:
+            if any(holder.plan.runs_engines for holder in leaving):
+                for holder in new:
+                    if holder.plan.runs_engines:
+                        with suppress(MinerError, TimeoutError):  # whoever uses it gets the error
+                            async with asyncio.timeout(_ADOPT_SECONDS), holder.use(queued=False) as service:
+                                await service.resolve_model(None)
+        finally:
+            for holder in leaving:
+                if holder not in self._holders.values():
+                    holder.retire()
+
+    async def find(self, name: str | None) -> ServedModel:
+        """The model that a name means, also one that a backend exposes. No other task runs between this and the first
+        step of the caller, so that its service is open then.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        served = self.table.find(name)
+        if served is not None:
+            return served
+        name = self.table.default if name is None else name
+        if name is not None:
+            for holder in self._exposed:
+                try:
+                    async with holder.use(queued=False) as service:
+                        info = await service.resolve_model(name)
+                except MinerError:
+                    continue
+                if not holder.closed:
+                    return self.exposed_model(holder, info.id if info is not None else name)
+        raise self.table.missing(name)
+
+    def current(self, served: ServedModel) -> ServedModel:
+        """A model that was found before, as it is served now: the file may have changed while another was tried.
+
+        Raises:
+            ModelNotFoundError: it is not served any more.
+        """
+        if not served.holder.closed:
+            return served
+        found = self.table.find(served.name)
+        if found is None:
+            raise self.table.missing(served.name)
+        return found
+
+    def _queue_limits(self, loaded: LoadedConfig) -> tuple[int, float]:
+        """Requests that may wait for a server without a queue of its own, and the seconds that they do."""
+        settings, limits = self._settings, loaded.content.limits
+        max_queue = settings.max_queue if limits.max_queue is None else limits.max_queue
+        return max_queue, limits.queue_timeout or settings.queue_timeout
+
+    def _make(self, plan: ServicePlan, loaded: LoadedConfig) -> Holder:
         config = config_for(plan, self._settings)
         try:
             service = load_backend(plan.kind, config).service(config)
         except ConfigError as error:
             raise ConfigError(
-                f"{self.loaded.path}: backends.{plan.backend}.kind = {plan.kind!r}: {error.message}",
+                f"{loaded.path}: backends.{plan.backend}.kind = {plan.kind!r}: {error.message}",
                 operator_hint=error.operator_hint,
             ) from error
         service.name = plan.backend
@@ -93,16 +226,14 @@ class Members:
             if hasattr(type(service), f"{setting}_setting"):
                 key = "url" if setting == "address" else setting
                 setattr(service, f"{setting}_setting", f"backends.{plan.backend}.{key}")
-        settings, limits = self._settings, self.loaded.content.limits
-        max_queue = settings.max_queue if limits.max_queue is None else limits.max_queue
-        queue_timeout = limits.queue_timeout or settings.queue_timeout
+        max_queue, queue_timeout = self._queue_limits(loaded)
         if plan.table.command is None:
             return Holder(plan, service, max_queue=max_queue, queue_timeout=queue_timeout)
         try:
-            spec = command_spec(plan.backend, plan.table, self.loaded.directory, plan.secret)
+            spec = command_spec(plan.backend, plan.table, loaded.directory, plan.secret)
         except ConfigError as error:
             raise ConfigError(
-                f"{self.loaded.path}: {error.message}", hint=error.hint, operator_hint=error.operator_hint
+                f"{loaded.path}: {error.message}", hint=error.hint, operator_hint=error.operator_hint
             ) from error
         return CommandHolder(plan, service, config, spec, self.host, max_queue=max_queue, queue_timeout=queue_timeout)
 
@@ -139,6 +270,8 @@ class Members:
 
     async def aclose(self) -> None:
         """Close all services and stop all engines; the next use opens them again."""
+        for task in self._tasks:
+            task.cancel()
         results = await asyncio.gather(
             *(holder.aclose() for holder in (*self._holders.values(), *self._retired)), return_exceptions=True
         )

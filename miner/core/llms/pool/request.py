@@ -23,8 +23,7 @@ def request_for(served: ServedModel, request: ChatRequest, service: LLMService) 
     model = served.model
     if request.keep_alive is None and model.keep_alive is not None and "keep_alive" in service.capabilities:
         changes["keep_alive"] = model.keep_alive
-    if model.skip or model.refuse:
-        allowed = request.ignore_unsupported
-        names = frozenset(IGNORABLE) if allowed is True else frozenset(allowed or ())
+    if "ignore_unsupported" in request.defaulted and (model.skip or model.refuse or model.unsupported):
+        names = IGNORABLE if model.unsupported == "skip" else frozenset()
         changes["ignore_unsupported"] = (names | frozenset(model.skip)) - frozenset(model.refuse)
     return replace(request, **changes)

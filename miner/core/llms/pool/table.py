@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from miner.config.file.schema import Model
 from miner.core.llms.contract.preset import preset_of_options
+from miner.core.llms.contract.rules import ModelRules, Price, cost_of
 from miner.core.llms.pool.holder import Holder
 from miner.core.models.names import without_tag
-from miner.core.wire import ModelInfo, Preset
+from miner.core.wire import EmbeddingResponse, LLMResponse, ModelInfo, Preset, RerankResponse, TokenUsage
 from miner.errors import ModelNotFoundError
 
 
@@ -30,6 +31,31 @@ class ServedModel:
     """What its backend said of it last."""
 
     @property
+    def price(self) -> Price | None:
+        """What its tokens cost; None: the file does not say."""
+        given = self.model.price
+        return None if given is None else Price(given.input, given.cached, given.output)
+
+    def describe(self, response: LLMResponse | EmbeddingResponse | RerankResponse, usage: TokenUsage | None) -> None:
+        """Say in a response who has served it, and what that cost."""
+        response.model, response.cost = self.name, cost_of(self.price, usage)
+
+    def rules(self, *, limits_keys: bool) -> ModelRules:
+        """What the file says of it.
+
+        Args:
+            limits_keys: whether any model of the file is for some keys only.
+        """
+        model = self.model
+        return ModelRules(
+            name=self.name, names=frozenset((self.name, *model.aliases)), description=model.description,
+            is_listed=model.listed, keys=None if model.keys is None else frozenset(model.keys),
+            limits_keys=limits_keys, unsupported=model.unsupported, skip=frozenset(model.skip),
+            refuse=frozenset(model.refuse), sampling=self.preset.parameters if self.preset is not None else {},
+            engine_fields=self.holder.service.engine_fields, price=self.price,
+        )  # fmt: skip
+
+    @property
     def named_aliases(self) -> list[str]:
         """Its aliases without wildcards."""
         return [alias for alias in self.model.aliases if "*" not in alias]
@@ -41,7 +67,7 @@ class ServedModel:
             inner: what its service says of it; None: nothing.
         """
         inner = self.last_info = inner or self.last_info or ModelInfo(id=self.name)
-        return replace(inner, id=self.name, aliases=self.named_aliases, preset=None)
+        return replace(inner, id=self.name, aliases=self.named_aliases, preset=None, description=self.model.description)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +105,11 @@ class ModelTable:
             if spelling in self._names:
                 return self._names[spelling]
         return next((model for pattern, model in self._patterns if pattern.fullmatch(name)), None)
+
+    @property
+    def limits_keys(self) -> bool:
+        """Whether any model is for some keys only."""
+        return any(each.model.keys is not None for each in self.models.values())
 
     def missing(self, name: str | None, others: Iterable[str] = ()) -> ModelNotFoundError:
         """The error for a name that means none.

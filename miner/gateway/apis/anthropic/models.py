@@ -11,7 +11,7 @@ from aiohttp import web
 
 from miner.core.wire import ModelInfo
 from miner.errors import InvalidRequestError
-from miner.gateway.catalog import find_model, known_models, listed_names
+from miner.gateway.catalog import capabilities_of, find_model, known_models, listed_names
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 
@@ -29,11 +29,11 @@ def is_anthropic(headers: Mapping[str, str]) -> bool:
 
 async def models(context: RequestContext) -> web.StreamResponse:
     """A page of the models that this caller may use."""
-    query, backend = context.request.query, context.gateway.service.capabilities
+    query, service = context.request.query, context.gateway.service
     lifecycles = query.getall("lifecycle", []) + query.getall("lifecycle[]", [])
     names = listed_names(await known_models(context)) if "active" in lifecycles or not lifecycles else []
     page, more = _page(names, query)
-    data = [_model(model, name, backend) for model, name in page]
+    data = [_model(model, name, capabilities_of(service, model)) for model, name in page]
     body = {
         "data": data,
         "first_id": data[0]["id"] if data else None,
@@ -48,7 +48,8 @@ async def one_model(context: RequestContext) -> web.StreamResponse:
     wanted = context.request.match_info["model"]
     found = await find_model(context, wanted)
     name = wanted if wanted in found.aliases else found.id
-    return json_response(context, msgspec.json.encode(_model(found, name, context.gateway.service.capabilities)))
+    able = capabilities_of(context.gateway.service, found)
+    return json_response(context, msgspec.json.encode(_model(found, name, able)))
 
 
 def _page(names: Sequence[tuple[ModelInfo, str]], query: Any) -> tuple[Sequence[tuple[ModelInfo, str]], bool]:
@@ -74,7 +75,7 @@ def _place(names: Sequence[tuple[ModelInfo, str]], query: Any, param: str) -> in
     raise InvalidRequestError(f"{param} must be the id of a listed model, not {wanted[:80]!r}.", param=param)
 
 
-def _model(model: ModelInfo, name: str, backend: Collection[str]) -> dict[str, Any]:
+def _model(model: ModelInfo, name: str, able: Collection[str]) -> dict[str, Any]:
     return {
         "type": "model",
         "id": name,
@@ -88,7 +89,7 @@ def _model(model: ModelInfo, name: str, backend: Collection[str]) -> dict[str, A
         "max_input_tokens": model.context_length,
         "max_tokens": model.context_length,
         "allowed_fallback_models": [],
-        "capabilities": _capabilities(backend if model.capabilities is None else model.capabilities),
+        "capabilities": _capabilities(able),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from miner.core.llms.contract.backend import Backend
 from miner.gateway.apis.llamacpp.completion import native_completion
 from miner.gateway.apis.llamacpp.errors import chat_error, llamacpp_error
 from miner.gateway.apis.llamacpp.schema import (
@@ -23,6 +24,7 @@ from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.routes import OPENAI
 from miner.gateway.context import Handler, RequestContext, Route
+from miner.gateway.request_body import model_named
 
 _JSON_OR_EVENTS = ("application/json", "text/event-stream")
 _BODIES: dict[str, type] = {
@@ -39,7 +41,11 @@ def _or_else(handler: Handler, otherwise: Handler | None) -> Handler:
         return handler
 
     async def handle(context: RequestContext) -> web.StreamResponse:
-        native = context.gateway.service.native_backend is not None
+        service = context.gateway.service
+        backend: Backend = service
+        if service.config_state is not None:  # several: the body names one
+            backend = service.backend_of(await model_named(context))
+        native = backend.native_backend is not None
         return await (handler if native else otherwise)(context)
 
     return handle

@@ -66,7 +66,7 @@ async def models(context: RequestContext) -> web.StreamResponse:
     data = [
         {
             "id": model.id, "aliases": model.aliases, "tags": [], "object": "model", "created": model.created or 0,
-            "owned_by": "llamacpp", "meta": _meta(model),
+            "owned_by": context.gateway.service.backend_of(model.id).name, "meta": _meta(model),
         }
         for model in known
     ]  # fmt: skip

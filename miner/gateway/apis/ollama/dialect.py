@@ -104,7 +104,7 @@ class _OllamaDialect(Generic[R]):
         if self.is_empty(request):
             return await load(context, request, self.kind, foreign)
         call = await off_loop(context, self.convert, request, foreign)
-        drop_raw(call, context.gateway.service.capabilities)
+        drop_raw(call, context.gateway.service.backend_of(call.model).capabilities)
         await apply_model(context, call, request.options)
         call.options.is_ready()
         try:

@@ -58,7 +58,7 @@ async def _embed(
     service = context.gateway.service
     model = await full_name(context, required_model(request.model))
     # An input that is too long is an error here, never truncated, and an embedding has no sampling.
-    keeps = "keep_alive" in service.capabilities
+    keeps = "keep_alive" in service.backend_of(model).capabilities
     ignored = ("truncate",) if keeps else ("truncate", "keep_alive")
     context.ignored += [name for name in ignored if getattr(request, name)]
     if request.options is not None:
@@ -75,6 +75,7 @@ async def _embed(
     reply.is_ready()
     response = await service.embed(texts, model, dimensions=getattr(request, "dimensions", None) or None)
     context.usage = response.usage
+    context.note_served(response.model)
     if keeps and request.keep_alive is not None:
         await keep(service, model, request.keep_alive)
     return response

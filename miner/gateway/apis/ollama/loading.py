@@ -40,12 +40,12 @@ async def apply_model(context: RequestContext, call: Call, options: OllamaOption
     """Add what depends on the model: its full name, and whether `num_ctx` fits its context."""
     service, arguments = context.gateway.service, call.arguments[0]
     call.model = arguments["model"] = await full_name(context, arguments["model"])
-    if "keep_alive" in arguments and "keep_alive" not in service.capabilities:
+    if "keep_alive" in arguments and "keep_alive" not in service.backend_of(call.model).capabilities:
         call.ignored.append("keep_alive")  # the model stays loaded whatever a client says
         del arguments["keep_alive"]
     if options is None:
         return
-    known = engine_options(options, call, service.engine_fields)
+    known = engine_options(options, call, service.rules_of(call.model).engine_fields)
     if known:
         arguments["extra"] = {**known, **(arguments.get("extra") or {})}
     if options.num_ctx is None:
@@ -64,17 +64,17 @@ async def load(
     service = context.gateway.service
     name = await full_name(context, required_model(request.model))
     await context.start_call(Call([], name, foreign=foreign, fields=type(request).__struct_fields__))
-    keep_alive = request.keep_alive
+    keep_alive, backend = request.keep_alive, service.backend_of(name)
     if request.think:
         info = await service.resolve_model(name)
-        able = service.capabilities if info is None or info.capabilities is None else info.capabilities
+        able = backend.capabilities if info is None or info.capabilities is None else info.capabilities
         if "reasoning" not in able:  # the command checks by this whether it may ask for reasoning
             raise UnsupportedFeatureError(f'"{request.model}" does not support thinking', param="think")
     unload = keep_alive is not None and seconds_of(keep_alive) == 0
-    if "keep_alive" not in service.capabilities:
+    if "keep_alive" not in backend.capabilities:
         if unload:
             raise UnsupportedFeatureError(
-                f"{service.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
+                f"{backend.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
             )
         if keep_alive is not None:
             context.ignored.append("keep_alive")

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelCard, RunningModel
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
@@ -18,7 +19,7 @@ from miner.gateway.apis.ollama.loading import full_name
 from miner.gateway.apis.ollama.modelfile import modelfile, parameters_text
 from miner.gateway.apis.ollama.response import timestamp
 from miner.gateway.apis.ollama.schema import OllamaShowRequest
-from miner.gateway.catalog import find_model, known_models
+from miner.gateway.catalog import capabilities_of, find_model, known_models, may_list
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
 
@@ -53,21 +54,23 @@ async def version(context: RequestContext) -> web.StreamResponse:
 
 async def tags(context: RequestContext) -> web.StreamResponse:
     """List models, the default first, loaded or not."""
-    backend = context.gateway.service.capabilities
+    service = context.gateway.service
     listed = []
     for model in await known_models(context):
         dates = {"modified_at": _time(model.created or context.gateway.created)}
-        listed.append({**_entry(model), **dates, "capabilities": _capabilities(model, backend)})
+        listed.append({**_entry(model), **dates, "capabilities": _capabilities(service, model)})
     return json_response(context, msgspec.json.encode({"models": listed}))
 
 
 async def ps(context: RequestContext) -> web.StreamResponse:
     """List the models in memory, the one that stays longest first."""
+    service = context.gateway.service
     allowed = {model.id for model in await known_models(context)} if context.caller.models is not None else None
     running = [
         model
-        for model in await context.gateway.service.running_models()
-        if allowed is None or not allowed.isdisjoint((model.info.id, *model.info.aliases))
+        for model in await service.running_models()
+        if (allowed is None or not allowed.isdisjoint((model.info.id, *model.info.aliases)))
+        and may_list(context.caller, service, model.info)
     ]
     running.sort(key=lambda model: model.expires_at or _FOREVER, reverse=True)
     return json_response(context, msgspec.json.encode({"models": [_running(model) for model in running]}))
@@ -123,7 +126,7 @@ def _shown(context: RequestContext, card: ModelCard) -> dict[str, Any]:
         "system": card.system,
         "details": {**_details(info, lengths=False), "parent_model": card.parent},
         "model_info": {**{name: value for name, value in known.items() if value is not None}, **card.metadata},
-        "capabilities": _capabilities(info, context.gateway.service.capabilities),
+        "capabilities": _capabilities(context.gateway.service, info),
         "modified_at": _time(info.created or context.gateway.created),
     }
     for name in ("messages", "tensors"):
@@ -176,8 +179,8 @@ def _parameter_size(parameters: int | None) -> str:
     return f"{parameters / 1e6:.2f}M" if parameters >= 1_000_000 else f"{parameters / 1e3:.2f}K"
 
 
-def _capabilities(model: ModelInfo, backend: frozenset[str]) -> list[str]:
-    known = model.capabilities if model.capabilities is not None else backend
+def _capabilities(service: LLMService, model: ModelInfo) -> list[str]:
+    known = capabilities_of(service, model)
     return [name for capability, name in _CAPABILITIES.items() if capability in known]
 
 

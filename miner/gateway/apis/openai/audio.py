@@ -68,7 +68,7 @@ def audio(path: str, *, form: bool) -> Handler:
             backend = service.audio_backend
             if backend is None:
                 raise no_audio(service.name)
-            async with backend.audio(path, body, content_type) as reply:
+            async with backend.audio(path, body, content_type, model or None) as reply:
                 out = EventStream(context, reply.content_type, b"")
 
                 async def write() -> bytes:

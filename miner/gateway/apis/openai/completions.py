@@ -109,7 +109,7 @@ _DIALECT = OpenAICompletions()
 async def completions(context: RequestContext) -> web.StreamResponse:
     """Complete one or several prompts."""
     call = await parse_body(context, _DIALECT.parse)
-    drop_raw(call, context.gateway.service.capabilities)
+    drop_raw(call, context.gateway.service.backend_of(call.model).capabilities)
     return await send_reply(context, _DIALECT, call)
 
 

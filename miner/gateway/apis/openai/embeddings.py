@@ -50,6 +50,7 @@ async def embeddings(context: RequestContext) -> web.StreamResponse:
     with call.names.translate_errors():
         response = await context.gateway.service.embed(texts, request.model, dimensions=request.dimensions)
     context.usage = response.usage
+    context.note_served(response.model)
     packed = request.encoding_format == "base64"
     data = [
         {"object": "embedding", "index": item.index, "embedding": _packed(item.embedding) if packed else item.embedding}

@@ -15,8 +15,8 @@ from miner.gateway.generation import json_response
 
 async def models(context: RequestContext) -> web.StreamResponse:
     """List the models that this caller may use by all their names, the default first."""
-    known, backend = await known_models(context), context.gateway.service.name
-    listed = [_model(model, name, backend) for model, name in listed_names(known)]
+    known, service = await known_models(context), context.gateway.service
+    listed = [_model(model, name, service.backend_of(model.id).name) for model, name in listed_names(known)]
     return json_response(context, msgspec.json.encode({"object": "list", "data": listed}))
 
 
@@ -25,13 +25,16 @@ async def one_model(context: RequestContext) -> web.StreamResponse:
     wanted = context.request.match_info["model"]
     found = await find_model(context, wanted)
     name = wanted if wanted in found.aliases else found.id
-    return json_response(context, msgspec.json.encode(_model(found, name, context.gateway.service.name)))
+    backend = context.gateway.service.backend_of(found.id).name
+    return json_response(context, msgspec.json.encode(_model(found, name, backend)))
 
 
 def _model(model: ModelInfo, name: str, backend: str) -> dict[str, Any]:
     body: dict[str, Any] = {"id": name, "object": "model", "created": model.created or 0, "owned_by": backend}
     if name != model.id:
         body["root"] = model.id
+    if model.description is not None:
+        body["description"] = model.description
     if model.aliases:
         body["aliases"] = model.aliases
     if model.context_length is not None:

@@ -40,6 +40,7 @@ async def rerank(context: RequestContext) -> web.StreamResponse:
             error.param = "model"  # the client's field that selects the backend's model
         raise
     context.usage = ranking.usage
+    context.note_served(ranking.model)
     results: list[dict[str, Any]] = [
         {"index": one.index, "relevance_score": one.relevance_score} for one in ranking.results
     ]

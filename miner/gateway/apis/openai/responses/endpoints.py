@@ -73,13 +73,17 @@ async def _complete(context: RequestContext, call: Call) -> None:
     """Find what the request refers to, and convert it all."""
     options: ResponseOptions = call.options
     config = config_of(context.gateway.service.config)
-    if call.model is None and config.default_model is None and config.model_path is None:
+    service = context.gateway.service
+    named = service.rules_of(None).name or (service.config_state is None and config.model_path)
+    if call.model is None and not named:
         # As in OpenAI's API, whose compliance suites check it.
         raise InvalidRequestError(
             "Missing required parameter: 'model'.", param="model", hint="GET /v1/models lists them.",
             operator_hint="DEFAULT_MODEL is the model of requests that name none.",
         )  # fmt: skip
-    options.temperature, options.top_p = config.default_temperature, config.default_top_p
+    sampling = service.rules_of(call.model).sampling
+    options.temperature = sampling.get("temperature", config.default_temperature)
+    options.top_p = sampling.get("top_p", config.default_top_p)
     earlier = await earlier_items(context, options.request)
     await off_loop(context, _DIALECT.complete, call, earlier)
 
@@ -121,7 +125,7 @@ class _Saving:
 
 async def _start(context: RequestContext, call: Call) -> web.StreamResponse:
     """Begin a background response, and return it, or its events so far and from now on."""
-    set_default_limit(call)
+    set_default_limit(context, call)
     context.apply_policy(call)
     await check_model_access(context, call.model)
     await context.gateway.service.resolve_model(call.model)  # a wrong name is an error now
