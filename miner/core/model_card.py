@@ -77,9 +77,11 @@ class ModelState(Struct, kw_only=True, omit_defaults=True):
     """The backend that serves it; with a table, NAME of its `[backends.NAME]`."""
     kind: str = ""
     """The kind of the backend: llamacpp, vllm, ..."""
-    state: Literal["unloaded", "loading", "ready", "stopping", "failed", "remote", "unavailable"] = "unloaded"
-    """remote: at a server that is not started here, and that answers; unavailable: it does not, or there is no such
-    model."""
+    state: Literal[
+        "unloaded", "loading", "ready", "sleeping", "stopping", "failed", "remote", "unavailable"
+    ] = "unloaded"  # fmt: skip
+    """sleeping: its process waits without GPU memory; remote: at a server that is not started here, and that answers;
+    unavailable: it does not, or there is no such model."""
     engine: str | None = None
     """The engine that runs it here, which several models may share."""
     reason: str | None = None
@@ -126,7 +128,8 @@ def state_of(info: ModelInfo, engine: EngineStatus | None, **known: Any) -> Mode
     return state
 
 
-_STATES: dict[str, Literal["unloaded", "loading", "ready", "stopping", "failed"]] = {
-    "stopped": "unloaded", "starting": "loading", "ready": "ready", "stopping": "stopping", "failed": "failed",
+_STATES: dict[str, Literal["unloaded", "loading", "ready", "sleeping", "stopping", "failed"]] = {
+    "stopped": "unloaded", "starting": "loading", "ready": "ready", "sleeping": "sleeping",
+    "stopping": "stopping", "failed": "failed",
 }  # fmt: skip
 """State of an engine -> that of its model."""

@@ -403,7 +403,7 @@ class EngineStatus(Struct, kw_only=True, omit_defaults=True):
     """One engine process of ours."""
 
     model: str
-    state: Literal["stopped", "starting", "ready", "stopping", "failed"]
+    state: Literal["stopped", "starting", "ready", "sleeping", "stopping", "failed"]
     pid: int | None = None
     memory: int | None = None
     """Resident bytes."""

@@ -21,7 +21,7 @@ Without --all only models that are loaded, loading or failed are shown, and
 those with requests. `miner load NAME`, `miner unload NAME` and
 `miner stop NAME` change what is loaded.
 """
-_SHOWN = ("ready", "loading", "stopping", "failed")
+_SHOWN = ("ready", "sleeping", "loading", "stopping", "failed")
 
 
 def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:

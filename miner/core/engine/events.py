@@ -10,7 +10,7 @@ from typing import Literal
 
 logger = logging.getLogger("miner.engine")
 
-EngineEventState = Literal["loading", "ready", "evicting", "stopping", "stopped", "failed", "refused"]
+EngineEventState = Literal["loading", "ready", "evicting", "stopping", "stopped", "sleeping", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class EngineEvent:
     model: str
     """The engine's name."""
     state: EngineEventState
-    """evicting: it gets no new requests and stops when those in flight are done; failed: it crashed, or did not start;
-    refused: it cannot be loaded, for `reason`."""
+    """sleeping: its process waits without GPU memory; evicting: it gets no new requests and stops when those in flight
+    are done; failed: it crashed, or did not start; refused: it cannot be loaded, for `reason`."""
     reason: str | None = None
     seconds: float | None = None
     """How long the load took."""

@@ -39,8 +39,12 @@ Measure = Callable[[Sequence[RunningEngine]], Headroom]
 
 def running_engines(members: Iterable[Member]) -> list[RunningEngine]:
     """The engines that have a process."""
-    occupied = [member for member in members if member.state is not State.UNLOADED]
-    return [RunningEngine(m.engine.pid, m.gpu_need) for m in occupied if m.engine.pid is not None]
+    occupied = [member for member in members if member.state is not State.UNLOADED or member.asleep]
+    return [
+        RunningEngine(each.engine.pid, () if each.asleep else each.gpu_need)
+        for each in occupied
+        if each.engine.pid is not None
+    ]
 
 
 class HeadroomMeter:

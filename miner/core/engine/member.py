@@ -100,6 +100,11 @@ class Member:
         return None if own < 0 else own
 
     @property
+    def asleep(self) -> bool:
+        """Whether its process sleeps: unloaded, but it holds main memory."""
+        return self.state is State.UNLOADED and self.engine.state == "sleeping"
+
+    @property
     def booked(self) -> int:
         """Bytes of main memory that it counts for: what was estimated, or more if it took more."""
         return max(self.need or 0, self.measured)

@@ -146,9 +146,11 @@ class EnginePool:
             BackendTimeoutError: they were not done within `queue_timeout`; the engine keeps running.
         """
         scheduler = self.bind_loop()
-        members = [member for member in self._named(target) if member.state is not State.UNLOADED]
+        members = [m for m in self._named(target) if m.state is not State.UNLOADED or m.asleep]
         for member in members:
             member.unloading = True
+            if member.asleep:
+                scheduler.stop(member)
         scheduler.schedule()
         try:
             async with asyncio.timeout(self.limits.queue_timeout):
@@ -227,7 +229,9 @@ class EnginePool:
         Returns whether there was one to stop.
         """
         scheduler = self.bind_loop()
-        members = [member for member in self._named(target) if member.state in (State.LOADING, State.READY)]
+        members = [
+            member for member in self._named(target) if member.state in (State.LOADING, State.READY) or member.asleep
+        ]
         for member in members:
             scheduler.stop(member)
         return bool(members)

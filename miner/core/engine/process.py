@@ -194,6 +194,15 @@ class EngineProcess:
         """What of its prompts outlives a stop: none that it knows of."""
         return None
 
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can sleep now instead of being stopped: not this kind."""
+        return False
+
+    async def sleep(self) -> None:
+        """Free all GPU memory until `ensure_ready`."""
+        raise NotImplementedError
+
     async def before_stop(self) -> None:
         """Nothing has to be done before a stop."""
 

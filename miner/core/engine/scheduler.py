@@ -18,15 +18,16 @@ from typing import Any
 from miner.core.engine.conflicts import fits
 from miner.core.engine.errors import closed, crowded_out, not_started, overloaded
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
-from miner.core.engine.eviction import plan_eviction, surplus
+from miner.core.engine.eviction import surplus
 from miner.core.engine.headroom import HeadroomMeter, Measure
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
+from miner.core.engine.sleepers import plan_beside_sleepers
 from miner.core.engine.slot_queue import Lease, Waiter
 from miner.core.engine.spec import AnySpec
 from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
-from miner.errors import BackendOverloadedError, MinerError
+from miner.errors import BackendOverloadedError, EngineStartError, MinerError
 
 logger = logging.getLogger("miner.engine")
 
@@ -111,7 +112,10 @@ class Scheduler:
             return
         now = self.loop.time()
         for member in [m for m in self.members.values() if m.retired and m.state is State.UNLOADED and not m.queue]:
-            del self.members[member.spec]
+            if member.asleep:
+                self.stop(member)
+            else:
+                del self.members[member.spec]
         wake_at = [self._schedule_loads(now)]
         for member in self.members.values():
             if member.state is State.READY:
@@ -146,13 +150,15 @@ class Scheduler:
             if (refused := wanted.cooldown_error()) is not None:  # nothing is evicted for it
                 self.fail(wanted, refused)
                 continue
-            plan = plan_eviction(wanted, self.members.values(), limits)
+            plan, sleeper = plan_beside_sleepers(wanted, self.members.values(), limits)
             wanted.waits_for = tuple(plan.behind)
-            acts = plan.load or plan.refusal is not None or plan.at <= now
+            acts = sleeper is not None or plan.load or plan.refusal is not None or plan.at <= now
             if acts and meter is not None and not meter.is_fresh(now, self.members.values()):
                 self._draining |= draining & set(plan.victims)  # an eviction under way goes on
                 break
-            if plan.refusal is not None:
+            if sleeper is not None:
+                self._evict([sleeper], f"{wanted.spec.alias} needs its memory")
+            elif plan.refusal is not None:
                 crowded = not fits(wanted, (), limits) and (fits(wanted, (), most) or fits(wanted, (), self.limits))
                 refusal = crowded_out(wanted, limits) if crowded else plan.refusal
                 self._emit(wanted, "refused", refusal.message)
@@ -247,9 +253,10 @@ class Scheduler:
         """Begin to stop an engine, whatever its state.
 
         Args:
-            returns: it may be loaded again: it is given time to save what it needs then.
+            returns: it may be loaded again: it sleeps if it can, else it is given time to save what it needs then.
         """
         member.state = State.STOPPING
+        member.unloaded.clear()
         self._emit(member, "stopping")
         member.end_slice(self.loop.time())
         if member.task is not None:
@@ -281,6 +288,10 @@ class Scheduler:
     async def _stop_engine(self, member: Member, *, prepare: bool) -> None:
         stopped = False
         try:
+            if prepare and not member.unloading and member.engine.can_sleep:
+                stopped = await self._sleep_engine(member)
+                if stopped:
+                    return
             if prepare:
                 await self._prepare_stop(member)
             async with asyncio.timeout(self.limits.stop_timeout):
@@ -289,6 +300,14 @@ class Scheduler:
         finally:
             if not stopped:
                 member.engine.kill()
+
+    async def _sleep_engine(self, member: Member) -> bool:
+        try:
+            await member.engine.sleep()
+        except EngineStartError as error:
+            logger.warning("%s is stopped, since it does not sleep: %s", member.spec.alias, error)
+            return False
+        return True
 
     async def _prepare_stop(self, member: Member) -> None:
         """Let the engine prepare its stop, for `prepare_timeout` at most, and not while the pool is being closed."""
@@ -307,6 +326,9 @@ class Scheduler:
         error = None if task.cancelled() else task.exception()
         if member.task is not task:
             return  # it was cancelled by `stop`, whose own task continues
+        if member.unloading and member.engine.state == "sleeping":  # `unload` was called while it fell asleep
+            self.stop(member)
+            return
         if error is not None and not isinstance(error, MinerError):
             member.engine.kill()
             error = not_started(member, error, self.limits)
@@ -316,7 +338,7 @@ class Scheduler:
         if member in self._draining:  # a crash must not win it another slice
             member.end_slice(self.loop.time())
         if member.state is State.STOPPING:
-            self._emit(member, "stopped")
+            self._emit(member, "sleeping" if member.engine.state == "sleeping" else "stopped")
         else:
             self._emit(member, "failed", member.failure)
         member.exited()
@@ -342,7 +364,7 @@ class Scheduler:
         """Refuse all requests that wait, stop all engines, leave no task and no timer."""
         self._close()
         for member in self.members.values():
-            if member.state in (State.LOADING, State.READY):
+            if member.state in (State.LOADING, State.READY) or member.asleep:
                 self.stop(member)
         try:
             if self._tasks:

@@ -13,7 +13,7 @@ from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, check_model_file, 
 from miner.core.engine.speculation import check_speculation
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
-EngineState = Literal["stopped", "starting", "ready", "stopping", "failed"]
+EngineState = Literal["stopped", "starting", "ready", "sleeping", "stopping", "failed"]
 
 _MOST_THREADS = 512  # ggml's own bound; far above the cores of the machine it takes minutes to load a small model
 
@@ -276,8 +276,15 @@ class Engine(Protocol):
     def kv_cache(self) -> str | None:
         """What of its prompts outlives a stop, or why nothing does; None: nothing yet."""
 
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can sleep now instead of being stopped."""
+
+    async def sleep(self) -> None:
+        """Free all GPU memory, and serve nothing, until `ensure_ready`; raises EngineStartError if it does not."""
+
     async def ensure_ready(self) -> EngineAddress:
-        """Start it if needed, after a pause if it crashed; raises EngineStartError."""
+        """Start it or wake it up if needed, after a pause if it crashed; raises EngineStartError."""
 
     async def before_stop(self) -> None:
         """Called before it is stopped for a while (evicted, or idle for too long), and cancelled if that takes long."""

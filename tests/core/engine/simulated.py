@@ -139,6 +139,7 @@ class SimulatedEngine:
         self.state: Literal["stopped", "starting", "ready", "stopping", "failed"] = "stopped"
         self.pid = 1
         self.gpu_memory: tuple[int, ...] = ()
+        self.can_sleep = False
         self.restarts = 0
         self.log_tail = ["the last line"]
         self.in_flight = 0

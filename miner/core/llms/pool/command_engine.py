@@ -9,8 +9,8 @@ from pathlib import Path
 
 from miner.config.file.schema import Backend
 from miner.core._typing import override
-from miner.core.engine.command import CommandLauncher, CommandSpec
-from miner.core.engine.process import EngineProcess
+from miner.core.engine.command import CommandSpec
+from miner.core.engine.command_process import CommandProcess
 from miner.core.engine.spec import EngineAddress
 from miner.core.engine.supervisor import RunResult, Supervisor
 from miner.core.llms.pool.command_memory import Footprint, FootprintFile, vllm_gpu_memory
@@ -84,17 +84,15 @@ class CommandSource:
         return memory, gpus
 
 
-class MeasuredCommand(EngineProcess):
+class MeasuredCommand(CommandProcess):
     """A command whose memory is remembered for its next run."""
 
     def __init__(self, spec: CommandSpec, table: Backend, footprints: FootprintFile) -> None:
         super().__init__(
             spec,
-            CommandLauncher(),
             start_timeout=table.start_timeout or _START_TIMEOUT,
             stop_grace=table.stop_timeout or _STOP_TIMEOUT,
         )
-        self._command = spec
         self._footprints = footprints
         self._free_before: tuple[int, ...] = ()
         self._gpu_memory: tuple[int, ...] = ()
@@ -138,4 +136,4 @@ class MeasuredCommand(EngineProcess):
 
     def _remember(self, run: Supervisor) -> None:
         if run.peak:
-            self._footprints.put(self._command, Footprint(run.peak, self._gpu_memory))
+            self._footprints.put(self.command, Footprint(run.peak, self._gpu_memory))

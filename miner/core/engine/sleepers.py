@@ -1,0 +1,32 @@
+"""Engines that sleep: their process holds main memory, no GPU memory, and no place among those that are loaded.
+
+To the planner a sleeping engine is unloaded; what it holds is taken from the budget. Where that is in the way of
+another engine, the one that was used least recently is stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from miner.core.engine.eviction import EvictionPlan, plan_eviction
+from miner.core.engine.limits import PoolLimits
+from miner.core.engine.member import Member
+
+
+def plan_beside_sleepers(
+    wanted: Member, members: Collection[Member], limits: PoolLimits
+) -> tuple[EvictionPlan, Member | None]:
+    """The plan for `wanted`, and the sleeping engine to stop first, if one is in its way."""
+    sleepers = [member for member in members if member.asleep and member is not wanted]
+    if not sleepers or limits.memory_budget is None:
+        return plan_eviction(wanted, members, limits), None
+    held = sum(member.engine.memory or 0 for member in sleepers)
+    plan = plan_eviction(wanted, members, replace(limits, memory_budget=max(1, limits.memory_budget - held)))
+    if plan.load or plan == EvictionPlan():  # a stop is under way that leaves enough
+        return plan, None
+    without = plan_eviction(wanted, members, limits)
+    helps = without.load or len(without.victims) < len(plan.victims)
+    if helps or (plan.refusal is not None and without.refusal is None):
+        return without, min(sleepers, key=lambda member: member.last_used)
+    return plan, None
