@@ -1,4 +1,4 @@
-"""`miner fit`: whether a model fits into free memory, and the size of each part."""
+"""`miner fit`: whether a model fits into free memory, and the size of each part; or which models of a file fit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from miner.cli.config_file import served_file
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import number, overrides
+from miner.cli.parser import UsageError, add_config_option, number, overrides
 from miner.errors import EngineStartError
 
 if TYPE_CHECKING:
@@ -21,26 +22,33 @@ examples:
   miner fit demo
   miner fit Llama-3.2-3B-Q4_K_M --ctx 16384 --parallel 4
   miner fit hf:unsloth/Qwen3-4B-GGUF --kv-type q8_0
+  miner fit --config miner.toml
 
 The numbers come from the model's header; nothing is loaded. Slots and context
 that no option sets are chosen from the free memory: up to 8 slots, fewer where
 a slot would have less than 32768 tokens that the model can do. Before each load
 the same estimate is compared with the free memory.
 
-exit status: 0 it fits, 1 it does not, 2 invalid usage or no such model
+With a miner.toml (--config, MINER_CONFIG, ./miner.toml, or in the user's config
+directory) and no NAME, the whole file: what each model takes, which of them fit
+together, and which the others evict, as `miner serve` does it. NAME may also be
+a model of the file.
+
+exit status: 0 it fits, or each model of the file does; 1 it does not, or one
+never fits; 2 invalid usage or no such model
 """
 
 
 def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
     parser = new_parser(
-        description="Check whether a model fits into memory, and show what takes how much of it.",
+        description="Check whether a model fits into memory, or which models of miner.toml fit together.",
         epilog=_EPILOG,
         usage="miner fit [NAME] [options]",
     )
     flags = {
         "llamacpp_ctx_size": "ctx", "llamacpp_parallel": "parallel", "llamacpp_cache_type_k": "kv_type",
-        "llamacpp_cache_type_v": "kv_type",
+        "llamacpp_cache_type_v": "kv_type", "config": "config",
     }  # fmt: skip
     parser.set_defaults(run=run, flags=flags)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the model; default: that of requests that name none")
@@ -51,19 +59,38 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "--parallel", type=number, metavar="P", help="slots; default: LLAMACPP_PARALLEL, else what fits"
     )
     parser.add_argument("--kv-type", metavar="T", help="type of the KV cache, such as f16 or q8_0")
+    add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the estimate; return 0 if the model fits, else 1."""
-    from miner.cli.local_store import capacity_on, verdict_on
+    """Print the estimate; return 0 if the model, or each of the file's, fits, else 1."""
     from miner.config.config import MinerConfig
+
+    given = overrides(args)
+    settings = MinerConfig(**given)
+    loaded = served_file(settings, named=bool(args.config))
+    if loaded is None:
+        return _fit_model(args, settings, args.name)
+    from miner.cli.table_fit import model_settings, print_table
+
+    if args.name is None:
+        if options := [f"--{args.flags[name].replace('_', '-')}" for name in given if name != "config"]:
+            raise UsageError(
+                f"{options[0]} is for one model, and {loaded.path} has its own values.", hint="Name a model of it."
+            )
+        return print_table(loaded, settings, json=args.json)
+    own = model_settings(args.name, loaded, settings, given)
+    return _fit_model(args, settings, args.name) if own is None else _fit_model(args, own, None)
+
+
+def _fit_model(args: argparse.Namespace, settings: MinerConfig, name: str | None) -> int:
+    from miner.cli.local_store import capacity_on, verdict_on
     from miner.core.llms.llamacpp.models import find_model
     from miner.core.models.memory.available import available_memory
     from miner.core.models.memory.capacity import ENOUGH
 
-    settings = MinerConfig(**overrides(args))
-    model = find_model(args.name, settings)
+    model = find_model(name, settings)
     memory = available_memory()
     verdict, capacity = verdict_on(model, settings, memory), capacity_on(model, settings, memory)
     chosen = None in (settings.llamacpp_ctx_size, settings.llamacpp_parallel)

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from miner.config.file.merge import default_model
 from miner.config.file.schema import Model
 from miner.core.engine.rules import NO_RULES, EngineRules
-from miner.core.llms.llamacpp.engine_pool import host_settings
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.command import CommandHolder
 from miner.core.llms.pool.command_engine import command_spec
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.host import EngineHost, SharesHost
-from miner.core.llms.pool.memory_meter import HostSettings
+from miner.core.llms.pool.limits import host_settings_of
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
 from miner.core.llms.pool.rules import engine_rules
 from miner.core.llms.pool.table import ModelTable, ServedModel, preset_for
@@ -70,6 +69,8 @@ class Members:
         """Those that no model uses any more, while they have requests."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.loaded = loaded
+        self._rules: dict[str, EngineRules] = {}
+        """By the alias of the engine."""
         self.host = self._new_host()
         """Where all engines run."""
         self.table = ModelTable({})
@@ -146,8 +147,8 @@ class Members:
         self._exposed = [holders[key] for key in prepared.exposed]
         # An engine that stays keeps its name, whichever of its models comes first now.
         names = {holder.plan.engine or "": prepared.plans[key].engine or "" for key, holder in holders.items()}
-        rules = {**prepared.rules, **{alias: prepared.rules.get(name, NO_RULES) for alias, name in names.items()}}
-        self.host.configure(self._host_settings(loaded), lambda spec: rules.get(spec.alias, NO_RULES))
+        self._rules = {**prepared.rules, **{alias: prepared.rules.get(name, NO_RULES) for alias, name in names.items()}}
+        self._configure(self.host)
         if leaving:
             new = [holder for holder in holders.values() if holder not in before]
             task = asyncio.get_running_loop().create_task(self._retire(leaving, new))
@@ -238,11 +239,13 @@ class Members:
         return CommandHolder(plan, service, config, spec, self.host, max_queue=max_queue, queue_timeout=queue_timeout)
 
     def _new_host(self) -> EngineHost:
-        return EngineHost(self._host_settings(self.loaded))
+        host = EngineHost(host_settings_of(self._settings, self.loaded))
+        self._configure(host)
+        return host
 
-    def _host_settings(self, loaded: LoadedConfig) -> HostSettings:
-        limits = loaded.content.limits
-        return host_settings(_with_limits(self._settings, loaded), limits.gpu_memory or ())
+    def _configure(self, host: EngineHost) -> None:
+        rules = self._rules
+        host.configure(host_settings_of(self._settings, self.loaded), lambda spec: rules.get(spec.alias, NO_RULES))
 
     def _share_host(self, service: LLMService) -> None:
         if isinstance(service, SharesHost):
@@ -288,13 +291,3 @@ class Members:
 
 def _served(plan: ModelPlan, holder: Holder) -> ServedModel:
     return ServedModel(plan.name, plan.model, holder, plan.upstream, preset_for(plan.model))
-
-
-def _with_limits(settings: MinerConfig, loaded: LoadedConfig) -> MinerConfig:
-    """The settings with those of `[limits]`."""
-    limits = loaded.content.limits
-    fields = {
-        "llamacpp_memory_budget": limits.memory, "llamacpp_max_loaded": limits.max_loaded,
-        "max_queue": limits.max_queue, "queue_timeout": limits.queue_timeout, "kv_cache": limits.kv_cache,
-    }  # fmt: skip
-    return settings.model_copy(update={name: value for name, value in fields.items() if value is not None})

@@ -30,7 +30,7 @@ class HostSettings:
 
 
 class MemoryMeter:
-    """Measures at most once a second, for whoever needs it. Its methods block: not for an event loop."""
+    """Measures at most once a second, for whoever needs it. `budget` and `headroom` block: not for an event loop."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
@@ -40,9 +40,8 @@ class MemoryMeter:
         self._most = Headroom()
 
     def configure(self, settings: HostSettings) -> None:
-        """Apply other settings; what was measured stays valid."""
-        with self._lock:
-            self._settings, self._most = settings, Headroom()
+        """Apply other settings; what was measured stays valid. Does not wait for a measurement."""
+        self._settings, self._most = settings, Headroom()
 
     def budget(self, running: Sequence[RunningEngine]) -> Memory:
         """The memory that all engines together may take; a setting, where there is one, whatever is free."""
@@ -50,9 +49,11 @@ class MemoryMeter:
             return self._settings.budget(self._measure(running))
 
     def last_budget(self) -> Memory:
-        """The same by the last measurement, if there was one."""
-        with self._lock:
-            return self._settings.budget(self._free or self._measure(()))
+        """The same by the last measurement; blocks only before the first."""
+        free = self._free
+        if free is None:
+            return self.budget(())
+        return self._settings.budget(free)
 
     def headroom(self, running: Sequence[RunningEngine]) -> Headroom:
         """The same, and no more than there is."""
