@@ -128,7 +128,7 @@ class EnginePool:
         self.limits = limits or self.limits
         scheduler = self._scheduler
         if scheduler is not None:
-            scheduler.limits = self.limits
+            scheduler.limits, scheduler.unsettled = self.limits, True
             if scheduler.meter is not None:
                 scheduler.meter.forget()
             for member in scheduler.members.values():
@@ -302,4 +302,5 @@ class EnginePool:
         for member in self._members():
             member.pinned_by_call = any(member.matches(target) for target in self._pins)
         if self._scheduler is not None and self._scheduler.loop.is_running():
+            self._scheduler.unsettled = True
             self._scheduler.schedule()

@@ -45,6 +45,8 @@ class Scheduler:
         self.meter = HeadroomMeter(measure, self.loop, self.schedule) if measure is not None else None
         """Measures the memory before a load; None: the limits say what there is."""
         self.members: dict[AnySpec, Member] = {}
+        self.unsettled = False
+        """Whether engines that run may exceed the limits: these, or what an engine takes, have changed."""
         self._draining: set[Member] = set()
         """Victims that get no new requests while those in flight finish; chosen again in each pass."""
         self._evicting: set[Member] = set()
@@ -132,12 +134,16 @@ class Scheduler:
         """Load waiting models that fit, and evict for those that do not; return when to decide again."""
         draining, self._draining = self._draining, set()
         meter, limits, most = self.meter, self.limits, self.limits
-        wanting = [member for member in self.members.values() if member.queue and member.state is State.UNLOADED]
+        wanting = [member for member in self.members.values() if member.state is State.UNLOADED and member.queue]
+        if not (wanting or self.unsettled or self._evicting):
+            return math.inf
         if meter is not None:
             limits, most = meter.limits_now(limits), meter.limits_at_most(limits)
         for member in self.members.values() if wanting else ():
             member.measure(most.memory_budget)
-        self._evict(surplus(self.members.values(), most), "the limits have changed")
+        beyond = surplus(self.members.values(), most)
+        self.unsettled = bool(beyond)
+        self._evict(beyond, "the limits have changed")
         wake_at = math.inf
         first: Member | None = None
         """The next model to load: others may load only if they fit beside it, too."""
@@ -275,6 +281,7 @@ class Scheduler:
             member.ready(self.loop.time())
             self._emit(member, "ready", seconds=member.load_seconds)
             member.measure(self.limits.memory_budget)
+            self.unsettled = True
             self._serve(member, member.ready_at)  # before slices are checked: however short, one serves a request
             self.schedule()
             await member.engine.wait_for_exit(member.address)
