@@ -11,8 +11,9 @@ from miner.cli.model_store import ModelStore, Row
 from miner.cli.parser import UsageError
 from miner.config.config import MinerConfig
 from miner.core._typing import override
+from miner.core.llms.llamacpp.engine_load import load_of
 from miner.core.llms.llamacpp.memory import budget_of
-from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, load_of, models_directory, spec_of
+from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, models_directory, spec_of
 from miner.core.llms.llamacpp.prompt_cache import with_prompt_cache
 from miner.core.llms.llamacpp.pull import hub_of
 from miner.core.models.catalog import Facts

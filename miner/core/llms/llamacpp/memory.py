@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from miner.core.engine.headroom import RunningEngine
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.llamacpp.models import LocalModel, load_of
+from miner.core.llms.llamacpp.engine_load import load_of
+from miner.core.llms.llamacpp.models import LocalModel
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory
 from miner.core.models.memory.capacity import ENOUGH, Capacity

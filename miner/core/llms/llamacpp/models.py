@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from miner.config.llamacpp import POOLING_TYPES
 from miner.core.engine.flags.check import checked
-from miner.core.engine.launch_arguments import CONTEXT_CHECKPOINTS
 from miner.core.engine.spec import EngineSpec
+from miner.core.llms.llamacpp.engine_load import load_of
 from miner.core.llms.llamacpp.extra_files import Extras, extras_of, with_projector
 from miner.core.models.catalog import Catalog, Facts
 from miner.core.models.created import CreatedModels, Recipe
@@ -210,22 +210,6 @@ def _no_template(file: str, why: str) -> ConfigError:
 @lru_cache(maxsize=16)
 def _text_at(stamp: Stamp) -> str:
     return Path(stamp[0]).read_text(encoding="utf-8")
-
-
-def load_of(spec: EngineSpec) -> Load:
-    """The spec as input of the memory estimate."""
-    return Load(
-        ctx_size=spec.ctx_size,
-        parallel=spec.parallel,
-        cache_type_k=spec.cache_type_k or "f16",
-        cache_type_v=spec.cache_type_v or "f16",
-        batch_size=spec.batch_size,
-        mmproj_bytes=spec.mmproj_bytes,
-        n_gpu_layers=spec.n_gpu_layers,
-        flash_attn=spec.flash_attn != "off",
-        checkpoints=CONTEXT_CHECKPOINTS,
-        prompt_cache=spec.cache_ram_mib << 20,
-    )
 
 
 def capacity_of(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> Capacity:

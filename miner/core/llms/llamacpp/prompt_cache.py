@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.spec import EngineSpec
-from miner.core.llms.llamacpp.models import load_of
+from miner.core.llms.llamacpp.engine_load import load_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory
 from miner.core.models.memory.kv_cache import cache_shape

@@ -67,7 +67,7 @@ def choose_capacity(
             slots if fixed_slots else max(1, min(slots, _BLIND_TOKENS // ctx_size)),
             "the free memory is unknown",
         )
-    sizes, least = layer_sizes(header), slots if fixed_slots else 1
+    sizes, least = layer_sizes(header, load_of(enough, 1).cpu_tensors), slots if fixed_slots else 1
     share = _share_of(memory, SHARE)
     alone = placed(header, load_of(enough, least), memory, sizes)
 

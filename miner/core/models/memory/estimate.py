@@ -26,6 +26,23 @@ REPACKED = {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft model: it has a context of its own, as long and with as many slots as the model's."""
+
+    weights: int
+    """Bytes of its tensors and its vocabulary."""
+    cache: CacheShape
+    compute: int
+    """Compute buffer of one batch."""
+    n_gpu_layers: int | None = None
+    """0: it is in main memory; else on the first GPU, where there is one."""
+
+    def size(self, ctx_size: int, parallel: int, batch_size: int) -> int:
+        """Bytes of all of it."""
+        return self.weights + self.compute + parallel * self.cache.size(ctx_size, batch_size)
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """Load parameters of a model."""
 
@@ -48,6 +65,26 @@ class Load:
     """Copies that the server may keep of each slot's windowed layers and states (`n_ctx_checkpoints`)."""
     prompt_cache: int = 0
     """Bytes in which it may keep the prompts of other conversations (`cache_ram_mib`)."""
+    adapters: int = 0
+    """Bytes of LoRA adapters."""
+    draft: Draft | None = None
+    swa_full: bool = False
+    """Whether layers with a window keep the whole context (`--swa-full`)."""
+    repack: bool = True
+    """Whether the processor's order of matrices may be used (`--no-repack`)."""
+    kv_offload: bool = True
+    """Whether the cache of a layer is where the layer is; else in main memory (`--no-kv-offload`)."""
+    mmproj_offload: bool = True
+    """Whether the projector may be on a GPU."""
+    cpu_tensors: tuple[str, ...] = ()
+    """Regular expressions of tensors that stay in main memory, such as those of experts (`--override-tensor`)."""
+    fits_itself: bool = True
+    """Whether llama.cpp chooses the layers where `n_gpu_layers` is None (`--fit`); it does not if it is told how to
+    split them, or that some tensors stay in main memory."""
+    split: tuple[float, ...] = ()
+    """Share of each GPU (`--tensor-split`); empty: by what is free on each."""
+    single_gpu: int | None = None
+    """The only GPU that is used (`--split-mode none`)."""
 
     @override
     def __str__(self) -> str:
@@ -74,13 +111,18 @@ class Estimate:
     """Copies of windowed layers and states that long conversations may add later."""
     prompt_cache: int = 0
     """Prompts of more conversations than there are slots, added later."""
+    draft: int = 0
+    """The draft model, its cache and its compute buffer."""
+    adapters: int = 0
+    """LoRA adapters."""
     gpu: int = 0
     """Bytes in GPU memory: parts of the weights, the cache, the compute buffer and the projector."""
 
     @property
     def total(self) -> int:
         """All but checkpoints and prompt cache, wherever it is: without a GPU, the resident memory of the process."""
-        return self.weights + self.repacked + self.kv_cache + self.compute + self.projector + self.overhead
+        model = self.weights + self.repacked + self.kv_cache + self.compute + self.projector + self.overhead
+        return model + self.draft + self.adapters
 
     @property
     def ram(self) -> int:
@@ -97,17 +139,31 @@ def estimate(header: GGUFHeader, load: Load) -> Estimate:
     Raises:
         ValueError: a cache type does not exist.
     """
-    shape = cache_shape(header, cache_type_k=load.cache_type_k, cache_type_v=load.cache_type_v)
+    shape = _shape(header, load)
+    draft = load.draft
     return Estimate(
         weights=header.weight_bytes,
-        repacked=_repacked(header),
+        repacked=_repacked(header) if load.repack else 0,
         kv_cache=load.parallel * shape.size(load.ctx_size, load.batch_size),
         compute=_compute(header, shape, load),
         projector=load.mmproj_bytes * 5 // 4,
         overhead=_overhead(header, load.parallel),
         checkpoints=load.checkpoints * load.parallel * shape.checkpoint(load.ctx_size, load.batch_size),
         prompt_cache=load.prompt_cache,
+        draft=0 if draft is None else draft.size(load.ctx_size, load.parallel, load.batch_size),
+        adapters=load.adapters,
     )
+
+
+def draft_of(header: GGUFHeader, load: Load) -> Draft:
+    """A draft model beside a load: `load` has the cache types and the layers of the draft model itself."""
+    shape = _shape(header, load)
+    return Draft(header.weight_bytes + _vocabulary(header), shape, _compute(header, shape, load), load.n_gpu_layers)
+
+
+def _shape(header: GGUFHeader, load: Load) -> CacheShape:
+    shape = cache_shape(header, cache_type_k=load.cache_type_k, cache_type_v=load.cache_type_v)
+    return CacheShape(shape.full + shape.windowed, 0, 0, shape.state) if load.swa_full else shape
 
 
 def largest_context(fits: Callable[[int], bool], *, limit: int) -> int:
@@ -147,10 +203,13 @@ def _compute(header: GGUFHeader, shape: CacheShape, load: Load) -> int:
 
 
 def _overhead(header: GGUFHeader, parallel: int) -> int:
+    return PROCESS + _vocabulary(header) + (SLOT + SLOT_TOKEN * (header.vocab_size or 0)) * parallel
+
+
+def _vocabulary(header: GGUFHeader) -> int:
     merges = header.metadata.get("tokenizer.ggml.merges")
     rules = merges.length if isinstance(merges, Skipped) else len(merges) if isinstance(merges, list) else 0
-    vocabulary = header.vocab_size or 0
-    return PROCESS + TOKEN * vocabulary + MERGE * rules + (SLOT + SLOT_TOKEN * vocabulary) * parallel
+    return TOKEN * (header.vocab_size or 0) + MERGE * rules
 
 
 def _repacked(header: GGUFHeader) -> int:

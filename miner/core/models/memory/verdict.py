@@ -70,6 +70,8 @@ class Verdict:
             ("KV cache", parts.kv_cache),
             ("compute buffers", parts.compute),
             ("projector", parts.projector),
+            ("adapters", parts.adapters),
+            ("draft model", parts.draft),
             ("process and vocabulary", parts.overhead),
             ("resident", parts.total - parts.gpu),
             *((f"on GPU {number}", size) for number, size in enumerate(self.placement.gpus)),
@@ -94,7 +96,7 @@ def placed(header: GGUFHeader, load: Load, memory: Memory, sizes: LayerSizes | N
     Raises:
         ValueError: a cache type does not exist.
     """
-    where = place(sizes or layer_sizes(header), estimate(header, load), load.n_gpu_layers, memory.gpu_available)
+    where = place(sizes or layer_sizes(header, load.cpu_tensors), estimate(header, load), load, memory.gpu_available)
     if memory.unified:  # it is the same memory
         return replace(where, ram=where.ram + where.gpu)
     return where
@@ -108,7 +110,7 @@ def judge(header: GGUFHeader, load: Load, memory: Memory) -> Verdict:
     """
     # Layers on a GPU whose free memory cannot be queried may make it fit after all.
     unseen = bool(load.n_gpu_layers) and not memory.gpu_available
-    sizes = layer_sizes(header)
+    sizes = layer_sizes(header, load.cpu_tensors)
     trained = header.context_length or load.ctx_size
 
     def fits(ctx_size: int) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.core.llms.llamacpp.models import pooling_of
 from miner.core.models.gguf.header import read_model
+from miner.core.models.memory.estimate import Load, estimate
 from miner.core.models.memory.kv_cache import ENCODERS, cache_shape
 
 
@@ -31,3 +32,13 @@ def test_a_decoder_has_a_cache_and_does_not_embed(write_gguf, tmp_path):
 
 def test_architectures_that_one_of_two_tables_once_lacked():
     assert {"jina-bert-v3", "neo-bert", "nomic-bert-moe", "xlm-roberta", "gemma-embedding"} <= ENCODERS
+
+
+def test_a_full_cache_of_windowed_layers_grows_with_the_context(write_gguf, tmp_path):
+    shape = {"block_count": 6, "embedding_length": 64, "attention.head_count": 4, "attention.sliding_window": 512}
+    metadata = {"general.architecture": "gemma3", **{f"gemma3.{key}": n for key, n in shape.items()}}
+    header = read_model((write_gguf(tmp_path / "m.gguf", metadata),))
+    windowed, full = estimate(header, Load(8192)), estimate(header, Load(8192, swa_full=True))
+    assert windowed.checkpoints > 0
+    assert full.checkpoints == 0
+    assert full.kv_cache == 2 * estimate(header, Load(4096, swa_full=True)).kv_cache > 3 * windowed.kv_cache

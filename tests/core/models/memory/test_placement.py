@@ -1,14 +1,18 @@
 """What lies on which GPU, by invented headers and inventories, and whether it is refused or booked for that."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from miner.core.engine.launchers import BinaryLauncher, find_launcher
 from miner.core.engine.spec import EngineSpec
+from miner.core.llms.llamacpp.engine_load import load_of
 from miner.core.llms.llamacpp.memory import required_memory
-from miner.core.llms.llamacpp.models import load_of
+from miner.core.models.directory import stamp_of
 from miner.core.models.gguf.header import read_model
 from miner.core.models.memory.available import Memory
-from miner.core.models.memory.estimate import Load, estimate
+from miner.core.models.memory.estimate import PROCESS, Load, draft_of, estimate
 from miner.core.models.memory.verdict import judge, placed
 from miner.errors import EngineStartError
 
@@ -41,8 +45,8 @@ def model(tmp_path, write_gguf):
     return make
 
 
-def where(header, free, layers=None, ram=8 * GIB):
-    return placed(header, Load(4096, n_gpu_layers=layers), Memory(ram, ram, tuple(free)))
+def where(header, free, layers=None, ram=8 * GIB, **options):
+    return placed(header, Load(4096, n_gpu_layers=layers, **options), Memory(ram, ram, tuple(free)))
 
 
 def test_what_fits_on_a_card_lies_there(model):
@@ -156,3 +160,66 @@ def test_what_is_booked(model):
     assert on_processor.ram > 4 * GIB
     assert not any(on_processor.gpus)
     assert load_of(spec_of(small)).n_gpu_layers is None
+
+
+def test_experts_that_are_to_stay_in_main_memory_are_on_no_card(model, tmp_path):
+    header = model(experts=True)
+    every, free = where(header, [80 * GIB]), [80 * GIB]
+    options = {"alias": "m", "parallel": 1, "ctx_size": 4096}
+    flags = (("override-tensor", ("blk.[0-9].ffn_.*exps=CPU", "attn=CUDA0")),)
+    for moved, layers in (
+        ({"cpu_moe": True}, 40), ({"n_cpu_moe": 10}, 10), ({"n_cpu_moe": 0}, 0), ({"flags": flags}, 10),
+    ):  # fmt: skip
+        load = load_of(EngineSpec(header.path, **options, **moved))
+        found = placed(header, load, Memory(80 * GIB, 80 * GIB, tuple(free)))
+        assert every.gpu - found.gpu == pytest.approx(layers * 3 / 4 * GIB, rel=0.02)
+        assert found.ram - every.ram == pytest.approx(layers * 3 / 4 * GIB, rel=0.02)
+    # Told where some are, llama.cpp does not choose by itself: all layers go there, whether they fit or not.
+    little = Memory(80 * GIB, 80 * GIB, (4 * GIB,))
+    short = placed(header, load_of(EngineSpec(header.path, **options, cpu_moe=True)), little)
+    assert short.layers == 41
+    assert short.gpu > 4 * GIB
+
+
+def test_a_cache_that_is_not_offloaded_is_in_main_memory(model):
+    header = model()
+    parts = estimate(header, Load(4096))
+    with_it, without = where(header, [80 * GIB]), where(header, [80 * GIB], kv_offload=False)
+    assert with_it.gpu - without.gpu == without.ram - with_it.ram == pytest.approx(parts.kv_cache, abs=64)
+
+
+def test_shares_of_cards_are_those_that_were_told(model):
+    header = model()
+    even, most = where(header, [80 * GIB] * 2, split=(1, 1)), where(header, [80 * GIB] * 2, split=(3, 1))
+    assert even.gpus[0] == pytest.approx(even.gpus[1], rel=0.15)
+    assert most.gpus[0] == pytest.approx(3 * most.gpus[1], rel=0.15)
+    assert where(header, [80 * GIB] * 2, single_gpu=1).gpus[0] == 0
+
+
+def test_a_draft_model_is_beside_it(model):
+    header, small = model(), model(2)
+    draft = draft_of(small, Load(4096, n_gpu_layers=None))
+    alone, both = where(header, [80 * GIB]), where(header, [80 * GIB], draft=draft)
+    size = draft.size(4096, 1, 512)
+    assert size > 2 * GIB
+    assert (both.gpu - alone.gpu, both.ram - alone.ram) == (size, 0)
+    kept = where(header, [80 * GIB], draft=replace(draft, n_gpu_layers=0))
+    assert (kept.gpu - alone.gpu, kept.ram - alone.ram) == (0, size)
+    assert where(header, [80 * GIB], layers=0, draft=draft).gpu == size
+    # What it needs counts where layers are chosen by what fits.
+    assert where(header, [12 * GIB], draft=draft).layers < where(header, [12 * GIB]).layers
+
+
+def test_what_flags_say_is_in_the_estimate(demo_model):
+    header = read_model([demo_model])
+    options = {"alias": "m", "parallel": 2, "ctx_size": 4096}
+
+    def parts(**more):
+        return estimate(header, load_of(EngineSpec(demo_model, **options, **more)))
+
+    assert load_of(EngineSpec(demo_model, **options)).repack is True
+    assert load_of(EngineSpec(demo_model, **options, flags=(("repack", False),))).repack is False
+    adapter = ("/a.gguf", 1 << 20, 0, 0)
+    assert parts(lora=((Path("/a.gguf"), 0.5),), files=(adapter,)).total - parts().total == 1 << 20
+    draft = parts(spec_draft_model=demo_model, draft_files=(stamp_of(demo_model),)).draft
+    assert draft == pytest.approx(parts().total - parts().repacked - PROCESS, rel=0.05)
