@@ -60,6 +60,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     init.add_argument("-o", "--output", metavar="FILE", default="miner.toml", help="default: miner.toml; -: print it")
     init.add_argument("--force", action="store_true", help="replace a file that is there")
+    init.add_argument("--add", action="store_true", help="add what is missing to a file that is there; the rest stays")
     init.add_argument("--yes", action="store_true", help="ask nothing")
 
 
@@ -176,6 +177,10 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from miner.cli.configuration.init import write_first
+    from miner.cli.configuration.init import add_missing, write_first
 
+    if args.add:
+        if args.force or args.output == "-":
+            raise UsageError("--add excludes --force and -o -.")
+        return add_missing(args.output)
     return write_first(args.output, force=args.force, ask=not args.yes)

@@ -19,6 +19,8 @@ from miner.config.file.schema import Backend, Limits, Model, ModelOptions
 from miner.config.file.variables import Variables
 from miner.config.secrets import is_secret
 from miner.config.sources import dotenv_variables, variable_of
+from miner.core.engine.flags.check import canonical
+from miner.core.engine.flags.owned import KEYED
 
 _LIMITS = {
     "memory": "llamacpp_memory_budget", "max_loaded": "llamacpp_max_loaded", "max_queue": "max_queue",
@@ -120,11 +122,18 @@ class _Finder:
                 found += self._sampling(path, own, merged)
             elif key in own.model_fields_set:
                 found.append(self._written((*path, key), key, getattr(own, key)))
+            elif (flag := self._flag_for(key, own)) is not None:  # over [defaults]
+                found.append(self._written((*path, "flags", flag), key, own.flags[flag]))
             elif key in ModelOptions.model_fields and key in self._loaded.content.defaults.model_fields_set:
                 found.append(self._written(("defaults", key), key, getattr(merged, key), " [defaults]"))
             else:
                 found.append(self._value(path, key, own, self._setting_of_model(key, backend)))
         return found
+
+    @staticmethod
+    def _flag_for(key: str, own: Model) -> str | None:
+        """The flag that sets this key under llama-server's name."""
+        return next((name for name in own.flags if KEYED.get(canonical(name)[0], ("",))[0] == key), None)
 
     def _keys_of_model(self, own: Model, backend: BackendFacts) -> Iterator[str]:
         does = ("context", "keep_alive", "preload") if backend.kind == "ollama" else ()

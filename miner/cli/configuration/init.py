@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from miner.cli.configuration.extend import extended, short_names
 from miner.cli.configuration.machine import Machine, look
 from miner.cli.model_store import Row
 from miner.cli.output.errors import note
@@ -16,11 +17,47 @@ from miner.cli.output.tables import printable
 from miner.config.config import MinerConfig
 from miner.config.file.find import FILE_NAME
 from miner.config.file.problems import key_text, toml_text
-from miner.config.file.read import parse_config
-from miner.errors import ConfigError
+from miner.config.file.read import LoadedConfig, parse_config, read_config
+from miner.errors import ConfigError, MinerError
 
 _MOST = 30
 """Models of the machine that the file lists."""
+
+
+def add_missing(output: str) -> int:
+    """Add the local models and running servers that a file does not have yet; all else in it, comments too, stays.
+
+    Raises:
+        ConfigError: there is no such file, it is invalid, or tomlkit is not installed.
+    """
+    path = Path(output).expanduser().absolute()
+    loaded = read_config(path)
+    settings = MinerConfig()
+    machine = look(settings)
+    text, added = extended(loaded, machine, _served(loaded, machine, settings))
+    if not added:
+        note(f"miner: {output} has all that is here already.")
+        return 0
+    parse_config(text, path)  # what is wrong is not written
+    _write(path, text, force=True)
+    note(f"miner: {output}: added {', '.join(added)}.")
+    return 0
+
+
+def _served(loaded: LoadedConfig, machine: Machine, settings: MinerConfig) -> set[str]:
+    """The local models that the file has, under whatever names."""
+    from miner.core.llms.llamacpp.models import find_model
+    from miner.core.llms.pool.plan import config_for, plan_models
+
+    def path_of(name: str | None, config: MinerConfig) -> Path | None:
+        try:
+            return find_model(name, config).files.path
+        except MinerError:
+            return None
+
+    plans = [plan.service for plan in plan_models(loaded).values() if plan.service.runs_engines]
+    paths = {path_of(None, config_for(plan, settings)) for plan in plans} - {None}
+    return {row.name for row in machine.models if path_of(row.name, settings) in paths}
 
 
 def write_first(output: str, *, force: bool, ask: bool) -> int:
@@ -36,7 +73,10 @@ def write_first(output: str, *, force: bool, ask: bool) -> int:
     """
     path = Path(output).expanduser().absolute()
     if output != "-" and not force and os.path.lexists(path):
-        raise ConfigError(f"{output} is there already.", operator_hint="--force replaces it; -o names another one.")
+        raise ConfigError(
+            f"{output} is there already.",
+            operator_hint="--add adds what is missing in it, --force replaces it, -o names another one.",
+        )
     machine = look(MinerConfig())
     if ask and sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty():
         machine = _chosen(machine, _asked)
@@ -65,9 +105,12 @@ def _write(path: Path, text: str, *, force: bool) -> None:
             with open(path, "x", encoding="utf-8") as file:
                 file.write(text)
             return
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        target = Path(os.path.realpath(path))  # a link stays one
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8", newline="")
+        if target.exists():
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
 
@@ -108,7 +151,7 @@ def _count(number: int, what: str = "model") -> str:
 def first_file(machine: Machine) -> str:
     """The text of a file that serves what the machine has."""
     parts = [_HEAD, _limits(machine), _backends(machine)]
-    names = _names(machine.models[:_MOST])
+    names = short_names(machine.models[:_MOST])
     if names:
         first = next((name for name, row in names.items() if row.fits is not False), next(iter(names)))
         parts.append(
@@ -178,22 +221,6 @@ _VLLM = """\
 # kind = "vllm"
 # command = ["vllm", "serve", "Qwen/Qwen3-8B", "--port", "${PORT}"]
 """
-
-
-def _names(rows: list[Row]) -> dict[str, Row]:
-    """A short name for each model: the last part of its own, or all of it where two end alike."""
-    last = [_clean(row.name.rpartition("/")[2]).lower() for row in rows]
-    names: dict[str, Row] = {}
-    for row, short in zip(rows, last, strict=True):
-        name = short if last.count(short) == 1 else _clean(row.name).lower()
-        while name in names:
-            name += "-2"
-        names[name] = row
-    return names
-
-
-def _clean(name: str) -> str:
-    return re.sub(r"[^\w./:-]+", "-", name)[:200].strip("-") or "model"
 
 
 def _model(name: str, row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from miner.config.config import MinerConfig
@@ -53,7 +54,7 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
             problems.append(_setting_problem(error, name, loaded))
     if problems:
         raise loaded.error(problems)
-    return [loaded.located(note) for note in (*notes, *_unknown_keys(loaded))]
+    return [loaded.located(note) for note in (*notes, *_missing_programs(loaded), *_unknown_keys(loaded))]
 
 
 def _check_plans(loaded: LoadedConfig) -> None:
@@ -81,6 +82,16 @@ def _setting_problem(error: ConfigError, model: str, loaded: LoadedConfig) -> Pr
     hint = error.hints and _VARIABLE.sub(lambda match: _KEYS[match[0]], error.hints)
     where = ("models", model, *key.split("."))
     return Problem(_VARIABLE.sub(lambda match: _KEYS[match[0]], why).rstrip("."), where, hint=hint)
+
+
+def _missing_programs(loaded: LoadedConfig) -> Iterator[Problem]:
+    from miner.core.llms.pool.command_engine import command_spec
+
+    for name, backend in loaded.content.backends.items():
+        if backend.command is not None:
+            problem = command_spec(name, backend, loaded.directory, None).problem()
+            if problem is not None:
+                yield Problem(problem.text, ("backends", name, "command"), hint=problem.operator_hint)
 
 
 def _unknown_keys(loaded: LoadedConfig) -> list[Problem]:

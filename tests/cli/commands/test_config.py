@@ -271,3 +271,59 @@ def test_on_a_terminal_it_asks_what_else_to_serve(config, tmp_path):
         os.close(follower)
     assert "Serve the 1 model of ollama at" in shown
     assert tomllib.loads((tmp_path / "asked.toml").read_text())["backends"].keys() == {"local"}
+
+
+def test_what_is_missing_is_added_and_comments_stay(config, tmp_path, demo_copies):
+    text = (
+        '# mine\n[models]\n# two\n  [models.x]  # three\n  file = "a/b/same"\n[models.y]\naliases = ["demo"]\n'
+        'file = "absent"\n[groups.g] # four\nmodels = ["x"]\nmax_loaded = 1\n'
+    )
+    (tmp_path / "miner.toml").write_text(text)
+    os.chmod(tmp_path / "miner.toml", 0o600)
+    with in_thread(StubServer(models=["llama3.2"])) as server:
+        settings = {"MODELS_DIR": str(demo_copies), "OLLAMA_BASE_URL": server.url}
+        done = config("init", "--add", **settings)
+        assert done.returncode == 0, done.stderr
+        written = (tmp_path / "miner.toml").read_text()
+        content = tomllib.loads(written)
+        assert [line for line in text.splitlines() if line not in written.splitlines()] == []
+        assert content["backends"]["ollama"] == {"kind": "ollama", "url": server.url, "expose": True}
+        assert content["models"]["x"] == {"file": "a/b/same", "backend": "llamacpp"}
+        assert content["models"]["same"] == {"backend": "llamacpp", "file": "c/d/Same"}
+        assert "demo" not in content["models"]
+        assert config("check", **settings).returncode == 0
+        assert (tmp_path / "miner.toml").stat().st_mode & 0o777 == 0o600
+        assert "has all that is here already" in config("init", "--add", **settings).stderr
+        assert (tmp_path / "miner.toml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--add", "-o", "absent.toml"], "There is no configuration file absent.toml."),
+        (["--add", "--force"], "--add excludes --force and -o -."),
+        (["--add", "-o", "wrong.toml"], "wrong.toml:1: x = 1: unknown key."),
+    ],
+)
+def test_nothing_is_added_to_what_is_not_valid(arguments, message, config, tmp_path):
+    (tmp_path / "wrong.toml").write_text("x = 1\n")
+    done = config("init", *arguments)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"miner: {message}")
+    assert (tmp_path / "wrong.toml").read_text() == "x = 1\n"
+
+
+def test_a_command_that_is_not_installed_is_a_note(config, tmp_path):
+    (tmp_path / "miner.toml").write_text(
+        '[backends.a]\nkind = "openai"\ncommand = ["no-such", "${PORT}"]\n[models.m]\n'
+    )
+    done = config("check")
+    assert done.returncode == 0
+    assert (
+        'note: miner.toml:3: backends.a.command = ["no-such", "${PORT}"]: the program no-such is not on PATH.'
+        in done.stdout
+    )
+
+
+def test_a_flag_of_the_engine_is_shown_under_its_key(config, tmp_path):
+    (tmp_path / "miner.toml").write_text('[models.demo]\nflags = { "fa" = "on" }\n')
+    assert " ".join(rows_of(config("show", "demo"))["flash_attn"].split()) == '"on" miner.toml:2'
