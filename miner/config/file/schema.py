@@ -137,14 +137,16 @@ class Backend(Table):
     """A server to start and supervise: program and arguments, without a shell. ${PORT} is the port for it."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """The port for it; default: a free one."""
-    ready: str = Field(default="/health", pattern="^/")
-    """Path that returns 200 once it can serve."""
+    ready: str | None = Field(default=None, pattern="^/")
+    """Path that returns 200 once it can serve. Default: /health; of an ollama /api/version."""
     env: dict[str, str] = Field(default={}, repr=False)
-    """Variables of its environment, besides those that locate programs, libraries and devices."""
+    """Variables of its environment, besides those that locate programs, libraries, devices, models and caches (PATH,
+    CUDA_..., HF_HOME, ...) and settings of well-known servers (VLLM_...). Secrets, such as HF_TOKEN, only from here."""
     directory: str | None = None
     """Its working directory; default: that of this file."""
-    stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
-    """Asks it to stop."""
+    stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] | None = None
+    """Asks it to stop. Default: SIGTERM; of a vllm and a llamacpp SIGINT, so that they outlast the SIGTERM that a
+    service manager sends to all processes."""
     start_timeout: Duration | None = None
     """Seconds without progress (output, computing, memory) after which its start fails."""
     stop_timeout: Duration | None = None

@@ -126,7 +126,7 @@ class _Ready:
     def __init__(self, server: subprocess.Popen[bytes], port: int, config: Config) -> None:
         self._server = server
         self._port = port
-        self._paths: list[str] = config["ready"]
+        self._paths = [path.replace("${PORT}", str(port)) for path in config["ready"]]
         self._key: str | None = config["api_key"]
         self._said = ""
         self._looked = time.monotonic()

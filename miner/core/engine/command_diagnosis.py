@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 
-from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, compiled, explain_by
+from miner.core.engine.diagnosis import FROM_OUTSIDE, LAST_LINE, Reason, compiled, explain_by
 from miner.core.engine.environment import withheld
 
 _OURS = "miner: "
+_EXCEPTION = re.compile(r"(?:^|\s)((?:Value error, |(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception): )[^\[\n]{3,300})")
+_NO_CAUSE = "Engine core initialization failed"
+"""What a vLLM raises after its engine has failed."""
 _SMALLER = (
     "Let it take less, by its own options (vLLM: --gpu-memory-utilization, --max-model-len), or use a smaller model."
 )
@@ -33,6 +37,8 @@ _RULES = compiled(
      "there is not enough memory", _SMALLER),
     (r"(?:No CUDA GPUs are available|no NVIDIA driver|Failed to infer device type)",
      "it finds no GPU", "Check the driver, and CUDA_VISIBLE_DEVICES in `env`."),
+    (r"Sleep mode is not supported on current platform", "it has no sleep mode on this platform",
+     "Remove --enable-sleep-mode from `command`, and `sleep`: only GPUs have it."),
     (r"(?:[Aa]ddress already in use|EADDRINUSE|address in use|error while attempting to bind)",
      "its port is in use by another process",
      "Stop that process, or leave `port` out and write ${PORT} into the command."),
@@ -74,10 +80,19 @@ def explain_command(lines: Sequence[str], status: int | None, backend: str, *, s
         if served:
             return Reason("it exited by itself", "See the log lines; the next request starts it again.")
         return Reason("it exited before it was ready", _BACKGROUND)
-    reason = explain_by(_RULES, _SIGNALS, [line for line in lines if not line.startswith(_OURS)], status)
+    own = [line for line in lines if not line.startswith(_OURS)]
+    reason = explain_by(_RULES, _SIGNALS, own, status)
+    if reason.text.startswith(LAST_LINE) and (raised := _raised(own)) is not None:
+        return Reason(raised)
     if "hub refused" in reason.text:
         return Reason(reason.text, _token_hint(backend))
     return reason
+
+
+def _raised(lines: Sequence[str]) -> str | None:
+    """The last exception of Python in the log that says something of its own."""
+    found = [match for line in lines for match in _EXCEPTION.findall(line) if _NO_CAUSE not in match]
+    return found[-1].rstrip(".") if found else None
 
 
 def stall_of(lines: Sequence[str]) -> str:

@@ -118,6 +118,7 @@ _SIGNALS: dict[int, Reason] = {
     **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), FROM_OUTSIDE),
 }
 
+LAST_LINE = "its last log line"
 _IN_LOG = {signal.SIGSEGV, signal.SIGABRT}
 """Signals whose reason the log may have."""
 
@@ -143,7 +144,7 @@ def explain_by(rules: Rules, signals: Mapping[int, Reason], lines: Sequence[str]
         return signals[-status]
     errors = [line for line in lines if "error" in line.lower() or " E " in line]
     last = _PREFIX.sub("", (errors or lines or [""])[-1])
-    return Reason(f"its last log line: {last}" if last else "it printed nothing")
+    return Reason(f"{LAST_LINE}: {last}" if last else "it printed nothing")
 
 
 def describe_exit(status: int | None) -> str:

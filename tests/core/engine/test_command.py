@@ -292,3 +292,22 @@ def test_a_refused_download_names_the_secret(monkeypatch):
     reason = explain_command(["GatedRepoError: 401 Client Error."], 1, "gpu", served=False)
     assert 'env = { HF_TOKEN = "${HF_TOKEN}" } into [backends.gpu]' in (reason.operator_hint or "")
     assert "HF_TOKEN" not in command_environment()
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["  Value error, Sleep mode is not supported on current platform. [type=value_error]", "see https://errors.x"],
+         "it has no sleep mode on this platform"),
+        (["torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"], "not enough GPU memory"),
+        (["/usr/bin/python: No module named vllm"], "the Python module vllm is not installed"),
+        (["ModuleNotFoundError: No module named 'sglang'"], "the Python module sglang is not installed"),
+        (["[Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use"],
+         "its port is in use by another process"),
+        (["(EngineCore pid=7) ERROR core.py: ValueError: no such dtype.", "  File x", "RuntimeError: Engine core "
+          "initialization failed. See root cause above."], "ValueError: no such dtype"),
+        (["a line", "the last"], "its last log line: the last"),
+    ],
+)  # fmt: skip
+def test_reasons(lines, says):
+    assert says in explain_command(lines, 1, "gpu", served=False).text

@@ -39,16 +39,15 @@ def command_spec(backend: str, table: Backend, directory: Path, api_key: str | N
     assert table.command is not None
     if table.url is not None:
         raise ConfigError(f"backends.{backend}.url: a command has no url.", hint="Set `port`, or leave both out.")
-    stated = table.model_fields_set
     return CommandSpec(
         backend=backend,
         argv=tuple(table.command),
         parallel=table.concurrency or _CONCURRENCY,
         port=table.port,
-        ready=(table.ready,) if "ready" in stated else _READY.get(table.kind, (table.ready,)),
+        ready=(table.ready,) if table.ready is not None else _READY.get(table.kind, ("/health",)),
         env=tuple(sorted(table.env.items())),
         directory=directory / Path(table.directory or ".").expanduser(),
-        stop_signal="SIGINT" if table.kind in _STOPPED_BY_SIGINT and "stop_signal" not in stated else table.stop_signal,
+        stop_signal=table.stop_signal or ("SIGINT" if table.kind in _STOPPED_BY_SIGINT else "SIGTERM"),
         api_key=api_key,
         sleep=table.sleep,
     )
