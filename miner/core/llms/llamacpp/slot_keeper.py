@@ -52,6 +52,8 @@ class SlotKeeper:
         self.store = store
         self._runs: dict[AnySpec, FiledSlots] = {}
         self._refused: dict[AnySpec, str] = {}
+        self._skipped: dict[AnySpec, str] = {}
+        """Why something was not kept at an engine's last stop."""
         self._reported: set[tuple[AnySpec, str]] = set()
         self._strikes: dict[AnySpec, int] = {}
         """How often in a row a restored prompt was read again."""
@@ -72,25 +74,28 @@ class SlotKeeper:
 
     def status(self, spec: AnySpec) -> str | None:
         """What is kept, or why not; None: nothing yet."""
-        why = self.reason(spec)
-        if why is not None:
-            return f"not kept: {why}"
-        slots = self._runs.get(spec)
+        slots, why = self._runs.get(spec), self.reason(spec)
         number, size = self.store.size(slots.run) if slots is not None else (0, 0)
-        return f"kept: {_prompts(number)}, {readable(size)}" if number else None
+        if why is None and number:
+            return f"kept: {_prompts(number)}, {readable(size)}"
+        why = why or self._skipped.get(spec)
+        return None if why is None else f"not kept: {why}"
 
     async def save(self, spec: AnySpec) -> None:
         """Save what its slots hold, in `SAVE_SECONDS`: it is stopped next. Raises nothing but CancelledError."""
         slots = self._runs.get(spec)
+        self._skipped.pop(spec, None)
         if self.reason(spec) is None and slots is not None:
             await slots.save()
-        self._report(spec)
+        if (why := self.reason(spec)) is not None:
+            self.report(spec, why)
 
     def forget(self, spec: AnySpec) -> None:
         """Its files are of no use any more."""
         slots = self._runs.pop(spec, None)
         self._refused.pop(spec, None)
         self._strikes.pop(spec, None)
+        self._skipped.pop(spec, None)
         if slots is not None:
             self.store.drop_run(slots.run)
 
@@ -111,14 +116,11 @@ class SlotKeeper:
         return True
 
     def report(self, spec: AnySpec, why: str) -> None:
-        """Log once why something is not kept."""
+        """Why something is not kept: logged once, and in the status."""
+        self._skipped[spec] = why
         if (spec, why) not in self._reported:
             self._reported.add((spec, why))
             logger.info("%s: its prompts are not kept over swaps: %s.", spec.alias, why)
-
-    def _report(self, spec: AnySpec) -> None:
-        if (why := self.reason(spec)) is not None:
-            self.report(spec, why)
 
 
 class FiledSlots:
@@ -187,7 +189,7 @@ class FiledSlots:
                 continue
             need, left = self._table.size_of(trace), SAVE_SECONDS - (time.monotonic() - began)
             if need > left * keeper.speed:
-                keeper.report(self._spec, f"writing {readable(need)} would take more than {SAVE_SECONDS:g} s")
+                keeper.report(self._spec, f"writing them all would take more than {SAVE_SECONDS:g} s")
                 continue
             try:
                 prompt = await keeper.store.create(self.run, trace, need)
@@ -223,7 +225,7 @@ class FiledSlots:
         body = msgspec.json.encode({"filename": file.name})
         response = await self._http.request("POST", f"/slots/{slot}?action={action}", body, total=seconds, root=True)
         if response.status != 200:
-            why = f"the engine's answer to {action} is {response.status}: {parse_error_body(response.body).message}"
+            why = f"the engine responded to {action} with {response.status}: {parse_error_body(response.body).message}"
             if response.status in (404, 405, 501):
                 self._keeper.refuse(self._spec, why)
             raise OSError(why)

@@ -131,7 +131,7 @@ class SlotStore:
         if directory is None or self._closed:
             raise OSError("there is no directory for them")
         if size > limit:
-            raise OSError(f"{readable(size)} are more than {_SETTING} allows ({readable(limit)})")
+            raise OSError(f"one is larger than {_SETTING} allows ({readable(limit)})")
         await self._make_room(limit - size)
         prompt = FiledPrompt(run, trace, directory.path / secrets.token_hex(8), size)
         self._prompts.append(prompt)

@@ -206,6 +206,7 @@ async def test_what_is_more_than_the_limit_is_not_kept(tmp_path, cache, caplog):
     async with two_models(tmp_path, kv_cache=100_000) as service:
         assert not await swapped(service, conversation())
         assert not files(cache)
+        assert "not kept: one is larger than kv_cache (MINER_KV_CACHE) allows" in await kept(service, "a")
     assert "MINER_KV_CACHE" in caplog.text
 
 
@@ -228,7 +229,7 @@ async def test_a_server_that_saves_no_slots_says_so(tmp_path, caplog):
         messages = conversation()
         assert not await swapped(service, messages)
         assert not await swapped(service, messages)
-        assert "not kept: the engine's answer to save is 501" in await kept(service, "a")
+        assert "not kept: the engine responded to save with 501" in await kept(service, "a")
     assert caplog.text.count("a: its prompts are not kept") == 1
 
 

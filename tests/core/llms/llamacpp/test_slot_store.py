@@ -85,7 +85,7 @@ async def test_a_later_state_of_a_conversation_replaces_the_earlier_one():
 
 async def test_what_does_not_fit_is_refused_in_words():
     store = await prepared()
-    with pytest.raises(OSError, match="more than kv_cache"):
+    with pytest.raises(OSError, match="larger than kv_cache"):
         await store.create(RUN, trace("big "), 1001)
     store.close()
     with pytest.raises(OSError, match="no directory"):
