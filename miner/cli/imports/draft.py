@@ -19,8 +19,11 @@ _MARKED = re.compile(f"{_MARK}([A-Za-z_][A-Za-z0-9_]*){_MARK}")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_IN_NAMES = re.compile(r"(?:[\s\x00-\x1f\x7f*?\"'\\]|\$\{)+")
 _SECRET = re.compile(
-    r"(?:^|[_\-.])(?:api[_\-.]?keys?|key|token|secrets?|passwords?|passwd|passphrase|credentials?|auth|authorization)(?=$|[_\-.])"
+    r"(?:^|[_\-.])(?:api[_\-.]?keys?|key|token|secrets?|passwords?|passwd|passphrase|credentials?|auth|authorization"
+    r"|dsn|webhook|(?:database|redis|webhook)_url)(?=$|[_\-.])"
 )
+_OPEN_SECRET = re.compile(r"@|\bsk-|\bhf_|\bBearer\b|[A-Za-z0-9+/_-]{24,}")
+"""Texts that are, or may be, a secret, whatever their key."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _DOLLAR = "DOLLAR"
 _WIDTH = 110
@@ -204,7 +207,7 @@ class Draft:
         used = dict.fromkeys(
             name for text in _texts(texts) for name in variables_in(text) if name not in LATE_VARIABLES
         )
-        return {name: self.to_set.get(name, "as there") for name in used}
+        return {name: self.to_set.get(name, "as for the other tool") for name in used}
 
     def text(self) -> str:
         """The file."""
@@ -317,7 +320,7 @@ def _shown(key: str, value: Any) -> str:
     """The value for a comment: numbers, and texts that can be no secret."""
     if isinstance(value, bool | int | float):
         return f" = {toml_value(value)}"
-    if not isinstance(value, str) or is_secret(key) or "@" in value or re.search(r"[A-Za-z0-9+/_-]{24,}", value):
+    if not isinstance(value, str) or is_secret(key) or _OPEN_SECRET.search(value):
         return ""
     words = value.split()
     if len(value) > 80 or any(is_secret(word.lstrip("-").partition("=")[0]) for word in words):

@@ -78,9 +78,13 @@ class _Reader:
             if isinstance(entry, dict) and isinstance(entry.get("credential_values"), dict):
                 self._credentials[str(entry.get("credential_name"))] = entry["credential_values"]
         for number, entry in enumerate(content.pop("model_list")):
-            if not isinstance(entry, dict) or not isinstance(entry.get("litellm_params"), dict):
+            if not isinstance(entry, dict):
                 raise ConfigError(f"model_list[{number}]: LiteLLM needs model_name and litellm_params here.")
-            self._deployment(dict(entry))
+            if isinstance(entry.get("litellm_params"), dict):
+                self._deployment(dict(entry))
+            else:
+                name = str(entry.get("model_name", number))
+                self._draft.top.lose("model_list", name, entry, "it has no litellm_params")
         for name, sections in self._groups.items():
             self._spread(name, sections)
         settings(self._draft, content, self._groups)

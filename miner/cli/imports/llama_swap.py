@@ -235,7 +235,7 @@ class _Reader:
         if marked and port is None:
             return
         if port is None:
-            written = command.option("--port", "-p")
+            written = command.option("--port", "-p", "--listen-port")
             port = int(written) if written is not None and written.isdigit() else None
         if port is not None and 1 <= port <= 65535:
             section.set("port", port)

@@ -136,7 +136,9 @@ class _Model:
         if self.name != section.path[1]:
             section.add("aliases", [self.name])
         self._header(section, header)
-        for layer in layers:
+        for layer in sorted(
+            layers, key=lambda each: each.get("mediaType") == f"{_LAYER}params"
+        ):  # they may be of others
             if layer is not main:
                 self._layer(section, layer)
         if self._template:
