@@ -10,51 +10,12 @@ from typing import Any
 
 from miner.cli.imports.draft import Section, variables_in
 from miner.cli.imports.engine_arguments import FALSE, TRUE, Given, NotCarriedError
+from miner.cli.imports.engine_flags import OLDER_LOAD_MODES, load_mode, needs_binary, refusal
+from miner.cli.imports.engine_table import BY_MINER, DRAFT, LOST, REPEATED, SAMPLING
 from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES
+from miner.core.engine.speculation import check_speculation
 from miner.core.models.names import parse_ref
-
-_BY_MINER = frozenset({
-    "host", "port", "reuse-port", "api-key", "api-key-file", "ssl-key-file", "ssl-cert-file", "api-prefix", "webui",
-    "metrics", "props", "slots", "jinja", "cont-batching", "log-disable", "log-file", "log-jsonl", "log-colors",
-    "log-verbose", "log-verbosity", "log-prefix", "log-timestamps", "offline", "timeout", "threads-http",
-    "sse-ping-interval", "models-dir", "models-preset", "models-max", "models-autoload", "hf-token", "embeddings",
-    "kv-unified", "mmproj-auto", "context-shift", "perf", "threads-batch", "cache-idle-slots", "fit", "fit-ctx",
-})  # fmt: skip
-"""Options that this program sets itself, or has its own settings for."""
-_LOST = {
-    "path": "no files are served", "ui-config": "the web page of llama-server is not served",
-    "webui-config": "the web page of llama-server is not served",
-    "webui-config-file": "the web page of llama-server is not served",
-    "webui-mcp-proxy": "the web page of llama-server is not served",
-    "tools": "no tools run in the server", "tools-runtime": "no tools run in the server",
-    "agent": "no tools run in the server", "mcp-servers-config": "no tools run in the server",
-    "mcp-servers-json": "no tools run in the server",
-    "cors-origins": "set MINER_CORS_ORIGINS", "cors-methods": "set MINER_CORS_ORIGINS",
-    "cors-headers": "set MINER_CORS_ORIGINS", "cors-credentials": "set MINER_CORS_ORIGINS",
-    "slot-save-path": "prompts of evicted engines are kept by themselves ([limits] kv_cache)",
-    "media-path": "clients cannot name files of this machine", "log-prompts-dir": "prompts are not logged",
-    "tags": "models have no tags", "sleep-idle-seconds": "set keep_alive",
-}  # fmt: skip
-_SAMPLING: dict[str, tuple[str, type, float, float]] = {
-    "temperature": ("temperature", float, 0, 2),
-    "top-p": ("top_p", float, 0, 1),
-    "top-k": ("top_k", int, 0, math.inf),
-    "min-p": ("min_p", float, 0, 1),
-    "seed": ("seed", int, 0, 2**32 - 1),
-    "repeat-penalty": ("repeat_penalty", float, 0.000001, 2),
-    "presence-penalty": ("presence_penalty", float, -2, 2),
-    "frequency-penalty": ("frequency_penalty", float, -2, 2),
-    "n-predict": ("max_tokens", int, 1, math.inf),
-}
-_REPEATED = frozenset({
-    "override-kv", "override-tensor", "control-vector", "control-vector-scaled", "dry-sequence-breaker",
-    "logit-bias", "reverse-prompt", "override-tensor-draft",
-})  # fmt: skip
-_DRAFT = {
-    "model-draft": "file", "hf-repo-draft": "hub", "spec-type": "type", "spec-draft-n-max": "n_max",
-    "draft-max": "n_max",
-    "spec-draft-n-min": "n_min", "draft-n-min": "n_min", "draft-p-min": "p_min", "n-gpu-layers-draft": "n_gpu_layers",
-}  # fmt: skip
+from miner.errors import ConfigError
 
 
 @dataclass(slots=True)
@@ -86,21 +47,27 @@ class EngineKeys:
             section.comment(f"set by miner itself, or by its settings: {', '.join(self.by_miner)}")
 
 
-def keys_of(given: Iterable[Given], path_of: Callable[[str], str] = lambda path: path) -> EngineKeys:
+def keys_of(
+    given: Iterable[Given], path_of: Callable[[str], str] = lambda path: path, *, binary: bool = True
+) -> EngineKeys:
     """The keys of the model's table.
 
     Args:
         path_of: from a path as the other file has it to one as this file has it.
+        binary: whether a llama-server binary runs it, and not the engine that comes with miner.
 
     Raises:
         NotCarriedError: an option cannot be carried over.
     """
-    return _Reader(path_of).read(list(given))
+    return _Reader(path_of, binary).read(list(given))
 
 
 class _Reader:
-    def __init__(self, path_of: Callable[[str], str]) -> None:
+    def __init__(self, path_of: Callable[[str], str], binary: bool) -> None:
         self._path = path_of
+        self._binary = binary
+        self._written: dict[str, str] = {}
+        """Flag -> spelling."""
         self._all: dict[str, Given] = {}
         self._out = EngineKeys()
         self._flags: dict[str, Any] = {}
@@ -113,7 +80,7 @@ class _Reader:
 
     def read(self, given: list[Given]) -> EngineKeys:
         for each in given:
-            if each.name in _REPEATED or each.name in ("lora", "lora-scaled", "alias"):
+            if each.name in REPEATED or each.name in ("lora", "lora-scaled", "alias"):
                 continue
             if each.name in self._all:
                 self._out.changed.append((each.written, "stands there twice: the last one counts"))
@@ -133,9 +100,26 @@ class _Reader:
                     self._out.changed.append((key, "left out: an embedding model generates nothing"))
         elif sampling:
             keys["sampling"] = sampling
-        if self._flags:
-            keys["flags"] = self._flags
+        if flags := self._checked_flags():
+            keys["flags"] = flags
         return self._out
+
+    def _checked_flags(self) -> dict[str, Any]:
+        """The flags, if the engine takes them."""
+        for name, value in self._flags.items():
+            if (why := refusal(name, value)) is not None:
+                raise NotCarriedError(self._written.get(name, f"--{name}"), f": {why}")
+        if self._binary:
+            return self._flags
+        flags = load_mode(self._flags)
+        if "load-mode" not in flags:
+            self._out.by_miner += [self._written[name] for name in self._flags if name in OLDER_LOAD_MODES]
+        for name, value in flags.items():
+            if needs_binary(name, value):
+                self._out.changed.append(
+                    (self._written.get(name, name), "only a llama-server binary takes it: set server")
+                )
+        return flags
 
     def _take(self, name: str) -> Given | None:
         return self._all.pop(name, None)
@@ -209,7 +193,8 @@ class _Reader:
                     if not path or number is None:
                         raise NotCarriedError(each.written, f" {part}: not FILE:SCALE")
                     lora.append({"file": self._path(path), "scale": number})
-            elif each.name in _REPEATED:
+            elif each.name in REPEATED:
+                self._written[each.name] = each.written
                 there = self._flags.get(each.name)
                 if there is None:
                     self._flags[each.name] = text
@@ -236,10 +221,12 @@ class _Reader:
     def _speculation(self) -> None:
         found: dict[str, Any] = {}
         hub = n_min = ""
-        for name, key in _DRAFT.items():
+        written: dict[str, str] = {}
+        for name, key in DRAFT.items():
             given = self._take(name)
             if given is None:
                 continue
+            written[key] = given.written
             if key == "file":
                 found[key] = self._path(str(given.value))
             elif key == "n_gpu_layers":
@@ -264,30 +251,36 @@ class _Reader:
         if "hub" in found and parse_ref(found["hub"]) is None:
             raise NotCarriedError(hub, f" {found['hub']}: not OWNER/NAME")
         if found and "type" not in found:
-            self._flags.update({f"spec-draft-{key.replace('_', '-')}": value for key, value in found.items()})
+            self._out.lost += [(written[key], str(value), "nothing is guessed without a draft model or a --spec-type")
+                               for key, value in found.items()]  # fmt: skip
         elif found:
+            _check_speculation(found, written)
             self._out.keys["speculation"] = {"type": found.pop("type"), **found}
 
     def _one(self, given: Given, sampling: dict[str, Any]) -> None:
         keys, name = self._out.keys, given.name
-        if name in _SAMPLING:
-            key, kind, least, most = _SAMPLING[name]
+        if name in SAMPLING:
+            key, kind, least, most = SAMPLING[name]
             if str(given.value) not in ("-1", "-2") or least < -1:
                 sampling[key] = self._number(given, kind, least, most)
         elif name == "jinja" and given.value is False:
-            self._flags["no-jinja"] = True
+            self._flag("no-jinja", True, given)
         elif name == "mmproj-auto" and given.value is False:
             keys["mmproj"] = False
-        elif name in _BY_MINER:
+        elif name in BY_MINER:
             self._out.by_miner.append(given.written)
-        elif name in _LOST:
-            self._lose(given, _LOST[name])
+        elif name in LOST:
+            self._lose(given, LOST[name])
         elif name in self._readers:
             self._readers[name](given)
         elif isinstance(given.value, bool):
-            self._flags[name if given.value else f"no-{name}"] = True
+            self._flag(name if given.value else f"no-{name}", True, given)
         else:
-            self._flags[name] = _typed(given.value)
+            self._flag(name, _typed(given.value), given)
+
+    def _flag(self, name: str, value: Any, given: Given) -> None:
+        self._flags[name] = value
+        self._written[name] = given.written
 
     def _threads(self, given: Given) -> None:
         if str(given.value).startswith("-"):
@@ -348,6 +341,20 @@ class _Reader:
             bounds = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
             raise NotCarriedError(given.written, f" {given.value}: here it is a number, {bounds}")
         return number
+
+
+def _check_speculation(found: dict[str, Any], written: dict[str, str]) -> None:
+    """Raises NotCarriedError: the options do not fit each other."""
+    kinds = ["draft-simple" if kind == "draft" else kind for kind in str(found["type"]).split(",")]
+    try:
+        check_speculation(
+            kinds, has_draft="file" in found or "hub" in found, n_max=found.get("n_max"), n_min=found.get("n_min"),
+            p_min=found.get("p_min"), n_gpu_layers=found.get("n_gpu_layers"),
+        )  # fmt: skip
+    except ConfigError as error:
+        place = next((key for key in ("n_max", "n_min", "p_min") if key.upper() in error.message), "type")
+        place = "n_gpu_layers" if "_NGL" in error.message else place
+        raise NotCarriedError(written.get(place) or next(iter(written.values())), f": {error.message}") from None
 
 
 def _one_of(given: Given, allowed: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def _model(draft: Draft, preset: Preset, shared: Preset | None, finder: PathFind
         _known_model(section, preset.name)
     while True:  # one option after the other is left out, until the rest can be carried over
         try:
-            keys = keys_of(options, finder.named)
+            keys = keys_of(options, finder.named, binary=False)
             break
         except NotCarriedError as error:
             culprit = next((each for each in options if each.written == error.written), None)

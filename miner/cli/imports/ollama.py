@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.cli.imports.draft import Draft, Section
+from miner.cli.imports.engine_flags import refusal
 from miner.cli.imports.sampling import sampling_of
 from miner.config.llamacpp import CACHE_TYPES, POOLING_TYPES
 from miner.core.llms.llamacpp.go_template import jinja_of
@@ -27,9 +28,10 @@ _PARAMS_LOST = {
     "penalize_newline": "llama.cpp has it no more", "low_vram": "llama.cpp has it no more",
     "f16_kv": "set cache_type_k and cache_type_v", "vocab_only": "a model without its weights generates nothing",
     "embedding_only": "set pooling", "numa": "flags = { numa = ... }",
+    "typical_p": "send it with the request",
 }  # fmt: skip
 _PARAM_FLAGS = {
-    "typical_p": "typical-p", "repeat_last_n": "repeat-last-n", "mirostat": "mirostat", "mirostat_tau": "mirostat-ent",
+    "repeat_last_n": "repeat-last-n", "mirostat": "mirostat", "mirostat_tau": "mirostat-ent",
     "mirostat_eta": "mirostat-lr", "main_gpu": "main-gpu",
 }  # fmt: skip
 
@@ -208,10 +210,11 @@ class _Model:
             if params.get(key) == unlimited:
                 params.pop(key)
         if params.get("use_mmap") is False:
-            section.update("flags", {"no-mmap": True})
+            section.update("flags", {"load-mode": "none"})
         params.pop("use_mmap", None)
         for key, flag in _PARAM_FLAGS.items():
-            if isinstance(params.get(key), int | float) and not isinstance(params[key], bool):
+            value = params.get(key)
+            if isinstance(value, int | float) and not isinstance(value, bool) and refusal(flag, value) is None:
                 section.update("flags", {flag: params.pop(key)})
         sampling, rest = sampling_of(params)
         if section.get("pooling") is None:

@@ -47,7 +47,6 @@ def keys(*arguments):
         (["--lora", "/a.gguf,/b.gguf"], {"lora": ["/a.gguf", "/b.gguf"]}),
         (["--lora-scaled", "/a.gguf:0.5"], {"lora": [{"file": "/a.gguf", "scale": 0.5}]}),
         (["--chat-template-file", "/t.jinja"], {"chat_template": "/t.jinja"}),
-        (["--chat-template", "chatml"], {"flags": {"chat-template": "chatml"}}),
         (["--no-jinja"], {"flags": {"no-jinja": True}}),
         (["-a", "one,two"], {"aliases": ["one", "two"]}),
         (
@@ -76,7 +75,9 @@ def test_options_become_keys(arguments, expected):
     ("arguments", "says"),
     [
         (["--bogus", "1"], "--bogus is no option"), (["-mla", "2"], "-mla is no option"),
-        (["word"], "word is no option"),
+        (["word"], "word is no option"), (["--chat-template", "chatml"], "use chat_template, a file"),
+        (["--mirostat", "5"], "--mirostat: .*from 0 to 2"), (["--spec-type", "magic"], "--spec-type: "),
+        (["--spec-type", "ngram-mod", "--draft-p-min", "0.1"], "--draft-p-min: .*no effect"),
         (["-c"], "-c has no value"), (["-c", "many"], "-c many: here it is a number"),
         (["--jinja=1"], "takes no value"),
         (["-ctk", "q9"], "-ctk q9: not one of"), (["--temp", "3"], "--temp 3: here it is a number, 0 to 2"),

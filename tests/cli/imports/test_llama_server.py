@@ -54,12 +54,12 @@ no-kv-offload = false
     content = checked(draft)
     hub, own, named = content.models.values()
     assert (hub.hub, hub.context, hub.slots, hub.n_gpu_layers) == ("ggml-org/MY-MODEL-GGUF:Q8_0", 4096, 1, 123)
-    assert (hub.cache_type_k, hub.cache_ram, hub.flags) == ("q8_0", 0, {"chat-template": "chatml", "no-mmap": True})
+    assert (hub.cache_type_k, hub.cache_ram, hub.flags) == ("q8_0", 0, {"load-mode": "none"})
     assert list(content.models) == ["ggml-org/MY-MODEL-GGUF:Q8_0", "my-own", "in-the-directory"]
     assert (own.file, own.context, own.slots, own.pooling, own.preload) == ("/models/own.gguf", 4096, 2, "mean", True)
     assert own.aliases == ["my own"]
     assert (named.file, named.n_gpu_layers, named.flags) == ("in the directory", 8, {"kv-offload": True})
-    assert "[*].stop-timeout" in lost(draft)
+    assert {"[*].stop-timeout", "[ggml-org/MY-MODEL-GGUF:Q8_0].chat-template"} == set(lost(draft))
     assert draft.steps == ["miner models pull hf:ggml-org/MY-MODEL-GGUF:Q8_0"]
 
 

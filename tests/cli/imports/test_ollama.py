@@ -82,7 +82,7 @@ def test_everything_of_a_model_is_carried_over(store):
         ("model", MODEL),
         ("params", {
             "num_ctx": 8192, "num_gpu": 12, "num_thread": 3, "num_batch": 256, "temperature": 0.5, "top_k": 20,
-            "stop": ["a"], "num_predict": 99, "repeat_penalty": 1.1, "typical_p": 0.9, "repeat_last_n": 64,
+            "stop": ["a"], "num_predict": 99, "repeat_penalty": 1.1, "repeat_last_n": 64,
             "mirostat": 0, "main_gpu": 1, "use_mmap": False, "draft_num_predict": 4, "seed": 3,
         }),
         ("draft", draft_model),
@@ -93,7 +93,7 @@ def test_everything_of_a_model_is_carried_over(store):
     assert model.sampling.model_dump(exclude_none=True) == {
         "temperature": 0.5, "top_k": 20, "stop": ["a"], "max_tokens": 99, "repeat_penalty": 1.1, "seed": 3,
     }  # fmt: skip
-    assert model.flags == {"no-mmap": True, "typical-p": 0.9, "repeat-last-n": 64, "mirostat": 0, "main-gpu": 1}
+    assert model.flags == {"load-mode": "none", "repeat-last-n": 64, "mirostat": 0, "main-gpu": 1}
     assert (model.mmproj, model.lora) == (store.path(projector), [store.path(adapter)])
     assert model.speculation is not None
     assert (model.speculation.file, model.speculation.n_max) == (store.path(draft_model), 4)
@@ -105,7 +105,7 @@ def test_everything_of_a_model_is_carried_over(store):
 @pytest.mark.parametrize(
     ("params", "names"),
     [
-        ({"num_keep": 4, "tfs_z": 1.0, "penalize_newline": True, "low_vram": True, "numa": True}, None),
+        ({"num_keep": 4, "tfs_z": 1.0, "penalize_newline": True, "low_vram": True, "numa": True, "typical_p": 1}, None),
         ({"num_ctx": 100}, None), ({"temperature": 5}, None), ({"stop": [1]}, None), ({"new_one": {"x": 1}}, None),
         ({"mirostat": True}, None), ({"num_predict": -2}, None), ({"num_gpu": -5}, None),
         ({"num_gpu": -1, "num_predict": -1, "seed": 0, "use_mmap": True}, []),
