@@ -170,6 +170,10 @@ class MinerConfig(Settings):
         super().__init__(**settings)
 
 
+_STRUCTURED = ("llamacpp_lora", "llamacpp_spec_type", "llamacpp_flags")
+"""Fields whose values are not what is written: another class' are read as ours would be."""
+
+
 class _Completed:
     """A config object of another class, with the environment's settings for attributes that it lacks."""
 
@@ -182,6 +186,8 @@ class _Completed:
             raise AttributeError(name)
         value = getattr(self._config, name, None)
         # Mocks and lazy proxies have every attribute: only values of a setting's type count.
+        if name in _STRUCTURED and isinstance(value, (str, dict, list, tuple)):
+            return getattr(MinerConfig(**{name: value}), name)
         if isinstance(value, (str, int, float, os.PathLike, SecretStr)):
             return path_as_text(value)
         if self._defaults is None:

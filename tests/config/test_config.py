@@ -464,3 +464,51 @@ def test_a_binary_env_file_is_reported(settings, empty_directory):
     (empty_directory / ".env").write_bytes(b"DEFAULT_MODEL=\xff\xfe\n")
     with pytest.raises(ConfigError, match="UTF-8"):
         settings()
+
+
+def test_values_of_another_class_that_have_parts_are_read_as_ours():
+    given = types.SimpleNamespace(
+        llamacpp_lora="a.gguf:0.5", llamacpp_spec_type="draft", llamacpp_flags={"--rope_freq_base": 1, "x": ["a", "b"]}
+    )
+    config = config_of(given)
+    assert config.llamacpp_lora == (("a.gguf", 0.5),)
+    assert config.llamacpp_spec_type == "draft-simple"
+    assert config.llamacpp_flags == {"rope-freq-base": 1, "x": ("a", "b")}
+    assert config_of(Mock()).llamacpp_flags is None
+    with pytest.raises(ConfigError, match="LLAMACPP_SPEC_TYPE='x'"):
+        _ = config_of(types.SimpleNamespace(llamacpp_spec_type="x")).llamacpp_spec_type
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("llamacpp_flags", "rope-freq-base 1", r"LLAMACPP_FLAGS='rope-freq-base 1': must begin with a flag"),
+        ("llamacpp_flags", "{broken", "must be a JSON object, or words"),
+        ("llamacpp_flags", "--a 'b", "No closing quotation|no closing quotation"),
+        ("llamacpp_flags", {"a": None}, "the value of 'a' must be text, a number, true or false, or a list"),
+        ("llamacpp_flags", {"a-b": 1, "a_b": 2}, "has the flag 'a-b' twice"),
+        ("llamacpp_flags", {"--": 1}, "without a name"),
+        ("llamacpp_flags", 5, "must be a JSON object, or words"),
+        ("llamacpp_lora", 5, "must be files"),
+        ("llamacpp_lora", [("a", "b")], "must be files"),
+        ("llamacpp_lora", [("a", float("inf"))], "finite"),
+        ("llamacpp_spec_type", "draft,magic", "must be one of draft, draft-simple"),
+    ],
+)
+def test_options_that_have_parts_say_what_is_wrong(name, value, message):
+    with pytest.raises(ConfigError, match=message):
+        MinerConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("-ot a=CPU -nkvo", {"ot": "a=CPU", "nkvo": True}),
+        ("--yarn-beta-slow -1.5 --x=3", {"yarn-beta-slow": "-1.5", "x": "3"}),
+        ("--control-vector-layer-range 1 2", {"control-vector-layer-range": ("1", "2")}),
+        ('{"a": true, "b": [1, 2]}', {"a": True, "b": (1, 2)}),
+        ("--chat-template-kwargs '{\"a\": 1}'", {"chat-template-kwargs": '{"a": 1}'}),
+    ],
+)
+def test_flags_are_words_or_json(text, flags):
+    assert MinerConfig(llamacpp_flags=text).llamacpp_flags == flags

@@ -128,6 +128,13 @@ def test_llama_cpp_python_is_last_and_does_less(no_packages, monkeypatch, tmp_pa
         found.plan(demo_spec(), tmp_path)
     with pytest.raises(EngineStartError, match="LLAMACPP_POOLING=mean"):
         found.plan(demo_spec(parallel=1, pooling="mean"), tmp_path)
+    for name, more in {
+        "LLAMACPP_LORA": {"lora": ((Path("/a.gguf"), 1.0),)}, "LLAMACPP_CPU_MOE": {"cpu_moe": True},
+        "LLAMACPP_N_CPU_MOE": {"n_cpu_moe": 2}, "LLAMACPP_SPEC_TYPE": {"spec_type": "ngram-mod"},
+        "LLAMACPP_FLAGS": {"flags": (("swa-full", True),)},
+    }.items():  # fmt: skip
+        with pytest.raises(EngineStartError, match=f"{name}=.*: not with llama-cpp-python"):
+            found.plan(demo_spec(parallel=1, **more), tmp_path)
     config = json.loads(found.plan(demo_spec(parallel=1, cache_type_k="q8_0"), tmp_path).stdin)
     assert config["values"]["n_ctx"] == 512
     assert config["constants"] == {"type_k": "GGML_TYPE_Q8_0"}

@@ -248,7 +248,8 @@ class LocalEngines(ServerProvider):
                     with client.wait():
                         lease = await stack.enter_async_context(waiting)
                 except EngineStartError as error:
-                    if spec.mmproj is None or not blames_projector(error):
+                    named = self._settings.llamacpp_mmproj  # by the operator, who is to know
+                    if spec.mmproj is None or named is not None or not blames_projector(error):
                         raise
                     # Without the projector the model still does text.
                     await asyncio.to_thread(refuse_projector, spec.mmproj, f"llama.cpp cannot load it ({error})")

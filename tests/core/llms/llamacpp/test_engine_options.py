@@ -175,6 +175,9 @@ async def test_a_projector_can_be_left_out_or_named(tiny, tmp_path):
     async with llamacpp(tiny, llamacpp_no_mmproj=True) as service:
         await completion(service)  # the one beside it, which no engine can load, is not even tried
         assert json.loads(await service.native("/props"))["modalities"]["vision"] is False
+    async with llamacpp(tiny, llamacpp_mmproj=str(named)) as service:
+        with pytest.raises(EngineStartError, match="did not start"):  # the operator wants it: no text without it
+            await completion(service)
     with pytest.raises(ConfigError, match=r"LLAMACPP_MMPROJ='.*tiny\.gguf' is no projector, but a model"):
         await sees(llamacpp_mmproj=str(tiny))
     with pytest.raises(ConfigError, match="contradict each other"):
