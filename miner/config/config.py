@@ -101,6 +101,7 @@ class MinerConfig(Settings):
     """Slots: concurrent requests per engine; default: 8, fewer where memory is short or slots would have less than
     32768 tokens."""
     llamacpp_threads: int | None = Field(None, ge=1, le=512)
+    """Threads of an engine; default: one for each core, or a share of them (docs/configuration.md)."""
     llamacpp_n_gpu_layers: int | None = Field(None, ge=-1)
     """Layers in GPU memory; -1: all; default: as many as fit."""
     llamacpp_flash_attn: FlashAttention = "auto"
@@ -156,6 +157,8 @@ class MinerConfig(Settings):
     the next load then; 0: none are kept. Default: a tenth of what is free there, 8 GiB at most."""
     llamacpp_max_loaded: int | None = Field(None, ge=1)
     """Maximum loaded engines; default: as many as fit into the memory budget."""
+    llamacpp_cores: int | None = Field(None, ge=1)
+    """Processor cores for all engines together; default: those of this process."""
     llamacpp_idle_timeout: Seconds | None = None
     """Seconds after its last request until an engine is unloaded; default: never."""
     llamacpp_fairness_wait: Seconds = 10.0

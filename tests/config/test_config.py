@@ -83,6 +83,7 @@ CHANGED = {
     "llamacpp_flags": ("--rope-freq-base 10000 --no_kv_offload", {"rope-freq-base": "10000", "no-kv-offload": True}),
     "llamacpp_memory_budget": ("1000000", 1000000),
     "llamacpp_max_loaded": ("2", 2),
+    "llamacpp_cores": ("6", 6),
     "llamacpp_idle_timeout": ("60", 60.0),
     "llamacpp_fairness_wait": ("1", 1.0),
     "max_queue": ("0", 0),

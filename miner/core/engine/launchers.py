@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from miner.core._typing import override
 from miner.core.engine.environment import clean_environment
 from miner.core.engine.launch_arguments import llama_cpp_python_arguments, llama_server_arguments, xllamacpp_arguments
 from miner.core.engine.launch_plan import LaunchPlan, child_plan
+from miner.core.engine.openmp import openmp_in, package_files, program_files
 from miner.core.engine.spec import EngineSpec
 from miner.errors import EngineStartError
 
@@ -51,6 +53,16 @@ class Launcher(ABC):
         """Whether layers may run on a GPU, judged by its files. May read libraries, so not for an event loop."""
         return n_gpu_layers != 0
 
+    def uses_openmp(self) -> bool:
+        """Whether its llama.cpp was built with OpenMP; False if that cannot be told. Reads libraries, so not for an
+        event loop.
+        """
+        return openmp_in(self._libraries())
+
+    @abstractmethod
+    def _libraries(self) -> Iterable[Path]:
+        """The files in which its llama.cpp may be."""
+
     @abstractmethod
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         """How to start `spec` with its socket in `directory`, which exists and is private. Starts nothing."""
@@ -63,6 +75,10 @@ class XllamacppLauncher(Launcher):
     package: Path
     """The directory that holds the package."""
     name = "xllamacpp"
+
+    @override
+    def _libraries(self) -> Iterable[Path]:
+        return package_files(self.package)
 
     @override
     def may_offload(self, n_gpu_layers: int | None) -> bool:
@@ -87,6 +103,10 @@ class BinaryLauncher(Launcher):
     name = "llama-server"
 
     @override
+    def _libraries(self) -> Iterable[Path]:
+        return program_files(self.binary)
+
+    @override
     def plan(self, spec: EngineSpec, directory: Path) -> LaunchPlan:
         arguments = {"binary": str(self.binary), **llama_server_arguments(spec)}
         arguments["optional"].append([["--slot-save-path"], _slot_directory(directory)])
@@ -109,6 +129,10 @@ class LlamaCppPythonLauncher(Launcher):
     has_native = False
     # The converter of the bindings is older than llama.cpp's: it drops the bounds of integers, for one.
     converts_schemas = False
+
+    @override
+    def _libraries(self) -> Iterable[Path]:
+        return package_files(self.package)
 
     @override
     def may_offload(self, n_gpu_layers: int | None) -> bool:

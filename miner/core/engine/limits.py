@@ -21,6 +21,8 @@ class PoolLimits:
     """Bytes on each GPU for all engines together, as the pool's `gpu_memory_of` counts them."""
     max_loaded: int | None = None
     """Engines loaded at once."""
+    cores: int | None = None
+    """Processor cores: engines without OpenMP never compute with more threads together."""
     idle_timeout: float | None = None
     """An engine without requests for this long is unloaded."""
     fairness_wait: float = 10.0
@@ -37,7 +39,13 @@ class PoolLimits:
     """Other programs that take memory which engines could have, for messages."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_queue", 0), ("max_loaded", 1), ("memory_budget", 1), ("idle_timeout", 0)):
+        for name, least in (
+            ("max_queue", 0),
+            ("max_loaded", 1),
+            ("cores", 1),
+            ("memory_budget", 1),
+            ("idle_timeout", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more.")

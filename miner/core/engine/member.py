@@ -131,6 +131,11 @@ class Member:
         return self.active > 0 or bool(self.queue)
 
     @property
+    def computes(self) -> bool:
+        """Whether its engine has a request."""
+        return self.active > 0 and self.state is State.READY
+
+    @property
     def idle_since(self) -> float | None:
         """Since when a ready engine has no requests; None while it has some."""
         return self.last_used if self.state is State.READY and not self.busy else None

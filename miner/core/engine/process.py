@@ -113,6 +113,11 @@ class EngineProcess:
         return ()
 
     @property
+    def spinning_threads(self) -> int:
+        """Threads with which it computes on processors, without OpenMP: they spin while they wait. 0: none."""
+        return 0
+
+    @property
     def restarts(self) -> int:
         """Starts after the first."""
         return max(0, self._starts - 1)
@@ -226,6 +231,16 @@ class EngineProcess:
         """Kill a child that does not work; counts as a crash for that reason ("it ..."). Returns at once."""
         if self._run is not None and self._owner == os.getpid():
             self._run.fail(Reason(reason, operator_hint))
+
+    def suspend(self) -> None:
+        """Suspend the child and its descendants if it is ready, until `resume`; a few seconds at most."""
+        if self._run is not None and self._owner == os.getpid():
+            self._run.suspend()
+
+    def resume(self) -> None:
+        """Let a suspended child go on."""
+        if self._run is not None and self._owner == os.getpid():
+            self._run.resume()
 
     def kill(self) -> None:
         """Kill the child, from any thread, also at interpreter exit. Waits a second at most until it has exited; not on

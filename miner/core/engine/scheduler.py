@@ -19,6 +19,7 @@ from miner.core.engine.conflicts import fits
 from miner.core.engine.errors import closed, crowded_out, not_started, overloaded
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import surplus
+from miner.core.engine.gang import GangScheduler
 from miner.core.engine.headroom import HeadroomMeter, Measure
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
@@ -52,6 +53,7 @@ class Scheduler:
         self._evicting: set[Member] = set()
         """Those whose eviction was told to whoever watches."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gang = GangScheduler(self.loop)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -128,6 +130,7 @@ class Scheduler:
             if member.expires_at is not None:
                 wake_at.append(member.expires_at)
             member.queue.report_positions(member.parallel)
+        self._gang.update((m.engine for m in self.members.values() if m.computes), self.limits.cores)
         self._set_timer(min(wake_at))
 
     def _schedule_loads(self, now: float) -> float:
@@ -394,6 +397,7 @@ class Scheduler:
 
     def _close(self) -> None:
         self._set_timer(math.inf)
+        self._gang.close()
         self._closed = True
         if self.meter is not None:
             self.meter.cancel()

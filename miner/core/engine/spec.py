@@ -265,6 +265,10 @@ class Engine(Protocol):
         """Bytes that it was seen to take on each GPU; empty: not measured."""
 
     @property
+    def spinning_threads(self) -> int:
+        """Threads with which it computes on processors, without OpenMP: they spin while they wait. 0: none."""
+
+    @property
     def restarts(self) -> int:
         """Restarts after a crash."""
 
@@ -294,6 +298,12 @@ class Engine(Protocol):
 
     def fail(self, reason: str, operator_hint: str | None = None) -> None:
         """Kill a process that does not work; counts as a crash for that reason. Returns at once."""
+
+    def suspend(self) -> None:
+        """Suspend the process if it is ready, until `resume`; a few seconds at most. It is no crash."""
+
+    def resume(self) -> None:
+        """Let a suspended process go on."""
 
     def kill(self) -> None:
         """Kill the process, with or without a running loop, on which it does not wait."""

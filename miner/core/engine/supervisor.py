@@ -5,7 +5,7 @@ nothing depends on asyncio's child watchers. It also makes PDEATHSIG safe for th
 that started it ends.
 
 A child that is suspended (SIGSTOP, a debugger) is detected within a second and killed: it would block all requests, and
-no other signal reaches it.
+no other signal reaches it. That does not concern one that `suspend` has suspended.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import selectors
+import signal
 import subprocess
 import threading
 import time
@@ -28,11 +29,22 @@ from miner.core.engine.procstat import Usage, process_usage
 from miner.core.engine.shared_future import SharedFuture
 from miner.core.engine.socket_directory import SocketDirectory
 from miner.core.engine.spec import EngineAddress, ProcessSpec
-from miner.core.engine.watch import STOP_SIGNAL, UNKILLABLE, StallDetector, SuspendDetector, Watch, kill_tree
+from miner.core.engine.watch import (
+    STOP_SIGNAL,
+    UNKILLABLE,
+    StallDetector,
+    SuspendDetector,
+    Watch,
+    kill_tree,
+    signal_group,
+)
 from miner.errors import EngineStartError
 
 _LINE = 204
 """Bytes of a log line, on average: longer logs are cut."""
+
+_LONGEST_SUSPENSION = 3.0
+"""Seconds after which a child that `suspend` has suspended goes on in any case: who would resume it may hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,10 @@ class Supervisor:
         self._lock = threading.Lock()
         self._stopping = False
         self._killed = False
+        self._suspended_at: float | None = None
+        """When `suspend` was called, in monotonic seconds; None after `resume`."""
+        self._reaping = False
+        """Whether the child is being killed and reaped: afterwards its pid may be another process's."""
         self._directory: SocketDirectory | None = None
         self._failure: Reason | None = None
         self._wake_read, self._wake_write = os.pipe()
@@ -123,6 +139,7 @@ class Supervisor:
         """Stop it: STOP_SIGNAL, later SIGKILL to its process group. Returns at once; wait for `exited`."""
         with self._lock:
             already, self._stopping = self._stopping, True
+            self._resume()  # else no signal but SIGKILL would reach it
             if not already and not self.exited.done:
                 os.write(self._wake_write, b"x")
 
@@ -131,6 +148,27 @@ class Supervisor:
         with self._lock:
             if self.pid is None and not self._stopping and not self.exited.done:
                 os.write(self._wake_write, b"x")
+
+    def suspend(self) -> None:
+        """Suspend the child and its descendants (SIGSTOP) until `resume`, if it is ready; a few seconds at most."""
+        with self._lock:
+            if self._suspended_at is None and self.ready.done and not self._stopping and not self._reaping:
+                self._suspended_at = time.monotonic()
+                self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended child go on."""
+        with self._lock:
+            self._resume()
+
+    def _resume(self) -> None:
+        if self._suspended_at is not None:
+            self._suspended_at = None
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self.pid is not None and not self._reaping and os.getpid() == self._owner:
+            signal_group(self.pid, number)
 
     def fail(self, reason: Reason) -> None:
         """Kill it because it does not work; counts as a crash for that reason. Returns at once."""
@@ -209,6 +247,8 @@ class Supervisor:
         try:
             self._watch_until_exit(watch)
         finally:
+            with self._lock:
+                self._reaping = True
             status = watch.reap(self.usage)
         return self._result(status)
 
@@ -243,7 +283,10 @@ class Supervisor:
                     watch.process.send_signal(STOP_SIGNAL)
                 else:
                     kill_tree(pid, self.usage)
-            suspended = suspend.look(now, self.usage)
+            by_us = self._suspended_at
+            suspended = suspend.look(now, self.usage if by_us is None else None)
+            if by_us is not None and now - by_us >= _LONGEST_SUSPENSION:
+                self.resume()
             if stop_sent is not None:
                 if suspended or now >= stop_sent + self._limits.stop_grace:
                     return

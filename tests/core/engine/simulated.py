@@ -141,8 +141,10 @@ class SimulatedEngine:
         self.gpu_memory: tuple[int, ...] = ()
         self.can_sleep = False
         self.restarts = 0
+        self.spinning_threads = 0
         self.log_tail = ["the last line"]
         self.in_flight = 0
+        self.suspended = False
         self.life = 0
         self.killed = 0
         self.resets = 0
@@ -194,6 +196,12 @@ class SimulatedEngine:
         self.machine.events.append(("stop", self.spec.alias))
         await asyncio.sleep(self.machine.stop)
         self.state = "stopped"
+
+    def suspend(self) -> None:
+        self.suspended = True
+
+    def resume(self) -> None:
+        self.suspended = False
 
     def kill(self) -> None:
         self.killed += 1

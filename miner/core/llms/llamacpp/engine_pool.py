@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
+from miner.core.engine.threads import Cores, EngineThreads, usable_cores
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.capabilities import refuse_unsupported
 from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.llamacpp.engine_slots import EngineSlots
-from miner.core.llms.llamacpp.memory import budget_of, measured_memory
+from miner.core.llms.llamacpp.memory import all_on_gpu, budget_of, measured_memory
 from miner.core.llms.llamacpp.prompt_cache import state_bytes
 from miner.core.llms.llamacpp.prompt_gate import PromptGate
 from miner.core.llms.llamacpp.server import LlamaServer
@@ -120,6 +122,7 @@ def host_settings(settings: MinerConfig, gpu_memory: Sequence[int] = ()) -> Host
         budget=lambda free: budget_of(free, settings, gpu_memory),
         limits=partial(limits_of, settings),
         kv_cache=settings.kv_cache,
+        cores=settings.llamacpp_cores,
     )
 
 
@@ -131,6 +134,8 @@ def limits_of(settings: MinerConfig, budget: Memory) -> PoolLimits:
         max_queue=settings.max_queue,
         queue_timeout=settings.queue_timeout,
         max_loaded=settings.llamacpp_max_loaded,
+        # Elsewhere nobody would resume an engine that is suspended when this process is killed.
+        cores=usable_cores(settings.llamacpp_cores) if sys.platform == "linux" else None,
         idle_timeout=settings.llamacpp_idle_timeout,
         fairness_wait=settings.llamacpp_fairness_wait,
     )
@@ -149,11 +154,20 @@ class LlamaSource:
     models: LocalModels
     headers: Mapping[EngineSpec, GGUFHeader]
     keeper: SlotKeeper
+    cores: Cores
 
     def make(self, spec: EngineSpec) -> Engine:
         """The engine of a spec, not started."""
-        start_timeout = self.settings.llamacpp_start_timeout
-        return KeepingProcess(spec, self.models.launcher, start_timeout=start_timeout, keeper=self.keeper)
+        return KeepingProcess(
+            spec, self.models.launcher, start_timeout=self.settings.llamacpp_start_timeout, keeper=self.keeper,
+            threads=partial(self._threads, spec, self.headers[spec]),
+        )  # fmt: skip
+
+    def _threads(self, spec: EngineSpec, header: GGUFHeader) -> EngineThreads:
+        launcher = self.models.launcher
+        if all_on_gpu(spec, header, self.models.budget(), launcher) or launcher.uses_openmp():
+            return EngineThreads(spec.threads or self.cores.count)
+        return EngineThreads(spec.threads or self.cores.share(), spins=True)
 
     def memory_of(self, spec: EngineSpec) -> tuple[int, tuple[int, ...]]:
         """Bytes of main memory and on each GPU that it takes.

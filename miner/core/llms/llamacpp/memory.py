@@ -13,11 +13,11 @@ from miner.core.engine.spec import EngineSpec
 from miner.core.llms.llamacpp.engine_load import load_of
 from miner.core.llms.llamacpp.models import LocalModel
 from miner.core.models.gguf.header import GGUFHeader
-from miner.core.models.memory.available import Memory, available_memory
+from miner.core.models.memory.available import Memory, available_memory, gpu_is_likely
 from miner.core.models.memory.capacity import ENOUGH, Capacity
 from miner.core.models.memory.estimate import Load
 from miner.core.models.memory.processes import held_memory
-from miner.core.models.memory.verdict import Verdict, judge, readable
+from miner.core.models.memory.verdict import Verdict, judge, placed, readable
 from miner.errors import EngineStartError
 
 if TYPE_CHECKING:
@@ -122,6 +122,20 @@ def log_capacity(model: LocalModel, capacity: Capacity, need: EngineMemory, budg
         "%s It was trained for %s tokens; agents need about %d. Use a smaller model, or halve the cache with "
         "LLAMACPP_CACHE_TYPE_K=q8_0 and LLAMACPP_CACHE_TYPE_V=q8_0.", text, model.header.context_length, ENOUGH,
     )  # fmt: skip
+
+
+def all_on_gpu(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> bool:
+    """Whether all layers are on GPUs, as far as it can be told: processors have little to compute then. Blocks: not for
+    an event loop.
+    """
+    layers, wanted = (header.block_count or 0) + 1, spec.n_gpu_layers
+    if not launcher.may_offload(wanted):
+        return False
+    if memory.gpu_available:
+        placement = placed(header, _load(spec, launcher), memory)
+        return placement.layers >= layers and placement.experts is None
+    # One whose memory cannot be queried.
+    return gpu_is_likely() and (wanted is None or wanted < 0 or wanted >= layers)
 
 
 def _check(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> Verdict:

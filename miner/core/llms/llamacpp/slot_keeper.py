@@ -14,12 +14,13 @@ import msgspec
 
 from miner.core._typing import override
 from miner.core.engine.launchers import Launcher
-from miner.core.engine.process import EngineProcess
 from miner.core.engine.spec import AnySpec, EngineAddress, EngineSpec
+from miner.core.engine.threads import EngineThreads
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body
 from miner.core.llms.llamacpp.slot_store import FiledPrompt, SlotStore
 from miner.core.llms.llamacpp.slots import Placement, SlotTable, Trace
+from miner.core.llms.llamacpp.threaded_process import ThreadedProcess
 from miner.core.models.memory.verdict import readable
 from miner.errors import BackendTimeoutError, MinerError
 
@@ -233,15 +234,19 @@ class FiledSlots:
         return done.n_saved or done.n_restored
 
 
-class KeepingProcess(EngineProcess):
+class KeepingProcess(ThreadedProcess):
     """A llama.cpp engine whose prompts outlive its stops.
 
     Args:
         keeper: saves them.
+        threads: those of the next start.
     """
 
-    def __init__(self, spec: EngineSpec, launcher: Launcher, *, start_timeout: float, keeper: SlotKeeper) -> None:
-        super().__init__(spec, launcher, start_timeout=start_timeout)
+    def __init__(
+        self, spec: EngineSpec, launcher: Launcher, *, start_timeout: float, keeper: SlotKeeper,
+        threads: Callable[[], EngineThreads],
+    ) -> None:  # fmt: skip
+        super().__init__(spec, launcher, start_timeout=start_timeout, threads=threads)
         self._keeper = keeper
 
     @override

@@ -14,6 +14,7 @@ from miner.core.engine.events import EngineEvents
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.spec import AnySpec
+from miner.core.engine.threads import Cores
 from miner.core.llms.llamacpp.slot_keeper import SlotKeeper
 from miner.core.llms.llamacpp.slot_store import SlotStore
 from miner.core.llms.pool.memory_meter import HostSettings, MemoryMeter
@@ -30,6 +31,8 @@ class EngineHost:
     def __init__(self, settings: HostSettings) -> None:
         self.keeper = SlotKeeper(SlotStore(settings.kv_cache))
         """Keeps the prompts of engines that are stopped for a while."""
+        self.cores = Cores(settings.cores)
+        """The cores for all engines."""
         self._settings = settings
         self._meter = MemoryMeter(settings)
         self._rules: Callable[[AnySpec], EngineRules] = lambda _: NO_RULES
@@ -52,6 +55,7 @@ class EngineHost:
         """Apply other limits and rules, to engines that run too: see `EnginePool.set_rules`."""
         self._settings, self._rules = settings, rules_of
         self._meter.configure(settings)
+        self.cores.limit = settings.cores
         self.keeper.store.limit = settings.kv_cache
         if self._pool is not None:
             self._pool.set_rules(rules_of, settings.limits(self._meter.last_budget()))

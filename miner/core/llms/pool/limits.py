@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 def host_settings_of(settings: MinerConfig, loaded: LoadedConfig) -> HostSettings:
     """The environment's settings with the limits of a file."""
-    return host_settings(_with_limits(settings, loaded), loaded.content.limits.gpu_memory or ())
+    return host_settings(with_limits(settings, loaded), loaded.content.limits.gpu_memory or ())
 
 
-def _with_limits(settings: MinerConfig, loaded: LoadedConfig) -> MinerConfig:
+def with_limits(settings: MinerConfig, loaded: LoadedConfig) -> MinerConfig:
     """The settings with those of `[limits]`."""
     limits = loaded.content.limits
     fields = {
         "llamacpp_memory_budget": limits.memory, "llamacpp_max_loaded": limits.max_loaded,
+        "llamacpp_cores": limits.cores,
         "max_queue": limits.max_queue, "queue_timeout": limits.queue_timeout, "kv_cache": limits.kv_cache,
     }  # fmt: skip
     return settings.model_copy(update={name: value for name, value in fields.items() if value is not None})

@@ -15,9 +15,10 @@ from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.command import CommandHolder
 from miner.core.llms.pool.command_engine import command_spec
+from miner.core.llms.pool.cores import SharedCores
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.host import EngineHost, SharesHost
-from miner.core.llms.pool.limits import host_settings_of
+from miner.core.llms.pool.limits import host_settings_of, with_limits
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
 from miner.core.llms.pool.rules import engine_rules
 from miner.core.llms.pool.table import ModelTable, ServedModel, preset_for
@@ -71,6 +72,7 @@ class Members:
         self.loaded = loaded
         self._rules: dict[str, EngineRules] = {}
         """By the alias of the engine."""
+        self._sharing = SharedCores({}, {}, settings)
         self.host = self._new_host()
         """Where all engines run."""
         self.table = ModelTable({})
@@ -148,6 +150,7 @@ class Members:
         # An engine that stays keeps its name, whichever of its models comes first now.
         names = {holder.plan.engine or "": prepared.plans[key].engine or "" for key, holder in holders.items()}
         self._rules = {**prepared.rules, **{alias: prepared.rules.get(name, NO_RULES) for alias, name in names.items()}}
+        self._sharing = SharedCores(models, prepared.rules, with_limits(self._settings, loaded))
         self._configure(self.host)
         if leaving:
             new = [holder for holder in holders.values() if holder not in before]
@@ -246,6 +249,9 @@ class Members:
     def _configure(self, host: EngineHost) -> None:
         rules = self._rules
         host.configure(host_settings_of(self._settings, self.loaded), lambda spec: rules.get(spec.alias, NO_RULES))
+        # Engines that are started from now on have their share of the cores by the new table. Those that run keep their
+        # threads: where they are too many together, engines take turns.
+        self._sharing.apply(host)
 
     def _share_host(self, service: LLMService) -> None:
         if isinstance(service, SharesHost):

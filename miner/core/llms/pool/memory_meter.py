@@ -27,6 +27,8 @@ class HostSettings:
     """The limits of the pool under a budget."""
     kv_cache: int | None = None
     """Bytes on disk for the prompts of engines that are stopped for a while, as `SlotStore` takes them."""
+    cores: int | None = None
+    """Processor cores for all engines; None: those of this process."""
 
 
 class MemoryMeter:
