@@ -23,12 +23,12 @@ from miner.core.engine.gang import GangScheduler
 from miner.core.engine.headroom import HeadroomMeter, Measure
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
-from miner.core.engine.sleepers import plan_beside_sleepers
+from miner.core.engine.sleepers import fall_asleep, plan_beside_sleepers
 from miner.core.engine.slot_queue import Lease, Waiter
 from miner.core.engine.spec import AnySpec
 from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
-from miner.errors import BackendOverloadedError, EngineStartError, MinerError
+from miner.errors import BackendOverloadedError, MinerError
 
 logger = logging.getLogger("miner.engine")
 
@@ -298,10 +298,8 @@ class Scheduler:
     async def _stop_engine(self, member: Member, *, prepare: bool) -> None:
         stopped = False
         try:
-            if prepare and not member.unloading and member.engine.can_sleep:
-                stopped = await self._sleep_engine(member)
-                if stopped:
-                    return
+            if prepare and not member.unloading and (stopped := await fall_asleep(member)):
+                return
             if prepare:
                 await self._prepare_stop(member)
             async with asyncio.timeout(self.limits.stop_timeout):
@@ -310,14 +308,6 @@ class Scheduler:
         finally:
             if not stopped:
                 member.engine.kill()
-
-    async def _sleep_engine(self, member: Member) -> bool:
-        try:
-            await member.engine.sleep()
-        except EngineStartError as error:
-            logger.warning("%s is stopped, since it does not sleep: %s", member.spec.alias, error)
-            return False
-        return True
 
     async def _prepare_stop(self, member: Member) -> None:
         """Let the engine prepare its stop, for `prepare_timeout` at most, and not while the pool is being closed."""

@@ -6,12 +6,28 @@ another engine, the one that was used least recently is stopped.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import replace
 
 from miner.core.engine.eviction import EvictionPlan, plan_eviction
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member
+from miner.errors import EngineStartError
+
+logger = logging.getLogger("miner.engine")
+
+
+async def fall_asleep(member: Member) -> bool:
+    """Let an engine sleep; False: it cannot, or does not."""
+    if not member.engine.can_sleep:
+        return False
+    try:
+        await member.engine.sleep()
+    except EngineStartError as error:
+        logger.warning("%s is stopped, since it does not sleep: %s", member.spec.alias, error)
+        return False
+    return True
 
 
 def plan_beside_sleepers(
