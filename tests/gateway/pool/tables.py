@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from miner.core.llms.llm_pool import PoolService
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
 from tests.gateway.serving import Served, config, serving
 
-__all__ = ["Client", "header", "keys", "replace", "serving_table"]
+__all__ = ["Client", "entry", "header", "keys", "replace", "serving_table", "until"]
 
 SOON = 15.0
 """Seconds for what takes less than 2 on an idle machine."""
@@ -52,11 +53,7 @@ class Client:
 
     async def until(self, check: Any) -> Any:
         """The first true result of an async check."""
-        async with asyncio.timeout(SOON):
-            while True:
-                if found := await check():
-                    return found
-                await asyncio.sleep(0.02)
+        return await until(check)
 
     async def until_served(self, names: set[str]) -> None:
         """Wait until these models are listed, and no other."""
@@ -65,6 +62,18 @@ class Client:
             return {model["id"] for model in (await self.get("/v1/models"))["data"]} == names
 
         await self.until(listed)
+
+
+async def until(check: Callable[[], Any], seconds: float = SOON) -> Any:
+    """The first true result of a check, which may be async."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = check()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
 
 
 def replace(path: Path, text: str) -> None:
