@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -19,13 +20,19 @@ _NUMBER = re.compile(r"-\.?\d")
 
 def _adapters(value: Any) -> Any:
     """Pairs of file and scale, from "a.gguf,b.gguf:0.5" or a list of files or pairs."""
+    if isinstance(value, os.PathLike):
+        value = [value]
     if isinstance(value, str):
         value = [item.strip() for item in value.split(",") if item.strip()]
     if not isinstance(value, list | tuple):
         raise ValueError("must be files, such as a.gguf,b.gguf:0.5 (a scale after a colon)")
     pairs = []
     for item in value:
-        if isinstance(item, str):
+        if isinstance(item, os.PathLike):
+            item = (os.fspath(item), 1.0)
+        elif isinstance(item, Mapping):
+            item = (item.get("file", ""), item.get("scale", 1.0))
+        elif isinstance(item, str):
             match = _SCALED.fullmatch(item)
             item = (match[1], match[2]) if match is not None else (item, 1.0)
         try:

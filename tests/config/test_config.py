@@ -501,6 +501,13 @@ def test_options_that_have_parts_say_what_is_wrong(name, value, message):
         MinerConfig(**{name: value})
 
 
+def test_adapters_are_files_each_with_a_scale():
+    for given in (Path("/a"), "/a", ["/a:1"], [("/a", 1)], [{"file": "/a"}], [Path("/a")]):
+        assert MinerConfig(llamacpp_lora=given).llamacpp_lora == (("/a", 1.0),)
+    assert MinerConfig(llamacpp_lora=[{"file": "C:/a", "scale": 2}]).llamacpp_lora == (("C:/a", 2.0),)
+    assert MinerConfig(llamacpp_lora="C:/a, b:-0.5").llamacpp_lora == (("C:/a", 1.0), ("b", -0.5))
+
+
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
