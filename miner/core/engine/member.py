@@ -64,7 +64,7 @@ class Member:
         """Why the last start failed, or the engine exited; None once it is ready again."""
         self.task: asyncio.Task[None] | None = None
         """Loads, watches or stops the engine."""
-        self.preparing: asyncio.Task[None] | None = None
+        self.preparing: asyncio.Future[None] | None = None
         """`Engine.before_stop`, while it runs."""
         self.load_began = 0.0
         self.ready_at = 0.0

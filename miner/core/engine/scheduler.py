@@ -23,9 +23,10 @@ from miner.core.engine.gang import GangScheduler
 from miner.core.engine.headroom import HeadroomMeter, Measure
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
-from miner.core.engine.sleepers import fall_asleep, plan_beside_sleepers
+from miner.core.engine.sleepers import plan_beside_sleepers
 from miner.core.engine.slot_queue import Lease, Waiter
 from miner.core.engine.spec import AnySpec
+from miner.core.engine.stopping import stop_engine
 from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
@@ -270,7 +271,7 @@ class Scheduler:
         member.end_slice(self.loop.time())
         if member.task is not None:
             member.task.cancel()
-        self._start_task(member, self._stop_engine(member, prepare=returns))
+        self._start_task(member, stop_engine(member, self.limits, returns=returns))
 
     def _start_task(self, member: Member, work: Coroutine[Any, Any, None]) -> None:
         member.task = self.loop.create_task(work)
@@ -294,31 +295,6 @@ class Scheduler:
             if member.state is not State.STOPPING:  # the loop ends without the pool being closed
                 member.engine.kill()
             raise
-
-    async def _stop_engine(self, member: Member, *, prepare: bool) -> None:
-        stopped = False
-        try:
-            if prepare and not member.unloading and (stopped := await fall_asleep(member)):
-                return
-            if prepare:
-                await self._prepare_stop(member)
-            async with asyncio.timeout(self.limits.stop_timeout):
-                await member.engine.stop()
-            stopped = True
-        finally:
-            if not stopped:
-                member.engine.kill()
-
-    async def _prepare_stop(self, member: Member) -> None:
-        """Let the engine prepare its stop, for `prepare_timeout` at most, and not while the pool is being closed."""
-        member.preparing = preparing = self.loop.create_task(member.engine.before_stop())
-        try:
-            await asyncio.wait([preparing], timeout=self.limits.prepare_timeout)
-            if preparing.done() and not preparing.cancelled() and (error := preparing.exception()) is not None:
-                logger.warning("%s: its stop could not be prepared.", member.spec.alias, exc_info=error)
-        finally:
-            preparing.cancel()
-            member.preparing = None
 
     def _task_done(self, member: Member, task: asyncio.Task[None]) -> None:
         """Handle the end of an engine's task (stopped, exited, not started). All its errors end here."""
