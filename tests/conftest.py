@@ -13,7 +13,7 @@ import pytest
 
 from tests.blocking import blocking_calls_fail
 
-_KINDS = ("unit", "process", "engine", "vllm", "llama_cpp_python", "templates", "clients")
+_KINDS = ("unit", "process", "engine", "vllm", "llama_cpp_python", "templates", "clients", "mixed")
 
 if sys.dont_write_bytecode:
     # Each worker would rewrite all tests, and each program that a test starts would compile the whole package again.

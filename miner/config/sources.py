@@ -18,7 +18,7 @@ _UNPREFIXED = (
     "llm_backend", "model_path", "models_dir", "default_", "ollama_", "vllm_", "llamacpp_", "hf_",
 )  # fmt: skip
 """The published names. All others have the prefix: a working directory's `.env` belongs to other programs too."""
-_NOT_SETTINGS = {"MINER_CACHE", "MINER_CHAT_TEMPLATES", "MINER_VLLM_POOLING_BASE"}
+_NOT_SETTINGS = {"MINER_CACHE", "MINER_CHAT_TEMPLATES", "MINER_MIXED_MODELS", "MINER_VLLM_POOLING_BASE"}
 """Prefixed variables that tests, examples and scripts read."""
 
 
