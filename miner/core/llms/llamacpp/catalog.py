@@ -45,6 +45,7 @@ from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.memory.available import Memory
 from miner.core.models.memory.capacity import Capacity
+from miner.core.models.memory.kv_cache import ENCODERS
 from miner.core.models.resolve import LocatedModel
 from miner.core.wire import ModelInfo
 from miner.errors import EngineStartError, MinerError, ModelNotFoundError
@@ -305,7 +306,10 @@ class LocalModels:
         props = Props.guess(template=template or facts.chat_template, vision=files.mmproj is not None)
         pooling = pooling_of(facts, self._settings)
         able = props.capabilities(
-            embeds=pooling not in (None, "rank"), ranks=pooling == "rank", fills=facts.fim_tokens is not None
+            embeds=pooling not in (None, "rank"),
+            ranks=pooling == "rank",
+            fills=facts.fim_tokens is not None,
+            generates=facts.architecture not in ENCODERS,
         )
         with suppress(EngineStartError):  # none is installed: the first request raises
             able -= self.launcher.lacks

@@ -67,6 +67,10 @@ class _Modalities(msgspec.Struct):
     vision: bool = False
 
 
+_ENCODER_FEATURES = FEATURES & {"timeout", "prompt_tokens", "keep_alive", "extra"}
+"""What is left for a model that only embeds or ranks."""
+
+
 class Props(msgspec.Struct):
     """The response of GET /props."""
 
@@ -88,16 +92,17 @@ class Props(msgspec.Struct):
             modalities=_Modalities(vision=vision),
         )
 
-    def capabilities(self, *, embeds: bool, ranks: bool, fills: bool) -> frozenset[str]:
+    def capabilities(self, *, embeds: bool, ranks: bool, fills: bool, generates: bool = True) -> frozenset[str]:
         """The capabilities of the served model.
 
         Args:
             fills: whether it has the tokens for fill-in-the-middle.
+            generates: whether it can generate text at all: encoders cannot.
         """
-        able = set(FEATURES)
-        if not self.chat_template_caps.supports_tools:
+        able = set(FEATURES) if generates else set(_ENCODER_FEATURES)
+        if generates and not self.chat_template_caps.supports_tools:
             able.add("emulated")
-        if self.modalities.vision:
+        if generates and self.modalities.vision:
             able.add("images")
         if embeds:
             able.add("embeddings")

@@ -31,6 +31,7 @@ from miner.core.llms.pool.memory_meter import HostSettings
 from miner.core.models.gguf.fim import FimTokens
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory
+from miner.core.models.memory.kv_cache import ENCODERS
 from miner.core.wire import ChatRequest, EngineStatus, Health
 from miner.errors import BackendError, BackendTimeoutError, EngineStartError
 
@@ -62,6 +63,7 @@ class EngineServer(LlamaServer):
         self.address = address
         self._launcher = launcher
         self._fim_in_file = fim
+        self._generates = header is None or header.architecture not in ENCODERS
         self._slots: EngineSlots | None = None
         if spec.pooling is None and not isinstance(launcher, LlamaCppPythonLauncher):
             table = SlotTable(spec.parallel)
@@ -85,7 +87,9 @@ class EngineServer(LlamaServer):
         if self.props is None:
             return None
         fills = self._fim_in_file is not None
-        able = self.props.capabilities(embeds=self.spec.embeds, ranks=self.spec.ranks, fills=fills)
+        able = self.props.capabilities(
+            embeds=self.spec.embeds, ranks=self.spec.ranks, fills=fills, generates=self._generates
+        )
         return able - self._launcher.lacks
 
     @override
