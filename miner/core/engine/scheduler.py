@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -30,8 +29,6 @@ from miner.core.engine.stopping import stop_engine
 from miner.core.fair_queue import Client, waiter_to_drop
 from miner.core.wire import Progress
 from miner.errors import BackendOverloadedError, MinerError
-
-logger = logging.getLogger("miner.engine")
 
 _REPORT_LOAD_EVERY = 0.5
 """Seconds between two reports of a load's progress."""

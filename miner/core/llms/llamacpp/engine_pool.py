@@ -74,6 +74,8 @@ class EngineServer(LlamaServer):
             directory = address.unix_socket.parent if address.unix_socket is not None else None
             filed = FiledSlots(keeper, spec, http, table, directory, lambda: self._build)
             self._slots = EngineSlots(http, table, spec.ctx_size, filed)
+            if any(kind.startswith("draft") for kind in spec.spec_types):  # all guesses would be wrong from then on
+                keeper.refuse(spec, "llama.cpp cannot save what the draft model has read")
         elif spec.pooling is None:
             keeper.refuse(spec, f"{launcher.name} cannot save them")
 

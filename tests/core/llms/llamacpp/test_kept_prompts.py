@@ -201,6 +201,14 @@ async def test_none_are_kept_where_the_setting_says_so(tmp_path, cache, caplog):
     assert caplog.text.count("a: its prompts are not kept over swaps: kv_cache (MINER_KV_CACHE) is 0.") == 1
 
 
+async def test_none_are_kept_with_a_draft_model(tmp_path, cache):
+    draft = await asyncio.to_thread(write_tiny_model, tmp_path / "draft.gguf")
+    async with two_models(tmp_path, llamacpp_spec_draft_model=draft) as service:
+        assert not await swapped(service, conversation())
+        assert await kept(service, "a") == "not kept: llama.cpp cannot save what the draft model has read"
+        assert not files(cache)
+
+
 async def test_what_is_more_than_the_limit_is_not_kept(tmp_path, cache, caplog):
     caplog.set_level(logging.INFO, "miner.slots")
     async with two_models(tmp_path, kv_cache=100_000) as service:
