@@ -10,6 +10,7 @@ from pathlib import PurePath
 from miner.cli.imports.draft import is_secret, readable
 
 _LLAMA_SERVER = re.compile(r"llama-server(?:[-_.].*)?", re.IGNORECASE)
+_LLAMA_IMAGE = re.compile(r"/llama\.cpp:(?:server|full)\b")
 _SHELL_SIGNS = re.compile(r"&&|\|\||[|;<>`]|\$\(")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
@@ -57,6 +58,24 @@ class Command:
                     return value
                 return self.arguments[place + 1] if place + 1 < len(self.arguments) else None
         return None
+
+    @property
+    def takes_alias(self) -> bool:
+        """Whether --alias behind it names the model: a llama-server, or its container."""
+        return self.is_llama_server or any(_LLAMA_IMAGE.search(word) for word in self.arguments)
+
+    @property
+    def served_name(self) -> str | None:
+        """What the server calls its model, where the command says it: --alias of llama-server, vLLM's names."""
+        if self.takes_alias:
+            names = self.option("-a", "--alias")
+            return names.split(",")[0].strip() if names else None
+        if self.kind != "vllm":
+            return None
+        named = self.option("--served-model-name") or self.option("--model")
+        if named is None and "serve" in self.arguments[:-1]:
+            named = self.arguments[self.arguments.index("serve") + 1]
+        return named if named and not named.startswith("-") else None
 
     def secrets(self) -> list[tuple[int, str, str]]:
         """Secrets among the words: place, the words before the secret in it, the secret."""

@@ -124,7 +124,7 @@ class _Reader:
         if keys is None:
             backend = self._command_backend(ours, command, env, model, where)
             section.set("backend", backend.path[1])
-            section.set("name", model.pop("useModelName", None) or (name if ours != name else None))
+            self._server_name(section, backend, command, model.pop("useModelName", None), name)
         else:
             backend = self._llamacpp(command.program)
             section.set("backend", backend.path[1])
@@ -216,6 +216,19 @@ class _Reader:
         section.set("concurrency", limit if isinstance(limit, int) and limit > 0 else None, "more wait, in turn")
         write_timeouts(section, table_of(model.pop("timeouts", None), where), where)
         return section
+
+    def _server_name(self, section: Section, backend: Section, command: Command, stated: Any, name: str) -> None:
+        """What the server calls the model: it is asked for it by a name that it lists, other than by llama-swap."""
+        served = stated if stated in command.words else command.served_name
+        if command.takes_alias and served is None:
+            served = section.path[1]
+            backend.set("command", [*backend.get("command"), "--alias", served], "--alias is added: requests name it")
+        if served is None and stated is None:
+            section.change(f"models.{name}.cmd", "the server must list the model by this name: else set name")
+        wanted = served or stated or name
+        section.set("name", wanted if wanted != section.path[1] else None)
+        if served is not None and stated not in (None, served):
+            section.lose(f"models.{name}", "useModelName", stated, f"the command calls it {readable(served)}")
 
     def _address(self, section: Section, command: Command, model: dict[str, Any], where: str) -> None:
         """The port, where the command has a fixed one."""

@@ -147,7 +147,8 @@ def test_any_other_command_runs_as_it_was_and_a_comment_says_why(read, model, wh
     draft = read({"models": {"a": model}})
     backend = checked(draft, PORT="${PORT}").backends["a"]
     expected = model["cmd"].removeprefix("env A=1 ").replace("${env.CONTEXT}", "http://set-later").split()
-    assert backend.command == expected
+    added = ["--alias", "a"] if "llama-server" in expected[0] else []
+    assert backend.command == [*expected, *added]
     assert "# a: the command runs as it was: " in draft.text()
     assert why in " ".join(draft.text().replace("\n#", "").split())
 
@@ -163,7 +164,7 @@ def test_a_command_keeps_its_address_environment_and_limits(read):
                     "checkEndpoint": "/ready",
                     "unloadTimeout": 30,
                     "concurrencyLimit": 4,
-                    "useModelName": "X",
+                    "useModelName": "Y",
                 },
                 "b": {"cmd": "server --listen 1", "checkEndpoint": "none", "proxy": "http://elsewhere:1/v1"},
             }
@@ -180,6 +181,27 @@ def test_a_command_keeps_its_address_environment_and_limits(read):
     assert set(draft.variables) == {"A_KEY", "HF_TOKEN", "HOME", "PASSWORD"}
     assert {"models.b.checkEndpoint", "models.b.proxy"} <= set(lost(draft))
     assert content.backends["b"].port == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "added"),
+    [
+        ("vllm serve Qwen/X --port ${PORT}", "Qwen/X", []),
+        ("vllm serve Qwen/X --port ${PORT} --served-model-name mine", "mine", []),
+        ("python -m vllm.entrypoints.openai.api_server --port ${PORT} --model Qwen/X", "Qwen/X", []),
+        ("llama-server --new -m /m --port ${PORT}", None, ["--alias", "a"]),
+        ("llama-server --new -m /m --port ${PORT} -a b,c", "b", []),
+        ("docker run -p ${PORT}:80 ghcr.io/ggml-org/llama.cpp:server-cuda -m /m", None, ["--alias", "a"]),
+        ("other --port ${PORT}", None, []),
+    ],
+)
+def test_the_server_is_asked_by_a_name_that_it_has(read, command, name, added):
+    draft = read({"models": {"a": {"cmd": command}}})
+    content = checked(draft, PORT="${PORT}")
+    assert content.models["a"].name == name
+    assert content.backends["a"].command == [*command.split(), *added]
+    told = [remark.why for remark in draft.changed if "must list" in remark.why]
+    assert bool(told) == (command.split()[0] == "other")
 
 
 def test_peers_are_servers_with_their_models(read):
