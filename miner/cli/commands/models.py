@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from miner.cli.output.errors import note
 from miner.cli.output.progress import PullBar
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import UsageError, add_gateway_options
+from miner.cli.parser import UsageError, add_config_option, add_gateway_options
 
 if TYPE_CHECKING:
     from miner.cli.model_store import ModelStore, Row
@@ -28,7 +28,8 @@ examples:
 NAME is a path, a model's full name in MODELS_DIR or its last part (in any
 case), hf:owner/repo[:quantization or file], or demo. An interrupted pull
 resumes. HF_TOKEN, HF_ENDPOINT and proxy variables are used.
-With LLM_BACKEND=ollama the models are those of the Ollama server.
+With LLM_BACKEND=ollama the models are those of the Ollama server. With a
+miner.toml, `list` shows its models and what they are doing.
 """
 _ACTIONS_WITH_NAME = (
     ("show", "show what a model's header says, and whether it fits into memory"),
@@ -52,6 +53,9 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         command = actions.add_parser(action, help=line, description=f"{line[0].upper()}{line[1:]}.")
         command.add_argument("name", metavar="NAME", help="the model")
         commands.append(command)
+    add_config_option(commands[0])
+    commands[0].add_argument("--url", metavar="URL", help="a gateway that says what is loaded (with miner.toml)")
+    commands[0].add_argument("--key", metavar="KEY", help="its API key with the admin right; -: from standard input")
     for command in commands:
         command.add_argument("--backend", metavar="NAME", help="llamacpp or ollama; default: LLM_BACKEND")
     reset = actions.add_parser(
@@ -74,9 +78,37 @@ def run(args: argparse.Namespace) -> int:
     else:
         from miner.config.config import MinerConfig
 
+        if args.action == "list" and not args.backend and _list_table(args):
+            return 0
         store = _store_of(MinerConfig(llm_backend=args.backend) if args.backend else MinerConfig())
         _ACTIONS[args.action](store, args)
     return 0
+
+
+def _list_table(args: argparse.Namespace) -> bool:
+    """Print the models of `miner.toml`; return whether there is such a file."""
+    from miner.config.config import MinerConfig
+    from miner.config.file.find import find_config
+    from miner.core.llms.registry import POOL, chosen_name
+
+    settings = MinerConfig(config=args.config) if args.config else MinerConfig()
+    path = find_config(settings.config)
+    if path is None or not (args.config or chosen_name(settings) == POOL):
+        if args.url is not None:
+            raise UsageError(
+                "--url: there is no miner.toml.", operator_hint="`miner ps --url` shows what a gateway has."
+            )
+        return False
+    from miner.cli.commands.ps import table_of
+    from miner.cli.table import table_models
+
+    models, source = table_models(settings, path, args.url, args.key)
+    if args.json:
+        print_json({"config": str(path), "models": models})
+    else:
+        note(f"{path}: {len(models)} models. {source}")
+        print(table_of(models))
+    return True
 
 
 def _store_of(settings: MinerConfig) -> ModelStore:

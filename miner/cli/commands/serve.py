@@ -114,12 +114,13 @@ def _service(args: argparse.Namespace, config: MinerConfig) -> LLMService:
             logger.warning("%s is not served: %s is set.", shown_path(path), reason)
         return service
     named = service.served(args.model) if args.model else None
-    if args.model and (named is None or named.name != service.default_model):
+    default = service.served(None)
+    if args.model and (named is None or named is not default):
         file = shown_path(service.config_path)
         if named is None:
             raise ConfigError(f"--model {args.model}: {file} has no such model.")
         raise ConfigError(
-            f"--model {args.model}: the default model of {file} is {service.default_model}.",
+            f"--model {args.model}: the default model of {file} is {default.name if default else None}.",
             operator_hint="Set model in [defaults] of the file.",
         )
     return service

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from miner.core._typing import override
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigState:
@@ -41,6 +43,7 @@ class ConfigChange:
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.others)
 
+    @override
     def __str__(self) -> str:
         named = {"added": self.added, "removed": self.removed, "changed": self.changed, "changed tables": self.others}
         return "; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names) or "nothing changed"

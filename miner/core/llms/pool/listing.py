@@ -15,7 +15,9 @@ from miner.core.wire import EngineStatus, Health, ModelInfo
 from miner.errors import MinerError
 
 _SECONDS = 2.0
-"""Seconds that a list waits for one backend."""
+"""Seconds that a list waits for a server."""
+_FILE_SECONDS = 30.0
+"""The same for what is read from files here, on a busy machine."""
 
 
 async def list_models(members: Members) -> list[ModelInfo]:
@@ -30,12 +32,16 @@ async def list_models(members: Members) -> list[ModelInfo]:
     return [*own, *exposed.values()]
 
 
+def _seconds_for(holder: Holder) -> float:
+    return _FILE_SECONDS if holder.plan.runs_engines else _SECONDS
+
+
 async def _info(served: ServedModel) -> ModelInfo:
     inner: ModelInfo | None = None
     if not served.holder.answers:
         return served.info(None)
     try:
-        async with asyncio.timeout(_SECONDS), served.holder.use(queued=False) as service:
+        async with asyncio.timeout(_seconds_for(served.holder)), served.holder.use(queued=False) as service:
             inner = await service.resolve_model(served.upstream)
     except (MinerError, TimeoutError):
         pass
@@ -46,7 +52,7 @@ async def _models_of(holder: Holder) -> list[ModelInfo]:
     if not holder.answers:
         return []
     try:
-        async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+        async with asyncio.timeout(_seconds_for(holder)), holder.use(queued=False) as service:
             return await service.list_models()
     except (MinerError, TimeoutError):
         return []
@@ -63,7 +69,7 @@ async def running_models(members: Members) -> list[RunningModel]:
         if not holder.answers:
             continue
         try:
-            async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+            async with asyncio.timeout(_seconds_for(holder)), holder.use(queued=False) as service:
                 found = await service.running_models()
         except (MinerError, TimeoutError):
             continue
@@ -97,12 +103,12 @@ async def _state(served: ServedModel, engines: Mapping[str, EngineStatus], defau
     engine = engines.get(name) if name is not None else None
     if holder.answers or (engine is not None and engine.state == "ready"):
         try:
-            async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+            async with asyncio.timeout(_seconds_for(holder)), holder.use(queued=False) as service:
                 inner = await service.resolve_model(served.upstream)
         except MinerError as error:
             problem = error.message
         except TimeoutError:
-            problem = f"it has not answered within {_SECONDS:g} s"
+            problem = f"it has not answered within {_seconds_for(holder):g} s"
     state = state_of(
         served.info(inner), engine, backend=holder.plan.backend, kind=holder.plan.kind,
         description=served.model.description, default=served.name == default, listed=served.model.listed,

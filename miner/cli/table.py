@@ -1,0 +1,51 @@
+"""The models of `miner.toml` for `miner models list`: with what they do where its gateway runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from miner.cli.gateway_client import GatewayClient
+from miner.errors import MinerError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+_GATEWAY_SECONDS = 3.0
+
+
+def table_models(
+    settings: MinerConfig, path: Path, url: str | None, key: str | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The models of a file as `/admin/models` has them, and a note on where their states come from.
+
+    Args:
+        url: its gateway; None: that of the settings, if it serves these models.
+        key: for the gateway's admin routes.
+
+    Raises:
+        MinerError: the file is wrong, or a gateway that was named cannot be asked.
+    """
+    own = asyncio.run(_states(settings, path))
+    client = GatewayClient.of(url, key)
+    try:
+        running: list[dict[str, Any]] = client.get("/admin/models", timeout=_GATEWAY_SECONDS)["models"]
+    except (MinerError, KeyError, TypeError) as error:
+        if url is not None:
+            raise
+        why = error.message if isinstance(error, MinerError) else f"{client.base_url} is no gateway"
+        return own, f"No gateway was asked what is loaded: {why.rstrip('.')}."
+    if url is None and {model["name"] for model in own} != {model.get("name") for model in running}:
+        return own, f"The gateway at {client.base_url} serves other models."
+    return running, f"As the gateway at {client.base_url} serves them."
+
+
+async def _states(settings: MinerConfig, path: Path) -> list[dict[str, Any]]:
+    from miner.core.llms.registry import POOL, get_backend
+
+    async with get_backend(POOL, settings.model_copy(update={"config": str(path)})) as service:
+        states: list[dict[str, Any]] = msgspec.to_builtins(await service.model_states())
+        return states
