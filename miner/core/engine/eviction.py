@@ -34,7 +34,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from miner.core.engine.conflicts import compatible, fits
-from miner.core.engine.errors import pinned_out, too_big
+from miner.core.engine.errors import crowded_out, pinned_out, too_big
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.errors import BackendError
@@ -52,7 +52,9 @@ class EvictionPlan:
     behind: Sequence[Member] = ()
     """Busy engines of higher priority that it waits for."""
     refusal: BackendError | None = None
-    """The error if it never fits, or not beside the pinned engines."""
+    """The error if it never fits, or not beside the pinned engines or other programs."""
+    crowded: bool = False
+    """Whether only other programs keep it out."""
 
 
 _STOP_UNDER_WAY = EvictionPlan()
@@ -61,8 +63,18 @@ _LOAD_UNDER_WAY = EvictionPlan(at=math.inf)
 """Nothing can be evicted before another load is done."""
 
 
-def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits) -> EvictionPlan:
-    """Which of `members` must be evicted for `wanted`, and when, by the rule in this module's docstring."""
+def plan_eviction(
+    wanted: Member, members: Iterable[Member], limits: PoolLimits, most: PoolLimits | None = None
+) -> EvictionPlan:
+    """Which of `members` must be evicted for `wanted`, and when, by the rule in this module's docstring.
+
+    Args:
+        limits: with the memory that there is now.
+        most: with all that there would be without other programs.
+    """
+    if not fits(wanted, (), limits):
+        crowded = most is not None and fits(wanted, (), most)
+        return EvictionPlan(refusal=(crowded_out if crowded else too_big)(wanted, limits), crowded=crowded)
     occupied = [member for member in members if member.state is not State.UNLOADED]
     if limits.memory_budget is None and not limits.gpu_budget:
         return _plan(wanted, occupied, limits)
@@ -74,8 +86,6 @@ def plan_eviction(wanted: Member, members: Iterable[Member], limits: PoolLimits)
 def _plan(wanted: Member, occupied: Sequence[Member], limits: PoolLimits) -> EvictionPlan:
     if fits(wanted, occupied, limits):
         return EvictionPlan(load=True)
-    if not fits(wanted, (), limits):
-        return EvictionPlan(refusal=too_big(wanted, limits))
     staying = [member for member in occupied if member.state is not State.STOPPING]
     if fits(wanted, staying, limits):
         return _STOP_UNDER_WAY

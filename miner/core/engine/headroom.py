@@ -29,8 +29,26 @@ class Headroom:
     ram: int | None = None
     """None: unknown, or no limit."""
     gpus: tuple[int, ...] = ()
+    most_ram: int | None = None
+    """What it would be if no other program took memory; None: as `ram`."""
+    most_gpus: tuple[int, ...] = ()
     others: tuple[str, ...] = ()
-    """Who else takes much of it, in words; empty where nothing is short."""
+    """Who else takes much of it, in words."""
+
+    def now(self, limits: PoolLimits) -> PoolLimits:
+        """The limits with this memory."""
+        if self.ram is None:
+            return limits
+        return replace(limits, memory_budget=max(self.ram, 1), gpu_budget=self.gpus, others=self.others)
+
+    def at_most(self, limits: PoolLimits) -> PoolLimits:
+        """The limits with all memory that there would be without other programs."""
+        if self.ram is None:
+            return limits
+        most, gpus = max(self.ram, self.most_ram or 0, 1), self.gpus
+        if len(self.most_gpus) == len(gpus):
+            gpus = tuple(map(max, gpus, self.most_gpus))
+        return replace(limits, memory_budget=most, gpu_budget=gpus)
 
 
 Measure = Callable[[Sequence[RunningEngine]], Headroom]
@@ -61,8 +79,6 @@ class HeadroomMeter:
         self._task: asyncio.Task[None] | None = None
         self._began = float("-inf")
         self._last = Headroom()
-        self._most = Headroom()
-        """The largest of each that was ever measured."""
 
     def is_fresh(self, now: float, members: Iterable[Member]) -> bool:
         """Whether a load may begin by the last result; else a measurement has been started."""
@@ -82,11 +98,7 @@ class HeadroomMeter:
         except BaseException:
             self._done()  # go on with what is known
             raise
-        self._last, most = last, self._most
-        self._most = Headroom(
-            last.ram if most.ram is None else max(most.ram, last.ram or 0),
-            tuple(map(max, last.gpus, most.gpus)) if len(most.gpus) == len(last.gpus) else last.gpus,
-        )
+        self._last = last
         self._done()
 
     def _done(self) -> None:
@@ -96,20 +108,15 @@ class HeadroomMeter:
 
     def limits_now(self, limits: PoolLimits) -> PoolLimits:
         """The limits with the last result in place of the memory that there was once."""
-        return self._with(limits, self._last)
+        return self._last.now(limits)
 
     def limits_at_most(self, limits: PoolLimits) -> PoolLimits:
-        """The limits with all memory that was ever there for engines."""
-        return self._with(limits, self._most)
-
-    def _with(self, limits: PoolLimits, room: Headroom) -> PoolLimits:
-        if room.ram is None:
-            return limits
-        return replace(limits, memory_budget=max(room.ram, 1), gpu_budget=room.gpus, others=room.others)
+        """The same as if no other program took memory."""
+        return self._last.at_most(limits)
 
     def forget(self) -> None:
         """Measure again before the next load: the limits have changed."""
-        self._began, self._most = float("-inf"), Headroom()
+        self._began = float("-inf")
 
     def cancel(self) -> None:
         """End a measurement that is under way."""

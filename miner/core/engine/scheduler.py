@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from miner.core.engine.conflicts import fits
-from miner.core.engine.errors import closed, crowded_out, not_started, overloaded
+from miner.core.engine.errors import closed, not_started, overloaded
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import surplus
 from miner.core.engine.gang import GangScheduler
@@ -166,10 +166,8 @@ class Scheduler:
             if sleeper is not None:
                 self._evict([sleeper], f"{wanted.spec.alias} needs its memory")
             elif plan.refusal is not None:
-                crowded = not fits(wanted, (), limits) and (fits(wanted, (), most) or fits(wanted, (), self.limits))
-                refusal = crowded_out(wanted, limits) if crowded else plan.refusal
-                self._emit(wanted, "refused", refusal.message)
-                self.fail(wanted, refusal)
+                self._emit(wanted, "refused", plan.refusal.message)
+                self.fail(wanted, plan.refusal)
             elif plan.load and (first is None or fits(wanted, self._after(first, victims), limits)):
                 self._load(wanted, now)
             elif first is not None or plan.behind:

@@ -8,6 +8,8 @@ import os
 import pytest
 
 from miner.cli import main
+from miner.core.llms.llamacpp import memory
+from miner.core.models.memory.available import Memory
 from miner.core.models.resolve import resolve
 
 SIZED = "[backends.local]\nkind = 'llamacpp'\n[defaults]\nbackend = 'local'\ncontext = 512\nslots = 1\n"
@@ -96,6 +98,15 @@ def test_one_that_never_fits(miner):
     status, said = summary(miner, SIZED + '[models.a]\nfile = "./nowhere.gguf"\n' + models("b"))
     assert status == 1
     assert said[0] == "b fits."
+
+
+def test_what_other_programs_keep_out(miner, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda *, gpus=True: Memory(400 << 20, 16 << 30))
+    status, said = summary(miner, SIZED + models("ab", b="context = 8192\nslots = 8"))
+    assert status == 1
+    assert said[0] == "a fits."
+    assert said[1].startswith("b does not fit now: 'b' needs about ")
+    assert "other programs take the rest" in said[1]
 
 
 def test_commands(miner):

@@ -19,7 +19,8 @@ class Outside:
 
     def __call__(self, running):
         self.measured += 1
-        return Headroom(self.total - self.taken, (), ("hog (pid 7) with 1 GiB",) if self.taken else ())
+        others = ("hog (pid 7) with 1 GiB",) if self.taken else ()
+        return Headroom(self.total - self.taken, most_ram=self.total, others=others)
 
 
 def run(main, outside, rules=None, **limits):

@@ -166,7 +166,7 @@ class LocalModels:
             gpus = launcher.may_offload(settings.llamacpp_n_gpu_layers)
             left = memory_left(settings, self.budget(), self._reserved(), gpus=gpus)
             spec = self._specs[bare] = with_prompt_cache(bare, model.header, settings, left, launcher)
-        if spec not in self._needs:
+        if not isinstance(self._needs.get(spec), EngineMemory):  # what did not fit may do now
             need = self._needs[spec] = self._memory_of(spec, model.header, launcher)
             if isinstance(need, EngineMemory):
                 log_capacity(model, capacity, need, self.budget())

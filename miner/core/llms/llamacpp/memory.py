@@ -66,14 +66,20 @@ def budget_of(free: Memory, settings: MinerConfig, gpu_memory: Sequence[int] = (
 
     Args:
         gpu_memory: at most so much of each GPU; cards beyond it have no limit.
+
+    Returns its totals as if no other program took memory.
     """
-    budget = settings.llamacpp_memory_budget
-    if budget is None and free.available is not None:
-        budget = int(free.available * _SHARE_OF_FREE_MEMORY)
-    gpus = tuple(
-        min(left, gpu_memory[card]) if card < len(gpu_memory) else left for card, left in enumerate(free.gpu_available)
+
+    def limit(cards: Sequence[int]) -> tuple[int, ...]:
+        return tuple(min([size, *gpu_memory[card : card + 1]]) for card, size in enumerate(cards))
+
+    available = total = settings.llamacpp_memory_budget
+    if total is None and free.available is not None:
+        available = int(free.available * _SHARE_OF_FREE_MEMORY)
+        total = available if free.total is None else int(free.total * _SHARE_OF_FREE_MEMORY)
+    return replace(
+        free, available=available, total=total, gpu_available=limit(free.gpu_available), gpu_total=limit(free.gpu_total)
     )
-    return replace(free, available=budget, total=budget, gpu_available=gpus)
 
 
 def memory_left(settings: MinerConfig, budget: Memory, reserved: EngineMemory, *, gpus: bool) -> Memory:
@@ -90,14 +96,15 @@ def memory_left(settings: MinerConfig, budget: Memory, reserved: EngineMemory, *
     left = budget.available - reserved.ram
     if settings.llamacpp_memory_budget is None:
         left = min(left, int(now.available * _SHARE_OF_FREE_MEMORY))
-    return replace(now, available=max(left, 0), total=budget.available)
+    return replace(now, available=max(left, 0), total=budget.total)
 
 
 def required_memory(spec: EngineSpec, header: GGUFHeader, budget: Memory, launcher: Launcher) -> EngineMemory:
     """The memory that an engine takes. Blocks: not for an event loop.
 
     Raises:
-        EngineStartError: more than the budget for all engines; says how much, and the largest context that would do.
+        EngineStartError: more than the budget for all engines could ever be; says how much, and the largest context
+            that would do. What only other programs keep out now is refused when it is to be loaded.
     """
     verdict = _check(spec, header, budget, launcher)
     if verdict.placement.gpu and not launcher.may_offload(spec.n_gpu_layers):
@@ -138,15 +145,18 @@ def all_on_gpu(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: L
     return gpu_is_likely() and (wanted is None or wanted < 0 or wanted >= layers)
 
 
-def _check(spec: EngineSpec, header: GGUFHeader, memory: Memory, launcher: Launcher) -> Verdict:
-    verdict = judge(header, _load(spec, launcher), memory)
+def _check(spec: EngineSpec, header: GGUFHeader, budget: Memory, launcher: Launcher) -> Verdict:
+    load = _load(spec, launcher)
+    verdict = judge(header, load, budget)
     if verdict.fits is False:
-        raise EngineStartError(
-            f"{spec.alias!r} does not fit into memory. {verdict.reason}",
-            backend="llamacpp",
-            retryable=False,
-            operator_hint=verdict.hint,
-        )
+        most = replace(budget, available=budget.total, gpu_available=budget.gpu_total)
+        if judge(header, load, most).fits is False:
+            raise EngineStartError(
+                f"{spec.alias!r} does not fit into memory. {verdict.reason}",
+                backend="llamacpp",
+                retryable=False,
+                operator_hint=verdict.hint,
+            )
     return verdict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from miner.core.engine.headroom import FRESH_SECONDS, Headroom, RunningEngine
 from miner.core.engine.limits import PoolLimits
@@ -13,6 +13,9 @@ from miner.core.models.memory.available import Memory
 from miner.core.models.memory.gpus import gpu_processes
 from miner.core.models.memory.processes import largest_processes
 from miner.core.models.memory.verdict import readable
+
+_CROWDED = 0.9
+"""The share of the memory for engines that is left to them, below which others are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class HostSettings:
     measure: Callable[[Sequence[RunningEngine]], Memory]
     """What is free, and what these engines take already. Blocks."""
     budget: Callable[[Memory], Memory]
-    """The memory that engines may take where there is so much for them."""
+    """The memory that engines may take where there is so much for them; its totals: if no other program took any."""
     limits: Callable[[Memory], PoolLimits]
     """The limits of the pool under a budget."""
     kv_cache: int | None = None
@@ -39,11 +42,10 @@ class MemoryMeter:
         self._lock = threading.Lock()
         self._free: Memory | None = None
         self._measured_at = 0.0
-        self._most = Headroom()
 
     def configure(self, settings: HostSettings) -> None:
         """Apply other settings; what was measured stays valid. Does not wait for a measurement."""
-        self._settings, self._most = settings, Headroom()
+        self._settings = settings
 
     def budget(self, running: Sequence[RunningEngine]) -> Memory:
         """The memory that all engines together may take; a setting, where there is one, whatever is free."""
@@ -65,21 +67,16 @@ class MemoryMeter:
             if free.available is None:
                 return Headroom()
             ram = free.available if budget.available is None else min(free.available, budget.available)
+            total = min(each for each in (budget.total, free.total, 1 << 62) if each is not None)
             gpus = () if budget.unified else budget.gpu_available
-            others: list[str] = []
-            if ram < max(self._most.ram or 0, budget.available or 0):
-                pids = [engine.pid for engine in running]
+            most = () if budget.unified else budget.gpu_total
+            pids, others = [engine.pid for engine in running], list[str]()
+            if ram < total * _CROWDED:
                 found = largest_processes(free.total or 0, without=pids)
                 others += [f"{each.name} (pid {each.pid}) with {readable(each.size)}" for each in found]
-            if any(now < most for now, most in zip(gpus, self._most.gpus, strict=False)):
-                others += self._on_gpus(running)
-            room = Headroom(ram, gpus, tuple(others))
-            cards = len(gpus) == len(self._most.gpus)
-            self._most = replace(
-                room, ram=max(ram, self._most.ram or 0),
-                gpus=tuple(map(max, gpus, self._most.gpus)) if cards else gpus,
-            )  # fmt: skip
-            return room
+            if any(left < all_ * _CROWDED for left, all_ in zip(gpus, most, strict=False)):
+                others += self._on_gpus(pids)
+            return Headroom(ram, gpus, total, most, tuple(others))
 
     def _measure(self, running: Sequence[RunningEngine]) -> Memory:
         if self._free is None or time.monotonic() - self._measured_at > FRESH_SECONDS:
@@ -88,10 +85,6 @@ class MemoryMeter:
         return self._free
 
     @staticmethod
-    def _on_gpus(running: Sequence[RunningEngine]) -> list[str]:
-        ours = {engine.pid for engine in running}
-        return [
-            f"{each.name} (pid {each.pid}) with {readable(each.size)} on a GPU"
-            for each in gpu_processes()
-            if each.pid not in ours
-        ][:3]
+    def _on_gpus(ours: Sequence[int]) -> list[str]:
+        found = [each for each in gpu_processes() if each.pid not in ours]
+        return [f"{each.name} (pid {each.pid}) with {readable(each.size)} on a GPU" for each in found[:3]]

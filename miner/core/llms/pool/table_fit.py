@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
-from miner.core.engine.conflicts import fits
 from miner.core.engine.eviction import plan_eviction
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
@@ -50,6 +49,8 @@ class EngineFit:
     problem: str | None = None
     """Why it cannot run here at all, or not beside what is pinned."""
     hint: str | None = None
+    crowded: bool = False
+    """Whether only other programs keep it out, as of now."""
     evicts: list[str] = field(default_factory=list)
     """The models that have to go when it is loaded beside those that fit together."""
 
@@ -92,7 +93,11 @@ class TableFit:
         for engine in self.engines:
             if engine.kind == "command" and engine.memory is None and engine.problem is None:
                 found.append(f"{engine.name}: not known before its first run, for which idle models are evicted.")
-        found += [f"{engine.name} never fits: {engine.problem}" for engine in self.engines if engine.problem]
+        for engine in self.engines:
+            if engine.problem:
+                found.append(
+                    f"{engine.name} {'does not fit now' if engine.crowded else 'never fits'}: {engine.problem}"
+                )
         return found
 
 
@@ -114,9 +119,8 @@ def fit_table(loaded: LoadedConfig, settings: MinerConfig) -> TableFit:
     host = host_settings_of(settings, loaded)
     meter = MemoryMeter(host)
     budget, room = meter.budget(()), meter.headroom(())
-    limits = host.limits(budget)
-    if room.ram is not None:
-        limits = replace(limits, memory_budget=max(room.ram, 1), gpu_budget=room.gpus)
+    static = host.limits(budget)
+    limits, most = room.now(static), room.at_most(static)
     rules = engine_rules(plans, loaded.content)
     sharing: dict[str, list[ModelPlan]] = {}
     for plan in plans.values():
@@ -131,22 +135,26 @@ def fit_table(loaded: LoadedConfig, settings: MinerConfig) -> TableFit:
             members.append((engine, member))
     preload = {name for name, plan in plans.items() if plan.model.preload}
     members.sort(key=lambda item: (not item[1].pinned, not preload & set(item[0].models)))
-    return TableFit(engines, limits.memory_budget, limits.gpu_budget, _plan(members, limits))
+    return TableFit(engines, limits.memory_budget, limits.gpu_budget, _plan(members, limits, most))
 
 
-def _plan(members: Iterable[tuple[EngineFit, Member]], limits: PoolLimits) -> list[str]:
-    """Load one after the other; return those that stay loaded together."""
+def _plan(members: Iterable[tuple[EngineFit, Member]], limits: PoolLimits, most: PoolLimits) -> list[str]:
+    """Load one after the other; return those that stay loaded together.
+
+    Args:
+        most: the limits as if no other program took memory.
+    """
     resident: list[tuple[EngineFit, Member]] = []
     for number, (engine, member) in enumerate(members):
         if not member.memory_known and limits.memory_budget is not None:
             continue
-        plan = plan_eviction(member, [other for _, other in resident], limits)
+        plan = plan_eviction(member, [other for _, other in resident], limits, most)
         if plan.load:
             member.state, member.last_used = State.READY, float(number)
             resident.append((engine, member))
         elif plan.refusal is not None:
-            engine.problem = plan.refusal.message
-            engine.hint = plan.refusal.operator_hint if not fits(member, (), limits) else None
+            engine.crowded, engine.problem = plan.crowded, plan.refusal.message
+            engine.hint = plan.refusal.operator_hint
         else:
             engine.evicts = [other.name for other, loaded in resident if loaded in plan.victims]
     return [engine.name for engine, _ in resident]
