@@ -56,12 +56,11 @@ Measure = Callable[[Sequence[RunningEngine]], Headroom]
 
 
 def running_engines(members: Iterable[Member]) -> list[RunningEngine]:
-    """The engines that have a process."""
-    occupied = [member for member in members if member.state is not State.UNLOADED or member.asleep]
+    """The engines that have a process, those that sleep too: these hold main memory, but none of a GPU."""
     return [
-        RunningEngine(each.engine.pid, () if each.asleep else each.gpu_need)
-        for each in occupied
-        if each.engine.pid is not None
+        RunningEngine(member.engine.pid, () if member.state is State.UNLOADED else member.gpu_need)
+        for member in members
+        if member.engine.pid is not None
     ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from miner.core.engine.conflicts import fits
-from miner.core.engine.errors import closed, not_started, overloaded
+from miner.core.engine.errors import behind, closed, not_started, overloaded
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import surplus
 from miner.core.engine.gang import GangScheduler
@@ -157,7 +157,7 @@ class Scheduler:
             if (refused := wanted.cooldown_error()) is not None:  # nothing is evicted for it
                 self.fail(wanted, refused)
                 continue
-            plan, sleeper = plan_beside_sleepers(wanted, self.members.values(), limits)
+            plan, sleeper = plan_beside_sleepers(wanted, self.members.values(), limits, most)
             wanted.waits_for = tuple(plan.behind)
             acts = sleeper is not None or plan.load or plan.refusal is not None or plan.at <= now
             if acts and meter is not None and not meter.is_fresh(now, self.members.values()):
@@ -226,10 +226,7 @@ class Scheduler:
             deadline = oldest.arrived + self.limits.queue_timeout
             if deadline > now:
                 return deadline
-            why = f"no slot was free within {self.limits.queue_timeout:g} s"
-            if member.state is State.UNLOADED and member.waits_for:
-                names = ", ".join(f"{each.spec.alias!r} (priority {each.priority})" for each in member.waits_for)
-                why += f", and {names} has requests, which come before its own (priority {member.priority})"
+            why = f"no slot was free within {self.limits.queue_timeout:g} s{behind(member)}"
             member.queue.refuse(oldest, self._overloaded(member, why, "MINER_QUEUE_TIMEOUT"))
         return math.inf
 

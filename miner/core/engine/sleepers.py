@@ -31,17 +31,21 @@ async def fall_asleep(member: Member) -> bool:
 
 
 def plan_beside_sleepers(
-    wanted: Member, members: Collection[Member], limits: PoolLimits
+    wanted: Member, members: Collection[Member], limits: PoolLimits, most: PoolLimits
 ) -> tuple[EvictionPlan, Member | None]:
-    """The plan for `wanted`, and the sleeping engine to stop first, if one is in its way."""
+    """The plan for `wanted`, and the sleeping engine to stop first, if one is in its way.
+
+    Args:
+        most: the limits as if no other program took memory.
+    """
     sleepers = [member for member in members if member.asleep and member is not wanted]
     if not sleepers or limits.memory_budget is None:
-        return plan_eviction(wanted, members, limits), None
+        return plan_eviction(wanted, members, limits, most), None
     held = sum(member.engine.memory or 0 for member in sleepers)
-    plan = plan_eviction(wanted, members, replace(limits, memory_budget=max(1, limits.memory_budget - held)))
+    plan = plan_eviction(wanted, members, replace(limits, memory_budget=max(1, limits.memory_budget - held)), most)
     if plan.load or plan == EvictionPlan():  # a stop is under way that leaves enough
         return plan, None
-    without = plan_eviction(wanted, members, limits)
+    without = plan_eviction(wanted, members, limits, most)
     helps = without.load or len(without.victims) < len(plan.victims)
     if helps or (plan.refusal is not None and without.refusal is None):
         return without, min(sleepers, key=lambda member: member.last_used)
