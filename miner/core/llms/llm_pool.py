@@ -22,7 +22,7 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.base import PoolBase
 from miner.core.llms.pool.hints import keys_in_errors
 from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
-from miner.core.llms.pool.request import request_for
+from miner.core.llms.pool.request import native_body, request_for
 from miner.core.llms.pool.table import ServedModel
 from miner.core.model_card import ModelCard, ModelState, RunningModel
 from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, TokenUsage
@@ -167,7 +167,8 @@ class PoolService(PoolBase):
         with keys_in_errors(served):
             async with served.holder.use() as service:
                 backend = service.native_backend or service
-                async with aclosing(backend.native_stream(path, body, served.upstream)) as batches:
+                own = native_body(served, body)
+                async with aclosing(backend.native_stream(path, own, served.upstream)) as batches:
                     async for batch in batches:
                         yield batch
 

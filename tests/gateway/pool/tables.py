@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
 import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,10 @@ import aiohttp
 
 from miner.core.llms.llm_pool import PoolService
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
+from tests.core.llms.pool.files import until
 from tests.gateway.serving import Served, config, serving
 
 __all__ = ["Client", "entry", "header", "keys", "replace", "serving_table", "until"]
-
-SOON = 15.0
-"""Seconds for what takes less than 2 on an idle machine."""
 
 
 class Client:
@@ -62,18 +58,6 @@ class Client:
             return {model["id"] for model in (await self.get("/v1/models"))["data"]} == names
 
         await self.until(listed)
-
-
-async def until(check: Callable[[], Any], seconds: float = SOON) -> Any:
-    """The first true result of a check, which may be async."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = check()
-            if inspect.isawaitable(found):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.01)
 
 
 def replace(path: Path, text: str) -> None:

@@ -27,3 +27,13 @@ def request_for(served: ServedModel, request: ChatRequest, service: LLMService) 
         names = IGNORABLE if model.unsupported == "skip" else frozenset()
         changes["ignore_unsupported"] = (names | frozenset(model.skip)) - frozenset(model.refuse)
     return replace(request, **changes)
+
+
+def native_body(served: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
+    """The body of a generation in llama.cpp's own form, with the model's parameters where it does not set them."""
+    if served.preset is None:
+        return body
+    given = {"n_predict" if name == "max_tokens" else name: value for name, value in served.preset.parameters.items()}
+    if "max_tokens" in body:
+        given.pop("n_predict", None)
+    return {**given, **body}

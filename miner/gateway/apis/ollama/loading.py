@@ -10,7 +10,7 @@ from aiohttp import web
 from miner.core.llms.contract.request import seconds_of
 from miner.core.llms.LLMService import LLMService
 from miner.core.models.names import without_tag
-from miner.errors import ModelNotFoundError, UnsupportedFeatureError
+from miner.errors import BackendError, ModelNotFoundError, UnsupportedFeatureError
 from miner.gateway.apis.ollama.convert import engine_options, required_model
 from miner.gateway.apis.ollama.response import Kind, text_fields, timestamp
 from miner.gateway.apis.ollama.schema import OllamaGenerationParams, OllamaOptions
@@ -23,8 +23,8 @@ from miner.gateway.generation import json_response
 async def full_name(context: RequestContext, name: str) -> str:
     """The name without `:latest`, where only that one is known: Ollama's clients append it to any name."""
     short = without_tag(name)
-    if short in ("", name) or could_be_a_file(name):
-        return name
+    if short in ("", name) or could_be_a_file(name) or context.gateway.service.rules_of(name).names:
+        return name  # the names of a table are known with and without it
     try:
         meant = await context.gateway.service.resolve_model(name)
     except ModelNotFoundError:
@@ -50,7 +50,10 @@ async def apply_model(context: RequestContext, call: Call, options: OllamaOption
         arguments["extra"] = {**known, **(arguments.get("extra") or {})}
     if options.num_ctx is None:
         return
-    info = await service.resolve_model(call.model)
+    try:
+        info = await service.resolve_model(call.model)
+    except BackendError:
+        info = None  # another model may take over; else the request says why
     context_length = info.context_length if info is not None else None
     if context_length is None or options.num_ctx > context_length:
         # Loading is up to the operator. Nothing is lost silently: what does not fit is refused.

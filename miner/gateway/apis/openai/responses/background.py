@@ -51,7 +51,7 @@ class BackgroundRun:
         self._store = store
         self._items = items
         self._owner = context.caller.partition
-        self._head = Head(call.id, call.model or context.gateway.service.name)
+        self._head = Head(call.id, call.model or context.rules.name or context.gateway.service.name)
         self._writer = dialect.stream(call, self._head)
         self._events: list[bytes] = []
         self._writer.recorded = self._events

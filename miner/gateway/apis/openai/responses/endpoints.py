@@ -128,7 +128,8 @@ async def _start(context: RequestContext, call: Call) -> web.StreamResponse:
     set_default_limit(context, call)
     context.apply_policy(call)
     await check_model_access(context, call.model)
-    await context.gateway.service.resolve_model(call.model)  # a wrong name is an error now
+    if not context.rules.names:
+        await context.gateway.service.resolve_model(call.model)  # a wrong name is an error now
     request = call.options.request
     items = await off_loop(context, lambda: _encode(stored_items(request.input, call.id)))
     detached = context.detach()
