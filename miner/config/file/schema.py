@@ -145,8 +145,8 @@ class Backend(Table):
     directory: str | None = None
     """Its working directory; default: that of this file."""
     stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] | None = None
-    """Asks it to stop. Default: SIGTERM; of a vllm and a llamacpp SIGINT, so that they outlast the SIGTERM that a
-    service manager sends to all processes."""
+    """Asks it to stop. Default: SIGTERM; of a llamacpp SIGINT, so that it outlasts the SIGTERM that a service manager
+    sends to all processes."""
     start_timeout: Duration | None = None
     """Seconds without progress (output, computing, memory) after which its start fails."""
     stop_timeout: Duration | None = None

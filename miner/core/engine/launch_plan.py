@@ -4,6 +4,7 @@ input, because other users can read command lines and environments.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -19,6 +20,8 @@ from miner.core.engine.spec import EngineAddress
 
 _SOCKET_PATH_LIMIT = 100  # bytes; the system's own limit is 104 (macOS) or 108 (Linux)
 
+_RUNS = itertools.count(1)
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
@@ -31,12 +34,14 @@ class LaunchPlan:
     """Written to the child's standard input, which stays open until we exit."""
     api_key: str | None = field(default=None, repr=False)
     """The API key of a child that listens on a port."""
+    run: int = field(default_factory=_RUNS.__next__)
+    """Of each start another."""
 
     def address(self, reported: str) -> EngineAddress:
         """The address from what the child reported: `unix:///path` or `http://127.0.0.1:port`."""
         if reported.startswith("unix://"):
-            return EngineAddress("http://engine", unix_socket=Path(reported.removeprefix("unix://")))
-        return EngineAddress(reported.rstrip("/"), api_key=self.api_key)
+            return EngineAddress("http://engine", unix_socket=Path(reported.removeprefix("unix://")), run=self.run)
+        return EngineAddress(reported.rstrip("/"), api_key=self.api_key, run=self.run)
 
 
 class Planner(Protocol):

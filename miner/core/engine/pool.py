@@ -178,16 +178,21 @@ class EnginePool:
                 scheduler.schedule()
 
     async def unloaded(self, specs: Iterable[AnySpec]) -> None:
-        """Wait until the engines of these specs have stopped, `stop_timeout` and some seconds at most."""
+        """Wait until the engines of these specs have stopped, for as long as that takes and some seconds at most."""
         wanted = set(specs)
         staying = [m for m in self._members() if m.spec in wanted and m.state is not State.UNLOADED]
         waits = [member.unloaded.wait() for member in staying]
         if waits:
             try:
-                async with asyncio.timeout(self.limits.stop_timeout + 5.0):
+                longest = max(member.engine.stop_seconds for member in staying)
+                async with asyncio.timeout(max(self.limits.stop_timeout, longest) + 5.0):
                     await asyncio.gather(*waits)
             except TimeoutError:
                 pass
+
+    def occupied(self) -> list[AnySpec]:
+        """The specs whose engines are loaded, or being loaded or stopped."""
+        return [member.spec for member in self._members() if member.state is not State.UNLOADED or member.asleep]
 
     def loaded(self) -> set[AnySpec]:
         """The specs whose engines are ready. Makes no system call, unlike `status`."""

@@ -200,6 +200,11 @@ class EngineProcess:
         return None
 
     @property
+    def stop_seconds(self) -> float:
+        """How long `stop` takes at most."""
+        return self._limits.stop_total
+
+    @property
     def can_sleep(self) -> bool:
         """Whether it can sleep now instead of being stopped: not this kind."""
         return False

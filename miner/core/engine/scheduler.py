@@ -336,7 +336,8 @@ class Scheduler:
                 self.stop(member)
         try:
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self.limits.stop_timeout + 5.0)
+                longest = max((member.engine.stop_seconds for member in self.members.values()), default=0.0)
+                await asyncio.wait(self._tasks, timeout=max(self.limits.stop_timeout, longest) + 5.0)
         finally:
             self.kill()
 

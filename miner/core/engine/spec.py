@@ -172,6 +172,8 @@ class EngineAddress:
     unix_socket: Path | None = None
     """The socket to connect to instead of the URL's host."""
     api_key: str | None = field(default=None, repr=False)
+    run: int = 0
+    """Tells runs at the same port apart."""
 
 
 class AnySpec(Protocol):
@@ -292,6 +294,10 @@ class Engine(Protocol):
 
     async def before_stop(self) -> None:
         """Called before it is stopped for a while (evicted, or idle for too long), and cancelled if that takes long."""
+
+    @property
+    def stop_seconds(self) -> float:
+        """How long `stop` takes at most."""
 
     async def stop(self) -> None:
         """Stop the process; returns when its memory is free."""

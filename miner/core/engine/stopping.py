@@ -13,7 +13,7 @@ logger = logging.getLogger("miner.engine")
 
 
 async def stop_engine(member: Member, limits: PoolLimits, *, returns: bool) -> None:
-    """Stop it; kill it if that fails, takes longer than `stop_timeout`, or is cancelled.
+    """Stop it; kill it if that fails, takes longer than it may, or is cancelled.
 
     Args:
         returns: it may be loaded again: it sleeps instead where it can, and prepares its stop else.
@@ -24,7 +24,7 @@ async def stop_engine(member: Member, limits: PoolLimits, *, returns: bool) -> N
             return
         if returns:
             await _prepare(member, limits)
-        async with asyncio.timeout(limits.stop_timeout):
+        async with asyncio.timeout(max(limits.stop_timeout, member.engine.stop_seconds)):
             await member.engine.stop()
         stopped = True
     finally:

@@ -140,6 +140,7 @@ class SimulatedEngine:
         self.pid = 1
         self.gpu_memory: tuple[int, ...] = ()
         self.can_sleep = False
+        self.stop_seconds = 0.0
         self.restarts = 0
         self.spinning_threads = 0
         self.log_tail = ["the last line"]

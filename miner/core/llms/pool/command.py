@@ -76,6 +76,7 @@ class CommandHolder(Holder):
             seconds = None if keep_alive is None else seconds_of(keep_alive)
             async with AsyncExitStack() as stack:
                 with client.wait():
+                    await self._port_free(pool)
                     waiting = pool.lease(self.spec, self._source, client=client.in_queue, keep_alive=seconds)
                     lease = await stack.enter_async_context(waiting)
                 client.record(lease.queue_seconds)
@@ -88,6 +89,17 @@ class CommandHolder(Holder):
         finally:
             self.calls -= 1
             self._call_ended()
+
+    async def _port_free(self, pool: EnginePool) -> None:
+        """Wait for a command that this one replaces, and that still serves its last requests on the same port."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._queue_timeout
+        while self.spec.port is not None and self.spec not in pool.loaded() and loop.time() < deadline:
+            others = [each for each in pool.occupied() if isinstance(each, CommandSpec) and each != self.spec]
+            same = [each for each in others if each.port == self.spec.port]
+            if not same:
+                return
+            await pool.unloaded(same)
 
     def _point_to(self, lease: Lease) -> None:
         """Let the service talk to this start of the command."""

@@ -23,8 +23,10 @@ _CONCURRENCY = 256
 _START_TIMEOUT = 300.0
 _STOP_TIMEOUT = 10.0
 _READY = {"ollama": ("/api/version",), "openai": ("/health", "/v1/models")}
-_STOPPED_BY_SIGINT = {"vllm", "llamacpp"}
-"""Kinds that stop on SIGINT as on SIGTERM, which is left to service managers then."""
+_STOPPED_BY_SIGINT = {"llamacpp"}
+"""Kinds that stop on SIGINT as on SIGTERM, which is left to service managers then. vLLM would not outlast that either:
+Python's multiprocessing unblocks it.
+"""
 
 
 def command_spec(backend: str, table: Backend, directory: Path, api_key: str | None) -> CommandSpec:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from miner.config.file.read import parse_config
 from miner.core.llms import get_backend
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError, MinerError
 from tests.core.engine.children import DEMO, PATIENCE, alive, eventually
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.engine
 
@@ -202,6 +204,91 @@ async def test_a_changed_command_replaces_the_old_one_when_its_requests_are_done
         await first_words(stream, 30)
         await opened.aclose()
         await asyncio.to_thread(eventually, lambda: not alive(old), "the old one is gone")
+
+
+async def test_a_changed_command_waits_for_the_port_of_the_old_one(serve):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = f"""
+        [backends.gpu]
+        kind = "openai"
+        command = COMMAND
+        port = {port}
+        [models.stub]
+        backend = "gpu"
+        """
+    async with serve(text.replace("COMMAND", command("--load", "0"))) as pool:
+        old = asyncio.create_task(pool.generate("Count.", model="stub", max_tokens=3))
+        await old
+        stream = pool.stream("Count.", model="stub", max_tokens=50)
+        words = aiter(stream)
+        await first_words(words, 2)
+        pool.apply(parse_config(text.replace("COMMAND", command("--load", "0.1")), pool.config_path))
+        new = asyncio.create_task(pool.generate("x", model="stub", max_tokens=1))
+        await first_words(words, 1000)
+        assert await asyncio.wait_for(new, PATIENCE) == "stub "
+
+
+LLAMA = """
+import signal, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port, params.n_ctx, params.n_parallel = sys.argv[1], int(sys.argv[2]), 1024, 2
+params.model_alias = {"inner"}
+server = xllamacpp.Server(params)
+signal.pause()
+"""
+
+
+async def test_a_llama_cpp_server_as_a_command(serve):
+    async with serve(f"""
+        [backends.own]
+        kind = "llamacpp"
+        command = {json.dumps([sys.executable, "-c", LLAMA, str(DEMO), "${PORT}"])}
+        [models.outer]
+        backend = "own"
+        name = "inner"
+        """) as pool:
+        for name in ("outer", None):
+            response = await pool.chat_completion(
+                [{"role": "user", "content": "What is the capital of France?"}],
+                model=name,
+                max_tokens=12,
+                temperature=0,
+            )
+            assert response.content
+            assert response.model == "outer"
+        assert (await pool.resolve_model("outer")).context_length == 512
+        assert await pool.unload_model("outer")
+
+
+async def test_an_ollama_as_a_command(serve):
+    """A front of the tests that speaks Ollama's API over the demo model."""
+    words = [
+        sys.executable,
+        "-m",
+        "tests.servers.ollama_front",
+        "--port",
+        "${PORT}",
+        "--num-ctx",
+        "512",
+        "--parallel",
+        "1",
+    ]
+    async with serve(f"""
+        [backends.den]
+        kind = "ollama"
+        command = {json.dumps(words)}
+        directory = "{ROOT}"
+        [models.outer]
+        backend = "den"
+        name = "smollm2"
+        """) as pool:
+        response = await pool.chat_completion(
+            [{"role": "user", "content": "What is the capital of France?"}], max_tokens=12, temperature=0
+        )
+        assert "Paris" in (response.content or "")
+        assert response.model == "outer"
 
 
 @pytest.mark.parametrize(
