@@ -91,7 +91,10 @@ class _Reader:
 
     def _deployment(self, entry: dict[str, Any]) -> None:
         draft, params = self._draft, dict(entry.pop("litellm_params"))
-        info = dict(entry.pop("model_info", None) or {})
+        info = entry.pop("model_info", None) or {}
+        if not isinstance(info, dict):
+            entry["model_info"], info = info, {}
+        info = dict(info)
         model = str(params.pop("model", ""))
         group = str(entry.pop("model_name", None) or model)
         where = f"model_list.{group}"
@@ -99,9 +102,12 @@ class _Reader:
         for key, value in self._credentials.get(str(credential), {}).items():
             params.setdefault(key, value)
         base = params.pop("api_base", None) or params.pop("base_url", None)
-        provider, name, known = provider_of(model, params.pop("custom_llm_provider", None), has_address=bool(base))
-        if known is None:
+        stated = params.pop("custom_llm_provider", None)
+        stated = str(stated) if stated else None
+        provider, name, known = provider_of(model, stated, has_address=bool(base))
+        if known is None or not name:
             why = f"{provider or 'its provider'} does not speak OpenAI's API, or is not known here"
+            why = why if name else "it names no model"
             draft.top.lose("model_list", group, {"litellm_params": params, "model_info": info, **entry}, why)
             return
         url = str(base or known.url or "")
@@ -167,9 +173,13 @@ class _Reader:
         retries = params.pop("num_retries", retries) if retries is None else retries
         if isinstance(retries, int) and not isinstance(retries, bool):
             backend.set("max_retries", max(0, min(10, retries)))
+        elif retries is not None:
+            section.lose(f"{where}.litellm_params", "max_retries", retries, "a number is needed here")
         limit = params.pop("max_parallel_requests", None)
-        if isinstance(limit, int) and limit > 0:
+        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
             backend.set("concurrency", limit)
+        elif limit is not None:
+            section.lose(f"{where}.litellm_params", "max_parallel_requests", limit, "a number is needed here")
         timeout = params.pop("timeout", None)
         if isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0:
             section.set("timeout", timeout)

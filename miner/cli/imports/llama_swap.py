@@ -219,6 +219,7 @@ class _Reader:
 
     def _server_name(self, section: Section, backend: Section, command: Command, stated: Any, name: str) -> None:
         """What the server calls the model: it is asked for it by a name that it lists, other than by llama-swap."""
+        stated = str(stated) if stated else None
         served = stated if stated in command.words else command.served_name
         if command.takes_alias and served is None:
             served = section.path[1]
@@ -258,8 +259,7 @@ class _Reader:
 
     def _common(self, section: Section, model: dict[str, Any], where: str, name: str) -> None:
         """What all models have."""
-        aliases = model.pop("aliases", None) or []
-        section.add("aliases", [str(alias) for alias in (aliases if isinstance(aliases, list) else [aliases])])
+        section.add("aliases", [str(alias) for alias in _list(model.pop("aliases", None))])
         ttl = model.pop("ttl", -1)
         if ttl != -1:
             section.set("keep_alive", keep_alive_of(ttl, f"{where}.ttl"))
@@ -311,7 +311,7 @@ class _Reader:
         for name, selector in selectors.items():
             selector = table_of(selector, f"selectors.{name}")
             where = f"selectors.{name}"
-            targets = [str(target) for target in selector.get("targets") or []]
+            targets = [str(target) for target in _list(selector.get("targets"))]
             section = self._find(targets[0]) if targets else None
             if section is None:
                 self._draft.top.lose("selectors", name, selector, "its first target is no model of this file")
@@ -337,7 +337,8 @@ class _Reader:
     def _hooks(self, hooks: Any) -> None:
         hooks = table_of(hooks, "hooks")
         startup = table_of(hooks.pop("on_startup", None), "hooks.on_startup")
-        for name in startup.pop("preload", None) or []:
+        preload = startup.pop("preload", None) or []
+        for name in _list(preload):
             section = self._find(str(name).strip())
             if section is not None and self._is_peer(section):
                 section.lose("hooks.on_startup", "preload", str(name), "it runs elsewhere")
@@ -375,6 +376,10 @@ class _Reader:
         for hub in (keys.keys.get("hub"), draft_model.get("hub")):
             if hub is not None:
                 self._draft.steps.append(f"miner models pull hf:{readable(hub)}")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _place(command: Command, value: str) -> int | None:

@@ -7,8 +7,11 @@ from typing import Any
 
 from miner.cli.imports.draft import Draft, Section
 from miner.cli.imports.llama_swap_matrix import allowed_sets, exclusions
+from miner.cli.imports.llama_swap_values import table_of
 from miner.errors import ConfigError
 
+_REST = "(default)"
+"""llama-swap's name for the group of models that are in none."""
 _GROUP_KEYS = ("swap", "exclusive", "persistent", "members")
 
 
@@ -22,8 +25,8 @@ def groups(
         legacy: the key `groups` of the whole file; `legacy_matrix`: `matrix`.
         routing: the key `routing`, without `scheduler`.
     """
-    router = dict(routing.pop("router", None) or {})
-    settings = dict(router.pop("settings", None) or {})
+    router = table_of(routing.pop("router", None), "routing.router")
+    settings = table_of(router.pop("settings", None), "routing.router.settings")
     use = router.pop("use", "matrix" if legacy_matrix else "group")
     found, matrix = settings.pop("groups", None), settings.pop("matrix", None)
     if use == "matrix":
@@ -31,12 +34,12 @@ def groups(
         if found:
             draft.top.lose("routing.router.settings", "groups", found, "the router is the matrix")
         where = "matrix" if legacy_matrix else "routing.router.settings.matrix"
-        _matrix(draft, models, dict(matrix or {}), where)
+        _matrix(draft, models, table_of(matrix, where), where)
     else:
         if matrix:
             draft.top.lose("routing.router.settings", "matrix", matrix, "the router is that of groups")
         where = "groups" if legacy else "routing.router.settings.groups"
-        _groups(draft, models, dict(legacy or found or {}), where)
+        _groups(draft, models, table_of(legacy or found, where), where)
     for inside, rest in (("routing", routing), ("routing.router", router), ("routing.router.settings", settings)):
         for key, value in rest.items():
             draft.top.lose(inside, key, value, "not known here")
@@ -57,7 +60,7 @@ def _groups(draft: Draft, models: Mapping[str, Section], found: dict[str, Any], 
         grouped.update(members)
     rest = [name for name in models if name not in grouped]
     if rest:
-        read["llama-swap"] = {"swap": True, "exclusive": True, "persistent": False, "members": rest, "unknown": []}
+        read[_REST] = {"swap": True, "exclusive": True, "persistent": False, "members": rest, "unknown": []}
     stay = any(group["persistent"] is True for group in read.values())
     single = [group for group in read.values() if group["members"] and _excludes(group) and group["swap"]]
     for name, group in read.items():
@@ -80,7 +83,8 @@ def _groups(draft: Draft, models: Mapping[str, Section], found: dict[str, Any], 
     if stay and len(single) > 1:
         section = draft.section("groups", draft.name_for("groups", "one-at-a-time"))
         section.above.append("Groups of llama-swap that unload each other, and of which one model runs at a time.")
-        section.set("models", [models[member].path[1] for group in single for member in group["members"]])
+        together = dict.fromkeys(member for group in single for member in group["members"])
+        section.set("models", [models[member].path[1] for member in together])
         section.set("max_loaded", 1)
 
 
@@ -93,9 +97,9 @@ def _group(draft: Draft, models: Mapping[str, Section], name: str, group: dict[s
     if not members:
         draft.top.lose(where.rpartition(".")[0], name, None, "it has no models of this file")
         return None
-    section = draft.section("groups", draft.name_for("groups", name))
+    section = draft.section("groups", draft.name_for("groups", "llama-swap" if name == _REST else name))
     section.set("models", list(dict.fromkeys(models[member].path[1] for member in members)))
-    if name == "llama-swap":
+    if name == _REST:
         section.above.append(
             "Models that are in no group: llama-swap runs one at a time. Without this table: as many as fit."
         )
@@ -121,8 +125,8 @@ def _group(draft: Draft, models: Mapping[str, Section], name: str, group: dict[s
 
 def _matrix(draft: Draft, models: Mapping[str, Section], matrix: dict[str, Any], where: str) -> None:
     """The matrix, as groups of models that exclude each other."""
-    variables = {str(key): str(value) for key, value in (matrix.pop("vars", None) or {}).items()}
-    sets = matrix.pop("sets", None) or {}
+    variables = {str(key): str(value) for key, value in table_of(matrix.pop("vars", None), where).items()}
+    sets = table_of(matrix.pop("sets", None), where)
     costs = matrix.pop("evict_costs", None)
     try:
         allowed = allowed_sets({str(key): str(value) for key, value in sets.items()}, variables)

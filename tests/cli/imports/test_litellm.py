@@ -226,6 +226,20 @@ def test_an_entry_without_parameters_is_named(read):
     assert "model_list.a" in lost(draft)
 
 
+@pytest.mark.parametrize("value", [None, True, 0, -1, 1.5, "", "x", [], {}, [1], {"a": ["b"]}, 1e99])
+@pytest.mark.parametrize(
+    "key",
+    ["model", "api_base", "api_key", "timeout", "max_retries", "num_retries", "max_parallel_requests", "drop_params",
+     "additional_drop_params", "keep_alive", "temperature", "stop", "input_cost_per_token", "custom_llm_provider",
+     "litellm_credential_name"],
+)  # fmt: skip
+def test_a_value_of_any_form_is_no_crash(read, key, value):
+    entry = model("other")
+    entry["litellm_params"][key] = value
+    for info in ({}, "text"):
+        assert "m" in checked(read({"model_list": [entry | {"model_info": info}, model()]})).models
+
+
 def test_credentials_by_name(read):
     draft = read(
         {

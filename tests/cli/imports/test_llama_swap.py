@@ -324,6 +324,8 @@ def test_priorities_and_selectors(read):
         ({"models": {"a": {"cmd": "x", "env": {"A": 1}}}}, "a list of NAME=value"),
         ({"peers": {"p": {"proxy": "there"}}}, r"peers\.p\.proxy"),
         ({"models": {"a": {"cmd": "x"}}, "groups": {"g": {"members": 1}}}, r"groups\.g\.members"),
+        ({"models": {"a": {"cmd": "x"}}, "groups": 1}, "groups: .*a table"),
+        ({"models": {"a": {"cmd": "x"}}, "matrix": 1}, "matrix: .*a table"),
         ({"macros": {f"m{n}": f"${{m{n - 1}}}" * 9 if n else "x" for n in range(30)},
           "models": {"a": {"cmd": "x ${m29}"}}}, "more than 1 MiB"),
     ],
