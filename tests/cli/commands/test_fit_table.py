@@ -91,6 +91,7 @@ def test_one_that_never_fits(miner):
     assert out.splitlines()[-2] == "a fits."
     assert out.splitlines()[-1].startswith("b never fits: 'b' does not fit into memory. The model needs ")
     assert "b: The largest context that fits" in err
+    assert "set models.b.context to it" in err
     text = '[groups.one]\nmodels = ["a", "b"]\nmax_loaded = 1\n' + models("ab", a="pin = true")
     status, said = summary(miner, SIZED + text)
     assert status == 1

@@ -43,6 +43,15 @@ def keys_in_errors(served: ServedModel) -> Iterator[None]:
 
 def _rename(error: MinerError, served: ServedModel) -> None:
     model, backend = served.name, served.holder.plan.backend
+    error.message = with_keys(error.message, model, backend)
+    if error.hint:
+        error.hint = with_keys(error.hint, model, backend)
+    if error.operator_hint:
+        error.operator_hint = with_keys(error.operator_hint, model, backend)
+
+
+def with_keys(text: str, model: str, backend: str) -> str:
+    """The text with keys of the file in the place of variables."""
 
     def key_of(match: re.Match[str]) -> str:
         variable = match[1]
@@ -52,8 +61,4 @@ def _rename(error: MinerError, served: ServedModel) -> None:
             return f"backends.{backend}.{_BACKEND_KEYS[variable]}"
         return f"limits.{_LIMIT_KEYS[variable]}"
 
-    error.message = _VARIABLE.sub(key_of, error.message)
-    if error.hint:
-        error.hint = _VARIABLE.sub(key_of, error.hint)
-    if error.operator_hint:
-        error.operator_hint = _VARIABLE.sub(key_of, error.operator_hint)
+    return _VARIABLE.sub(key_of, text)

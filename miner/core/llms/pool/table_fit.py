@@ -16,6 +16,7 @@ from miner.core.engine.rules import EngineRules
 from miner.core.engine.spec import AnySpec, Engine
 from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.pool.command_engine import CommandSource, command_spec
+from miner.core.llms.pool.hints import with_keys
 from miner.core.llms.pool.limits import host_settings_of
 from miner.core.llms.pool.memory_meter import MemoryMeter
 from miner.core.llms.pool.plan import ModelPlan, config_for, plan_models
@@ -58,6 +59,11 @@ class EngineFit:
     def name(self) -> str:
         """Its first model."""
         return self.models[0]
+
+    def refuse(self, error: MinerError) -> None:
+        """It cannot run, for that reason."""
+        self.problem = with_keys(error.message, self.name, self.backend)
+        self.hint = with_keys(error.operator_hint or error.hint or "", self.name, self.backend) or None
 
 
 @dataclass(slots=True)
@@ -153,8 +159,8 @@ def _plan(members: Iterable[tuple[EngineFit, Member]], limits: PoolLimits, most:
             member.state, member.last_used = State.READY, float(number)
             resident.append((engine, member))
         elif plan.refusal is not None:
-            engine.crowded, engine.problem = plan.crowded, plan.refusal.message
-            engine.hint = plan.refusal.operator_hint
+            engine.crowded = plan.crowded
+            engine.refuse(plan.refusal)
         else:
             engine.evicts = [other.name for other, loaded in resident if loaded in plan.victims]
     return [engine.name for engine, _ in resident]
@@ -185,7 +191,7 @@ def _sized(
         engine.slots, engine.context = found.parallel, found.ctx_size
         need = models.need(found)
     except MinerError as error:
-        engine.problem, engine.hint = error.message, error.operator_hint or error.hint
+        engine.refuse(error)
         return engine, None
     engine.memory, engine.gpu_memory = need.ram, need.gpus
     return engine, found
