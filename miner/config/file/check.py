@@ -129,6 +129,7 @@ def _fallbacks(content: ConfigFile) -> Iterator[Problem]:
             message = "an embedding model has no fallbacks: vectors of two models do not compare"
             yield Problem(message, ("models", name, "fallbacks"))
             continue
+        seen: set[str] = set()
         for number, other in enumerate(model.fallbacks):
             where = ("models", name, "fallbacks", number)
             meant = known.get(other)
@@ -138,8 +139,9 @@ def _fallbacks(content: ConfigFile) -> Iterator[Problem]:
                 yield Problem("a model cannot replace itself", where)
             elif content.models[meant].pooling is not None:
                 yield Problem("is an embedding model, which generates nothing", where)
-            elif [known.get(each) for each in model.fallbacks].index(meant) < number:
+            elif meant in seen:
                 yield Problem("stands there twice", where)
+            seen.add(meant or other)
 
 
 def _defaults(content: ConfigFile) -> Iterator[Problem]:

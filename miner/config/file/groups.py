@@ -23,14 +23,16 @@ def check_groups(content: ConfigFile) -> Iterator[Problem]:
         yield Problem(message, ("limits", "max_loaded"))
     for group_name, group in content.groups.items():
         where = ("groups", group_name)
+        seen: set[str] = set()
         for number, name in enumerate(group.models):
             here = (*where, "models", number)
             if name not in content.models:
                 hint = nearest(name, content.models) or f"Models: {', '.join(content.models) or 'none'}."
                 yield Problem("there is no such model", here, hint=hint)
                 continue
-            if name in group.models[:number]:
+            if name in seen:
                 yield Problem("stands there twice", here)
+            seen.add(name)
             found = backend_of(content, content.models[name])
             if isinstance(found, BackendFacts) and not (found.starts_engines or found.is_command):
                 yield Problem(f"{found.shown} runs elsewhere: nothing is loaded or unloaded here", here)

@@ -14,7 +14,8 @@ KeyPath = tuple[str | int, ...]
 """The way to a value: keys of tables, positions in arrays from 0 on."""
 
 MAX_DEPTH = 64
-"""Arrays and inline tables inside each other."""
+"""Arrays and tables inside each other, and parts of a key."""
+_TOO_DEEP = f"more than {MAX_DEPTH} arrays and tables inside each other"
 _BLANK = re.compile(r"[ \t]*")
 _SPACE = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _BARE = re.compile(r"[^\s=.\[\]{},\"'#]*")
@@ -131,6 +132,8 @@ class _Scan:
             self._skip(_BLANK)
             if not self._next_is("."):
                 return parts
+            if len(parts) > MAX_DEPTH:
+                raise TooDeepError(_TOO_DEEP)
 
     def _key_part(self) -> str:
         sign = self._text[self._at : self._at + 1]
@@ -154,7 +157,7 @@ class _Scan:
 
     def _value(self, path: KeyPath, depth: int) -> Iterator[tuple[KeyPath, int]]:
         if depth > MAX_DEPTH:
-            raise TooDeepError(f"more than {MAX_DEPTH} arrays and tables inside each other")
+            raise TooDeepError(_TOO_DEEP)
         for start, pattern in (
             ('"""', _LONG_BASIC), ("'''", _LONG_LITERAL), ('"', _BASIC), ("'", _LITERAL),
         ):  # fmt: skip

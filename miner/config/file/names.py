@@ -47,6 +47,7 @@ def check_names(content: ConfigFile) -> Iterator[Problem]:
         if other != name:
             yield Problem(f"differs from [models.{other}] only in its letters' case", ("models", name))
     for name, model in content.models.items():
+        seen: set[str] = set()
         for number, alias in enumerate(model.aliases):
             where: KeyPath = ("models", name, "aliases", number)
             if alias != alias.strip() or not alias.isprintable():
@@ -59,5 +60,6 @@ def check_names(content: ConfigFile) -> Iterator[Problem]:
                 yield Problem(f"is the name of [models.{owner}]", where)
             elif owner != name:
                 yield Problem(f"is an alias of [models.{owner}] too", where)
-            elif alias in model.aliases[:number]:
+            elif alias in seen:
                 yield Problem("stands there twice", where)
+            seen.add(alias)

@@ -17,7 +17,7 @@ from miner.errors import ConfigError
 
 _LONGEST = 80
 """Characters of a value that an error shows."""
-_MOST = 100
+MOST = 100
 """Problems that an error lists."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MORE_SECRET = frozenset({"apikey", "auth", "authorization", "bearer", "credential", "credentials", "passwd", "pwd"})
@@ -64,9 +64,9 @@ class ConfigFileError(ConfigError):
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
         file = shown_path(path)
         first, *rest = problems
-        lines = [f"{problem.located(file)} {problem.hint or ''}".rstrip() for problem in rest[: _MOST - 1]]
-        if len(rest) >= _MOST:
-            lines.append(f"{len(rest) - _MOST + 1} more.")
+        lines = [f"{problem.located(file)} {problem.hint or ''}".rstrip() for problem in rest[: MOST - 1]]
+        if len(rest) >= MOST:
+            lines.append(f"{len(rest) - MOST + 1} more.")
         super().__init__(first.located(file), operator_hint="\n  ".join(filter(None, (first.hint, *lines))) or None)
         self.path = path
         """The file."""
@@ -89,7 +89,7 @@ def key_text(path: KeyPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            shown = key if _BARE_KEY.fullmatch(key) else json.dumps(key[:_LONGEST], ensure_ascii=False)
+            shown = key[: 2 * _LONGEST] if _BARE_KEY.fullmatch(key) else json.dumps(key[:_LONGEST], ensure_ascii=False)
             text += f".{shown}" if text else shown
     return text
 
@@ -127,6 +127,8 @@ def shown_value(content: Any, path: KeyPath) -> str | None:
     value = value_at(content, path)
     if value is None or isinstance(value, dict):
         return None
+    if isinstance(value, list):
+        value = value[:_LONGEST]  # no more than can be shown
     text = toml_text(hidden(value, path))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 

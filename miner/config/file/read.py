@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from miner.config.file.check import check
 from miner.config.file.lines import KeyPath, Lines, TooDeepError
-from miner.config.file.problems import ConfigFileError, Problem, key_text, shown_path, shown_value, value_at
+from miner.config.file.problems import MOST, ConfigFileError, Problem, key_text, shown_path, shown_value, value_at
 from miner.config.file.schema import ConfigFile
 from miner.config.file.validation import problems_of
 from miner.config.file.variables import LATE_VARIABLES, Variables
@@ -130,8 +130,8 @@ def parse_config(text: str, path: Path, environment: Mapping[str, str] | None = 
     """The same for a text that stands for the content of the file at `path`."""
     text = text.removeprefix("\ufeff")
     try:
+        lines = Lines(text)  # first: tomllib takes minutes for a key of very many parts
         written = tomllib.loads(text)
-        lines = Lines(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigFileError(path, [_syntax_problem(str(error), text)]) from None
     except (RecursionError, TooDeepError):
@@ -150,6 +150,7 @@ def parse_config(text: str, path: Path, environment: Mapping[str, str] | None = 
     notes: list[Problem] = []
     if content is not None and not problems:
         problems, notes = check(content, written, variables, path)
+        problems, notes = problems[: 2 * MOST], notes[: 2 * MOST]
     if content is None or problems:
         found = [_located(problem, written, lines) for problem in problems]
         raise ConfigFileError(path, sorted(found, key=lambda problem: problem.line or 0))

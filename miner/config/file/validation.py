@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from miner.config.file.json_schema import Node, allowed, child, keys_of, options_of, raw_schema, resolved
 from miner.config.file.lines import KeyPath
-from miner.config.file.problems import Problem, nearest, value_at
+from miner.config.file.problems import MOST, Problem, nearest, value_at
 
 BACKEND_GROUP = "inference.backends"
 """Entry points of backends."""
@@ -60,6 +60,8 @@ def problems_of(error: ValidationError, content: Mapping[str, Any], written: Map
     """
     found: dict[KeyPath, Problem] = {}
     for each in error.errors(include_url=False):
+        if len(found) > 2 * MOST:
+            break  # more are not shown, and each takes its time
         place = _place(each["loc"], content)
         if place is None:
             continue

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from miner.config.file.lines import KeyPath
-from miner.config.file.problems import Problem, nearest
+from miner.config.file.lines import MAX_DEPTH, KeyPath
+from miner.config.file.problems import MOST, Problem, nearest
 from miner.config.sources import dotenv_variables
 from miner.errors import ConfigError
 
@@ -17,6 +17,8 @@ LATE_VARIABLES = frozenset({"PORT"})
 _LATE_PLACES = frozenset({"command", "env", "ready"})
 """Keys of a backend that may have them."""
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{[^}]*\}?")
+_MOST_TEXT = 16 << 20
+"""Characters of all values that stand in the place of variables: few lines can multiply each other."""
 _UNSET_HINT = "Set it in the environment, in .env, or in [variables]."
 
 
@@ -34,7 +36,8 @@ class Variables:
         )
         self._environment = environment
         self._outside: dict[str, str] | None = None
-        self._known: dict[str, str] = {}
+        self._done: dict[tuple[str, bool], str] = {}
+        self._left = _MOST_TEXT
         self._open: list[str] = []
 
     def replaced(self, value: Any, path: KeyPath, problems: list[Problem]) -> Any:
@@ -45,7 +48,7 @@ class Variables:
             return {key: self.replaced(each, (*path, key), problems) for key, each in value.items()}
         if isinstance(value, list):
             return [self.replaced(each, (*path, number), problems) for number, each in enumerate(value)]
-        if not isinstance(value, str) or "${" not in value:
+        if not isinstance(value, str) or "${" not in value or len(problems) > 2 * MOST:
             return value
         try:
             return self._text(value, late=_may_be_late(path))
@@ -55,9 +58,10 @@ class Variables:
 
     def from_environment(self, value: str) -> bool:
         """Whether the text is nothing but variables whose values come from the environment."""
-        names = [match[1] for match in _REFERENCE.finditer(value)]
-        outside = all(name and (name not in self.own or self.from_environment(self.own[name])) for name in names)
-        return bool(names) and outside and not _REFERENCE.sub("", value).strip()
+        names = {match[1] for match in _REFERENCE.finditer(value)}
+        return (
+            bool(names) and None not in names and not self.own.keys() & names and not _REFERENCE.sub("", value).strip()
+        )
 
     def sources(self, value: str) -> list[str]:
         """The names of the variables in a text."""
@@ -78,20 +82,31 @@ class Variables:
                         f"${{{name}}} has no value here", "It is for command, env and ready of a backend."
                     )
                 return match[0]
-            return self._value(name, late=late)
+            text = self._value(name, late=late)
+            self._left -= len(text)
+            if self._left < 0:
+                raise _VariableError(
+                    f"the values of all variables are longer than {_MOST_TEXT >> 20} MiB together", None
+                )
+            return text
 
         return _REFERENCE.sub(replace, value)
 
     def _value(self, name: str, *, late: bool) -> str:
         if name in self.own:
+            if (name, late) in self._done:
+                return self._done[name, late]
+            if len(self._open) >= MAX_DEPTH:
+                raise _VariableError(f"more than {MAX_DEPTH} variables stand for each other", None)
             if name in self._open:
                 circle = " -> ".join([*self._open[self._open.index(name) :], name])
                 raise _VariableError(f"the variable {name} is defined by itself ({circle})", None)
             self._open.append(name)
             try:
-                return self._text(self.own[name], late=late)
+                text = self._done[name, late] = self._text(self.own[name], late=late)
             finally:
                 self._open.pop()
+            return text
         if self._outside is None:
             self._outside = self._read_environment()
         if name not in self._outside:

@@ -103,3 +103,26 @@ def test_a_problem_that_shows_later_has_its_line_too(path):
     error = loaded.error([Problem("does not fit into memory", ("models", "a", "slots"))])
     assert isinstance(pickle.loads(pickle.dumps(error)), ConfigFileError)
     assert error.message == "miner.toml:2: models.a.slots = 2: does not fit into memory."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a." * 200_000 + "b = 1", "miner.toml has too many arrays and tables inside each other."),
+        (
+            '[variables]\nA0 = "xxxxxxxxxx"\n' + "".join(f'A{n + 1} = "{10 * f"${{A{n}}}"}"\n' for n in range(30)),
+            'miner.toml:9: variables.A7 = "',
+        ),
+        (
+            "[variables]\n" + "".join(f'A{n} = "${{A{n + 1}}}"\n' for n in range(500)),
+            'miner.toml:2: variables.A0 = "${A1}": more than 64 variables stand for each other.',
+        ),
+        ("[models.a]\n" + "".join(f"k{n} = 1\n" for n in range(3000)), "miner.toml:2: models.a.k0 = 1: unknown key."),
+        ("k" * 1_000_000 + " = 1", f"miner.toml:1: {'k' * 160} = 1: unknown key."),
+    ],
+)
+def test_what_could_take_long_is_refused_at_once(text, message, path):
+    path.write_text(text)
+    told = message_of(path)
+    assert told.startswith(message)
+    assert len(told) < 30_000
