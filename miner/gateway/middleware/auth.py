@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from miner.core._typing import override
 from miner.errors import InvalidRequestError
 from miner.gateway.auth.key_store import KeyStore
@@ -14,6 +16,8 @@ from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.hosts import is_local_host, is_same_origin
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
+
+logger = logging.getLogger("miner.gateway")
 
 
 class Authentication(Middleware):
@@ -32,6 +36,11 @@ class Authentication(Middleware):
         await self.keys.load()
         gateway.background.start("key watcher", self.keys.watch)
         gateway.readiness_checks.append(self.keys.unavailable_reason)
+        if not self.keys.required and gateway.service.rules_of(None).limits_keys:
+            logger.warning(
+                "There are models that only some API keys may use, and no API keys: nobody can use them. "
+                "`miner keys new NAME` creates one."
+            )
 
     @override
     def on_request(self, context: RequestContext) -> None:
