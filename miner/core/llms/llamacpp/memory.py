@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import add
 from typing import TYPE_CHECKING
 
 from miner.core.engine.headroom import RunningEngine
@@ -16,7 +17,8 @@ from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.memory.available import Memory, available_memory, gpu_is_likely
 from miner.core.models.memory.capacity import ENOUGH, Capacity
 from miner.core.models.memory.estimate import Load
-from miner.core.models.memory.processes import held_memory
+from miner.core.models.memory.gpus import gpu_memory_of
+from miner.core.models.memory.processes import held_memory, with_descendants
 from miner.core.models.memory.verdict import Verdict, judge, placed, readable
 from miner.errors import EngineStartError
 
@@ -49,11 +51,15 @@ def measured_memory(settings: MinerConfig, running: Sequence[RunningEngine]) -> 
     free = available_memory(gpus=settings.llamacpp_n_gpu_layers != 0)
     if free.available is None or not running:
         return free
-    # What an engine takes of a GPU is not measured, but what it counts for: only some drivers tell.
-    on_gpus = [
-        left + sum(engine.gpu_need[card] for engine in running if card < len(engine.gpu_need))
-        for card, left in enumerate(free.gpu_available)
-    ]
+    taken: Sequence[int] = ()
+    if any(any(engine.gpu_need) for engine in running):
+        taken = gpu_memory_of({pid for engine in running for pid in with_descendants(engine.pid)})
+    if len(taken) != len(free.gpu_available) or not any(taken):  # the driver does not say it: what they count for
+        taken = [
+            sum(engine.gpu_need[card] for engine in running if card < len(engine.gpu_need))
+            for card in range(len(free.gpu_available))
+        ]
+    on_gpus = map(add, free.gpu_available, taken)
     held = held_memory([engine.pid for engine in running])
     most = free.total if free.total is not None else free.available + held
     return replace(

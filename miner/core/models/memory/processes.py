@@ -34,7 +34,7 @@ def largest_processes(total: int, *, without: Collection[int] = (), root: Path =
     Args:
         without: process ids that are left out, with their descendants.
     """
-    left_out = {one for pid in without for one in _with_descendants(pid, root)}
+    left_out = {one for pid in without for one in with_descendants(pid, root)}
     found = []
     for directory in (root / "proc").glob("[0-9]*"):
         pid = int(directory.name)
@@ -46,13 +46,8 @@ def largest_processes(total: int, *, without: Collection[int] = (), root: Path =
     return sorted(found, key=lambda process: -process.size)[:_MANY]
 
 
-def _tree(pid: int, root: Path) -> int:
-    sizes = [_memory_of(one, root) for one in _with_descendants(pid, root)]
-    # Shared memory is the same for all of them, as far as can be seen cheaply: it counts once.
-    return sum(private for private, *_ in sizes) + max((shared for _, shared, _ in sizes), default=0)
-
-
-def _with_descendants(pid: int, root: Path) -> list[int]:
+def with_descendants(pid: int, root: Path = Path("/")) -> list[int]:
+    """The process and all that it and they have started; itself alone where there is no /proc."""
     found: list[int] = []
     waiting = [pid]
     while waiting:
@@ -66,6 +61,12 @@ def _with_descendants(pid: int, root: Path) -> list[int]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def _tree(pid: int, root: Path) -> int:
+    sizes = [_memory_of(one, root) for one in with_descendants(pid, root)]
+    # Shared memory is the same for all of them, as far as can be seen cheaply: it counts once.
+    return sum(private for private, *_ in sizes) + max((shared for _, shared, _ in sizes), default=0)
 
 
 def _memory_of(pid: int, root: Path) -> tuple[int, int, str]:

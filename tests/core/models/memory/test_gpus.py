@@ -5,12 +5,19 @@ import time
 
 import pytest
 
+from miner.config.config import MinerConfig
+from miner.core.engine.headroom import RunningEngine
 from miner.core.engine.launchers import BinaryLauncher, LlamaCppPythonLauncher, XllamacppLauncher, find_launcher
+from miner.core.llms.llamacpp.engine_pool import host_settings
+from miner.core.llms.llamacpp.memory import measured_memory
+from miner.core.llms.pool.memory_meter import MemoryMeter
 from miner.core.models.memory import gpus
 from miner.core.models.memory.available import available_memory
 from miner.core.models.memory.gpus import find_gpus, metal_free
 
 GIB = 1 << 30
+PID = 1 << 30
+"""Of no process that runs."""
 
 
 @pytest.fixture
@@ -33,6 +40,20 @@ def nvidia(root, *cards):
     lines = "".join(f"{free}, {total}\\n" for free, total in cards)
     uuids = "".join(f"GPU-{number}abc\\n" for number in range(len(cards)))
     program(root, "nvidia-smi", f'case "$1" in *uuid*) printf "{uuids}";; *) printf "{lines}";; esac')
+
+
+def nvidia_with_processes(root, *cards, processes=()):
+    """`processes`: pid, card, MiB and name of each."""
+    free = "".join(f"{free}, {total}\\n" for free, total in cards)
+    uuids = "".join(f"GPU-{number}abc\\n" for number in range(len(cards)))
+    usage = "".join(f"{pid}, GPU-{card}abc, {size}\\n" for pid, card, size, _ in processes)
+    named = "".join(f"{pid}, {size}, {name}\\n" for pid, _, size, name in processes)
+    program(
+        root,
+        "nvidia-smi",
+        f'case "$1" in *process_name*) printf "{named}";; *gpu_uuid*) printf "{usage}";; *uuid*) printf "{uuids}";; '
+        f'*) printf "{free}";; esac',
+    )
 
 
 def amd(root, *cards):
@@ -125,3 +146,41 @@ def test_which_engines_can_use_one(tmp_path):
     assert not BinaryLauncher(tmp_path / "llama-server").may_offload(0)
     bindings = LlamaCppPythonLauncher(tmp_path)
     assert (bindings.may_offload(None), bindings.may_offload(-1)) == (False, True)
+
+
+@pytest.mark.process
+def test_who_takes_a_gpus_memory(root):
+    processes = [(7, 0, 1000, "/usr/bin/python3"), (8, 1, 9000, "/opt/train, v2"), (9, 1, "[N/A]", "x")]
+    nvidia_with_processes(root, (1, 10000), (2, 10000), processes=processes)
+    assert gpus.gpu_processes() == [
+        gpus.GPUProcess(8, "train, v2", 9000 << 20),
+        gpus.GPUProcess(7, "python3", 1000 << 20),
+    ]
+    assert gpus.gpu_memory_of({7, 8}) == (1000 << 20, 9000 << 20)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("processes", "available"),
+    [
+        ([(PID, 0, 3000, "engine"), (8, 1, 6000, "train")], (9000, 4000)),
+        # The driver does not say it: what the engine counts for.
+        ([], (8000, 6000)),
+    ],
+)
+def test_what_engines_take_of_gpus_is_theirs(root, processes, available):
+    nvidia_with_processes(root, (6000, 10000), (4000, 10000), processes=processes)
+    running = [RunningEngine(PID, (2000 << 20, 2000 << 20))]
+    found = measured_memory(MinerConfig(), running)
+    assert found.gpu_available == tuple(size << 20 for size in available)
+
+
+@pytest.mark.process
+def test_a_gpu_that_others_fill_is_seen_and_they_are_named(root):
+    processes = [(PID, 0, 3000, "engine"), (8, 0, 5000, "/opt/train")]
+    nvidia_with_processes(root, (2000, 10000), processes=processes)
+    meter = MemoryMeter(host_settings(MinerConfig(), [9000 << 20]))
+    room = meter.headroom([RunningEngine(PID, (3000 << 20,))])
+    assert room.gpus == (5000 << 20,)
+    assert room.most_gpus == (9000 << 20,)
+    assert "train (pid 8) with 4.88 GiB on a GPU" in room.others
