@@ -184,6 +184,38 @@ async def test_what_it_took_is_remembered_and_booked(serve, tmp_path):
     assert sorted(record["memory"] // (300 << 20) for record in records.values()) == [1, 1]
 
 
+async def test_two_that_sleep_by_turns(serve):
+    """Nothing is started again, and what sleeps is neither woken up by lists nor unready."""
+    both = "".join(
+        f"""
+        [backends.{name}]
+        kind = "vllm"
+        command = {command("--enable-sleep-mode", "--name", name)}
+        sleep = 1
+        [models.{name}]
+        backend = "{name}"
+        """
+        for name in ("a", "b")
+    )
+    async with serve(f'{both}[groups.gpu]\nmodels = ["a", "b"]\nmax_loaded = 1\n') as pool:
+        pids = set()
+        for name, other in (("a", None), ("b", "a"), ("a", "b"), ("b", "a")):
+            assert await pool.generate("x", model=name, max_tokens=1) == f"{name} "
+            await pool.list_models()
+            health = await pool.health()
+            assert health
+            assert engine_of(health, name).state == "ready"
+            if other is not None:
+                assert engine_of(health, other).state == "sleeping"
+                assert {each.name: each.state for each in await pool.model_states()} == {
+                    name: "ready",
+                    other: "sleeping",
+                }
+            pids |= {engine.pid for engine in health.engines}
+        assert len(pids) == 2
+    assert not any(map(alive, pids))
+
+
 async def test_a_changed_command_replaces_the_old_one_when_its_requests_are_done(serve):
     text = """
         [backends.gpu]
