@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -166,14 +167,11 @@ class LlamaSource:
         """The engine of a spec, not started."""
         return KeepingProcess(
             spec, self.models.launcher, start_timeout=self.settings.llamacpp_start_timeout, keeper=self.keeper,
-            threads=partial(self._threads, spec, self.headers[spec]),
+            # The engine must not keep its service alive: a service that is dropped takes its engines with it.
+            threads=partial(
+                _threads, weakref.ref(self.models), self.models.launcher, self.cores, spec, self.headers[spec]
+            ),
         )  # fmt: skip
-
-    def _threads(self, spec: EngineSpec, header: GGUFHeader) -> EngineThreads:
-        launcher = self.models.launcher
-        if all_on_gpu(spec, header, self.models.budget(), launcher) or launcher.uses_openmp():
-            return EngineThreads(spec.threads or self.cores.count)
-        return EngineThreads(spec.threads or self.cores.share(), spins=True)
 
     def memory_of(self, spec: EngineSpec) -> tuple[int, tuple[int, ...]]:
         """Bytes of main memory and on each GPU that it takes.
@@ -183,6 +181,17 @@ class LlamaSource:
         """
         need = self.models.need(spec)
         return need.ram, need.gpus
+
+
+def _threads(
+    models: weakref.ref[LocalModels], launcher: Launcher, cores: Cores, spec: EngineSpec, header: GGUFHeader
+) -> EngineThreads:
+    """The threads of an engine's next start."""
+    known = models()
+    on_gpu = known is not None and all_on_gpu(spec, header, known.budget(), launcher)
+    if on_gpu or launcher.uses_openmp():
+        return EngineThreads(spec.threads or cores.count)
+    return EngineThreads(spec.threads or cores.share(), spins=True)
 
 
 def health_of(models: list[str], engines: list[EngineStatus]) -> Health:
