@@ -2,6 +2,7 @@
 
     python -m bench.pool            simulated engines on a virtual clock: 4 s to load, 0.3 s to stop, 4 slots
     python -m bench.pool --real     the llama.cpp engine and three links to the demo model (`--rule fair`: without FCFS)
+    python -m bench.pool --together [--server LLAMA_SERVER]     two models that generate at once (`together.py`)
 
 Both rules get the same requests and engines. FCFS: the oldest request decides which model is loaded; requests for that
 model run concurrently until one for another model is the oldest.
@@ -233,9 +234,19 @@ if __name__ == "__main__":
     parser.add_argument("--real", action="store_true", help="real engines: many minutes, most of them for FCFS")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rule", choices=("FCFS", "fair"), help="only this one")
+    parser.add_argument("--together", action="store_true", help="two models at once and one alone, side by side")
+    parser.add_argument("--server", help="with --together: a llama-server binary, besides the wheel")
+    parser.add_argument("--rounds", type=int, default=5, help="with --together")
+    parser.add_argument("--tokens", type=int, default=120, help="with --together")
     arguments = parser.parse_args()
     chosen = tuple(rule for rule in RULES if arguments.rule is None or rule[0].startswith(arguments.rule))
-    if arguments.real:
+    if arguments.together:
+        from bench.together import together
+
+        with tempfile.TemporaryDirectory() as directory:
+            servers = [None, arguments.server] if arguments.server else [None]
+            asyncio.run(together(Path(directory), servers, arguments.rounds, arguments.tokens))
+    elif arguments.real:
         with tempfile.TemporaryDirectory() as directory:
             asyncio.run(real(links(directory), arguments.seed, chosen))
     else:

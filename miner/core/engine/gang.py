@@ -7,6 +7,8 @@ them or the configuration has changed, those that compute at once take turns: ti
 have cores for all their threads, and the others are suspended (SIGSTOP, SIGCONT). Idle engines are left alone, and so
 is one that computes while the others are idle.
 
+Engines with OpenMP are never suspended; while several compute, their threads are bound to cores (`affinity.py`).
+
 Cores are shared equally, between engines and over time: whoever has run least is next. An engine that begins to compute
 after a pause goes first, so a short request beside a long one is not delayed by a slice.
 """
@@ -18,6 +20,7 @@ import logging
 import weakref
 from collections.abc import Iterable
 
+from miner.core.engine.affinity import CoreBinder
 from miner.core.engine.spec import Engine
 
 _SLICE = 0.1
@@ -68,6 +71,7 @@ class GangScheduler:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._binder = CoreBinder(loop)
         self._cores: int | None = None
         self._jobs: dict[Engine, _Job] = {}
         self._used: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()
@@ -86,6 +90,8 @@ class GangScheduler:
             computing: those without `spinning_threads` are never suspended.
             cores: None: none is.
         """
+        computing = list(computing)
+        self._binder.update(computing if cores is not None else ())
         wanted = {engine: threads for engine in computing if (threads := engine.spinning_threads) > 0}
         if wanted.keys() == self._jobs.keys() and cores == self._cores:
             return
@@ -104,7 +110,8 @@ class GangScheduler:
         self._choose()
 
     def close(self) -> None:
-        """Resume all."""
+        """Resume all: they are being stopped."""
+        self._binder.close()
         self.update((), self._cores)
 
     def _count(self) -> None:

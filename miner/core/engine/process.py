@@ -247,6 +247,17 @@ class EngineProcess:
         if self._run is not None and self._owner == os.getpid():
             self._run.resume()
 
+    @property
+    def can_bind(self) -> bool:
+        """Whether it computes on processors with OpenMP, and a thread for each core."""
+        return False
+
+    def bind(self) -> None:
+        """Bind the threads that compute to one core each."""
+
+    def release(self) -> None:
+        """Undo `bind`."""
+
     def kill(self) -> None:
         """Kill the child, from any thread, also at interpreter exit. Waits a second at most until it has exited; not on
         a running event loop. Does nothing in a forked copy.

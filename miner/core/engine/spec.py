@@ -311,6 +311,16 @@ class Engine(Protocol):
     def resume(self) -> None:
         """Let a suspended process go on."""
 
+    @property
+    def can_bind(self) -> bool:
+        """Whether it computes on processors with OpenMP, and a thread for each core."""
+
+    def bind(self) -> None:
+        """Begin to bind the threads that compute to one core each."""
+
+    def release(self) -> None:
+        """Undo `bind`."""
+
     def kill(self) -> None:
         """Kill the process, with or without a running loop, on which it does not wait."""
 

@@ -145,7 +145,7 @@ class SimulatedEngine:
         self.spinning_threads = 0
         self.log_tail = ["the last line"]
         self.in_flight = 0
-        self.suspended = False
+        self.suspended = self.bound = self.can_bind = False
         self.life = 0
         self.killed = 0
         self.resets = 0
@@ -197,6 +197,13 @@ class SimulatedEngine:
         self.machine.events.append(("stop", self.spec.alias))
         await asyncio.sleep(self.machine.stop)
         self.state = "stopped"
+
+    def bind(self) -> None:
+        assert not self.bound
+        self.bound = True
+
+    def release(self) -> None:
+        self.bound = False
 
     def suspend(self) -> None:
         self.suspended = True

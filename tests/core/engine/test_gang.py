@@ -16,7 +16,7 @@ class Clocked:
     def __init__(self, name, threads):
         self.name = name
         self.spinning_threads = threads
-        self.suspended = False
+        self.suspended = self.can_bind = False
         self.switches = 0
 
     def suspend(self):
@@ -148,5 +148,37 @@ def test_the_pool_suspends_engines_only_while_several_compute():
         await asyncio.gather(*both)
         assert not any(engine.suspended for engine in engines)
         await pool.aclose()
+
+    simulate(main())
+
+
+def test_engines_with_openmp_are_bound_while_several_compute():
+    async def main():
+        machine = Machine(load=0.1)
+        pool = machine.pool(cores=2)
+        specs = [spec_of(name) for name in "abc"]
+        await asyncio.gather(*(request(pool, spec, 0.1) for spec in specs))
+        a, b, c = (machine.named(name) for name in "abc")
+        a.can_bind = b.can_bind = True
+        alone = start(request(pool, specs[0], 5.0))
+        other = start(request(pool, specs[2], 5.0))  # on a GPU
+        await asyncio.sleep(0.1)
+        assert not a.bound
+        await request(pool, specs[1], 1.0)
+        await asyncio.sleep(0.5)
+        assert [engine.bound for engine in (a, b, c)] == [True, True, False]
+        await request(pool, specs[1], 1.0)
+        assert a.bound
+        await asyncio.sleep(1.1)
+        assert not a.bound
+        assert not b.bound
+        assert not any(engine.suspended for engine in (a, b, c))
+        await asyncio.gather(alone, other)
+        both = [start(request(pool, spec, 1.0)) for spec in specs[:2]]
+        await asyncio.sleep(0.1)
+        assert a.bound
+        await asyncio.gather(*both)
+        await pool.aclose()
+        assert all(handle.cancelled() for handle in asyncio.get_running_loop()._scheduled)
 
     simulate(main())

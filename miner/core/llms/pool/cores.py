@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,14 +44,16 @@ class SharedCores:
     def apply(self, host: EngineHost) -> None:
         """Engines that are started on this host from now on have their share."""
         host.cores.limit = self._settings.llamacpp_cores
-        host.cores.sharing = lambda cores: self._share_of(cores, host)
+        known = weakref.ref(host)  # its engines outlive it, and must not keep it alive
 
-    def _share_of(self, cores: int, host: EngineHost) -> int:
-        """Threads of an engine without OpenMP for which the operator has set none."""
-        with self._lock:
-            if cores not in self._shares:
-                self._shares[cores] = self._compute(cores, host.last_budget().available)
-            return self._shares[cores]
+        def share(cores: int) -> int:
+            owner = known()
+            with self._lock:
+                if cores not in self._shares:
+                    self._shares[cores] = self._compute(cores, owner.last_budget().available if owner else None)
+                return self._shares[cores]
+
+        host.cores.sharing = share
 
     def _compute(self, cores: int, memory: int | None) -> int:
         engines = self._engines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 import psutil
 import pytest
@@ -104,6 +105,36 @@ async def test_with_openmp_each_has_all_cores(directory, monkeypatch):
             await service.generate("hi", model=name, max_tokens=1)
         threads = {each.model: psutil.Process(each.pid).num_threads() for each in (await service.health()).engines}
     assert threads["a"] == threads["b"] == threads["c"] + 2
+
+
+def affinities(pid):
+    """Of the threads of a process, by thread."""
+    return {task: os.sched_getaffinity(int(task)) for task in os.listdir(f"/proc/{pid}/task")}
+
+
+async def test_threads_with_openmp_are_bound_only_while_two_compute(directory):
+    async with pool_of(directory, table("ab", server="")) as service:
+
+        async def one(name, tokens):
+            request = {"model": name, "max_tokens": tokens, "raw": True, "extra": {"ignore_eos": True}}
+            return "".join([chunk.content or "" async for chunk in service.stream("hi", **request)])
+
+        await asyncio.gather(one("a", 50), one("b", 50))
+        allowed, cores = os.sched_getaffinity(0), physical_cores()
+        pids = [engine.pid for engine in (await service.health()).engines]
+        await asyncio.sleep(1.5)
+        assert all(found == allowed for pid in pids for found in affinities(pid).values())
+        await one("a", 50)
+        assert all(found == allowed for pid in pids for found in affinities(pid).values())
+        texts = asyncio.gather(one("a", 1000), one("b", 1000))
+        await asyncio.sleep(0.05)
+        if len(allowed) > 1:
+            for pid in pids:
+                bound = [found for found in affinities(pid).values() if len(found) == 1]
+                assert len(bound) == cores == len(set(map(frozenset, bound)))
+        assert all(await texts)
+        await asyncio.sleep(1.5)
+        assert all(found == allowed for pid in pids for found in affinities(pid).values())
 
 
 async def test_engines_with_too_many_threads_take_turns(directory):
