@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,12 +103,18 @@ def _clock(text: str) -> float:
 def physical_cores() -> int:
     """Cores that this process may use: hyperthreads count once, and the cgroup's quota applies.
 
-    llama.cpp counts all cores of the machine; one thread too many halves its speed.
+    llama.cpp counts all cores of the machine; one thread too many halves its speed. The first call reads files: not on
+    an event loop.
     """
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
         return max(1, os.cpu_count() or 1)
+    return _cores_of(frozenset(allowed))
+
+
+@lru_cache(maxsize=16)
+def _cores_of(allowed: frozenset[int]) -> int:
     cores = set[str]()
     for cpu in allowed:
         try:

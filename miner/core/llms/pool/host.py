@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from miner.core.engine.errors import closed
 from miner.core.engine.events import EngineEvents
 from miner.core.engine.pool import EnginePool
+from miner.core.engine.procstat import physical_cores
 from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.spec import AnySpec
 from miner.core.engine.threads import Cores
@@ -45,6 +46,7 @@ class EngineHost:
 
     def budget(self) -> Memory:
         """The memory that all engines together may take as of now. Blocks: not for an event loop."""
+        physical_cores()  # reads files once: here it may, and the limits of the pool need them
         return self._meter.budget(self._pool.running() if self._pool is not None else ())
 
     def last_budget(self) -> Memory:
