@@ -134,7 +134,8 @@ def _fallbacks(content: ConfigFile) -> Iterator[Problem]:
             where = ("models", name, "fallbacks", number)
             meant = known.get(other)
             if meant is None:
-                yield Problem("there is no such model", where, hint=nearest(other, content.models))
+                hint = nearest(other, content.models) or names.listed_models(content)
+                yield Problem("there is no such model", where, hint=hint)
             elif meant == name:
                 yield Problem("a model cannot replace itself", where)
             elif content.models[meant].pooling is not None:
@@ -152,7 +153,7 @@ def _defaults(content: ConfigFile) -> Iterator[Problem]:
         yield Problem("there is no such backend", ("defaults", "backend"), hint=nearer or listed)
     exposing = any(backend.expose for backend in content.backends.values())
     if defaults.model is not None and not exposing and names.meaning(content, defaults.model) is None:
-        hint = nearest(defaults.model, names.exact_names(content))
+        hint = nearest(defaults.model, names.exact_names(content)) or names.listed_models(content)
         yield Problem("there is no such model", ("defaults", "model"), hint=hint)
     both = sorted(set(defaults.skip) & set(defaults.refuse))
     if both:

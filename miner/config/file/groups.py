@@ -7,6 +7,7 @@ from typing import Any
 
 from miner.config.file.kinds import ENGINE_KEYS, BackendFacts, backend_of
 from miner.config.file.merge import with_defaults
+from miner.config.file.names import listed_models
 from miner.config.file.problems import Problem, nearest, toml_text
 from miner.config.file.schema import ConfigFile
 
@@ -27,7 +28,7 @@ def check_groups(content: ConfigFile) -> Iterator[Problem]:
         for number, name in enumerate(group.models):
             here = (*where, "models", number)
             if name not in content.models:
-                hint = nearest(name, content.models) or f"Models: {', '.join(content.models) or 'none'}."
+                hint = nearest(name, content.models) or listed_models(content)
                 yield Problem("there is no such model", here, hint=hint)
                 continue
             if name in seen:

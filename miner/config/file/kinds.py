@@ -106,7 +106,7 @@ def _address(backend: Backend, where: KeyPath) -> Iterator[Problem]:
         hint = "A server that runs already has a url, one that is started here a command."
         yield Problem("url and command exclude each other", (*where, "command"), hint=hint)
     if backend.kind == "openai" and backend.url is None and backend.command is None:
-        yield Problem("url or command is missing: where is the server?", where)
+        yield Problem("url or command is missing: one of them says where the server is", where)
     if backend.command is None:
         return
     if not backend.command[0].strip():

@@ -20,6 +20,11 @@ def exact_names(content: ConfigFile) -> dict[str, str]:
     return known
 
 
+def listed_models(content: ConfigFile) -> str:
+    """What there is, for an error about a name that is not."""
+    return f"Models: {', '.join(content.models) or 'none'}."
+
+
 def meaning(content: ConfigFile, wanted: str) -> str | None:
     """The model that a client's name means: exactly, in other letters, or by a pattern."""
     known = exact_names(content)

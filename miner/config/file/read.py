@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from miner.config.file.check import check
 from miner.config.file.lines import KeyPath, Lines, TooDeepError
 from miner.config.file.problems import MOST, ConfigFileError, Problem, key_text, shown_path, shown_value, value_at
 from miner.config.file.schema import ConfigFile
-from miner.config.file.validation import problems_of
+from miner.config.file.validation import ONE_TABLE, problems_of
 from miner.config.file.variables import LATE_VARIABLES, Variables
 from miner.errors import ConfigError
 
@@ -169,8 +170,11 @@ def _syntax_problem(message: str, text: str) -> Problem:
     last = text.count("\n") + (not text.endswith("\n"))
     line = int(place[1]) if place and place[1] else last
     column = f" (column {place[2]})" if place and place[2] else ""
-    if what.startswith(("Cannot ", "Duplicate ")) and (twice := _defined_twice(text, line)) is not None:
-        return twice
+    if what.startswith(("Cannot ", "Duplicate ")):
+        if text.split("\n")[line - 1].lstrip().startswith("[["):
+            return Problem("a list of tables stands where tables have names", line=line, hint=ONE_TABLE)
+        if (twice := _defined_twice(text, line)) is not None:
+            return twice
     hint = next((hint for start, hint in _SYNTAX_HINTS if place and place[1] and what.startswith(start)), None)
     return Problem(f"not TOML: {what[:1].lower()}{what[1:]}{column}", line=line, hint=hint)
 
@@ -181,10 +185,11 @@ def _defined_twice(text: str, line: int) -> Problem | None:
         events = Lines("\n".join(text.split("\n")[:line])).events
     except (RecursionError, TooDeepError):
         return None
-    path: KeyPath | None = next((path for path, at in reversed(events) if at == line), None)
-    first = next((at for other, at in events if other == path), line)
-    if path is None or [other for other, _ in events].count(path) < 2:
+    counts = Counter(path for path, _ in events)
+    path = next((path for path, at in events if at == line and counts[path] > 1), None)
+    if path is None:
         return None
+    first = next(at for other, at in events if other == path)
     shown = key_text(path)
     what = f"[{shown}] is" if text.split("\n")[line - 1].lstrip().startswith("[") else f"{shown} is"
     return Problem(f"{what} defined twice; first in line {first}", line=line, hint="Keep one of them.")

@@ -34,6 +34,9 @@ _TABLES = {"Backend": "[backends.NAME]", "Model": "[models.NAME]", "Group": "[gr
            "Sampling": "sampling = { ... }"}  # fmt: skip
 
 
+ONE_TABLE = "Tables have single brackets here, and a name each, such as [models.small]."
+
+
 class _Place(NamedTuple):
     """Where an error of pydantic's is."""
 
@@ -134,6 +137,8 @@ def _hint_for_value(value: Any, written: Any, node: Node) -> str | None:
         return f"Write it without quotes: {plain}" if fits else None
     if kind == "string" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return "Write it in quotes."
+    if kind == "object" and isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return ONE_TABLE
     if kind == "array" and isinstance(value, str):
         return "Write it in brackets, each part in quotes of its own."
     return None

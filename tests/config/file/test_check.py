@@ -14,7 +14,7 @@ COMMAND = '[backends.gpu]\nkind = "vllm"\ncommand = ["vllm", "serve", "m", "--po
     ("text", "message"),
     [
         # backends
-        ('[backends.a]\nkind = "openai"', "1: backends.a: url or command is missing: where is the server?."),
+        ('[backends.a]\nkind = "openai"', "1: backends.a: url or command is missing: one of them says where the server is."),
         (COMMAND + 'url = "http://x"', "3: backends.gpu.command = "),
         (
             '[backends.a]\nkind = "vllm"\ncommand = ["vllm", "serve"]',
@@ -74,6 +74,8 @@ COMMAND = '[backends.gpu]\nkind = "vllm"\ncommand = ["vllm", "serve", "m", "--po
         ('[models.a]\nfallbacks = ["a"]', '2: models.a.fallbacks[0] = "a": a model cannot replace itself.'),
         ('[models.a]\naliases = ["x"]\nfallbacks = ["x"]', '3: models.a.fallbacks[0] = "x": a model cannot replace itself.'),
         ('[models.a]\nfallbacks = ["b", "b"]\n[models.b]', '2: models.a.fallbacks[1] = "b": stands there twice.'),
+        ('[defaults]\nmodel = "qwen"\n[models.aaa]', '2: defaults.model = "qwen": there is no such model. Models: aaa.'),
+        ('[models.a]\nfallbacks = ["qwen"]', '2: models.a.fallbacks[0] = "qwen": there is no such model. Models: a.'),
         ('[defaults]\nmodel = "aa"\n[models.aaa]', '2: defaults.model = "aa": there is no such model. Did you mean aaa?'),
         ('[models.a]\nskip = ["top_k"]\nrefuse = ["top_k"]', '2: models.a.skip = ["top_k"]: top_k is in refuse as well.'),
         # groups and limits

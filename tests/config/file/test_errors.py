@@ -96,6 +96,18 @@ def test_a_wrong_table(text, message, errors):
         ("[models.x]\nslots = 1\n[models.x]", "miner.toml:3: [models.x] is defined twice; first in line 1."),
         ('b.x.kind = "a"\nb.x.kind = "b"', "miner.toml:2: b.x.kind is defined twice; first in line 1."),
         ("x = { a = 1, a = 2 }", "miner.toml:1: x.a is defined twice; first in line 1."),
+        (
+            "[models.a.flags]\n[models.a]\nflags = { x = 1 }",
+            "miner.toml:3: models.a.flags is defined twice; first in line 1.",
+        ),
+        (
+            "[models.a]\n[[models]]",
+            "miner.toml:2: a list of tables stands where tables have names. Tables have single brackets",
+        ),
+        (
+            "[[models]]\nfile = 'a'",
+            'miner.toml:1: models = [{ file = "a" }]: must be a table. Tables have single brackets',
+        ),
         ("[models.x]\nbackend = local", "miner.toml:2: not TOML: invalid value (column 11). Text needs quotes"),
         ("\nfile = 'x", 'miner.toml:2: not TOML: expected "\'".'),
         ("a = [\n1,", "miner.toml:2: not TOML: invalid value."),
