@@ -12,7 +12,6 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from miner.core.engine.procstat import physical_cores
@@ -44,14 +43,8 @@ class EngineThreads(NamedTuple):
 
 
 def usable_cores(limit: int | None = None) -> int:
-    """Cores for engines: those of this process, and no more than the limit. Reads files, so not for an event loop."""
+    """Cores for engines: those of this process, and no more than the limit."""
     return min(physical_cores(), limit or sys.maxsize)
-
-
-@lru_cache(maxsize=16)
-def known_cores(limit: int | None = None) -> int:
-    """The same as at the first call, which blocks; later ones do not."""
-    return usable_cores(limit)
 
 
 def loaded_together(engines: Sequence[CpuEngine], *, max_loaded: int | None = None, memory: int | None = None) -> int:

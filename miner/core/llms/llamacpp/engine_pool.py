@@ -12,13 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from miner.core._typing import override
-from miner.core.engine.headroom import RunningEngine
 from miner.core.engine.launchers import Launcher, LlamaCppPythonLauncher
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.procstat import physical_cores
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import Engine, EngineAddress, EngineSpec
-from miner.core.engine.threads import Cores, EngineThreads, known_cores
+from miner.core.engine.threads import Cores, EngineThreads, usable_cores
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.capabilities import refuse_unsupported
@@ -127,17 +126,12 @@ def host_settings(settings: MinerConfig, gpu_memory: Sequence[int] = ()) -> Host
         gpu_memory: at most so much of each GPU.
     """
     return HostSettings(
-        measure=partial(_measured, settings),
+        measure=partial(measured_memory, settings),
         budget=lambda free: budget_of(free, settings, gpu_memory),
         limits=partial(limits_of, settings),
         kv_cache=settings.kv_cache,
         cores=settings.llamacpp_cores,
     )
-
-
-def _measured(settings: MinerConfig, running: Sequence[RunningEngine]) -> Memory:
-    known_cores(settings.llamacpp_cores)  # read here, in a thread, for `limits_of`
-    return measured_memory(settings, running)
 
 
 def limits_of(settings: MinerConfig, budget: Memory) -> PoolLimits:
@@ -149,7 +143,7 @@ def limits_of(settings: MinerConfig, budget: Memory) -> PoolLimits:
         queue_timeout=settings.queue_timeout,
         max_loaded=settings.llamacpp_max_loaded,
         # Elsewhere nobody would resume an engine that is suspended when this process is killed.
-        cores=known_cores(settings.llamacpp_cores) if sys.platform == "linux" else None,
+        cores=usable_cores(settings.llamacpp_cores) if sys.platform == "linux" else None,
         idle_timeout=settings.llamacpp_idle_timeout,
         fairness_wait=settings.llamacpp_fairness_wait,
     )
