@@ -265,9 +265,10 @@ class ModelOptions(Table):
     unsupported: Policy | None = None
     """What becomes of parameters that are not supported: as MINER_SERVE_UNSUPPORTED."""
     skip: list[str] = []
-    """Parameters that are always skipped, and listed in the response, where they are not supported."""
+    """Parameters that are skipped, and listed in the response, where they are not supported: whatever `unsupported` is,
+    unless the request or its key has a policy of its own."""
     refuse: list[str] = []
-    """Parameters that are always refused where they are not supported."""
+    """Parameters that are refused where they are not supported: with the same exception."""
     timeout: Duration | None = None
     """Read timeout in seconds; default: the backend's."""
 

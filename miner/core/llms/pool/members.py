@@ -21,7 +21,7 @@ from miner.core.llms.pool.host import EngineHost, SharesHost
 from miner.core.llms.pool.limits import host_settings_of, with_limits
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
 from miner.core.llms.pool.rules import engine_rules
-from miner.core.llms.pool.table import ModelTable, ServedModel, preset_for
+from miner.core.llms.pool.table import ModelTable, ServedModel
 from miner.core.llms.registry import load_backend
 from miner.core.wire import EngineStatus
 from miner.errors import ConfigError, MinerError
@@ -296,4 +296,4 @@ class Members:
 
 
 def _served(plan: ModelPlan, holder: Holder) -> ServedModel:
-    return ServedModel(plan.name, plan.model, holder, plan.upstream, preset_for(plan.model))
+    return ServedModel(plan.name, plan.model, holder, plan.upstream, plan.preset)

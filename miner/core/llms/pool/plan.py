@@ -12,6 +12,8 @@ from miner.config.file.merge import LOCAL, with_defaults
 from miner.config.file.read import LoadedConfig
 from miner.config.file.schema import Backend, Model
 from miner.core.llms.pool.options import llamacpp_settings
+from miner.core.llms.pool.presets import preset_for
+from miner.core.wire import Preset
 from miner.errors import ConfigError
 
 ADDRESS = {
@@ -74,6 +76,8 @@ class ModelPlan:
     service: ServicePlan
     upstream: str | None
     """Its name at the service; None: the service has only this one."""
+    preset: Preset | None = None
+    """What it adds to requests that do not set it."""
 
 
 def plan_models(loaded: LoadedConfig) -> dict[str, ModelPlan]:
@@ -97,7 +101,7 @@ def plan_models(loaded: LoadedConfig) -> dict[str, ModelPlan]:
             table = Backend.model_construct(kind=LOCAL)
         service = plan_service(backend, table, loaded, name, model)
         upstream = None if service.runs_engines else model.name or name
-        plans[name] = ModelPlan(name, model, service, upstream)
+        plans[name] = ModelPlan(name, model, service, upstream, preset_for(name, model, loaded))
     return plans
 
 

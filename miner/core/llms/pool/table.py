@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from miner.config.file.schema import Model
-from miner.core.llms.contract.preset import preset_of_options
 from miner.core.llms.contract.rules import ModelRules, Price, cost_of
 from miner.core.llms.pool.holder import Holder
 from miner.core.models.names import without_tag
@@ -128,14 +127,6 @@ class ModelTable:
             hint=f"Name one: {', '.join(names)}." if names else None,
             operator_hint="Set model in [defaults]." if names else "Add one to [models].",
         )
-
-
-def preset_for(model: Model) -> Preset | None:
-    """What a model adds to requests that do not set it."""
-    given = {key: value for key, value in model.sampling.model_dump().items() if value is not None}
-    if not given and not model.system:
-        return None
-    return preset_of_options(given, system=model.system or "")
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

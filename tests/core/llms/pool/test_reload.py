@@ -68,7 +68,8 @@ async def test_what_cannot_be_served_changes_nothing(tmp_path):
         before, members = service._members.table, service._members
         good = service.config_path.read_text()
         foreign = '[backends.foreign]\nkind = "not-installed"\n[models.bad]\nbackend = "foreign"\n'
-        for text in ("[models.second\n", f'{good}[models.bad]\nbackend = "nowhere"\n', good + foreign):
+        stop = f"{good}sampling = {{ stop = [''] }}\n"
+        for text in (stop, "[models.second\n", f'{good}[models.bad]\nbackend = "nowhere"\n', good + foreign):
             service.config_path.write_text(text)
             with pytest.raises(ConfigError):
                 await service.reload()
@@ -132,3 +133,11 @@ async def test_limits_of_a_service_that_stays_are_those_of_the_file(tmp_path):
             await until(lambda: len(server.generations) == 2)
             go_on.set()
             assert await asyncio.gather(*asked) == ["Hello."] * 4
+
+
+@pytest.mark.parametrize("table", ["models.m", "defaults"])
+async def test_a_parameter_that_no_request_may_have_is_an_error_of_the_file(tmp_path, table):
+    text = f'[backends.a]\nkind = "openai"\nurl = "http://127.0.0.1:1"\n[{table}]\nsampling = {{ stop = [""] }}\n'
+    with pytest.raises(ConfigError, match=rf"miner.toml:5: {table}.sampling.stop = .* none of them empty"):
+        async with pool_of(tmp_path, text if table != "defaults" else f"{text}[models.m]\n"):
+            pass
