@@ -44,8 +44,8 @@ def print_table(loaded: LoadedConfig, settings: MinerConfig, *, json: bool) -> i
     for sentence in table.sentences():
         print(printable(sentence))
     if any(engine.evicts and engine.chosen for engine in table.engines):
-        note("miner: Slots and context follow from the memory that a model has alone. Set `context` and `slots`\n"
-             "  to let more models fit together.")  # fmt: skip
+        note("miner: Models share the memory, but none gets less than one slot that agents can use. Set `context` and\n"
+             "  `slots` to let more models fit together.")  # fmt: skip
     for engine in table.engines:
         if engine.problem and engine.hint:
             note(f"miner: {engine.name}: {engine.hint}")

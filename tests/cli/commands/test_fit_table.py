@@ -70,7 +70,7 @@ def test_the_table(miner):
         ('[limits]\nmemory = "450MiB"\n' + models(c="preload = true"), ["c and a fit together.", "b evicts c."]),
         ('[limits]\nmemory = "450MiB"\n' + models(a="pin = true"), ["a and b fit together.", "c evicts b."]),
         (
-            '[limits]\nmemory = "450MiB"\n' + models("abcd", d="context = 4096"),
+            '[limits]\nmemory = "450MiB"\n' + models("abcd", d="context = 8192"),
             ["a and b fit together.", "c evicts a.", "d evicts a and b."],
         ),
         (

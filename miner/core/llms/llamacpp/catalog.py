@@ -44,7 +44,7 @@ from miner.core.models.directory import Stamp, cache_directory
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.memory.available import Memory
-from miner.core.models.memory.capacity import Capacity
+from miner.core.models.memory.capacity import SHARE, Capacity, portion_of
 from miner.core.models.memory.kv_cache import ENCODERS
 from miner.core.models.resolve import LocatedModel
 from miner.core.wire import ModelInfo
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("miner.llamacpp")
 
+_ALL = 0.95
+"""Of the memory for all engines: what several that should fit together divide among them."""
 Found = tuple[LocalModel, "EngineSpec"]
 Key = tuple[asyncio.AbstractEventLoop, str | None, bool]
 
@@ -65,13 +67,15 @@ class LocalModels:
     Args:
         reserved: the memory that the loaded engines take.
         budget: the memory that all engines together may take; None: as the settings say, measured once. Blocks.
+        sharers: engines of other services, and this one's, that should fit into it together; 1: only this service's.
     """
 
     def __init__(
         self, settings: MinerConfig, reserved: Callable[[], EngineMemory] = lambda: EngineMemory(0),
-        budget: Callable[[], Memory] | None = None,
+        budget: Callable[[], Memory] | None = None, sharers: Callable[[], int] = lambda: 1,
     ) -> None:  # fmt: skip
         self._settings = settings
+        self._sharers = sharers
         self._reserved = reserved
         self._shared_budget = budget
         self._launcher: Launcher | None = None
@@ -165,6 +169,8 @@ class LocalModels:
         if spec is None:
             gpus = launcher.may_offload(settings.llamacpp_n_gpu_layers)
             left = memory_left(settings, self.budget(), self._reserved(), gpus=gpus)
+            if (sharers := self._sharers()) > 1:
+                left = portion_of(self.budget(), _ALL / sharers)
             spec = self._specs[bare] = with_prompt_cache(bare, model.header, settings, left, launcher)
         if not isinstance(self._needs.get(spec), EngineMemory):  # what did not fit may do now
             need = self._needs[spec] = self._memory_of(spec, model.header, launcher)
@@ -182,12 +188,17 @@ class LocalModels:
         settings, budget, most = self._settings, self.budget(), launcher.slots if launcher is not None else None
         gpus = launcher is None or launcher.may_offload(settings.llamacpp_n_gpu_layers)
         reserved = self._reserved()
-        left = memory_left(settings, budget, reserved, gpus=gpus)
-        capacity = capacity_of(model, settings, left, most=most)
-        if capacity.short and reserved != EngineMemory(0):
-            # Beside the others it would be of little use; alone it may have all that they take.
-            alone = budget if gpus else dataclasses.replace(budget, gpu_available=(), gpu_total=(), gpu_kind=())
-            capacity = capacity_of(model, settings, alone, most=most)
+        alone = budget if gpus else dataclasses.replace(budget, gpu_available=(), gpu_total=(), gpu_kind=())
+        sharers = self._sharers()
+        if sharers > 1:
+            # All of them should fit together, so each gets its part, whichever of them are loaded now.
+            capacity = capacity_of(model, settings, alone, most=most, share=min(SHARE, _ALL / sharers))
+        else:
+            left = memory_left(settings, budget, reserved, gpus=gpus)
+            capacity = capacity_of(model, settings, left, most=most)
+            if capacity.short and reserved != EngineMemory(0):
+                # Beside the others it would be of little use; alone it may have all that they take.
+                capacity = capacity_of(model, settings, alone, most=most)
         return self._capacities.setdefault(model.files.stamps, capacity)
 
     def _memory_of(self, spec: EngineSpec, header: GGUFHeader, launcher: Launcher) -> EngineMemory | EngineStartError:

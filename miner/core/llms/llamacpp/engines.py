@@ -73,7 +73,7 @@ class LocalEngines(ServerProvider):
         self._headers: dict[EngineSpec, GGUFHeader] = {}
         self._shared = host is not None
         self._host = host = EngineHost(host_settings(settings)) if host is None else host
-        self._models = LocalModels(settings, lambda: EngineMemory(*host.reserved()), host.budget)
+        self._models = LocalModels(settings, lambda: EngineMemory(*host.reserved()), host.budget, lambda: host.sharers)
         self._source = LlamaSource(settings, self._models, self._headers, host.keeper, host.cores)
         self._found: dict[str, tuple[LocalModel, EngineSpec]] = {}
         """The model that each alias meant at its last request."""

@@ -18,7 +18,7 @@ from miner.core.models.directory import Stamp, default_models_dir, stamp_of
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.memory.available import Memory, gpu_is_likely
-from miner.core.models.memory.capacity import AS_TRAINED, ENOUGH, Capacity, choose_capacity
+from miner.core.models.memory.capacity import AS_TRAINED, ENOUGH, SHARE, Capacity, choose_capacity
 from miner.core.models.memory.estimate import Load
 from miner.core.models.memory.kv_cache import ENCODERS
 from miner.core.models.resolve import LocatedModel
@@ -212,13 +212,16 @@ def _text_at(stamp: Stamp) -> str:
     return Path(stamp[0]).read_text(encoding="utf-8")
 
 
-def capacity_of(model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None) -> Capacity:
+def capacity_of(
+    model: LocalModel, settings: MinerConfig, memory: Memory, *, most: int | None = None, share: float = SHARE
+) -> Capacity:
     """Slots and context of a model's engine: those of the settings, else what suits the memory. Blocks: not for an
     event loop.
 
     Args:
         memory: what all engines together may take.
         most: the engine's maximum of slots; None: any number.
+        share: of that memory for this model, where that is enough for a slot.
     """
     ctx_size, parallel = settings.llamacpp_ctx_size, settings.llamacpp_parallel
     longest = longest_context(model.header, settings)
@@ -234,6 +237,7 @@ def capacity_of(model: LocalModel, settings: MinerConfig, memory: Memory, *, mos
         model.header, load, memory,
         slots=parallel or min(DEFAULT_PARALLEL, most or DEFAULT_PARALLEL), longest=longest,
         enough=longest if ctx_size is not None else ENOUGH, fixed_slots=parallel is not None,
+        share=share,
     )  # fmt: skip
     if ctx_size is not None:
         return Capacity(longest, capacity.parallel, "LLAMACPP_CTX_SIZE" if longest == ctx_size else AS_TRAINED)

@@ -40,6 +40,8 @@ class EngineHost:
         self._pool: EnginePool | None = None
         self._creating = threading.Lock()
         self._users: Counter[AnySpec] = Counter()
+        self.sharers = 1
+        """Engines that should fit into the memory together: one takes no more than its part, if that is enough."""
         self._closed = False
         self.events = EngineEvents()
         """What happens to engines."""

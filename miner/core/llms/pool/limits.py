@@ -8,8 +8,12 @@ from miner.core.llms.llamacpp.engine_pool import host_settings
 from miner.core.llms.pool.memory_meter import HostSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from miner.config.config import MinerConfig
     from miner.config.file.read import LoadedConfig
+    from miner.config.file.schema import ConfigFile
+    from miner.core.llms.pool.plan import ModelPlan
 
 
 def host_settings_of(settings: MinerConfig, loaded: LoadedConfig) -> HostSettings:
@@ -26,3 +30,14 @@ def with_limits(settings: MinerConfig, loaded: LoadedConfig) -> MinerConfig:
         "max_queue": limits.max_queue, "queue_timeout": limits.queue_timeout, "kv_cache": limits.kv_cache,
     }  # fmt: skip
     return settings.model_copy(update={name: value for name, value in fields.items() if value is not None})
+
+
+def sharers(models: Mapping[str, ModelPlan], content: ConfigFile) -> int:
+    """How many engines of a file may be loaded at once: so many divide the memory among them."""
+    engines = {plan.service.identity for plan in models.values() if plan.service.engine is not None}
+    count = len(engines)
+    for group in content.groups.values():
+        inside = {models[name].service.identity for name in group.models if name in models} & engines
+        most = group.max_loaded or len(inside)
+        count -= max(0, len(inside) - most)
+    return max(1, min(count, content.limits.max_loaded or count))

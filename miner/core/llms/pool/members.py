@@ -18,7 +18,7 @@ from miner.core.llms.pool.command_engine import command_spec
 from miner.core.llms.pool.cores import SharedCores
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.host import EngineHost, SharesHost
-from miner.core.llms.pool.limits import host_settings_of, with_limits
+from miner.core.llms.pool.limits import host_settings_of, sharers, with_limits
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
 from miner.core.llms.pool.rules import engine_rules
 from miner.core.llms.pool.table import ModelTable, ServedModel
@@ -72,6 +72,8 @@ class Members:
         self.loaded = loaded
         self._rules: dict[str, EngineRules] = {}
         """By the alias of the engine."""
+        self._sharers = 1
+        """Engines that divide the memory among them."""
         self._sharing = SharedCores({}, {}, settings)
         self.host = self._new_host()
         """Where all engines run."""
@@ -151,6 +153,7 @@ class Members:
         names = {holder.plan.engine or "": prepared.plans[key].engine or "" for key, holder in holders.items()}
         self._rules = {**prepared.rules, **{alias: prepared.rules.get(name, NO_RULES) for alias, name in names.items()}}
         self._sharing = SharedCores(models, prepared.rules, with_limits(self._settings, loaded))
+        self._sharers = sharers(models, loaded.content)
         self._configure(self.host)
         if leaving:
             new = [holder for holder in holders.values() if holder not in before]
@@ -252,6 +255,7 @@ class Members:
         # Engines that are started from now on have their share of the cores by the new table. Those that run keep their
         # threads: where they are too many together, engines take turns.
         self._sharing.apply(host)
+        host.sharers = self._sharers
 
     def _share_host(self, service: LLMService) -> None:
         if isinstance(service, SharesHost):

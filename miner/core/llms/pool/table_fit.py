@@ -17,7 +17,7 @@ from miner.core.engine.spec import AnySpec, Engine
 from miner.core.llms.llamacpp.catalog import LocalModels
 from miner.core.llms.pool.command_engine import CommandSource, command_spec
 from miner.core.llms.pool.hints import with_keys
-from miner.core.llms.pool.limits import host_settings_of
+from miner.core.llms.pool.limits import host_settings_of, sharers
 from miner.core.llms.pool.memory_meter import MemoryMeter
 from miner.core.llms.pool.plan import ModelPlan, config_for, plan_models
 from miner.core.llms.pool.rules import engine_rules
@@ -131,9 +131,10 @@ def fit_table(loaded: LoadedConfig, settings: MinerConfig) -> TableFit:
     sharing: dict[str, list[ModelPlan]] = {}
     for plan in plans.values():
         sharing.setdefault(plan.service.identity, []).append(plan)
+    count = sharers(plans, loaded.content)
     engines, members = [], list[tuple[EngineFit, Member]]()
     for shared in sharing.values():
-        engine, spec = _sized(shared, loaded, settings, budget)
+        engine, spec = _sized(shared, loaded, settings, budget, count)
         engines.append(engine)
         if spec is not None and engine.problem is None:
             member = Member(spec, _NO_ENGINE, engine.memory, engine.gpu_memory)
@@ -167,9 +168,9 @@ def _plan(members: Iterable[tuple[EngineFit, Member]], limits: PoolLimits, most:
 
 
 def _sized(
-    shared: Sequence[ModelPlan], loaded: LoadedConfig, settings: MinerConfig, budget: Memory
+    shared: Sequence[ModelPlan], loaded: LoadedConfig, settings: MinerConfig, budget: Memory, count: int
 ) -> tuple[EngineFit, AnySpec | None]:
-    """An engine and what it takes; no spec: it is elsewhere, or cannot run."""
+    """An engine and what it takes where so many share the memory; no spec: it is elsewhere, or cannot run."""
     plan = shared[0]
     service = plan.service
     kind: Literal["engine", "command", "elsewhere"] = (
@@ -183,8 +184,7 @@ def _sized(
         engine.memory, engine.gpu_memory = CommandSource(service.table, lambda: budget).memory_of(spec)
         return engine, spec
     own = config_for(service, settings)
-    # As `miner serve` does it, which looks all models up before it loads one.
-    models = LocalModels(own, budget=lambda: budget)
+    models = LocalModels(own, budget=lambda: budget, sharers=lambda: count)
     engine.chosen = None in (own.llamacpp_ctx_size, own.llamacpp_parallel)
     try:
         found = asyncio.run(models.find(None))[1]

@@ -48,6 +48,7 @@ def choose_capacity(
     longest: int,
     enough: int = ENOUGH,
     fixed_slots: bool = False,
+    share: float = SHARE,
 ) -> Capacity:
     """As many slots as fit with `enough` tokens each, then as many tokens as fit into each.
 
@@ -58,6 +59,7 @@ def choose_capacity(
         longest: most tokens of a slot.
         enough: tokens below which fewer slots are better.
         fixed_slots: `slots` is also the least.
+        share: of the memory that the model takes, where that is enough for a slot.
     """
     enough = min(enough, longest)
     if memory.available is None:
@@ -68,12 +70,12 @@ def choose_capacity(
             "the free memory is unknown",
         )
     sizes, least = layer_sizes(header, load_of(enough, 1).cpu_tensors), slots if fixed_slots else 1
-    share = _share_of(memory, SHARE)
+    portion = portion_of(memory, share)
     alone = placed(header, load_of(enough, least), memory, sizes)
 
     def fits(ctx_size: int, parallel: int) -> bool:
-        where = placed(header, load_of(ctx_size, parallel), share, sizes)
-        return _as_fast(where, alone) and _has_room(where, share)
+        where = placed(header, load_of(ctx_size, parallel), portion, sizes)
+        return _as_fast(where, alone) and _has_room(where, portion)
 
     number = next((count for count in range(slots, least - 1, -1) if fits(enough, count)), None)
     if number is not None:
@@ -89,7 +91,8 @@ def choose_capacity(
     return Capacity(ctx_size, least, why, short=ctx_size < enough)
 
 
-def _share_of(memory: Memory, share: float) -> Memory:
+def portion_of(memory: Memory, share: float) -> Memory:
+    """A part of what is available."""
     return replace(
         memory,
         available=None if memory.available is None else int(memory.available * share),

@@ -71,3 +71,19 @@ async def test_the_engine_runs_so_and_the_log_says_why(caplog):
     [line] = [record.getMessage() for record in caplog.records if record.name == "miner.llamacpp"]
     assert line.startswith("demo: 1 slot of 8192 tokens (as long as it was trained for); takes ")
     assert engine.slots == 1
+
+
+async def test_models_that_should_fit_together_divide_the_memory():
+    """A table's models: each has its part of the budget, whichever was looked up or loaded first."""
+    given = {"model_path": "demo", "llamacpp_memory_budget": 3 << 30}
+    needs = []
+    for models in (
+        LocalModels(settings(**given)),
+        LocalModels(settings(**given), sharers=lambda: 3),
+        LocalModels(settings(**given), lambda: EngineMemory(1 << 30), sharers=lambda: 3),
+    ):
+        _, spec = await models.find(None)
+        needs.append(models.need(spec).ram)
+    alone, first, later = needs
+    assert first == later <= (3 << 30) * 0.95 / 3
+    assert alone > first

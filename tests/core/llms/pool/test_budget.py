@@ -166,7 +166,7 @@ async def test_memory_that_another_process_takes_is_seen_and_used_again(tmp_path
     async with serving(Table(tmp_path, "")) as service:
         assert await ask(service, "a") == ["a"]
         assert await ask(service, "b") == ["a", "b"]
-        with allocated(230 * MIB):
+        with allocated(300 * MIB):
             await asyncio.sleep(1.1)
             assert await ask(service, "c") == ["c"]
             with allocated(300 * MIB):
