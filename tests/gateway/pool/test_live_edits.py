@@ -23,8 +23,8 @@ ONE = '[defaults]\nthreads = 1\nslots = 1\n[models.one]\nfile = "one.gguf"\ncont
 
 async def test_no_request_is_dropped_while_the_file_is_edited(tmp_path):
     outcomes = await hammer(tmp_path, 100, 6)
-    assert outcomes["served"] == 100, outcomes
-    assert outcomes["edits under load"] == 6
+    assert outcomes.keys() == {"served", "engines"}, outcomes
+    assert outcomes["served"] >= 100
     assert outcomes["engines"] <= 4
 
 

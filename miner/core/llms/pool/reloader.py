@@ -12,7 +12,7 @@ from miner.config.file.read import LoadedConfig, read_config
 from miner.core.llms.contract.config_state import ConfigChange, ConfigState
 from miner.core.llms.pool.members import Members, Prepared
 from miner.core.llms.pool.table import ModelTable
-from miner.errors import ConfigError
+from miner.errors import ConfigError, MinerError
 
 _TABLES = ("variables", "limits", "defaults", "backends", "groups")
 
@@ -54,7 +54,12 @@ class Reloader:
             return _change(before, old, self._members.table, prepared.loaded)
 
     def _prepare(self) -> Prepared:
-        return self._members.prepare(read_config(self.state.path))
+        try:
+            return self._members.prepare(read_config(self.state.path))
+        except ConfigError:
+            raise
+        except MinerError as error:  # what a backend makes of its settings
+            raise ConfigError(f"{self.state.path}: {error.message}", operator_hint=error.hints) from error
 
 
 def _state_of(loaded: LoadedConfig) -> ConfigState:
