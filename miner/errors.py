@@ -224,6 +224,10 @@ class BackendTimeoutError(BackendError):
     code = "backend_timeout"
 
 
+class CallTimeoutError(BackendTimeoutError):
+    """The call took longer than the caller wanted to wait for all of it: `timeout.total`."""
+
+
 class BackendOverloadedError(BackendError):
     """A queue is full, ours or the engine's."""
 

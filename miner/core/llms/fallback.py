@@ -13,28 +13,15 @@ from miner.core._typing import override
 from miner.core.engine.events import EngineEvents
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.backend import Backend
+from miner.core.llms.contract.deadline import Deadline
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.failover import Cooldowns, is_unavailable, worst
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
-from miner.core.wire import (
-    ChatRequest,
-    EmbeddingResponse,
-    Health,
-    LLMResponse,
-    ModelInfo,
-    RerankResponse,
-    Resolution,
-)
-from miner.errors import (
-    BackendError,
-    MinerError,
-    ModelNotFoundError,
-    RequestError,
-    UnsupportedFeatureError,
-)
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, Resolution
+from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError, UnsupportedFeatureError
 
 __all__ = ["FallbackService"]
 
@@ -205,20 +192,24 @@ class FallbackService(LLMService):
 
     @override
     async def _run_request(self, request: ChatRequest) -> LLMResponse:
+        began = asyncio.get_running_loop().time()
+
         async def call(service: LLMService) -> LLMResponse:
-            return await run(service, await self._request_for(service, request))
+            deadline = Deadline(service.name, request.timeout, began)
+            return await run(service, await self._request_for(service, request), deadline)
 
         return await self._first(call)
 
     @override
     async def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
         services = self._ordered()
-        budget = current_budget()
+        budget, began = current_budget(), asyncio.get_running_loop().time()
         for service in services:
             delivered = False
             try:
                 own = await self._request_for(service, request)
-                async with aclosing(run_stream(service, own, response)) as batches:
+                deadline = Deadline(service.name, request.timeout, began)
+                async with aclosing(run_stream(service, own, response, deadline)) as batches:
                     with budget_scope(budget):  # not over a yield: who reads has a context of its own
                         first = await anext(batches, None)
                     if first is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ from miner.core.engine.events import EngineEvents
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.audio import AudioReply, no_audio, with_model
 from miner.core.llms.contract.backend import Backend
+from miner.core.llms.contract.deadline import Deadline
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.failover import is_unavailable
 from miner.core.llms.contract.native import NativeBatch
@@ -62,14 +64,16 @@ class PoolService(PoolBase):
 
     @override
     async def _run_request(self, request: ChatRequest) -> LLMResponse:
+        began = asyncio.get_running_loop().time()
         with self._in_flight.call(), budget_scope(current_budget()):
             candidates = self._candidates(await self._members.find(request.model))
             for candidate in candidates:
                 served = self._members.current(candidate)
+                deadline = Deadline(served.holder.plan.backend, request.timeout, began)
                 try:
                     with keys_in_errors(served):
-                        async with served.holder.use(keep_alive=request.keep_alive) as service:
-                            response = await run(service, request_for(served, request, service))
+                        async with deadline.entered(served.holder.use(keep_alive=request.keep_alive)) as service:
+                            response = await run(service, request_for(served, request, service), deadline)
                 except BackendError as error:
                     if candidate is candidates[-1] or not is_unavailable(error):
                         raise
@@ -81,16 +85,17 @@ class PoolService(PoolBase):
 
     @override
     async def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
-        budget = current_budget()
+        budget, began = current_budget(), asyncio.get_running_loop().time()
         candidates = self._candidates(await self._members.find(request.model))
         for candidate in candidates:
             served, delivered = self._members.current(candidate), False
             usage: TokenUsage | None = None
+            deadline = Deadline(served.holder.plan.backend, request.timeout, began)
             try:
                 with keys_in_errors(served):
-                    async with served.holder.use(keep_alive=request.keep_alive) as service:
+                    async with deadline.entered(served.holder.use(keep_alive=request.keep_alive)) as service:
                         own = request_for(served, request, service)
-                        async with aclosing(run_stream(service, own, response)) as batches:
+                        async with aclosing(run_stream(service, own, response, deadline)) as batches:
                             with budget_scope(budget):  # not over a yield: who reads has a context of its own
                                 first = await anext(batches, None)
                             response.model = served.name

@@ -11,25 +11,29 @@ from functools import partial
 from miner.core.http.crash_budget import budget_scope
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.capabilities import IGNORABLE, drop_param, may_ignore, without_ignored
+from miner.core.llms.contract.deadline import Deadline
 from miner.core.llms.contract.join import drain, has_tokens, join
 from miner.core.llms.contract.resolution import add_context_length, resolve
 from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.structured import check_output
 from miner.core.llms.contract.tools import arguments_parse, tool_names
-from miner.core.wire import UNLIMITED, ChatRequest, LLMChunk, LLMResponse, Timeout, Timings
+from miner.core.wire import UNLIMITED, ChatRequest, LLMChunk, LLMResponse, Timings
 from miner.errors import (
     BackendError,
-    BackendTimeoutError,
     ContextLengthError,
     OutputValidationError,
     UnsupportedFeatureError,
 )
 
 
-async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
-    """Return the non-streaming response: the drained stream, unless the backend overrides `_chat`."""
-    deadline = _Deadline(backend, request.timeout)
+async def run(backend: Backend, request: ChatRequest, deadline: Deadline | None = None) -> LLMResponse:
+    """Return the non-streaming response: the drained stream, unless the backend overrides `_chat`.
+
+    Args:
+        deadline: of the request, where its clock runs already.
+    """
+    deadline = deadline or Deadline(backend.name, request.timeout)
     arrived: list[list[LLMChunk]] = []
     with backend._in_flight.call():
         try:
@@ -52,7 +56,7 @@ async def run(backend: Backend, request: ChatRequest) -> LLMResponse:
 
 
 async def _send(
-    backend: Backend, request: ChatRequest, deadline: _Deadline, timer: asyncio.Timeout, arrived: list[list[LLMChunk]]
+    backend: Backend, request: ChatRequest, deadline: Deadline, timer: asyncio.Timeout, arrived: list[list[LLMChunk]]
 ) -> LLMResponse:
     retries = Retries(backend, deadline.total)
     request = await _resolve(backend, request, retries)
@@ -94,9 +98,15 @@ async def _resolve(backend: Backend, request: ChatRequest, retries: Retries) -> 
             request = _ignore_or_raise(request, error)
 
 
-async def run_stream(backend: Backend, request: ChatRequest, response: LLMResponse) -> Batches:
-    """Yield the response in batches. `response` gets the rest: model, backend, ignored parameters, parsed output."""
-    deadline = _Deadline(backend, request.timeout)
+async def run_stream(
+    backend: Backend, request: ChatRequest, response: LLMResponse, deadline: Deadline | None = None
+) -> Batches:
+    """Yield the response in batches. `response` gets the rest: model, backend, ignored parameters, parsed output.
+
+    Args:
+        deadline: of the request, where its clock runs already.
+    """
+    deadline = deadline or Deadline(backend.name, request.timeout)
     first: float | None = None
     arrived: list[list[LLMChunk]] = []
     checked = request.response_format is not None or request.tools is not None
@@ -104,7 +114,7 @@ async def run_stream(backend: Backend, request: ChatRequest, response: LLMRespon
     """The end of a response that is checked: no finish reason "stop" is sent for one that breaks its format."""
     batches = _attempts(backend, request, deadline)
     if request.timeout is not None:
-        batches = _bounded(batches, deadline)
+        batches = deadline.bounded(batches)
     try:
         async with aclosing(batches):
             async for batch in batches:
@@ -145,7 +155,7 @@ async def run_stream(backend: Backend, request: ChatRequest, response: LLMRespon
         yield batch
 
 
-async def _attempts(backend: Backend, request: ChatRequest, deadline: _Deadline) -> Batches:
+async def _attempts(backend: Backend, request: ChatRequest, deadline: Deadline) -> Batches:
     """The batches of the first attempt that delivers any."""
     retries = Retries(backend, deadline.total)
     request = await _resolve(backend, request, retries)
@@ -189,79 +199,6 @@ def _ignore_or_raise(request: ChatRequest, error: UnsupportedFeatureError) -> Ch
     if param not in IGNORABLE or param in request.resolution.ignored or not may_ignore(request, param):
         raise error  # messages, for instance, are never ignored
     return drop_param(request, param)
-
-
-class _Deadline:
-    """The request's own timeouts: when they end, and the error then. Its clock starts with it.
-
-    Attributes:
-        bounds_tokens: whether the waits for tokens are bounded, and not only the call.
-        total: deadline of the call, in the event loop's time.
-        first_token: seconds until the first token of a non-streaming response.
-    """
-
-    def __init__(self, backend: Backend, timeout: Timeout | None) -> None:
-        self._backend = backend
-        self._timeout = timeout or Timeout()
-        self._time = asyncio.get_running_loop().time
-        self._began = self._last = self._time()
-        self._waits_for_first = True
-        self.first_token: float | None = None
-        self.bounds_tokens = self._timeout.first is not None or self._timeout.between is not None
-        self.total = None if self._timeout.total is None else self._began + self._timeout.total
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the call began."""
-        return self._time() - self._began
-
-    @property
-    def when(self) -> float | None:
-        """When the current wait ends, in the event loop's time; None: never."""
-        span = self._timeout.first if self._waits_for_first else self._timeout.between
-        ends = [end for end in (self.total, None if span is None else self._last + span) if end is not None]
-        return min(ends, default=None)
-
-    def restart(self) -> None:
-        """The request is sent: after an attempt that had sent tokens, wait for the first again."""
-        if not self._waits_for_first:
-            self._waits_for_first = True
-            self._last = self._time()
-
-    def note(self, batch: list[LLMChunk]) -> None:
-        """Restart the timeout if the batch has tokens."""
-        if has_tokens(batch):
-            self._waits_for_first = False
-            self._last = self._time()
-
-    def error(self) -> BackendTimeoutError:
-        """The error for the wait that has ended."""
-        bound = "first" if self._waits_for_first else "between"
-        if self.total is not None and self._time() >= self.total:
-            bound = "total"
-        return BackendTimeoutError(
-            f"{self._backend.name} exceeded timeout.{bound} ({getattr(self._timeout, bound):g} s).",
-            backend=self._backend.name,
-            hint="Raise the request's timeout, or request fewer tokens.",
-        )
-
-
-async def _bounded(batches: Batches, deadline: _Deadline) -> Batches:
-    """The same batches, each awaited no longer than the request's timeouts allow."""
-    async with aclosing(batches):
-        while True:
-            timer = asyncio.timeout_at(deadline.when)
-            try:
-                async with timer:
-                    batch = await anext(batches)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                if not timer.expired():
-                    raise
-                raise deadline.error() from None
-            deadline.note(batch)
-            yield batch
 
 
 def _keep_first_call(batch: list[LLMChunk]) -> None:

@@ -9,6 +9,7 @@ from miner.errors import (
     BackendError,
     BackendOverloadedError,
     BackendProtocolError,
+    CallTimeoutError,
     EngineCrashedError,
     MinerError,
     OutputValidationError,
@@ -22,12 +23,13 @@ logger = logging.getLogger("miner.fallback")
 
 def is_unavailable(error: BackendError) -> bool:
     """Whether another backend may do better: not where the engine's response was bad or broke off, nor where the
-    service was closed.
+    service was closed or the time of the caller is over.
     """
     if isinstance(error, EngineCrashedError) and isinstance(error.__cause__, StreamInterruptedError):
         return False
     return not isinstance(
-        error, (BackendProtocolError, OutputValidationError, ServiceClosedError, StreamInterruptedError)
+        error,
+        (BackendProtocolError, CallTimeoutError, OutputValidationError, ServiceClosedError, StreamInterruptedError),
     )
 
 

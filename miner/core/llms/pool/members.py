@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miner.config.file.merge import default_model
 from miner.config.file.schema import Model
@@ -220,14 +220,7 @@ class Members:
 
     def _make(self, plan: ServicePlan, loaded: LoadedConfig) -> Holder:
         config = config_for(plan, self._settings)
-        try:
-            service = load_backend(plan.kind, config).service(config)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{loaded.path}: backends.{plan.backend}.kind = {plan.kind!r}: {error.message}",
-                operator_hint=error.operator_hint,
-            ) from error
-        service.name = plan.backend
+        service = _service(plan, config, loaded)
         self._share_host(service)
         for setting in ("timeout", "key", "address"):
             if hasattr(type(service), f"{setting}_setting"):
@@ -297,6 +290,18 @@ class Members:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+
+def _service(plan: ServicePlan, config: Any, loaded: LoadedConfig) -> LLMService:
+    where = f"{loaded.path}: backends.{plan.backend}.kind = {plan.kind!r}"
+    try:
+        service = load_backend(plan.kind, config).service(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}", operator_hint=error.operator_hint) from error
+    except (Exception, SystemExit) as error:  # a third party's backend may raise anything: what is served stays
+        raise ConfigError(f"{where}: the backend cannot be created: {type(error).__name__}: {error}") from error
+    service.name = plan.backend
+    return service
 
 
 def _served(plan: ModelPlan, holder: Holder) -> ServedModel:

@@ -42,17 +42,19 @@ class ServicePlan:
     """Fields of MinerConfig, sorted."""
     alias: str | None = None
     """llama.cpp engines: the name of the engine. Not compared: models that differ in nothing else share one."""
+    foreign: tuple[tuple[str, Any], ...] = ()
+    """A backend from another package: the attributes of its config object."""
 
     @property
     def identity(self) -> str:
         """What makes two plans the same."""
         table = {} if self.runs_engines else self.table.model_dump(exclude={"expose", "concurrency"})
-        return repr((self.backend, self.kind, table, self.settings))
+        return repr((self.backend, self.kind, table, self.settings, self.foreign))
 
     @property
     def secret(self) -> str | None:
         """The key of its server."""
-        found: str | None = dict(self.settings).get(_KEY.get(self.kind, ""))
+        found: str | None = dict(self.foreign or self.settings).get(_KEY.get(self.kind, "key"))
         return found
 
     @property
@@ -121,12 +123,15 @@ def plan_service(
     timeout = table.timeout if model is None or model.timeout is None else model.timeout
     if timeout is not None and kind in _TIMEOUT:
         settings[_TIMEOUT[kind]] = timeout
+    foreign: dict[str, Any] = {}
+    if kind not in ADDRESS:
+        foreign = {"url": table.url, "key": secret, "timeout": timeout, **table.options}
     if kind == "llamacpp":
         for field, value in (("llamacpp_server", table.server), ("models_dir", table.models_dir)):
             if value is not None:
                 settings[field] = _path(value, loaded.directory)
-    plan = ServicePlan(backend, kind, table, tuple(sorted(settings.items())))
-    if model is None:
+    plan = ServicePlan(backend, kind, table, tuple(sorted(settings.items())), foreign=tuple(foreign.items()))
+    if model is None or foreign:
         return plan
     if kind == "ollama" and model.context is not None:
         settings["ollama_num_ctx"] = model.context
@@ -161,9 +166,8 @@ class ForeignConfig:
     """
 
     def __init__(self, base: MinerConfig, plan: ServicePlan) -> None:
-        self.url, self.timeout = plan.table.url, plan.table.timeout
-        self.key = plan.table.plain_key or plan.table.key
-        vars(self).update(plan.table.options)
+        self.url: str | None = None
+        vars(self).update(plan.foreign)
         self._base = base
 
     def __getattr__(self, name: str) -> Any:
