@@ -19,9 +19,8 @@ from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.generate_only import Verb, call_chat_completion, call_generate, declared_options
 from miner.core.llms.contract.images import check_images
 from miner.core.llms.contract.model_management import ModelManagement
-from miner.core.llms.contract.pooling import embed, rerank, resolve_then_send
+from miner.core.llms.contract.pooling import count_tokens, embed, rerank
 from miner.core.llms.contract.request import build_request, seconds_of
-from miner.core.llms.contract.resolution import resolve
 from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.llms.contract.vectors import Texts
 from miner.core.wire import (
@@ -239,17 +238,9 @@ class LLMService(ModelManagement):
             UnsupportedFeatureError: the engine cannot count.
         """
         options = {"raw": raw, "reasoning": reasoning, "unsupported": ["reasoning"]}
-        request = self._request(options, prompt=prompt, messages=messages, model=model, tools=tools)
-        if request.prompt_tokens is not None:
-            return len(request.prompt_tokens)
-
-        async def resolved() -> ChatRequest:
-            ready = await resolve(self, request)
-            if "count_tokens" not in self.capabilities:
-                raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
-            return ready
-
-        return await resolve_then_send(self, resolved, self._count_tokens)
+        return await self._count_request(
+            self._request(options, prompt=prompt, messages=messages, model=model, tools=tools)
+        )
 
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
         """Load a model without generating a token. Where models stay loaded, or a backend has no loading, this checks
@@ -351,6 +342,10 @@ class LLMService(ModelManagement):
     async def _run_request(self, request: ChatRequest) -> LLMResponse:
         """Return the response to a validated request."""
         return await run(self, request)
+
+    async def _count_request(self, request: ChatRequest) -> int:
+        """Return the tokens of a validated request's prompt."""
+        return await count_tokens(self, request)
 
     def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
         """Yield the response to a validated request; `response` gets model, backend, ignored, parsed output."""

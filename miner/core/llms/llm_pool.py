@@ -133,11 +133,12 @@ class PoolService(PoolBase):
         return response
 
     @override
-    async def count_tokens(self, prompt: str | None = None, **arguments: Any) -> int:
-        async def call(service: LLMService, name: str | None) -> int:
-            return await service.count_tokens(prompt, **{**arguments, "model": name})
-
-        return (await self._call(arguments.get("model"), call))[1]
+    async def _count_request(self, request: ChatRequest) -> int:
+        with self._in_flight.call(), budget_scope(current_budget()):
+            served = await self._members.find(request.model)
+            with keys_in_errors(served):
+                async with served.holder.use() as service:
+                    return await service._count_request(request_for(served, request, service))
 
     async def _call(
         self, model: str | None, call: Callable[[LLMService, str | None], Awaitable[T]], *, queued: bool = True,

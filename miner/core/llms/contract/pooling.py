@@ -1,4 +1,4 @@
-"""Embeddings and reranking: arguments and responses checked for every backend."""
+"""Embeddings, reranking and token counts: arguments and responses checked for every backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from miner.core.llms.contract.backend import Backend
-from miner.core.llms.contract.resolution import add_context_length, model_for_texts
+from miner.core.llms.contract.resolution import add_context_length, model_for_texts, resolve
 from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.vectors import Texts
 from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
@@ -92,13 +92,27 @@ async def rerank(
     return response
 
 
+async def count_tokens(backend: Backend, request: ChatRequest) -> int:
+    """Return the tokens of the request's prompt, its chat template included."""
+    if request.prompt_tokens is not None:
+        return len(request.prompt_tokens)
+
+    async def resolved() -> ChatRequest:
+        ready = await resolve(backend, request)
+        if "count_tokens" not in backend.capabilities:
+            raise UnsupportedFeatureError(f"{backend.name} cannot count tokens.", param="count_tokens")
+        return ready
+
+    return await resolve_then_send(backend, resolved, backend._count_tokens)
+
+
 async def resolve_then_send(
-    backend: Backend, resolve: Callable[[], Awaitable[A]], send: Callable[[A], Awaitable[T]]
+    backend: Backend, resolving: Callable[[], Awaitable[A]], send: Callable[[A], Awaitable[T]]
 ) -> T:
     """Resolve, then send, each with retries, as for a generation; return the result of `send`."""
     with backend._in_flight.call():
         retries = Retries(backend)
-        resolved = await retries.run(resolve)
+        resolved = await retries.run(resolving)
         try:
             return await retries.run(lambda: send(resolved))
         except ContextLengthError as error:

@@ -85,3 +85,15 @@ async def test_closed_it_can_be_used_again(models):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         assert await service.generate("hi", model="one", max_tokens=1)
+
+
+async def test_a_count_has_the_models_system_prompt(models):
+    hi, system = {"role": "user", "content": "hi"}, {"role": "system", "content": "x"}
+    async with pool_of(models, TWO) as service:
+        response = await service.chat_completion([hi], model="same", max_tokens=2)
+        assert await service.count_tokens(messages=[hi], model="same") == response.usage.prompt_tokens
+        assert await service.count_tokens("hi", model="same") == response.usage.prompt_tokens
+        assert await service.count_tokens(messages=[system, hi], model="one") == response.usage.prompt_tokens
+        assert await service.count_tokens(messages=[hi], model="one") < response.usage.prompt_tokens
+        raw = [await service.count_tokens("hi", raw=True, model=name) for name in ("one", "same")]
+        assert raw[0] == raw[1]
