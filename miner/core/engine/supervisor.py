@@ -191,7 +191,10 @@ class Supervisor:
         self.stop()
         with self._lock:
             if self.pid is not None and not self.exited.done:
-                kill_tree(self.pid, self.usage)
+                if _on_event_loop():  # the thread of this run finds the descendants in other groups, which reads files
+                    signal_group(self.pid, signal.SIGKILL)
+                else:
+                    kill_tree(self.pid, self.usage)
 
     # The thread of this run.
 
