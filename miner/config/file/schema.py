@@ -281,7 +281,7 @@ class Model(ModelOptions):
     hub: str | None = None
     """Model of the hub, such as "owner/name:Q4_K_M", that `miner models pull` has fetched."""
     name: str | None = None
-    """Its name at the server; default: NAME."""
+    """Its name at the server; default: NAME, or whatever a command calls its only model."""
     aliases: list[Annotated[str, Field(min_length=1, max_length=200)]] = []
     """Other names; * stands for any characters, as in "claude-*"."""
     listed: bool = True

@@ -23,6 +23,8 @@ class OpenAIServer(HTTPBackend):
     """The part of a service that concerns its server; OpenAIService adds generation, embeddings and reranking."""
 
     name = "openai"
+    takes_any_name: bool = False
+    """Whether any name means the model of a server that lists only one."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -123,6 +125,8 @@ class OpenAIServer(HTTPBackend):
             models = await self._served_models() if refresh or not self._fresh() else self._listed
             exact = next((model for model in models if self._has_name(model, model_name)), None)
             found = exact or next((model for model in models if _has_name_in_any_case(model, model_name)), None)
+            if found is None and self.takes_any_name and self._one_model:
+                return models[0]
             if found is not None:
                 return found
         names = [model.id for model in self._listed]

@@ -13,6 +13,7 @@ from miner.config.file.merge import default_model
 from miner.config.file.schema import Model
 from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.openai.server import OpenAIServer
 from miner.core.llms.pool.command import CommandHolder
 from miner.core.llms.pool.command_engine import command_spec
 from miner.core.llms.pool.cores import SharedCores
@@ -140,6 +141,11 @@ class Members:
         for key, holder in holders.items():
             holder.revive()
             holder.change(prepared.plans[key].table, *self._queue_limits(loaded))
+            if isinstance(holder.service, OpenAIServer):
+                # A command that we run for one model need not call it as the file does.
+                own = [plan.model for plan in models.values() if plan.service.identity == key]
+                runs = holder.plan.table.command is not None
+                holder.service.takes_any_name = runs and all(model.name is None for model in own)
         self._retired = [holder for holder in self._retired if not holder.closed and holder not in holders.values()]
         leaving = [holder for holder in before if holder not in holders.values()]
         self._retired += leaving

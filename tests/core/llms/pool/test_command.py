@@ -13,7 +13,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.config.file.read import parse_config
 from miner.core.llms import get_backend
-from miner.errors import ConfigError, EngineCrashedError, EngineStartError, MinerError
+from miner.errors import ConfigError, EngineCrashedError, EngineStartError, MinerError, ModelNotFoundError
 from tests.core.engine.children import DEMO, PATIENCE, alive, eventually
 from tests.paths import ROOT
 
@@ -49,6 +49,23 @@ async def first_words(stream, count=3):
         count -= bool(chunk.content)
         if not count:
             return
+
+
+@pytest.mark.parametrize(("name", "served"), [(None, True), ('name = "other"', False)])
+async def test_a_command_may_call_its_only_model_as_it_likes(serve, name, served):
+    async with serve(f"""
+        [backends.gpu]
+        kind = "openai"
+        command = {command("--name", "inner")}
+        [models.outer]
+        {name or ""}
+        """) as pool:
+        if served:
+            response = await pool.chat_completion([{"role": "user", "content": "Hi"}], model="outer", max_tokens=2)
+            assert (response.content, response.model) == ("inner inner ", "outer")
+        else:
+            with pytest.raises(ModelNotFoundError, match="no model 'other'"):
+                await pool.chat_completion([{"role": "user", "content": "Hi"}], model="outer", max_tokens=2)
 
 
 @pytest.mark.parametrize("kind", ["openai", "vllm", "llamacpp"])
