@@ -43,7 +43,11 @@ class EngineEvents:
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     def emit(self, event: EngineEvent) -> None:
-        """Tell the listeners. Cheap where there are none."""
+        """Tell the log and the listeners."""
+        if event.state == "ready":
+            logger.info("%s is loaded (%.1f s).", event.model, event.seconds or 0.0)
+        elif event.reason is not None and event.state in ("evicting", "stopping"):
+            logger.info("%s is unloaded: %s.", event.model, event.reason)
         for listener in list(self._listeners):
             try:
                 listener(event)

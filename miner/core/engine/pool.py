@@ -199,10 +199,14 @@ class EnginePool:
         return {member.spec for member in self._members() if member.engine.state == "ready"}
 
     def expires_at(self, spec: AnySpec) -> float | None:
-        """When a loaded engine is unloaded if no other request comes, in seconds since 1970; None: never."""
+        """When a loaded engine is unloaded if no other request comes, in seconds since 1970; None: never, or it is not
+        loaded.
+        """
         scheduler = self._scheduler
         member = scheduler.members.get(spec) if scheduler is not None else None
-        if scheduler is None or member is None or member.pinned or member.keep_alive is None:
+        if scheduler is None or member is None or member.state not in (State.LOADING, State.READY):
+            return None
+        if member.pinned or member.keep_alive is None:
             return None
         now = scheduler.loop.time()
         idle_since = member.idle_since

@@ -70,7 +70,9 @@ class EngineProcess:
         self._lock = threading.Lock()
         self._run: Supervisor | None = None
         self._finalizer: weakref.finalize[..., EngineProcess] | None = None
-        self._starts = 0
+        self._restarts = 0
+        self._has_failed = False
+        """Whether the last run ended by a failure."""
         self._breaker.reset()
         self._crashed: EngineCrashedError | None = None
         self._remembered: deque[tuple[EngineAddress, EngineCrashedError]] = deque(maxlen=_REMEMBERED)
@@ -119,8 +121,8 @@ class EngineProcess:
 
     @property
     def restarts(self) -> int:
-        """Starts after the first."""
-        return max(0, self._starts - 1)
+        """Starts after a crash, or after a start that failed."""
+        return self._restarts
 
     @property
     def log_tail(self) -> list[str]:
@@ -281,7 +283,8 @@ class EngineProcess:
         return self._lock
 
     def _start(self) -> Supervisor:
-        self._starts += 1
+        self._restarts += self._has_failed
+        self._has_failed = False
         # The thread of the run must not keep an engine alive that is not referenced otherwise.
         ready, exited = weakref.WeakMethod(self._on_ready), weakref.WeakMethod(self._on_exit)
 
@@ -318,7 +321,7 @@ class EngineProcess:
             if isinstance(failure, EngineCrashedError) and isinstance(where, EngineAddress):
                 self._crashed = failure
                 self._remembered.append((where, failure))
-            self._failure, self._failed_file = failure, file
+            self._failure, self._failed_file, self._has_failed = failure, file, True
             ran = time.time() - run.ready_since if run.ready_since is not None else 0.0
             opened = self._breaker.failed(ran)
         if result.error is None:  # a failed start is reported to those who wait for it

@@ -216,8 +216,9 @@ class Scheduler:
                 lease = Lease(member.address, waited - loading, loading, member.engine, now, member.run_number)
                 member.active += 1
                 member.queue.grant(waiter, lease)
-        expired = member.expires_at is not None and member.expires_at <= now
-        if expired or (member.unloading and not member.active):
+        if member.expires_at is not None and member.expires_at <= now:
+            self.stop(member, returns=not member.retired, reason=_why_expired(member))
+        elif member.unloading and not member.active:
             self.stop(member, returns=not member.retired)
 
     def _refuse_late(self, member: Member, now: float) -> float:
@@ -251,15 +252,16 @@ class Scheduler:
         self._emit(member, "loading")
         self._start_task(member, self._load_and_watch(member))
 
-    def stop(self, member: Member, *, returns: bool = False) -> None:
+    def stop(self, member: Member, *, returns: bool = False, reason: str | None = None) -> None:
         """Begin to stop an engine, whatever its state.
 
         Args:
             returns: it may be loaded again: it sleeps if it can, else it is given time to save what it needs then.
+            reason: why, for events and log, where that was not said before.
         """
         member.state = State.STOPPING
         member.unloaded.clear()
-        self._emit(member, "stopping")
+        self._emit(member, "stopping", reason)
         member.end_slice(self.loop.time())
         if member.task is not None:
             member.task.cancel()
@@ -364,3 +366,8 @@ class Scheduler:
             self.fail(member, closed())
             if member.preparing is not None:
                 member.preparing.cancel()
+
+
+def _why_expired(member: Member) -> str:
+    """Why an idle engine is unloaded."""
+    return "it was replaced" if member.retired else f"no request for {member.keep_alive or 0:g} s"

@@ -3,6 +3,7 @@ test_pool_real.py.
 """
 
 import asyncio
+import logging
 
 import pytest
 
@@ -1045,6 +1046,38 @@ def test_an_error_of_the_estimate_reaches_the_caller_and_leaves_nothing():
         with pytest.raises(EngineStartError, match="not a GGUF"):
             await request(pool, spec_of("a"))
         assert pool.status() == []
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_loads_and_unloads_are_in_the_log_with_their_reason(caplog):
+    caplog.set_level(logging.INFO, "miner.engine")
+
+    async def main():
+        machine = Machine(load=2.0)
+        pool = machine.pool(max_loaded=1, idle_timeout=10)
+        await request(pool, spec_of("a"))
+        await request(pool, spec_of("b"))
+        await asyncio.sleep(20)
+        await pool.aclose()
+
+    simulate(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        "a is loaded (2.0 s).", "a is unloaded: b needs its memory.", "b is loaded (2.0 s).",
+        "b is unloaded: no request for 10 s.",
+    ]  # fmt: skip
+
+
+def test_only_a_loaded_engine_expires():
+    async def main():
+        machine = Machine()
+        pool = machine.pool(idle_timeout=10)
+        await request(pool, spec_of("a"))
+        assert status_of(pool, "a").expires_at is not None
+        await asyncio.sleep(20)
+        assert machine.running == []
+        assert status_of(pool, "a").expires_at is None
         await pool.aclose()
 
     simulate(main())

@@ -100,6 +100,14 @@ async def test_many_callers_one_start(engines):
     assert engine.restarts == 0
 
 
+async def test_an_engine_that_was_stopped_on_purpose_is_not_restarted_but_started(engines):
+    engine = engines("well")
+    for _ in range(3):
+        await engine.ensure_ready()
+        await engine.stop()
+    assert engine.restarts == 0
+
+
 async def test_a_cancelled_caller_does_not_end_the_start(engines):
     engine = engines("slow_but_alive")
     first = asyncio.create_task(engine.ensure_ready())

@@ -175,7 +175,7 @@ class LocalModels:
         if not isinstance(self._needs.get(spec), EngineMemory):  # what did not fit may do now
             need = self._needs[spec] = self._memory_of(spec, model.header, launcher)
             if isinstance(need, EngineMemory):
-                log_capacity(model, capacity, need, self.budget())
+                log_capacity(model, capacity, need, self.budget(), in_table=settings.llamacpp_alias is not None)
         return model, spec
 
     def _capacity(self, model: LocalModel, launcher: Launcher | None) -> Capacity:

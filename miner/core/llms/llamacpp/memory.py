@@ -120,9 +120,14 @@ def required_memory(spec: EngineSpec, header: GGUFHeader, budget: Memory, launch
     return EngineMemory(verdict.placement.ram, () if budget.unified else verdict.placement.gpus)
 
 
-def log_capacity(model: LocalModel, capacity: Capacity, need: EngineMemory, budget: Memory) -> None:
+def log_capacity(
+    model: LocalModel, capacity: Capacity, need: EngineMemory, budget: Memory, *, in_table: bool
+) -> None:  # fmt: skip
     """Log slots and context of an engine that is to be loaded, and why; as a warning where they are fewer than agents
     need and the model could do.
+
+    Args:
+        in_table: the model is one of `miner.toml`, which has keys for what is otherwise set by variables.
     """
     load = Load(capacity.ctx_size, capacity.parallel)
     bound = "" if budget.available is None else f" of the {readable(budget.available)} for all engines"
@@ -131,9 +136,12 @@ def log_capacity(model: LocalModel, capacity: Capacity, need: EngineMemory, budg
     if not capacity.short:
         logger.info("%s", text)
         return
+    keys = "cache_type_k", "cache_type_v"
+    if not in_table:
+        keys = "LLAMACPP_CACHE_TYPE_K", "LLAMACPP_CACHE_TYPE_V"
     logger.warning(
-        "%s It was trained for %s tokens; agents need about %d. Use a smaller model, or halve the cache with "
-        "LLAMACPP_CACHE_TYPE_K=q8_0 and LLAMACPP_CACHE_TYPE_V=q8_0.", text, model.header.context_length, ENOUGH,
+        "%s It was trained for %s tokens; agents need about %d. Use a smaller model, or halve the cache with %s and %s "
+        "of q8_0.", text, model.header.context_length, ENOUGH, *keys,
     )  # fmt: skip
 
 

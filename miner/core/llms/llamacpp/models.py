@@ -225,8 +225,9 @@ def capacity_of(
     """
     ctx_size, parallel = settings.llamacpp_ctx_size, settings.llamacpp_parallel
     longest = longest_context(model.header, settings)
+    context, slots = ("context", "slots") if settings.llamacpp_alias else ("LLAMACPP_CTX_SIZE", "LLAMACPP_PARALLEL")
     if ctx_size is not None and parallel is not None:
-        return Capacity(longest, parallel, "LLAMACPP_CTX_SIZE and LLAMACPP_PARALLEL")
+        return Capacity(longest, parallel, f"{context} and {slots}")
     one = load_of(spec_of(model, settings, ctx_size=longest, parallel=1))
     pools = pooling_of(model.header, settings) is not None
 
@@ -240,7 +241,7 @@ def capacity_of(
         share=share,
     )  # fmt: skip
     if ctx_size is not None:
-        return Capacity(longest, capacity.parallel, "LLAMACPP_CTX_SIZE" if longest == ctx_size else AS_TRAINED)
+        return Capacity(longest, capacity.parallel, context if longest == ctx_size else AS_TRAINED)
     if parallel is not None and capacity.ctx_size < longest:
-        return replace(capacity, why=f"{capacity.why} with LLAMACPP_PARALLEL={parallel}")
+        return replace(capacity, why=f"{capacity.why} with {slots} = {parallel}")
     return capacity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 
@@ -85,6 +86,17 @@ async def test_closed_it_can_be_used_again(models):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         assert await service.generate("hi", model="one", max_tokens=1)
+
+
+async def test_the_log_names_the_keys_of_the_file(models, caplog):
+    caplog.set_level(logging.INFO, "miner")
+    text = TWO.replace("slots = 2", "").replace('system = "x"', "")
+    async with pool_of(models, text) as service:
+        await service.list_models()
+    lines = [record.getMessage() for record in caplog.records if " tokens (" in record.getMessage()]
+    assert any("(context and slots)" in line for line in lines)
+    assert any("(context)" in line for line in lines)
+    assert "LLAMACPP_" not in "".join(lines)
 
 
 async def test_a_count_has_the_models_system_prompt(models):
