@@ -150,7 +150,7 @@ class _Ready:
             if status == 200:
                 return True
             if status is not None:
-                self._say(f"GET http://{host}:{self._port}{path} returned {status}")
+                self._say(f"its ready check, {path} on port {self._port}, returned {status}")
             if status != 404:
                 return False
         return False

@@ -199,7 +199,7 @@ async def test_another_port_or_path_is_named(engines):
     with pytest.raises(EngineStartError, match=r"no progress for 4 s; it listens on port \d+, not on \d+") as caught:
         await asyncio.wait_for(engines("--way", "other_port", start_timeout=4.0).ensure_ready(), PATIENCE)
     assert "raise start_timeout of [backends.gpu]" in (caught.value.operator_hint or "")
-    with pytest.raises(EngineStartError, match=r"; GET http://127.0.0.1:\d+/nope returned 404"):
+    with pytest.raises(EngineStartError, match=r"; its ready check, /nope on port \d+, returned 404"):
         await asyncio.wait_for(engines(ready=("/nope",), start_timeout=2.0).ensure_ready(), PATIENCE)
     await engines("--no-health", ready=("/health", "/v1/models")).ensure_ready()
 

@@ -45,7 +45,7 @@ class Able(Parrot):
         yield {"status": "success"}
 
     @asynccontextmanager
-    async def audio(self, path, body, content_type):
+    async def audio(self, path, body, content_type, model=None):
         pieces = [b"", b"{}"]
 
         async def read_some():

@@ -27,6 +27,7 @@ from miner.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
+    EngineStartError,
     MinerError,
     StreamInterruptedError,
 )
@@ -76,6 +77,7 @@ class CommandHolder(Holder):
             seconds = None if keep_alive is None else seconds_of(keep_alive)
             async with AsyncExitStack() as stack:
                 with client.wait():
+                    await self._check_program(pool)
                     await self._port_free(pool)
                     waiting = pool.lease(self.spec, self._source, client=client.in_queue, keep_alive=seconds)
                     lease = await stack.enter_async_context(waiting)
@@ -89,6 +91,17 @@ class CommandHolder(Holder):
         finally:
             self.calls -= 1
             self._call_ended()
+
+    async def _check_program(self, pool: EnginePool) -> None:
+        """Raise EngineStartError for a program that is not there: no engine is evicted for it."""
+        if self.spec in pool.loaded():
+            return
+        problem = await asyncio.to_thread(self.spec.problem)
+        if problem is not None:
+            raise EngineStartError(
+                f"The {self.spec.title} did not start: {problem.text}.", backend=self.spec.backend,
+                operator_hint=problem.operator_hint,
+            )  # fmt: skip
 
     async def _port_free(self, pool: EnginePool) -> None:
         """Wait for a command that this one replaces, and that still serves its last requests on the same port."""

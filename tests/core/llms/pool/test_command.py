@@ -175,6 +175,28 @@ async def test_a_command_that_cannot_start(serve, tmp_path):
             await pool.generate("x", model="b")
 
 
+async def test_nothing_is_evicted_for_a_program_that_is_not_there(serve):
+    async with serve(f"""
+        [backends.good]
+        kind = "openai"
+        command = {command()}
+        [backends.gone]
+        kind = "openai"
+        command = ["/no/such/program", "${{PORT}}"]
+        [models.a]
+        backend = "good"
+        name = "stub"
+        [models.b]
+        backend = "gone"
+        """) as pool:
+        await pool.generate("x", model="a", max_tokens=2)
+        pid = engine_of(await pool.health(), "good").pid
+        with pytest.raises(EngineStartError, match="the program /no/such/program does not exist"):
+            await pool.generate("x", model="b")
+        assert engine_of(await pool.health(), "good").pid == pid
+        assert alive(pid)
+
+
 async def test_what_it_took_is_remembered_and_booked(serve, tmp_path):
     text = f"""
         [limits]
