@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -14,8 +13,7 @@ from miner.core.models.names import model_stem, without_tag
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError
 from miner.gateway.context import Caller, RequestContext
-
-_FILE = re.compile(r"^[/\\~.]|^[a-z]:[/\\]|://|\\|\.\.|\.gguf(:latest)?$", re.IGNORECASE)
+from miner.gateway.model_backend import could_be_a_file
 
 
 async def known_models(context: RequestContext) -> list[ModelInfo]:
@@ -115,8 +113,3 @@ async def refuse_nameless(context: RequestContext) -> None:
         "No model was named, and there is no default.", available=names,
         hint=f"Name one: {', '.join(names)}." if names else None,
     )  # fmt: skip
-
-
-def could_be_a_file(name: str) -> bool:
-    """Whether a name could be a path or a URL, which some backends would open."""
-    return _FILE.search(name) is not None

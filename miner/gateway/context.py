@@ -25,6 +25,7 @@ from miner.gateway.concurrency import Permit
 from miner.gateway.counters import ModelCounters
 from miner.gateway.dialect import Call, ErrorShape
 from miner.gateway.errors import RefusedError
+from miner.gateway.model_backend import backend_of
 from miner.gateway.neutralize import neutralize
 from miner.gateway.rate_limits import NO_LIMITS, Limits, Reservation
 from miner.gateway.state import Gateway
@@ -233,6 +234,7 @@ class RequestContext:
     async def start_call(self, call: Call) -> None:
         """Run the hooks between the parsed body and the service."""
         self.call = call
+        await backend_of(self.gateway.service, call.model)  # whose fields `apply_policy` asks for
         self.apply_policy(call)
         if call.model is not None and len(call.model) > _MAX_MODEL_NAME:
             raise InvalidRequestError(f"model is longer than {_MAX_MODEL_NAME} characters.", param="model")

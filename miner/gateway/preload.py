@@ -88,6 +88,6 @@ async def _one_token(service: LLMService, name: str | None) -> None:
     except UnsupportedFeatureError:
         if name is not None:
             await service.load_model(name)  # a model for embeddings or ranks
-        elif "embeddings" in service.capabilities:
+        elif "embeddings" in service.backend_of(None).capabilities:
             await service.embed("Hi")
         # Else a backend that cannot generate a single token: it loads nothing.

@@ -24,5 +24,6 @@ async def count_tokens(context: RequestContext, call: Call, **arguments: Any) ->
         if error.param != "count_tokens":
             raise
         raise RefusedError(
-            501, "unsupported_feature", f"{service.name} cannot count tokens.", hint="See usage of a response."
-        ) from error
+            501, "unsupported_feature", f"{service.backend_of(call.model).name} cannot count tokens.",
+            hint="See usage of a response.",
+        ) from error  # fmt: skip

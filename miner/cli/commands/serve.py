@@ -100,19 +100,34 @@ def _service(args: argparse.Namespace, config: MinerConfig) -> LLMService:
         ConfigError: it is unavailable, or a setting is wrong.
     """
     from miner.config.file.find import find_config
-    from miner.config.file.problems import shown_path
-    from miner.core.llms.llm_pool import PoolService
     from miner.core.llms.registry import POOL
 
     if args.config and args.backend not in (None, POOL):
         raise UsageError("--config and --backend exclude each other.", operator_hint="The file says which backends.")
     service = chosen_backend(args.backend or (POOL if args.config else None), config, serving=True)
-    path = find_config(config.config)
-    if not isinstance(service, PoolService):
+    if service.config_state is None:  # else what follows would import all of the pool in vain
+        path = find_config(config.config)
         if path is not None:
+            from miner.config.file.problems import shown_path
+
             reason = f"--backend {args.backend}" if args.backend else f"LLM_BACKEND={config.llm_backend}"
             logger.warning("%s is not served: %s is set.", shown_path(path), reason)
         return service
+    _check_model(args, service)
+    return service
+
+
+def _check_model(args: argparse.Namespace, service: LLMService) -> None:
+    """Whether --model is the default model of the file.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    from miner.config.file.problems import shown_path
+    from miner.core.llms.llm_pool import PoolService
+
+    if not isinstance(service, PoolService):
+        return
     named = service.served(args.model) if args.model else None
     default = service.served(None)
     if args.model and (named is None or named is not default):
@@ -123,4 +138,3 @@ def _service(args: argparse.Namespace, config: MinerConfig) -> LLMService:
             f"--model {args.model}: the default model of {file} is {default.name if default else None}.",
             operator_hint="Set model in [defaults] of the file.",
         )
-    return service

@@ -189,13 +189,16 @@ class LLMService(ModelManagement):
 
         Args:
             prompts: consumed as slots become free, so it may be endless.
-            concurrency: requests at once; None for the service's `concurrency`.
+            concurrency: requests at once; None for the `concurrency` of the model's backend.
             **arguments: those of `generate`, the same for all.
         """
+        if concurrency is None:
+            model = arguments.get("model")
+            concurrency = self.concurrency_of(model) or self.backend_of(model).concurrency
         return generate_many(
             lambda prompt: self.generate(prompt, **arguments),
             prompts,
-            concurrency=self.concurrency if concurrency is None else concurrency,
+            concurrency=concurrency,
             in_flight=self._in_flight,
         )
 

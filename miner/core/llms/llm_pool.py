@@ -23,6 +23,7 @@ from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.base import PoolBase
 from miner.core.llms.pool.hints import keys_in_errors
+from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
 from miner.core.llms.pool.request import native_body, request_for
 from miner.core.llms.pool.table import ServedModel
@@ -294,10 +295,20 @@ class PoolService(PoolBase):
 
     @override
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
-        for holder in self._members.holders():
-            if type(holder.service).pull_model is not LLMService.pull_model:
-                return holder.service.pull_model(model, insecure=insecure)
-        return super().pull_model(model, insecure=insecure)
+        served = self._members.table.find(model)
+        holders = self._members.holders() if served is None else [served.holder]
+        able = [each for each in holders if type(each.service).pull_model is not LLMService.pull_model]
+        if not able:
+            return super().pull_model(model, insecure=insecure)
+        return self._pull(able[0], model if served is None else served.source, insecure=insecure)
+
+    async def _pull(self, holder: Holder, name: str, *, insecure: bool) -> AsyncGenerator[dict[str, Any], None]:
+        async with (
+            holder.use(queued=False) as service,
+            aclosing(service.pull_model(name, insecure=insecure)) as events,
+        ):
+            async for event in events:
+                yield event
 
     # Health
 

@@ -182,6 +182,8 @@ def get_backend(name: str | None = None, config: Any = None) -> LLMService:
         config = settings
     wanted = chosen_name(settings) if name is None else name
     if wanted == POOL:
+        if settings.llm_fallbacks.strip(" ,"):
+            logger.warning("MINER_LLM_FALLBACKS has no effect with miner.toml, where each model has `fallbacks`.")
         return load_backend(POOL, config).service(config)  # a file that is wrong must not lead to another backend
     backend, reason = _usable_backend(wanted, config)
     if backend is None:

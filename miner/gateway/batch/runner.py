@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 
 import msgspec
 
 from miner.gateway.batch.input_file import InvalidLine, rows_of
 from miner.gateway.batch.internal_request import InternalResponse, send_internally
+from miner.gateway.batch.places import NoPlaceError, Places, rows_at_once
 from miner.gateway.batch.results import result_files
 from miner.gateway.context import Caller, Route
 from miner.gateway.errors import RefusedError
@@ -25,7 +27,6 @@ logger = logging.getLogger("miner.gateway")
 
 _POLL_SECONDS = 15.0
 """How often it looks for batches that have expired, that other processes stored, or whose process has died."""
-_MAX_CONCURRENCY = 32
 _TRANSIENT = (429, 503)
 """Statuses after which a row is sent again until its batch expires: limits, full queues, an engine that starts."""
 _UNSURE = (500, 502, 504)
@@ -66,6 +67,9 @@ class BatchRunner:
         self._changed = asyncio.Event()
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         """The tasks of rows, by batch id and place."""
+        self._waiting: dict[tuple[str, int], str] = {}
+        """Those that wait for a place at their backend, with their batch: no more rows of that one are begun."""
+        self._places = Places(gateway)
         self._owners: dict[str, int] = {}
         """Rows that run, by owner."""
 
@@ -118,8 +122,11 @@ class BatchRunner:
             self._ready = [batch for batch in batches if batch.status == "in_progress" and batch.counts.get("pending")]
             # What ended meanwhile is not in what was read: it may have been the last row of its batch.
             self._stale |= not self._ended <= {batch.id for batch in self._ready}
-        while self._ready and len(self._running) < self._concurrency and self._gateway.phase != "draining":
-            batch = min(self._ready, key=lambda each: self._owners.get(each.owner, 0))  # the oldest batch of equals
+        while len(self._running) - len(self._waiting) < self._concurrency and self._gateway.phase != "draining":
+            ready = [batch for batch in self._ready if batch.id not in self._waiting.values()]
+            if not ready:
+                return
+            batch = min(ready, key=lambda each: self._owners.get(each.owner, 0))  # the oldest batch of equals
             row = await self.store.next_row(batch)
             if row is None:
                 self._ready.remove(batch)
@@ -130,10 +137,9 @@ class BatchRunner:
 
     @property
     def _concurrency(self) -> int:
-        """Rows at once: a slot is left to interactive requests, where there is more than one."""
+        """Rows at once, besides those that wait for a place at their own backend."""
         setting = self._gateway.settings.serve_batch_concurrency
-        slots = self._gateway.service.known_concurrency or _MAX_CONCURRENCY
-        return setting or max(1, min(slots - 1, _MAX_CONCURRENCY))
+        return setting or rows_at_once(self._gateway.service.known_concurrency)
 
     def _begin(self, batch: Batch, row: Row) -> None:
         key = batch.id, row.place
@@ -189,8 +195,18 @@ class BatchRunner:
         batch.counts = {"pending": len(rows)}
 
     async def _run_row(self, batch: Batch, row: Row) -> None:
+        def waits(begin: bool) -> None:
+            if begin:
+                self._waiting[batch.id, row.place] = batch.id
+            else:
+                del self._waiting[batch.id, row.place]
+            self._changed.set()
+
+        response: InternalResponse | None = None
         try:
-            response = await self._respond(batch, row)
+            with suppress(NoPlaceError):  # its batch has expired
+                async with self._turn(batch, row, waits):
+                    response = await self._respond(batch, row)
         except asyncio.CancelledError:
             found = await self.store.find(batch.owner, batch.id)
             if found is not None and found.status == "cancelling":
@@ -208,6 +224,11 @@ class BatchRunner:
                     usage.prompt_tokens, usage.cached_tokens or 0, usage.completion_tokens, usage.reasoning_tokens or 0
                 )  # fmt: skip
         await self.store.finish_row(batch, row)
+
+    def _turn(self, batch: Batch, row: Row, waits: Callable[[bool], None]) -> AbstractAsyncContextManager[None]:
+        if self._gateway.settings.serve_batch_concurrency is not None:
+            return nullcontext()  # the operator says how many
+        return self._places.take(row.body, batch.owner, batch.expires, waits)
 
     async def _respond(self, batch: Batch, row: Row) -> InternalResponse | None:
         """The response to a row; None if its batch expired before there was one."""

@@ -7,13 +7,14 @@ import logging
 from miner.core._typing import override
 from miner.errors import InvalidRequestError
 from miner.gateway.auth.key_store import KeyStore
-from miner.gateway.catalog import could_be_a_file, find_model, may_use, refuse_nameless
+from miner.gateway.catalog import find_model, may_use, refuse_nameless
 from miner.gateway.client_address import is_loopback, is_proxied
 from miner.gateway.context import ANYBODY, OPERATOR, Caller, RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.errors import RefusedError
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.middleware.hosts import is_local_host, is_same_origin
+from miner.gateway.model_backend import could_be_a_file
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 

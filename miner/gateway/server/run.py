@@ -17,7 +17,6 @@ from aiohttp import web
 from miner.config.config import MinerConfig
 from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
-from miner.core.llms.llm_pool import PoolService
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, create_app
@@ -72,6 +71,8 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
         service = make_service()
         for line in ignored_queue_settings(service, settings):
             logger.warning("%s", line)
+        if service.config_state is not None and settings.serve_any_model_name:
+            logger.warning('MINER_SERVE_ANY_MODEL_NAME has no effect with miner.toml: give a model the alias "*".')
         app = create_app(service, settings)
         sockets = listen(settings)
 
@@ -85,11 +86,11 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
 
 def _served(service: LLMService) -> str:
     """What is served, in words."""
-    if not isinstance(service, PoolService):
+    state = service.config_state
+    if state is None:
         return ", then ".join(service.backend_names)
-    content = service.loaded_config.content
-    exposed = [f"all of {name}" for name, backend in content.backends.items() if backend.expose]
-    return f"{service.config_path}: {', '.join([*content.models, *exposed]) or 'no models'}"
+    exposed = [f"all of {name}" for name, table in state.content.get("backends", {}).items() if table.get("expose")]
+    return f"{state.path}: {', '.join([*state.content.get('models', {}), *exposed]) or 'no models'}"
 
 
 def _allow_many_connections() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.gateway.server.test_run import miner_serve
@@ -105,3 +108,33 @@ def test_generate_with_a_file(miner, tmp_path):
     assert done.stderr.startswith(b"miner: a.toml:2: models.a.slots = 0: ")
     done = miner("generate", "--config", "a.toml", "--backend", "vllm", "Hi")
     assert done.stderr.startswith(b"miner: --config and --backend exclude each other.")
+
+
+async def test_settings_that_a_file_has_in_its_own_way_are_told_to_have_no_effect(tmp_path, unset):
+    async with StubServer(models=["m"]) as server:
+        (tmp_path / "miner.toml").write_text(file_for(server, "small").replace("claude-*", "*"))
+        variables = {**unset, "MINER_LLM_FALLBACKS": "ollama", "MINER_SERVE_ANY_MODEL_NAME": "true"}
+        async with miner_serve("--port", "0", tmp_path=tmp_path, **variables) as gateway:
+            await gateway.until_serving()
+            warnings = [line for line in gateway.said.splitlines() if " WARNING " in line]
+            assert [line.split(" ", 3)[3].split(" has no effect")[0] for line in warnings] == [
+                "MINER_LLM_FALLBACKS", "MINER_SERVE_ANY_MODEL_NAME"
+            ]  # fmt: skip
+            async with post(gateway, {**CHAT, "model": "gpt-9"}) as answer:  # as the second of them says
+                assert (answer.status, (await answer.json())["model"]) == (200, "small")
+
+
+@pytest.mark.parametrize("module", ["miner.core.llms.registry", "miner.gateway.server.run, miner.cli.commands.serve"])
+def test_without_a_file_nothing_of_it_is_imported(module, tmp_path):
+    code = f"""
+import sys, {module}
+from miner.config.config import MinerConfig
+from miner.core.llms.registry import get_backend
+assert get_backend(None, MinerConfig(llm_backend="vllm", default_model="m")).name == "vllm"
+assert get_backend("ollama").name == "ollama"
+print([name for name in sys.modules if name.startswith(
+    ("tomllib", "tomlkit", "miner.config.file", "miner.core.llms.pool", "miner.core.llms.llm_pool",
+     "miner.core.llms.llamacpp.", "miner.core.engine.pool"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")

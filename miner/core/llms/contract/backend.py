@@ -105,6 +105,10 @@ class Backend:
         """`concurrency` where the backend knows it, None where it is the default."""
         return None if type(self).concurrency is Backend.concurrency else self.concurrency
 
+    def concurrency_of(self, name: str | None) -> int | None:
+        """Return `known_concurrency` of the backend that serves this name."""
+        return self.known_concurrency
+
     @property
     def backend_names(self) -> list[str]:
         """The names of the backends behind this service, in order of preference."""

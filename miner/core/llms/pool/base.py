@@ -88,13 +88,18 @@ class PoolBase(LLMService):
         table = self._members.table
         served = table.find(name)
         if served is None:
-            return ModelRules(limits_keys=table.limits_keys, engine_fields=self.engine_fields)
+            return ModelRules(limits_keys=table.limits_keys, engine_fields=self.backend_of(name).engine_fields)
         return served.rules(limits_keys=table.limits_keys)
 
     @override
     def backend_of(self, name: str | None) -> Backend:
-        served = self._members.table.find(name)
-        return self if served is None else served.holder.service
+        holder = self._members.holder_of(name)
+        return self if holder is None else holder.service
+
+    @override
+    def concurrency_of(self, name: str | None) -> int | None:
+        holder = self._members.holder_of(name)
+        return self.known_concurrency if holder is None else holder.concurrency
 
     @property
     @override
@@ -116,12 +121,12 @@ class PoolBase(LLMService):
     @property
     @override
     def concurrency(self) -> int:
-        return max((holder.service.concurrency for holder in self._members.holders()), default=8)
+        return max((each.concurrency or each.service.concurrency for each in self._members.holders()), default=8)
 
     @property
     @override
     def known_concurrency(self) -> int | None:
-        known = [holder.service.known_concurrency for holder in self._members.holders()]
+        known = [holder.concurrency for holder in self._members.holders()]
         return max((each for each in known if each is not None), default=None)
 
     @property

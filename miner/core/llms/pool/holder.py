@@ -48,6 +48,11 @@ class Holder:
         return self._permits.waiting
 
     @property
+    def concurrency(self) -> int | None:
+        """Requests that its server works on at once; None: nobody says."""
+        return self.plan.table.concurrency or self.service.known_concurrency
+
+    @property
     def answers(self) -> bool:
         """Whether it can be asked without starting a command."""
         return True
@@ -108,7 +113,7 @@ class Holder:
 
     @asynccontextmanager
     async def _permit(self) -> AsyncIterator[None]:
-        known = self.plan.table.concurrency or self.service.known_concurrency
+        known = self.concurrency
         limit = max(1, known) if known is not None else _DEFAULT_CONCURRENCY
         if limit != self._permits.limit:
             self._permits.resize(limit)

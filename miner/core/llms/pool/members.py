@@ -71,6 +71,8 @@ class Members:
         """Those that no model uses any more, while they have requests."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.loaded = loaded
+        self._exposed: list[Holder] = []
+        """The services all of whose models are served."""
         self._rules: dict[str, EngineRules] = {}
         """By the alias of the engine."""
         self._sharers = 1
@@ -204,6 +206,17 @@ class Members:
                 if not holder.closed:
                     return self.exposed_model(holder, info.id if info is not None else name)
         raise self.table.missing(name)
+
+    def holder_of(self, name: str | None) -> Holder | None:
+        """The service that a name leads to, as far as that is known without asking any; None: it is not."""
+        served = self.table.find(name)
+        if served is not None:
+            return served.holder
+        name = self.table.default if name is None else name
+        for holder in self._exposed:  # in the order of `find`
+            if name in holder.service.models:
+                return holder
+        return self._exposed[0] if len(self._exposed) == 1 else None
 
     def current(self, served: ServedModel) -> ServedModel:
         """A model that was found before, as it is served now: the file may have changed while another was tried.

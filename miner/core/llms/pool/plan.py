@@ -58,6 +58,12 @@ class ServicePlan:
         return found
 
     @property
+    def model_path(self) -> str | None:
+        """The file or reference of its llama.cpp engine."""
+        found: str | None = dict(self.settings).get("model_path")
+        return found
+
+    @property
     def runs_engines(self) -> bool:
         """Whether llama.cpp engines are started for it."""
         return self.kind == "llamacpp" and self.table.url is None and self.table.command is None

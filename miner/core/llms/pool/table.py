@@ -30,6 +30,11 @@ class ServedModel:
     """What its backend said of it last."""
 
     @property
+    def source(self) -> str:
+        """What it is pulled by: its name at the service, or the file or reference of its engine."""
+        return self.upstream or self.holder.plan.model_path or self.name
+
+    @property
     def price(self) -> Price | None:
         """What its tokens cost; None: the file does not say."""
         given = self.model.price

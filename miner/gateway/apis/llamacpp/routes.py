@@ -24,6 +24,7 @@ from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.rerank import rerank
 from miner.gateway.apis.openai.routes import OPENAI
 from miner.gateway.context import Handler, RequestContext, Route
+from miner.gateway.model_backend import backend_of
 from miner.gateway.request_body import model_named
 
 _JSON_OR_EVENTS = ("application/json", "text/event-stream")
@@ -44,7 +45,7 @@ def _or_else(handler: Handler, otherwise: Handler | None) -> Handler:
         service = context.gateway.service
         backend: Backend = service
         if service.config_state is not None:  # several: the body names one
-            backend = service.backend_of(await model_named(context))
+            backend = await backend_of(service, await model_named(context))
         native = backend.native_backend is not None
         return await (handler if native else otherwise)(context)
 

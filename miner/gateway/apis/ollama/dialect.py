@@ -34,6 +34,7 @@ from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import send_reply
+from miner.gateway.model_backend import backend_of
 from miner.gateway.request_body import decode, decode_body, off_loop
 
 R = TypeVar("R", bound=OllamaGenerationParams)
@@ -104,7 +105,7 @@ class _OllamaDialect(Generic[R]):
         if self.is_empty(request):
             return await load(context, request, self.kind, foreign)
         call = await off_loop(context, self.convert, request, foreign)
-        drop_raw(call, context.gateway.service.backend_of(call.model).capabilities)
+        drop_raw(call, (await backend_of(context.gateway.service, call.model)).capabilities)
         await apply_model(context, call, request.options)
         call.options.is_ready()
         try:

@@ -19,6 +19,7 @@ from miner.gateway.body_structure import check_length
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
+from miner.gateway.model_backend import backend_of
 from miner.gateway.request_body import decode_body
 
 MAX_INPUTS = 2048
@@ -58,7 +59,7 @@ async def _embed(
     service = context.gateway.service
     model = await full_name(context, required_model(request.model))
     # An input that is too long is an error here, never truncated, and an embedding has no sampling.
-    keeps = "keep_alive" in service.backend_of(model).capabilities
+    keeps = "keep_alive" in (await backend_of(service, model)).capabilities
     ignored = ("truncate",) if keeps else ("truncate", "keep_alive")
     context.ignored += [name for name in ignored if getattr(request, name)]
     if request.options is not None:

@@ -14,10 +14,11 @@ from miner.errors import BackendError, ModelNotFoundError, UnsupportedFeatureErr
 from miner.gateway.apis.ollama.convert import engine_options, required_model
 from miner.gateway.apis.ollama.response import Kind, text_fields, timestamp
 from miner.gateway.apis.ollama.schema import OllamaGenerationParams, OllamaOptions
-from miner.gateway.catalog import could_be_a_file, known_models
+from miner.gateway.catalog import known_models
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.generation import json_response
+from miner.gateway.model_backend import backend_of, could_be_a_file
 
 
 async def full_name(context: RequestContext, name: str) -> str:
@@ -40,7 +41,7 @@ async def apply_model(context: RequestContext, call: Call, options: OllamaOption
     """Add what depends on the model: its full name, and whether `num_ctx` fits its context."""
     service, arguments = context.gateway.service, call.arguments[0]
     call.model = arguments["model"] = await full_name(context, arguments["model"])
-    if "keep_alive" in arguments and "keep_alive" not in service.backend_of(call.model).capabilities:
+    if "keep_alive" in arguments and "keep_alive" not in (await backend_of(service, call.model)).capabilities:
         call.ignored.append("keep_alive")  # the model stays loaded whatever a client says
         del arguments["keep_alive"]
     if options is None:
@@ -67,7 +68,7 @@ async def load(
     service = context.gateway.service
     name = await full_name(context, required_model(request.model))
     await context.start_call(Call([], name, foreign=foreign, fields=type(request).__struct_fields__))
-    keep_alive, backend = request.keep_alive, service.backend_of(name)
+    keep_alive, backend = request.keep_alive, await backend_of(service, name)
     if request.think:
         info = await service.resolve_model(name)
         able = backend.capabilities if info is None or info.capabilities is None else info.capabilities

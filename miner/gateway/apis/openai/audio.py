@@ -67,7 +67,7 @@ def audio(path: str, *, form: bool) -> Handler:
         try:
             backend = service.audio_backend
             if backend is None:
-                raise no_audio(service.name)
+                raise no_audio(service.backend_of(model or None).name)
             async with backend.audio(path, body, content_type, model or None) as reply:
                 out = EventStream(context, reply.content_type, b"")
 

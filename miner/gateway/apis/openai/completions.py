@@ -24,6 +24,7 @@ from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call, Head
 from miner.gateway.field_names import FieldNames
 from miner.gateway.generation import send_reply
+from miner.gateway.model_backend import backend_of
 from miner.gateway.request_body import decode, parse_body
 
 _DECODER = msgspec.json.Decoder(CompletionRequest)
@@ -109,7 +110,7 @@ _DIALECT = OpenAICompletions()
 async def completions(context: RequestContext) -> web.StreamResponse:
     """Complete one or several prompts."""
     call = await parse_body(context, _DIALECT.parse)
-    drop_raw(call, context.gateway.service.backend_of(call.model).capabilities)
+    drop_raw(call, (await backend_of(context.gateway.service, call.model)).capabilities)
     return await send_reply(context, _DIALECT, call)
 
 
