@@ -209,18 +209,6 @@ async def test_each_engine_may_die_while_the_others_stream(tmp_path):
             assert again.choices[0].text is not None
 
 
-async def test_nothing_is_left_when_the_gateway_is_killed(tmp_path):
-    async with served(tmp_path) as (url, process):
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", timeout=WAIT) as client:
-            for name in ("smol", "served"):
-                await client.completions.create(model=name, prompt="Hi", max_tokens=2)
-        children = process.children(recursive=True)
-        assert len(children) > 2
-        process.kill()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 30)
-        assert alive == []
-
-
 def _processes(gateway: psutil.Process, model: str) -> list[psutil.Process]:
     """The processes of a model's engine."""
     found = []
