@@ -210,7 +210,7 @@ class Catalog:
         Raises:
             GGUFError: one of them is no GGUF that can be read.
         """
-        return self._headers.get_or(model.stamps[: len(model.parts)], lambda: read_model(model.parts))
+        return self._headers.get_or(_key(model), lambda: shared_header(model))
 
     def facts(self, model: LocatedModel) -> Facts:
         """The small part of the header, which is kept for all models.
@@ -221,11 +221,11 @@ class Catalog:
 
         def read() -> Facts | GGUFError:
             try:
-                return Facts.of(self._headers.get(key) or read_model(model.parts))
+                return Facts.of(self._headers.get(key) or shared_header(model))
             except GGUFError as error:
                 return error
 
-        key = model.stamps[: len(model.parts)]
+        key = _key(model)
         facts = self._facts.get_or(key, read)
         if isinstance(facts, GGUFError):
             raise GGUFError(facts.path, facts.reason)
@@ -292,3 +292,20 @@ class _Recent(Generic[Key, Value]):
         finally:
             with self._lock:
                 self._making.pop(key, None)
+
+
+_SHARED = _Recent[tuple[Stamp, ...], GGUFHeader](HEADERS)
+"""What was read last in this process: many services may serve the same file, each with a catalog of its own."""
+
+
+def shared_header(model: LocatedModel) -> GGUFHeader:
+    """The header of a model's files, read once for all catalogs.
+
+    Raises:
+        GGUFError: one of them is no GGUF that can be read.
+    """
+    return _SHARED.get_or(_key(model), lambda: read_model(model.parts))
+
+
+def _key(model: LocatedModel) -> tuple[Stamp, ...]:
+    return model.stamps[: len(model.parts)]

@@ -268,3 +268,14 @@ def test_what_was_kept_is_only_a_help(tmp_path, write_gguf, monkeypatch, content
 def test_of_a_small_directory_nothing_is_kept(directory, tmp_path):
     Catalog(directory, kept=tmp_path / "cache").listed_facts()
     assert not (tmp_path / "cache").exists()
+
+
+def test_catalogs_of_one_process_read_a_file_once(directory, write_gguf, monkeypatch):
+    reads, read_model = [], module.read_model
+    monkeypatch.setattr(module, "read_model", lambda parts: reads.append(parts) or read_model(parts))
+    first, second = Catalog(directory), Catalog(directory)
+    assert first.header(first.find("one")) is second.header(second.find("one"))
+    assert len(reads) == 1
+    later(write_gguf(directory / "one.gguf"))
+    second.header(second.find("one"))
+    assert len(reads) == 2, "a replaced file is read again"

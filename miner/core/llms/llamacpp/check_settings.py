@@ -11,8 +11,8 @@ from miner.core.engine.launchers import XllamacppLauncher, check_server_binary, 
 from miner.core.engine.server_help import flag_words
 from miner.core.llms.llamacpp.extra_files import extras_of
 from miner.core.llms.llamacpp.models import models_directory, template_text
-from miner.core.models.catalog import Catalog
-from miner.core.models.gguf.header import GGUFHeader, read_model
+from miner.core.models.catalog import Catalog, shared_header
+from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.gguf.values import GGUFError
 from miner.core.models.resolve import resolve
 from miner.errors import ConfigError, EngineStartError, MinerError
@@ -83,7 +83,7 @@ def _header_of_only_model(settings: MinerConfig) -> GGUFHeader | None:
         return None
     try:
         files = resolve(None, model_path=settings.model_path, models_dir=models_directory(settings))
-        return read_model(files.parts)
+        return shared_header(files)
     except GGUFError as error:
         why = f"{error.path} is no usable model: {error.reason}."
     except OSError as error:
