@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from miner.core.llms.pool.table import ServedModel
+from miner.core.wire import LLMResponse
 from miner.errors import MinerError
 
 _MODEL_KEYS = {
@@ -33,7 +34,9 @@ _VARIABLE = re.compile(rf"\b({'|'.join([*_MODEL_KEYS, *_BACKEND_KEYS, *_LIMIT_KE
 
 @contextmanager
 def keys_in_errors(served: ServedModel) -> Iterator[None]:
-    """Errors in the block name the keys of the file in the place of variables."""
+    """Errors in the block name the keys of the file in the place of variables, and the model by its own name, also
+    where it shares an engine with another one; so do the responses in them.
+    """
     try:
         yield
     except MinerError as error:
@@ -42,12 +45,20 @@ def keys_in_errors(served: ServedModel) -> Iterator[None]:
 
 
 def _rename(error: MinerError, served: ServedModel) -> None:
-    model, backend = served.name, served.holder.plan.backend
-    error.message = with_keys(error.message, model, backend)
+    model, plan = served.name, served.holder.plan
+
+    def renamed(text: str) -> str:
+        text = with_keys(text, model, plan.backend)
+        return text if plan.alias is None else text.replace(repr(plan.alias), repr(model))
+
+    error.message = renamed(error.message)
     if error.hint:
-        error.hint = with_keys(error.hint, model, backend)
+        error.hint = renamed(error.hint)
     if error.operator_hint:
-        error.operator_hint = with_keys(error.operator_hint, model, backend)
+        error.operator_hint = renamed(error.operator_hint)
+    for response in (getattr(error, "partial", None), getattr(error, "response", None)):
+        if isinstance(response, LLMResponse):
+            served.describe(response, response.usage)
 
 
 def with_keys(text: str, model: str, backend: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 
 import pytest
 
+from miner.errors import BackendOverloadedError, UnsupportedFeatureError
 from tests.core.llms.pool.files import pool_of
 from tests.tiny_model import write_tiny_model
 
@@ -97,6 +99,14 @@ async def test_the_log_names_the_keys_of_the_file(models, caplog):
     assert any("(context and slots)" in line for line in lines)
     assert any("(context)" in line for line in lines)
     assert "LLAMACPP_" not in "".join(lines)
+
+
+async def test_errors_name_the_model_and_not_one_that_shares_its_engine(models):
+    async with pool_of(models, TWO, max_queue=0) as service:
+        with pytest.raises(UnsupportedFeatureError, match="'same'"):
+            await service.embed(["hi"], model="same")
+        with pytest.raises(BackendOverloadedError, match="'same'"):
+            await asyncio.gather(*(service.generate("hi", model="same", max_tokens=64) for _ in range(3)))
 
 
 async def test_a_count_has_the_models_system_prompt(models):

@@ -9,7 +9,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.core.llms import get_backend
 from miner.core.llms.llm_pool import PoolService
-from miner.errors import BackendUnavailableError, ConfigError, ModelNotFoundError
+from miner.errors import BackendUnavailableError, ConfigError, ModelNotFoundError, OutputValidationError
 from tests.core.llms.pool.files import pool_of, write
 from tests.core.services import closed_port
 from tests.servers.openai_stub import StubServer
@@ -51,6 +51,23 @@ async def test_each_name_goes_to_its_own_server_under_the_name_there(tmp_path):
             assert caught.value.available == ["big", "small-1b"]
         assert {body["model"] for body in a.bodies} == {"big-8b"}
         assert {body["model"] for body in b.bodies} == {"small-1b"}
+
+
+async def test_the_response_in_an_error_has_the_name_of_the_table(tmp_path):
+    async with StubServer(["inner"], reply="No JSON.") as server:
+        text = f"""
+        [backends.a]
+        kind = "openai"
+        url = "{server.url}"
+        [models.outer]
+        name = "inner"
+        """
+        async with pool_of(tmp_path, text) as service:
+            with pytest.raises(OutputValidationError) as caught:
+                await service.chat_completion(
+                    [{"role": "user", "content": "hi"}], model="outer", response_format={"type": "json_object"}
+                )
+            assert (caught.value.response.model, caught.value.response.content) == ("outer", "No JSON.")
 
 
 async def test_what_the_file_says_of_a_model_applies_where_the_request_says_nothing(tmp_path):
