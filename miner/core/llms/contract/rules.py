@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from miner.core.wire import TokenUsage
 
@@ -41,9 +43,8 @@ def cost_of(price: Price | None, usage: TokenUsage | None, generated: int = 0) -
     return None if price is None or usage is None else price.cost(usage)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRules:
-    """What holds for the requests to one model."""
+class ModelRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for the requests to one model. A struct: each request makes several."""
 
     name: str | None = None
     """The model's own name; None: there is no default model, or the backend alone knows what a name means."""
@@ -64,7 +65,7 @@ class ModelRules:
     """Parameters that are refused where they are not supported, whatever `unsupported` says."""
     engine_fields: frozenset[str] = frozenset()
     """`Backend.engine_fields` of its backend."""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = {}
     """Parameters of requests that do not set them: the backend's own business, but for what responses say of them."""
     price: Price | None = None
     """None: it has none."""

@@ -28,6 +28,7 @@ class ServedModel:
     preset: Preset | None = None
     last_info: ModelInfo | None = None
     """What its backend said of it last."""
+    _rules: ModelRules | None = None
 
     @property
     def source(self) -> str:
@@ -50,14 +51,18 @@ class ServedModel:
         Args:
             limits_keys: whether any model of the file is for some keys only.
         """
-        model = self.model
-        return ModelRules(
+        model, engine_fields = self.model, self.holder.service.engine_fields
+        known = self._rules
+        if known is not None and known.engine_fields is engine_fields and known.limits_keys == limits_keys:
+            return known
+        self._rules = ModelRules(
             name=self.name, names=frozenset((self.name, *model.aliases)), description=model.description,
             is_listed=model.listed, keys=None if model.keys is None else frozenset(model.keys),
             limits_keys=limits_keys, unsupported=model.unsupported, skip=frozenset(model.skip),
             refuse=frozenset(model.refuse), sampling=self.preset.parameters if self.preset is not None else {},
-            engine_fields=self.holder.service.engine_fields, price=self.price,
+            engine_fields=engine_fields, price=self.price,
         )  # fmt: skip
+        return self._rules
 
     @property
     def named_aliases(self) -> list[str]:
@@ -81,6 +86,8 @@ class ModelTable:
     models: Mapping[str, ServedModel]
     default: str | None = None
     """The model of requests that name none."""
+    limits_keys: bool = False
+    """Whether any model is for some keys only."""
     _names: dict[str, ServedModel] = field(default_factory=dict)
     _patterns: list[tuple[re.Pattern[str], ServedModel]] = field(default_factory=list)
 
@@ -96,6 +103,7 @@ class ModelTable:
         # The one that says most of the name first.
         patterns.sort(key=lambda item: -len(item[0].replace("*", "")))
         self._patterns = [(_compiled(alias), model) for alias, model in patterns]
+        self.limits_keys = any(each.model.keys is not None for each in self.models.values())
         if (found := self.find(None)) is not None:
             self.default = found.name
 
@@ -109,11 +117,6 @@ class ModelTable:
             if spelling in self._names:
                 return self._names[spelling]
         return next((model for pattern, model in self._patterns if pattern.fullmatch(name)), None)
-
-    @property
-    def limits_keys(self) -> bool:
-        """Whether any model is for some keys only."""
-        return any(each.model.keys is not None for each in self.models.values())
 
     def missing(self, name: str | None, others: Iterable[str] = ()) -> ModelNotFoundError:
         """The error for a name that means none.
