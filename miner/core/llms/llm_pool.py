@@ -16,7 +16,6 @@ from miner.core.llms.contract.audio import AudioReply, no_audio, with_model
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.deadline import Deadline
 from miner.core.llms.contract.driver import run, run_stream
-from miner.core.llms.contract.failover import is_unavailable
 from miner.core.llms.contract.native import NativeBatch
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
@@ -27,9 +26,10 @@ from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
 from miner.core.llms.pool.request import native_body, request_for
 from miner.core.llms.pool.table import ServedModel
+from miner.core.llms.pool.tries import Tries
 from miner.core.model_card import ModelCard, ModelState, RunningModel
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, TokenUsage
-from miner.errors import BackendError
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
+from miner.errors import MinerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,30 +55,26 @@ class PoolService(PoolBase):
 
     # Requests
 
-    def _candidates(self, served: ServedModel) -> list[ServedModel]:
-        """The model and its fallbacks in the order in which they are tried: those in cooldown last."""
-        models = [served, *filter(None, map(self._members.table.find, served.model.fallbacks))]
-        return sorted(dict.fromkeys(models), key=lambda each: each.name in self._cooldowns)
-
-    def _cool_down(self, served: ServedModel, error: BackendError) -> None:
-        self._cooldowns.start(served.name, error, self._settings.fallback_cooldown)
+    async def _tries(self, name: str | None) -> Tries:
+        """The model of a request and its fallbacks."""
+        served = await self._members.find(name)
+        fallbacks = list(filter(None, map(self._members.table.find, served.model.fallbacks)))
+        return Tries(served, fallbacks, self._cooldowns, self._settings.fallback_cooldown)
 
     @override
     async def _run_request(self, request: ChatRequest) -> LLMResponse:
         began = asyncio.get_running_loop().time()
         with self._in_flight.call(), budget_scope(current_budget()):
-            candidates = self._candidates(await self._members.find(request.model))
-            for candidate in candidates:
-                served = self._members.current(candidate)
-                deadline = Deadline(served.holder.plan.backend, request.timeout, began)
+            tries = await self._tries(request.model)
+            for candidate in tries:
                 try:
+                    served = self._members.current(candidate)
+                    deadline = Deadline(served.holder.plan.backend, request.timeout, began)
                     with keys_in_errors(served):
                         async with deadline.entered(served.holder.use(keep_alive=request.keep_alive)) as service:
                             response = await run(service, request_for(served, request, service), deadline)
-                except BackendError as error:
-                    if candidate is candidates[-1] or not is_unavailable(error):
-                        raise
-                    self._cool_down(served, error)
+                except MinerError as error:
+                    tries.note(candidate, error)
                 else:
                     served.describe(response, response.usage)
                     return response
@@ -87,12 +83,12 @@ class PoolService(PoolBase):
     @override
     async def _stream_request(self, request: ChatRequest, response: LLMResponse) -> Batches:
         budget, began = current_budget(), asyncio.get_running_loop().time()
-        candidates = self._candidates(await self._members.find(request.model))
-        for candidate in candidates:
-            served, delivered = self._members.current(candidate), False
-            usage: TokenUsage | None = None
-            deadline = Deadline(served.holder.plan.backend, request.timeout, began)
+        tries = await self._tries(request.model)
+        for candidate in tries:
+            delivered, usage = False, None
             try:
+                served = self._members.current(candidate)
+                deadline = Deadline(served.holder.plan.backend, request.timeout, began)
                 with keys_in_errors(served):
                     async with deadline.entered(served.holder.use(keep_alive=request.keep_alive)) as service:
                         own = request_for(served, request, service)
@@ -108,10 +104,8 @@ class PoolService(PoolBase):
                                 yield batch
                             served.describe(response, usage)
                 return
-            except BackendError as error:
-                if delivered or candidate is candidates[-1] or not is_unavailable(error):
-                    raise
-                self._cool_down(served, error)
+            except MinerError as error:
+                tries.note(candidate, error, delivered=delivered)
 
     @override
     async def embed(self, texts: Texts, model: str | None = None, dimensions: int | None = None) -> EmbeddingResponse:

@@ -223,3 +223,39 @@ def test_the_pool_is_chosen_where_there_is_a_file_and_no_backend(tmp_path, monke
     assert not isinstance(get_backend("vllm", MinerConfig(_env_file=None)), PoolService)
     with pytest.raises(ConfigError, match=r"missing\.toml"):
         get_backend(None, MinerConfig(_env_file=None, config=str(tmp_path / "missing.toml")))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fallback_that_cannot_serve_the_request_does_not_answer_for_the_model(tmp_path, stream):
+    """While the model is down its own error is the answer, and once it is back, itself, cooldown or not."""
+    port = closed_port()
+    long = "word " * 4000
+    async with StubServer(["n"], max_model_len=16) as small:
+        text = f"""
+        [backends.a]
+        kind = "vllm"
+        url = "http://127.0.0.1:{port}"
+        [backends.b]
+        kind = "vllm"
+        url = "{small.url}"
+        [models.m]
+        backend = "a"
+        fallbacks = ["n"]
+        [models.n]
+        backend = "b"
+        """
+        async with pool_of(tmp_path, text) as service:
+
+            async def ask():
+                if stream:
+                    return await service.stream(long, model="m").collect()
+                return await service.chat_completion([{"role": "user", "content": long}], model="m")
+
+            for _ in range(2):
+                with pytest.raises(BackendUnavailableError, match=r"^a at "):
+                    await ask()
+            async with StubServer(["m"], max_model_len=99_999) as large:
+                write(tmp_path, text.replace(f"http://127.0.0.1:{port}", large.url))
+                await service.reload()
+                assert (await ask()).model == "m"
+            assert small.generations == []
