@@ -198,7 +198,8 @@ async def _stream(
     from miner.core.wire import LLMChunk
 
     if "progress" in service.capabilities:
-        parameters["progress"] = True
+        # Only some of the backends that may serve it know progress.
+        parameters |= {"progress": True, "unsupported": ["progress"]}
     stream = service.stream(**parameters)
     received: list[list[LLMChunk]] = []
     async with aclosing(stream.batches()) as batches:

@@ -519,3 +519,23 @@ def test_a_dumb_terminal_gets_no_line(miner):
     with in_thread(FaultServer(faults.ok())) as server:
         status, shown = on_terminal(miner, server, TERM="dumb")
     assert (status, shown) == (0, b"Hello there.\r\n")
+
+
+def test_each_model_of_a_file_is_asked_with_what_its_own_backend_knows(miner, tmp_path):
+    with in_thread(StubServer(["inner"], reply="From there.")) as server:
+        path = tmp_path / "miner.toml"
+        path.write_text(f"""
+            [backends.local]
+            kind = "llamacpp"
+            [backends.there]
+            kind = "openai"
+            url = "{server.url}"
+            [models.here]
+            backend = "local"
+            file = "demo"
+            [models.outer]
+            backend = "there"
+            name = "inner"
+            """)
+        done = miner("generate", "--config", str(path), "--model", "outer", "hi")
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, "From there.\n", b"")
