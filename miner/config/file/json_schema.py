@@ -8,7 +8,6 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
-from miner.config.file.lines import KeyPath
 from miner.config.file.schema import ConfigFile
 
 Node = dict[str, Any]
@@ -109,14 +108,6 @@ def child(node: Node, key: str | int) -> Node | None:
             return resolved(each)
     extra = node.get("additionalProperties")
     return resolved(extra) if isinstance(extra, dict) else None
-
-
-def schema_at(path: KeyPath) -> Node | None:
-    """The schema of what stands at a path; None where nothing may stand, or in a list of kinds."""
-    node: Node | None = raw_schema()
-    for key in path:
-        node = child(node, key) if node is not None else None
-    return node
 
 
 def keys_of(node: Node) -> list[str]:

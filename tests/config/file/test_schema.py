@@ -1,11 +1,12 @@
 """The published JSON Schema says of a file what reading it says, as far as a schema can."""
 
+import functools
 import tomllib
 
 import jsonschema
 import pytest
 
-from miner.config.file.json_schema import allowed, published_schema, raw_schema, schema_at
+from miner.config.file.json_schema import allowed, child, published_schema, raw_schema
 from tests.config.file.test_check import test_what_can_be
 from tests.config.file.test_errors import MODEL, test_a_wrong_key_or_value_of_a_model, test_a_wrong_table
 
@@ -82,6 +83,10 @@ def test_what_is_allowed_in_words():
         ("limits", "memory"): 'a number of bytes, or such as "6GiB" or "512MiB"',
         ("limits",): "a table",
     }
+
+    def schema_at(path):
+        return functools.reduce(child, path, raw_schema())
+
     assert {path: allowed(schema_at(path)) for path in paths} == paths
     assert schema_at(("models", "a", "no")) is None
     assert "null" not in str(raw_schema())

@@ -57,7 +57,6 @@ def _cpu(prefix: str, suffix: str, attribute: str, others: Mapping[str, str] | N
 
 _NUMBER = take.number()
 _COUNT = take.integer(0)
-_ANY = take.integer()
 
 OPTIONS: Final[tuple[Option, ...]] = (
     *_cpu("", "", "cpuparams", {"cpu-mask": "C", "cpu-range": "Cr"}),

@@ -52,11 +52,6 @@ class PoolBase(LLMService):
     # The table
 
     @property
-    def loaded_config(self) -> LoadedConfig:
-        """The file that is served."""
-        return self._members.loaded
-
-    @property
     @override
     def config_state(self) -> ConfigState:
         return self._reloader.state

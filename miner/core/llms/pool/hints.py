@@ -16,6 +16,11 @@ _MODEL_KEYS = {
     "LLAMACPP_CACHE_TYPE_K": "cache_type_k", "LLAMACPP_CACHE_TYPE_V": "cache_type_v",
     "LLAMACPP_BATCH_SIZE": "batch_size", "LLAMACPP_CACHE_RAM": "cache_ram", "LLAMACPP_POOLING": "pooling",
     "LLAMACPP_CHAT_TEMPLATE": "chat_template", "LLAMACPP_TIMEOUT": "timeout", "OLLAMA_NUM_CTX": "context",
+    "LLAMACPP_CPU_MOE": "cpu_moe", "LLAMACPP_N_CPU_MOE": "n_cpu_moe", "LLAMACPP_LORA": "lora",
+    "LLAMACPP_MMPROJ": "mmproj", "LLAMACPP_FLAGS": "flags", "LLAMACPP_IDLE_TIMEOUT": "keep_alive",
+    "LLAMACPP_SPEC_TYPE": "speculation.type", "LLAMACPP_SPEC_DRAFT_MODEL": "speculation.file",
+    "LLAMACPP_SPEC_DRAFT_N_MAX": "speculation.n_max", "LLAMACPP_SPEC_DRAFT_N_MIN": "speculation.n_min",
+    "LLAMACPP_SPEC_DRAFT_P_MIN": "speculation.p_min", "LLAMACPP_SPEC_DRAFT_NGL": "speculation.n_gpu_layers",
     "MODEL_PATH": "file",
 }  # fmt: skip
 _BACKEND_KEYS = {
@@ -23,12 +28,14 @@ _BACKEND_KEYS = {
     "VLLM_API_KEY": "key", "MINER_OPENAI_API_KEY": "key", "LLAMACPP_API_KEY": "key",
     "VLLM_TIMEOUT": "timeout", "OLLAMA_TIMEOUT": "timeout", "MINER_OPENAI_TIMEOUT": "timeout",
     "LLAMACPP_SERVER": "server", "MODELS_DIR": "models_dir", "MINER_CONNECT_TIMEOUT": "connect_timeout",
-    "MINER_MAX_CONNECTIONS": "max_connections",
+    "MINER_MAX_CONNECTIONS": "max_connections", "MINER_MAX_RETRIES": "max_retries",
+    "LLAMACPP_START_TIMEOUT": "start_timeout",
 }  # fmt: skip
 _LIMIT_KEYS = {
     "LLAMACPP_MEMORY_BUDGET": "memory", "LLAMACPP_MAX_LOADED": "max_loaded", "MINER_MAX_QUEUE": "max_queue",
-    "MINER_QUEUE_TIMEOUT": "queue_timeout",
+    "MINER_QUEUE_TIMEOUT": "queue_timeout", "LLAMACPP_CORES": "cores",
 }  # fmt: skip
+_KIND = re.compile(r"\bLLM_BACKEND=(\w+)")
 _VARIABLE = re.compile(rf"\b({'|'.join([*_MODEL_KEYS, *_BACKEND_KEYS, *_LIMIT_KEYS])})\b")
 
 
@@ -72,4 +79,4 @@ def with_keys(text: str, model: str, backend: str) -> str:
             return f"backends.{backend}.{_BACKEND_KEYS[variable]}"
         return f"limits.{_LIMIT_KEYS[variable]}"
 
-    return _VARIABLE.sub(key_of, text)
+    return _VARIABLE.sub(key_of, _KIND.sub(rf'backends.{backend}.kind = "\1"', text))

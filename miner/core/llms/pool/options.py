@@ -58,10 +58,9 @@ def llamacpp_settings(model: Model, defaults: Defaults, directory: Path) -> dict
         own["llamacpp_pooling"] = model.pooling
     if model.chat_template is not None:
         own["llamacpp_chat_template"] = _file("chat_template", model.chat_template, directory)
-    if model.mmproj is False:
-        own["llamacpp_no_mmproj"] = True
-    elif model.mmproj is not None:
-        own["llamacpp_mmproj"] = _file("mmproj", model.mmproj, directory)
+    if model.mmproj is not None:  # both fields: the environment may set the other one
+        own["llamacpp_no_mmproj"] = model.mmproj is False
+        own["llamacpp_mmproj"] = None if model.mmproj is False else _file("mmproj", model.mmproj, directory)
     if model.lora:
         own["llamacpp_lora"] = _adapters(model.lora, directory)
     if model.speculation is not None:
@@ -69,7 +68,7 @@ def llamacpp_settings(model: Model, defaults: Defaults, directory: Path) -> dict
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in model.flags.items()}
     by_flag, others = _keyed(flags, directory)
     for field, (name, value) in by_flag.items():
-        if field in own and own[field] != value:
+        if own.get(field) not in (None, value):
             key, _ = KEYED[canonical(name)[0]]
             raise ConfigError(
                 f"flags: {name} = {flags[name]!r} contradicts {key} of the same model.", hint="Set one of them."
@@ -145,7 +144,7 @@ def _speculation(given: Speculation, directory: Path) -> dict[str, Any]:
     if draft is not None and not by_model:
         raise ConfigError(f"speculation.type = {given.type!r} uses no draft model.", hint='Set type = "draft".')
     values["llamacpp_spec_type"] = kinds
-    return {field: value for field, value in values.items() if value is not None}
+    return values  # all of them: what the environment says is of another draft model
 
 
 def _model_path(file: str | None, hub: str | None, directory: Path, where: str = "") -> str | None:

@@ -4,7 +4,9 @@ import pytest
 
 from miner.config.config import MinerConfig
 from miner.config.file.read import parse_config
+from miner.core.llms.pool.hints import with_keys
 from miner.core.llms.pool.options import llamacpp_settings
+from miner.core.llms.pool.plan import config_for, plan_models
 from miner.errors import ConfigError
 
 
@@ -112,14 +114,53 @@ def test_files_that_a_model_is_run_with_start_at_the_directory_of_the_file(tmp_p
     given = settings_of(text, tmp_path)
     assert given == {
         "llamacpp_lora": ((str(tmp_path / "a.gguf"), 1.0), (str(tmp_path / "b.gguf"), 0.5)),
-        "llamacpp_mmproj": str(tmp_path / "p.gguf"), "llamacpp_spec_type": "draft-simple",
+        "llamacpp_mmproj": str(tmp_path / "p.gguf"), "llamacpp_no_mmproj": False, "llamacpp_spec_type": "draft-simple",
         "llamacpp_spec_draft_model": str(tmp_path / "d.gguf"), "llamacpp_spec_draft_n_max": 8,
         "llamacpp_spec_draft_n_min": 1, "llamacpp_spec_draft_p_min": 0.5, "llamacpp_spec_draft_ngl": -1,
     }  # fmt: skip
     hash(tuple(sorted(given.items())))
     config = MinerConfig(**given)
     assert {field: getattr(config, field) for field in given} == given
-    assert settings_of("[models.m]\nmmproj = false", tmp_path) == {"llamacpp_no_mmproj": True}
+    without = settings_of("[models.m]\nmmproj = false", tmp_path)
+    assert without == {"llamacpp_no_mmproj": True, "llamacpp_mmproj": None}
+
+
+def test_what_the_environment_says_of_another_projector_or_draft_model_does_not_mix_in(tmp_path):
+    text = """
+        [models.m]
+        file = "demo"
+        mmproj = false
+        speculation = { type = "ngram-mod" }
+        [models.other]
+        file = "demo"
+        speculation = { type = "ngram-mod" }
+        flags = { spec-draft-n-max = 4 }
+        """
+    loaded = parse_config(text, tmp_path / "miner.toml")
+    base = MinerConfig(
+        _env_file=None, llamacpp_mmproj="/p.gguf", llamacpp_spec_type="draft", llamacpp_spec_draft_model="/d.gguf",
+        llamacpp_spec_draft_n_min=3,
+    )  # fmt: skip
+    config, other = (config_for(plan.service, base) for plan in plan_models(loaded).values())
+    assert (config.llamacpp_mmproj, config.llamacpp_no_mmproj) == (None, True)
+    assert (config.llamacpp_spec_type, config.llamacpp_spec_draft_model) == ("ngram-mod", None)
+    assert (config.llamacpp_spec_draft_n_min, config.llamacpp_spec_draft_n_max) == (None, None)
+    assert (other.llamacpp_mmproj, other.llamacpp_spec_draft_n_max) == ("/p.gguf", 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("LLAMACPP_MMPROJ='x' is no projector", "models.m.mmproj='x' is no projector"),
+        ("LLAMACPP_SPEC_DRAFT_N_MIN=3 is more than LLAMACPP_SPEC_DRAFT_N_MAX=2",
+         "models.m.speculation.n_min=3 is more than models.m.speculation.n_max=2"),
+        ("Raise LLAMACPP_START_TIMEOUT.", "Raise backends.b.start_timeout."),
+        ("LLM_BACKEND=llamacpp has them.", 'backends.b.kind = "llamacpp" has them.'),
+        ("MODELS_DIR, MODEL_PATH, LLAMACPP_CORES", "backends.b.models_dir, models.m.file, limits.cores"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_keys_for_variables(text, said):
+    assert with_keys(text, "m", "b") == said
 
 
 def test_flags_with_a_key_set_what_the_key_would(tmp_path):
