@@ -10,7 +10,8 @@ from miner.cli.config_file import served_file
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json, printable
 from miner.cli.parser import UsageError, add_config_option, number, overrides
-from miner.errors import EngineStartError
+from miner.config.file.problems import shown_path
+from miner.errors import EngineStartError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -81,7 +82,14 @@ def run(args: argparse.Namespace) -> int:
             )
         return print_table(loaded, settings, json=args.json)
     own = model_settings(args.name, loaded, settings, given)
-    return _fit_model(args, settings, args.name) if own is None else _fit_model(args, own, None)
+    if own is not None:
+        return _fit_model(args, own, None)
+    try:
+        return _fit_model(args, settings, args.name)
+    except ModelNotFoundError as error:
+        has = f"{shown_path(loaded.path)} has {', '.join(loaded.content.models) or 'none'}."
+        error.operator_hint = f"{has}\n  {error.operator_hint}" if error.operator_hint else has
+        raise
 
 
 def _fit_model(args: argparse.Namespace, settings: MinerConfig, name: str | None) -> int:

@@ -29,6 +29,7 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
         ConfigError: it cannot be served.
     """
     from miner.core.llms.llamacpp.models import find_model
+    from miner.core.llms.pool.hints import with_keys
     from miner.core.llms.pool.members import Members
     from miner.core.llms.pool.plan import config_for, plan_models
     from miner.core.llms.registry import check_settings
@@ -46,7 +47,8 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
         except MinerError as error:
             path = ("models", name) if source is None else ("models", name, source)
             message = re.sub(r"^MODEL_PATH is .*?['\"]\. ", "", error.message).rstrip(".")
-            notes.append(Problem(f"{message[:1].lower()}{message[1:]}", path, hint=error.hints))
+            hint = with_keys(error.hints or "", name, plan.service.backend) or None
+            notes.append(Problem(f"{message[:1].lower()}{message[1:]}", path, hint=hint))
             continue
         try:
             check_settings(plan.service.kind, config)

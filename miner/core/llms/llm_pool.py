@@ -24,7 +24,7 @@ from miner.core.llms.pool.base import PoolBase
 from miner.core.llms.pool.hints import keys_in_errors
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
-from miner.core.llms.pool.request import native_body, request_for
+from miner.core.llms.pool.request import native_body, native_response, request_for
 from miner.core.llms.pool.table import ServedModel
 from miner.core.llms.pool.tries import Tries
 from miner.core.model_card import ModelCard, ModelState, RunningModel
@@ -158,7 +158,8 @@ class PoolService(PoolBase):
         async def call(service: LLMService, name: str | None) -> bytes:
             return await (service.native_backend or service).native(path, body, name)
 
-        return (await self._call(model, call, queued=False))[1]
+        served, raw = await self._call(model, call, queued=False)
+        return native_response(served, raw)
 
     @override
     async def native_stream(
@@ -171,6 +172,7 @@ class PoolService(PoolBase):
                 own = native_body(served, body)
                 async with aclosing(backend.native_stream(path, own, served.upstream)) as batches:
                     async for batch in batches:
+                        batch.events = [native_response(served, event) for event in batch.events]
                         yield batch
 
     @property

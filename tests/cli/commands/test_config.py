@@ -119,6 +119,15 @@ def test_what_is_missing_on_this_machine_is_a_note(config, tmp_path):
     assert [note.startswith(start) for note, start in zip(notes, starts, strict=True)] == [True] * 4, notes
 
 
+def test_a_file_that_is_no_model_is_a_note_with_the_key_to_change(config, tmp_path):
+    (tmp_path / "miner.toml").write_text('[models.a]\nfile = "./miner.toml"\n')
+    done = config("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is no usable model" in done.stdout
+    assert "name another one with models.a.file" in done.stdout
+    assert "MODEL_PATH" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -151,3 +151,10 @@ def test_another_backend_by_the_environment_means_no_file(miner, monkeypatch):
     status, _, err = miner(models(), "--config", "nowhere.toml")
     assert status == 2
     assert "nowhere.toml" in err
+
+
+def test_an_unknown_name_is_told_what_the_file_has(miner):
+    status, _, err = miner(SIZED + models("ab"), "nope")
+    assert status == 2
+    assert "There is no model 'nope'" in err
+    assert "miner.toml has a, b." in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from msgspec.structs import replace
@@ -37,3 +38,16 @@ def native_body(served: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
     if "max_tokens" in body:
         given.pop("n_predict", None)
     return {**given, **body}
+
+
+def native_response(served: ServedModel, raw: bytes) -> bytes:
+    """The response of an engine in its own form, with the model's name where it has that of another one, with which it
+    shares the engine. A text cannot hold what is replaced here: quotes are escaped in it.
+    """
+    alias = served.holder.plan.alias
+    if alias is None or alias == served.name:
+        return raw
+    old, new = (json.dumps(name, ensure_ascii=False).encode() for name in (alias, served.name))
+    for key in (b'"model":', b'"model_alias":'):
+        raw = raw.replace(key + old, key + new)
+    return raw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -107,6 +108,18 @@ async def test_errors_name_the_model_and_not_one_that_shares_its_engine(models):
             await service.embed(["hi"], model="same")
         with pytest.raises(BackendOverloadedError, match="'same'"):
             await asyncio.gather(*(service.generate("hi", model="same", max_tokens=64) for _ in range(3)))
+
+
+async def test_responses_in_the_engines_own_form_name_the_model(models):
+    async with pool_of(models, TWO) as service:
+        for name in ("one", "same"):
+            props = json.loads(await service.native("/props", model=name))
+            assert props["model_alias"] == name
+            body = {"prompt": '"model":"one"', "n_predict": 2, "temperature": 0}
+            batches = [batch async for batch in service.native_stream("/completion", body, name)]
+            last = json.loads(batches[-1].events[-1])
+            assert last["model"] == name
+            assert last["prompt"].endswith('"model":"one"')
 
 
 async def test_a_count_has_the_models_system_prompt(models):
