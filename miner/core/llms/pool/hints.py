@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from miner.config.file.problems import key_text
 from miner.core.llms.pool.table import ServedModel
 from miner.core.wire import LLMResponse
 from miner.errors import MinerError
@@ -17,7 +18,8 @@ _MODEL_KEYS = {
     "LLAMACPP_BATCH_SIZE": "batch_size", "LLAMACPP_CACHE_RAM": "cache_ram", "LLAMACPP_POOLING": "pooling",
     "LLAMACPP_CHAT_TEMPLATE": "chat_template", "LLAMACPP_TIMEOUT": "timeout", "OLLAMA_NUM_CTX": "context",
     "LLAMACPP_CPU_MOE": "cpu_moe", "LLAMACPP_N_CPU_MOE": "n_cpu_moe", "LLAMACPP_LORA": "lora",
-    "LLAMACPP_MMPROJ": "mmproj", "LLAMACPP_FLAGS": "flags", "LLAMACPP_IDLE_TIMEOUT": "keep_alive",
+    "LLAMACPP_MMPROJ": "mmproj", "LLAMACPP_NO_MMPROJ": "mmproj", "LLAMACPP_FLAGS": "flags",
+    "LLAMACPP_IDLE_TIMEOUT": "keep_alive",
     "LLAMACPP_SPEC_TYPE": "speculation.type", "LLAMACPP_SPEC_DRAFT_MODEL": "speculation.file",
     "LLAMACPP_SPEC_DRAFT_N_MAX": "speculation.n_max", "LLAMACPP_SPEC_DRAFT_N_MIN": "speculation.n_min",
     "LLAMACPP_SPEC_DRAFT_P_MIN": "speculation.p_min", "LLAMACPP_SPEC_DRAFT_NGL": "speculation.n_gpu_layers",
@@ -33,7 +35,7 @@ _BACKEND_KEYS = {
 }  # fmt: skip
 _LIMIT_KEYS = {
     "LLAMACPP_MEMORY_BUDGET": "memory", "LLAMACPP_MAX_LOADED": "max_loaded", "MINER_MAX_QUEUE": "max_queue",
-    "MINER_QUEUE_TIMEOUT": "queue_timeout", "LLAMACPP_CORES": "cores",
+    "MINER_QUEUE_TIMEOUT": "queue_timeout", "LLAMACPP_CORES": "cores", "MINER_KV_CACHE": "kv_cache",
 }  # fmt: skip
 _KIND = re.compile(r"\bLLM_BACKEND=(\w+)")
 _VARIABLE = re.compile(rf"\b({'|'.join([*_MODEL_KEYS, *_BACKEND_KEYS, *_LIMIT_KEYS])})\b")
@@ -74,9 +76,11 @@ def with_keys(text: str, model: str, backend: str) -> str:
     def key_of(match: re.Match[str]) -> str:
         variable = match[1]
         if variable in _MODEL_KEYS:
-            return f"models.{model}.{_MODEL_KEYS[variable]}"
+            return key_text(("models", model, *_MODEL_KEYS[variable].split(".")))
         if variable in _BACKEND_KEYS:
-            return f"backends.{backend}.{_BACKEND_KEYS[variable]}"
+            return key_text(("backends", backend, _BACKEND_KEYS[variable]))
         return f"limits.{_LIMIT_KEYS[variable]}"
 
-    return _VARIABLE.sub(key_of, _KIND.sub(rf'backends.{backend}.kind = "\1"', text))
+    return _VARIABLE.sub(
+        key_of, _KIND.sub(lambda match: f'{key_text(("backends", backend, "kind"))} = "{match[1]}"', text)
+    )

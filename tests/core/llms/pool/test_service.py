@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from miner.config.config import MinerConfig
+from miner.config.file.kinds import ENGINE_KEYS
 from miner.core.llms import get_backend
 from miner.core.llms.llm_pool import PoolService
+from miner.core.llms.pool.hints import with_keys
 from miner.errors import BackendUnavailableError, ConfigError, ModelNotFoundError, OutputValidationError
 from tests.core.llms.pool.files import pool_of, write
 from tests.core.services import closed_port
@@ -259,3 +261,18 @@ async def test_a_fallback_that_cannot_serve_the_request_does_not_answer_for_the_
                 await service.reload()
                 assert (await ask()).model == "m"
             assert small.generations == []
+
+
+def test_variables_in_errors_become_keys_as_the_file_writes_them():
+    text = "Raise LLAMACPP_CTX_SIZE, LLAMACPP_SPEC_DRAFT_N_MAX, VLLM_TIMEOUT, LLAMACPP_CORES or LLAMACPP_FAIRNESS_WAIT."
+    assert with_keys(text, "small", "gpu") == (
+        "Raise models.small.context, models.small.speculation.n_max, backends.gpu.timeout, limits.cores or "
+        "LLAMACPP_FAIRNESS_WAIT."
+    )
+    assert with_keys("LLAMACPP_CTX_SIZE", "org/Qwen3:q4", "gpu") == 'models."org/Qwen3:q4".context'
+
+
+@pytest.mark.parametrize("key", [key for key in ENGINE_KEYS if key != "speculation"])
+def test_each_key_of_an_engine_has_its_variable(key):
+    variable = {"context": "LLAMACPP_CTX_SIZE", "slots": "LLAMACPP_PARALLEL"}.get(key, f"LLAMACPP_{key.upper()}")
+    assert with_keys(f"{variable}=1", "m", "b") == f"models.m.{key}=1"
