@@ -14,6 +14,7 @@ import pytest
 
 from tests.conformance.running import SENSE
 from tests.servers.llama_runner import LlamaRunner, RunnerConfig, demo_model
+from tests.servers.openai_stub import StubServer
 from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.engine
@@ -78,6 +79,20 @@ def test_the_smallest_backend_says_what_it_cannot(environment):
 def test_the_smallest_backend_is_chosen_by_the_setting(environment):
     status, out, err = run(environment, "miner", "generate", "Hi", env={"LLM_BACKEND": "echo"})
     assert (status, out.strip()) == (0, "Hi"), err
+
+
+async def test_both_are_kinds_of_a_file(environment, tmp_path):
+    async with StubServer(["m"], api_key="secret", reply="From the desk.") as server:
+        file = tmp_path / "both.toml"
+        file.write_text(
+            '[backends.e]\nkind = "echo"\n[models.loud]\nbackend = "e"\nname = "shout"\n'
+            f'[backends.desk]\nkind = "lmstudio"\nurl = "{server.v1}"\nplain_key = "secret"\n'
+            '[models.desk]\nbackend = "desk"\nname = "m"\n'
+        )
+        for model, text in (("loud", "HELLO"), ("desk", "From the desk.")):
+            command = ("miner", "generate", "Hello", "--config", str(file), "--model", model)
+            status, out, err = await asyncio.to_thread(run, environment, *command)
+            assert (status, out.strip()) == (0, text), err
 
 
 def test_the_smallest_backend_keeps_the_contract(environment):

@@ -16,7 +16,9 @@ TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
 
 
 class LMStudioService(OpenAIService):
-    """An LM Studio server at LMSTUDIO_API_BASE (default http://localhost:1234/v1)."""
+    """An LM Studio server at LMSTUDIO_API_BASE (default http://localhost:1234/v1), or at the `url` of its table in
+    miner.toml.
+    """
 
     name = "lmstudio"
     unreachable_hint = "Start its server (`lms server start`), or set LMSTUDIO_API_BASE; {url}/models must respond."
@@ -26,8 +28,9 @@ class LMStudioService(OpenAIService):
     neutral = {"top_k": 0, "repeat_penalty": 1.0}  # noqa: RUF012
 
     def endpoint(self) -> Endpoint:
-        """The server's base URL."""
-        return Endpoint(os.environ.get("LMSTUDIO_API_BASE", "http://localhost:1234/v1"))
+        """The server's base URL, key and read timeout. Behind a miner.toml, `config` has those of its table."""
+        url = getattr(self.config, "url", None) or os.environ.get("LMSTUDIO_API_BASE", "http://localhost:1234/v1")
+        return Endpoint(url, getattr(self.config, "key", None), getattr(self.config, "timeout", None) or 300.0)
 
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
         """LM Studio's message for a prompt that is too long."""
