@@ -13,6 +13,7 @@
         BackendUnavailableError       503  cannot be reached, or is temporarily unavailable
           ServiceClosedError          503  the service was closed while the call ran; not retried
         BackendTimeoutError           504  read timeout
+          CallTimeoutError            504  the call's own `timeout`, for all of it; no other backend is tried
         BackendOverloadedError        429  the queue is full; carries retry_after in seconds
         AuthenticationError           502  the engine refused our key (not the caller's key)
         BackendProtocolError          502  invalid response
@@ -40,6 +41,7 @@ __all__ = [
     "BackendProtocolError",
     "BackendTimeoutError",
     "BackendUnavailableError",
+    "CallTimeoutError",
     "ConfigError",
     "ContextLengthError",
     "EngineCrashedError",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from miner.core.engine.diagnosis import check_model_file
-from miner.core.engine.procstat import physical_cores, process_usage
+from miner.core.engine.procstat import process_usage
 from miner.core.engine.shared_future import SharedFuture
 from tests.blocking import blocking_calls_fail
 
@@ -18,9 +18,7 @@ def wait():
     SharedFuture().wait_blocking(0.001)
 
 
-@pytest.mark.parametrize(
-    "call", [wait, physical_cores, lambda: process_usage(1), lambda: check_model_file(Path(__file__))]
-)
+@pytest.mark.parametrize("call", [wait, lambda: process_usage(1), lambda: check_model_file(Path(__file__))])
 async def test_a_blocking_call_of_the_library_fails(call):
     with (
         pytest.raises(AssertionError, match="on the event loop"),
@@ -32,7 +30,7 @@ async def test_a_blocking_call_of_the_library_fails(call):
 
 async def test_in_a_thread_it_may_block(no_blocking_calls):
     await asyncio.to_thread(wait)
-    await asyncio.to_thread(physical_cores)
+    await asyncio.to_thread(process_usage, 1)
 
 
 def test_without_a_loop_it_may_block(no_blocking_calls):

@@ -43,7 +43,7 @@ never fits; 2 invalid usage or no such model
 def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
     parser = new_parser(
-        description="Check whether a model fits into memory, or which models of miner.toml fit together.",
+        description="Check whether a model fits into memory, or which of miner.toml fit together.",
         epilog=_EPILOG,
         usage="miner fit [NAME] [options]",
     )

@@ -32,6 +32,8 @@ async def events(context: RequestContext) -> web.StreamResponse:
         first = _frame(Event(number, "state", msgspec.json.encode(state)))
 
         async def write() -> bytes:
+            if context.request.method == "HEAD":
+                return b""
             await out.send(first)
             while context.gateway.phase != "draining":
                 frames = await _next(watcher)
