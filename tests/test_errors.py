@@ -123,7 +123,8 @@ def test_the_statuses_are_those_of_the_design():
         MinerError: 500, ConfigError: 500, RequestError: 400, InvalidRequestError: 400, UnsupportedFeatureError: 400,
         ModelNotFoundError: 404, ContextLengthError: 400, BackendError: 502, BackendUnavailableError: 503,
         BackendTimeoutError: 504, BackendOverloadedError: 429, AuthenticationError: 502, BackendProtocolError: 502,
-        CallTimeoutError: 504, OutputValidationError: 422, StreamInterruptedError: 502, EngineStartError: 503, EngineCrashedError: 503,
+        CallTimeoutError: 504, OutputValidationError: 422, StreamInterruptedError: 502, EngineStartError: 503,
+        EngineCrashedError: 503,
         ServiceClosedError: 503,
     }  # fmt: skip
 
