@@ -84,6 +84,9 @@ def explain_command(lines: Sequence[str], status: int | None, backend: str, *, s
     reason = explain_by(_RULES, _SIGNALS, own, status)
     if reason.text.startswith(LAST_LINE) and (raised := _raised(own)) is not None:
         return Reason(raised)
+    if served and reason.text.startswith(LAST_LINE):
+        # Clients read the reason, and servers log the requests of others.
+        return Reason("its log gives no known reason", f"{reason.text[:1].upper()}{reason.text[1:]}.")
     if "hub refused" in reason.text:
         return Reason(reason.text, _token_hint(backend))
     return reason

@@ -311,3 +311,9 @@ def test_a_refused_download_names_the_secret(monkeypatch):
 )  # fmt: skip
 def test_reasons(lines, says):
     assert says in explain_command(lines, 1, "gpu", served=False).text
+
+
+def test_clients_do_not_read_the_log_of_a_server_that_served_others():
+    reason = explain_command(["loaded", '127.0.0.1 "my secret prompt"'], 3, "gpu", served=True)
+    assert "secret" not in reason.text
+    assert "secret" in reason.operator_hint
