@@ -44,6 +44,9 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
         source = next((key for key in ("file", "hub", "name") if getattr(plan.model, key) is not None), None)
         try:
             find_model(None, config)
+        except ConfigError as error:
+            problems.append(_setting_problem(error, name, loaded))
+            continue
         except MinerError as error:
             path = ("models", name) if source is None else ("models", name, source)
             message = re.sub(r"^MODEL_PATH is .*?['\"]\. ", "", error.message).rstrip(".")

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from miner.config.file.json_schema import published_schema
+from miner.core.models.resolve import resolve
 from tests.cli.conftest import LONG, environment
 from tests.servers.openai_stub import StubServer
 from tests.servers.threaded import in_thread
@@ -336,3 +337,13 @@ def test_a_command_that_is_not_installed_is_a_note(config, tmp_path):
 def test_a_flag_of_the_engine_is_shown_under_its_key(config, tmp_path):
     (tmp_path / "miner.toml").write_text('[models.demo]\nflags = { "fa" = "on" }\n')
     assert " ".join(rows_of(config("show", "demo"))["flash_attn"].split()) == '"on" miner.toml:2'
+
+
+def test_a_file_of_another_kind_is_an_error_of_its_own_key(config, tmp_path):
+    (tmp_path / "x.gguf").symlink_to(resolve("demo").path)
+    (tmp_path / "miner.toml").write_text('[models.a]\nfile = "demo"\nlora = ["./x.gguf"]\n')
+    done = config("check")
+    assert done.returncode == 2
+    assert done.stderr.startswith("miner: miner.toml:3: models.a.lora = ")
+    assert "is no adapter, but a model" in done.stderr
+    assert "LLAMACPP_" not in done.stderr
