@@ -17,7 +17,7 @@ from typing import Any
 
 from miner import __version__
 from miner.cli.output.errors import drop_output, report, report_unexpected
-from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, name_flags, nearest, unexpected
+from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, name_flags, nearest, unexpected
 from miner.core._typing import override
 from miner.errors import MinerError
 
@@ -128,7 +128,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if theirs:
         args.arguments = theirs
     if rest:
-        raise unexpected(rest, subparsers.choices[args.command] if args.command else parser)
+        raise unexpected(rest, chosen(parser, args))
     if args.command is None:
         raise UsageError("No command given.", operator_hint=f"{_commands()} See `miner --help`.")
     return args

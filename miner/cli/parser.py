@@ -71,6 +71,16 @@ def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
     return UsageError(f"Unknown option {name}.", operator_hint=hint)
 
 
+def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command that was typed, or of its action."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            name = getattr(args, action.dest, None)
+            if name in action.choices:
+                return chosen(action.choices[name], args)
+    return parser
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return `Did you mean ...?` if a known name is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -75,6 +75,8 @@ def test_the_console_script_is_the_same_command(tmp_path):
         (["--nothing"], "miner: Unknown option --nothing.\n  See `miner --help`.\n"),
         (["generate"], "miner: The following arguments are required: PROMPT.\n  See `miner generate --help`.\n"),
         (["generate", "--maxtokens=5", "x"], "miner: Unknown option --maxtokens.\n  Did you mean --max-tokens?\n"),
+        (["config", "check", "--confg", "x"], "miner: Unknown option --confg.\n  Did you mean --config?\n"),
+        (["config", "schema", "--zz"], "miner: Unknown option --zz.\n  See `miner config schema --help`.\n"),
         (["generate", "--max", "5", "x"], "miner: Unknown option --max.\n"),
         (["generate", "why", "is"], "miner: Unexpected argument 'is'.\n  Quote an argument"),
         (["generate", "x", "--model"], "miner: Argument --model: expected one argument.\n"),
