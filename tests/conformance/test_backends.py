@@ -1,4 +1,4 @@
-"""The three built-in backends keep the contract: llama.cpp on the real engine, Ollama on a server in its form in front
+"""The built-in backends keep the contract: llama.cpp on the real engine, Ollama on a server in its form in front
 of the real engine, vLLM on a real vLLM server (`-m vllm`).
 """
 
@@ -43,6 +43,17 @@ async def test_llamacpp_with_templates_for_tools_and_reasoning(tmp_path):
         assert status == 0, output[-4000:]
         assert "unsupported" not in output
         assert f"{capability:<20} passed" in output
+
+
+async def test_a_table(tmp_path):
+    """The pool keeps the contract of its models' backends, under the names of the file."""
+    write_tiny_model(tmp_path / "tiny.gguf")
+    (tmp_path / "miner.toml").write_text(
+        '[models.small]\nfile = "tiny.gguf"\ncontext = 2048\nslots = 4\nthreads = 1\n'
+        '[models.other]\nfile = "tiny.gguf"\ncontext = 1024\nthreads = 1\n[defaults]\nmodel = "small"\n'
+    )
+    status, output = await conformance(tmp_path, "pool", "-k", f"not ({SENSE})")
+    assert status == 0, output[-4000:]
 
 
 async def test_ollama(tmp_path):
