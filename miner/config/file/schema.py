@@ -124,7 +124,9 @@ class Backend(Table):
     concurrency: int | None = Field(default=None, ge=1)
     """Requests that are sent to the server at once; others wait, fair between clients. Default: what it reports."""
     expose: bool = False
-    """Serve all models that it has, under their own names, besides those of this file."""
+    """Serve all models that it has, under their own names, besides those of this file; those of a command while it
+    runs.
+    """
     options: dict[str, Any] = Field(default={}, repr=False)
     """Attributes of the config object of a backend from another package."""
 
