@@ -7,7 +7,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,7 @@ def parse_config(text: str, path: Path, environment: Mapping[str, str] | None = 
     variables = Variables(written, environment)
     problems: list[Problem] = []
     replaced = variables.replaced(written, (), problems)
+    problems += [Problem("must have no NUL character", where) for where in _with_nul(written, ())]
     content: ConfigFile | None = None
     try:
         content = ConfigFile.model_validate(replaced)
@@ -157,6 +158,18 @@ def parse_config(text: str, path: Path, environment: Mapping[str, str] | None = 
         raise ConfigFileError(path, sorted(found, key=lambda problem: problem.line or 0))
     loaded = LoadedConfig(path, text, content, (), written, lines)
     return replace(loaded, notes=tuple(sorted(map(loaded.located, notes), key=lambda note: note.line or 0)))
+
+
+def _with_nul(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """Where texts have a NUL character: no path, argument or header can."""
+    if isinstance(value, str) and "\0" in value:
+        yield path
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _with_nul(each, (*path, key))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _with_nul(each, (*path, number))
 
 
 def _located(problem: Problem, written: Mapping[str, Any], lines: Lines) -> Problem:

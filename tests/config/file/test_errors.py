@@ -170,3 +170,18 @@ def test_secrets_are_not_shown(text, parse):
     with pytest.raises(ConfigFileError) as raised:
         parse(text, HIDDEN="SECRET")
     assert "SECRET" not in f"{raised.value} {raised.value.problems} {raised.value!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[variables]\nA = "\\u0000"\n[models.a]\nfile = "${A}"', "2: variables.A"),
+        ('[models.a]\nfile = "x\\u0000"', "2: models.a.file"),
+        ('[backends.b]\nkind = "vllm"\ncommand = ["a", "\\u0000", "${PORT}"]', "3: backends.b.command[1]"),
+    ],
+)
+def test_no_text_has_a_nul_character(parse, text, key):
+    with pytest.raises(ConfigFileError) as raised:
+        parse(text)
+    assert raised.value.message.startswith(f"miner.toml:{key} = ")
+    assert raised.value.message.endswith(": must have no NUL character.")
