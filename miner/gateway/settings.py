@@ -96,7 +96,7 @@ class GatewaySettings(Settings):
     serve_batch_max_age: Seconds = 30 * 86400.0
     """Seconds for which files, and batches that have ended, are kept."""
     serve_batch_concurrency: int | None = Field(None, ge=1, le=256)
-    """Rows of batches that run at once; default: one less than the backend's slots, 32 at most."""
+    """Rows of batches that run at once; default: one less than the slots of their backend, 32 at most."""
 
     serve_admission_timeout: Seconds = 2.0
     """Timeout in seconds of each hook of `miner.admission`."""
