@@ -235,5 +235,5 @@ def _model(name: str, row: Row) -> str:
         facts.append("does not fit into memory now")
     return (
         f'# {", ".join(facts)}.\n[{key_text(("models", name))}]\nbackend = "local"\nfile = {toml_text(row.name)}\n'
-        '# aliases = ["gpt-4o-mini", "claude-*"]\n# context = 32768\n# slots = 4\n'
+        f'# aliases = ["gpt-4o-mini", "claude-*"]\n# context = {min(row.context_length or 8192, 32768)}\n# slots = 4\n'
     )

@@ -43,7 +43,10 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
         config = config_for(plan.service, settings)
         source = next((key for key in ("file", "hub", "name") if getattr(plan.model, key) is not None), None)
         try:
-            find_model(None, config)
+            trained = find_model(None, config).header.context_length
+            if plan.model.context is not None and trained is not None and trained < plan.model.context:
+                why = f"the model was trained for {trained} tokens; a larger context is not used"
+                notes.append(Problem(why, ("models", name, "context")))
         except ConfigError as error:
             problems.append(_setting_problem(error, name, loaded))
             continue

@@ -97,3 +97,12 @@ def test_a_gateway_that_was_named_must_answer(miner):
     status, out, err = miner("--url", f"http://127.0.0.1:{closed_port()}")
     assert (status, out) == (1, "")
     assert "miner serve" in err
+
+
+def test_a_context_beyond_the_training_is_noted(miner, tmp_path, capsys):
+    (tmp_path / "miner.toml").write_text('[models.small]\nfile = "tiny.gguf"\ncontext = 32768\n')
+    assert main.run(["config", "check"]) == 0
+    written = capsys.readouterr()
+    text = written.out + written.err
+    assert "miner.toml:3: models.small.context" in text
+    assert "trained for 2048 tokens" in text
