@@ -10,8 +10,8 @@ from miner.cli.parser import add_gateway_options
 
 _EPILOG = """\
 examples:
-  miner unload small
-  miner unload small --url http://node:8088 --key - < key.txt
+  miner {action} small
+  miner {action} small --url http://node:8088 --key - < key.txt
 
 The next request loads it again. `miner ps` shows what is loaded.
 """
@@ -21,23 +21,42 @@ _SECONDS = 3600.0
 
 def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
+    description = "Unload a model of a running gateway once its requests are done."
+    add_action_parser(new_parser, "unload", description, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Unload the model; return the exit status."""
+    return take_out(args, "unload", "unloaded")
+
+
+def add_action_parser(
+    new_parser: Callable[..., argparse.ArgumentParser],
+    action: str,
+    description: str,
+    run: Callable[[argparse.Namespace], int],
+) -> None:
+    """Add the parser of a command that takes a model out of memory."""
     parser = new_parser(
-        description="Unload a model of a running gateway once its requests are done.",
-        epilog=_EPILOG,
-        usage="miner unload NAME [options]",
+        description=description, epilog=_EPILOG.format(action=action), usage=f"miner {action} NAME [options]"
     )
     parser.set_defaults(run=run)
     parser.add_argument("name", metavar="NAME", help="the model")
     add_gateway_options(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Unload the model; return the exit status."""
+def take_out(args: argparse.Namespace, action: str, done: str) -> int:
+    """Take the model out of memory; return the exit status.
+
+    Args:
+        action: of the admin route.
+        done: the field of its response that says whether the model was loaded.
+    """
     from miner.cli.gateway_client import GatewayClient
 
-    answer = GatewayClient.of(args.url, args.key).act(args.name, "unload", timeout=_SECONDS)
+    answer = GatewayClient.of(args.url, args.key).act(args.name, action, timeout=_SECONDS)
     if args.json:
         print_json(answer)
     else:
-        print(f"{args.name} {'is unloaded' if answer['unloaded'] else 'was not loaded'}")
+        print(f"{args.name} {f'is {done}' if answer[done] else 'was not loaded'}")
     return 0
