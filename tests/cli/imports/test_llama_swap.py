@@ -170,12 +170,12 @@ def test_a_command_keeps_its_address_environment_and_limits(read):
             }
         }
     )
-    content = checked(draft, HOME="/home/me", A_KEY="k", HF_TOKEN="t", PASSWORD="p")
+    content = checked(draft, HOME="/own", A_KEY="k", HF_TOKEN="t", PASSWORD="p")
     backend = content.backends["a"]
     assert (backend.kind, backend.port, backend.ready) == ("vllm", 8999, "/ready")
     assert backend.command == ["vllm", "serve", "X", "--port", "8999", "--api-key", "k"]
     assert backend.key == "k"
-    assert backend.env == {"HF_TOKEN": "t", "DIR": "/home/me/x", "PLAIN": "1=2", "PASSWORD": "p"}
+    assert backend.env == {"HF_TOKEN": "t", "DIR": "/own/x", "PLAIN": "1=2", "PASSWORD": "p"}
     assert (backend.stop_timeout, backend.concurrency, content.models["a"].name) == (30, 4, "X")
     assert "hunter2" not in draft.text()
     assert set(draft.variables) == {"A_KEY", "HF_TOKEN", "HOME", "PASSWORD"}

@@ -3,6 +3,7 @@
 import pytest
 import xllamacpp
 
+from miner.core.engine.flags import values as take
 from miner.core.engine.flags.check import all_names, canonical, checked, wheel_parameters
 from miner.core.engine.flags.options import BY_NAME, OPTIONS
 from miner.core.engine.flags.owned import KEYED, OTHER_NAMES, OWNED
@@ -56,7 +57,8 @@ def example(option):
         if name in EXAMPLES:
             value = EXAMPLES[name]
             return tuple(value) if isinstance(value, list) else value
-    return True if option.is_switch or base == "cpu-moe" else 1
+    takes_no_value = option.convert in (take.switch, take.inverted, take.all_cpu_experts, take.reasoning_preserve)
+    return True if takes_no_value or base == "cpu-moe" else 1
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.names[0])

@@ -30,11 +30,6 @@ class Option:
     """Its bit of `sampling.user_sampling_config`: it counts over the sampling defaults of the model's file."""
     is_path: bool = False
 
-    @property
-    def is_switch(self) -> bool:
-        """Whether it takes no value."""
-        return self.convert in (take.switch, take.inverted, take.all_cpu_experts, take.reasoning_preserve)
-
 
 def _option(names: str, attribute: str | None, convert: Convert, **more: Any) -> Option:
     on, _, off = names.partition(" / ")

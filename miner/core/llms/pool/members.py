@@ -143,11 +143,10 @@ class Members:
         for key, holder in holders.items():
             holder.revive()
             holder.change(prepared.plans[key].table, *self._queue_limits(loaded))
-            if isinstance(holder.service, OpenAIServer):
+            if holder.plan.table.command is not None and isinstance(holder.service, OpenAIServer):
                 # A command that we run for one model need not call it as the file does.
                 own = [plan.model for plan in models.values() if plan.service.identity == key]
-                runs = holder.plan.table.command is not None
-                holder.service.takes_any_name = runs and all(model.name is None for model in own)
+                holder.service.takes_any_name = all(model.name is None for model in own)
         self._retired = [holder for holder in self._retired if not holder.closed and holder not in holders.values()]
         leaving = [holder for holder in before if holder not in holders.values()]
         self._retired += leaving
