@@ -47,8 +47,8 @@ class Events(Middleware):
     @override
     def on_finish(self, context: RequestContext) -> None:
         call = context.call
-        if call is None or context.call_started_at is None or not (call.arguments or call.items):
-            return
+        if call is None or not (call.arguments or call.items):
+            return  # one that was refused after it had begun ends here too
         loop, usage, first = asyncio.get_running_loop(), context.reported_usage, context.first_token_at
         seconds = loop.time() - context.started_at
         context.gateway.feed.publish(

@@ -80,6 +80,20 @@ async def test_a_watcher_sees_requests_and_engines():
             ]  # fmt: skip
 
 
+async def test_a_request_that_is_refused_ends_for_a_watcher_too():
+    async with (
+        serving(Loading()) as served,
+        aiohttp.ClientSession() as session,
+        session.get(f"{served.url}/admin/events") as response,
+    ):
+        body = {"model": "/etc/passwd", "messages": [{"role": "user", "content": "hi"}]}
+        async with session.post(f"{served.v1}/chat/completions", json=body) as answer:
+            assert answer.status == 404
+        _, started = await until_kind(response, "request", state="started")
+        _, finished = await until_kind(response, "request", state="finished")
+        assert (finished["id"], finished["status"], finished["error"]) == (started["id"], 404, "model_not_found")
+
+
 @pytest.mark.parametrize("sent", ["x", "-1", "1.5", "9" * 30])
 async def test_an_id_that_is_none_is_refused(sent):
     headers = {"Last-Event-ID": sent}
