@@ -1,0 +1,1 @@
+"""Measuring what a model's server does under load: `miner bench`."""
