@@ -38,6 +38,7 @@ __all__ = [
     "TextPart",
     "Timeout",
     "Timings",
+    "Token",
     "TokenLogprob",
     "TokenUsage",
     "ToolCall",
@@ -356,6 +357,16 @@ class RerankResponse(Struct, kw_only=True):
     """None where the engine sent none."""
     cost: float | None = None
     """As `LLMResponse.cost`."""
+
+
+class Token(Struct, omit_defaults=True, gc=False):
+    """One token of a text."""
+
+    id: int
+    piece: str | None = None
+    """Its text; None where the engine does not say."""
+    bytes: list[int] | None = None
+    """Its bytes, where they are no UTF-8 text by themselves: `piece` has U+FFFD for them."""
 
 
 class Preset(Struct, kw_only=True, omit_defaults=True):

@@ -19,7 +19,7 @@ from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.generate_only import Verb, call_chat_completion, call_generate, declared_options
 from miner.core.llms.contract.images import check_images
 from miner.core.llms.contract.model_management import ModelManagement
-from miner.core.llms.contract.pooling import count_tokens, embed, rerank
+from miner.core.llms.contract.pooling import count_tokens, embed, rerank, tokenize
 from miner.core.llms.contract.request import build_request, seconds_of
 from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.llms.contract.vectors import Texts
@@ -31,6 +31,7 @@ from miner.core.wire import (
     LLMResponse,
     ModelInfo,
     RerankResponse,
+    Token,
     TokenUsage,
 )
 from miner.errors import InvalidRequestError, MinerError, ModelNotFoundError, UnsupportedFeatureError
@@ -244,6 +245,17 @@ class LLMService(ModelManagement):
         return await self._count_request(
             self._request(options, prompt=prompt, messages=messages, model=model, tools=tools)
         )
+
+    async def tokenize(self, text: str, model: str | None = None, *, special: bool = True) -> list[Token]:
+        """Return the tokens of a text, without a chat template (llama.cpp, vLLM, and servers that have `/tokenize`).
+
+        Args:
+            special: with the special tokens that the model has at the beginning (and end) of a prompt.
+
+        Raises:
+            UnsupportedFeatureError: the engine does not tell them.
+        """
+        return await tokenize(self, text, model, special=special)
 
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
         """Load a model without generating a token. Where models stay loaded, or a backend has no loading, this checks

@@ -20,7 +20,16 @@ from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, Resolution
+from miner.core.wire import (
+    ChatRequest,
+    EmbeddingResponse,
+    Health,
+    LLMResponse,
+    ModelInfo,
+    RerankResponse,
+    Resolution,
+    Token,
+)
 from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError, UnsupportedFeatureError
 
 __all__ = ["FallbackService"]
@@ -241,6 +250,10 @@ class FallbackService(LLMService):
     async def count_tokens(self, prompt: str | None = None, **arguments: Any) -> int:
         return await self._first(lambda service: service.count_tokens(prompt, **arguments))
 
+    @override
+    async def tokenize(self, text: str, model: str | None = None, *, special: bool = True) -> list[Token]:
+        return await self._first(lambda service: service.tokenize(text, model, special=special))
+
     # Models and health
 
     @override
@@ -354,15 +367,12 @@ class FallbackService(LLMService):
         """Ready if any backend is; the reason is that of those that are not."""
         services = self._all()
         checks = await asyncio.gather(*(service.health() for service in services))
-        reasons = [
-            f"{service.name}: {health.reason}" for service, health in zip(services, checks, strict=True) if not health
-        ]
-        ready = [health for health in checks if health]
-        best = ready[0] if ready else checks[0]
+        reasons = [f"{each.name}: {health.reason}" for each, health in zip(services, checks, strict=True) if not health]
+        best = next((health for health in checks if health), checks[0])
         return Health(
             state=best.state,
             reason="; ".join(reasons) or None,
-            hint=None if ready else best.hint,
+            hint=None if best else best.hint,
             models=best.models,
             engines=[engine for health in checks for engine in health.engines],
         )

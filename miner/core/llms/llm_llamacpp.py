@@ -29,11 +29,12 @@ from miner.core.llms.llamacpp.models import DEFAULT_PARALLEL
 from miner.core.llms.llamacpp.progress import reports_until_done
 from miner.core.llms.llamacpp.server import LlamaServer, ServerProvider
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.openai.models import read_tokens
 from miner.core.llms.openai.service import Endpoint, OpenAIService
 from miner.core.llms.pool.host import EngineHost
 from miner.core.llms.schema.support import check_llama, drop_conflicting_format
 from miner.core.model_card import ModelCard, ModelRecipe, RunningModel
-from miner.core.wire import UNLIMITED, ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings
+from miner.core.wire import UNLIMITED, ChatRequest, Health, LLMChunk, ModelInfo, Progress, Timings, Token
 from miner.errors import ContextLengthError, InvalidRequestError, MinerError, UnsupportedFeatureError
 
 __all__ = ["LlamaCppService"]
@@ -218,6 +219,14 @@ class LlamaCppService(OpenAIService):
         timings = Timings()
         async with self._servers.slot(request, None, timings) as server:
             return await self._generation(server.supported(request), server, timings).count_tokens()
+
+    @override
+    async def _tokenize(self, text: str, model: str | None, *, special: bool) -> list[Token]:
+        body = {"content": text, "add_special": special, "with_pieces": True}
+        raw = await self._servers.without_slot(
+            model, lambda server: native.ask(server, "/tokenize", body, self._native_error)
+        )
+        return read_tokens(raw, self.name)
 
     # Its own routes
 

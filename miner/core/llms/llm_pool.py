@@ -28,7 +28,7 @@ from miner.core.llms.pool.request import native_body, native_response, request_f
 from miner.core.llms.pool.table import ServedModel
 from miner.core.llms.pool.tries import Tries
 from miner.core.model_card import ModelCard, ModelState, RunningModel
-from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse
+from miner.core.wire import ChatRequest, EmbeddingResponse, Health, LLMResponse, ModelInfo, RerankResponse, Token
 from miner.errors import MinerError
 
 if TYPE_CHECKING:
@@ -134,6 +134,13 @@ class PoolService(PoolBase):
             with keys_in_errors(served):
                 async with served.holder.use() as service:
                     return await service._count_request(request_for(served, request, service))
+
+    @override
+    async def tokenize(self, text: str, model: str | None = None, *, special: bool = True) -> list[Token]:
+        async def call(service: LLMService, name: str | None) -> list[Token]:
+            return await service.tokenize(text, name, special=special)
+
+        return (await self._call(model, call, queued=False))[1]
 
     async def _call(
         self, model: str | None, call: Callable[[LLMService, str | None], Awaitable[T]], *, queued: bool = True,

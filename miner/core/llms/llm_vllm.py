@@ -19,11 +19,12 @@ from miner.core.http.errors import ErrorBody, parse_error_body
 from miner.core.llms.contract.audio import AudioReply, no_audio
 from miner.core.llms.contract.cache import TTLCache
 from miner.core.llms.contract.tools import with_object_arguments
-from miner.core.llms.openai.models import read_embeddings
+from miner.core.llms.openai.models import read_embeddings, read_tokens
+from miner.core.llms.openai.request import effort_of
 from miner.core.llms.openai.response import decode_event
 from miner.core.llms.openai.service import Endpoint, NoTemplateError, OpenAIService
 from miner.core.llms.schema.support import check_vllm, drop_conflicting_format
-from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo
+from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, Token
 from miner.errors import (
     BackendError,
     BackendOverloadedError,
@@ -189,7 +190,7 @@ class VLLMService(OpenAIService):
         if (request.continuous_usage or counts_prompt) and "stream_options" in body:
             body["stream_options"]["continuous_usage_stats"] = True
         if request.reasoning is not None:
-            body["reasoning_effort"] = _effort(request.reasoning)
+            body["reasoning_effort"] = effort_of(request.reasoning)
 
     @override
     @asynccontextmanager
@@ -232,6 +233,11 @@ class VLLMService(OpenAIService):
             return msgspec.json.decode(raw, type=_Count).count
         except msgspec.DecodeError as error:
             raise BackendProtocolError(f"vllm sent no token count: {error}.", backend=self.name) from error
+
+    @override
+    async def _tokenize(self, text: str, model: str | None, *, special: bool) -> list[Token]:
+        body = {"model": model, "prompt": text, "add_special_tokens": special, "return_token_strs": True}
+        return read_tokens(await self._post("/tokenize", body, model=model, root=True), self.name)
 
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:
@@ -303,12 +309,6 @@ def _replace_broken_arguments(messages: Iterable[dict[str, Any]]) -> None:
     for message in messages:
         if calls := message.get("tool_calls"):
             message["tool_calls"] = with_object_arguments(calls)
-
-
-def _effort(reasoning: bool | str) -> str:
-    if isinstance(reasoning, str):
-        return reasoning
-    return "medium" if reasoning else "none"
 
 
 def _two_numbers(text: str) -> tuple[int | None, int | None]:

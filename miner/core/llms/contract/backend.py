@@ -25,6 +25,7 @@ from miner.core.wire import (
     LLMResponse,
     ModelInfo,
     RerankResponse,
+    Token,
 )
 from miner.errors import ModelNotFoundError, ServiceClosedError, UnsupportedFeatureError
 
@@ -306,6 +307,10 @@ class Backend:
     async def _count_tokens(self, request: ChatRequest) -> int:
         """Return the tokens of the prompt, its chat template included."""
         raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
+
+    async def _tokenize(self, text: str, model: str | None, *, special: bool) -> list[Token]:
+        """Return the tokens of a text, without a chat template."""
+        raise UnsupportedFeatureError(f"{self.name} does not tell the tokens of a text.", param="text")
 
     @property
     def native_backend(self) -> Backend | None:

@@ -1,4 +1,4 @@
-"""Embeddings, reranking and token counts: arguments and responses checked for every backend."""
+"""Embeddings, reranking and tokens: arguments and responses checked for every backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.resolution import add_context_length, model_for_texts, resolve
 from miner.core.llms.contract.retry import Retries
 from miner.core.llms.contract.vectors import Texts
-from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult
+from miner.core.wire import ChatRequest, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult, Token
 from miner.errors import BackendProtocolError, ContextLengthError, InvalidRequestError, UnsupportedFeatureError
 
 A = TypeVar("A")
@@ -104,6 +104,17 @@ async def count_tokens(backend: Backend, request: ChatRequest) -> int:
         return ready
 
     return await resolve_then_send(backend, resolved, backend._count_tokens)
+
+
+async def tokenize(backend: Backend, text: str, model: str | None, *, special: bool) -> list[Token]:
+    """Return the tokens of a text."""
+    if not isinstance(text, str) or not text:
+        raise InvalidRequestError("text must be a string that is not empty.", param="text")
+    return await resolve_then_send(
+        backend,
+        lambda: backend.resolve_model(model),
+        lambda info: backend._tokenize(text, info.id if info is not None else model, special=special),
+    )
 
 
 async def resolve_then_send(

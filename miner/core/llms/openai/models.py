@@ -1,10 +1,13 @@
-"""Responses of `/models`, `/embeddings` and `/rerank` of an OpenAI-compatible server."""
+"""Responses of `/models`, `/embeddings`, `/rerank` and `/tokenize` of an OpenAI-compatible server."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from miner.core.wire import Embedding, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult, TokenUsage
+from miner.core.llms.contract.capabilities import CAPABILITIES
+from miner.core.wire import Embedding, EmbeddingResponse, ModelInfo, RerankResponse, RerankResult, Token, TokenUsage
 from miner.errors import BackendProtocolError
 
 
@@ -25,7 +28,20 @@ class _Model(msgspec.Struct):
     max_model_len: int | None = None
     created: int | None = None
     owned_by: str | None = None
+    capabilities: Any = None
+    """A gateway of miner says them; what others have under this name is in words of their own."""
     meta: _Meta | None = None
+
+
+class _Piece(msgspec.Struct):
+    id: int
+    piece: str | list[int]
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int | _Piece]
+    token_strs: list[str] | None = None
+    """vLLM's."""
 
 
 class _ModelList(msgspec.Struct):
@@ -64,6 +80,7 @@ def _info(model: _Model) -> ModelInfo:
         id=model.id,
         aliases=[alias for alias in model.aliases if alias != model.id],
         context_length=model.max_model_len or meta.n_ctx,
+        capabilities=_capabilities(model.capabilities),
         created=model.created,
         owned_by=model.owned_by,
         size=meta.size,
@@ -72,6 +89,40 @@ def _info(model: _Model) -> ModelInfo:
         dimensions=meta.n_embd,
         loaded=True,
     )
+
+
+def _capabilities(listed: Any) -> frozenset[str] | None:
+    """Those that a gateway of miner lists; None: another server's, or none."""
+    if not isinstance(listed, list) or not listed or not all(isinstance(word, str) for word in listed):
+        return None
+    return frozenset(listed) if CAPABILITIES.issuperset(listed) else None
+
+
+def read_tokens(raw: bytes, backend: str) -> list[Token]:
+    """Return the tokens of a `/tokenize` response, llama.cpp's or vLLM's.
+
+    Raises:
+        BackendProtocolError: it is malformed.
+    """
+    try:
+        response = msgspec.json.decode(raw, type=_Tokens)
+    except msgspec.DecodeError as error:
+        raise BackendProtocolError(f"{backend} sent no tokens: {error}.", backend=backend) from error
+    texts = response.token_strs or []
+    if texts and len(texts) == len(response.tokens):
+        return [
+            Token(token.id if isinstance(token, _Piece) else token, text)
+            for token, text in zip(response.tokens, texts, strict=True)
+        ]
+    return [_token(token) for token in response.tokens]
+
+
+def _token(token: int | _Piece) -> Token:
+    if isinstance(token, int):
+        return Token(token)
+    if isinstance(token.piece, str):
+        return Token(token.id, token.piece)
+    return Token(token.id, bytes(token.piece).decode(errors="replace"), token.piece)
 
 
 def read_embeddings(raw: bytes, texts: list[str], model: str | None, backend: str) -> EmbeddingResponse:

@@ -49,6 +49,13 @@ def completion_body(request: ChatRequest, names: Mapping[str, str], neutral: Map
     return body
 
 
+def effort_of(reasoning: bool | str) -> str:
+    """Return the value of `reasoning_effort`."""
+    if isinstance(reasoning, str):
+        return reasoning
+    return "medium" if reasoning else "none"
+
+
 def _common(request: ChatRequest, names: Mapping[str, str], neutral: Mapping[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model,
