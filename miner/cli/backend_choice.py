@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from miner.cli.parser import nearest
+from miner.cli.guess import nearest
 from miner.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:

@@ -16,39 +16,42 @@ from importlib import import_module
 from typing import Any
 
 from miner import __version__
+from miner.cli import verbosity
+from miner.cli.guess import meant
 from miner.cli.output.errors import drop_output, report, report_unexpected
-from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, name_flags, nearest, unexpected
+from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, name_flags, unexpected
 from miner.core._typing import override
 from miner.errors import MinerError
 
 COMMANDS = {
-    "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt"),
-    "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable"),
-    "models": ("miner.cli.commands.models", "list, show, pull and remove models"),
-    "fit": ("miner.cli.commands.fit", "check whether a model fits into memory"),
-    "serve": ("miner.cli.commands.serve", "serve a backend over the OpenAI, Ollama and Anthropic APIs"),
-    "config": ("miner.cli.commands.config", "check, show and write miner.toml: what is served"),
-    "ps": ("miner.cli.commands.ps", "show what a running gateway has loaded"),
-    "load": ("miner.cli.commands.load", "load a model of a running gateway"),
-    "unload": ("miner.cli.commands.unload", "unload a model once its requests are done"),
-    "stop": ("miner.cli.commands.stop", "stop a model now"),
-    "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it"),
-    "import": ("miner.cli.commands.import_", "write a miner.toml from another tool's configuration"),
-    "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway"),
-    "vllm": ("miner.cli.commands.vllm", "print or run the command that starts a vLLM server"),
+    "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt", "Models"),
+    "models": ("miner.cli.commands.models", "list, show, pull and remove models", "Models"),
+    "fit": ("miner.cli.commands.fit", "check whether a model fits into memory", "Models"),
+    "serve": ("miner.cli.commands.serve", "serve OpenAI, Ollama and Anthropic clients", "Node"),
+    "ps": ("miner.cli.commands.ps", "show what a running gateway has loaded", "Node"),
+    "load": ("miner.cli.commands.load", "load a model of a running gateway", "Node"),
+    "unload": ("miner.cli.commands.unload", "unload a model once its requests are done", "Node"),
+    "stop": ("miner.cli.commands.stop", "stop a model now", "Node"),
+    "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway", "Node"),
+    "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it", "Node"),
+    "config": ("miner.cli.commands.config", "check, show and write miner.toml: what is served", "Set-up"),
+    "import": ("miner.cli.commands.import_", "write a miner.toml from another tool's", "Set-up"),
+    "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable", "Set-up"),
+    "vllm": ("miner.cli.commands.vllm", "print or run the command of a vLLM server", "Set-up"),
 }
-"""Name -> module, line of help."""
+"""Name -> module, line of help, group in the help."""
 _PASSES_ON = ("launch",)
 """Commands that start a program with the arguments after `--`."""
+_WITH_VALUE = ("--log-level",)
+"""Options before the command that take a value."""
 
 _DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
 _EXAMPLES = f"""\
 examples:
   miner generate "Why is the sky blue?"
-  miner generate --backend ollama --model llama3.2 - < prompt.txt
-  miner backends
+  git diff | miner generate "Review this."
   miner models pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF
-  miner vllm --model Qwen/Qwen2.5-0.5B-Instruct --run
+  miner serve
 
 Settings come from the environment and from .env in the working directory;
 .env.example lists them all. `miner COMMAND --help` describes a command.
@@ -78,8 +81,7 @@ def _run(arguments: list[str]) -> int:
     try:
         args = _parse(arguments)
         debug = getattr(args, "debug", False)
-        if debug:
-            _log_debug()
+        verbosity.apply(args)
         status: int = args.run(args)
     except MinerError as error:
         if args is not None:
@@ -109,20 +111,24 @@ def _open_closed_streams() -> None:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     # prog is set: under `python -m miner` it would be "__main__.py".
-    parser = CommandParser(prog="miner", description=_DESCRIPTION, epilog=_EXAMPLES, usage="miner COMMAND [options]")
+    parser = _MainParser(prog="miner", description=_DESCRIPTION, epilog=_EXAMPLES, usage="miner COMMAND [options]")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", prog="miner")
-    typed = next((word for word in arguments if not word.startswith("-")), None)
-    for name, (module, line) in COMMANDS.items():
+    place = _place_of_command(arguments)
+    typed = None if place is None else arguments[place]
+    if place is not None and typed == "help":
+        # `miner help serve`, as git and docker have it.
+        arguments = [*arguments[:place], *arguments[place + 1 :], "--help"]
+        typed = next((word for word in arguments[place:] if not word.startswith("-")), None)
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", prog="miner", parser_class=CommandParser
+    )
+    for name, (module, line, _) in COMMANDS.items():
         if name == typed:
             import_module(module).add_parser(partial(subparsers.add_parser, name, help=line))
         else:
-            subparsers.add_parser(name, help=line, add_help=False)
+            subparsers.add_parser(name, add_help=False)
     if typed is not None and typed not in COMMANDS:
-        raise UsageError(
-            f"Unknown command {typed!r}.",
-            operator_hint=nearest(typed, COMMANDS) or f"{_commands()} See `miner --help`.",
-        )
+        raise _unknown_command(typed, arguments)
     own, theirs = _split(arguments) if typed in _PASSES_ON else (arguments, [])
     args, rest = parser.parse_known_args(own)
     if theirs:
@@ -130,8 +136,30 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if rest:
         raise unexpected(rest, chosen(parser, args))
     if args.command is None:
-        raise UsageError("No command given.", operator_hint=f"{_commands()} See `miner --help`.")
+        parser.print_help()
+        parser.exit()
     return args
+
+
+def _place_of_command(arguments: list[str]) -> int | None:
+    """Where the first word is that is no option, nor the value of one."""
+    value = False
+    for place, word in enumerate(arguments):
+        if not word.startswith("-") and not value:
+            return place
+        value = word in _WITH_VALUE
+    return None
+
+
+def _unknown_command(typed: str, arguments: list[str]) -> UsageError:
+    words = [word for word in arguments if not word.startswith("-")]
+    guess = meant(typed, COMMANDS)
+    if len(words) > 2 and guess is None:
+        return UsageError(
+            f"Unknown command {typed!r}.", operator_hint=f"As a prompt: miner generate {' '.join(words)[:60]!r}"
+        )
+    hint = f"Did you mean `miner {guess}`?" if guess else f"Commands: {', '.join(COMMANDS)}. See `miner --help`."
+    return UsageError(f"Unknown command {typed!r}.", operator_hint=hint)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -140,8 +168,30 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:end], arguments[end + 1 :]
 
 
-def _commands() -> str:
-    return f"Commands: {', '.join(COMMANDS)}."
+class _MainParser(CommandParser):
+    """The parser of `miner`, whose help has the commands in groups."""
+
+    @override
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        formatter.add_text(self.description)
+        for group in dict.fromkeys(group for _, _, group in COMMANDS.values()):
+            formatter.start_section(group)
+            # Each as an action: argparse aligns and wraps them as it does options.
+            formatter.add_arguments(
+                argparse.Action([], dest=name, metavar=name, help=line)
+                for name, (_, line, of) in COMMANDS.items()
+                if of == group
+            )
+            formatter.end_section()
+        for section in self._action_groups:
+            if section.title != "commands":
+                formatter.start_section(section.title)
+                formatter.add_arguments(section._group_actions)
+                formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
 
 class _Version(argparse.Action):
@@ -157,9 +207,3 @@ def _wants_json(arguments: list[str]) -> bool:
     """Whether --json is in the arguments, even if the rest could not be parsed."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in options
-
-
-def _log_debug() -> None:
-    import logging
-
-    logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s: %(message)s")

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from miner.cli.guess import meant, nearest
+from miner.cli.verbosity import add_verbosity_options
 from miner.core._typing import override
 from miner.errors import MinerError
 
@@ -49,14 +49,34 @@ class CommandParser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", _HelpFormatter)
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
-        # SUPPRESS: a subcommand's parser must not overwrite options before the subcommand.
-        self.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show log messages and tracebacks"
-        )
+        add_verbosity_options(self)
 
     @override
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", operator_hint=f"See `{self.prog} --help`.")
+
+    @override
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Check a choice, such as an action.
+
+        Raises:
+            UsageError: it is none of them; with the one that was meant.
+        """
+        if action.choices is None or value in action.choices:
+            return
+        guess = meant(str(value), map(str, action.choices))
+        if isinstance(action, argparse._SubParsersAction):
+            kind = str(action.metavar or "action").lower()
+            known = f"{kind.capitalize()}s: {', '.join(map(str, action.choices))}."
+            raise UsageError(
+                f"Unknown {kind} {value!r} of `{self.prog}`.",
+                operator_hint=f"Did you mean `{self.prog} {guess}`?" if guess else known,
+            )
+        name = "/".join(action.option_strings) or action.metavar or action.dest
+        raise UsageError(
+            f"{name} {value}: must be one of {', '.join(map(str, action.choices))}.",
+            operator_hint=f"Did you mean {guess}?" if guess else f"See `{self.prog} --help`.",
+        )
 
 
 def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
@@ -81,12 +101,6 @@ def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argpars
     return parser
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return `Did you mean ...?` if a known name is similar."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean {near[0]}?" if near else None
-
-
 def add_config_option(parser: argparse.ArgumentParser) -> None:
     """Add --config, which sets `MinerConfig.config`."""
     parser.add_argument("--config", metavar="FILE", help="what is served (MINER_CONFIG, miner.toml)")
@@ -94,7 +108,7 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that flags set: those of the parser's default `flags`, setting -> argument."""
-    values = {setting: getattr(args, argument) for setting, argument in args.flags.items()}
+    values = {setting: getattr(args, argument, None) for setting, argument in args.flags.items()}
     return {setting: value for setting, value in values.items() if value is not None}
 
 
@@ -122,10 +136,31 @@ def number(text: str) -> int | float | str:
     return text
 
 
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add --json: one object on standard output (docs/cli.md)."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_model_option(
+    parser: argparse.ArgumentParser, help: str = "the model (DEFAULT_MODEL, else the backend's own or only one)"
+) -> None:
+    """Add --model, -m for short."""
+    parser.add_argument("-m", "--model", metavar="NAME", help=help)
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which backend or server, and which model, a command talks to (`target.open_target`)."""
+    add_model_option(parser)
+    parser.add_argument("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
+    add_config_option(parser)
+    parser.add_argument("--url", metavar="URL", help="a server instead: `miner serve`, or any that speaks OpenAI's API")
+    parser.add_argument("--key", metavar="KEY", help="API key of --url; -: read it from standard input")
+
+
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a command that calls a running gateway."""
+    """Add the options of a command that calls the admin routes of a running gateway."""
     parser.add_argument(
         "--url", metavar="URL", help="the gateway; default: that of MINER_SERVE_HOST and MINER_SERVE_PORT"
     )
     parser.add_argument("--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_json_option(parser)

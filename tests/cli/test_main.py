@@ -31,7 +31,7 @@ def test_help_fits_80_columns_and_has_examples(miner, command):
 
 def test_help_lists_each_command_with_its_line(miner):
     text = " ".join(miner("--help").stdout.decode().split())
-    for name, (_, line) in COMMANDS.items():
+    for name, (_, line, _) in COMMANDS.items():
         assert f" {name} {line}" in text
 
 
@@ -69,8 +69,28 @@ def test_the_console_script_is_the_same_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "miner: No command given.\n  Commands: "),
-        (["genrate", "x"], "miner: Unknown command 'genrate'.\n  Did you mean generate?\n"),
+        (["genrate", "x"], "miner: Unknown command 'genrate'.\n  Did you mean `miner generate`?\n"),
+        (["--log-level", "info", "serv"], "miner: Unknown command 'serv'.\n  Did you mean `miner serve`?\n"),
+        (["start"], "miner: Unknown command 'start'.\n  Did you mean `miner serve`?\n"),
+        (
+            ["why", "is", "water", "wet"],
+            "miner: Unknown command 'why'.\n  As a prompt: miner generate 'why is water wet'",
+        ),
+        (["models", "ls"], "miner: Unknown action 'ls' of `miner models`.\n  Did you mean `miner models list`?\n"),
+        (
+            ["models", "delete", "x"],
+            "miner: Unknown action 'delete' of `miner models`.\n  Did you mean `miner models rm`?",
+        ),
+        (["keys", "rm", "x"], "miner: Unknown action 'rm' of `miner keys`.\n  Did you mean `miner keys revoke`?\n"),
+        (["keys", "add", "x"], "miner: Unknown action 'add' of `miner keys`.\n  Did you mean `miner keys new`?\n"),
+        (["config", "zzz"], "miner: Unknown action 'zzz' of `miner config`.\n  Actions: check, "),
+        (["ps", "--log-level", "debg"], "miner: --log-level debg: must be one of debug, info, "),
+        (["generate", "--url", "x", "hi"], "miner: --url x: must start with http:// or https://, such as "),
+        (["generate", "--key", "x", "hi"], "miner: --key is for --url.\n"),
+        (
+            ["generate", "--url", "http://x", "--backend", "vllm", "hi"],
+            "miner: --url and --backend exclude each other.",
+        ),
         (["zzz"], "miner: Unknown command 'zzz'.\n  Commands: generate, "),
         (["--nothing"], "miner: Unknown option --nothing.\n  See `miner --help`.\n"),
         (["generate"], "miner: The following arguments are required: PROMPT.\n  See `miner generate --help`.\n"),
@@ -79,7 +99,7 @@ def test_the_console_script_is_the_same_command(tmp_path):
         (["config", "schema", "--zz"], "miner: Unknown option --zz.\n  See `miner config schema --help`.\n"),
         (["generate", "--max", "5", "x"], "miner: Unknown option --max.\n"),
         (["generate", "why", "is"], "miner: Unexpected argument 'is'.\n  Quote an argument"),
-        (["generate", "x", "--model"], "miner: Argument --model: expected one argument.\n"),
+        (["generate", "x", "--model"], "miner: Argument -m/--model: expected one argument.\n"),
     ],
 )
 def test_wrong_usage_exits_2_with_what_was_meant(miner, arguments, said):
@@ -87,6 +107,39 @@ def test_wrong_usage_exits_2_with_what_was_meant(miner, arguments, said):
     assert done.returncode == 2
     assert done.stdout == b""
     assert done.stderr.decode().startswith(said)
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["-v"]])
+def test_miner_alone_shows_its_help(miner, arguments):
+    done = miner(*arguments)
+    assert done.returncode == 0
+    assert done.stdout == miner("--help").stdout
+
+
+def test_help_of_a_command_as_an_argument_of_help(miner):
+    for name in ("serve", "models"):
+        done = miner("help", name)
+        assert (done.returncode, done.stdout) == (0, miner(name, "--help").stdout)
+    assert miner("help", "srve").returncode == 2
+
+
+def test_quiet_leaves_notices_out_and_keeps_errors(miner):
+    misspelt = {"MINER_SRVE_PORT": "1"}
+    loud = miner("generate", "--backend", "nothing", "hi", **misspelt).stderr.decode()
+    assert "MINER_SRVE_PORT" in loud
+    for arguments in (["-q", "generate"], ["generate", "--quiet"]):
+        done = miner(*arguments, "--backend", "nothing", "hi", **misspelt)
+        assert done.returncode == 2
+        (first, *_) = lines_of(done.stderr)
+        assert first.startswith("miner: Backend 'nothing' is unavailable")
+
+
+def test_log_levels_before_and_after_the_command(miner):
+    for arguments in (["--log-level", "DEBUG", "backends"], ["backends", "-vv"], ["backends", "--debug"]):
+        done = miner(*arguments)
+        assert done.returncode == 0
+        assert b" DEBUG: " in done.stderr
+    assert b" DEBUG: " not in miner("backends", "-v").stderr
 
 
 def test_usage_errors_are_json_with_json(miner):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.tables import aligned, print_json
+from miner.cli.parser import add_json_option
 
 if TYPE_CHECKING:
     from miner.core.llms.registry import RegisteredBackend
@@ -32,7 +33,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         usage="miner backends [options]",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

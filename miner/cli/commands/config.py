@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miner.cli.guess import nearest
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import UsageError, add_config_option, nearest, overrides
+from miner.cli.parser import UsageError, add_config_option, add_json_option, overrides
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     for action in (check, show):
         add_config_option(action)
-        action.add_argument("--json", action="store_true", help="print JSON instead of text")
+        add_json_option(action)
     init = actions.add_parser(
         "init", help="write a first file for this machine", description="Write a first file for this machine."
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from miner.cli.config_file import served_file
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import UsageError, add_config_option, number, overrides
+from miner.cli.parser import UsageError, add_config_option, add_json_option, number, overrides
 from miner.config.file.problems import shown_path
 from miner.errors import EngineStartError, ModelNotFoundError
 
@@ -61,7 +61,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--kv-type", metavar="T", help="type of the KV cache, such as f16 or q8_0")
     add_config_option(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.backend_choice import chosen_backend
 from miner.cli.output.errors import note
-from miner.cli.parser import EXIT_STATUS, UsageError, add_config_option, number
+from miner.cli.parser import EXIT_STATUS, add_json_option, add_target_options, number
+from miner.cli.verbosity import logs_shown
 from miner.errors import BackendError, InvalidRequestError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run, flags={name: name for name in (*_PARAMETERS, "config")})
     parser.add_argument("prompt", metavar="PROMPT", help="the prompt; -: read it from standard input")
     option = parser.add_argument
-    add_config_option(parser)
-    option("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
-    option("--model", metavar="NAME", help="the model (DEFAULT_MODEL, else the backend's own or only one)")
+    add_target_options(parser)
     most = "maximum tokens to generate (DEFAULT_MAX_TOKENS, 512); -1: until the context ends"
     option("--max-tokens", metavar="N", type=number, help=most)
     option("--temperature", metavar="T", type=number, help="0 to 2; 0: greedy (DEFAULT_TEMPERATURE, 0.7)")
@@ -69,7 +67,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     option("--seed", metavar="N", type=number, help="seed for reproducible sampling")
     option("--stop", metavar="TEXT", action="append", help="stop sequence; can be repeated")
     option("--system", metavar="TEXT", help="system message before the prompt")
-    option("--json", action="store_true", help="print one JSON object instead of text")
+    add_json_option(parser)
     option("--no-stream", action="store_true", help="print the text when it is complete")
 
 
@@ -79,16 +77,9 @@ def run(args: argparse.Namespace) -> int:
     for name, texts in {"prompt": [prompt], "system": [args.system], "stop": args.stop, "model": [args.model]}.items():
         _check_utf8(name, texts or [])
     from miner.cli.signals import run_until_stopped
-    from miner.config.config import MinerConfig
-    from miner.config.sources import unknown_variables
-    from miner.config.vllm_command import VLLMCommandConfig
-    from miner.gateway.settings import GatewaySettings
+    from miner.cli.target import target_config
 
-    if args.config and args.backend:
-        raise UsageError("--config and --backend exclude each other.", operator_hint="The file says which backends.")
-    config = MinerConfig(config=args.config) if args.config else MinerConfig()
-    for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
-        note(f"miner: {line}")
+    config = target_config(args)
     return run_until_stopped(lambda signals: _generate(args, prompt, config, signals))
 
 
@@ -143,13 +134,13 @@ async def _generate(args: argparse.Namespace, prompt: str, config: MinerConfig, 
     import logging
 
     from miner.cli.output.terminal import Notices, Output, Status
-    from miner.core.llms.registry import POOL
+    from miner.cli.target import open_target
 
     output, status = Output(signals), Status()
-    if not getattr(args, "debug", False):
+    if not logs_shown():
         logging.getLogger().addHandler(Notices(status))
     try:
-        async with chosen_backend(args.backend or (POOL if args.config else None), config) as service:
+        async with open_target(args, config) as service:
             status.show(f"waiting for {service.name}")
             response = await _respond(service, prompt, args, output, status)
             status.erase()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned
-from miner.cli.parser import UsageError, number, overrides
+from miner.cli.parser import UsageError, add_json_option, number, overrides
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
             f"--{option}", metavar="N", type=number, help=f"{unit}; default: MINER_RATE_LIMIT_{option.upper()}"
         )
     new.add_argument(
-        "--model", metavar="NAME", action="append", help="model that the key may use; can be repeated; default: all"
+        "-m",
+        "--model",
+        metavar="NAME",
+        action="append",
+        help="model that the key may use; can be repeated; default: all",
     )
     new.add_argument(
         "--priority", choices=("interactive", "batch"), default="interactive",
@@ -66,7 +70,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     new.add_argument("--admin", action="store_true", help="allow the admin routes, such as loading a model")
     listed = actions.add_parser("list", help="list the keys", description="List the keys, without secrets.")
-    listed.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json_option(listed)
     revoke = actions.add_parser("revoke", help="revoke a key", description="Revoke a key.")
     revoke.add_argument("name", metavar="NAME", help="name of the key")
     for action in (new, listed, revoke):

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miner.cli.guess import nearest
 from miner.cli.output.errors import note
-from miner.cli.parser import UsageError, nearest
+from miner.cli.parser import UsageError
 from miner.errors import MinerError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run, flags={}, arguments=[])
     parser.add_argument("program", nargs="?", metavar="PROGRAM", help="one of those that `miner launch` lists")
     add = parser.add_argument
-    add("--model", metavar="NAME", help="the model; default: one with tools and a long context")
+    add("-m", "--model", metavar="NAME", help="the model; default: one with tools and a long context")
     add("--url", metavar="URL", help="the gateway; default: that of `miner serve` by the settings here")
     add("--key", metavar="-", help="-: read the gateway's API key from standard input")
     add("--print", action="store_true", help="show the configuration; write and start nothing")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from miner.cli.output.errors import note
 from miner.cli.output.progress import PullBar
 from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import UsageError, add_config_option, add_gateway_options
+from miner.cli.parser import UsageError, add_config_option, add_gateway_options, add_json_option
 
 if TYPE_CHECKING:
     from miner.cli.model_store import ModelStore, Row
@@ -66,7 +66,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     reset.add_argument("name", metavar="NAME", help="the model")
     add_gateway_options(reset)
     for command in commands:
-        command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        add_json_option(command)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from miner.cli.backend_choice import chosen_backend
 from miner.cli.parser import UsageError, add_config_option, number, overrides
+from miner.cli.verbosity import level_of
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         epilog=_EPILOG,
         usage="miner serve [options]",
     )
-    parser.set_defaults(run=run, flags=_FLAGS)
+    parser.set_defaults(run=run, flags=_FLAGS, own_log=True)
     add = parser.add_argument
     add("--host", metavar="ADDRESS", help="address to listen on (MINER_SERVE_HOST, 127.0.0.1)")
     add("--port", metavar="N", type=number, help="port to listen on; 0: any free one (MINER_SERVE_PORT, 8088)")
     add_config_option(parser)
     add("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
-    add("--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
+    add("-m", "--model", metavar="NAME", help="the model of requests that name none (DEFAULT_MODEL)")
     add(
         "--allow-unauthenticated",
         action="store_true",
@@ -68,7 +69,6 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="serve a non-loopback address without API keys",
     )
     add("--log", metavar="FORMAT", help="text or json; off: no access log (MINER_SERVE_LOG, text)")
-    add("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical (MINER_LOG_LEVEL, info)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,9 +86,8 @@ def run(args: argparse.Namespace) -> int:
             operator_hint='Install it with: pip install "llm-service-backends[serve]"',
         ) from error
 
+    args.log_level = level_of(args)
     settings = overrides(args)
-    if getattr(args, "debug", False):
-        settings.setdefault("log_level", "debug")
     config = MinerConfig(**{name: settings.pop(name) for name in ("config", "default_model") if name in settings})
     return serve(GatewaySettings(**settings), lambda: _service(args, config))
 

@@ -42,7 +42,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.set_defaults(run=run, flags={name: name for name in _SETTINGS})
     add = parser.add_argument
-    add("--model", metavar="NAME", help="a model of the Hugging Face hub, or a directory (DEFAULT_MODEL)")
+    add("-m", "--model", metavar="NAME", help="a model of the Hugging Face hub, or a directory (DEFAULT_MODEL)")
     add("--host", metavar="ADDRESS", help="address to listen on (vLLM's own default: all)")
     add("--port", metavar="N", help="port to listen on (that of VLLM_API_BASE, 8000)")
     add("--tensor-parallel-size", metavar="N", help="GPUs to split the model across (MINER_TENSOR_PARALLEL_SIZE, 1)")

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from miner.cli.parser import UsageError
+from miner.cli.verbosity import quiet
 from miner.errors import BackendError, ConfigError, MinerError, RequestError
 
 _LOG_LINES = 12
@@ -35,7 +36,7 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
     if tail:
         lines += ["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
-    note("\n".join(lines))
+    complain("\n".join(lines))
     return status
 
 
@@ -44,9 +45,9 @@ def report_unexpected(error: Exception, *, debug: bool) -> int:
     if debug:
         import traceback
 
-        note("".join(traceback.format_exception(error)).rstrip())
+        complain("".join(traceback.format_exception(error)).rstrip())
     else:
-        note(
+        complain(
             f"miner: Unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
             "  This is a bug in miner. --debug prints the traceback."
         )
@@ -54,7 +55,13 @@ def report_unexpected(error: Exception, *, debug: bool) -> int:
 
 
 def note(text: str) -> None:
-    """Write to standard error; a closed or broken one is ignored."""
+    """Print a notice, unless -q is set: on standard error, of which a closed or broken one is ignored."""
+    if not quiet():
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Print an error on standard error; a closed or broken one is ignored."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:

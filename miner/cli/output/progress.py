@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
+from miner.cli.output.style import is_terminal
 
 if TYPE_CHECKING:
     from miner.core.models.hub.download import PullProgress
@@ -22,7 +22,7 @@ class PullBar:
     """Shows each PullProgress that it is called with; as a context manager, it ends the line at exit."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._terminal = is_terminal(sys.stderr)
         self._shown: tuple[str, str, int] | None = None
         self._drawn = False
 

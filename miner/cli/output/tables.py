@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
+_SEQUENCE = re.compile(r"\x1b\[[0-9;]*m")
+"""Colour."""
 
-def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Format rows as columns of equal width, those in `right` right-aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), columns: int | None = None) -> str:
+    """Format rows as columns of equal width, those in `right` right-aligned.
+
+    Args:
+        rows: the headings first where `columns` is given.
+        columns: the width of the terminal (`style.columns`). A table that is wider becomes a block of `HEADING  value`
+            lines a row, with an empty line between two.
+    """
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if columns is not None and sum(widths) + 2 * (len(widths) - 1) > columns:
+        return _blocks(rows)
     lines = []
     for row in rows:
         cells = (
-            cell.rjust(width) if column in right else cell.ljust(width)
+            " " * (width - cell_len(cell)) + cell if column in right else cell + " " * (width - cell_len(cell))
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _blocks(rows: Sequence[Sequence[str]]) -> str:
+    headings, *values = rows
+    width = max(map(cell_len, headings))
+    return "\n\n".join(
+        "\n".join(f"{heading.ljust(width)}  {cell}".rstrip() for heading, cell in zip(headings, row, strict=True))
+        for row in values
+    )
+
+
+def cell_len(text: str) -> int:
+    """Columns that a text takes in a terminal: wide characters take two, combining ones and escape sequences none."""
+    if text.isascii() and "\x1b" not in text:
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    plain = _SEQUENCE.sub("", text)
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in plain)
 
 
 def printable(text: str, *, limit: int = 200) -> str:

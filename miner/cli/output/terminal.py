@@ -11,7 +11,9 @@ import sys
 import time
 
 from miner.cli.output.errors import note
+from miner.cli.output.style import is_terminal
 from miner.cli.signals import StopSignals
+from miner.cli.verbosity import quiet
 from miner.core._typing import override
 from miner.core.wire import Progress
 from miner.errors import MinerError
@@ -66,7 +68,7 @@ class Status:
     """A status line on standard error, redrawn in place with the elapsed seconds; nothing where that is no terminal."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown = is_terminal(sys.stderr) and not quiet()
         self._text = ""
         self._began = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None

@@ -18,7 +18,6 @@ def miner(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setitem(main.COMMANDS, "fit", ("miner.cli.commands.fit", "check whether a model fits into memory"))
 
     def run(*arguments):
         status = main.run(["fit", *arguments])

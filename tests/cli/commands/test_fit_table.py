@@ -24,7 +24,6 @@ def miner(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setitem(main.COMMANDS, "fit", ("miner.cli.commands.fit", "check whether a model fits into memory"))
     for name in "abcd":
         (tmp_path / f"{name}.gguf").symlink_to(resolve("demo").path)
 

@@ -77,7 +77,7 @@ def test_the_variables_to_set_are_named(miner, source):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "No tool given"), (["other"], "invalid choice"), (["litellm"], "FILE"),
+        ([], "No tool given"), (["other"], "Unknown tool 'other'"), (["litellm"], "FILE"),
         (["litellm", "gone.yaml"], "gone.yaml cannot be read"), (["litellm", "."], "cannot be read"),
         (["ollama", "."], "no models directory of Ollama"),
     ],

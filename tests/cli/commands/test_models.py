@@ -42,7 +42,6 @@ def add(directory):
 @pytest.fixture
 def miner(directory, monkeypatch, capsys):
     """Run the command; gives exit status, standard output and standard error."""
-    monkeypatch.setitem(main.COMMANDS, "models", ("miner.cli.commands.models", "list, show, pull and remove models"))
 
     def run(*arguments):
         status = main.run(["models", *arguments])
