@@ -131,15 +131,21 @@ def test_quiet_leaves_notices_out_and_keeps_errors(miner):
         done = miner(*arguments, "--backend", "nothing", "hi", **misspelt)
         assert done.returncode == 2
         (first, *_) = lines_of(done.stderr)
-        assert first.startswith("miner: Backend 'nothing' is unavailable")
+        assert first == "miner: There is no backend 'nothing'."
 
 
 def test_log_levels_before_and_after_the_command(miner):
-    for arguments in (["--log-level", "DEBUG", "backends"], ["backends", "-vv"], ["backends", "--debug"]):
-        done = miner(*arguments)
-        assert done.returncode == 0
+    rest = ["--url", "http://127.0.0.1:1", "-m", "x", "hi"]
+    settings = {"MINER_MAX_RETRIES": "1"}
+    for arguments in (["--log-level", "DEBUG", "generate"], ["generate", "-vv"], ["generate", "--debug"]):
+        done = miner(*arguments, *rest, **settings)
+        assert done.returncode == 1
         assert b" DEBUG: " in done.stderr
-    assert b" DEBUG: " not in miner("backends", "-v").stderr
+    for arguments in (["-v", "generate"], ["generate", "--log-level", "info"]):
+        said = miner(*arguments, *rest, **settings).stderr
+        assert b" DEBUG: " not in said
+        assert b"miner.retry" in said
+    assert b"miner.retry" not in miner("generate", "-q", *rest, **settings).stderr
 
 
 def test_usage_errors_are_json_with_json(miner):
