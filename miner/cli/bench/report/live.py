@@ -1,0 +1,227 @@
+"""A measurement while it runs: redrawn in place on a terminal, in lines elsewhere. Both on standard error.
+
+The measuring shares its event loop with this, so a draw costs a fraction of a millisecond, four times a second at most:
+what a measured latency would show of it is lost in its third digit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from time import monotonic
+from typing import TYPE_CHECKING, TextIO
+
+from miner.cli.bench.progress import FinishedRequest, NoProgress, Progress, StartedRun
+from miner.cli.bench.report import units
+from miner.cli.bench.report.tally import Tally
+from miner.cli.output.errors import note
+from miner.cli.output.style import Style, is_terminal
+from miner.cli.output.tables import printable
+from miner.core._typing import override
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+_PERIOD = 0.25
+"""Seconds between two draws."""
+_LINE_PERIOD = 10.0
+"""Seconds between two lines where there is no terminal."""
+_BARS = " ▁▂▃▄▅▆▇█"
+_ASCII_BARS = " ..::--=#"
+
+
+@contextmanager
+def shown(runs: int, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show a measurement of so many runs until the context ends. Enter it before the measuring begins: it may import.
+
+    Args:
+        quiet: show nothing.
+    """
+    if quiet:
+        yield NoProgress()
+    elif is_terminal(sys.stderr) and find_spec("rich") is not None:
+        view = _Screen(runs, sys.stderr)
+        try:
+            yield view
+        finally:
+            view.close()
+    else:
+        yield _Lines(runs)
+
+
+class _Lines(Progress):
+    """One line when a run begins, one when it ends, and one every ten seconds between."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._number = 0
+        self._tally: Tally | None = None
+        self._shown = 0.0
+        self._style = Style(sys.stderr)
+
+    @override
+    def run_started(self, run: StartedRun, total: int) -> None:
+        self._number += 1
+        self._tally = Tally(run, self._number, total)
+        self._shown = monotonic()
+        self._begun(self._tally)
+
+    @override
+    def request_started(self) -> None:
+        if self._tally is not None:
+            self._tally.started += 1
+
+    @override
+    def tokens(self, count: int) -> None:
+        if self._tally is not None:
+            self._tally.tokens += count
+
+    @override
+    def request_finished(self, sample: FinishedRequest) -> None:
+        if self._tally is not None:
+            self._tally.finished(sample)
+            self._maybe(self._tally)
+
+    @override
+    def run_finished(self, run: StartedRun) -> None:
+        if self._tally is not None:
+            self._ended(self._tally)
+            self._tally = None
+
+    def _begun(self, tally: Tally) -> None:
+        requests = f": {units.counted(tally.total, 'request')}" if tally.total else ""
+        note(f"{printable(tally.name)}{_of(tally, self._runs)}{requests}")
+
+    def _maybe(self, tally: Tally) -> None:
+        now = monotonic()
+        if now - self._shown >= _LINE_PERIOD:
+            self._shown = now
+            note(f"  {_counts(tally)}, {units.rate(tally.speed())} tokens/s{_left(tally)}")
+
+    def _ended(self, tally: Tally) -> None:
+        note(f"  {_summary(tally, self._style)}")
+
+
+class _Screen(_Lines):
+    """Redraws three lines; each run leaves one behind."""
+
+    def __init__(self, runs: int, stream: TextIO) -> None:
+        super().__init__(runs)
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream, highlight=False, soft_wrap=False)
+        # No thread of its own: it would draw between two tokens whenever it likes.
+        self._live: Live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self._live.start()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Erase what was drawn."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._live.stop()
+
+    @override
+    def _begun(self, tally: Tally) -> None:
+        if self._timer is None:
+            self._draw()
+
+    @override
+    def _maybe(self, tally: Tally) -> None:
+        pass
+
+    @override
+    def _ended(self, tally: Tally) -> None:
+        from rich.text import Text
+
+        name = f"{printable(tally.name)}{_of(tally, self._runs)}"
+        line = f"{name}: {_summary(tally, self._style)}"
+        self._console.print(Text.from_ansi(line), soft_wrap=True)
+
+    def _draw(self) -> None:
+        from rich.text import Text
+
+        self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._draw)
+        if self._tally is None:
+            return
+        self._tally.mark()
+        width = self._console.width - 1
+        bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
+        text = "\n".join(_picture(self._tally, self._runs, width, bars))
+        self._live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
+
+
+def _picture(tally: Tally, runs: int, width: int, bars: str) -> list[str]:
+    """The lines that stand on a terminal, none wider than `width`."""
+    head = f"{printable(tally.name, limit=60)}{_of(tally, runs)}"
+    if tally.total:
+        end = f"{tally.ended}/{tally.total}{_left(tally)}"
+        room = min(40, width - len(head) - len(end) - 4)
+        if room >= 8:
+            filled = min(room, room * tally.ended // tally.total)
+            full, empty = ("█", "░") if bars is _BARS else ("#", ".")
+            head = f"{head}  {full * filled}{empty * (room - filled)}"
+        head = f"{head}  {end}"
+    else:
+        head = f"{head}  {_clock(tally.elapsed)}"
+    speeds = tally.speeds()
+    line = f"{units.rate(speeds[-1] if speeds else 0.0)} tokens/s"
+    if speeds:
+        line += f"  {_spark(speeds, min(len(speeds), max(4, width - 20)), bars)}"
+    latency = [
+        f"TTFT p{share} {units.seconds(value)}" for share in (50, 99) if (value := tally.ttft(share)) is not None
+    ]
+    lines = [head, f"  {_counts(tally)}", f"  {line}"]
+    if latency:
+        lines.append(f"  {'  '.join(latency)}")
+    return [each[:width] for each in lines]
+
+
+def _spark(speeds: list[float], count: int, bars: str) -> str:
+    top = max(speeds) or 1.0
+    return "".join(bars[round((len(bars) - 1) * each / top)] for each in speeds[-count:])
+
+
+def _of(tally: Tally, runs: int) -> str:
+    return f" (run {tally.number} of {runs})" if runs > 1 else ""
+
+
+def _counts(tally: Tally) -> str:
+    """`4 in flight, 12 done, 0 failed`."""
+    flying = max(0, tally.started - tally.ended)
+    parts = [f"{flying} in flight", f"{tally.done} done", f"{tally.failed} failed"]
+    if tally.cancelled:
+        parts.append(f"{tally.cancelled} cancelled")
+    return ", ".join(parts)
+
+
+def _summary(tally: Tally, style: Style) -> str:
+    """What came of a run, in one line."""
+    parts = [f"{tally.done} done in {units.seconds(tally.elapsed)}"]
+    if tally.cancelled:
+        parts.append(f"{tally.cancelled} cancelled")
+    if tally.failed:
+        codes = ", ".join(f"{count} {printable(code, limit=40)}" for code, count in tally.errors.items())
+        parts.append(style.red(f"{tally.failed} failed ({codes})"))
+    parts.append(f"{units.rate(tally.speed())} tokens/s")
+    first = tally.ttft(50)
+    if first is not None:
+        parts.append(f"TTFT p50 {units.seconds(first)}")
+    return ", ".join(parts)
+
+
+def _left(tally: Tally) -> str:
+    left = tally.left()
+    return "" if left is None else f", {_clock(left)} left"
+
+
+def _clock(seconds: float) -> str:
+    """Format as m:ss or h:mm:ss."""
+    whole = min(int(seconds), 359_999)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

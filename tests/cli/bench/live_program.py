@@ -1,0 +1,53 @@
+"""A program that shows a measurement of two runs which it invents, and prints how late its event loop was."""
+
+import asyncio
+import sys
+import time
+
+from miner.cli.bench.report.live import shown
+from miner.cli.bench.result import Sample
+
+
+class _Run:
+    def __init__(self, name):
+        self.name = name
+
+
+async def _request(progress, number, seconds):
+    progress.request_started()
+    ttft = 0.02 + 0.001 * number
+    await asyncio.sleep(ttft)
+    for _ in range(8):
+        progress.tokens(5)
+        await asyncio.sleep(seconds / 10)
+    if number % 8 == 5:
+        progress.request_finished(Sample(start=0.0, ttft=ttft, error="overloaded"))
+    else:
+        progress.request_finished(Sample(start=0.0, ttft=ttft, e2e=ttft + seconds, output_tokens=40))
+
+
+async def _lags(late):
+    while True:
+        began = time.perf_counter()
+        await asyncio.sleep(0.001)
+        late.append(time.perf_counter() - began - 0.001)
+
+
+async def _measure(requests, seconds, mode):
+    late = []
+    watch = asyncio.create_task(_lags(late))
+    with shown(2, quiet=mode == "quiet") as progress:
+        for concurrency in (2, 4):
+            run = _Run(f"concurrency {concurrency}")
+            progress.run_started(run, requests)
+            for first in range(0, requests, concurrency):
+                await asyncio.gather(
+                    *(_request(progress, first + each, seconds) for each in range(min(concurrency, requests - first)))
+                )
+            progress.run_finished(run)
+    watch.cancel()
+    late.sort()
+    print(f"lag p50 {1000 * late[len(late) // 2]:.3f} ms p99 {1000 * late[len(late) * 99 // 100]:.3f} ms")
+
+
+asyncio.run(_measure(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]))
