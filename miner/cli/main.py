@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt", "Models"),
     "models": ("miner.cli.commands.models", "list, show, pull and remove models", "Models"),
     "fit": ("miner.cli.commands.fit", "check whether a model fits into memory", "Models"),
+    "bench": ("miner.cli.commands.bench", "measure a model under load: latency, tokens a second", "Models"),
     "serve": ("miner.cli.commands.serve", "serve OpenAI, Ollama and Anthropic clients", "Node"),
     "ps": ("miner.cli.commands.ps", "show what a running gateway has loaded", "Node"),
     "load": ("miner.cli.commands.load", "load a model of a running gateway", "Node"),

@@ -1,0 +1,204 @@
+"""A whole measurement: prepare, run, report."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from miner.cli.bench.command_line import command_line
+from miner.cli.bench.machine import this_machine
+from miner.cli.bench.notes import notes
+from miner.cli.bench.options import Options
+from miner.cli.bench.plain_progress import PlainProgress
+from miner.cli.bench.plan import PlannedRun, planned_runs
+from miner.cli.bench.preparation import find_scale, has_tools, is_free
+from miner.cli.bench.progress import Progress
+from miner.cli.bench.result import Result, Run, Target, Workload, to_json
+from miner.cli.bench.runner import Runner, Shape, Stopped
+from miner.cli.bench.sender import Sampling, Sender
+from miner.cli.output.errors import note
+from miner.cli.target import open_target, target_config
+from miner.errors import AuthenticationError, BackendUnavailableError, MinerError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from miner.config.config import MinerConfig
+
+
+class OpenedTarget(Struct):
+    """A target that can be sent to."""
+
+    target: Target
+    sender: Sender
+
+
+class NothingMeasuredError(MinerError):
+    """Every request failed; exit status 1."""
+
+    code = "nothing_measured"
+
+
+async def measure(args: argparse.Namespace, options: Options) -> int:
+    """Measure and report; return the exit status."""
+    config = target_config(args)
+    created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    machine = await asyncio.to_thread(this_machine)
+    progress: Progress = PlainProgress()
+    planned = planned_runs(
+        concurrencies=options.concurrencies, rates=options.rates, prompt_tokens=options.prompt_tokens,
+        max_tokens=options.max_tokens, requests=options.requests, duration=options.duration, rounds=options.rounds,
+    )  # fmt: skip
+    async with opened(args, config, options, progress) as found:
+        shape, workload, first_notes = await _prepare(found, options)
+        runner = Runner(found.sender, shape, progress, options.objective)
+        runs, stopped = await _run_all(runner, planned)
+        free = None
+        if runner.observed.cancelled and not stopped:
+            free = await is_free(found.sender, options.endpoint, options.seed)
+    result = Result(
+        created=created,
+        command=command_line(sys.argv),
+        target=found.target,
+        machine=machine,
+        workload=workload,
+        objective=options.objective,
+        runs=runs,
+        notes=first_notes + notes(runner.observed, runs, workload, free=free),
+    )
+    _report(args, result)
+    if stopped:
+        raise asyncio.CancelledError
+    _check_measured(runs)
+    return 0
+
+
+async def _run_all(runner: Runner, planned: list[PlannedRun]) -> tuple[list[Run], bool]:
+    """The runs, and whether they were stopped before the end."""
+    runs: list[Run] = []
+    try:
+        for each in planned:
+            await runner.warm_up(each)
+            runs.append(await runner.measure(each))
+    except Stopped as stop:
+        if stop.run is not None:
+            runs.append(stop.run)
+        return runs, True
+    except asyncio.CancelledError:  # while it warmed up
+        return runs, True
+    return runs, False
+
+
+async def _prepare(found: OpenedTarget, options: Options) -> tuple[Shape, Workload, list[str]]:
+    scale, counted_by, problem = await find_scale(found.sender, options.endpoint, options.seed)
+    said = []
+    if problem is not None:
+        said.append(f"Prompt lengths are estimates, one word for a token: {problem.rstrip('.')}.")
+    tools = True
+    if options.turns > 1 and options.endpoint == "chat":
+        tools = await has_tools(found.sender, options.seed)
+        if not tools:
+            said.append("The model's template refuses results of tools: in conversations the user sends them.")
+    shape = Shape(
+        endpoint=options.endpoint, seed=options.seed, scale=scale, counted=counted_by == "tokenizer",
+        shared_prefix=options.shared_prefix, turns=options.turns, tools=tools, cancel=options.cancel,
+        burstiness=options.burstiness, warmup=options.warmup,
+    )  # fmt: skip
+    workload = Workload(
+        prompt_tokens=options.prompt_tokens, max_tokens=options.max_tokens, shared_prefix=options.shared_prefix,
+        turns=options.turns, cancel=options.cancel, seed=options.seed, ignore_eos=options.ignore_eos,
+        warmup=options.warmup, requests=options.requests, duration=options.duration, burstiness=options.burstiness,
+        temperature=options.temperature, tokens_counted_by=counted_by,
+    )  # fmt: skip
+    return shape, workload, said
+
+
+@asynccontextmanager
+async def opened(
+    args: argparse.Namespace, config: MinerConfig, options: Options, progress: Progress
+) -> AsyncIterator[OpenedTarget]:
+    """The target of the options, closed afterwards. Nothing is retried: a failure is what is measured."""
+    update: dict[str, float] = {"max_retries": 0}
+    if options.timeout is not None:
+        update |= {f"{name}_timeout": options.timeout for name in ("openai", "vllm", "ollama")}
+    config = config.model_copy(update=update)
+    sampling = Sampling(temperature=options.temperature, ignore_eos=options.ignore_eos)
+    async with open_target(args, config) as service:
+        model: str | None = args.model
+        try:
+            info = await service.resolve_model(model)
+            model = info.id if info is not None else model
+        except (ModelNotFoundError, AuthenticationError):
+            raise
+        except MinerError as error:
+            if args.url is None or model is None or (isinstance(error, BackendUnavailableError) and not error.status):
+                raise
+        if args.url is None:
+            from miner.cli.bench.service_sender import ServiceSender
+
+            sender: Sender = ServiceSender(service, model, options.endpoint, sampling, progress.tokens)
+            name = service.backend_of(model).name
+            yield OpenedTarget(Target(backend=name, endpoint=options.endpoint, model=model, engine=name), sender)
+            return
+        from miner.cli.bench.engine_name import engine_name
+        from miner.cli.bench.wire_sender import WireSender, wire_client
+
+        http = wire_client(config)
+        try:
+            target = Target(
+                url=http.upstream.shown_url, backend="openai", endpoint=options.endpoint, model=model,
+                engine=await engine_name(http, model),
+            )  # fmt: skip
+            yield OpenedTarget(target, WireSender(http, model, options.endpoint, sampling, progress.tokens))
+        finally:
+            await http.close()
+
+
+def _report(args: argparse.Namespace, result: Result) -> None:
+    """Print the result, and write it where the options want it."""
+    data = to_json(result)
+    if args.output is not None:
+        try:
+            Path(args.output).write_bytes(data)
+        except OSError as error:
+            note(f"miner: --output {args.output} cannot be written: {error.strerror}.")
+        else:
+            note(f"miner: the result is in {args.output}")
+    if args.json:
+        sys.stdout.write(data.decode())
+        return
+    from miner.cli.output.style import columns
+    from miner.cli.output.tables import aligned
+
+    rows = [["run", "completed", "failed", "tokens/s", "ttft p50", "tpot p50", "itl p50", "e2e p50"]]
+    for run in result.runs:
+        cells = [f"{each.p50:.4g}" if each else "-" for each in (run.ttft, run.tpot, run.itl, run.e2e)]
+        rows.append([run.name, str(run.completed), str(run.failed), f"{run.output_throughput:.1f}", *cells])
+    print(aligned(rows, right=frozenset(range(1, 8)), columns=columns(sys.stdout)))
+    for line in result.notes:
+        print(f"Note: {line}")
+
+
+def _check_measured(runs: list[Run]) -> None:
+    """Raise the error of a measurement in which nothing succeeded.
+
+    Raises:
+        NothingMeasuredError: it is.
+    """
+    if any(run.completed or run.cancelled for run in runs):
+        return
+    counts: dict[str, int] = {}
+    for run in runs:
+        for code, count in run.errors.items():
+            counts[code] = counts.get(code, 0) + count
+    if not counts:
+        raise NothingMeasuredError("No request was sent: the duration was too short.")
+    worst = max(counts, key=lambda code: counts[code])
+    why = next(run.error_examples[worst] for run in runs if worst in run.error_examples)
+    raise NothingMeasuredError(f"All {sum(counts.values())} requests failed, {counts[worst]} with {worst}: {why}")

@@ -1,0 +1,120 @@
+"""What a reader of the figures must know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from miner.cli.bench.measure import Measurement
+from miner.cli.bench.result import Run, Workload
+
+_LATE = 0.005
+"""p99 of the event loop's lag in seconds, above which the client itself distorts latencies."""
+_CACHED = 0.1
+"""Share of the prompt's tokens found in a cache, above which it matters."""
+
+
+class Observed:
+    """Gathers from all runs what notes are made of."""
+
+    def __init__(self) -> None:
+        self.requests = self.without_usage = self.short = self.bundled = self.unstreamed = self.tokens = self.chunks = 0
+        self.prompt_tokens = self.cached_tokens = self.refused = 0
+        self.retry_after: float | None = None
+        self.beside_failed = self.beside = self.cancelled = 0
+
+    def add(self, seen: Sequence[Measurement], endpoint: str) -> None:
+        """The requests of one run."""
+        stops = [(each.began, each.done) for each in seen if each.cancelled]
+        self.cancelled += len(stops)
+        for each in seen:
+            self._beside(each, [done for _, done in stops])
+            if each.code == "429" or each.code == "overloaded":
+                self.refused += 1
+                if each.retry_after is not None:
+                    self.retry_after = max(self.retry_after or 0.0, each.retry_after)
+            if each.completed and endpoint != "embeddings":
+                self._completed(each)
+
+    def _completed(self, each: Measurement) -> None:
+        self.requests += 1
+        self.without_usage += each.completion_tokens is None
+        self.short += each.output_tokens < each.max_tokens
+        self.unstreamed += each.chunks == 1 and each.output_tokens > 1
+        self.tokens += each.output_tokens
+        self.chunks += each.chunks
+        self.prompt_tokens += each.prompt_tokens or 0
+        self.cached_tokens += each.cached_tokens or 0
+
+    def _beside(self, each: Measurement, stops: list[float]) -> None:
+        """Whether another request was cancelled while this one ran, and this one failed."""
+        if not each.cancelled and any(each.began < stop < each.done for stop in stops):
+            self.beside += 1
+            self.beside_failed += each.code is not None
+
+
+def notes(observed: Observed, runs: Sequence[Run], workload: Workload, *, free: bool | None) -> list[str]:
+    """The notes of a measurement.
+
+    Args:
+        free: whether the target responded after cancellations; None: there were none.
+    """
+    found: list[str] = []
+    requests = observed.requests
+    if any(run.partial for run in runs):
+        found.append("The measurement was stopped: its last run is partial, and runs after it are missing.")
+    if workload.tokens_counted_by == "usage":
+        found.append(
+            "The target has no tokenizer route: prompt lengths were fitted with the prompt_tokens that it reports."
+        )
+    if observed.without_usage:
+        found.append(
+            f"{observed.without_usage} of {requests} responses have no usage: their tokens were counted by chunks,"
+            " which is too few where a chunk carries several."
+        )
+    elif requests and observed.unstreamed == requests:
+        found.append("The server does not stream: each response came in one piece, so TTFT is E2E, and TPOT is 0.")
+    elif observed.tokens > 1.1 * observed.chunks > 0:
+        found.append(
+            f"Chunks carry {observed.tokens / observed.chunks:.1f} tokens on average: ITL is the gap between chunks;"
+            " TPOT is the time per token."
+        )
+    if observed.short and not workload.ignore_eos:
+        found.append(
+            f"{observed.short} of {requests} responses ended before --max-tokens: the model was done."
+            " --ignore-eos makes them equally long on vLLM and llama.cpp."
+        )
+    elif observed.short:
+        found.append(f"{observed.short} of {requests} responses ended before --max-tokens in spite of --ignore-eos.")
+    planned = workload.shared_prefix or workload.turns > 1
+    if observed.prompt_tokens and observed.cached_tokens > _CACHED * observed.prompt_tokens and not planned:
+        share = observed.cached_tokens / observed.prompt_tokens
+        found.append(
+            f"{share:.0%} of the prompt tokens came from the server's prefix cache, though all prompts differ: it saw"
+            " them before (the same --seed), or they are short beside the chat template."
+        )
+    if observed.refused:
+        wait = f", and asked to wait {observed.retry_after:g} s" if observed.retry_after is not None else ""
+        found.append(
+            f"The server refused {observed.refused} requests because it had too many{wait}. They were not sent again:"
+            " lower the concurrency or rate, or raise the server's limits."
+        )
+    found += _cancellations(observed, free=free)
+    late = max((run.loop_lag.p99 for run in runs if run.loop_lag is not None), default=0.0)
+    if late > _LATE:
+        found.append(
+            f"This process was late by up to {late * 1000:.0f} ms (p99): latencies are too long by as much. Its machine"
+            " is busy: run the load from another one, or with fewer requests at once."
+        )
+    return found
+
+
+def _cancellations(observed: Observed, *, free: bool | None) -> list[str]:
+    if not observed.cancelled:
+        return []
+    beside = (
+        f"of {observed.beside} that ran beside them {observed.beside_failed} failed"
+        if observed.beside
+        else "none ran beside them"
+    )
+    after = {True: "; the server responded afterwards", False: "; afterwards it did not respond", None: ""}[free]
+    return [f"{observed.cancelled} requests were cancelled on purpose: {beside}{after}."]
