@@ -99,6 +99,8 @@ class Settings(BaseSettings):
             super().__init__(**settings)
         except UnicodeDecodeError as error:
             raise ConfigError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
+        except OSError as error:
+            raise ConfigError(f".env cannot be read: {error.strerror}.") from None
         except ValidationError as error:
             raise _config_error(error, settings) from None
 
@@ -134,11 +136,17 @@ def _config_error(error: ValidationError, arguments: Mapping[str, Any]) -> Confi
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0]).lower() if first["loc"] else "?"
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
-    reason = reason[:1].lower() + reason[1:].partition(", unable to ")[0]
+    reason = reason_of(error)
     if is_secret(name):
         return ConfigError(f"{variable_of(name)} is not valid: {reason}{more}.")
     return ConfigError(f"{variable_of(name)}={_invalid_value(name, arguments)}: {reason}{more}.")
+
+
+def reason_of(error: ValidationError) -> str:
+    """What is wrong with the first invalid value, such as "must be a valid integer"; without the value."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return reason[:1].lower() + reason[1:].partition(", unable to ")[0]
 
 
 def _invalid_value(name: str, arguments: Mapping[str, Any]) -> str:

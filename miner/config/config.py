@@ -46,8 +46,11 @@ class MinerConfig(Settings):
     default_model: str | None = None
     """The model of requests that name none."""
     default_max_tokens: int = Field(512, ge=1)
+    """Default of max_tokens: the tokens to generate at most."""
     default_temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False)
+    """Default of temperature; 0: greedy."""
     default_top_p: float = Field(0.95, gt=0, le=1, allow_inf_nan=False)
+    """Default of top_p."""
     allow_remote_images: bool = False
     """Allow http(s) image URLs, which the engine fetches."""
 
@@ -66,19 +69,23 @@ class MinerConfig(Settings):
     """Token for that hub; default: the one stored by `hf auth login`."""
 
     ollama_base_url: HttpUrl = "http://localhost:11434"
+    """URL of the Ollama server."""
     ollama_timeout: Seconds = 300.0
     """Read timeout in seconds."""
     ollama_num_ctx: int | None = Field(None, ge=16)
     """Context length in tokens, sent with each request; default: Ollama's own."""
 
     vllm_api_base: HttpUrl = "http://localhost:8000/v1"
+    """URL of the vLLM server, with its /v1."""
     vllm_api_key: SecretStr | None = None
+    """API key of that server; `miner vllm --run` passes it to the server that it starts."""
     vllm_timeout: Seconds = 300.0
     """Read timeout in seconds."""
 
     openai_api_base: HttpUrl | None = None
     """Any server that speaks OpenAI's API (backend "openai"), with its /v1."""
     openai_api_key: SecretStr | None = None
+    """API key of that server."""
     openai_timeout: Seconds = 300.0
     """Read timeout in seconds."""
 
@@ -105,8 +112,11 @@ class MinerConfig(Settings):
     llamacpp_n_gpu_layers: int | None = Field(None, ge=-1)
     """Layers in GPU memory; -1: all; default: as many as fit."""
     llamacpp_flash_attn: FlashAttention = "auto"
+    """Flash attention; auto: where the engine can."""
     llamacpp_cache_type_k: CacheType = "f16"
+    """Type of the keys in the KV cache; q8_0 takes half the memory of f16."""
     llamacpp_cache_type_v: CacheType = "f16"
+    """Type of the values in the KV cache; a quantized one needs flash attention."""
     llamacpp_batch_size: int | None = Field(None, ge=32, le=16384)
     """Prompt tokens computed in one go; a cancelled request leaves its slot when the batch at hand is done. Default:
     128 on processors alone, 512 where a GPU may compute."""

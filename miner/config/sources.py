@@ -66,6 +66,27 @@ def dotenv_variables(file: str | os.PathLike[str]) -> Mapping[str, str | None]:
     return dotenv_values(path, encoding="utf-8")
 
 
+def dotenv_lines(file: str | os.PathLike[str]) -> dict[str, int]:
+    """The line on which each variable of a `.env` file stands, by its name in upper case; of one that stands there
+    twice the last, which counts.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8 text.
+    """
+    if not dotenv_variables(file):
+        return {}
+    from dotenv.parser import parse_stream
+
+    lines: dict[str, int] = {}
+    with open(Path(file).expanduser(), encoding="utf-8") as stream:
+        for binding in parse_stream(stream):
+            text = binding.original.string
+            blank = text[: len(text) - len(text.lstrip())]  # a binding begins behind the one before
+            if binding.key is not None and binding.value:
+                lines[binding.key.upper()] = binding.original.line + blank.count("\n")
+    return lines
+
+
 def unknown_variables(settings: Iterable[type[BaseSettings]]) -> list[str]:
     """One sentence for each variable of the environment or `.env` that begins with MINER_, has a value, and sets no
     field of these classes: most likely a mistyped name. The value is left out, it might be a key.
