@@ -222,6 +222,20 @@ class TokenUsage(Struct, omit_defaults=True, gc=False):
     reasoning_tokens: int | None = None
     """Completion tokens spent on reasoning, if the engine reports them."""
 
+    def plus(self, other: TokenUsage) -> TokenUsage:
+        """The sum of two usages."""
+        return TokenUsage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+            _sum(self.cached_tokens, other.cached_tokens),
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
+        )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else (one or 0) + (other or 0)
+
 
 class TokenLogprob(Struct, omit_defaults=True):
     """One generated token with its log probability."""

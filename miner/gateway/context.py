@@ -134,10 +134,11 @@ class RequestContext:
 
     __slots__ = (
         "__weakref__", "body_reserved", "body_size", "call", "call_started_at", "caller", "characters", "chunks",
-        "cost", "disconnected", "error", "extra_headers", "failed_observers", "finished", "first_token_at", "gateway",
-        "headers_sent", "id", "ignored", "interrupted", "last_token_at", "middleware", "model_counters", "peeked",
-        "peer", "permit", "previous_token_at", "queue_client", "queue_seconds", "reply_text", "request", "reservation",
-        "route", "rules", "served", "started_at", "status", "streamed", "task", "usage",
+        "cost", "disconnected", "error", "extra_headers", "failed_observers", "finish_reasons", "finished",
+        "first_token_at", "gateway", "headers_sent", "id", "ignored", "interrupted", "last_token_at", "middleware",
+        "model_counters", "peeked", "peer", "permit", "previous_token_at", "queue_client", "queue_seconds",
+        "reply_text", "request", "reservation", "response_id", "response_model", "route", "rules", "served",
+        "started_at", "status", "streamed", "task", "trace", "usage",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, middleware: Sequence[Hooks], route: Route, request: web.Request) -> None:
@@ -179,6 +180,14 @@ class RequestContext:
         """Characters generated so far, reasoning included."""
         self.usage: TokenUsage | None = None
         """Tokens as the backend reports them. One that does not count may report zeros: see `reported_usage`."""
+        self.finish_reasons: dict[int, str] = {}
+        """Why each choice of a generation ended, by its index; one that broke off has none."""
+        self.response_id: str | None = None
+        """The id of the response as its client sees it; None: it has none, or has not begun."""
+        self.response_model: str | None = None
+        """The model that the response names."""
+        self.trace: object | None = None
+        """What tracing remembers of it."""
         self.ignored: list[str] = []
         """Parameters that change nothing here; listed in `X-Miner-Ignored-Params`."""
         self.status = 0
@@ -273,12 +282,17 @@ class RequestContext:
         return self.rules.unsupported or self.gateway.settings.serve_unsupported, True
 
     def note_served(self, model: str | None) -> None:
-        """Note which model serves the request, where its name here may mean several or another one."""
+        """Note which model serves the request; its clients read it where its name may mean several or another one."""
+        self.response_model = model
         if self.rules.names:
             self.served = model
 
-    def record_chunks(self, chunks: list[LLMChunk]) -> None:
-        """Count a batch of the stream."""
+    def record_chunks(self, chunks: list[LLMChunk], choice: int = 0) -> None:
+        """Count a batch of the stream.
+
+        Args:
+            choice: the index of the choice that it belongs to.
+        """
         now = asyncio.get_running_loop().time()
         if self.first_token_at is None:
             self.first_token_at = now
@@ -290,10 +304,12 @@ class RequestContext:
                 self.characters += len(chunk.content)
             elif chunk.reasoning is not None:
                 self.characters += len(chunk.reasoning)
+            if chunk.finish_reason is not None:
+                self.finish_reasons[choice] = chunk.finish_reason
         usage = chunks[-1].usage
         if usage is not None:
             several = self.call is not None and len(self.call.arguments) > 1
-            self.usage = add_usage(self.usage, usage) if several else usage
+            self.usage = self.usage.plus(usage) if several and self.usage is not None else usage
         for middleware in self.middleware:
             try:
                 middleware.on_chunks(self, chunks)
@@ -342,6 +358,7 @@ class RequestContext:
         other = copy.copy(self)
         other.task, other.finished = None, False
         other.ignored, other.extra_headers, other.reply_text = [*self.ignored], {**self.extra_headers}, []
+        other.finish_reasons = {}
         self.reservation = self.permit = None
         self.body_reserved = 0
         self.gateway.requests.add(other)
@@ -380,20 +397,3 @@ class Interruptible:
         task, context.task = context.task, None
         if task.uncancel() <= self._cancelling:
             raise RefusedError(503, "shutting_down", "The server is shutting down.", retry_after=5) from None
-
-
-def add_usage(one: TokenUsage | None, other: TokenUsage) -> TokenUsage:
-    """Return the sum of two usages."""
-    if one is None:
-        return other
-    return TokenUsage(
-        one.prompt_tokens + other.prompt_tokens,
-        one.completion_tokens + other.completion_tokens,
-        one.total_tokens + other.total_tokens,
-        _sum(one.cached_tokens, other.cached_tokens),
-        _sum(one.reasoning_tokens, other.reasoning_tokens),
-    )
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None and other is None else (one or 0) + (other or 0)

@@ -50,6 +50,8 @@ class Call:
     """Fields of the body that the dialect needs to write the response."""
     id: str = ""
     """The id of the response, where it has to be known before; see `Head.id`."""
+    previous_response: str | None = None
+    """The id of the stored response that it continues."""
     on_complete: Callable[[Head, list[LLMResponse], StreamWriter | None], Awaitable[None]] | None = None
     """Awaited when the response is complete, before its last bytes are sent: stores it. Without a writer it is not
     streamed.
@@ -118,6 +120,10 @@ class Dialect(Protocol):
     """Content type of a stream."""
     heartbeat: bytes
     """Sent while the engine sends nothing; b"" if the dialect has no heartbeat."""
+
+    @property
+    def id_prefix(self) -> str | None:
+        """What stands before `Head.id` in the id of a response; None: its responses have no id."""
 
     def parse(self, body: bytes) -> Call:
         """Parse a request body.

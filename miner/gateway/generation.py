@@ -15,7 +15,7 @@ from aiohttp import web
 from miner.core.llms.contract.stream import LLMStream
 from miner.core.wire import LLMChunk, LLMResponse, TokenUsage
 from miner.errors import OutputValidationError
-from miner.gateway.context import Handler, RequestContext, add_usage, new_id
+from miner.gateway.context import Handler, RequestContext, new_id
 from miner.gateway.dialect import Call, Dialect, Head, StreamWriter
 from miner.gateway.errors import ErrorBoundary
 from miner.gateway.merge import merged
@@ -61,8 +61,11 @@ async def _non_streaming(context: RequestContext, dialect: Dialect, call: Call) 
         responses = await _respond_all(context, call)
     context.usage = _total_usage(response.usage for response in responses)
     context.characters = sum(len(response.content) + len(response.reasoning or "") for response in responses)
+    context.finish_reasons = {
+        index: response.finish_reason for index, response in enumerate(responses) if response.finish_reason is not None
+    }
     _note_ignored(context, responses)
-    head = _head(context, call, responses)
+    head = _head(context, dialect, call, responses)
     if call.on_complete is not None:
         await call.on_complete(head, responses, None)
     return json_response(context, dialect.response_body(call, head, responses))
@@ -154,7 +157,7 @@ class StreamedReply:
     def head(self) -> Head:
         """The head of the response; its model is known from the first batch on."""
         if self._head is None:
-            self._head = _head(self._context, self._call, self._responses)
+            self._head = _head(self._context, self._dialect, self._call, self._responses)
         return self._head
 
     @property
@@ -179,7 +182,7 @@ class StreamedReply:
                     async for batch in batches:
                         if several:
                             index, batch = batch
-                        context.record_chunks(batch)
+                        context.record_chunks(batch, index)
                         if writer is None:
                             _note_ignored(context, self._responses)
                             writer = self.writer
@@ -188,7 +191,7 @@ class StreamedReply:
                             await send(data)
         except OutputValidationError as error:
             if end := _end_of(error):
-                context.record_chunks(end)
+                context.record_chunks(end, index)
                 data = self.writer.batch(end, index)
                 if data:
                     await send(data)
@@ -198,9 +201,12 @@ class StreamedReply:
         return writer.end(self._responses)
 
 
-def _head(context: RequestContext, call: Call, responses: list[LLMResponse]) -> Head:
+def _head(context: RequestContext, dialect: Dialect, call: Call, responses: list[LLMResponse]) -> Head:
     context.note_served(responses[0].model)
-    return Head(call.id or new_id(), responses[0].model or call.model or context.gateway.service.name)
+    head = Head(call.id or new_id(), responses[0].model or call.model or context.gateway.service.name)
+    if dialect.id_prefix is not None:
+        context.response_id = f"{dialect.id_prefix}{head.id}"
+    return head
 
 
 async def _until_cut(stream: LLMStream) -> AsyncGenerator[list[LLMChunk], None]:
@@ -219,5 +225,5 @@ def _total_usage(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:
     total: TokenUsage | None = None
     for usage in usages:
         if usage is not None:
-            total = add_usage(total, usage)
+            total = usage if total is None else total.plus(usage)
     return total

@@ -85,10 +85,11 @@ class ServerAddress:
         return cls(host, port or (443 if tls else 80), tls, base_path, "\r\n".join(lines).encode() + b"\r\n")
 
     def request(
-        self, method: str, path: str, body: bytes | None, *, root: bool, content_type: str | None = None
-    ) -> bytes:
+        self, method: str, path: str, body: bytes | None, *, root: bool, content_type: str | None = None,
+        more_lines: bytes = b"",
+    ) -> bytes:  # fmt: skip
         """Return the bytes of a request. `root`: the path starts before the base path's `/v1`; `content_type`: of the
-        body, if it is not JSON.
+        body, if it is not JSON; `more_lines`: header lines of a request with a body.
         """
         base_path = self.base_path.removesuffix(b"/v1") if root else self.base_path
         if body is None:
@@ -96,6 +97,8 @@ class ServerAddress:
         lines = self.header_lines
         if content_type is not None:
             lines = lines.replace(_JSON, f"Content-Type: {content_type}".encode(), 1)
+        if more_lines:
+            lines += more_lines
         return b"%b %b%b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
             method.encode(), base_path, path.encode(), lines, len(body), body,
         )  # fmt: skip

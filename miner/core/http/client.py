@@ -21,6 +21,7 @@ from miner.core.http.errors import Upstream, map_errors, redirect_error
 from miner.core.http.http1 import ResponseHead
 from miner.core.http.in_flight import InFlight
 from miner.core.http.proxy import proxy_for
+from miner.core.http.trace_context import trace_lines
 from miner.core.http.transport_errors import FramingError, ServerDisconnectedError
 from miner.errors import BackendOverloadedError
 
@@ -189,7 +190,8 @@ class HttpClient:
     ) -> tuple[Connection, ResponseHead]:  # fmt: skip
         """Send a request and return the head of its response. The caller releases the connection."""
         address = self._address or await self._resolve()
-        request = address.request(method, path, body, root=root, content_type=content_type)
+        trace = trace_lines.get() if body is not None else b""  # what only looks at the server is in no trace
+        request = address.request(method, path, body, root=root, content_type=content_type, more_lines=trace)
         connection = self._pool.idle_connection()
         while True:
             fresh = connection is None

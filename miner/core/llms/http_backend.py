@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from miner.core._typing import override
 from miner.core.http.client import HttpClient
@@ -13,7 +14,7 @@ from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.errors import Upstream
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Health, ModelInfo
-from miner.errors import ModelNotFoundError
+from miner.errors import MinerError, ModelNotFoundError
 
 _HEALTH_SECONDS = 1.5
 
@@ -50,6 +51,18 @@ class HTTPBackend(LLMService):
     def endpoint(self) -> Endpoint:
         """Return where the server is; called at each request, so that changed settings apply."""
         raise NotImplementedError(f"{type(self).__name__} must override endpoint()")
+
+    @property
+    @override
+    def server_address(self) -> tuple[str, int] | None:
+        try:
+            parts = urlsplit(self.endpoint().api_base)
+            port = parts.port
+        except (ValueError, MinerError):  # the first request says what is wrong with the address
+            return None
+        if not parts.hostname:
+            return None
+        return parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
     async def _served_models(self, *, total: float | None = None) -> list[ModelInfo]:
         """The models that the server lists. `total`: seconds for the request, where it must be short."""

@@ -11,6 +11,7 @@ from miner.gateway.counters import Counters
 from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.state import Gateway
+from miner.gateway.telemetry import conventions as names
 
 
 class Metrics(Middleware):
@@ -65,21 +66,21 @@ class Metrics(Middleware):
 
 
 _OPERATIONS = {
-    "/v1/embeddings": "embeddings", "/api/embed": "embeddings", "/api/embeddings": "embeddings",
-    "/v1/completions": "text_completion", "/api/generate": "text_completion", "/v1/rerank": "rerank",
+    "/v1/embeddings": names.EMBEDDINGS, "/api/embed": names.EMBEDDINGS, "/api/embeddings": names.EMBEDDINGS,
+    "/v1/completions": names.TEXT_COMPLETION, "/api/generate": names.TEXT_COMPLETION, "/v1/rerank": names.RERANK,
 }  # fmt: skip
 """Route -> operation; all others are `chat`."""
 
 
 def operation_of(context: RequestContext) -> str:
-    """OpenTelemetry's `gen_ai.operation.name`."""
-    return _OPERATIONS.get(context.route.canonical or context.route.path, "chat")
+    """What a request wants of a model, in the conventions' words."""
+    return _OPERATIONS.get(context.route.canonical or context.route.path, names.CHAT)
 
 
 def error_type(context: RequestContext) -> str:
-    """Why a request failed, as OpenTelemetry's `error.type`: an error code, or "cancelled"; "": it did not."""
+    """Why a request failed, in the conventions' sense: an error code, or "cancelled"; "": it did not."""
     if context.disconnected:
-        return "cancelled"
+        return names.CANCELLED
     return failure_of(context.error).code if context.error is not None else ""
 
 

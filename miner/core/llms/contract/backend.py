@@ -136,6 +136,13 @@ class Backend:
         return self
 
     @property
+    def server_address(self) -> tuple[str, int] | None:
+        """Host and port of the server that it sends requests to, if it knows of one; None where engines started here
+        serve them.
+        """
+        return None
+
+    @property
     def preloaded(self) -> list[str | None]:
         """The models to load at start, in order; None: the default model."""
         return [None]

@@ -47,6 +47,7 @@ class AnthropicMessages:
     """The dialect of `/v1/messages`."""
 
     stream_type = "text/event-stream; charset=utf-8"
+    id_prefix = "msg_"
     heartbeat = PING
 
     def parse(self, body: bytes) -> Call:

@@ -49,6 +49,7 @@ class _OllamaDialect(Generic[R]):
     kind: Kind
     heartbeat: bytes
     stream_type = STREAM_TYPE
+    id_prefix: str | None = None
     decoder: msgspec.json.Decoder[R]
 
     def is_empty(self, request: R) -> bool:

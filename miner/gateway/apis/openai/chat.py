@@ -50,6 +50,7 @@ class OpenAIChat:
     """The dialect of `/v1/chat/completions`."""
 
     stream_type = STREAM_TYPE
+    id_prefix = "chatcmpl-"
     heartbeat = HEARTBEAT
 
     def parse(self, body: bytes) -> Call:

@@ -36,6 +36,7 @@ class OpenAICompletions:
     """The dialect of `/v1/completions`."""
 
     stream_type = STREAM_TYPE
+    id_prefix = "cmpl-"
     heartbeat = HEARTBEAT
 
     def parse(self, body: bytes) -> Call:

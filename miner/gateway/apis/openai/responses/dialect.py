@@ -33,6 +33,7 @@ class OpenAIResponses:
     """The dialect of `/v1/responses`."""
 
     stream_type = STREAM_TYPE
+    id_prefix = "resp_"
     heartbeat = HEARTBEAT
 
     def parse(self, body: bytes) -> Call:
@@ -50,6 +51,7 @@ class OpenAIResponses:
             stream=bool(request.stream),
             names=FieldNames(_NAMES),
             options=ResponseOptions(request),
+            previous_response=request.previous_response_id,
             foreign=foreign,
             fields=ResponseRequest.__struct_fields__,
             stream_errors=STREAM_ERRORS,

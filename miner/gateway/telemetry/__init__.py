@@ -1,0 +1,1 @@
+"""Metrics and traces: the names of the conventions, and the ways out."""

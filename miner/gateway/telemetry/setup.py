@@ -1,0 +1,143 @@
+"""What the `OTEL_` variables ask for: where spans and metrics go. The packages are those of the extra `otel`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from miner.errors import ConfigError
+from miner.gateway.telemetry import conventions as names
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.trace import TracerProvider
+
+logger = logging.getLogger("miner.gateway")
+
+Signal = Literal["traces", "metrics"]
+
+_CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_PROTOCOL = "http/protobuf"
+_INSTALL = 'OTEL_ variables are set; %s need `pip install "llm-service-backends[otel]"`.'
+
+
+@dataclass(frozen=True, slots=True)
+class MadeProvider:
+    """Where spans go."""
+
+    provider: TracerProvider
+    owned: bool
+    """Whether it was created here, and is shut down with the server."""
+    propagates: bool
+    """Whether `traceparent` is read and sent on."""
+
+
+def exporter_of(signal: Signal, environment: Mapping[str, str]) -> str | None:
+    """Where a signal goes: "otlp" or "console"; None: nowhere.
+
+    Raises:
+        ConfigError: the variable names an exporter or a protocol that is not supported.
+    """
+    requested = any(name.startswith("OTEL_") and value for name, value in environment.items())
+    if not requested or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    default = "otlp" if signal == "traces" else "none"
+    exporter = environment.get(variable, "").strip().lower() or default
+    if exporter == "none" or (signal == "metrics" and exporter == "prometheus"):
+        return None  # `/metrics` is always there
+    if exporter not in ("otlp", "console"):
+        raise ConfigError(
+            f"{variable}={exporter} is not supported.",
+            hint="Use otlp, console or none" + ("; /metrics serves Prometheus." if signal == "metrics" else "."),
+        )
+    if exporter == "otlp":
+        _check_protocol(signal, environment)
+    return exporter
+
+
+def _check_protocol(signal: Signal, environment: Mapping[str, str]) -> None:
+    own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
+    variable = own if environment.get(own) else common
+    protocol = environment.get(variable, "").strip().lower() or _PROTOCOL
+    if protocol != _PROTOCOL:
+        raise ConfigError(
+            f"{variable}={protocol} is not supported.",
+            hint=f"Set it to {_PROTOCOL}, and the endpoint to the collector's port for that, usually 4318.",
+        )
+
+
+def make_tracer_provider(environment: Mapping[str, str] | None = None) -> MadeProvider | None:
+    """Where spans go; None: nowhere, because nobody asks for them or the packages are missing.
+
+    Raises:
+        ConfigError: one of the variables cannot be used.
+    """
+    environment = os.environ if environment is None else environment
+    exporter = exporter_of("traces", environment)
+    requested = any(name.startswith("OTEL_") and value for name, value in environment.items())
+    if not requested or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    propagators = environment.get("OTEL_PROPAGATORS", "").strip() or "tracecontext"
+    propagates = "tracecontext" in [name.strip().lower() for name in propagators.split(",")]
+    try:
+        from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
+    except ImportError:
+        logger.warning(_INSTALL, "traces")
+        return None
+    _warn_of_capture(environment)
+    provider = get_tracer_provider()
+    if not isinstance(provider, ProxyTracerProvider):
+        return MadeProvider(provider, False, propagates)  # set up already, by `opentelemetry-instrument` for one
+    if exporter is None:
+        return None
+    try:
+        from opentelemetry.sdk.trace import TracerProvider as SDKProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+        from miner.gateway.telemetry.reporting import ReportingSpanExporter
+    except ImportError:
+        logger.warning(_INSTALL, "traces")
+        return None
+    try:
+        created = SDKProvider(resource=make_resource(environment), shutdown_on_exit=False)
+        out = ConsoleSpanExporter() if exporter == "console" else ReportingSpanExporter()
+        created.add_span_processor(BatchSpanProcessor(out))
+    except ValueError as error:
+        raise ConfigError(f"The OTEL_ variables cannot be used: {error}.") from error
+    return MadeProvider(created, True, propagates)
+
+
+def make_resource(environment: Mapping[str, str]) -> Resource:
+    """Who sends: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, else miner and its version."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    from miner import __version__
+
+    own = Resource({names.SERVICE_NAME: "miner", names.SERVICE_VERSION: __version__})
+    base = Resource.create().merge(own)  # the SDK's, among them who made it
+    return base.merge(OTELResourceDetector().detect())
+
+
+def _warn_of_capture(environment: Mapping[str, str]) -> None:
+    """What asks for prompts in telemetry has no effect here, and nothing is silent."""
+    if environment.get(_CAPTURE, "").strip().lower() not in ("", "false", "no_content"):
+        logger.warning(
+            "%s has no effect: prompts and replies are never in traces or metrics. --log-prompts logs them here.",
+            _CAPTURE,
+        )
+
+
+async def end_within(shutdown: Callable[[], object], what: str, seconds: float) -> None:
+    """Send what is left, for so many seconds: exporters retry for ten and more where the collector is down."""
+    # A daemon: what it cannot send must not keep the process.
+    sending = threading.Thread(target=shutdown, name=f"last {what}", daemon=True)
+    sending.start()
+    await asyncio.to_thread(sending.join, seconds)
+    if sending.is_alive():
+        logger.warning("The last %s could not be sent within %g s.", what, seconds)
