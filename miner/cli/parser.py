@@ -51,6 +51,20 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**settings)
         add_verbosity_options(self)
 
+    words: str | None = None
+    """Where all arguments go that are no options (`add_words`); None: argparse's positional arguments."""
+
+    @override
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.words is None or args is None:
+            return super().parse_known_args(args, namespace)
+        from miner.cli.words import take_words
+
+        options, words = take_words(self, args)
+        namespace, rest = super().parse_known_args(options, namespace)
+        setattr(namespace, self.words, words)
+        return namespace, rest
+
     @override
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", operator_hint=f"See `{self.prog} --help`.")
@@ -88,6 +102,8 @@ def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
         )
     name = first.partition("=")[0]
     hint = nearest(name, parser._option_string_actions) or f"See `{parser.prog} --help`."
+    if isinstance(parser, CommandParser) and parser.words is not None:
+        hint += " Words that begin with a dash stand after `--`."
     return UsageError(f"Unknown option {name}.", operator_hint=hint)
 
 
@@ -99,6 +115,13 @@ def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argpars
             if name in action.choices:
                 return chosen(action.choices[name], args)
     return parser
+
+
+def add_words(parser: argparse.ArgumentParser, dest: str, *, metavar: str, help: str) -> None:
+    """Add an argument of any number of words, before, between and after the options; after `--` all are words."""
+    assert isinstance(parser, CommandParser)
+    parser.add_argument(dest, nargs="*", metavar=metavar, help=help)
+    parser.words = dest
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:

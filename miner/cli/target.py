@@ -82,7 +82,8 @@ def read_key(key: str | None) -> str | None:
     """
     if key != "-":
         return key
-    line = sys.stdin.readline().strip() if sys.stdin is not None else ""
+    # Its bytes: what the text layer would read ahead is the prompt.
+    line = sys.stdin.buffer.readline().decode(errors="replace").strip() if sys.stdin is not None else ""
     if not line:
         raise UsageError("--key -: standard input has no key.")
     return line

@@ -93,12 +93,12 @@ def test_the_console_script_is_the_same_command(tmp_path):
         ),
         (["zzz"], "miner: Unknown command 'zzz'.\n  Commands: generate, "),
         (["--nothing"], "miner: Unknown option --nothing.\n  See `miner --help`.\n"),
-        (["generate"], "miner: The following arguments are required: PROMPT.\n  See `miner generate --help`.\n"),
-        (["generate", "--maxtokens=5", "x"], "miner: Unknown option --maxtokens.\n  Did you mean --max-tokens?\n"),
+        (["generate"], "miner: There is no prompt.\n  Such as: miner generate "),
+        (["generate", "--maxtokens=5", "x"], "miner: Unknown option --maxtokens.\n  Did you mean --max-tokens? "),
         (["config", "check", "--confg", "x"], "miner: Unknown option --confg.\n  Did you mean --config?\n"),
         (["config", "schema", "--zz"], "miner: Unknown option --zz.\n  See `miner config schema --help`.\n"),
         (["generate", "--max", "5", "x"], "miner: Unknown option --max.\n"),
-        (["generate", "why", "is"], "miner: Unexpected argument 'is'.\n  Quote an argument"),
+        (["backends", "why", "is"], "miner: Unexpected argument 'why'.\n  Quote an argument"),
         (["generate", "x", "--model"], "miner: Argument -m/--model: expected one argument.\n"),
     ],
 )
@@ -149,7 +149,7 @@ def test_log_levels_before_and_after_the_command(miner):
 
 
 def test_usage_errors_are_json_with_json(miner):
-    done = miner("generate", "--json", "a", "b")
+    done = miner("backends", "--json", "b")
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
     assert (error["type"], error["code"], error["exit_code"]) == ("UsageError", "usage_error", 2)

@@ -17,13 +17,13 @@ def test_url_with_or_without_v1_and_the_key_from_standard_input(miner, suffix):
     with in_thread(FaultServer(faults.ok(["Hel", "lo."]))) as server:
         url = f"{server.url}{suffix}"
         done = miner(
-            "generate", "--url", url, "--key", "-", "-m", "some", "hi", stdin=b"secret\n", LLM_BACKEND="ollama"
+            "generate", "--url", url, "--key", "-", "-m", "smollm2", "hi", stdin=b"secret\n", LLM_BACKEND="ollama"
         )
         (request,) = [each for each in server.generations if each.method == "POST"]
     assert (done.returncode, done.stdout) == (0, b"Hello.\n")
     assert request.path == "/v1/chat/completions"
     assert request.headers["Authorization"] == "Bearer secret"
-    assert json.loads(request.body)["model"] == "some"
+    assert json.loads(request.body)["model"] == "smollm2"
 
 
 def test_without_a_model_the_servers_only_one_is_used(miner):

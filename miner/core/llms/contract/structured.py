@@ -10,7 +10,7 @@ import msgspec
 
 from miner.core.llms.contract.cache import LRUCache
 from miner.core.llms.schema.keywords import TYPES
-from miner.core.llms.schema.normalize import without_nulls
+from miner.core.llms.schema.normalize import first_error, without_nulls
 from miner.core.wire import LLMResponse, OutputFormat
 from miner.errors import InvalidRequestError, OutputValidationError
 
@@ -173,6 +173,9 @@ def _compiled(schema: dict[str, Any]) -> Any:
         return jsonschema_rs.validator_for(schema, retriever=refuse_fetch, validate_formats=False)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, jsonschema_rs.ValidationError) and (found := first_error(schema)) is not None:
+            place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found[0])
+            reason = f"{place.lstrip('.')}: {found[1]}" if place else found[1]
         raise InvalidRequestError(
             f"response_format: the JSON Schema is not valid: {reason}.", param="response_format"
         ) from None
