@@ -22,7 +22,7 @@ def test_url_with_or_without_v1_and_the_key_from_standard_input(miner, suffix):
         (request,) = [each for each in server.generations if each.method == "POST"]
     assert (done.returncode, done.stdout) == (0, b"Hello.\n")
     assert request.path == "/v1/chat/completions"
-    assert request.headers["Authorization"] == "Bearer secret"
+    assert request.headers["authorization"] == "Bearer secret"
     assert json.loads(request.body)["model"] == "smollm2"
 
 
