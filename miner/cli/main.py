@@ -37,6 +37,7 @@ COMMANDS = {
     "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it", "Node"),
     "config": ("miner.cli.commands.config", "check, show and write miner.toml: what is served", "Set-up"),
     "import": ("miner.cli.commands.import_", "write a miner.toml from another tool's", "Set-up"),
+    "doctor": ("miner.cli.commands.doctor", "find what is wrong, and the line that fixes it", "Set-up"),
     "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable", "Set-up"),
     "vllm": ("miner.cli.commands.vllm", "print or run the command of a vLLM server", "Set-up"),
 }

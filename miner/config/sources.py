@@ -94,15 +94,23 @@ def unknown_variables(settings: Iterable[type[BaseSettings]]) -> list[str]:
     Raises:
         UnicodeDecodeError: `.env` is not UTF-8 text.
     """
+    found = [name for source in (dotenv_variables(".env"), os.environ) for name, value in source.items() if value]
+    return [
+        f"{name} is not a setting: {f'did you mean {near}?' if near else 'settings are listed in .env.example.'}"
+        for name, near in misspelt(found, settings)
+    ]
+
+
+def misspelt(names: Iterable[str], settings: Iterable[type[BaseSettings]]) -> list[tuple[str, str | None]]:
+    """Those of these variables that begin with MINER_ and set no field of these classes, each once and in upper case,
+    with the name that was most likely meant.
+    """
     known = {variable_of(field) for cls in settings for field in cls.model_fields}
-    found = {
-        name.upper() for source in (dotenv_variables(".env"), os.environ) for name, value in source.items() if value
-    }
-    unknown = sorted(name for name in found - known - _NOT_SETTINGS if name.startswith(_PREFIX))
-    return [f"{name} is not a setting: {_suggestion(name, known)}" for name in unknown]
+    unknown = sorted(name for name in {name.upper() for name in names} - known - _NOT_SETTINGS)
+    return [(name, _meant(name, known)) for name in unknown if name.startswith(_PREFIX)]
 
 
-def _suggestion(name: str, known: set[str]) -> str:
+def _meant(name: str, known: set[str]) -> str | None:
     without = name.removeprefix(_PREFIX)
     near = [without] if without in known else difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
-    return f"did you mean {near[0]}?" if near else "settings are listed in .env.example."
+    return near[0] if near else None

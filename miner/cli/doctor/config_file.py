@@ -1,0 +1,109 @@
+"""miner.toml: whether there is one, what is wrong in it, and what it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.row import Check, Row, ok
+from miner.errors import ConfigError, MinerError
+
+
+def checks() -> list[Check]:
+    """The checks of this file."""
+    return [Check("miner.toml", "Settings", config_file)]
+
+
+def config_file(facts: Facts) -> Iterator[Row]:
+    """What `miner config check` says, and the values that the file sets."""
+    from miner.cli.configuration.machine_check import check_here
+    from miner.config.file.problems import Problem, shown_path
+
+    if facts.config_error is not None:
+        yield from _errors(facts.config_error, facts)
+        return
+    loaded = facts.loaded
+    if loaded is None:
+        yield ok("miner.toml", "none: the variables say what is served")
+        return
+    file = shown_path(loaded.path)
+    notes: list[Problem] = list(loaded.notes)
+    try:
+        notes += check_here(loaded, facts.settings)
+    except ConfigError as error:
+        yield from _errors(error, facts)
+        return
+    content = loaded.content
+    counts = {"models": len(content.models), "backends": len(content.backends), "groups": len(content.groups)}
+    words = ", ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in counts.items() if count)
+    yield ok("miner.toml", f"{file} is valid: {words or 'no models'}", file=str(loaded.path), **counts, set=_set(facts))
+    if not content.models and not any(backend.expose for backend in content.backends.values()):
+        yield Row(
+            "miner.toml", "problem", f"{file} serves no model", "miner config init --add", "It has no [models.NAME]."
+        )
+    for each in notes:
+        yield Row(
+            _name(each),
+            "note",
+            each.located(file).rstrip("."),
+            _edit(file, each),
+            each.hint,
+            {"file": file, "line": each.line, "key": each.key, "value": each.value},
+        )
+
+
+def _errors(error: Exception, facts: Facts) -> Iterator[Row]:
+    from miner.config.file.problems import ConfigFileError, shown_path
+
+    file = shown_path(facts.config_path) if facts.config_path else "miner.toml"
+    if isinstance(error, ConfigFileError):
+        for each in error.problems:
+            yield Row(
+                _name(each),
+                "problem",
+                each.located(file).rstrip("."),
+                _edit(file, each),
+                each.hint,
+                {"file": file, "line": each.line, "key": each.key, "value": each.value},
+            )
+    elif isinstance(error, MinerError):
+        missing = "There is no configuration file" in error.message
+        fix = f"miner config init -o {file}" if missing else f"miner config check --config {file}"
+        yield Row("miner.toml", "problem", error.message.rstrip("."), fix, error.hints, {"file": file})
+    elif isinstance(error, TimeoutError):
+        yield Row(
+            "miner.toml",
+            "problem",
+            f"{file} cannot be read: {error}",
+            f"ls -l {file}",
+            "A disk on a network that is gone, or a pipe?",
+            {"file": file},
+        )
+    else:
+        raise error
+
+
+def _name(problem: Any) -> str:
+    key: str = problem.key
+    return key or "miner.toml"
+
+
+def _edit(file: str, problem: Any) -> str:
+    return f"${{EDITOR:-vi}} +{problem.line} {file}" if problem.line else f"${{EDITOR:-vi}} {file}"
+
+
+def _set(facts: Facts) -> dict[str, Any]:
+    """What the file sets: key -> value, and where it stands."""
+    from miner.cli.configuration.effective import tables
+
+    assert facts.loaded is not None
+    found: dict[str, Any] = {}
+    try:
+        for path, table in tables(facts.loaded, facts.settings):
+            for each in table:
+                if each.source != "default" and each.value is not None and len(found) < 200:
+                    found[".".join(map(str, (*path, each.key)))] = {"value": each.value, "source": each.source}
+    except (MinerError, OSError, UnicodeDecodeError, ValueError) as error:
+        return {"unknown": f"{type(error).__name__}"}
+    return found

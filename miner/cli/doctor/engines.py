@@ -1,0 +1,195 @@
+"""Each engine that is configured: reachable, its version, the model, the context, and a probe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from miner.cli.doctor import local_engine
+from miner.cli.doctor.context import context_row
+from miner.cli.doctor.explain import model_line, row_of, start_line
+from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.probe import probes
+from miner.cli.doctor.row import Check, Row, Verdict, ok, skipped
+from miner.cli.doctor.targets import Target, targets
+from miner.cli.doctor.versions import TESTED, judge
+from miner.core.http.errors import parse_error_body, status_error
+from miner.core.llms.http_backend import HTTPBackend
+from miner.core.wire import ModelInfo
+from miner.errors import MinerError, ModelNotFoundError
+
+_ANSWER_SECONDS = 5.0
+"""For a list of models, or a version: a server that takes longer is hung or very busy."""
+_ROOM_SECONDS = 45.0
+"""For what is not the probe."""
+_GROUP = "Engines"
+_VERSION_PATHS = {"ollama": "/api/version", "vllm": "/version", "llamacpp": "/props"}
+_ENGINE = {"ollama": "ollama", "vllm": "vllm", "llamacpp": "llama-server"}
+
+
+def checks(facts: Facts) -> list[Check]:
+    """A check for each target."""
+    seconds = _ROOM_SECONDS + (3 * facts.options.seconds if facts.options.probe else 0.0)
+    found = targets(facts)
+    first_local = next((target for target in found if target.is_local), None)
+    wanted = [target for target in found if not target.is_local or target is first_local]
+    if not wanted:
+        return [Check("engines", _GROUP, _none)]
+    return [Check(f"{target.name}", _GROUP, _check(target), seconds) for target in wanted]
+
+
+def _none(facts: Facts) -> Iterator[Row]:
+    if facts.config_error is not None:
+        yield skipped("engines", "miner.toml says which engines there are, and it cannot be used: see Settings")
+    elif any(backend.command for backend in facts.loaded.content.backends.values()) if facts.loaded else False:
+        yield skipped("engines", "`miner serve` starts them on demand: see it with `miner doctor --url`")
+    else:
+        yield skipped("engines", "none is configured")
+
+
+def _check(target: Target) -> Callable[[Facts], AsyncGenerator[Row, None]]:
+    return lambda facts: local_engine.look(target, facts) if target.is_local else _remote(target, facts)
+
+
+async def _remote(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
+    """A server: what depends on a step that fails is skipped."""
+    try:
+        service = target.service()
+    except MinerError as error:
+        yield skipped(target.name, f"not looked at: {error.message.rstrip('.')}")
+        return
+    async with service:
+        if not isinstance(service, HTTPBackend):
+            yield await _health(target, service)
+            return
+        began = time.monotonic()
+        try:
+            models = await service._served_models(total=_ANSWER_SECONDS)
+        except MinerError as error:
+            yield row_of(target.name, error, target, url=service._http().upstream.shown_url)
+            yield skipped(f"{target.name}: model, context, probe", "its server has to respond first")
+            return
+        latency = time.monotonic() - began
+        shown = service._http().upstream.shown_url
+        try:
+            version = await _version(target, service)
+        except MinerError as error:
+            yield row_of(target.name, error, target, url=shown)
+            yield skipped(f"{target.name}: model, context, probe", "its server has to accept the key first")
+            return
+        yield _reached(target, shown, version, latency, len(models))
+        row, model = await _model(target, service, models)
+        yield row
+        if model is None or not target.used:
+            return
+        yield await context_row(target, service, model)
+        async with aclosing(probes(target.name, service, target, facts, model)) as rows:
+            async for each in rows:
+                yield each
+
+
+def _reached(target: Target, url: str, version: str | None, latency: float, models: int) -> Row:
+    engine = _ENGINE.get(target.kind)
+    seen: dict[str, Any] = {"url": url, "version": version, "latency": round(latency, 4), "models": models}
+    words = f"{url} responds in {latency * 1000:.0f} ms" + (f", version {version}" if version else "")
+    if engine is not None and version is not None and (said := judge(engine, version)) is not None:
+        return Row(target.name, "note", f"{words}, {said}", TESTED[engine].update, seen=seen)
+    return ok(target.name, words, **seen)
+
+
+async def _version(target: Target, service: HTTPBackend) -> str | None:
+    """The server's version, None where it has none.
+
+    Raises:
+        AuthenticationError: it refuses the key (llama-server lists its models without one).
+    """
+    path = _VERSION_PATHS.get(target.kind)
+    if path is None:
+        return None
+    http = service._http()
+    response = await http.request("GET", path, total=_ANSWER_SECONDS, root=True)
+    if response.status in (401, 403):
+        raise status_error(response.status, parse_error_body(response.body), http.upstream)
+    try:
+        answer = msgspec.json.decode(response.body)
+    except msgspec.DecodeError:
+        return None
+    if response.status != 200 or not isinstance(answer, dict):
+        return None
+    version = answer.get("version") or str(answer.get("build_info") or "").partition("-")[0]
+    return str(version)[:60] or None
+
+
+async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) -> tuple[Row, ModelInfo | None]:
+    """Whether the models that are wanted are there; and the first of them."""
+    name, names = f"{target.name}: model", [model.id for model in models]
+    seen = {"available": names[:50], "wanted": list(target.models)}
+    verdict: Verdict = "problem" if target.used else "note"
+    if not names:
+        return Row(
+            name,
+            verdict,
+            "the server has no model",
+            start_line(target)
+            if target.kind != "ollama"
+            else f"ollama pull {target.models[0] if target.models else 'llama3.2'}",
+            service.no_model_hint,
+            seen,
+        ), None
+    found: ModelInfo | None = None
+    for wanted in target.models:
+        try:
+            info = await service._get_model(wanted)
+        except ModelNotFoundError:
+            return Row(
+                name,
+                verdict,
+                f"{service._http().upstream.label} has no model {wanted!r}; it has {_few(names)}",
+                model_line(wanted, names, target),
+                seen=seen,
+            ), None
+        except MinerError as error:
+            return row_of(name, error, target), None
+        found = found or info
+    if found is not None:
+        return ok(
+            name, f"{', '.join(target.models)} is there" if len(target.models) == 1 else "all are there", **seen
+        ), found
+    try:
+        found = await service.resolve_model(None)
+    except ModelNotFoundError:
+        line = f"export DEFAULT_MODEL={names[0]}"
+        return Row(
+            name,
+            "note",
+            f"there are {len(names)} models and no default: each request must name one of {_few(names)}",
+            line,
+            seen=seen,
+        ), None
+    except MinerError as error:
+        return row_of(name, error, target), None
+    return ok(name, f"{names[0]} is the only one", **seen), found
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+async def _health(target: Target, service: Any) -> Row:
+    """What another package's backend says of itself."""
+    health = await service.health()
+    seen = {"state": health.state, "models": health.models[:50], "latency": round(health.latency or 0.0, 4)}
+    if health:
+        return ok(target.name, f"ready: {_few(health.models) or 'it names no models'}", **seen)
+    return Row(
+        target.name,
+        "problem" if target.used else "note",
+        (health.reason or health.state).rstrip("."),
+        f"miner generate --backend {target.name} hello",
+        health.hint,
+        seen,
+    )

@@ -1,0 +1,356 @@
+"""A running node at --url: whether it responds, is ready, who may use it, what it serves, and a probe through it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import urlsplit
+
+from miner import __version__
+from miner.cli.doctor.engines import _few
+from miner.cli.doctor.explain import row_of
+from miner.cli.doctor.exposure import NEW_KEY_LINE
+from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.network import judged_skew, skew_in
+from miner.cli.doctor.probe import probes
+from miner.cli.doctor.row import Check, Row, ok, skipped
+from miner.cli.doctor.targets import Target
+from miner.config.config import MinerConfig
+from miner.core.http.client import HttpClient, HttpResponse
+from miner.core.http.errors import Upstream, parse_error_body
+from miner.core.models.memory.capacity import ENOUGH
+from miner.errors import MinerError, ModelNotFoundError
+from miner.gateway.client_address import is_loopback
+
+_GROUP = "Node"
+_SECONDS = 10.0
+_NEW_KEY = "miner keys new NAME --admin"
+
+
+def checks() -> list[Check]:
+    """One check: each step needs the one before."""
+    return [Check("node", _GROUP, look, 900.0)]
+
+
+class _Node:
+    """Requests to the node."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.url = (facts.options.url or "").rstrip("/").removesuffix("/v1")
+        self.key = facts.options.key
+        self.upstream = Upstream(
+            "node",
+            self.url,
+            read_timeout=_SECONDS,
+            address_setting="--url",
+            key_setting="--key",
+            unreachable_hint="Start it with `miner serve`, or set its URL with --url.",
+        )
+        self.host = urlsplit(self.url).hostname or ""
+
+    async def get(self, path: str, *, key: bool = True) -> HttpResponse:
+        """GET a path; with the key, if there is one.
+
+        Raises:
+            BackendError: it cannot be reached, or does not respond in time.
+        """
+        http = HttpClient(self.upstream, api_key=self.key if key else None)
+        try:
+            return await http.request("GET", path, total=_SECONDS)
+        finally:
+            await http.close()
+
+
+async def look(facts: Facts) -> AsyncGenerator[Row, None]:
+    """All rows."""
+    node = _Node(facts)
+    began = time.monotonic()
+    try:
+        alive = await node.get("/livez", key=False)
+    except MinerError as error:
+        row = row_of("node", error, Target("node", "node", None))
+        fix = (
+            f"miner serve --port {urlsplit(node.url).port or 8088}"
+            if is_loopback(node.host)
+            else f"curl -v {node.upstream.shown_url}/livez"
+        )
+        yield Row(
+            "node",
+            "problem",
+            row.summary,
+            row.fix if "SSL_CERT" in (row.fix or "") or "PROXY" in (row.fix or "") else fix,
+            row.hint,
+            row.seen,
+        )
+        yield skipped("node: keys, models, probe", "it has to respond first")
+        return
+    latency = time.monotonic() - began
+    is_node = alive.status == 200 and _json(alive) == {"status": "ok"}
+    seen: dict[str, Any] = {"url": node.upstream.shown_url, "status": alive.status, "latency": round(latency, 4)}
+    if is_node:
+        yield ok("node", f"{node.upstream.shown_url} responds in {latency * 1000:.0f} ms", **seen)
+    else:
+        yield Row(
+            "node",
+            "note",
+            f"{node.upstream.shown_url} is no `miner serve` (/livez: HTTP {alive.status}): it is treated as any "
+            "server with OpenAI's API",
+            f"curl -i {node.upstream.shown_url}/livez",
+            seen=seen,
+        )
+    skew = skew_in(alive)
+    if skew is not None:
+        yield judged_skew({node.url: skew})
+    if is_node:
+        yield await _version(node)
+        yield await _ready(node)
+    for found in [await _access(node, facts), *(await _admin(node) if is_node else [])]:
+        if found is not None:
+            yield found
+            if found.name == "node: key" and found.verdict == "problem":
+                yield skipped("node: models, probe", "it has to accept the key first")
+                return
+    async with aclosing(_models(node, facts)) as rows:
+        async for row in rows:
+            yield row
+
+
+def _json(response: HttpResponse) -> Any:
+    try:
+        return json.loads(response.body)
+    except ValueError:
+        return None
+
+
+async def _version(node: _Node) -> Row:
+    """The node's version and this command's."""
+    try:
+        found = _json(await node.get("/openapi.json"))
+    except MinerError as error:
+        return skipped("node: version", error.message.rstrip("."))
+    version = found.get("info", {}).get("version") if isinstance(found, dict) else None
+    seen = {"node": version, "cli": __version__}
+    if version is None:
+        return skipped("node: version", "it does not say its version", **seen)
+    if version != __version__:
+        return Row(
+            "node: version",
+            "note",
+            f"the node has {version}, this command {__version__}",
+            f'pip install "llm-service-backends=={version}"',
+            "Or restart the node after its upgrade.",
+            seen,
+        )
+    return ok("node: version", f"{version}, as this command", **seen)
+
+
+async def _ready(node: _Node) -> Row:
+    """What /readyz says."""
+    try:
+        response = await node.get("/readyz")
+    except MinerError as error:
+        return Row("node: ready", "problem", error.message.rstrip("."), "miner logs", error.hints)
+    found = _json(response) or {}
+    if response.status == 200:
+        if config := found.get("config"):
+            return Row(
+                "node: ready",
+                "problem",
+                f"ready, but its miner.toml is not served as it is now: {config}",
+                "miner config check",
+                seen={"status": 200},
+            )
+        return ok("node: ready", "ready", status=200)
+    reason = str(found.get("reason") or f"HTTP {response.status}").rstrip(".")
+    return Row(
+        "node: ready",
+        "problem",
+        f"not ready: {reason}",
+        "miner doctor  # on its machine",
+        seen={"status": response.status},
+    )
+
+
+async def _access(node: _Node, facts: Facts) -> Row | None:
+    """Whether it needs a key, and takes this one."""
+    try:
+        without = await node.get("/v1/models", key=False)
+        given = await node.get("/v1/models") if node.key else without
+    except MinerError as error:
+        return Row("node: key", "problem", error.message.rstrip("."), "miner logs", error.hints)
+    open_, private = without.status == 200, is_loopback(node.host)
+    seen = {"without_key": without.status, "with_key": given.status if node.key else None}
+    if given.status in (401, 403):
+        message = parse_error_body(given.body).message.rstrip(".")
+        fix = f"miner doctor --url {node.upstream.shown_url} --key -" if not node.key else "miner keys new NAME"
+        words = "the key is refused" if node.key else "it requires a key"
+        return Row(
+            "node: key", "problem", f"{words}: {message}", fix, "`miner keys new NAME` on its machine makes one.", seen
+        )
+    if open_ and not private:
+        return Row(
+            "node: exposure",
+            "problem",
+            f"{node.host} serves anybody who reaches it: no key is needed",
+            f"{NEW_KEY_LINE}  # on its machine, then restart",
+            seen=seen,
+        )
+    if not private and node.url.startswith("http://"):
+        return Row(
+            "node: exposure",
+            "note",
+            "keys are needed, and travel without TLS",
+            "caddy reverse-proxy --from HOST --to :8088",
+            seen=seen,
+        )
+    if open_:
+        return ok("node: key", "none is needed on this machine", **seen)
+    return ok("node: key", "a key is needed, and this one is accepted", **seen)
+
+
+async def _admin(node: _Node) -> list[Row | None]:
+    """What only admins see: models, the file, metrics."""
+    try:
+        models = await node.get("/admin/models")
+        if models.status in (401, 403):
+            why = "the key has no admin right" if node.key else "no admin key is given"
+            return [
+                skipped(
+                    "node: admin routes",
+                    f"{why}: models' states, miner.toml and metrics are not looked at",
+                    fix=_NEW_KEY,
+                )
+            ]
+        return [*_states(_json(models)), await _config(node), await _metrics(node)]
+    except MinerError as error:
+        return [Row("node: admin routes", "problem", error.message.rstrip("."), "miner logs", error.hints)]
+
+
+def _states(found: Any) -> list[Row | None]:
+    states = found.get("models") if isinstance(found, dict) else None
+    if not isinstance(states, list):
+        return [skipped("node: models", "it does not list them")]
+    rows: list[Row | None] = []
+    for each in states:
+        if each.get("state") == "failed":
+            name = each.get("name")
+            rows.append(
+                Row(
+                    f"node: {name}",
+                    "problem",
+                    f"failed: {each.get('reason') or 'no reason is given'}".rstrip("."),
+                    f"miner models reset {name}",
+                    "It is started again by the next request.",
+                    {"state": "failed"},
+                )
+            )
+        context = each.get("context_length")
+        if isinstance(context, int) and context < ENOUGH and each.get("state") not in ("remote",):
+            rows.append(
+                Row(
+                    f"node: {each.get('name')}",
+                    "note",
+                    f"{context} tokens a request; agents need about {ENOUGH}",
+                    None,
+                    "Set `context` of the model, or LLAMACPP_CTX_SIZE.",
+                    {"context": context},
+                )
+            )
+    loaded = [each.get("name") for each in states if each.get("state") in ("ready", "sleeping")]
+    summary = f"{len(states)} models, loaded: {', '.join(map(str, loaded)) or 'none'}"
+    return [
+        ok(
+            "node: models",
+            summary,
+            models=[{key: each.get(key) for key in ("name", "state", "backend")} for each in states],
+        ),
+        *rows,
+    ]
+
+
+async def _config(node: _Node) -> Row | None:
+    response = await node.get("/admin/config")
+    found = _json(response)
+    if response.status != 200 or not isinstance(found, dict):
+        return None
+    seen = {"path": found.get("path"), "loaded_at": found.get("loaded_at")}
+    if found.get("error"):
+        return Row(
+            "node: miner.toml",
+            "problem",
+            f"not served as it is now: {found['error']}".rstrip("."),
+            f"miner config check --config {found.get('path')}",
+            found.get("hint"),
+            seen,
+        )
+    return ok("node: miner.toml", f"{found.get('path')} is served", **seen)
+
+
+async def _metrics(node: _Node) -> Row:
+    response = await node.get("/metrics")
+    if response.status != 200:
+        return Row(
+            "node: metrics",
+            "note",
+            f"/metrics answers HTTP {response.status}",
+            f"curl -i {node.upstream.shown_url}/metrics",
+            seen={"status": response.status},
+        )
+    open_ = (await node.get("/metrics", key=False)).status == 200
+    if open_ and not is_loopback(node.host):
+        return Row("node: metrics", "note", "anybody can read /metrics", "unset MINER_SERVE_METRICS  # on its machine")
+    return ok("node: metrics", f"{response.body.count(b'# TYPE')} metrics", open=open_)
+
+
+async def _models(node: _Node, facts: Facts) -> AsyncGenerator[Row, None]:
+    """The models that clients see, and a probe of one."""
+    from miner.cli.url_service import URLService
+
+    config = MinerConfig(
+        openai_api_base=f"{node.url}/v1",
+        openai_api_key=node.key,
+        default_model=facts.options.model,
+        max_retries=0,
+        llm_fallbacks="",
+        openai_timeout=facts.options.seconds,
+    )
+    async with URLService(config) as service:
+        target = Target("node", "openai", config)
+        try:
+            models = await service._served_models(total=_SECONDS)
+            names = [model.id for model in models]
+            model = await service.resolve_model(facts.options.model)
+        except ModelNotFoundError as error:
+            wanted = facts.options.model
+            if wanted is None and names:
+                model = models[0]
+                yield ok(
+                    "node: model",
+                    f"{len(names)} are served and none is the default; {model.id} is probed",
+                    available=names[:50],
+                )
+            else:
+                near = row_of("node: model", error, target, available=names[:50])
+                fix = (
+                    f"miner doctor --url {node.upstream.shown_url} --model {names[0]}" if names else "miner models list"
+                )
+                yield Row(
+                    near.name,
+                    near.verdict,
+                    f"{near.summary}; it has {_few(names)}" if names else near.summary,
+                    fix,
+                    near.hint,
+                    near.seen,
+                )
+                return
+        except MinerError as error:
+            yield row_of("node: model", error, target)
+            return
+        else:
+            yield ok("node: model", f"{model.id if model else names[0]} is there", available=names[:50])
+        async with aclosing(probes("node", service, target, facts, model)) as rows:
+            async for row in rows:
+                yield row
