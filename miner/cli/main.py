@@ -35,7 +35,7 @@ COMMANDS = {
     "stop": ("miner.cli.commands.stop", "stop a model now", "Node"),
     "keys": ("miner.cli.commands.keys", "create, list and revoke API keys of the gateway", "Node"),
     "launch": ("miner.cli.commands.launch", "set a coding agent up for this node, and start it", "Node"),
-    "config": ("miner.cli.commands.config", "check, show and write miner.toml: what is served", "Set-up"),
+    "config": ("miner.cli.commands.config", "show and check settings, write a miner.toml", "Set-up"),
     "import": ("miner.cli.commands.import_", "write a miner.toml from another tool's", "Set-up"),
     "doctor": ("miner.cli.commands.doctor", "find what is wrong, and the line that fixes it", "Set-up"),
     "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable", "Set-up"),

@@ -1,63 +1,110 @@
-"""`miner config`: check, show and write `miner.toml`, and print its JSON Schema."""
+"""`miner config`: check and show the settings and `miner.toml`, write a first one, and print its JSON Schema."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from miner.cli.guess import nearest
-from miner.cli.output.errors import note
-from miner.cli.output.tables import aligned, print_json, printable
-from miner.cli.parser import UsageError, add_config_option, add_json_option, overrides
-from miner.errors import ConfigError
+from miner.cli.output.tables import print_json
+from miner.cli.parser import UsageError, add_config_option, add_json_option
 
 if TYPE_CHECKING:
-    from miner.config.config import MinerConfig
-    from miner.config.file.problems import Problem
-    from miner.config.file.read import LoadedConfig
+    pass
 
 _EPILOG = """\
 examples:
   miner config init
-  miner config check --config miner.toml
-  miner config show small
+  miner config check
+  miner config show
+  miner config show LLAMACPP_PARALLEL
   miner config schema > miner.schema.json
 
-init writes a first file for this machine: its models, its engines, and servers
-that run here. check names file, line, key, value and what is allowed; notes are
-no errors. show prints all values in force and where each comes from.
+init looks at this machine (models, engines, servers that run) and writes a
+first miner.toml with comments. check names every wrong setting and key of the
+file, with line, value and what is allowed; its notes are no errors. show prints
+what is set and where: an option, the environment, .env:LINE, miner.toml:LINE.
 
 The file is --config, else MINER_CONFIG, else ./miner.toml, else
-miner/miner.toml in the user's config directory.
+miner/miner.toml in the user's config directory. Settings need none.
 
 exit status: 0 success, 2 invalid file or usage
+"""
+_SHOW = """\
+examples:
+  miner config show
+  miner config show --all
+  miner config show small
+  miner config show llamacpp_parallel
+  miner config show --json --changed
+
+Without a NAME: what the file and the environment set, and the settings that
+people look for first. An invalid setting is shown with what it may be.
+"""
+_CHECK = """\
+examples:
+  miner config check
+  miner config check --config other.toml --json
+
+Nothing is started, and no server is asked.
+
+exit status: 0 valid, 2 invalid, or there is no file
+"""
+_INIT = """\
+examples:
+  miner config init
+  miner config init --yes -o other.toml
+  miner config init --add
+
+It asks only which of the servers that run here to serve, and only on a
+terminal. A file that is there is never replaced without --force.
+"""
+_SCHEMA = """\
+examples:
+  miner config schema > miner.schema.json
+
+For editors: they complete and check miner.toml by it (taplo, Even Better TOML).
 """
 
 
 def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
     parser = new_parser(
-        description="Check, show and write miner.toml, the file that says what is served.",
+        description="Check and show the settings and miner.toml, the file that says what is served.",
         epilog=_EPILOG,
         usage="miner config check|show|schema|init [options]",
     )
     parser.set_defaults(run=run, flags={"config": "config"})
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="miner config")
-    check = actions.add_parser("check", help="check a file", description="Check a file.")
-    show = actions.add_parser(
-        "show", help="show all values and where they come from", description="Show all values and where they come from."
+    check = actions.add_parser(
+        "check", help="check file and settings", description="Check the file and all settings.", epilog=_CHECK
     )
-    show.add_argument("name", nargs="?", metavar="NAME", help="a model, backend or group, or limits; default: all")
+    show = actions.add_parser(
+        "show",
+        help="show what is set, and where",
+        description="Show what is in force, and where it is set.",
+        epilog=_SHOW,
+    )
+    show.add_argument(
+        "name", nargs="?", metavar="NAME", help="a model, backend, group or limits of the file, or a setting"
+    )
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="all settings, also those that have their defaults")
+    which.add_argument("--changed", action="store_true", help="only settings that do not have their defaults")
     actions.add_parser(
-        "schema", help="print the JSON Schema of the file", description="Print the JSON Schema of the file."
+        "schema",
+        help="print the JSON Schema of the file",
+        description="Print the JSON Schema of the file.",
+        epilog=_SCHEMA,
     )
     for action in (check, show):
         add_config_option(action)
         add_json_option(action)
     init = actions.add_parser(
-        "init", help="write a first file for this machine", description="Write a first file for this machine."
+        "init",
+        help="write a first file for this machine",
+        description="Write a first file for this machine.",
+        epilog=_INIT,
     )
     init.add_argument("-o", "--output", metavar="FILE", default="miner.toml", help="default: miner.toml; -: print it")
     init.add_argument("--force", action="store_true", help="replace a file that is there")
@@ -76,105 +123,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.action == "init":
         return _init(args)
-    return _check(args) if args.action == "check" else _show(args)
+    if args.action == "show":
+        from miner.cli.configuration.show import show
 
+        return show(args)
+    from miner.cli.configuration.check import check
 
-def _settings(args: argparse.Namespace) -> tuple[MinerConfig, Path]:
-    """The settings, and the file that they mean.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from miner.config.config import MinerConfig
-    from miner.config.file.find import config_paths, find_config
-
-    settings = MinerConfig(**overrides(args))
-    path = find_config(settings.config)
-    if path is None:
-        places = " nor ".join(map(str, config_paths()))
-        raise ConfigError(
-            f"There is no configuration file: neither {places} is there.",
-            operator_hint="Name one with --config or MINER_CONFIG, or write one: `miner config init`.",
-        )
-    return settings, path
-
-
-def _check(args: argparse.Namespace) -> int:
-    from miner.cli.configuration.machine_check import check_here
-    from miner.config.file.problems import ConfigFileError, shown_path
-    from miner.config.file.read import read_config
-
-    settings, path = _settings(args)
-    file = shown_path(path)
-    try:
-        loaded = read_config(path)
-        notes = [*loaded.notes, *check_here(loaded, settings)]
-    except ConfigError as error:
-        if not args.json:
-            raise
-        problems = error.problems if isinstance(error, ConfigFileError) else ()
-        found = [_described(problem, file) for problem in problems]
-        other = {"message": error.message, "hint": error.hints}
-        print_json({"file": file, "valid": False, "errors": found or [other], "notes": []})
-        note(f"miner: {error}")
-        return 2
-    notes.sort(key=lambda each: each.line or 0)
-    if args.json:
-        described = [_described(each, file) for each in notes]
-        print_json({"file": file, "valid": True, "errors": [], "notes": described, **_counts(loaded)})
-        return 0
-    counts = ", ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in _counts(loaded).items())
-    print(f"{file} is valid: {counts}.")
-    for each in notes:
-        print(f"note: {each.located(file)} {each.hint or ''}".rstrip())
-    return 0
-
-
-def _counts(loaded: LoadedConfig) -> dict[str, int]:
-    content = loaded.content
-    return {"models": len(content.models), "backends": len(content.backends), "groups": len(content.groups)}
-
-
-def _described(problem: Problem, file: str) -> dict[str, Any]:
-    return {
-        "file": file, "line": problem.line, "key": problem.key or None, "value": problem.value,
-        "message": problem.message, "hint": problem.hint,
-    }  # fmt: skip
-
-
-def _show(args: argparse.Namespace) -> int:
-    from miner.cli.configuration.effective import tables
-    from miner.config.file.problems import key_text, shown_path, toml_text
-    from miner.config.file.read import read_config
-
-    settings, path = _settings(args)
-    loaded = read_config(path)
-    found = list(tables(loaded, settings))
-    if args.name is not None:
-        found = [each for each in found if args.name in each[0]]
-        if not found:
-            names = [*loaded.content.models, *loaded.content.backends, *loaded.content.groups]
-            hint = nearest(args.name, names) or f"It has: {', '.join(names) or 'none'}."
-            raise UsageError(f"{shown_path(path)} has no model, backend or group {args.name!r}.", operator_hint=hint)
-    if args.json:
-        shown: dict[str, Any] = {"file": str(path)}
-        for (kind, *rest), values in found:
-            table = {value.key: {"value": value.value, "from": value.source} for value in values}
-            shown.setdefault(str(kind), {}).update({rest[0]: table} if rest else table)
-        print_json(shown)
-        return 0
-    print(f"# {path}")
-    for place, values in found:
-        rows = [
-            (
-                f"  {value.key}",
-                "-" if value.value is None else printable(toml_text(value.value), limit=60),
-                value.source,
-            )
-            for value in values
-        ]
-        print(f"\n[{key_text(place)}]\n{aligned(rows) if rows else ''}")
-    return 0
+    return check(args)
 
 
 def _init(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from miner.cli.configuration.settings import DescribedSetting
 from miner.config.config import MinerConfig
 from miner.config.file.kinds import COMMAND_KEYS, ENGINE_KEYS, LOADED_KEYS, BackendFacts, backend_of
 from miner.config.file.lines import KeyPath
@@ -17,8 +18,6 @@ from miner.config.file.problems import hidden, shown_path, value_at
 from miner.config.file.read import LoadedConfig
 from miner.config.file.schema import Backend, Limits, Model, ModelOptions
 from miner.config.file.variables import Variables
-from miner.config.secrets import is_secret
-from miner.config.sources import dotenv_variables, variable_of
 from miner.core.engine.flags.check import canonical
 from miner.core.engine.flags.owned import KEYED
 
@@ -44,11 +43,11 @@ class Value:
     """miner.toml:LINE, with [defaults] or variables where it is so; the environment; .env; default."""
 
 
-def tables(loaded: LoadedConfig, settings: MinerConfig) -> Iterator[tuple[KeyPath, list[Value]]]:
+def tables(loaded: LoadedConfig, settings: Iterable[DescribedSetting]) -> Iterator[tuple[KeyPath, list[Value]]]:
     """All tables that have an effect, in the order limits, backends, models, groups, each with all its values.
 
     Args:
-        settings: the environment's.
+        settings: those that count where the file has no key.
     """
     finder = _Finder(loaded, settings)
     content = loaded.content
@@ -93,13 +92,12 @@ def _settings_of_backend(backend: Backend) -> dict[str, str]:
 
 
 class _Finder:
-    def __init__(self, loaded: LoadedConfig, settings: MinerConfig) -> None:
+    def __init__(self, loaded: LoadedConfig, settings: Iterable[DescribedSetting]) -> None:
         self._loaded = loaded
-        self._settings = settings
+        self._settings = {each.name: each for each in settings}
         self._file = shown_path(loaded.path)
         self._variables = Variables(loaded.written, None)
         self._environment = {name.upper() for name, value in os.environ.items() if value}
-        self._dotenv = {name.upper() for name, value in dotenv_variables(".env").items() if value}
 
     def values(self, path: KeyPath, table: BaseModel, keys: Iterable[str], settings: Mapping[str, str]) -> list[Value]:
         """The values of a table; those that it does not set are the settings of the same meaning, else defaults."""
@@ -194,17 +192,15 @@ class _Finder:
         return "the environment" if name.upper() in self._environment else ".env"
 
     def _setting(self, key: str, setting: str) -> Value:
-        variable = variable_of(setting)
-        value = getattr(self._settings, setting)
-        if variable in self._environment:
-            source = f"{variable} in the environment"
-        elif variable in self._dotenv:
-            source = f"{variable} in .env"
-        else:
-            source = "default"
-        if value is not None and is_secret(setting):
-            return Value(key, "***", source)
-        return Value(key, hidden(value, (key,)), source)
+        found = self._settings[setting]
+        source = found.source
+        if source == "environment":
+            source = f"{found.variable} in the environment"
+        elif found.changed:
+            source = f"{found.variable} in {source}"
+        if found.problem:
+            source += f", invalid: {found.problem}"
+        return Value(key, found.value, source)
 
 
 def _variables_in(value: Any, variables: Variables) -> Iterator[str]:

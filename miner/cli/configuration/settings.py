@@ -43,6 +43,8 @@ _LIMITS = {
     "max_queue": "max_queue", "queue_timeout": "queue_timeout", "kv_cache": "kv_cache",
 }  # fmt: skip
 """Settings that `[limits]` of a file replaces."""
+_VAGUE = ("must be a valid ", "must be greater ", "must be less ", "must be '")
+"""Beginnings of what pydantic says of less than all that is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,12 @@ class DescribedSetting:
         return self.source != "default"
 
     @property
+    def complaint(self) -> str:
+        """The sentence about an invalid one: which value of what, where it is set, what is allowed."""
+        value = "" if self.secret else f"={self.text!r}"
+        return f"{self.variable}{value} ({self.source}): {self.problem}."
+
+    @property
     def text(self) -> str:
         """The value as text, as a variable has it; "-": not set."""
         return value_text(self.value)
@@ -105,6 +113,8 @@ def described_settings(
         args: those of a command whose parser has `flags`: setting -> argument.
         loaded: a `miner.toml`, which replaces some.
     """
+    from miner.core.llms.registry import POOL
+
     arguments = overrides(args) if args is not None and hasattr(args, "flags") else {}
     places: dict[str, tuple[Any, str]] = {}
     lines = {} if unreadable_dotenv() else dotenv_lines(".env")
@@ -117,9 +127,9 @@ def described_settings(
     places |= {name.upper(): (value, "environment") for name, value in os.environ.items() if value}
     for field, value in arguments.items():
         places[variable_of(field)] = value, f"--{args.flags[field].replace('_', '-')}"  # type: ignore[union-attr]
-    if loaded is not None:
+    if loaded is not None and places.get("LLM_BACKEND", (POOL,))[0] == POOL:  # another one makes no use of the file
         file = shown_path(loaded.path)
-        places.setdefault("LLM_BACKEND", ("pool", file))
+        places.setdefault("LLM_BACKEND", (POOL, file))
         places |= {variable_of(field): (value, f"{file}:{line}") for field, value, line in _from_file(loaded)}
     return [
         _described(cls, name, field, places.get(variable_of(name)))
@@ -145,6 +155,8 @@ def _from_file(loaded: LoadedConfig) -> Iterable[tuple[str, Any, int]]:
 def _described(cls: type[Settings], name: str, field: FieldInfo, place: tuple[Any, str] | None) -> DescribedSetting:
     default = field.get_default()
     value, source = place if place is not None else (default, "default")
+    secret = is_secret(name) or SecretStr in (field.annotation, *get_args(field.annotation))
+    allowed = _allowed(_schema(cls).get(name, {}), name, secret=secret)
     problem = None
     if place is not None:
         try:
@@ -154,11 +166,11 @@ def _described(cls: type[Settings], name: str, field: FieldInfo, place: tuple[An
             value = getattr(probe, name)
         except ValidationError as error:
             problem = reason_of(error)
-    secret = is_secret(name) or SecretStr in (field.annotation, *get_args(field.annotation))
+            if problem.startswith(_VAGUE):
+                problem = f"must be {allowed}"
     return DescribedSetting(
         name, variable_of(name), _shown(value, name, secret=secret), source, _shown(default, name, secret=secret),
-        _docstrings(cls).get(name, ""), _allowed(_schema(cls).get(name, {}), name, secret=secret), cls.__name__, secret,
-        problem,
+        _docstrings(cls).get(name, ""), allowed, cls.__name__, secret, problem,
     )  # fmt: skip
 
 
@@ -228,11 +240,20 @@ def find_setting(name: str, described: Sequence[DescribedSetting]) -> DescribedS
     for each in described:
         if wanted in (each.variable, each.name.upper(), f"MINER_{each.variable}"):
             return each
+    raise UsageError(f"There is no setting {name!r}.", operator_hint=_meant(wanted, described))
+
+
+def _meant(wanted: str, described: Sequence[DescribedSetting]) -> str:
     variables = [each.variable for each in described]
-    hint = nearest(wanted, variables) or nearest(f"MINER_{wanted}", variables)
-    raise UsageError(
-        f"There is no setting {name!r}.", operator_hint=hint or "`miner config show --all` lists all settings."
-    )
+    without = {name.removeprefix("MINER_"): name for name in variables}
+    parts = [name for name in variables if wanted and wanted in name]
+    near = nearest(wanted.removeprefix("MINER_"), without)
+    if parts:
+        return f"Did you mean {', '.join(parts[:-1][:4])}{' or ' if len(parts) > 1 else ''}{parts[:5][-1]}?"
+    if near is not None:
+        name = near.removeprefix("Did you mean ").removesuffix("?")
+        return f"Did you mean {without[name]}?"
+    return "`miner config show --all` lists all settings."
 
 
 def unreadable_dotenv() -> str | None:

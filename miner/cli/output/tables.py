@@ -41,6 +41,19 @@ def _blocks(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """Break a text between words into lines that fit a width, each after `indent`; a longer word is a line of its own.
+    Unlike textwrap it counts cells, and leaves options such as `--max-tokens` whole.
+    """
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def cell_len(text: str) -> int:
     """Columns that a text takes in a terminal: wide characters take two, combining ones and escape sequences none."""
     if text.isascii() and "\x1b" not in text:

@@ -168,7 +168,7 @@ def test_each_value_in_force_and_where_it_comes_from(config, tmp_path):
     rows = {key: " ".join(row.split()) for key, row in rows_of(config("show", "demo", LLAMACPP_PARALLEL="3")).items()}
     wanted = {
         "backend": '"local" miner.toml:14', "context": "4096 miner.toml:2 [defaults]",
-        "slots": "3 LLAMACPP_PARALLEL in the environment", "threads": "2 LLAMACPP_THREADS in .env",
+        "slots": "3 LLAMACPP_PARALLEL in the environment", "threads": "2 LLAMACPP_THREADS in .env:1",
         "flash_attn": '"off" miner.toml:15', "cache_type_k": '"f16" default',
         "keep_alive": "600.0 miner.toml:3 [defaults]",
         "sampling.temperature": "0.1 miner.toml:16", "sampling.top_p": "0.9 miner.toml:4 [defaults]",

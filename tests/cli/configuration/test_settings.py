@@ -68,9 +68,9 @@ def test_an_invalid_one_is_an_entry(empty_directory, monkeypatch):
     found = by_variable()
     problems = {name: each.problem for name, each in found.items() if each.problem}
     assert problems == {
-        "LLAMACPP_PARALLEL": "must be a valid integer",
+        "LLAMACPP_PARALLEL": "must be an integer from 1 to 256",
         "VLLM_API_BASE": "must start with http:// or https:// and name a host, such as http://localhost:8000/v1",
-        "MINER_SERVE_LOG": "must be 'text', 'json' or 'off'",
+        "MINER_SERVE_LOG": "must be text, json or off",
     }
     assert found["LLAMACPP_PARALLEL"].text == "many"
     assert "hunter2" not in str(found)
