@@ -27,7 +27,9 @@ from miner.gateway.endpoints.admin import ADMIN
 from miner.gateway.endpoints.config import CONFIG
 from miner.gateway.endpoints.events import EVENTS
 from miner.gateway.endpoints.health import livez, readyz
+from miner.gateway.endpoints.logs import LOGS
 from miner.gateway.endpoints.metrics import metrics
+from miner.gateway.endpoints.node import NODE
 from miner.gateway.endpoints.not_found import not_found
 from miner.gateway.endpoints.openapi import docs, openapi
 from miner.gateway.errors import ErrorBoundary, cause_of
@@ -44,6 +46,7 @@ from miner.gateway.middleware.tracing import make_tracing
 from miner.gateway.preload import preload, preload_new
 from miner.gateway.routing import with_derived
 from miner.gateway.server.connection import expect_handler
+from miner.gateway.server.log_ring import LogRing
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
@@ -53,6 +56,7 @@ logger = logging.getLogger("miner.gateway")
 
 GATEWAY = web.AppKey("gateway", Gateway)
 MIDDLEWARE = web.AppKey("middleware", tuple[Middleware, ...])
+LOG = web.AppKey("log", LogRing)
 
 SERVER = [
     Route("GET", "/livez", livez, "open", openai_error, "Whether the process is alive", always=True),
@@ -64,7 +68,19 @@ SERVER = [
     Route("GET", "/openapi.json", openapi, "key", openai_error, "These routes, as an OpenAPI document"),
     Route("GET", "/docs", docs, "key", openai_error, "These routes, as a page", content_types="text/html"),
 ]  # fmt: skip
-ROUTES: list[Route] = [*OPENAI, *MODELS, *OLLAMA, *ANTHROPIC, *LLAMACPP, *SERVER, *ADMIN, *CONFIG, *EVENTS]
+ROUTES: list[Route] = [
+    *OPENAI,
+    *MODELS,
+    *OLLAMA,
+    *ANTHROPIC,
+    *LLAMACPP,
+    *SERVER,
+    *ADMIN,
+    *CONFIG,
+    *EVENTS,
+    *LOGS,
+    *NODE,
+]
 """All routes, besides those that follow from them (`routing.py`). For every other path there is a 404 or 405, after the
 same checks.
 """
@@ -76,6 +92,7 @@ def create_app(
     *,
     middleware: Iterable[Middleware] | None = None,
     routes: Iterable[Route] | None = None,
+    log: LogRing | None = None,
 ) -> web.Application:
     """Return the gateway's application over a service. Nothing is opened before it runs.
 
@@ -84,6 +101,7 @@ def create_app(
         settings: None for the environment's.
         middleware: None for `default_middleware`.
         routes: None for ROUTES.
+        log: what keeps the log for `/admin/logs`; None for one that begins when the application starts.
     """
     settings = GatewaySettings() if settings is None else settings
     service.any_model_name = settings.serve_any_model_name
@@ -91,7 +109,8 @@ def create_app(
         replace(route, access=settings.serve_metrics) if route.handler is metrics else route
         for route in (ROUTES if routes is None else routes)
     )
-    gateway = Gateway(service, settings)
+    ring = LogRing() if log is None else log
+    gateway = Gateway(service, settings, ring)
     stack = tuple(default_middleware(settings) if middleware is None else middleware)
     if gateway.batches is not None and gateway.files is not None:
         authentication = next((each for each in stack if isinstance(each, Authentication)), None)
@@ -101,7 +120,7 @@ def create_app(
             authentication.caller_of if authentication is not None else lambda _: ANYBODY,
         )  # fmt: skip
     app = web.Application(client_max_size=settings.serve_max_body)
-    app[GATEWAY], app[MIDDLEWARE], app[ROUTE_TABLE] = gateway, stack, table
+    app[GATEWAY], app[MIDDLEWARE], app[ROUTE_TABLE], app[LOG] = gateway, stack, table, ring
     fallbacks: list[Route] = []
     for prefix, errors, id_header in APIS:
         path = f"{prefix}{{path:.*}}"
@@ -112,6 +131,7 @@ def create_app(
     for route in (*table, *fallbacks):
         handler = aiohttp_handler(gateway, stack, route)
         app.router.add_route(route.method, route.path, handler, expect_handler=expect_handler(gateway, stack, route))
+    app.cleanup_ctx.append(_log_kept)
     app.cleanup_ctx.append(_lifespan)
     return app
 
@@ -142,6 +162,11 @@ def _load_new(gateway: Gateway, change: ConfigChange) -> None:
         gateway.background.start("loading of new models", lambda: preload_new(gateway, names), ends=True)
 
 
+async def _log_kept(app: web.Application) -> AsyncIterator[None]:
+    with app[LOG].attached():
+        yield
+
+
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     """Start the middleware, the heartbeats and the loading of the default model; stop them."""
     gateway, middleware = app[GATEWAY], app[MIDDLEWARE]
@@ -160,7 +185,7 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     if gateway.settings.serve_preload:
         gateway.background.start("loading of models", lambda: preload(gateway), ends=True)
     else:
-        gateway.phase = "serving"
+        gateway.start_serving()
     yield
     for run in list(gateway.runs.values()):
         await run.stop()

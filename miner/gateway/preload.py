@@ -27,24 +27,18 @@ async def preload(gateway: Gateway) -> None:
     while left:
         failed = [name for name in left if not await _load(gateway, name, pause)]
         if len(failed) < len(left):
-            _set_ready(gateway)
+            gateway.start_serving()
         left = failed
         if left:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _MAX_PAUSE)
-    _set_ready(gateway)
+    gateway.start_serving()
 
 
 async def preload_new(gateway: Gateway, names: Sequence[str]) -> None:
     """Load models that have come while the gateway serves; one that fails is loaded by its first request."""
     for name in names:
         await _load(gateway, name, None)
-
-
-def _set_ready(gateway: Gateway) -> None:
-    gateway.loading = None
-    if gateway.phase == "starting":
-        gateway.phase = "serving"
 
 
 async def _load(gateway: Gateway, name: str | None, pause: float | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from miner.core.llms.LLMService import LLMService
@@ -78,12 +78,38 @@ class HeartbeatStream(Protocol):
         """Send a heartbeat to the client."""
 
 
+class LogLine(Protocol):
+    """One line of the log."""
+
+    @property
+    def number(self) -> int:
+        """Counts up."""
+
+    @property
+    def data(self) -> bytes:
+        """JSON."""
+
+
+class LogLines(Protocol):
+    """The last lines of the log (LogRing)."""
+
+    last: int
+    """The number of the last line."""
+
+    def lines(self, *, after: int = 0, level: int = 0, most: int | None = None) -> Sequence[LogLine]:
+        """The lines after that number, from that level."""
+
+    def is_complete(self, after: int) -> bool:
+        """Whether all lines after that number are still kept."""
+
+
 class Gateway:
     """One gateway. It does not close the service: `server.run.serve` does."""
 
-    def __init__(self, service: LLMService, settings: GatewaySettings) -> None:
+    def __init__(self, service: LLMService, settings: GatewaySettings, log: LogLines) -> None:
         self.service = service
         self.settings = settings
+        self.log = log
         self.created = int(time.time())
         """Seconds since 1970: the date of a model whose backend tells none."""
         self.bodies = BodyBudget(max(settings.serve_body_budget, settings.serve_max_body))
@@ -97,6 +123,8 @@ class Gateway:
         self.phase: Literal["starting", "serving", "draining"] = "starting"
         self.loading: str | None = None
         """Why the server is not ready while it starts; None once it has."""
+        self.started = asyncio.Event()
+        """Set once the phase is no longer `starting`."""
         self.readiness_checks: list[Callable[[], str | None]] = []
         """Each returns why the server cannot serve, or None; for `/readyz`."""
         self.queue = BackendQueue(settings)
@@ -128,6 +156,13 @@ class Gateway:
         self.last_activity_at = 0.0
         """When the service last sent anything, or got its first request, on the loop's clock."""
         self._idle: asyncio.Event | None = None
+
+    def start_serving(self) -> None:
+        """The start is over: from now on `/readyz` depends on the backend."""
+        self.loading = None
+        if self.phase == "starting":
+            self.phase = "serving"
+        self.started.set()
 
     def call_started(self, request: ActiveRequest) -> None:
         """Count a request that the service works on."""

@@ -11,16 +11,20 @@ _log = logging.getLogger("miner.engine")
 
 SHOWN = 40
 """Lines that errors show."""
+LINE = 204
+"""Bytes of a log line, on average: longer logs are cut."""
 
 
 class LogTail:
-    """Keeps the last `max_lines` lines, at most `max_bytes` together; a longer line loses its beginning.
+    """Keeps the last `max_lines` lines, at most `max_bytes` together; a line longer than `max_line` bytes loses its
+    beginning.
 
     Written by one thread, read by any. Each line is also logged to `miner.engine` at DEBUG.
     """
 
-    def __init__(self, name: str, *, max_lines: int = SHOWN, max_bytes: int = 8192) -> None:
+    def __init__(self, name: str, *, max_lines: int = SHOWN, max_bytes: int = 8192, max_line: int = 8192) -> None:
         self._name = name
+        self._max_line = min(max_line, max_bytes)
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         self._lines: deque[bytes] = deque(maxlen=max_lines)
@@ -37,7 +41,7 @@ class LogTail:
             for line in complete:
                 self._add(line)
             if rest:
-                self._open[source] = rest[-self._max_bytes :]
+                self._open[source] = rest[-self._max_line :]
         self._log(complete)
 
     def close(self) -> None:
@@ -49,10 +53,22 @@ class LogTail:
             self._open.clear()
         self._log(rests)
 
-    def lines(self) -> list[str]:
-        """The last lines, oldest first, as text."""
+    def lines(self, most: int = SHOWN) -> list[str]:
+        """The last lines, oldest first, as text: so many, of `LINE` bytes on average."""
         with self._lock:
             kept = [*self._lines, *self._open.values()]
+        left, shown = most * LINE, deque[str]()
+        for line in reversed(kept[-most:]):
+            left -= len(line)
+            if left < 0 and shown:
+                break
+            shown.appendleft(line.decode("utf-8", "replace"))
+        return list(shown)
+
+    def complete_lines(self) -> list[str]:
+        """The last lines that have an end."""
+        with self._lock:
+            kept = list(self._lines)
         return [line.decode("utf-8", "replace") for line in kept]
 
     def _log(self, lines: Iterable[bytes]) -> None:
@@ -60,10 +76,10 @@ class LogTail:
         if _log.isEnabledFor(logging.DEBUG):
             for line in lines:
                 if line.strip():
-                    _log.debug("%s: %s", self._name, line[-self._max_bytes :].rstrip().decode("utf-8", "replace"))
+                    _log.debug("%s: %s", self._name, line[-self._max_line :].rstrip().decode("utf-8", "replace"))
 
     def _add(self, line: bytes) -> None:
-        line = line.rstrip()[-self._max_bytes :]
+        line = line.rstrip()[-self._max_line :]
         if not line:
             return
         if len(self._lines) == self._max_lines:

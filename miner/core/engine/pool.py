@@ -245,6 +245,10 @@ class EnginePool:
             scheduler.stop(member)
         return bool(members)
 
+    def log_of(self, target: AnySpec | str) -> list[str]:
+        """The last lines that an engine has written, oldest first, without one that has no end yet."""
+        return [line for member in self._named(target) for line in member.engine.log()]
+
     def booked(self, spec: AnySpec) -> tuple[int, tuple[int, ...]]:
         """Bytes of main memory, and on each GPU, that one engine counts for; 0 if it is not loaded."""
         member = self._scheduler.members.get(spec) if self._scheduler is not None else None

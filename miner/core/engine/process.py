@@ -127,7 +127,11 @@ class EngineProcess:
     @property
     def log_tail(self) -> list[str]:
         """The last log lines of the current or last child."""
-        return self._run.log.lines()[-SHOWN:] if self._run is not None else []
+        return self._run.log.lines() if self._run is not None else []
+
+    def log(self) -> list[str]:
+        """All complete lines that are kept of the current or last child."""
+        return self._run.log.complete_lines() if self._run is not None else []
 
     async def ensure_ready(self) -> EngineAddress:
         """Return the address of the running engine; start it if needed, once for all callers.
@@ -330,7 +334,7 @@ class EngineProcess:
             _log.error("%s", error)
 
     def _crash(self, run: Supervisor, result: RunResult) -> EngineCrashedError:
-        lines = run.log.lines()
+        lines = run.log.lines(self.spec.log_lines)
         reason = result.reason or self.spec.explain(lines, result.status, served=True)
         return EngineCrashedError(
             f"The {self.spec.title} crashed ({describe_exit(result.status)}): {reason.text}.",

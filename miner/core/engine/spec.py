@@ -276,7 +276,10 @@ class Engine(Protocol):
 
     @property
     def log_tail(self) -> Sequence[str]:
-        """The last lines of its log."""
+        """The last lines of its log, as errors show them."""
+
+    def log(self) -> Sequence[str]:
+        """All complete lines of its log that are kept."""
 
     @property
     def kv_cache(self) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from miner.core.engine.diagnosis import SUSPENDED, Reason, describe_exit
 from miner.core.engine.launch_plan import Planner
-from miner.core.engine.logtail import SHOWN, LogTail
+from miner.core.engine.logtail import LINE, LogTail
 from miner.core.engine.procstat import Usage, process_usage
 from miner.core.engine.shared_future import SharedFuture
 from miner.core.engine.socket_directory import SocketDirectory
@@ -40,9 +40,8 @@ from miner.core.engine.watch import (
 )
 from miner.errors import EngineStartError
 
-_LINE = 204
-"""Bytes of a log line, on average: longer logs are cut."""
-
+_KEPT = 400
+"""Lines of its log that are kept, at least."""
 _LONGEST_SUSPENSION = 3.0
 """Seconds after which a child that `suspend` has suspended goes on in any case: who would resume it may hang."""
 
@@ -97,7 +96,8 @@ class Supervisor:
         on_exit: Callable[[RunResult], None],
     ) -> None:
         """`on_ready` and `on_exit` are called once at most, in the thread of this run, before waiters are notified."""
-        self.log = LogTail(spec.alias, max_lines=spec.log_lines, max_bytes=spec.log_lines * _LINE)
+        kept = max(_KEPT, spec.log_lines)
+        self.log = LogTail(spec.alias, max_lines=kept, max_bytes=kept * LINE)
         self.ready: SharedFuture[EngineAddress | EngineStartError] = SharedFuture()
         self.exited: SharedFuture[RunResult] = SharedFuture()
         self.pid: int | None = None
@@ -324,7 +324,7 @@ class Supervisor:
         if served:
             return RunResult(status, requested=False, error=None, reason=reason)
         if reason is None:
-            found = self._spec.explain(self.log.lines(), status, served=False)
+            found = self._spec.explain(self.log.lines(self._spec.log_lines), status, served=False)
             reason = Reason(f"{found.text} ({describe_exit(status)})", found.operator_hint)
         return RunResult(
             status, requested=False, error=self._start_error(reason.text, reason.operator_hint), reason=reason
@@ -333,7 +333,8 @@ class Supervisor:
     def _stalled(self, text: str) -> Reason:
         setting = self._spec.start_timeout_setting
         return Reason(
-            text + self._spec.stalled(self.log.lines()), f"See the log lines; raise {setting} for a slow disk."
+            text + self._spec.stalled(self.log.lines(self._spec.log_lines)),
+            f"See the log lines; raise {setting} for a slow disk.",
         )
 
     def _start_error(self, reason: str, operator_hint: str | None) -> EngineStartError:
@@ -341,7 +342,7 @@ class Supervisor:
         return EngineStartError(
             f"The {self._spec.title}{origin} did not start: {reason}.",
             backend=self._spec.backend,
-            log_tail=self.log.lines()[-SHOWN:],
+            log_tail=self.log.lines(),
             operator_hint=operator_hint,
         )
 

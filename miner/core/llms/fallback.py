@@ -292,6 +292,12 @@ class FallbackService(LLMService):
         )
 
     @override
+    async def engine_log(self, model: str) -> list[str]:
+        return await self._first(
+            lambda service: service.engine_log(model), (UnsupportedFeatureError, ModelNotFoundError)
+        )
+
+    @override
     def pin_model(self, model: str) -> None:
         self._first_now(lambda service: service.pin_model(model))
 

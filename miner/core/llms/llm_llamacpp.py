@@ -379,6 +379,10 @@ class LlamaCppService(OpenAIService):
         return await self._servers.stop(model)
 
     @override
+    async def engine_log(self, model: str) -> list[str]:
+        return await self._servers.engine_log(model)
+
+    @override
     def pin_model(self, model: str) -> None:
         self._servers.pin(model)
 

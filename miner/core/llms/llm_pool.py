@@ -271,6 +271,11 @@ class PoolService(PoolBase):
         service.reset_model(name)
 
     @override
+    async def engine_log(self, model: str) -> list[str]:
+        service, name = self._managed(model)
+        return await service.engine_log(name)
+
+    @override
     def pin_model(self, model: str) -> None:
         service, name = self._managed(model)
         service.pin_model(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from miner.config.secrets import secret_text
 from miner.errors import ConfigError
-from miner.gateway.auth.keys import KeyFile, Keyring, hash_of, key_path, partition_of, read_keys
+from miner.gateway.auth.keys import KeyFile, Keyring, Secret, hash_of, key_path, partition_of, read_keys, secrets_of
 from miner.gateway.context import Caller
 from miner.gateway.rate_limits import Limits
 from miner.gateway.settings import GatewaySettings
@@ -120,6 +120,13 @@ class KeyStore:
         return self._ring.by_partition.get(partition)
 
     @property
+    def sources(self) -> dict[str, int]:
+        """How many keys there are of each source, as of the last check: of the variable and of the file."""
+        in_file = len(self._ring) - len(self._environment_keys)
+        counts = {"MINER_API_KEYS": len(self._environment_keys), str(self._path): in_file}
+        return {source: number for source, number in counts.items() if number > 0}
+
+    @property
     def is_fresh(self) -> bool:
         """Whether the file was checked within the last 2 s, and could be used."""
         return not self.error and asyncio.get_running_loop().time() - self._checked_at <= _FRESH_SECONDS
@@ -191,30 +198,16 @@ class KeyStore:
 
     def _use(self, file: KeyFile) -> None:
         """Replace the keys of the file by these."""
-        self._ring = Keyring(self._callers(file))
+        self._ring = Keyring(self._secrets(file))
         self.defaults = file.limits
         self.required = self.required or len(self._ring) > 0
 
-    def _callers(self, file: KeyFile) -> Iterator[tuple[bytes, Caller]]:
+    def _secrets(self, file: KeyFile) -> Iterator[Secret]:
         for place, key in enumerate(self._environment_keys):
             digest = hash_of(key)
-            yield digest, Caller(f"MINER_API_KEYS-{place + 1}", partition=partition_of(digest))
+            yield Secret(digest, Caller(f"MINER_API_KEYS-{place + 1}", partition=partition_of(digest)))
         for entry in file.keys:
-            models = frozenset(entry.models) if entry.models is not None else None
-            digest = bytes.fromhex(entry.sha256)
-            yield (
-                digest,
-                Caller(
-                    entry.name,
-                    entry.admin,
-                    models,
-                    entry.limits,
-                    entry.priority == "batch",
-                    entry.unsupported,
-                    revocable=True,
-                    partition=partition_of(digest),
-                ),
-            )
+            yield from secrets_of(entry)
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

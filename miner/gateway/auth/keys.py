@@ -12,10 +12,12 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -28,6 +30,20 @@ _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
 """Names of the environment's keys, and of callers without one."""
 _PREFIX = "mk-"
+_VERSIONS = (1, 2)
+
+
+class _Version(msgspec.Struct):
+    version: int = 1
+
+
+class FormerSecret(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a key was before it was rotated. Works until its time has come."""
+
+    sha256: str
+    """Hex digits of its hash."""
+    until: str
+    """Day and time, UTC, as ISO 8601 writes them."""
 
 
 class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -46,12 +62,18 @@ class KeyEntry(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, fo
     """Whether its requests wait behind those of others."""
     unsupported: Policy | None = None
     """What becomes of unsupported parameters; None: as MINER_SERVE_UNSUPPORTED says."""
+    partition: str | None = None
+    """The name under which its data is stored, of a key that was rotated; None: `partition_of` its hash."""
+    former: list[FormerSecret] = []
+    """What it was before, as far as that may still be used."""
 
 
 class KeyFile(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The key file."""
 
     version: int = 1
+    """2: a key was rotated (`partition`, `former`), which version 1 does not have; without one the file is as readable
+    as before."""
     limits: Limits = NO_LIMITS
     """Limits of every key that has none of its own; they override those of the settings."""
     keys: list[KeyEntry] = []
@@ -103,7 +125,14 @@ def read_keys(path: Path) -> KeyFile:
         FileNotFoundError: there is none.
     """
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=KeyFile)
+        data = path.read_bytes()
+        version = msgspec.json.decode(data, type=_Version).version
+        if version not in _VERSIONS:  # before the fields, which may be others there
+            raise ConfigError(
+                f"The keys file {path} has version {version}; this miner reads versions 1 and 2.",
+                operator_hint="A newer miner has written it: update this one, or set MINER_API_KEYS_FILE.",
+            )
+        read = msgspec.json.decode(data, type=KeyFile)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -112,25 +141,34 @@ def read_keys(path: Path) -> KeyFile:
         raise ConfigError(
             f"The keys file {path} is not valid: {error}.", operator_hint="`miner keys` writes it."
         ) from None
-    if read.version != 1:
-        raise ConfigError(f"The keys file {path} has version {read.version}; this miner reads version 1.")
     names: set[str] = set()
     for entry in read.keys:
         check_name(entry.name)
         if entry.name in names:
             raise ConfigError(f"The keys file {path} has two keys named {entry.name!r}.")
         names.add(entry.name)
-        if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+        hashes = [entry.sha256, *(former.sha256 for former in entry.former)]
+        if not all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes):
             raise ConfigError(f"The keys file {path}: sha256 of {entry.name!r} is not 64 hex digits.")
+        for former in entry.former:
+            if _seconds(former.until) is None:
+                raise ConfigError(f"The keys file {path}: until={former.until!r} of {entry.name!r} is not a time.")
     return read
 
 
 def write_keys(path: Path, content: KeyFile) -> None:
-    """Replace the file atomically, readable by its owner only.
+    """Replace the file atomically, readable by its owner only. Former secrets whose time is over are left out.
 
     Raises:
         ConfigError: it cannot be written.
     """
+    now = time.time()
+    kept = [
+        msgspec.structs.replace(key, former=[each for each in key.former if (_seconds(each.until) or 0.0) > now])
+        for key in content.keys
+    ]
+    version = 2 if any(key.partition is not None or key.former for key in kept) else 1
+    content = msgspec.structs.replace(content, keys=kept, version=version)
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -168,25 +206,77 @@ def locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def rotated(entry: KeyEntry, key: str, grace: float) -> KeyEntry:
+    """The entry with another key. Its data stays its own.
+
+    Args:
+        key: the new one.
+        grace: seconds for which the present one works beside it; 0: neither it nor any former one works from now on.
+    """
+    former: list[FormerSecret] = []
+    if grace > 0:
+        former = [*entry.former, FormerSecret(sha256=entry.sha256, until=timestamp(time.time() + grace))]
+    partition = entry.partition or partition_of(bytes.fromhex(entry.sha256))
+    return msgspec.structs.replace(entry, sha256=hash_of(key).hex(), partition=partition, former=former)
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 as the file writes times, rounded up."""
+    return datetime.fromtimestamp(-(-seconds // 1), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(time_text: str) -> float | None:
+    """Seconds since 1970; None: it is not a time."""
+    try:
+        found = datetime.fromisoformat(time_text)
+    except ValueError:
+        return None
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+
+
+class Secret(NamedTuple):
+    """One key that clients may send."""
+
+    digest: bytes
+    caller: Caller
+    until: float | None = None
+    """Seconds since 1970 until which it works; None: it does not end."""
+
+
+def secrets_of(entry: KeyEntry) -> Iterator[Secret]:
+    """The keys that an entry stands for: the one of now, and the former ones."""
+    digest = bytes.fromhex(entry.sha256)
+    caller = Caller(
+        entry.name, entry.admin, frozenset(entry.models) if entry.models is not None else None, entry.limits,
+        entry.priority == "batch", entry.unsupported, revocable=True,
+        partition=entry.partition or partition_of(digest),
+    )  # fmt: skip
+    yield Secret(digest, caller)
+    for former in entry.former:
+        yield Secret(bytes.fromhex(former.sha256), caller, _seconds(former.until))
+
+
 class Keyring:
     """Keys by their hashes."""
 
-    def __init__(self, keys: Iterable[tuple[bytes, Caller]]) -> None:
+    def __init__(self, keys: Iterable[Secret]) -> None:
         # Hashed again with a secret of this process, so that the time of a lookup reveals nothing about a guess.
         self._secret = secrets.token_bytes(32)
-        self._callers = {self._blind(digest): (digest, caller) for digest, caller in keys}
-        self.by_partition = {caller.partition: caller for _, caller in self._callers.values()}
+        self._keys = {self._blind(key.digest): key for key in keys}
+        self.by_partition = {key.caller.partition: key.caller for key in self._keys.values()}
 
     def __len__(self) -> int:
-        return len(self._callers)
+        return len(self.by_partition)
 
     def find(self, key: str) -> Caller | None:
         """The caller whose key this is."""
         digest = hash_of(key)
-        found = self._callers.get(self._blind(digest))
-        if found is None or not hmac.compare_digest(found[0], digest):
+        found = self._keys.get(self._blind(digest))
+        if found is None or not hmac.compare_digest(found.digest, digest):
             return None
-        return found[1]
+        if found.until is not None and time.time() >= found.until:
+            return None
+        return found.caller
 
     def _blind(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._secret, digest_size=32).digest()

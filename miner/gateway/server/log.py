@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
@@ -28,18 +28,21 @@ _CLOSE_SECONDS = 2.0
 
 
 @contextmanager
-def server_log(form: Literal["text", "json"], level: str, *, fd: int = 2) -> Iterator[LogWriter]:
+def server_log(
+    form: Literal["text", "json"], level: str, *, fd: int = 2, also: Iterable[logging.Handler] = ()
+) -> Iterator[LogWriter]:
     """While the block lasts, everything that is logged, all warnings and uncaught exceptions are written to `fd`.
 
     Args:
         form: the format of all lines.
         level: the lowest that is written: debug, info, warning, error or critical.
         fd: a file descriptor; standard error.
+        also: handlers that get the same records.
     """
-    writer = LogWriter(fd, JsonFormatter() if form == "json" else TextFormatter())
+    writer = LogWriter(fd, JsonFormatter() if form == "json" else TextFormatter(terminal=os.isatty(fd)))
     root = logging.getLogger()
     handlers, before = root.handlers[:], root.level
-    root.handlers[:] = [writer]
+    root.handlers[:] = [writer, *also]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook

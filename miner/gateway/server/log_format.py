@@ -48,14 +48,19 @@ class JsonFormatter(_Formatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(self.entry(record), default=str)
+
+    def entry(self, record: logging.LogRecord) -> dict[str, Any]:
+        """The object of a record."""
         entry = {
             "time": _time(record), "level": record.levelname.lower(), "logger": record.name,
-            "message": record.getMessage(), **getattr(record, "head", {}), **self._fields(record),
+            "message": record.getMessage(), **getattr(record, "head", {}), **getattr(record, "details", {}),
+            **self._fields(record),
             "exception": self._exception(record),
         }  # fmt: skip
         if entry["exception"] is None:
             del entry["exception"]
-        return json.dumps(entry, default=str)
+        return entry
 
 
 class TextFormatter(_Formatter):
@@ -63,8 +68,19 @@ class TextFormatter(_Formatter):
     of a traceback follow, each after `  | `, so that nothing that a client sends can look like a line of its own.
     """
 
+    def __init__(self, *, terminal: bool = False) -> None:
+        """
+        Args:
+            terminal: print what the server says of itself (`announce.py`) for a person, in several lines.
+        """
+        super().__init__()
+        self._terminal = terminal
+
     @override
     def format(self, record: logging.LogRecord) -> str:
+        screen = getattr(record, "screen", None) if self._terminal else None
+        if screen is not None:
+            return "\n".join(_CONTROL.sub("?", line) for line in str(screen).split("\n"))
         message = _CONTROL.sub(lambda found: repr(found.group())[1:-1], record.getMessage())
         words = [_time(record), record.levelname, record.name, message]
         words += [name if value is True else f"{name}={word(value)}" for name, value in self._fields(record).items()]

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,11 +20,14 @@ from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
-from miner.gateway.app import GATEWAY, create_app
+from miner.gateway.app import GATEWAY, MIDDLEWARE, create_app
 from miner.gateway.concurrency import ignored_queue_settings
+from miner.gateway.middleware.auth import Authentication
+from miner.gateway.server.announce import Announcer, Shutdown, tell_end
 from miner.gateway.server.connection import MAX_HEADER, MAX_URI, Runner
 from miner.gateway.server.log import server_log
-from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address, url_of
+from miner.gateway.server.log_ring import LogRing
+from miner.gateway.server.sockets import BACKLOG, listen, refuse_open_address
 from miner.gateway.settings import GatewaySettings
 from miner.gateway.state import Gateway
 
@@ -63,7 +67,8 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
         ConfigError: an open address without keys, or one that is not available.
     """
     _fill_closed_descriptors()
-    with server_log("json" if settings.serve_log == "json" else "text", settings.log_level):
+    ring, began = LogRing(), time.monotonic()
+    with server_log("json" if settings.serve_log == "json" else "text", settings.log_level, also=[ring]):
         for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
             logger.warning("%s", line)
         refuse_open_address(settings)
@@ -73,24 +78,12 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
             logger.warning("%s", line)
         if service.config_state is not None and settings.serve_any_model_name:
             logger.warning('MINER_SERVE_ANY_MODEL_NAME has no effect with miner.toml: give a model the alias "*".')
-        app = create_app(service, settings)
+        app = create_app(service, settings, log=ring)
         sockets = listen(settings)
-
-        def on_ready() -> None:
-            for sock in sockets:
-                logger.info("Serving at %s with %s.", url_of(sock), _served(service))
-
+        keys = next((each.keys for each in app[MIDDLEWARE] if isinstance(each, Authentication)), None)
+        announcer = Announcer(app[GATEWAY], keys, sockets, began)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(app, sockets, on_ready=on_ready))
-
-
-def _served(service: LLMService) -> str:
-    """What is served, in words."""
-    state = service.config_state
-    if state is None:
-        return ", then ".join(service.backend_names)
-    exposed = [f"all of {name}" for name, table in state.content.get("backends", {}).items() if table.get("expose")]
-    return f"{state.path}: {', '.join([*state.content.get('models', {}), *exposed]) or 'no models'}"
+            return runner.run(serve(app, sockets, on_ready=announcer.listening))
 
 
 def _allow_many_connections() -> None:
@@ -131,7 +124,7 @@ async def serve(
     """
     gateway = app[GATEWAY]
     runner = make_runner(app)
-    signals = _Signals()
+    signals, shutdown, began = _Signals(), Shutdown(), time.monotonic()
     try:
         await runner.setup()
         with signals.handled(), _hangup_handled(gateway, signals):
@@ -141,19 +134,24 @@ async def serve(
             _freeze_garbage_collector()
             await signals.first.wait()
             gateway.phase = "draining"
-            await _drain(gateway, signals)
+            shutdown = await _drain(gateway, signals)
             await runner.cleanup()
             await _close(gateway.service)
+    except (Exception, asyncio.CancelledError) as error:
+        tell_end(error, shutdown, time.monotonic() - began, 1)
+        raise
     finally:
         await runner.cleanup()
         await _close(gateway.service)
         _flush_output()
-    return 0 if signals.count < 2 else 128 + signals.received
+    status = 0 if signals.count < 2 else 128 + signals.received
+    tell_end(signals.received, shutdown, time.monotonic() - began, status)
+    return status
 
 
-async def _drain(gateway: Gateway, signals: _Signals) -> None:
+async def _drain(gateway: Gateway, signals: _Signals) -> Shutdown:
     """Let running requests finish within the grace period, then end them with an error."""
-    grace = gateway.settings.serve_grace
+    grace, running, began = gateway.settings.serve_grace, set(gateway.requests), time.monotonic()
     if gateway.requests:
         logger.warning("Shutting down: %d requests have %g s to finish.", len(gateway.requests), grace)
     idle = asyncio.create_task(gateway.wait_until_idle(grace))
@@ -164,9 +162,11 @@ async def _drain(gateway: Gateway, signals: _Signals) -> None:
         for task in (idle, second_signal):
             task.cancel()
         await asyncio.gather(idle, second_signal, return_exceptions=True)
-    for request in list(gateway.requests):
+    late = list(gateway.requests)
+    for request in late:
         request.interrupt()
     await gateway.wait_until_idle(_INTERRUPT_SECONDS)
+    return Shutdown(len(running - set(late)), len(late), time.monotonic() - began)
 
 
 async def _close(service: LLMService) -> None:

@@ -153,6 +153,9 @@ class SimulatedEngine:
         self._crash: EngineCrashedError | None = None
         self._died: asyncio.Event | None = None
 
+    def log(self) -> list[str]:
+        return self.log_tail
+
     @property
     def memory(self) -> int | None:
         taken = self.machine.taken.get(self.spec.alias, self.spec.ctx_size // 2)

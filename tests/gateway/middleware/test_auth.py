@@ -109,7 +109,7 @@ def test_a_file_that_is_named_must_be_there_and_make_sense(tmp_path):
         ('{"keys":[{"name":"a","sha256":"00"}]}', "not 64 hex digits"),
         ('{"keys":[{"name":"a b","sha256":"00"}]}', "cannot name a key"),
         ('{"keys":[{"name":"a","sha256":"00","limits":{"requests":0}}]}', "requests"),
-        ('{"version":2}', "version 2"),
+        ('{"version":3}', "version 3"),
         (msgspec.json.encode(KeyFile(keys=[entry("a"), entry("a")])).decode(), "two keys named 'a'"),
     ]:
         path.write_text(text)

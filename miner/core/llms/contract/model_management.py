@@ -83,6 +83,17 @@ class ModelManagement(Backend):
         """
         raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
 
+    async def engine_log(self, model: str) -> list[str]:
+        """Return the last lines that a model's engine has written, oldest first, also of one that has exited; none
+        where it was not started yet.
+
+        Raises:
+            UnsupportedFeatureError: the backend starts no engines.
+        """
+        raise UnsupportedFeatureError(
+            f"{self.name} has no engines of its own, whose log could be shown.", param="model"
+        )  # fmt: skip
+
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
         """Download a model, yielding progress events in Ollama's form (`status`, `digest`, `total` and `completed` in
         bytes) until the status is "success". Leaving early stops it; the next pull resumes.

@@ -321,6 +321,11 @@ class LocalEngines(ServerProvider):
             pool.reset(alias)
 
     @override
+    async def engine_log(self, model: str) -> list[str]:
+        alias, pool = await asyncio.to_thread(self._alias, model), self._host.started
+        return pool.log_of(alias) if pool is not None else []
+
+    @override
     def pin(self, model: str) -> None:
         alias = self._alias(model)
         self._get_pool().pin(alias)

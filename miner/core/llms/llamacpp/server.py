@@ -273,6 +273,10 @@ class ServerProvider:
         """Forget that the model's engine failed."""
         raise _not_managed("model")
 
+    async def engine_log(self, model: str) -> list[str]:
+        """The last lines of the model's engine."""
+        raise _not_managed("model")
+
     def pin(self, model: str) -> None:
         """Never evict the model's engine, nor unload it when it is idle. It need not be loaded yet."""
         raise _not_managed("model")

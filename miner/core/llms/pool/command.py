@@ -248,6 +248,10 @@ class _CommandManager(LLMService):
         return self._pool is not None and self._pool.stop(self._holder.spec)
 
     @override
+    async def engine_log(self, model: str) -> list[str]:
+        return self._pool.log_of(self._holder.spec) if self._pool is not None else []
+
+    @override
     def pin_model(self, model: str) -> None:
         self._holder.host.pool().pin(self._holder.spec)
 
