@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from miner.cli.guess import nearest
 from miner.cli.output.errors import note
 from miner.cli.output.tables import aligned, print_json
 from miner.cli.parser import UsageError, add_json_option, number, overrides
@@ -284,8 +285,6 @@ def _find(content: KeyFile, name: str, path: Path) -> KeyEntry:
     Raises:
         ConfigError: there is none.
     """
-    from miner.cli.parser import nearest
-
     found = next((entry for entry in content.keys if entry.name == name), None)
     if found is None:
         names = [entry.name for entry in content.keys]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 _log = logging.getLogger("miner.engine")
 
@@ -13,6 +14,22 @@ SHOWN = 40
 """Lines that errors show."""
 LINE = 204
 """Bytes of a log line, on average: longer logs are cut."""
+
+
+class EngineLog(NamedTuple):
+    """The complete lines that are kept of an engine's output."""
+
+    run: int = 0
+    """Of which start: each has a log of its own. 0: it was not started yet."""
+    first: int = 0
+    """How many lines came before them in this run."""
+    lines: Sequence[str] = ()
+
+    def since(self, before: EngineLog) -> list[str]:
+        """The lines that were not there before."""
+        if self.run != before.run:
+            return list(self.lines)
+        return list(self.lines[max(0, before.first + len(before.lines) - self.first) :])
 
 
 class LogTail:
@@ -29,6 +46,8 @@ class LogTail:
         self._max_bytes = max_bytes
         self._lines: deque[bytes] = deque(maxlen=max_lines)
         self._size = 0
+        self._added = 0
+        """Lines so far."""
         self._open: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
@@ -65,11 +84,11 @@ class LogTail:
             shown.appendleft(line.decode("utf-8", "replace"))
         return list(shown)
 
-    def complete_lines(self) -> list[str]:
-        """The last lines that have an end."""
+    def complete_lines(self, run: int) -> EngineLog:
+        """The lines that have an end, as those of that run."""
         with self._lock:
-            kept = list(self._lines)
-        return [line.decode("utf-8", "replace") for line in kept]
+            kept, added = list(self._lines), self._added
+        return EngineLog(run, added - len(kept), [line.decode("utf-8", "replace") for line in kept])
 
     def _log(self, lines: Iterable[bytes]) -> None:
         # Not under the lock: readers must not wait for a log file.
@@ -85,6 +104,7 @@ class LogTail:
         if len(self._lines) == self._max_lines:
             self._size -= len(self._lines[0])
         self._lines.append(line)
+        self._added += 1
         self._size += len(line)
         while self._size > self._max_bytes:
             self._size -= len(self._lines.popleft())

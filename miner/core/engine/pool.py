@@ -25,6 +25,7 @@ from miner.core.engine.errors import closed
 from miner.core.engine.events import EngineEvents
 from miner.core.engine.headroom import Measure, RunningEngine, running_engines
 from miner.core.engine.limits import PoolLimits
+from miner.core.engine.logtail import EngineLog
 from miner.core.engine.member import Member, State
 from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.scheduler import Scheduler
@@ -245,9 +246,9 @@ class EnginePool:
             scheduler.stop(member)
         return bool(members)
 
-    def log_of(self, target: AnySpec | str) -> list[str]:
-        """The last lines that an engine has written, oldest first, without one that has no end yet."""
-        return [line for member in self._named(target) for line in member.engine.log()]
+    def log_of(self, target: AnySpec | str) -> EngineLog:
+        """The last lines that an engine has written; of several, of the one that was started last."""
+        return max((member.engine.log() for member in self._named(target)), default=EngineLog())
 
     def booked(self, spec: AnySpec) -> tuple[int, tuple[int, ...]]:
         """Bytes of main memory, and on each GPU, that one engine counts for; 0 if it is not loaded."""

@@ -20,7 +20,7 @@ from typing import Any
 from miner.core.engine.circuit_breaker import CircuitBreaker
 from miner.core.engine.diagnosis import Reason, describe_exit
 from miner.core.engine.launch_plan import Planner
-from miner.core.engine.logtail import SHOWN
+from miner.core.engine.logtail import SHOWN, EngineLog
 from miner.core.engine.spec import EngineAddress, EngineState, ProcessSpec
 from miner.core.engine.supervisor import RunResult, RunTimeouts, Supervisor
 from miner.errors import EngineCrashedError, EngineStartError
@@ -129,9 +129,9 @@ class EngineProcess:
         """The last log lines of the current or last child."""
         return self._run.log.lines() if self._run is not None else []
 
-    def log(self) -> list[str]:
+    def log(self) -> EngineLog:
         """All complete lines that are kept of the current or last child."""
-        return self._run.log.complete_lines() if self._run is not None else []
+        return self._run.log.complete_lines(self._run.number) if self._run is not None else EngineLog()
 
     async def ensure_ready(self) -> EngineAddress:
         """Return the address of the running engine; start it if needed, once for all callers.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from miner.config.llamacpp import CACHE_TYPES, FLASH_ATTENTION, POOLING_TYPES, FlagValue
 from miner.core._typing import override
 from miner.core.engine.diagnosis import FROM_OUTSIDE, Reason, check_model_file, explain
+from miner.core.engine.logtail import EngineLog
 from miner.core.engine.speculation import check_speculation
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError
 
@@ -278,7 +279,7 @@ class Engine(Protocol):
     def log_tail(self) -> Sequence[str]:
         """The last lines of its log, as errors show them."""
 
-    def log(self) -> Sequence[str]:
+    def log(self) -> EngineLog:
         """All complete lines of its log that are kept."""
 
     @property

@@ -11,6 +11,7 @@ no other signal reaches it. That does not concern one that `suspend` has suspend
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import selectors
@@ -40,6 +41,7 @@ from miner.core.engine.watch import (
 )
 from miner.errors import EngineStartError
 
+_numbers = itertools.count(1)
 _KEPT = 400
 """Lines of its log that are kept, at least."""
 _LONGEST_SUSPENSION = 3.0
@@ -96,6 +98,8 @@ class Supervisor:
         on_exit: Callable[[RunResult], None],
     ) -> None:
         """`on_ready` and `on_exit` are called once at most, in the thread of this run, before waiters are notified."""
+        self.number = next(_numbers)
+        """Tells the runs of this process apart."""
         kept = max(_KEPT, spec.log_lines)
         self.log = LogTail(spec.alias, max_lines=kept, max_bytes=kept * LINE)
         self.ready: SharedFuture[EngineAddress | EngineStartError] = SharedFuture()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from miner.core._typing import override
 from miner.core.engine.events import EngineEvents
+from miner.core.engine.logtail import EngineLog
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.deadline import Deadline
@@ -35,6 +36,7 @@ from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestEr
 __all__ = ["FallbackService"]
 
 T = TypeVar("T")
+_NOT_HERE = (UnsupportedFeatureError, ModelNotFoundError)
 M = TypeVar("M", EmbeddingResponse, RerankResponse)
 
 
@@ -254,8 +256,6 @@ class FallbackService(LLMService):
     async def tokenize(self, text: str, model: str | None = None, *, special: bool = True) -> list[Token]:
         return await self._first(lambda service: service.tokenize(text, model, special=special))
 
-    # Models and health
-
     @override
     async def load_model(self, model: str | None = None, *, keep_alive: float | str | None = None) -> ModelInfo:
         async def call(service: LLMService) -> ModelInfo:
@@ -266,9 +266,7 @@ class FallbackService(LLMService):
 
     @override
     async def unload_model(self, model: str) -> bool:
-        return await self._first(
-            lambda service: service.unload_model(model), (UnsupportedFeatureError, ModelNotFoundError)
-        )
+        return await self._first(lambda service: service.unload_model(model), _NOT_HERE)
 
     @override
     def reset_model(self, model: str) -> None:
@@ -281,21 +279,17 @@ class FallbackService(LLMService):
             try:
                 call(service)
                 return
-            except (UnsupportedFeatureError, ModelNotFoundError) as error:
+            except _NOT_HERE as error:
                 refused = refused or error
         raise worst(None, refused)
 
     @override
     async def stop_model(self, model: str) -> bool:
-        return await self._first(
-            lambda service: service.stop_model(model), (UnsupportedFeatureError, ModelNotFoundError)
-        )
+        return await self._first(lambda service: service.stop_model(model), _NOT_HERE)
 
     @override
-    async def engine_log(self, model: str) -> list[str]:
-        return await self._first(
-            lambda service: service.engine_log(model), (UnsupportedFeatureError, ModelNotFoundError)
-        )
+    async def engine_log(self, model: str) -> EngineLog:
+        return await self._first(lambda service: service.engine_log(model), _NOT_HERE)
 
     @override
     def pin_model(self, model: str) -> None:

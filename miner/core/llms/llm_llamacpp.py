@@ -12,6 +12,7 @@ from miner.config.secrets import secret_text
 from miner.core._typing import override
 from miner.core.engine.events import EngineEvents
 from miner.core.engine.launchers import launcher_available
+from miner.core.engine.logtail import EngineLog
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import ErrorBody, Upstream
 from miner.core.llms.contract.native import NativeBatch
@@ -362,11 +363,7 @@ class LlamaCppService(OpenAIService):
 
     @override
     async def unload_model(self, model: str) -> bool:
-        """Stop a model's engine once its requests are done; return whether there was one.
-
-        Raises:
-            BackendTimeoutError: they were not within MINER_QUEUE_TIMEOUT; the engine keeps running.
-        """
+        # BackendTimeoutError: its requests were not done within MINER_QUEUE_TIMEOUT; the engine keeps running.
         return await self._servers.unload(model)
 
     @override
@@ -379,7 +376,7 @@ class LlamaCppService(OpenAIService):
         return await self._servers.stop(model)
 
     @override
-    async def engine_log(self, model: str) -> list[str]:
+    async def engine_log(self, model: str) -> EngineLog:
         return await self._servers.engine_log(model)
 
     @override

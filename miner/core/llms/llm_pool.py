@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from miner.core._typing import override
 from miner.core.engine.events import EngineEvents
+from miner.core.engine.logtail import EngineLog
 from miner.core.http.crash_budget import budget_scope, current_budget
 from miner.core.llms.contract.audio import AudioReply, no_audio, with_model
 from miner.core.llms.contract.backend import Backend
@@ -271,7 +272,7 @@ class PoolService(PoolBase):
         service.reset_model(name)
 
     @override
-    async def engine_log(self, model: str) -> list[str]:
+    async def engine_log(self, model: str) -> EngineLog:
         service, name = self._managed(model)
         return await service.engine_log(name)
 

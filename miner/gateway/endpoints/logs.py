@@ -64,16 +64,17 @@ async def engine_logs(context: RequestContext) -> web.StreamResponse:
     await check_model_access(context, name)
     service, most = context.gateway.service, _lines(context)
     first = await service.engine_log(name)
+    shown = list(first.lines[max(0, len(first.lines) - most) :])
     if not _follows(context):
-        return _respond(context, {"model": name, "lines": first[max(0, len(first) - most) :]})
+        return _respond(context, {"model": name, "lines": shown})
 
     async def frames() -> AsyncIterator[bytes]:
         before = first
-        yield _line_frames(first[max(0, len(first) - most) :])
+        yield _line_frames(shown)
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)
             now = await service.engine_log(name)
-            yield _line_frames(added(before, now))
+            yield _line_frames(now.since(before))
             before = now
 
     return await _stream(context, frames())
@@ -81,14 +82,6 @@ async def engine_logs(context: RequestContext) -> web.StreamResponse:
 
 def _line_frames(lines: list[str]) -> bytes:
     return b"".join(b"event: line\ndata: %s\n\n" % msgspec.json.encode({"line": line}) for line in lines)
-
-
-def added(before: list[str], now: list[str]) -> list[str]:
-    """What has come to the end of a bounded list of lines, which loses those at its beginning."""
-    for length in range(min(len(before), len(now)), 0, -1):
-        if before[len(before) - length :] == now[:length]:
-            return now[length:]
-    return now
 
 
 async def _stream(context: RequestContext, frames: AsyncIterator[bytes]) -> web.StreamResponse:

@@ -55,7 +55,7 @@ def test_new_list_revoke(keys, tmp_path):
     assert str(path) in made.stderr
     assert key not in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
-    [listed] = json.loads(keys("list", "--json").stdout)
+    [listed] = json.loads(keys("list", "--json").stdout)["keys"]
     assert len(listed.pop("sha256")) == 8
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed.pop("created"))
     assert listed == {
@@ -67,7 +67,7 @@ def test_new_list_revoke(keys, tmp_path):
     assert [line.split()[0] for line in lines] == ["NAME", "alice", "bob"]
     assert lines[2].split()[2:] == ["-", "-", "-", "all", "-"]
     assert keys("revoke", "alice").returncode == 0
-    assert [one["name"] for one in json.loads(keys("list", "--json").stdout)] == ["bob"]
+    assert [one["name"] for one in json.loads(keys("list", "--json").stdout)["keys"]] == ["bob"]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,16 @@ def test_new_list_revoke(keys, tmp_path):
         (["revoke", "a"], "No key named 'a'"),
         (["revoke", "a", "--admin"], "--admin"),
         (["make"], "make"),
+        (["rm", "a"], "miner keys revoke"),
+        (["delete", "a"], "miner keys revoke"),
+        (["update", "a"], "Nothing to change"),
+        (["update", "a", "--requests", "many"], "--requests many"),
+        (["update", "a", "--model", "x", "--model", "none"], "--model none"),
+        (["update", "a", "--requests", "1"], "No key named 'a'"),
+        (["rotate", "a"], "No key named 'a'"),
+        (["rotate", "a", "--grace", "soon"], "--grace"),
+        (["rotate", "a", "--grace", "-5"], "--grace -5"),
+        (["show", "a"], "No key named 'a'"),
     ],
 )
 def test_wrong_usage(keys, arguments, complaint):
@@ -108,7 +118,7 @@ def test_several_at_once_lose_nothing(keys, tmp_path):
         for n in range(5)
     ]
     assert [one.wait(LONG) for one in running] == [0] * 5
-    listed = json.loads(keys("list", "--json", MINER_API_KEYS_FILE=str(tmp_path / "k.json")).stdout)
+    listed = json.loads(keys("list", "--json", MINER_API_KEYS_FILE=str(tmp_path / "k.json")).stdout)["keys"]
     assert sorted(one["name"] for one in listed) == [f"k{n}" for n in range(5)]
 
 
@@ -120,3 +130,73 @@ async def test_a_server_takes_new_and_revoked_keys(keys):
         await until(session, served, 200, Authorization=f"Bearer {key}")
         await asyncio.to_thread(keys, "revoke", "alice")
         await until(session, served, 401, Authorization=f"Bearer {key}")
+
+
+def test_update_changes_what_is_named_and_says_so(keys):
+    assert keys("new", "alice", "--requests", "60", "--tokens", "1000", "--model", "a").returncode == 0
+    changed = keys("update", "alice", "--requests", "90", "--tokens", "none", "--model", "none", "--admin", "--json")
+    assert changed.returncode == 0, changed.stderr
+    assert "requests per minute 60 -> 90" in changed.stderr
+    assert "models a -> all" in changed.stderr
+    assert "priority" not in changed.stderr
+    shown = json.loads(changed.stdout)
+    assert (shown["limits"], shown["admin"], shown.get("models")) == ({"requests": 90}, True, None)
+    assert keys("update", "alice", "--no-admin", "--priority", "batch", "--unsupported", "skip").returncode == 0
+    shown = json.loads(keys("show", "alice", "--json").stdout)
+    assert (shown.get("admin", False), shown["priority"], shown["unsupported"]) == (False, "batch", "skip")
+    assert keys("update", "alice", "--priority", "none", "--unsupported", "none").returncode == 0
+    text = keys("show", "alice").stdout
+    assert "interactive" in text
+    assert "90" in text
+    again = keys("update", "alice", "--requests", "90")
+    assert (again.returncode, "nothing has changed" in again.stderr) == (0, True)
+
+
+def test_a_rotated_key_is_printed_once_and_the_file_says_its_version(keys, tmp_path):
+    path = tmp_path / "config" / "miner" / "keys.json"
+    first = json.loads(keys("new", "alice", "--json").stdout)
+    assert first["name"] == "alice"
+    assert first["key"].startswith("mk-")
+    assert json.loads(path.read_text()).get("version", 1) == 1
+    done = keys("rotate", "alice", "--grace", "1h")
+    assert done.returncode == 0, done.stderr
+    second = done.stdout.strip()
+    assert second != first["key"]
+    assert "works until" in done.stderr
+    content = path.read_text()
+    assert json.loads(content)["version"] == 2
+    assert not any(secret in content + done.stderr for secret in (first["key"], second))
+    assert len(json.loads(keys("show", "alice", "--json").stdout)["former"]) == 1
+    at_once = keys("rotate", "alice")
+    assert "refused from now on" in at_once.stderr
+    assert "former" not in json.loads(keys("show", "alice", "--json").stdout)
+
+
+async def test_a_server_takes_changed_and_rotated_keys(keys):
+    async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
+        made = await asyncio.to_thread(keys, "new", "alice", "--model", "other")
+        old = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        await until(session, served, 200, **old)
+        body = {"model": "parrot", "messages": [{"role": "user", "content": "hi"}]}
+        await _until_chat(session, served, body, old, 404)
+        await asyncio.to_thread(keys, "update", "alice", "--model", "none")
+        await _until_chat(session, served, body, old, 200)
+        partition = served.middleware[-2].keys.find(made.stdout.strip()).partition
+        done = await asyncio.to_thread(keys, "rotate", "alice", "--grace", "4")
+        new = {"Authorization": f"Bearer {done.stdout.strip()}"}
+        await until(session, served, 200, **new)
+        assert served.middleware[-2].keys.find(done.stdout.strip()).partition == partition, "its data is lost"
+        async with session.get(f"{served.v1}/models", headers=old) as answer:
+            assert answer.status == 200
+        await until(session, served, 401, **old)
+        async with session.get(f"{served.v1}/models", headers=new) as answer:
+            assert answer.status == 200
+
+
+async def _until_chat(session, served, body, headers, status):
+    async with asyncio.timeout(LONG):
+        while True:
+            async with session.post(f"{served.v1}/chat/completions", json=body, headers=headers) as answer:
+                if answer.status == status:
+                    return
+            await asyncio.sleep(0.1)

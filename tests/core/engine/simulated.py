@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from miner.core.engine.headroom import Measure
 from miner.core.engine.limits import PoolLimits
+from miner.core.engine.logtail import EngineLog
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.rules import NO_RULES, EngineRules
 from miner.core.engine.slot_queue import Lease
@@ -153,8 +154,8 @@ class SimulatedEngine:
         self._crash: EngineCrashedError | None = None
         self._died: asyncio.Event | None = None
 
-    def log(self) -> list[str]:
-        return self.log_tail
+    def log(self) -> EngineLog:
+        return EngineLog(1, 0, self.log_tail)
 
     @property
     def memory(self) -> int | None:

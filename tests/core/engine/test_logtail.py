@@ -41,3 +41,17 @@ def test_each_line_is_logged_at_debug(caplog):
     caplog.set_level(logging.DEBUG, "miner.engine")
     LogTail("demo").feed(b"a\nb\n")
     assert [record.message for record in caplog.records] == ["demo: a", "demo: b"]
+
+
+def test_what_was_written_since_in_a_bounded_log_and_after_another_start():
+    tail = LogTail("x", max_lines=3)
+    empty = tail.complete_lines(1)
+    tail.feed(b"a\nb\nno end")
+    first = tail.complete_lines(1)
+    assert (first.since(empty), first.since(first)) == (["a", "b"], [])
+    tail.feed(b" yet\nd\ne\nf\n")
+    second = tail.complete_lines(1)
+    assert (second.first, second.since(first), second.since(empty)) == (3, ["d", "e", "f"], ["d", "e", "f"])
+    again = LogTail("x")
+    again.feed(b"d\ne\nf\n")
+    assert again.complete_lines(2).since(second) == ["d", "e", "f"]

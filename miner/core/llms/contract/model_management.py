@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from miner.core.engine.logtail import EngineLog
 from miner.core.llms.contract.backend import Backend
 from miner.core.model_card import ModelCard, ModelRecipe, ModelState, RunningModel, state_of
 from miner.core.wire import ModelInfo
@@ -83,7 +84,7 @@ class ModelManagement(Backend):
         """
         raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
 
-    async def engine_log(self, model: str) -> list[str]:
+    async def engine_log(self, model: str) -> EngineLog:
         """Return the last lines that a model's engine has written, oldest first, also of one that has exited; none
         where it was not started yet.
 

@@ -11,6 +11,7 @@ from miner.core._typing import override
 from miner.core.engine.errors import closed
 from miner.core.engine.events import EngineEvents
 from miner.core.engine.launchers import Launcher, launcher_available
+from miner.core.engine.logtail import EngineLog
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
 from miner.core.engine.spec import EngineSpec
@@ -321,9 +322,9 @@ class LocalEngines(ServerProvider):
             pool.reset(alias)
 
     @override
-    async def engine_log(self, model: str) -> list[str]:
+    async def engine_log(self, model: str) -> EngineLog:
         alias, pool = await asyncio.to_thread(self._alias, model), self._host.started
-        return pool.log_of(alias) if pool is not None else []
+        return pool.log_of(alias) if pool is not None else EngineLog()
 
     @override
     def pin(self, model: str) -> None:

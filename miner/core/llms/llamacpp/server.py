@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import msgspec
 
 from miner.core.engine.events import EngineEvents
+from miner.core.engine.logtail import EngineLog
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import parse_error_body, status_error
 from miner.core.llms.llamacpp.chat_template import ChatTemplate
@@ -273,7 +274,7 @@ class ServerProvider:
         """Forget that the model's engine failed."""
         raise _not_managed("model")
 
-    async def engine_log(self, model: str) -> list[str]:
+    async def engine_log(self, model: str) -> EngineLog:
         """The last lines of the model's engine."""
         raise _not_managed("model")
 

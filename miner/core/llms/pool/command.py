@@ -10,6 +10,7 @@ from typing import Any
 from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.engine.command import CommandSpec
+from miner.core.engine.logtail import EngineLog
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
 from miner.core.http.client import HttpClient
@@ -248,8 +249,8 @@ class _CommandManager(LLMService):
         return self._pool is not None and self._pool.stop(self._holder.spec)
 
     @override
-    async def engine_log(self, model: str) -> list[str]:
-        return self._pool.log_of(self._holder.spec) if self._pool is not None else []
+    async def engine_log(self, model: str) -> EngineLog:
+        return self._pool.log_of(self._holder.spec) if self._pool is not None else EngineLog()
 
     @override
     def pin_model(self, model: str) -> None:
