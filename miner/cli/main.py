@@ -25,6 +25,9 @@ from miner.errors import MinerError
 
 COMMANDS = {
     "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt", "Models"),
+    "embed": ("miner.cli.commands.embed", "compute the vectors of texts", "Models"),
+    "rerank": ("miner.cli.commands.rerank", "sort documents by relevance to a query", "Models"),
+    "tokenize": ("miner.cli.commands.tokenize", "count the tokens of a text", "Models"),
     "models": ("miner.cli.commands.models", "list, show, pull and remove models", "Models"),
     "fit": ("miner.cli.commands.fit", "check whether a model fits into memory", "Models"),
     "bench": ("miner.cli.commands.bench", "measure a model under load: latency, tokens a second", "Models"),

@@ -9,12 +9,19 @@ from miner.cli.standard_input import check_utf8, is_piped, read_file, read_stdin
 from miner.errors import InvalidRequestError
 
 
-def read_prompt(words: list[str], files: list[str], *, may_be_empty: bool = False) -> str:
+def read_prompt(
+    words: list[str],
+    files: list[str],
+    *,
+    may_be_empty: bool = False,
+    example: str = 'miner generate "Why is the sky blue?"',
+) -> str:
     """The text of the prompt: that of the files, then what is piped to standard input, then the words.
 
     Args:
         words: `-` alone stands for standard input.
         may_be_empty: there is something else, such as an image.
+        example: for where there is none.
 
     Raises:
         InvalidRequestError: there is none, or it is not text.
@@ -33,9 +40,7 @@ def read_prompt(words: list[str], files: list[str], *, may_be_empty: bool = Fals
         piped = read_stdin() if is_piped() else ""
     parts += [text for text in (piped, question) if text.strip()]
     if not parts and not may_be_empty:
-        raise InvalidRequestError(
-            "There is no prompt.", param="prompt", hint='Such as: miner generate "Why is the sky blue?"'
-        )
+        raise InvalidRequestError("There is no prompt.", param="prompt", hint=f"Such as: {example}")
     return "\n\n".join(parts)
 
 
