@@ -4,6 +4,7 @@
     python scripts/vllm_cpu.py model                    create the model directory
     python scripts/vllm_cpu.py serve --port 8000        run a server
     python scripts/vllm_cpu.py run [--pooling] -- CMD   start a server, run CMD against it, stop the server
+    python scripts/vllm_cpu.py vllm -- bench serve ...  run vLLM's own command
 
 Each command first creates what it needs. Everything is outside the checkout, in `$MINER_CACHE` or
 `~/.cache/miner`; it is created once, and again after an interrupted attempt. `run` sets `VLLM_TEST_SERVER=1` and
@@ -77,6 +78,17 @@ plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)
 plain.load_state_dict(loaded.state_dict())
 plain.save_pretrained(target)
 AutoTokenizer.from_pretrained(directory, gguf_file=gguf).save_pretrained(target)
+"""
+
+
+# vLLM asks for the version of the package `vllm`; this one is called vllm-cpu.
+VLLM_COMMAND = """
+import importlib.metadata, sys
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: version("vllm-cpu" if name == "vllm" else name)
+from vllm.entrypoints.cli.main import main
+sys.argv[0] = "vllm"
+main()
 """
 
 
@@ -223,9 +235,10 @@ def main() -> int:
     options.add_argument("--served-model-name", default="smollm2")
     options = commands.add_parser("run", usage="%(prog)s [options] -- COMMAND...")
     options.add_argument("--pooling", action="store_true", help="start a second server, one that embeds")
+    commands.add_parser("vllm", usage="%(prog)s -- ARGUMENTS...")
     arguments = parser.parse_args(own)
-    if (arguments.command == "run" and not rest) or (arguments.command in ("env", "model") and rest):
-        parser.error("after -- stands the command of `run`, or options for the server of `serve`")
+    if (arguments.command in ("run", "vllm") and not rest) or (arguments.command in ("env", "model") and rest):
+        parser.error("after -- stands the command of `run`, the arguments of `vllm`, or options for `serve`'s server")
 
     signal.signal(signal.SIGTERM, unwind)
     signal.signal(signal.SIGHUP, unwind)
@@ -236,6 +249,8 @@ def main() -> int:
             make_env()
         else:
             make_model()
+        if arguments.command == "vllm":
+            os.execve(PYTHON, [str(PYTHON), "-c", VLLM_COMMAND, *rest], {**SERVER_ENVIRONMENT, **os.environ})
         if arguments.command == "serve":
             command = server_command(arguments.port, arguments.served_model_name, rest)
             os.execve(PYTHON, command, {**SERVER_ENVIRONMENT, **os.environ})
