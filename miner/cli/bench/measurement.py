@@ -17,10 +17,11 @@ from miner.cli.bench.command_line import command_line
 from miner.cli.bench.machine import this_machine
 from miner.cli.bench.notes import notes
 from miner.cli.bench.options import Options
-from miner.cli.bench.plain_progress import PlainProgress
 from miner.cli.bench.plan import PlannedRun, planned_runs
 from miner.cli.bench.preparation import find_scale, has_tools, is_free
 from miner.cli.bench.progress import Progress
+from miner.cli.bench.report.live import shown
+from miner.cli.bench.report.reports import Reports
 from miner.cli.bench.result import Result, Run, Target, Workload, to_json
 from miner.cli.bench.runner import Runner, Shape, Stopped
 from miner.cli.bench.sender import Sampling, Sender
@@ -45,23 +46,23 @@ class NothingMeasuredError(MinerError):
     code = "nothing_measured"
 
 
-async def measure(args: argparse.Namespace, options: Options) -> int:
+async def measure(args: argparse.Namespace, options: Options, reports: Reports) -> int:
     """Measure and report; return the exit status."""
     config = target_config(args)
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     machine = await asyncio.to_thread(this_machine)
-    progress: Progress = PlainProgress()
     planned = planned_runs(
         concurrencies=options.concurrencies, rates=options.rates, prompt_tokens=options.prompt_tokens,
         max_tokens=options.max_tokens, requests=options.requests, duration=options.duration, rounds=options.rounds,
     )  # fmt: skip
-    async with opened(args, config, options, progress) as found:
-        shape, workload, first_notes = await _prepare(found, options)
-        runner = Runner(found.sender, shape, progress, options.objective)
-        runs, stopped = await _run_all(runner, planned)
-        free = None
-        if runner.observed.cancelled and not stopped:
-            free = await is_free(found.sender, options.endpoint, options.seed)
+    with shown(len(planned)) as progress:
+        async with opened(args, config, options, progress) as found:
+            shape, workload, first_notes = await _prepare(found, options)
+            runner = Runner(found.sender, shape, progress, options.objective)
+            runs, stopped = await _run_all(runner, planned)
+            free = None
+            if runner.observed.cancelled and not stopped:
+                free = await is_free(found.sender, options.endpoint, options.seed)
     result = Result(
         created=created,
         command=command_line(sys.argv),
@@ -72,11 +73,12 @@ async def measure(args: argparse.Namespace, options: Options) -> int:
         runs=runs,
         notes=first_notes + notes(runner.observed, runs, workload, free=free),
     )
-    _report(args, result)
+    _write(args, result)
+    status = reports.finish(result)
     if stopped:
         raise asyncio.CancelledError
     _check_measured(runs)
-    return 0
+    return status
 
 
 async def _run_all(runner: Runner, planned: list[PlannedRun]) -> tuple[list[Run], bool]:
@@ -160,29 +162,16 @@ async def opened(
             await http.close()
 
 
-def _report(args: argparse.Namespace, result: Result) -> None:
-    """Print the result, and write it where the options want it."""
-    data = to_json(result)
-    if args.output is not None:
-        try:
-            Path(args.output).write_bytes(data)
-        except OSError as error:
-            note(f"miner: --output {args.output} cannot be written: {error.strerror}.")
-        else:
-            note(f"miner: the result is in {args.output}")
-    if args.json:
-        sys.stdout.write(data.decode())
+def _write(args: argparse.Namespace, result: Result) -> None:
+    """Write the result where the options want it."""
+    if args.output is None:
         return
-    from miner.cli.output.style import columns
-    from miner.cli.output.tables import aligned
-
-    rows = [["run", "completed", "failed", "tokens/s", "ttft p50", "tpot p50", "itl p50", "e2e p50"]]
-    for run in result.runs:
-        cells = [f"{each.p50:.4g}" if each else "-" for each in (run.ttft, run.tpot, run.itl, run.e2e)]
-        rows.append([run.name, str(run.completed), str(run.failed), f"{run.output_throughput:.1f}", *cells])
-    print(aligned(rows, right=frozenset(range(1, 8)), columns=columns(sys.stdout)))
-    for line in result.notes:
-        print(f"Note: {line}")
+    try:
+        Path(args.output).write_bytes(to_json(result))
+    except OSError as error:
+        note(f"miner: --output {args.output} cannot be written: {error.strerror}.")
+    else:
+        note(f"miner: the result is in {args.output}")
 
 
 def _check_measured(runs: list[Run]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from miner.cli.bench.report.options import add_report_options
 from miner.cli.parser import EXIT_STATUS, UsageError, add_json_option, add_target_options
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ examples:
   miner bench --url http://gpu:8000 --request-rate 0.5,1,2 --duration 60
   miner bench --prompt-tokens 128,1024 --max-tokens 16,128 --output run.json
   miner bench --turns 5 --shared-prefix 512 --objective ttft=1,tpot=0.05
+  miner bench --compare before.json after.json
+  miner bench --compare before.json --fail-above 10%
 
 Prompts are random words, all different. Figures have the names and definitions
 of `vllm bench serve`, in seconds: ttft (to the first token), tpot (for each
@@ -60,15 +63,20 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     option("--objective", metavar="NAME=S,...", help="limits of ttft, tpot, e2e: how many met them (goodput)")
     option("--output", metavar="FILE", help="write the result as JSON")
     add_json_option(parser)
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure; return the exit status."""
+    """Measure, or compare what was measured before; return the exit status."""
     from miner.cli.bench.measurement import measure
+    from miner.cli.bench.report.reports import Reports
     from miner.cli.signals import run_until_stopped
 
     options = _options(args)
-    return run_until_stopped(lambda _: measure(args, options), uvloop=True)
+    reports = Reports(args)
+    if not reports.measures:
+        return reports.finish()
+    return run_until_stopped(lambda _: measure(args, options, reports), uvloop=True)
 
 
 def _options(args: argparse.Namespace) -> Options:

@@ -1,11 +1,13 @@
 """A program that shows a measurement of two runs which it invents, and prints how late its event loop was."""
 
+import argparse
 import asyncio
 import sys
 import time
 
 from miner.cli.bench.report.live import shown
 from miner.cli.bench.result import Sample
+from miner.cli.verbosity import apply
 
 
 class _Run:
@@ -34,9 +36,10 @@ async def _lags(late):
 
 
 async def _measure(requests, seconds, mode):
+    apply(argparse.Namespace(quiet=mode == "quiet"))
     late = []
     watch = asyncio.create_task(_lags(late))
-    with shown(2, quiet=mode == "quiet") as progress:
+    with shown(2) as progress:
         for concurrency in (2, 4):
             run = _Run(f"concurrency {concurrency}")
             progress.run_started(run, requests)

@@ -51,12 +51,12 @@ def test_rounds_of_one_load_are_one_row_with_the_spread_between_them():
     assert {row.spread for row in compared.rows} == {"rounds"}
     assert found["concurrency 4", "tpot.p50"].verdict == "worse"
     assert found["concurrency 4", "itl.p99"].verdict == "worse", "which no request tells"
-    assert not any("--repeat" in note for note in compared.notes)
+    assert not any("--rounds" in note for note in compared.notes)
 
 
 def test_a_single_round_says_what_its_interval_does_not_know():
     compared = compare(a_result(), a_result())
-    assert any("--repeat" in note for note in compared.notes)
+    assert any("--rounds" in note for note in compared.notes)
     assert rows(compared)["concurrency 4", "itl.p50"].verdict == "unknown"
 
 

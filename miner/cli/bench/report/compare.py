@@ -35,6 +35,10 @@ SHOWN = ("output_throughput", "goodput", "ttft.p50", "ttft.p99", "tpot.p50", "tp
 """Figures that are shown and bounded; the JSON has all."""
 
 
+_NO_MATTER = ("tokens_counted_by", "requests", "duration", "warmup", "seed")
+"""Of the workload: how long it was measured, and with which random words."""
+
+
 class Difference(Struct, frozen=True):
     """Something about two measurements that is not alike."""
 
@@ -136,7 +140,7 @@ def compare(base: Result, new: Result, *, names: tuple[str, str] = ("base", "new
     if any(row.spread == "requests" for row in rows):
         notes.append(
             "The intervals know the spread between requests of one round, not that between rounds: "
-            "`--repeat 5` measures that too."
+            "`--rounds 5` measures that too."
         )
     if any(run.partial for result in (base, new) for run in result.runs):
         notes.append("A run was stopped before its end.")
@@ -159,8 +163,7 @@ def _differences(base: Result, new: Result) -> list[Difference]:
     for part, workload in (("target", False), ("machine", False), ("workload", True)):
         one, other = structs.asdict(getattr(base, part)), structs.asdict(getattr(new, part))
         for field, value in one.items():
-            if value != other[field] and field not in ("tokens_counted_by", "requests", "duration", "warmup"):
-                # The address is no difference of its own where the engine is another.
+            if value != other[field] and field not in _NO_MATTER:
                 found.append(Difference(field, _shown(value), _shown(other[field]), workload or field == "endpoint"))
     for field in ("miner", "objective"):
         one, other = getattr(base, field), getattr(new, field)

@@ -20,6 +20,7 @@ from miner.cli.bench.report.tally import Tally
 from miner.cli.output.errors import note
 from miner.cli.output.style import Style, is_terminal
 from miner.cli.output.tables import printable
+from miner.cli.verbosity import logs_shown, quiet
 from miner.core._typing import override
 
 if TYPE_CHECKING:
@@ -34,15 +35,14 @@ _ASCII_BARS = " ..::--=#"
 
 
 @contextmanager
-def shown(runs: int, *, quiet: bool = False) -> Iterator[Progress]:
-    """Show a measurement of so many runs until the context ends. Enter it before the measuring begins: it may import.
+def shown(runs: int) -> Iterator[Progress]:
+    """Show a measurement of so many runs until the context ends; nothing with -q.
 
-    Args:
-        quiet: show nothing.
+    Enter it before the measuring begins: it may import.
     """
-    if quiet:
+    if quiet():
         yield NoProgress()
-    elif is_terminal(sys.stderr) and find_spec("rich") is not None:
+    elif is_terminal(sys.stderr) and not logs_shown() and find_spec("rich") is not None:
         view = _Screen(runs, sys.stderr)
         try:
             yield view

@@ -1,0 +1,155 @@
+"""What comes of the options of reports: a table, JSON, a page, a comparison, an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from miner.cli.bench.result import Result, read, to_json
+from miner.cli.output.errors import complain, note
+from miner.cli.output.style import Style, columns
+from miner.cli.parser import UsageError
+from miner.errors import MinerError
+
+THIS = "this run"
+"""What the measurement that was just made is called beside saved ones."""
+
+
+class Reports:
+    """What the options ask for.
+
+    Raises:
+        UsageError: a saved result cannot be read, or an option makes no sense. Create it before measuring.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._html: str | None = getattr(args, "html", None)
+        self._names: list[str] = args.compare
+        self._json: bool = args.json
+        self._bound = _share(args.fail_above)
+        if self._bound is not None and not self._names:
+            raise UsageError(
+                "--fail-above needs a measurement to compare with.", operator_hint="--compare FILE names it."
+            )
+        self._saved = [read(name) for name in self._names]
+        if self._html is not None:
+            _writable(self._html)
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is something to measure: not where several saved results are compared."""
+        return len(self._saved) < 2
+
+    def finish(self, result: Result | None = None) -> int:
+        """Print and write all that was asked for, and return the exit status.
+
+        Args:
+            result: what was measured, if anything was.
+
+        Raises:
+            UsageError: measurements that have nothing in common, or that --fail-above cannot judge.
+            MinerError: the page cannot be written.
+        """
+        from miner.cli.bench.report.compare import compare
+        from miner.cli.bench.report.comparison_text import comparison_text
+        from miner.cli.bench.report.table import table
+
+        results = [*self._saved, *([result] if result is not None else [])]
+        names = [*self._names, *([THIS] if result is not None else [])]
+        style, width = Style(sys.stdout), columns(sys.stdout)
+        if result is not None and not self._json:
+            print(table(result, style, width), flush=True)
+        if self._html is not None:
+            from miner.cli.bench.report.page import page
+
+            _write(self._html, page(results, names))
+            note(f"The page with the plots is {self._html}.")
+        if len(results) == 1 and self._saved == []:
+            if self._json:
+                print(to_json(results[0]).decode(), end="")
+            return 0
+        comparisons = [
+            compare(results[0], other, names=(names[0], name))
+            for other, name in zip(results[1:], names[1:], strict=True)
+        ]
+        found = [] if self._bound is None else [each.above(self._bound) for each in comparisons]
+        if self._json:
+            _print_json(result, comparisons, self._bound, found)
+        else:
+            if result is not None:
+                print()
+            print("\n\n".join(comparison_text(each, style, width) for each in comparisons), flush=True)
+        return self._judge(comparisons, found)
+
+    def _judge(self, comparisons: Sequence[Any], found: Sequence[Any]) -> int:
+        from miner.cli.bench.report.comparison_text import above_text
+
+        if self._bound is None:
+            return 0
+        for each in comparisons:
+            if not each.alike:
+                what = ", ".join(one.what for one in each.differences if one.workload)
+                raise UsageError(
+                    f"--fail-above cannot judge measurements of different work: {what}.",
+                    operator_hint="Measure with the options of the base; its `command` is in the file.",
+                )
+        worse = [each for each in found if each]
+        for each in worse:
+            complain(f"miner: {above_text(each, self._bound)}")
+        return 1 if worse else 0
+
+
+def _print_json(result: Result | None, comparisons: Sequence[Any], bound: float | None, found: Sequence[Any]) -> None:
+    value: dict[str, Any] = {} if result is None else json.loads(to_json(result))
+    value["comparisons"] = msgspec.to_builtins(comparisons)
+    if bound is not None:
+        value["fail_above"] = bound
+        value["regressions"] = [each for one in found for each in msgspec.to_builtins(one)]
+    print(json.dumps(_finite(value), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 6) if abs(value) != float("inf") else None
+    return value
+
+
+def _share(text: str | None) -> float | None:
+    """`10%` or `10` as a share."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%?", text.strip())
+    if found is None:
+        raise UsageError(f"--fail-above {text}: must be a percentage, such as 10%.")
+    return float(found.group(1)) / 100
+
+
+def _writable(name: str) -> None:
+    """Fail before the measuring where the page could not be written after it."""
+    path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"--html {name}: is a directory.", operator_hint="Name a file, such as bench.html.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--html {name}: there is no directory {path.parent}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"--html {name}: cannot be written there.")
+
+
+def _write(name: str, text: str) -> None:
+    try:
+        Path(name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MinerError(f"--html {name} cannot be written: {error.strerror}.") from error
