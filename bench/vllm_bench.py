@@ -2,8 +2,8 @@
 
     python scripts/vllm_cpu.py run -- uv run python -m bench.vllm_bench --rounds 5
 
-The server is that of VLLM_API_BASE. The same lengths, number of requests, concurrency and warm-up; a round has both tools
-once, the first one alternating. Printed: the median of the rounds of each tool, and the ratio of the medians.
+The server is that of VLLM_API_BASE. The same lengths, number of requests, concurrency and warm-up; a round has both
+tools once, the first one alternating. Printed: the median of the rounds of each tool, and the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Figures = dict[str, float]
 def miner_bench(base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int) -> Figures:
     """One run of `miner bench`."""
     command = [
-        sys.executable, "-m", "miner", "bench", "--url", base, "--endpoint", endpoint, "--concurrency", str(concurrency),
-        "--requests", str(requests), "--prompt-tokens", str(prompt), "--max-tokens", str(output), "--ignore-eos",
-        "--warmup", "1", "--json",
+        sys.executable, "-m", "miner", "bench", "--url", base, "--endpoint", endpoint, "--concurrency",
+        str(concurrency), "--requests", str(requests), "--prompt-tokens", str(prompt), "--max-tokens", str(output),
+        "--ignore-eos", "--warmup", "1", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
