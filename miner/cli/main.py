@@ -135,6 +135,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if typed is not None and typed not in COMMANDS:
         raise _unknown_command(typed, arguments)
     own, theirs = _split(arguments) if typed in _PASSES_ON else (arguments, [])
+    args: argparse.Namespace
     args, rest = parser.parse_known_args(own)
     if theirs:
         args.arguments = theirs

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from typing import Any, NoReturn
 
 from miner.cli.guess import meant, nearest
+from miner.cli.help import HelpFormatter, help_of, print_help, usage_of
 from miner.cli.verbosity import add_verbosity_options
 from miner.core._typing import override
 from miner.errors import MinerError
@@ -31,24 +33,16 @@ class UsageError(MinerError):
     code = "usage_error"
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Examples keep their lines; nothing is wider than 80 columns, however wide the terminal."""
-
-    def __init__(self, prog: str, **settings: Any) -> None:
-        import shutil
-
-        settings["width"] = min(80, shutil.get_terminal_size().columns) - 2
-        settings["max_help_position"] = 26
-        super().__init__(prog, **settings)
-
-
 class CommandParser(argparse.ArgumentParser):
     """The parser of `miner` and of each of its commands."""
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", _HelpFormatter)
+        settings.setdefault("formatter_class", HelpFormatter)
         settings.setdefault("allow_abbrev", False)
+        if sys.version_info >= (3, 14):
+            settings.setdefault("color", False)  # `print_help` does it, the same for all versions
         super().__init__(**settings)
+        self._positionals.title = "arguments"
         add_verbosity_options(self)
 
     words: str | None = None
@@ -64,6 +58,18 @@ class CommandParser(argparse.ArgumentParser):
         namespace, rest = super().parse_known_args(options, namespace)
         setattr(namespace, self.words, words)
         return namespace, rest
+
+    @override
+    def format_usage(self) -> str:
+        return f"usage: {usage_of(self)}\n"
+
+    @override
+    def format_help(self) -> str:
+        return help_of(self)
+
+    @override
+    def print_help(self, file: Any = None) -> None:
+        print_help(self.format_help(), file)
 
     @override
     def error(self, message: str) -> NoReturn:

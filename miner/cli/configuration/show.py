@@ -20,7 +20,8 @@ from miner.cli.configuration.settings import (
 from miner.cli.guess import nearest
 from miner.cli.output.errors import note
 from miner.cli.output.style import Style, columns
-from miner.cli.output.tables import aligned, cell_len, print_json, printable, wrapped
+from miner.cli.output.tables import aligned, print_json, printable
+from miner.cli.output.wrap import cell_len, wrapped
 from miner.cli.parser import UsageError
 from miner.config.file.find import find_config
 from miner.config.file.lines import KeyPath

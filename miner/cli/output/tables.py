@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
-_SEQUENCE = re.compile(r"\x1b\[[0-9;]*m")
-"""Colour."""
+from miner.cli.output.wrap import cell_len
+
+__all__ = ["aligned", "cell_len", "print_json", "printable"]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), columns: int | None = None) -> str:
@@ -39,29 +39,6 @@ def _blocks(rows: Sequence[Sequence[str]]) -> str:
         "\n".join(f"{heading.ljust(width)}  {cell}".rstrip() for heading, cell in zip(headings, row, strict=True))
         for row in values
     )
-
-
-def wrapped(text: str, width: int, indent: str = "") -> str:
-    """Break a text between words into lines that fit a width, each after `indent`; a longer word is a line of its own.
-    Unlike textwrap it counts cells, and leaves options such as `--max-tokens` whole.
-    """
-    lines: list[str] = []
-    for word in text.split(" "):
-        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(indent + word)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def cell_len(text: str) -> int:
-    """Columns that a text takes in a terminal: wide characters take two, combining ones and escape sequences none."""
-    if text.isascii() and "\x1b" not in text:
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    plain = _SEQUENCE.sub("", text)
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in plain)
 
 
 def printable(text: str, *, limit: int = 200) -> str:
