@@ -17,6 +17,7 @@ from miner.core._typing import override
 WIDEST = 80
 _NARROW = 60
 """Below it an option's help stands under the option, not beside it."""
+_WIDEST_CHOICES = 20
 _HEADING = re.compile(r"^(?!usage:)[a-zA-Z][\w -]*:$", re.MULTILINE)
 _INLINE = re.compile(r"^(usage|exit status):(?= )", re.MULTILINE)
 
@@ -34,6 +35,20 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     @override
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width).splitlines()
+
+    @override
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Any:
+        if _has_many_choices(action):
+            return lambda count: (default_metavar,) * count
+        return super()._metavar_formatter(action, default_metavar)
+
+    @override
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        if not _has_many_choices(action):
+            return text
+        *most, last = map(str, action.choices or ())
+        return f"{text}; one of {', '.join(most)} and {last}"
 
     @override
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -79,6 +94,13 @@ def help_of(parser: argparse.ArgumentParser) -> str:
         formatter.end_section()
     formatter.add_text(parser.epilog)
     return formatter.format_help()
+
+
+def _has_many_choices(action: argparse.Action) -> bool:
+    """Whether the choices are too many for the place of the value's name."""
+    if action.metavar is not None or action.choices is None or _has_actions(action):
+        return False
+    return len(",".join(map(str, action.choices))) > _WIDEST_CHOICES
 
 
 def _has_actions(action: argparse.Action) -> TypeGuard[argparse._SubParsersAction[Any]]:

@@ -91,15 +91,14 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     which = show.add_mutually_exclusive_group()
     which.add_argument("--all", action="store_true", help="all settings, also those that have their defaults")
     which.add_argument("--changed", action="store_true", help="only settings that do not have their defaults")
-    actions.add_parser(
+    schema = actions.add_parser(
         "schema",
         help="print the JSON Schema of the file",
         description="Print the JSON Schema of the file.",
         epilog=_SCHEMA,
     )
-    for action in (check, show):
-        add_config_option(action)
-        add_json_option(action)
+    add_config_option(check)
+    add_config_option(show)
     init = actions.add_parser(
         "init",
         help="write a first file for this machine",
@@ -110,6 +109,8 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     init.add_argument("--force", action="store_true", help="replace a file that is there")
     init.add_argument("--add", action="store_true", help="add what is missing to a file that is there; the rest stays")
     init.add_argument("--yes", action="store_true", help="ask nothing")
+    for action in (check, show, schema, init):
+        add_json_option(action)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,8 +136,10 @@ def run(args: argparse.Namespace) -> int:
 def _init(args: argparse.Namespace) -> int:
     from miner.cli.configuration.init import add_missing, write_first
 
+    if args.add and (args.force or args.output == "-"):
+        raise UsageError("--add excludes --force and -o -.")
+    if args.json and args.output == "-":
+        raise UsageError("--json excludes -o -, which prints the file.")
     if args.add:
-        if args.force or args.output == "-":
-            raise UsageError("--add excludes --force and -o -.")
-        return add_missing(args.output)
-    return write_first(args.output, force=args.force, ask=not args.yes)
+        return add_missing(args.output, as_json=args.json)
+    return write_first(args.output, force=args.force, ask=not args.yes and not args.json, as_json=args.json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from pathlib import Path
 from miner.cli.configuration.extend import extended, short_names
 from miner.cli.configuration.machine import Machine, look
 from miner.cli.model_store import Row
-from miner.cli.output.errors import note
-from miner.cli.output.tables import printable
+from miner.cli.output.errors import complain, note
+from miner.cli.output.tables import print_json, printable
 from miner.config.config import MinerConfig
 from miner.config.file.find import FILE_NAME
 from miner.config.file.problems import key_text, toml_text
@@ -24,7 +25,7 @@ _MOST = 30
 """Models of the machine that the file lists."""
 
 
-def add_missing(output: str) -> int:
+def add_missing(output: str, *, as_json: bool = False) -> int:
     """Add the local models and running servers that a file does not have yet; all else in it, comments too, stays.
 
     Raises:
@@ -32,15 +33,20 @@ def add_missing(output: str) -> int:
     """
     path = Path(output).expanduser().absolute()
     loaded = read_config(path)
+    _check_writable(path, output)
     settings = MinerConfig()
     machine = look(settings)
     text, added = extended(loaded, machine, _served(loaded, machine, settings))
-    if not added:
+    if added:
+        parse_config(text, path)  # what is wrong is not written
+        _write(path, text, force=True)
+    if as_json:
+        _print_json(path, machine, added)
+    elif added:
+        note(f"miner: {output}: added {', '.join(added)}.")
+        note(f"  Next: `miner config check{_option(output)}`; a running `miner serve` reads the file again by itself.")
+    else:
         note(f"miner: {output} has all that is here already.")
-        return 0
-    parse_config(text, path)  # what is wrong is not written
-    _write(path, text, force=True)
-    note(f"miner: {output}: added {', '.join(added)}.")
     return 0
 
 
@@ -60,7 +66,7 @@ def _served(loaded: LoadedConfig, machine: Machine, settings: MinerConfig) -> se
     return {row.name for row in machine.models if path_of(row.name, settings) in paths}
 
 
-def write_first(output: str, *, force: bool, ask: bool) -> int:
+def write_first(output: str, *, force: bool, ask: bool, as_json: bool = False) -> int:
     """Look at the machine and write the file; return the exit status.
 
     Args:
@@ -77,26 +83,66 @@ def write_first(output: str, *, force: bool, ask: bool) -> int:
             f"{output} is there already.",
             operator_hint="--add adds what is missing in it, --force replaces it, -o names another one.",
         )
+    if output != "-":
+        _check_writable(path, output)
     machine = look(MinerConfig())
     if ask and sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty():
-        machine = _chosen(machine, _asked)
+        try:
+            machine = _chosen(machine, _asked)
+        except (KeyboardInterrupt, EOFError):
+            complain("\nminer: Stopped; nothing was written.")
+            return 130
     text = first_file(machine)
     parse_config(text, path if output != "-" else Path(FILE_NAME).absolute(), {})  # what is wrong is not written
     if output == "-":
         print(text, end="")
         return 0
     _write(path, text, force=force)
+    if as_json:
+        _print_json(path, machine, [])
+        return 0
     note(f"miner: {output} is written: {_summary(machine)}.")
     if machine.why_no_engine and machine.models:
         note(f"  {machine.why_no_engine}")
-    if not machine.models and not machine.servers:
-        note("  Get a model with `miner models pull NAME`, and add it to the file.")
-    note(f"  Check it with `miner config check{_option(output)}`, serve it with `miner serve{_option(output)}`.")
+    if machine.models or machine.servers:
+        note(f"  Next: `miner serve{_option(output)}`. Any change: `miner config check{_option(output)}`.")
+    else:
+        note("  Next: `miner models pull hf:OWNER/NAME`, then `miner config init --add` puts it into the file.")
     return 0
 
 
+def _print_json(path: Path, machine: Machine, added: list[str]) -> None:
+    print_json(
+        {
+            "file": str(path),
+            "models": [row.name for row in machine.models[:_MOST]],
+            "servers": [{"kind": each.kind, "url": each.url, "models": each.models} for each in machine.servers],
+            "engine": machine.engine,
+            "added": added,
+        }
+    )
+
+
+def _check_writable(path: Path, output: str) -> None:
+    """Before anything is asked.
+
+    Raises:
+        ConfigError: its directory is not there, or no file can be written in it.
+    """
+    directory = path.parent
+    if not directory.is_dir():
+        raise ConfigError(f"{output} cannot be written: there is no directory {directory}.")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{output} cannot be written: no permission for {directory}.",
+            operator_hint="-o names another file; `-o -` prints it.",
+        )
+    if path.is_dir():
+        raise ConfigError(f"{output} cannot be written: it is a directory.")
+
+
 def _option(output: str) -> str:
-    return "" if output == FILE_NAME else f" --config {output}"
+    return "" if output == FILE_NAME else f" --config {shlex.quote(output)}"
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
@@ -116,9 +162,22 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
 
 def _asked(question: str) -> bool:
-    """Whether the answer on the terminal is yes, as it is by default."""
-    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() not in ("n", "no")
+    """Whether the answer on the terminal is yes, as it is by default.
+
+    Raises:
+        EOFError: the input has ended.
+    """
+    while True:
+        print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        answer = line.strip().lower()
+        if answer in ("", "y", "yes"):
+            return True
+        if answer in ("n", "no"):
+            return False
+        complain("Please type y or n; Ctrl-C stops, and writes nothing.")
 
 
 def _chosen(machine: Machine, asked: Callable[[str], bool]) -> Machine:
