@@ -96,11 +96,13 @@ def _edit(file: str, problem: Any) -> str:
 def _set(facts: Facts) -> dict[str, Any]:
     """What the file sets: key -> value, and where it stands."""
     from miner.cli.configuration.effective import tables
+    from miner.cli.configuration.settings import described_settings
+    from miner.config.config import MinerConfig
 
     assert facts.loaded is not None
     found: dict[str, Any] = {}
     try:
-        for path, table in tables(facts.loaded, facts.settings):
+        for path, table in tables(facts.loaded, described_settings([MinerConfig])):
             for each in table:
                 if each.source != "default" and each.value is not None and len(found) < 200:
                     found[".".join(map(str, (*path, each.key)))] = {"value": each.value, "source": each.source}
