@@ -20,7 +20,8 @@ examples:
   miner bench --url http://gpu:8000 --request-rate 0.5,1,2 --duration 60
   miner bench --prompt-tokens 128,1024 --max-tokens 16,128 --output run.json
   miner bench --turns 5 --shared-prefix 512 --objective ttft=1,tpot=0.05
-  miner bench --compare before.json after.json
+  miner bench --concurrency 1,4,16 --html speed.html
+  miner bench --compare before.json after.json --html both.html
   miner bench --compare before.json --fail-above 10%
 
 Prompts are random words, all different. Figures have the names and definitions

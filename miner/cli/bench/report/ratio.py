@@ -25,6 +25,7 @@ _NEGLIGIBLE = 1e-7
 _SHORTEST = 12
 """Values from which on an autocorrelation says something."""
 _LAGS = 200
+_MOST_FOR_ONE = 4.0
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -95,7 +96,8 @@ def rounds_ratio(base: Sequence[float], new: Sequence[float]) -> Ratio:
 def independent(values: Sequence[float]) -> int:
     """How many independent values tell as much as these, by their autocorrelation.
 
-    It counts from the first lag on while it is positive, and only if the first is more than chance would make it.
+    It counts from the first lag on while it is positive, and only if the first is more than chance would make it. At
+    most four count for one: the burst with which a closed loop begins is no sign of more.
     """
     count = len(values)
     mean = math.fsum(values) / count
@@ -109,7 +111,7 @@ def independent(values: Sequence[float]) -> int:
         if correlation <= (2 / math.sqrt(count) if lag == 1 else 0):
             break
         inflation += 2 * correlation
-    return max(2, round(count / inflation))
+    return max(2, round(count / min(inflation, _MOST_FOR_ONE)))
 
 
 def chance(base_hits: int, base_total: int, new_hits: int, new_total: int) -> float:

@@ -31,7 +31,7 @@ class Reports:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._html: str | None = getattr(args, "html", None)
+        self._html: str | None = args.html
         self._names: list[str] = args.compare
         self._json: bool = args.json
         self._bound = _share(args.fail_above)
@@ -68,7 +68,7 @@ class Reports:
         if result is not None and not self._json:
             print(table(result, style, width), flush=True)
         if self._html is not None:
-            from miner.cli.bench.report.page import page
+            from miner.cli.bench.report.html.page import page
 
             _write(self._html, page(results, names))
             note(f"The page with the plots is {self._html}.")

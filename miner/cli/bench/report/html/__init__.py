@@ -1,0 +1,1 @@
+"""The page that `miner bench --html` writes: one file, nothing from the network."""
