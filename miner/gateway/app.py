@@ -41,6 +41,7 @@ from miner.gateway.middleware.events import Events
 from miner.gateway.middleware.hosts import Hosts, preflight
 from miner.gateway.middleware.logging import AccessLog, PromptLog
 from miner.gateway.middleware.metrics import Metrics
+from miner.gateway.middleware.metrics_export import make_metrics_export
 from miner.gateway.middleware.rate_limit import RateLimiter
 from miner.gateway.middleware.tracing import make_tracing
 from miner.gateway.preload import preload, preload_new
@@ -145,9 +146,7 @@ def default_middleware(settings: GatewaySettings) -> list[Middleware]:
     ]  # fmt: skip
     if settings.serve_log != "off":
         middleware.insert(0, PromptLog() if settings.serve_log_prompts else AccessLog())
-    tracing = make_tracing()
-    if tracing is not None:
-        middleware.insert(0, tracing)
+    middleware[:0] = filter(None, (make_tracing(), make_metrics_export()))
     hooks = find_hooks()
     if hooks:
         middleware.append(Admission(hooks, settings.serve_admission_timeout))

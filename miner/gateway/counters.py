@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from miner.core.wire import EngineStatus
+from miner.gateway.telemetry import conventions as names
 
 _MAX_MODELS = 100
-_DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Buckets of request durations, in seconds."""
-_TOKEN_DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Buckets of time per output token, in seconds."""
-_TOKENS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
-"""Buckets of tokens per request: those of OpenTelemetry's `gen_ai.client.token.usage`, as far as contexts reach."""
+_WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Buckets of waits in queues, in seconds; the others are the conventions'."""
 
 
 class Histogram:
@@ -25,7 +22,7 @@ class Histogram:
 
     __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self, bounds: tuple[float, ...] = _DURATIONS) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
@@ -34,6 +31,11 @@ class Histogram:
         """Count a value `times` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return sum(self.counts)
 
     def buckets(self) -> list[tuple[str, float]]:
         """Upper bounds with their cumulative counts, as Prometheus has them."""
@@ -44,20 +46,39 @@ class Histogram:
         return buckets
 
 
+def _durations() -> Histogram:
+    return Histogram(names.DURATION_BUCKETS)
+
+
+def _http_durations() -> Histogram:
+    return Histogram(names.HTTP_BUCKETS)
+
+
 class ModelCounters:
     """Counters of one model."""
 
-    __slots__ = ("duration", "input_tokens", "output_tokens", "time_per_output_token", "time_to_first_token")
+    __slots__ = (
+        "cached_tokens", "duration", "input_tokens", "output_tokens", "reasoning_tokens", "time_per_output_token",
+        "time_to_first_token",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.duration: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.duration: defaultdict[str, Histogram] = defaultdict(_durations)
         """Seconds of requests, by the type of their error; "": none."""
-        self.time_to_first_token = Histogram()
+        self.time_to_first_token = Histogram(names.FIRST_TOKEN_BUCKETS)
         """Seconds, of streams."""
-        self.time_per_output_token = Histogram(_TOKEN_DURATIONS)
+        self.time_per_output_token = Histogram(names.OUTPUT_TOKEN_BUCKETS)
         """Seconds, of streams, after the first token."""
-        self.input_tokens = Histogram(_TOKENS)
-        self.output_tokens = Histogram(_TOKENS)
+        self.input_tokens = Histogram(names.TOKEN_BUCKETS)
+        self.output_tokens = Histogram(names.TOKEN_BUCKETS)
+        self.cached_tokens = 0
+        """Of the input, found in a KV cache."""
+        self.reasoning_tokens = 0
+        """Of the output."""
+
+
+Samples = Mapping[str, Sequence[tuple[Sequence[str], float | Histogram]]]
+"""Name of a metric in Prometheus -> its labels' values and what they have."""
 
 
 class ModelLabels:
@@ -69,6 +90,11 @@ class ModelLabels:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: set[str] = set()
+
+    @property
+    def known(self) -> Set[str]:
+        """The names that are labels of their own."""
+        return self._known
 
     def served(self, name: str) -> str:
         """The label of a model that has responded."""
@@ -87,9 +113,9 @@ class Counters:
     """All counters. Labels are bounded: routes of the table, HTTP's methods, at most 100 models."""
 
     def __init__(self) -> None:
-        self.requests: defaultdict[tuple[str, str, int], Histogram] = defaultdict(Histogram)
+        self.requests: defaultdict[tuple[str, str, int], Histogram] = defaultdict(_http_durations)
         """Seconds of requests, by route, method and status."""
-        self.queue_time = Histogram()
+        self.queue_time = Histogram(_WAITS)
         """Seconds that requests waited for a slot."""
         self.disconnects = 0
         """Clients that left before their response was complete."""

@@ -14,7 +14,7 @@ from miner.errors import MinerError
 from miner.gateway.background import Background
 from miner.gateway.client_address import TrustedProxies
 from miner.gateway.concurrency import BackendQueue
-from miner.gateway.counters import Counters
+from miner.gateway.counters import Counters, Samples
 from miner.gateway.errors import ErrorBoundary, RefusedError, cause_of
 from miner.gateway.feed import EventFeed
 from miner.gateway.neutralize import client_lines_of
@@ -62,6 +62,16 @@ class ConfigReader(Protocol):
 
     def read_now(self) -> None:
         """Read it at once."""
+
+
+class MetricSource(Protocol):
+    """What reads all metrics."""
+
+    async def collect(self) -> Samples:
+        """The values of all metrics now."""
+
+    async def close(self) -> None:
+        """Stop asking others."""
 
 
 class HeartbeatStream(Protocol):
@@ -130,6 +140,8 @@ class Gateway:
         self.queue = BackendQueue(settings)
         self.counters: Counters | None = None
         """Counters for `/metrics`; None: metrics are off."""
+        self.collector: MetricSource | None = None
+        """Reads them, and what is measured; None: metrics are off."""
         self.config_watch: ConfigReader | None = None
         """Reads the file that says what is served; None: there is none."""
         self.database = Database(default_path(settings.serve_store_file)) if settings.serve_store else None

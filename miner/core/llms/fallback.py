@@ -17,6 +17,7 @@ from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.deadline import Deadline
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.failover import Cooldowns, is_unavailable, worst
+from miner.core.llms.contract.server_load import ServerLoad
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
@@ -31,7 +32,7 @@ from miner.core.wire import (
     Resolution,
     Token,
 )
-from miner.errors import BackendError, MinerError, ModelNotFoundError, RequestError, UnsupportedFeatureError
+from miner.errors import BackendError, ModelNotFoundError, RequestError, UnsupportedFeatureError
 
 __all__ = ["FallbackService"]
 
@@ -370,23 +371,19 @@ class FallbackService(LLMService):
         reasons = [f"{each.name}: {health.reason}" for each, health in zip(services, checks, strict=True) if not health]
         best = next((health for health in checks if health), checks[0])
         return Health(
-            state=best.state,
-            reason="; ".join(reasons) or None,
-            hint=None if best else best.hint,
-            models=best.models,
+            state=best.state, reason="; ".join(reasons) or None, hint=None if best else best.hint, models=best.models,
             engines=[engine for health in checks for engine in health.engines],
-        )
+        )  # fmt: skip
+
+    @override
+    async def server_loads(self) -> list[ServerLoad]:
+        return [load for service in self._services for load in await service.server_loads()]
 
     @override
     async def _close_resources(self) -> None:
-        errors: list[MinerError] = []
-        for service in self._services:
-            try:
-                await service.aclose()
-            except MinerError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        closed = await asyncio.gather(*(service.aclose() for service in self._services), return_exceptions=True)
+        for error in filter(None, closed):
+            raise error
 
 
 async def _has_model(service: LLMService, name: str) -> bool:

@@ -12,6 +12,7 @@ from miner.core._typing import override
 from miner.core.http.client import HttpClient
 from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.errors import Upstream
+from miner.core.llms.contract.server_load import ServerLoad, read_loads
 from miner.core.llms.LLMService import LLMService
 from miner.core.wire import Health, ModelInfo
 from miner.errors import MinerError, ModelNotFoundError
@@ -42,6 +43,8 @@ class HTTPBackend(LLMService):
     address_setting: ClassVar[str] = "the address"
     """Name of the address's setting in hints."""
     reuse_connections: ClassVar[bool] = True
+    reports_load: ClassVar[bool] = False
+    """Whether the server's `/metrics` tells its load."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -63,6 +66,13 @@ class HTTPBackend(LLMService):
         if not parts.hostname:
             return None
         return parts.hostname, port or (443 if parts.scheme == "https" else 80)
+
+    @override
+    async def server_loads(self) -> list[ServerLoad]:
+        if not self.reports_load or self.server_address is None:
+            return []
+        response = await self._http().request("GET", "/metrics", total=_HEALTH_SECONDS, root=True)
+        return read_loads(response.body) if response.status == 200 else []
 
     async def _served_models(self, *, total: float | None = None) -> list[ModelInfo]:
         """The models that the server lists. `total`: seconds for the request, where it must be short."""

@@ -51,7 +51,7 @@ class LlamaCppService(OpenAIService):
     unreachable_hint = "Start the server, or set LLAMACPP_API_BASE; `curl {url}/models` must respond."
     timeout_setting = "LLAMACPP_TIMEOUT"
     key_setting = "LLAMACPP_API_KEY"
-    reuse_connections = False
+    reuse_connections, reports_load = False, True
     features = dialect.FEATURES | {"embeddings", "images", "rerank", "suffix", "emulated"}
     field_names = dialect.FIELD_NAMES
     neutral = dialect.NEUTRAL

@@ -18,13 +18,14 @@ from miner.core.llms.contract.backend import Backend
 from miner.core.llms.contract.deadline import Deadline
 from miner.core.llms.contract.driver import run, run_stream
 from miner.core.llms.contract.native import NativeBatch
+from miner.core.llms.contract.server_load import ServerLoad
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import Texts
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.base import PoolBase
 from miner.core.llms.pool.hints import keys_in_errors
 from miner.core.llms.pool.holder import Holder
-from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models
+from miner.core.llms.pool.listing import health_of, list_models, model_states, running_models, server_loads
 from miner.core.llms.pool.request import native_body, native_response, request_for
 from miner.core.llms.pool.table import ServedModel
 from miner.core.llms.pool.tries import Tries
@@ -320,6 +321,10 @@ class PoolService(PoolBase):
                 yield event
 
     # Health
+
+    @override
+    async def server_loads(self) -> list[ServerLoad]:
+        return await server_loads(self._members)
 
     @override
     async def _health(self) -> Health:

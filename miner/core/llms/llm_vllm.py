@@ -65,6 +65,7 @@ class VLLMService(OpenAIService):
     timeout_setting = "VLLM_TIMEOUT"
     key_setting = "VLLM_API_KEY"
     address_setting = "VLLM_API_BASE (with its /v1)"
+    reports_load = True
     features = OpenAIService.features | frozenset(
         """top_k min_p repeat_penalty regex grammar reasoning count_tokens rerank prompt_tokens suffix
         continuous_usage echo""".split()

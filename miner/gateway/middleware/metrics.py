@@ -8,10 +8,10 @@ from miner.core._typing import override
 from miner.core.wire import LLMChunk
 from miner.gateway.context import RequestContext
 from miner.gateway.counters import Counters
-from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
 from miner.gateway.state import Gateway
-from miner.gateway.telemetry import conventions as names
+from miner.gateway.telemetry.collect import Collector
+from miner.gateway.telemetry.labels import error_type, model_of, operation_of
 
 
 class Metrics(Middleware):
@@ -23,13 +23,19 @@ class Metrics(Middleware):
     @override
     async def on_startup(self, gateway: Gateway) -> None:
         gateway.counters = self.counters
+        gateway.collector = Collector(gateway, self.counters)
+
+    @override
+    async def on_cleanup(self, gateway: Gateway) -> None:
+        if gateway.collector is not None:
+            await gateway.collector.close()
 
     @override
     def on_chunks(self, context: RequestContext, chunks: list[LLMChunk]) -> None:
         now, counters = context.last_token_at, context.model_counters
         assert now is not None
         if counters is None or context.previous_token_at is None:
-            label = self.counters.labels.served(_model_of(context))
+            label = self.counters.labels.served(model_of(context))
             counters = context.model_counters = self.counters.models[operation_of(context), label]
             counters.time_to_first_token.observe(now - context.started_at)
             return
@@ -51,7 +57,7 @@ class Metrics(Middleware):
             self._count_call(context, seconds)
 
     def _count_call(self, context: RequestContext, seconds: float) -> None:
-        name, labels, usage = _model_of(context), self.counters.labels, context.reported_usage
+        name, labels, usage = model_of(context), self.counters.labels, context.reported_usage
         served = context.first_token_at is not None or context.status == 200
         label = labels.served(name) if served else labels.requested(name)
         counters = self.counters.models[operation_of(context), label]
@@ -61,32 +67,7 @@ class Metrics(Middleware):
         if usage is not None:
             counters.input_tokens.observe(usage.prompt_tokens)
             counters.output_tokens.observe(usage.completion_tokens)
+            counters.cached_tokens += usage.cached_tokens or 0
+            counters.reasoning_tokens += usage.reasoning_tokens or 0
         elif context.chunks:
             counters.output_tokens.observe(context.chunks)  # it broke off, or the backend does not count
-
-
-_OPERATIONS = {
-    "/v1/embeddings": names.EMBEDDINGS, "/api/embed": names.EMBEDDINGS, "/api/embeddings": names.EMBEDDINGS,
-    "/v1/completions": names.TEXT_COMPLETION, "/api/generate": names.TEXT_COMPLETION, "/v1/rerank": names.RERANK,
-}  # fmt: skip
-"""Route -> operation; all others are `chat`."""
-
-
-def operation_of(context: RequestContext) -> str:
-    """What a request wants of a model, in the conventions' words."""
-    return _OPERATIONS.get(context.route.canonical or context.route.path, names.CHAT)
-
-
-def error_type(context: RequestContext) -> str:
-    """Why a request failed, in the conventions' sense: an error code, or "cancelled"; "": it did not."""
-    if context.disconnected:
-        return names.CANCELLED
-    return failure_of(context.error).code if context.error is not None else ""
-
-
-def _model_of(context: RequestContext) -> str:
-    """The name under which a request is counted: the model's own where the operator has named the models."""
-    if context.rules.names and context.rules.name is not None:
-        return context.served or context.rules.name
-    name = context.call.model if context.call is not None else None
-    return name or context.gateway.service.rules_of(None).name or "default"

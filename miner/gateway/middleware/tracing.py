@@ -17,9 +17,9 @@ from miner.core.http.trace_context import trace_lines
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
 from miner.gateway.middleware.base import Middleware
-from miner.gateway.middleware.metrics import error_type, operation_of
 from miner.gateway.state import Gateway
 from miner.gateway.telemetry import conventions as names
+from miner.gateway.telemetry.labels import error_type, operation_of
 from miner.gateway.telemetry.setup import end_within, make_tracer_provider
 from miner.gateway.telemetry.spans import call_attributes, call_result, http_attributes, http_result
 

@@ -75,7 +75,6 @@ SERVER_PORT: Final = "server.port"
 CLIENT_ADDRESS: Final = "client.address"
 SERVICE_NAME: Final = "service.name"
 SERVICE_VERSION: Final = "service.version"
-SERVICE_INSTANCE: Final = "service.instance.id"
 
 # Metrics.
 

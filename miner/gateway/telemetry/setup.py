@@ -14,6 +14,7 @@ from miner.errors import ConfigError
 from miner.gateway.telemetry import conventions as names
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import TracerProvider
 
@@ -23,6 +24,11 @@ Signal = Literal["traces", "metrics"]
 
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _PROTOCOL = "http/protobuf"
+_ONLY = {
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
+}
+"""What would need counters of another kind than those of `/metrics`, and the kind that these are."""
 _INSTALL = 'OTEL_ variables are set; %s need `pip install "llm-service-backends[otel]"`.'
 
 
@@ -37,14 +43,20 @@ class MadeProvider:
     """Whether `traceparent` is read and sent on."""
 
 
+def _requested(environment: Mapping[str, str]) -> bool:
+    """Whether any of the variables asks for telemetry."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    return any(name.startswith("OTEL_") and value for name, value in environment.items())
+
+
 def exporter_of(signal: Signal, environment: Mapping[str, str]) -> str | None:
     """Where a signal goes: "otlp" or "console"; None: nowhere.
 
     Raises:
         ConfigError: the variable names an exporter or a protocol that is not supported.
     """
-    requested = any(name.startswith("OTEL_") and value for name, value in environment.items())
-    if not requested or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if not _requested(environment):
         return None
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     default = "otlp" if signal == "traces" else "none"
@@ -79,10 +91,9 @@ def make_tracer_provider(environment: Mapping[str, str] | None = None) -> MadePr
         ConfigError: one of the variables cannot be used.
     """
     environment = os.environ if environment is None else environment
-    exporter = exporter_of("traces", environment)
-    requested = any(name.startswith("OTEL_") and value for name, value in environment.items())
-    if not requested or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if not _requested(environment):
         return None
+    exporter = exporter_of("traces", environment)
     propagators = environment.get("OTEL_PROPAGATORS", "").strip() or "tracecontext"
     propagates = "tracecontext" in [name.strip().lower() for name in propagators.split(",")]
     try:
@@ -111,6 +122,57 @@ def make_tracer_provider(environment: Mapping[str, str] | None = None) -> MadePr
     except ValueError as error:
         raise ConfigError(f"The OTEL_ variables cannot be used: {error}.") from error
     return MadeProvider(created, True, propagates)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSender:
+    """Where metrics go."""
+
+    send: Callable[[MetricsData], object]
+    """Blocks for as long as the exporter's timeout."""
+    resource: Resource
+    interval: float
+    """Seconds between two exports."""
+
+
+def make_metrics_sender(environment: Mapping[str, str]) -> MetricsSender | None:
+    """Where metrics go besides `/metrics`; None: nowhere.
+
+    Raises:
+        ConfigError: one of the variables cannot be used.
+    """
+    exporter = exporter_of("metrics", environment)
+    if exporter is None:
+        return None
+    for variable, only in _ONLY.items():
+        value = environment.get(variable, "").strip()
+        if value.lower() not in ("", only):
+            raise ConfigError(
+                f"{variable}={value} is not supported: the metrics are {only}.",
+                hint=f"Set it to {only}; a collector can convert them.",
+            )
+    try:
+        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
+
+        from miner.gateway.telemetry.reporting import ReportingMetricExporter
+    except ImportError:
+        logger.warning(_INSTALL, "metrics over OTLP")
+        return None
+    interval = _milliseconds(environment, "OTEL_METRIC_EXPORT_INTERVAL", 60000.0) / 1000
+    try:
+        send = ConsoleMetricExporter().export if exporter == "console" else ReportingMetricExporter().send
+        return MetricsSender(send, make_resource(environment), interval)
+    except ValueError as error:
+        raise ConfigError(f"The OTEL_ variables cannot be used: {error}.") from error
+
+
+def _milliseconds(environment: Mapping[str, str], variable: str, default: float) -> float:
+    text = environment.get(variable, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"{variable}={text} is not a number of milliseconds.", hint="60000 is a minute.")
+    return float(text)
 
 
 def make_resource(environment: Mapping[str, str]) -> Resource:

@@ -6,8 +6,8 @@ from typing import Any
 
 from miner.core.wire import UNLIMITED
 from miner.gateway.context import RequestContext
-from miner.gateway.middleware.metrics import operation_of
 from miner.gateway.telemetry import conventions as names
+from miner.gateway.telemetry.labels import operation_of
 
 Attributes = dict[str, Any]
 

@@ -31,6 +31,7 @@ from miner.errors import ModelNotFoundError, ServiceClosedError, UnsupportedFeat
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
+    from miner.core.llms.contract.server_load import ServerLoad
 
 
 class Backend:
@@ -137,10 +138,12 @@ class Backend:
 
     @property
     def server_address(self) -> tuple[str, int] | None:
-        """Host and port of the server that it sends requests to, if it knows of one; None where engines started here
-        serve them.
-        """
+        """Host and port of the server that it sends requests to; None: it knows of none."""
         return None
+
+    async def server_loads(self) -> list[ServerLoad]:
+        """What servers behind say of the load of their models; engines that are started here are in `health`."""
+        return []
 
     @property
     def preloaded(self) -> list[str | None]:

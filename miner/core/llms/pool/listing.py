@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from miner.core.llms.contract.server_load import ServerLoad
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.members import Members
 from miner.core.llms.pool.table import ServedModel
@@ -120,6 +122,27 @@ async def _state(served: ServedModel, engines: Mapping[str, EngineStatus], defau
     if problem is not None and state.state in ("remote", "unloaded"):
         state.state, state.reason = "unavailable", problem
     return state
+
+
+async def server_loads(members: Members) -> list[ServerLoad]:
+    """What the servers behind say of their load, under each name that the table has for their models."""
+
+    async def loads_of(holder: Holder) -> list[ServerLoad]:
+        try:
+            async with asyncio.timeout(_SECONDS), holder.use(queued=False) as service:
+                return await service.server_loads()
+        except (MinerError, TimeoutError):
+            return []
+
+    holders = [holder for holder in members.holders() if holder.answers and not holder.plan.runs_engines]
+    found = await asyncio.gather(*map(loads_of, holders))
+    named: list[ServerLoad] = []
+    for holder, loads in zip(holders, found, strict=True):
+        own = list(members.served_by(holder))
+        for load in loads:
+            served = [each.name for each in own if each.upstream in (None, load.model) or load.model is None]
+            named += [dataclasses.replace(load, model=name) for name in served or filter(None, [load.model])]
+    return named
 
 
 async def health_of(members: Members) -> Health:
