@@ -22,13 +22,11 @@ TOOL: dict[str, Any] = {
 
 
 class Script(Struct, kw_only=True):
-    """One conversation as planned: its texts, and how much of each response is read."""
+    """One conversation as planned."""
 
     texts: list[str]
     """The first is the user's prompt, each other one a tool's result."""
     max_tokens: int
-    cancel_after: list[int | None]
-    """For each request: chunks after which it is cancelled."""
 
 
 class Conversation:
@@ -65,9 +63,7 @@ class Conversation:
         self._turn += 1
         text = script.texts[turn]
         reply = "".join(before.text) if before is not None else ""
-        request = BenchRequest(
-            max_tokens=script.max_tokens, cancel_after=script.cancel_after[turn], keep_text=bool(len(self)), turn=turn
-        )
+        request = BenchRequest(max_tokens=script.max_tokens, keep_text=bool(len(self)), turn=turn)
         if self._endpoint == "chat":
             self._extend(text, reply, turn)
             request.messages = list(self._messages)
@@ -100,7 +96,7 @@ def cancellations(share: float, max_tokens: int, seed: int) -> Iterator[int | No
     """For each request of a run: None, or after how many chunks it is cancelled, between 1 and half of `max_tokens`.
 
     Args:
-        share: of the requests that are cancelled; exactly so many of each hundred.
+        share: of the requests that are cancelled, evenly among them.
     """
     chosen = random.Random(f"cancel {seed}")
     due = 0.0

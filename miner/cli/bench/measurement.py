@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,8 @@ from miner.cli.bench.report.reports import Reports
 from miner.cli.bench.result import Result, Run, Target, Workload, to_json
 from miner.cli.bench.runner import Runner, Shape, Stopped
 from miner.cli.bench.sender import Sampling, Sender
-from miner.cli.output.errors import note
+from miner.cli.output.errors import note, report
+from miner.cli.parser import UsageError
 from miner.cli.target import open_target, target_config
 from miner.errors import AuthenticationError, BackendUnavailableError, MinerError, ModelNotFoundError
 
@@ -49,6 +51,8 @@ class NothingMeasuredError(MinerError):
 async def measure(args: argparse.Namespace, options: Options, reports: Reports) -> int:
     """Measure and report; return the exit status."""
     config = target_config(args)
+    if args.output is not None:
+        _check_writable(args.output)
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     machine = await asyncio.to_thread(this_machine)
     planned = planned_runs(
@@ -76,9 +80,9 @@ async def measure(args: argparse.Namespace, options: Options, reports: Reports) 
     _write(args, result)
     status = reports.finish(result)
     if stopped:
-        raise asyncio.CancelledError
-    _check_measured(runs)
-    return status
+        raise asyncio.CancelledError  # the exit status is that of the signal
+    problem = _nothing_measured(runs)
+    return report(problem) if problem is not None else status
 
 
 async def _run_all(runner: Runner, planned: list[PlannedRun]) -> tuple[list[Run], bool]:
@@ -162,6 +166,24 @@ async def opened(
             await http.close()
 
 
+def _check_writable(name: str) -> None:
+    """Fail before the measuring where the result could not be written after it.
+
+    Raises:
+        UsageError: it could not.
+    """
+    path = Path(name)
+    problem = None
+    if path.is_dir():
+        problem = "is a directory"
+    elif not path.parent.is_dir():
+        problem = f"there is no directory {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        problem = "cannot be written there"
+    if problem is not None:
+        raise UsageError(f"--output {name}: {problem}.", operator_hint="Name a file, such as bench.json.")
+
+
 def _write(args: argparse.Namespace, result: Result) -> None:
     """Write the result where the options want it."""
     if args.output is None:
@@ -174,20 +196,18 @@ def _write(args: argparse.Namespace, result: Result) -> None:
         note(f"miner: the result is in {args.output}")
 
 
-def _check_measured(runs: list[Run]) -> None:
-    """Raise the error of a measurement in which nothing succeeded.
-
-    Raises:
-        NothingMeasuredError: it is.
-    """
+def _nothing_measured(runs: list[Run]) -> MinerError | None:
+    """The error of a measurement in which nothing succeeded."""
     if any(run.completed or run.cancelled for run in runs):
-        return
+        return None
     counts: dict[str, int] = {}
     for run in runs:
         for code, count in run.errors.items():
             counts[code] = counts.get(code, 0) + count
     if not counts:
-        raise NothingMeasuredError("No request was sent: the duration was too short.")
+        return NothingMeasuredError("No request was sent.", operator_hint="Raise --duration.")
     worst = max(counts, key=lambda code: counts[code])
     why = next(run.error_examples[worst] for run in runs if worst in run.error_examples)
-    raise NothingMeasuredError(f"All {sum(counts.values())} requests failed, {counts[worst]} with {worst}: {why}")
+    total = sum(counts.values())
+    some = "" if len(counts) == 1 else f"{counts[worst]} of them "
+    return NothingMeasuredError(f"All {total} requests failed, {some}with {worst}: {why}")

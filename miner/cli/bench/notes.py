@@ -102,8 +102,8 @@ def notes(observed: Observed, runs: Sequence[Run], workload: Workload, *, free: 
     late = max((run.loop_lag.p99 for run in runs if run.loop_lag is not None), default=0.0)
     if late > _LATE:
         found.append(
-            f"This process was late by up to {late * 1000:.0f} ms (p99): latencies are too long by as much. Its machine"
-            " is busy: run the load from another one, or with fewer requests at once."
+            f"This process was late by {late * 1000:.0f} ms (p99 of its event loop): latencies are too long by up to as"
+            " much. The machine that it runs on is busy."
         )
     return found
 

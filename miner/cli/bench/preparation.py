@@ -43,7 +43,7 @@ async def find_scale(sender: Sender, endpoint: str, seed: int) -> tuple[Scale, s
 async def has_tools(sender: Sender, seed: int) -> bool:
     """Whether the target takes a conversation with a tool's call and its result."""
     text = Prompts(seed + 1, Scale()).text
-    script = Script(texts=[text(4), text(4)], max_tokens=1, cancel_after=[None, None])
+    script = Script(texts=[text(4), text(4)], max_tokens=1)
     for _ in range(_TRIES):
         conversation = Conversation(script, "chat", tools=True)
         first = Measurement()
@@ -60,7 +60,7 @@ async def has_tools(sender: Sender, seed: int) -> bool:
 
 async def _send(sender: Sender, endpoint: str, text: str) -> Measurement:
     """Send one request for one token."""
-    script = Script(texts=[text], max_tokens=1, cancel_after=[None])
+    script = Script(texts=[text], max_tokens=1)
     seen = Measurement()
     await sender.send(Conversation(script, endpoint, tools=False).next(None), seen)
     return seen

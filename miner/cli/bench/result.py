@@ -78,7 +78,7 @@ class Workload(Struct, kw_only=True):
     `prompt_tokens` of responses) or `estimate`."""
 
 
-class Sample(Struct, kw_only=True, omit_defaults=True):
+class Sample(Struct, kw_only=True):
     """One request that was sent. A figure of a request that failed before it had one is None."""
 
     start: float
@@ -112,7 +112,7 @@ class TimelinePoint(Struct, kw_only=True):
     time: float
     """Start of the interval, in seconds since the start of the run."""
     running: int
-    """Requests in flight at some time of the interval."""
+    """Most requests in flight at once in the interval."""
     started: int
     completed: int
     failed: int

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
 
 from msgspec import Struct
 
 from miner.cli.bench.conversation import Conversation, Script, cancellations
 from miner.cli.bench.lag import loop_lag
-from miner.cli.bench.load import Deadline, arrival_times, closed_loop, open_loop
+from miner.cli.bench.load import Deadline, Perform, arrival_times, closed_loop, open_loop
 from miner.cli.bench.measure import Measurement
 from miner.cli.bench.notes import Observed
 from miner.cli.bench.plan import PlannedRun
-from miner.cli.bench.progress import Progress
+from miner.cli.bench.progress import NoProgress, Progress
 from miner.cli.bench.prompts import Prompts, Scale
 from miner.cli.bench.result import Run
 from miner.cli.bench.sender import BenchRequest, Sender
@@ -69,11 +68,11 @@ class Runner:
         count = self._shape.warmup
         if not count:
             return []
-        scripts = await self._scripts(planned, count, itertools.repeat(None).__next__)
+        scripts = await self._scripts(planned, count)
         left = iter(scripts)
         seen: list[Measurement] = []
         take = self._taker(lambda: next(left, None), turns=count)
-        await closed_loop(take, self._performer(seen, quiet=True), planned.concurrency or 1, Deadline(None))
+        await closed_loop(take, self._performer(seen), planned.concurrency or 1, Deadline(None))
         return seen
 
     async def measure(self, planned: PlannedRun) -> Run:
@@ -84,19 +83,18 @@ class Runner:
         """
         shape = self._shape
         number = next(self._run)
-        cancel = cancellations(shape.cancel, planned.max_tokens, shape.seed + number)
         count = None if planned.requests is None else -(-planned.requests // shape.turns)
         if count is None and planned.request_rate is not None and planned.duration is not None:
             count = max(1, round(planned.request_rate * planned.duration))
-        ready = await self._scripts(planned, min(count or 0, _CHECKED), lambda: next(cancel))
+        ready = await self._scripts(planned, min(count or 0, _CHECKED))
         left = iter(ready)
 
         def script() -> Script | None:
-            return next(left, None) or self._script(self._texts(planned), planned, lambda: next(cancel))
+            return next(left, None) or self._script(self._texts(planned), planned)
 
         take = self._taker(script, turns=planned.requests)
         seen: list[Measurement] = []
-        perform = self._performer(seen, quiet=False)
+        perform = self._performer(seen, cancellations(shape.cancel, planned.max_tokens, shape.seed + number))
         self._progress.run_started(planned, planned.requests or 0)
         try:
             async with loop_lag() as lag:
@@ -121,7 +119,7 @@ class Runner:
             raise Stopped(run if seen else None)
         return run
 
-    async def _scripts(self, planned: PlannedRun, count: int, cancel: Callable[[], int | None]) -> list[Script]:
+    async def _scripts(self, planned: PlannedRun, count: int) -> list[Script]:
         """Conversations that are made before the clock runs, their lengths checked where that is needed."""
         shape = self._shape
         scripts = []
@@ -133,15 +131,15 @@ class Runner:
                 ]
             else:
                 texts = self._texts(planned)
-            scripts.append(self._script(texts, planned, cancel))
+            scripts.append(self._script(texts, planned))
         return scripts
 
     def _texts(self, planned: PlannedRun) -> list[str]:
         return [self._prompts.text(planned.prompt_tokens) for _ in range(self._shape.turns)]
 
-    def _script(self, texts: list[str], planned: PlannedRun, cancel: Callable[[], int | None]) -> Script:
+    def _script(self, texts: list[str], planned: PlannedRun) -> Script:
         first = f"{self._prefix} {texts[0]}" if self._prefix else texts[0]
-        return Script(texts=[first, *texts[1:]], max_tokens=planned.max_tokens, cancel_after=[cancel() for _ in texts])
+        return Script(texts=[first, *texts[1:]], max_tokens=planned.max_tokens)
 
     def _taker(self, script: Callable[[], Script | None], *, turns: int | None) -> Callable[[], Conversation | None]:
         """Hands out conversations of `turns` requests in all; None: without end."""
@@ -166,17 +164,21 @@ class Runner:
 
         return take
 
-    def _performer(
-        self, seen: list[Measurement], *, quiet: bool
-    ) -> Callable[[BenchRequest], Coroutine[Any, Any, Measurement]]:
+    def _performer(self, seen: list[Measurement], cancel: Iterator[int | None] | None = None) -> Perform:
+        """Sends requests and gathers what was seen of them.
+
+        Args:
+            cancel: for each request after how many chunks it is cancelled; None: they are not counted.
+        """
+        progress: Progress = NoProgress() if cancel is None else self._progress
+
         async def perform(request: BenchRequest) -> Measurement:
             measurement = Measurement(request.max_tokens, request.turn)
-            if not quiet:
-                self._progress.request_started()
+            request.cancel_after = None if cancel is None else next(cancel)
+            progress.request_started()
             await self._sender.send(request, measurement)
             seen.append(measurement)
-            if not quiet:
-                self._progress.request_finished(measurement)
+            progress.request_finished(measurement)
             return measurement
 
         return perform

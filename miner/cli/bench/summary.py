@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from miner.cli.bench.measure import Measurement
 from miner.cli.bench.objective import is_good
@@ -73,7 +73,7 @@ def summarize(
     )
 
 
-def timeline(seen: Iterable[Measurement], *, began: float, duration: float) -> list[TimelinePoint]:
+def timeline(seen: Sequence[Measurement], *, began: float, duration: float) -> list[TimelinePoint]:
     """What went on in each interval of a run."""
     step = next((each for each in _INTERVALS if duration / each <= _MOST_POINTS), _INTERVALS[-1])
     points = [
@@ -84,13 +84,12 @@ def timeline(seen: Iterable[Measurement], *, began: float, duration: float) -> l
     def at(time: float) -> int:
         return min(len(points) - 1, max(0, int((time - began) / step)))
 
+    _fill_running(points, seen, at)
     for each in seen:
         first, last = at(each.began), at(each.done)
         points[first].started += 1
         points[last].completed += each.completed
         points[last].failed += each.code is not None
-        for point in points[first : last + 1]:
-            point.running += 1
         if each.times:
             per_chunk = each.output_tokens / len(each.times)
             carried = 0.0
@@ -99,6 +98,18 @@ def timeline(seen: Iterable[Measurement], *, began: float, duration: float) -> l
                 points[at(time)].output_tokens += int(carried + 1e-6)
                 carried -= int(carried + 1e-6)
     return points
+
+
+def _fill_running(points: list[TimelinePoint], seen: Sequence[Measurement], at: Callable[[float], int]) -> None:
+    """Most requests in flight at once in each interval."""
+    changes = sorted([(each.began, 1) for each in seen] + [(each.done, -1) for each in seen])  # ends first
+    running, place = 0, 0
+    for time, change in changes:
+        for later in range(place + 1, at(time) + 1):
+            points[later].running = running
+        place = at(time)
+        running += change
+        points[place].running = max(points[place].running, running)
 
 
 def _sample(each: Measurement, began: float, objective: dict[str, float] | None) -> Sample:
