@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from miner.cli.parser import UsageError
@@ -16,6 +17,8 @@ from miner.errors import BackendProtocolError, BackendUnavailableError, MinerErr
 from miner.gateway.settings import GatewaySettings
 
 _KEY_HINT = "Create a key with `miner keys new NAME --admin` and pass it with --key, or on standard input with --key -."
+_SILENCE = 120.0
+"""Seconds after which a stream of events counts as lost: a gateway sends a heartbeat every 15 s."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Wildcard address -> the one to connect to."""
 
@@ -26,6 +29,28 @@ def default_url() -> str:
     host = settings.serve_host.strip("[]")
     host = _LOOPBACK.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve_port}"
+
+
+class ServerEvent(NamedTuple):
+    """One server-sent event."""
+
+    kind: str
+    data: Any
+    number: int | None
+    """Its id."""
+
+    @classmethod
+    def parse(cls, block: bytes) -> ServerEvent | None:
+        """The event of some lines; None: they are a comment."""
+        fields: dict[str, str] = {}
+        for line in block.decode("utf-8", "replace").split("\n"):
+            name, _, value = line.partition(":")
+            if name:
+                fields[name] = value.removeprefix(" ")
+        if "data" not in fields:
+            return None
+        number = fields.get("id", "")
+        return cls(fields.get("event", ""), json.loads(fields["data"]), int(number) if number.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +83,43 @@ class GatewayClient:
         path = f"/admin/models/{quote(model, safe='')}/{action}"
         return asyncio.run(self._request("POST", path, json.dumps(body or {}).encode(), timeout=timeout, model=model))
 
-    def get(self, path: str, *, timeout: float = 30.0) -> Any:
-        """GET a path; return the response."""
-        return asyncio.run(self._request("GET", path, None, timeout=timeout))
+    def get(self, path: str, *, timeout: float = 30.0, model: str | None = None) -> Any:
+        """GET a path; return the response.
+
+        Args:
+            model: of the path, for the error where there is none.
+        """
+        return asyncio.run(self._request("GET", path, None, timeout=timeout, model=model))
+
+    async def fetch(self, path: str, *, timeout: float = 10.0) -> Any:
+        """GET a path on the running event loop; return the response."""
+        return await self._request("GET", path, None, timeout=timeout)
+
+    async def events(self, path: str, *, model: str | None = None) -> AsyncGenerator[ServerEvent, None]:
+        """GET server-sent events as they come, until the gateway ends them.
+
+        Args:
+            model: of the path, for the error where there is none.
+
+        Raises:
+            MinerError: as of `act`, or the connection is lost.
+        """
+        upstream = self._upstream(_SILENCE)
+        http = HttpClient(upstream, api_key=self.key, reuse=False)
+        try:
+            async with http.stream(path, None) as response:
+                if response.status != 200:
+                    body = await response.read_all()
+                    raise _error(HttpResponse(response.status, response.headers, body), model, upstream)
+                left = b""
+                while data := await response.read_some():
+                    *blocks, left = (left + data.replace(b"\r\n", b"\n")).split(b"\n\n")
+                    for block in blocks:
+                        event = ServerEvent.parse(block)
+                        if event is not None:
+                            yield event
+        finally:
+            await http.close()
 
     def _upstream(self, timeout: float) -> Upstream:
         return Upstream(

@@ -33,6 +33,8 @@ COMMANDS = {
     "bench": ("miner.cli.commands.bench", "measure a model under load: latency, tokens a second", "Models"),
     "serve": ("miner.cli.commands.serve", "serve OpenAI, Ollama and Anthropic clients", "Node"),
     "ps": ("miner.cli.commands.ps", "show what a running gateway has loaded", "Node"),
+    "top": ("miner.cli.commands.top", "show what a running gateway does, live", "Node"),
+    "logs": ("miner.cli.commands.logs", "show a gateway's log, or an engine's", "Node"),
     "load": ("miner.cli.commands.load", "load a model of a running gateway", "Node"),
     "unload": ("miner.cli.commands.unload", "unload a model once its requests are done", "Node"),
     "stop": ("miner.cli.commands.stop", "stop a model now", "Node"),

@@ -53,7 +53,7 @@ class ByteStream:
     read_some: Callable[[], Awaitable[bytes]]
     """Return what was received, at least one byte; b"" at the end."""
 
-    def __init__(self, client: HttpClient, path: str, body: bytes, root: bool, content_type: str | None) -> None:
+    def __init__(self, client: HttpClient, path: str, body: bytes | None, root: bool, content_type: str | None) -> None:
         self._client, self._path, self._body, self._root = client, path, body, root
         self._content_type = content_type
         self._mapper = map_errors(client.upstream)
@@ -68,7 +68,12 @@ class ByteStream:
             self._permit = await client._permit()
             try:
                 self._connection, head = await client._send(
-                    self._mapper, "POST", self._path, self._body, self._root, self._content_type
+                    self._mapper,
+                    "GET" if self._body is None else "POST",
+                    self._path,
+                    self._body,
+                    self._root,
+                    self._content_type,
                 )
             except BaseException:
                 self._release_permit()
@@ -175,10 +180,13 @@ class HttpClient:
                 connection.abort()
                 self._pool.release(connection)
 
-    def stream(self, path: str, body: bytes, *, root: bool = False, content_type: str | None = None) -> ByteStream:
+    def stream(
+        self, path: str, body: bytes | None, *, root: bool = False, content_type: str | None = None
+    ) -> ByteStream:
         """POST; the returned context manager sends the request and reads the response as it arrives.
 
         Args:
+            body: None: GET.
             root: as for `request`.
             content_type: of the body; None: JSON.
         """

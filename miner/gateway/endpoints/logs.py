@@ -36,6 +36,7 @@ async def logs(context: RequestContext) -> web.StreamResponse:
     """The server's own log."""
     most, level, after = _lines(context), _level(context), _number(context, "after", 0)
     ring = context.gateway.log
+    after = 0 if after > ring.last else after  # of another run of the server
     if not _follows(context):
         found = ring.lines(after=after, level=level, most=most)
         return _respond(context, {"entries": [msgspec.Raw(line.data) for line in found], "last": ring.last})

@@ -53,7 +53,8 @@ class Events(Middleware):
         seconds = loop.time() - context.started_at
         context.gateway.feed.publish(
             "request", id=context.id, state="cancelled" if context.disconnected else "finished", model=call.model,
-            status=context.status, seconds=round(seconds, 3), queue_seconds=context.queue_seconds,
+            client=context.caller.name, status=context.status, seconds=round(seconds, 3),
+            queue_seconds=context.queue_seconds,
             first_token_seconds=None if first is None else round(first - context.started_at, 3),
             prompt_tokens=usage.prompt_tokens if usage is not None else None,
             completion_tokens=usage.completion_tokens if usage is not None else None,
