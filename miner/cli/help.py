@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 from typing import Any, TextIO, TypeGuard
 
-from miner.cli.output.style import Style
+from miner.cli.output.style import Style, terminal_width
 from miner.cli.output.wrap import fitted, wrapped
 from miner.core._typing import override
 
@@ -26,7 +25,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """argparse's, with words left whole and examples that can be pasted."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
-        self._columns = min(WIDEST, max(20, shutil.get_terminal_size().columns))
+        self._columns = min(WIDEST, max(20, terminal_width()))
         narrow = self._columns < _NARROW
         settings["width"] = self._columns if narrow else self._columns - 2
         settings["max_help_position"] = 4 if narrow else 26
