@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from miner.cli.model_store import ModelStore, Row
+from miner.cli.known_models import what_to_pull
+from miner.cli.model_store import ModelStore, Pulled, Removed, Row
 from miner.cli.parser import UsageError
 from miner.config.config import MinerConfig
 from miner.core._typing import override
@@ -16,6 +18,8 @@ from miner.core.llms.llamacpp.memory import budget_of
 from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, models_directory, spec_of
 from miner.core.llms.llamacpp.prompt_cache import with_prompt_cache
 from miner.core.llms.llamacpp.pull import hub_of
+from miner.core.llms.llm_llamacpp import LlamaCppService
+from miner.core.model_card import ModelCard
 from miner.core.models.catalog import Facts
 from miner.core.models.created import CreatedModels
 from miner.core.models.gguf.header import read_model
@@ -28,7 +32,7 @@ from miner.core.models.memory.verdict import Verdict, judge
 from miner.core.models.names import model_stem, parse_ref, without_tag
 from miner.core.models.removal import remove_files
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
-from miner.errors import MinerError
+from miner.errors import InvalidRequestError, MinerError
 
 
 @dataclass
@@ -89,7 +93,6 @@ class LocalStore(ModelStore):
         return {
             "name": model.alias,
             "created from": model.recipe.parent if model.recipe is not None else None,
-            "system": model.recipe.system or None if model.recipe is not None else None,
             "full name": header.name,
             "path": str(files.path),
             "parts": len(files.parts) if len(files.parts) > 1 else None,
@@ -105,21 +108,35 @@ class LocalStore(ModelStore):
             "KV heads": _per_layer(header.kv_head_counts),
             "vocabulary": header.vocab_size,
             "sliding window": header.sliding_window,
-            "licence": header.text("general.license"),
-            "chat template": f"yes, {len(template)} characters" if template else "none: prompted verbatim",
+            "chat template": f"yes, {len(template)} characters (--template prints it)"
+            if template
+            else "none: prompted verbatim",
             "fits now": verdict.fits,
             "memory": verdict.reason,
         }
 
     @override
-    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> str:
-        return pull(name, self.directory, hub=hub_of(self.settings), on_progress=on_progress).alias
+    def card(self, name: str) -> ModelCard:
+        async def run() -> ModelCard:
+            async with LlamaCppService(self.settings) as service:
+                return await service.show_model(name)
+
+        return asyncio.run(run())
 
     @override
-    def remove(self, name: str) -> str:
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> Pulled:
+        if parse_ref(name) is None and (hint := what_to_pull(name)) is not None:
+            raise InvalidRequestError(
+                f"{name!r} is not a reference to a model on a hub.", param="model", operator_hint=hint
+            )
+        model = pull(name, self.directory, hub=hub_of(self.settings), on_progress=on_progress)
+        return Pulled(model.alias, model.size, str(model.path.parent))
+
+    @override
+    def remove(self, name: str) -> Removed:
         if recipe := self._created.find(name):
             self._created.remove(recipe.name)
-            return recipe.name
+            return Removed(recipe.name, 0)
         model = resolve(name, models_dir=self.directory)
         if model.source == "demo":
             raise UsageError(
@@ -134,16 +151,16 @@ class LocalStore(ModelStore):
         if ref is not None and ref.selector is None and not exact:
             raise UsageError(
                 f"{name!r} is a repository, not one of its models.",
-                operator_hint=f"Did you mean: miner models rm {model.alias}",
+                operator_hint=f"Did you mean: miner rm {model.alias}",
             )
         if users := self._created.users_of(model.alias):
             raise UsageError(
                 f"{model.alias!r} is what {', '.join(users)} was created from.",
-                operator_hint=f"Remove it first: miner models rm {users[0]}",
+                operator_hint=f"Remove it first: miner rm {users[0]}",
             )
-        remove_files(model, self.directory)
+        freed = remove_files(model, self.directory)
         self._created.forget_pulled(model.alias)
-        return model.alias
+        return Removed(model.alias, freed)
 
     @override
     def path(self, name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from miner.core.model_card import ModelCard
 from miner.core.models.hub.download import PullProgress
 
 
@@ -27,6 +28,27 @@ class Row:
     """Why it cannot be used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A model that was pulled."""
+
+    name: str
+    """The name to request it by."""
+    size: int | None = None
+    """Bytes, if known."""
+    place: str | None = None
+    """The directory of its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A model that was deleted."""
+
+    name: str
+    freed: int | None = None
+    """Bytes of disk that are free again; None: unknown, as other models may share its files."""
+
+
 class ModelStore(Protocol):
     """A store of models. All methods raise MinerError on failure."""
 
@@ -39,11 +61,14 @@ class ModelStore(Protocol):
     def details(self, name: str) -> dict[str, Any]:
         """Properties of a model in display order; None if unknown."""
 
-    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> str:
-        """Download a model and return the name to request it by."""
+    def card(self, name: str) -> ModelCard:
+        """Return what the model's backend knows of it."""
 
-    def remove(self, name: str) -> str:
-        """Delete a model and return its name."""
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> Pulled:
+        """Download a model."""
+
+    def remove(self, name: str) -> Removed:
+        """Delete a model."""
 
     def path(self, name: str) -> str:
         """Return the file of a model."""

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from miner.cli.model_store import ModelStore, Row
+from miner.cli.model_store import ModelStore, Pulled, Removed, Row
 from miner.cli.parser import UsageError
 from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.http.errors import Upstream
 from miner.core.llms.llm_ollama import OllamaService
+from miner.core.model_card import ModelCard
 from miner.core.models.hub.download import PullProgress, Speed
 
 T = TypeVar("T")
@@ -61,12 +62,15 @@ class OllamaStore(ModelStore):
             "quantization": model.quantization,
             "context length": model.context_length,
             "embedding length": model.dimensions,
-            "capabilities": ", ".join(sorted(model.capabilities or ())) or None,
             "server": Upstream("ollama", self.settings.ollama_base_url).shown_url,
         }
 
     @override
-    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> str:
+    def card(self, name: str) -> ModelCard:
+        return self._run(lambda service: service.show_model(name))
+
+    @override
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> Pulled:
         async def pull(service: OllamaService) -> None:
             convert = _ProgressConverter(name)
             async with aclosing(service.pull_model(name)) as events:
@@ -74,12 +78,12 @@ class OllamaStore(ModelStore):
                     on_progress(convert(msgspec.convert(event, _Event)))
 
         self._run(pull)
-        return name
+        return Pulled(name)
 
     @override
-    def remove(self, name: str) -> str:
+    def remove(self, name: str) -> Removed:
         self._run(lambda service: service.delete_model(name))
-        return name
+        return Removed(name)
 
     @override
     def path(self, name: str) -> str:

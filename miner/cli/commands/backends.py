@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.output.tables import aligned, print_json
+from miner.cli.output.style import columns
+from miner.cli.output.tables import print_json, with_lines
 from miner.cli.parser import add_json_option
 
 if TYPE_CHECKING:
@@ -81,12 +83,8 @@ def _table(backends: list[RegisteredBackend], default: str) -> str:
         )
         for backend in backends
     ]
-    heading, *lines = aligned(rows).split("\n")
-    shown = [heading]
-    for backend, line in zip(backends, lines, strict=True):
-        shown.append(line)
-        if backend.reason:
-            shown.append(f"  {' '.join(backend.reason.split())}")
+    reasons = [" ".join(backend.reason.split()) if backend.reason else None for backend in backends]
+    shown = [with_lines(rows, reasons, columns=columns(sys.stdout))]
     if default not in {backend.name for backend in backends}:
         usable = next((backend.name for backend in backends if backend.cls is not None), None)
         instead = f"{usable} is used instead" if usable else "no other backend is available"

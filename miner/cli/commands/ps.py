@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.errors import note
-from miner.cli.output.tables import aligned, print_json, printable
+from miner.cli.output.style import columns
+from miner.cli.output.tables import print_json, printable, with_lines
 from miner.cli.parser import add_gateway_options
+from miner.errors import MinerError
+
+if TYPE_CHECKING:
+    from miner.cli.gateway_client import GatewayClient
 
 _EPILOG = """\
 examples:
@@ -21,6 +27,7 @@ Without --all only models that are loaded, loading or failed are shown, and
 those with requests. `miner load NAME`, `miner unload NAME` and
 `miner stop NAME` change what is loaded.
 """
+_SHOWN_OF_ONE = ("state", "memory", "gpu_memory", "slots", "context_length", "expires_at", "pinned")
 _SHOWN = ("ready", "sleeping", "loading", "stopping", "failed")
 
 
@@ -60,13 +67,22 @@ def table_of(models: Sequence[Mapping[str, Any]]) -> str:
     """The table of models, as `/admin/models` has them; the reasons of failures below their lines."""
     rows: list[tuple[str, ...]] = [("NAME", "BACKEND", "STATE", "MEMORY", "CONTEXT", "BUSY", "QUEUED", "UNTIL")]
     rows += [_row(model) for model in models]
-    heading, *lines = aligned(rows, right=frozenset({3, 4, 5, 6})).split("\n")
-    shown = [heading]
-    for model, line in zip(models, lines, strict=True):
-        shown.append(line)
-        if model.get("reason"):
-            shown.append(f"  {printable(' '.join(model['reason'].split()), limit=500)}")
-    return "\n".join(shown)
+    reasons = [
+        printable(" ".join(model["reason"].split()), limit=500) if model.get("reason") else None for model in models
+    ]
+    return with_lines(rows, reasons, right=frozenset({3, 4, 5, 6}), columns=columns(sys.stdout))
+
+
+def state_of(client: GatewayClient, name: str) -> dict[str, Any]:
+    """What a model of a gateway takes and until when; empty where that is not known."""
+    try:
+        models = client.get("/admin/models")["models"]
+    except (MinerError, KeyError, TypeError):
+        return {}
+    found: dict[str, Any] = next(
+        (model for model in models if name in (model.get("name"), *model.get("aliases", ()))), {}
+    )
+    return {key: found[key] for key in _SHOWN_OF_ONE if key in found}
 
 
 def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -83,11 +99,11 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
         str(model.get("context_length") or "-"),
         f"{busy}/{slots}" if slots else str(busy or "-"),
         str(model.get("queued") or "-"),
-        _until(model),
+        until(model),
     )
 
 
-def _until(model: Mapping[str, Any]) -> str:
+def until(model: Mapping[str, Any]) -> str:
     """When it is unloaded."""
     if model.get("pinned"):
         return "pinned"

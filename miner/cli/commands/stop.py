@@ -16,4 +16,4 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stop the model; return the exit status."""
-    return take_out(args, "stop", "stopped")
+    return take_out(args, "stop")

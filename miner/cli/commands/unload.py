@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from miner.cli.commands.ps import state_of
+from miner.cli.output.errors import note
 from miner.cli.output.tables import print_json
 from miner.cli.parser import add_gateway_options
 
@@ -14,7 +16,11 @@ examples:
   miner {action} small --url http://node:8088 --key - < key.txt
 
 The next request loads it again. `miner ps` shows what is loaded.
+
+--json prints one object: model, {done}, freed (bytes; null if unknown).
 """
+_DONE = {"unload": "unloaded", "stop": "stopped"}
+"""Action -> the field of the response that says whether the model was loaded."""
 _SECONDS = 3600.0
 """Longer than a gateway waits for requests."""
 
@@ -27,7 +33,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Unload the model; return the exit status."""
-    return take_out(args, "unload", "unloaded")
+    return take_out(args, "unload")
 
 
 def add_action_parser(
@@ -38,25 +44,29 @@ def add_action_parser(
 ) -> None:
     """Add the parser of a command that takes a model out of memory."""
     parser = new_parser(
-        description=description, epilog=_EPILOG.format(action=action), usage=f"miner {action} NAME [options]"
+        description=description,
+        epilog=_EPILOG.format(action=action, done=_DONE[action]),
+        usage=f"miner {action} NAME [options]",
     )
     parser.set_defaults(run=run)
     parser.add_argument("name", metavar="NAME", help="the model")
     add_gateway_options(parser)
 
 
-def take_out(args: argparse.Namespace, action: str, done: str) -> int:
-    """Take the model out of memory; return the exit status.
-
-    Args:
-        action: of the admin route.
-        done: the field of its response that says whether the model was loaded.
-    """
+def take_out(args: argparse.Namespace, action: str) -> int:
+    """Take the model out of memory by an action of the admin routes; return the exit status."""
     from miner.cli.gateway_client import GatewayClient
 
-    answer = GatewayClient.of(args.url, args.key).act(args.name, action, timeout=_SECONDS)
+    client, done = GatewayClient.of(args.url, args.key), _DONE[action]
+    before = state_of(client, args.name)
+    answer = client.act(args.name, action, timeout=_SECONDS)
+    freed = (before.get("memory") or 0) + (before.get("gpu_memory") or 0) if answer[done] else 0
     if args.json:
-        print_json(answer)
+        print_json(answer | {"freed": freed or None})
     else:
         print(f"{args.name} {f'is {done}' if answer[done] else 'was not loaded'}")
+        if freed:
+            from miner.core.models.memory.verdict import readable
+
+            note(f"{readable(freed)} of memory are free again.")
     return 0

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from miner.cli.output.wrap import cell_len
+from miner.cli.output.wrap import cell_len, wrapped
 
 __all__ = ["aligned", "cell_len", "print_json", "printable"]
 
@@ -30,6 +30,29 @@ def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def with_lines(
+    rows: Sequence[Sequence[str]], below: Sequence[str | None], *, right: frozenset[int] = frozenset(),
+    columns: int | None = None,
+) -> str:  # fmt: skip
+    """Format rows as `aligned` does, each with a line below it; None: without one.
+
+    Args:
+        rows: the headings first.
+        below: for each row but the headings.
+    """
+    table = aligned(rows, right=right, columns=columns)
+    blocks = len(rows) > 1 and len(table.split("\n")) != len(rows)
+    head, parts = ([], table.split("\n\n")) if blocks else ([table.split("\n")[0]], table.split("\n")[1:])
+    shown = [
+        part if line is None else f"{part}\n{_below(line, columns)}" for part, line in zip(parts, below, strict=True)
+    ]
+    return ("\n\n" if blocks else "\n").join([*head, *shown])
+
+
+def _below(line: str, columns: int | None) -> str:
+    return f"  {line}" if columns is None else wrapped(line, columns, "  ")
 
 
 def _blocks(rows: Sequence[Sequence[str]]) -> str:

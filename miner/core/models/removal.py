@@ -10,8 +10,9 @@ from miner.core.models.resolve import LocatedModel
 from miner.errors import MinerError
 
 
-def remove_files(model: LocatedModel, models_dir: Path) -> None:
+def remove_files(model: LocatedModel, models_dir: Path) -> int:
     """Delete a model's files, its projector where no other model is beside it, and directories that are empty then.
+    Return the bytes that are free again.
 
     Raises:
         MinerError: a file cannot be deleted.
@@ -20,12 +21,16 @@ def remove_files(model: LocatedModel, models_dir: Path) -> None:
     others = [item for item in group(beside(model.path)) if model.path.name not in item.files]
     if model.mmproj and not others:
         files.append(model.mmproj)
+    freed = 0
     try:
         for file in files:
+            status = file.lstat()
             file.unlink()
+            freed += status.st_size if status.st_nlink == 1 else 0
         _remove_empty(model.path.parent, models_dir)
     except OSError as error:
         raise MinerError(f"Cannot delete {error.filename}: {error.strerror}.") from error
+    return freed
 
 
 def _remove_empty(directory: Path, models_dir: Path) -> None:

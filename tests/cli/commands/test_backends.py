@@ -120,7 +120,7 @@ def test_the_smallest_third_party_backend_answers(miner, plugins):
 def test_parameters_of_a_generate_only_backend_are_refused(miner, plugins):
     done = miner("generate", "--backend", "echo", "--seed", "1", "hi", PYTHONPATH=path_with(plugins))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"miner: echo does not support seed.\n")
+    assert done.stderr.startswith(b"miner: --seed: echo does not support seed.\n")
 
 
 def test_an_explicit_third_party_backend_that_is_broken_exits_2_with_the_reason(miner, plugins):

@@ -8,6 +8,7 @@ import pytest
 
 from miner.cli import main
 from miner.core.models.created import CreatedModels, Recipe
+from miner.core.models.memory.verdict import readable
 from tests.core.models.conftest import make_gguf
 from tests.core.models.hub_server import FakeHub, start
 from tests.servers.replay import ReplayServer
@@ -167,15 +168,38 @@ def test_show(miner):
     assert shown["size"] == "93.8 MiB (98362432 bytes)"
     assert shown["parameters"] == "135 M"
     assert (shown["layers"], shown["heads"], shown["KV heads"], shown["vocabulary"]) == ("30", "9", "3", "49152")
-    assert shown["chat template"] == "yes, 368 characters"
+    assert shown["chat template"] == "yes, 368 characters (--template prints it)"
     assert shown["fits now"] == "yes"
     assert "of memory for" in shown["memory"]
+    assert shown["license"] == "apache-2.0"
+    assert shown["capabilities"].startswith("chat, tools (described in the prompt: its template has none)")
+
+
+def test_show_one_text(miner, add, directory):
+    status, out, err = miner("show", "demo", "--template")
+    assert (status, err) == (0, "")
+    assert out.startswith("{% for message in messages %}")
+    assert miner("show", "demo", "--license") == (0, "apache-2.0\n", "")
+    assert miner("show", "demo", "--system") == (0, "", "demo has no system.\n")
+    assert json.loads(miner("show", "demo", "--system", "--json")[1]) == {"name": "demo", "system": None}
+    assert miner("show", "demo", "--system", "--template")[0] == 2
+    add("m", {"llama.context_length": 2048})
+    recipe = Recipe(name="Pirate", base="m", parent="m", system="Arr.", parameters={"temperature": 0, "stop": ["x"]})
+    CreatedModels(directory).save(recipe)
+    assert miner("show", "Pirate", "--system")[1] == "Arr.\n"
+    assert miner("show", "Pirate", "--parameters")[1] == "temperature 0\nstop 'x'\n"
+    described = json.loads(miner("show", "Pirate", "--json")[1])
+    assert (described["created_from"], described["system"]) == ("m", "Arr.")
+    assert described["sampling"] == {"temperature": 0, "stop": ["x"]}
 
 
 def test_show_as_json(miner):
     described = json.loads(miner("show", "demo", "--json")[1])
     assert described["kv_heads"] == 3
     assert described["parts"] is None
+    assert described["chat_template"] is True
+    assert described["licenses"] == ["apache-2.0"]
+    assert {"chat", "tools", "emulated"} <= set(described["capabilities"])
 
 
 def test_what_a_file_says_does_not_steer_the_terminal(miner, add):
@@ -211,14 +235,25 @@ def test_path(miner, add):
 def test_pull_and_remove(miner, hub, directory):
     status, out, err = miner("pull", "hf:owner/model-GGUF")
     assert (status, out) == (0, "owner/model-GGUF/m-Q4_K_M\n")
-    assert err.splitlines()[-1].startswith("m-Q4_K_M.gguf  100 %")
+    *bar, pulled, example = err.splitlines()
+    assert bar[-1].startswith("m-Q4_K_M.gguf  100 %")
+    assert pulled.startswith("Pulled: ")
+    assert pulled.endswith(f" in {directory}/owner/model-GGUF")
+    assert example == "Try it: miner run owner/model-GGUF/m-Q4_K_M"
+    again = miner("pull", "hf:owner/model-GGUF", "--json")
+    answer = json.loads(again[1])
+    assert "It was there already: " in again[2]
+    assert (answer["name"], answer["downloaded"]) == ("owner/model-GGUF/m-Q4_K_M", False)
+    size = answer["size"]
     assert "owner/model-GGUF/m-Q4_K_M" in miner("list")[1]
     assert miner("rm", "owner/model")[0] == 2
     status, out, err = miner("rm", "owner/model-GGUF")
     assert status == 2
     assert "is a repository" in err
-    assert "miner models rm owner/model-GGUF/m-Q4_K_M" in err
-    assert miner("rm", "owner/model-GGUF/m-Q4_K_M") == (0, "removed owner/model-GGUF/m-Q4_K_M\n", "")
+    assert "miner rm owner/model-GGUF/m-Q4_K_M" in err
+    status, out, err = miner("rm", "owner/model-GGUF/m-Q4_K_M")
+    assert (status, out) == (0, "removed owner/model-GGUF/m-Q4_K_M\n")
+    assert err == f"{readable(size)} of disk are free again.\n"
     assert not (directory / "owner").exists()
     assert directory.exists()
 
@@ -235,6 +270,54 @@ def test_pull_errors(miner, hub):
     status, _, err = miner("pull", "llama")
     assert status == 2
     assert "hf:owner/repo" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("llama3.2", "miner pull hf:bartowski/Llama-3.2-3B-Instruct-GGUF. With an Ollama server: miner pull llama3.2 "),
+        ("qwen3:4b", "miner pull hf:unsloth/Qwen3-4B-GGUF. "),
+        ("qwen3:235b", "(another size; the hub has yours too)"),
+        ("no-such-name", "as hf:owner/repo[:quantization]. With an Ollama server: miner pull no-such-name --backend"),
+        ("https://huggingface.co/unsloth/Qwen3-4B-GGUF/tree/main", "Type: miner pull hf:unsloth/Qwen3-4B-GGUF"),
+    ],
+)
+def test_pull_of_a_name_that_is_not_the_hubs_says_what_to_type(miner, name, words):
+    status, out, err = miner("pull", name)
+    assert (status, out) == (2, "")
+    assert f"{name!r} is not a reference to a model on a hub." in err
+    assert words in err
+
+
+def test_several_are_removed_and_the_first_that_cannot_be_ends_it(miner, add, directory):
+    for name in ("a", "b", "c"):
+        add(name)
+    status, out, err = miner("rm", "a", "nothing", "b", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (2, "model_not_found")
+    assert "Removed before: a." in err
+    assert sorted(path.name for path in directory.glob("*.gguf")) == ["b.gguf", "c.gguf"]
+    assert miner("rm", "b", "c")[:2] == (0, "removed b\nremoved c\n")
+    size = add("d").stat().st_size
+    assert json.loads(miner("rm", "d", "--json")[1]) == {"removed": [{"name": "d", "freed": size}]}
+
+
+@pytest.mark.parametrize("action", ["list", "show", "pull", "rm"])
+def test_the_same_without_models_in_front(directory, capsys, action):
+    arguments = [] if action == "list" else ["nothing"]
+    written = []
+    for command in ([action], ["models", action]):
+        status = main.run([*command, *arguments, "--json"])
+        written.append((status, *capsys.readouterr()))
+    assert written[0] == written[1]
+    assert main.run([action, "--help"]) == 0
+    assert f"usage: miner {action}" in capsys.readouterr().out
+
+
+def test_an_empty_list_says_how_to_get_a_model(miner, monkeypatch):
+    monkeypatch.setattr("miner.cli.local_store.LocalStore.rows", lambda self: [])
+    status, out, err = miner("list")
+    assert (status, out) == (0, "")
+    assert "There are no models. Get one: miner pull hf:" in err
 
 
 @pytest.mark.parametrize("name", ["HF_ENDPOINT", "HF_TOKEN"])
@@ -319,7 +402,8 @@ def test_ollama_pull(miner, ollama):
     ollama.respond_with("pull_stream")
     status, out, err = miner("pull", "smollm2")
     assert (status, out) == (0, "smollm2\n")
-    assert err.splitlines()[-1].startswith("smollm2  100 %  93.8 MiB of 93.8 MiB")
+    assert err.splitlines()[-3].startswith("smollm2  100 %  93.8 MiB of 93.8 MiB")
+    assert err.splitlines()[-1] == "Try it: miner run smollm2"
 
 
 @pytest.mark.parametrize(

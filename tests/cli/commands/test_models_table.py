@@ -11,6 +11,7 @@ from miner.core.model_card import ModelState
 from tests.cli.test_gateway_client import Gate
 from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config
+from tests.servers.openai_stub import StubServer
 from tests.servers.threaded import in_thread
 from tests.tiny_model import write_tiny_model
 
@@ -89,8 +90,11 @@ def test_without_the_file_or_with_a_backend_the_models_directory_is_listed(miner
     monkeypatch.delenv("LLM_BACKEND")
     (tmp_path / "miner.toml").unlink()
     assert "SOURCE" in miner()[1]
-    status, _, err = miner("--url", "http://127.0.0.1:9")
-    assert (status, "there is no miner.toml" in err) == (2, True)
+    with in_thread(StubServer(["there"])) as server:
+        status, out, _ = miner("--url", server.url)
+        assert (status, out.splitlines()[1].split()) == (0, ["there", "2048", "test"])
+        listed = json.loads(miner("--url", server.url, "--json")[1])["models"]
+        assert [(model["name"], model["context_length"]) for model in listed] == [("there", 2048)]
 
 
 def test_a_gateway_that_was_named_must_answer(miner):

@@ -88,15 +88,28 @@ def test_load_unload_and_stop(miner):
     service = Managed()
     with in_thread(Gate(service)) as gate:
         url = ("--url", gate.url)
-        assert miner("load", "small", *url) == (0, "small is loaded\n", "")
-        assert miner("load", "small", "--keep-alive", "2h", "--pin", *url) == (0, "small is loaded and pinned\n", "")
-        assert miner("unload", "small", *url) == (0, "small is unloaded\n", "")
+        status, out, err = miner("load", "small", *url)
+        assert (status, out) == (0, "small is loaded\n")
+        assert " s, 3.00 MiB, 4 slots of 4096 tokens. It stays until another model needs its memory.\n" in err
+        assert "`miner unload small` undoes it." in err
+        assert miner("load", "small", "--keep-alive", "2h", "--pin", *url)[:2] == (0, "small is loaded and pinned\n")
+        freed = "3.00 MiB of memory are free again.\n"
+        assert miner("unload", "small", *url) == (0, "small is unloaded\n", freed)
         assert miner("unload", "kept", *url) == (0, "kept was not loaded\n", "")
-        assert miner("stop", "small", *url) == (0, "small is stopped\n", "")
-        assert json.loads(miner("stop", "small", "--json", *url)[1]) == {"model": "small", "stopped": True}
+        assert miner("stop", "small", *url) == (0, "small is stopped\n", freed)
+        assert json.loads(miner("stop", "small", "--json", *url)[1]) == {
+            "model": "small", "stopped": True, "freed": 3 << 20,
+        }  # fmt: skip
+        service.calls.pop()
+        loaded = json.loads(miner("load", "small", "--json", *url)[1])
+        assert 0 <= loaded.pop("seconds") < 60
+        assert loaded == {
+            "model": "small", "loaded": True, "state": "ready", "memory": 3 << 20, "slots": 4, "context_length": 4096,
+        }  # fmt: skip
+        service.calls.pop()
         assert service.calls == [
             ("load", "small", None), ("load", "small", "2h"), ("pin", "small"), ("unload", "small"),
-            ("unload", "kept"), ("stop", "small"), ("stop", "small"),
+            ("unload", "kept"), ("stop", "small"),
         ]  # fmt: skip
 
 
