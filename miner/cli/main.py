@@ -47,6 +47,8 @@ COMMANDS = {
     "config": ("miner.cli.commands.config", "show and check settings, write a miner.toml", "Set-up"),
     "import": ("miner.cli.commands.import_", "write a miner.toml from another tool's", "Set-up"),
     "doctor": ("miner.cli.commands.doctor", "find what is wrong, and the line that fixes it", "Set-up"),
+    "completion": ("miner.cli.commands.completion", "complete commands with TAB in bash, zsh, fish", "Set-up"),
+    "version": ("miner.cli.commands.version", "versions of miner, Python and the engines", "Set-up"),
     "backends": ("miner.cli.commands.backends", "list backends, and why one is unavailable", "Set-up"),
     "vllm": ("miner.cli.commands.vllm", "print or run the command of a vLLM server", "Set-up"),
 }
@@ -120,19 +122,33 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def all_parsers() -> argparse.ArgumentParser:
+    """The parser with those of all commands, for shell completion. Imports all their modules."""
+    parser, subparsers = _main_parser()
+    for name, (module, line, _) in COMMANDS.items():
+        import_module(module).add_parser(partial(subparsers.add_parser, name, help=line))
+    return parser
+
+
+def _main_parser() -> tuple[argparse.ArgumentParser, Any]:
+    """The parser without commands, and where they are added."""
     # prog is set: under `python -m miner` it would be "__main__.py".
     parser = _MainParser(prog="miner", description=_DESCRIPTION, epilog=_EXAMPLES, usage="miner COMMAND [options]")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", prog="miner", parser_class=CommandParser
+    )
+    return parser, subparsers
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser, subparsers = _main_parser()
     place = _place_of_command(arguments)
     typed = None if place is None else arguments[place]
     if place is not None and typed == "help":
         # `miner help serve`, as git and docker have it.
         arguments = [*arguments[:place], *arguments[place + 1 :], "--help"]
         typed = next((word for word in arguments[place:] if not word.startswith("-")), None)
-    subparsers = parser.add_subparsers(
-        title="commands", metavar="COMMAND", dest="command", prog="miner", parser_class=CommandParser
-    )
     for name, (module, line, _) in COMMANDS.items():
         if name == typed:
             import_module(module).add_parser(partial(subparsers.add_parser, name, help=line))

@@ -1,0 +1,168 @@
+"""`miner completion`: the script that lets a shell complete commands, options, files and names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+
+from miner.cli.output.errors import note
+from miner.errors import ConfigError, MinerError
+
+_EPILOG = """\
+examples:
+  miner completion bash > ~/.local/share/bash-completion/completions/miner
+  miner completion zsh > ~/.zfunc/_miner
+  miner completion fish > ~/.config/fish/completions/miner.fish
+
+Where the script goes is printed on standard error. It completes commands,
+options, files, and the names of models, backends and keys of this machine. It
+is for the miner that has printed it: print it again after an update.
+"""
+_PLACES = {
+    "bash": "~/.local/share/bash-completion/completions/miner (needs the package bash-completion), "
+    'or try it: eval "$(miner completion bash)"',
+    "zsh": "a file _miner in a directory of $fpath, such as ~/.zfunc with `fpath+=~/.zfunc; autoload -Uz compinit; "
+    "compinit` in ~/.zshrc",
+    "fish": "~/.config/fish/completions/miner.fish, or try it: miner completion fish | source",
+}
+_KINDS = ("models", "backends", "keys")
+_FILES = ("FILE", "PATH")
+_MODEL_COMMANDS = ("show", "rm", "run", "load", "unload", "stop", "fit", "path", "reset")
+"""Commands and actions whose NAME is a model."""
+_KEY_ACTIONS = ("update", "rotate", "revoke", "show")
+
+
+def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = new_parser(
+        description="Print a script that completes commands, options and names with TAB.",
+        epilog=_EPILOG,
+        usage="miner completion bash|zsh|fish",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("shell", nargs="?", choices=tuple(_PLACES), help="bash, zsh or fish; default: that of $SHELL")
+    # What the scripts call.
+    parser.add_argument("--names", choices=_KINDS, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the script; return the exit status."""
+    if args.names is not None:
+        for name in _names(args.names):
+            print(name)
+        return 0
+    shell = args.shell or os.path.basename(os.environ.get("SHELL", ""))
+    if shell not in _PLACES:
+        from miner.cli.parser import UsageError
+
+        raise UsageError("Which shell?", operator_hint=f"One of: {', '.join(_PLACES)}.")
+    print(_script(shell))
+    note(f"miner: Put it into {_PLACES[shell]}.")
+    return 0
+
+
+def _script(shell: str) -> str:
+    from miner.cli.main import all_parsers
+
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "`miner completion` needs the package shtab, which is not installed.",
+            operator_hint='Install it with: pip install "llm-service-backends[cli]"',
+        ) from error
+    parser = all_parsers()
+    _describe(parser, ())
+    return shtab.complete(parser, shell=shell, preamble=_FUNCTIONS[shell]).rstrip()
+
+
+_FUNCTIONS = {
+    "bash": "\n".join(
+        f'_miner_{kind}() {{ compgen -W "$(miner completion --names {kind} 2>/dev/null)" -- "$1"; }}' for kind in _KINDS
+    ),
+    "zsh": "\n".join(
+        f'_miner_{kind}() {{ local -a names; names=("${{(@f)$(miner completion --names {kind} 2>/dev/null)}}"); '
+        f"compadd -a names }}"
+        for kind in _KINDS
+    ),
+    "fish": "",
+}
+"""What the scripts call for names."""
+
+
+def _describe(parser: argparse.ArgumentParser, path: tuple[str, ...]) -> None:
+    """Say of each argument how it is completed, in the way of shtab: an attribute `complete`."""
+    import shtab
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                _describe(child, (*path, name))
+            continue
+        kind = _kind_of(action, path)
+        if kind is not None:
+            action.complete = {  # type: ignore[attr-defined]
+                "bash": f"_miner_{kind}", "zsh": f"_miner_{kind}",
+                "fish": f"(miner completion --names {kind} 2>/dev/null)",
+            }  # fmt: skip
+        elif action.metavar in _FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.metavar == "DIRECTORY":
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+
+
+def _kind_of(action: argparse.Action, path: tuple[str, ...]) -> str | None:
+    """The names that an argument takes; None: any text."""
+    if action.choices is not None:
+        return None
+    if "--model" in action.option_strings or action.metavar == "MODEL":
+        return "models"
+    if "--backend" in action.option_strings:
+        return "backends"
+    if action.option_strings or action.metavar != "NAME":
+        return None
+    if path[:1] == ("keys",):
+        return "keys" if path[-1] in _KEY_ACTIONS else None
+    return "models" if path[-1:] and path[-1] in _MODEL_COMMANDS and path[0] != "config" else None
+
+
+def _names(kind: str) -> Iterator[str]:
+    """The names of a kind here; none where the settings are wrong: a shell that completes shows no errors."""
+    try:
+        yield from {"models": _models, "backends": _backends, "keys": _keys}[kind]()
+    except MinerError:
+        return
+
+
+def _models() -> Iterator[str]:
+    from miner.config.config import MinerConfig
+    from miner.config.file.find import find_config
+    from miner.config.file.read import read_config
+    from miner.core.llms.llamacpp.models import models_directory
+    from miner.core.models.resolve import list_local
+
+    settings = MinerConfig()
+    path = find_config(settings.config)
+    if path is not None:
+        yield from read_config(path).content.models
+        return
+    for found in list_local(models_dir=models_directory(settings)):
+        yield found.alias
+
+
+def _backends() -> Iterator[str]:
+    from importlib.metadata import entry_points
+
+    yield from sorted({point.name for point in entry_points(group="inference.backends")})
+
+
+def _keys() -> Iterator[str]:
+    from miner.gateway.auth.keys import key_path, read_keys
+    from miner.gateway.settings import GatewaySettings
+
+    try:
+        for entry in read_keys(key_path(GatewaySettings().api_keys_file)).keys:
+            yield entry.name
+    except FileNotFoundError:
+        return

@@ -1,0 +1,113 @@
+"""`miner completion` in a real bash, and `miner version`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from miner import __version__
+from tests.cli.conftest import LONG, environment
+from tests.cli.terminal import on_terminal
+from tests.cli.test_gateway_client import Gate
+from tests.gateway.serving import Parrot, config
+from tests.servers.threaded import in_thread
+
+pytestmark = pytest.mark.process
+
+BASH = ["bash", "--norc", "--noprofile", "-i"]
+WORDS = """
+source ./miner.bash
+t() { COMP_WORDS=("$@"); COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 )); COMPREPLY=(); _shtab_miner
+    echo "$*=${COMPREPLY[*]}"; }
+t miner keys ro
+t miner keys new x --priority ''
+t miner serve --config a.t
+t miner serve --allow
+t miner load ''
+t miner keys revoke ''
+t miner completion ''
+"""
+
+
+def shell_environment(directory, **settings):
+    """With this miner in the PATH."""
+    given = environment(directory, **settings)
+    return given | {"PATH": f"{directory}:{given['PATH']}", "PS1": "> ", "HISTFILE": "/dev/null"}
+
+
+@pytest.fixture
+def script(miner, tmp_path):
+    program = tmp_path / "miner"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m miner "$@"\n')
+    program.chmod(0o755)
+    done = miner("completion", "bash")
+    assert done.returncode == 0, done.stderr
+    assert b"bash-completion" in done.stderr
+    path = tmp_path / "miner.bash"
+    path.write_bytes(done.stdout)
+    return path
+
+
+def test_a_command_is_completed_as_it_is_typed(script, tmp_path):
+    with on_terminal(BASH, columns=80, rows=24, env=shell_environment(tmp_path), cwd=tmp_path) as terminal:
+        terminal.until(">")
+        terminal.press("source ./miner.bash; echo loaded-$((1+1))\n")
+        terminal.until("loaded-2")
+        terminal.press("miner mod\t")
+        terminal.until("miner models")
+        terminal.press("rm\t")
+        terminal.press("\x15exit\n")
+        terminal.ended()
+
+
+def test_options_choices_files_and_names(script, tmp_path, miner):
+    (tmp_path / "a.toml").write_text('[models.small]\nfile = "demo"\n[models.big]\nfile = "demo"\n')
+    keys_file = str(tmp_path / "keys.json")
+    assert miner("keys", "new", "alice", MINER_API_KEYS_FILE=keys_file).returncode == 0
+    env = shell_environment(tmp_path, MINER_CONFIG=str(tmp_path / "a.toml"), MINER_API_KEYS_FILE=keys_file)
+    done = subprocess.run(["bash", "-c", WORDS], capture_output=True, cwd=tmp_path, env=env, timeout=LONG, text=True)
+    found = dict(line.rpartition("=")[::2] for line in done.stdout.splitlines())
+    assert found["miner keys ro"] == "rotate", done.stderr
+    assert found["miner keys new x --priority "] == "interactive batch"
+    assert found["miner serve --config a.t"] == "a.toml"
+    assert found["miner serve --allow"] == "--allow-unauthenticated"
+    assert set(found["miner load "].split()) == {"small", "big"}
+    assert found["miner keys revoke "] == "alice"
+    assert found["miner completion "] == "bash zsh fish"
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells(miner, shell):
+    done = miner("completion", shell)
+    assert done.returncode == 0
+    text = done.stdout.decode()
+    assert all(word in text for word in ("models", "rotate", "--names models"))
+    assert b"Put it into" in done.stderr
+    assert miner("completion", SHELL=f"/usr/bin/{shell}").stdout == done.stdout
+
+
+def test_wrong_usage_and_wrong_settings(miner):
+    done = miner("completion", "powershell")
+    assert (done.returncode, b"bash, zsh, fish" in done.stderr) == (2, True)
+    assert miner("completion", SHELL="").returncode == 2
+    quiet = miner("completion", "--names", "models", MINER_CONFIG="/nowhere.toml")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
+
+
+def test_version(miner):
+    plain = miner("version").stdout.decode()
+    assert __version__ in plain
+    assert sys.version.split()[0] in plain
+    shown = json.loads(miner("version", "--json").stdout)
+    assert shown["miner"] == __version__
+    assert shown["engines"]["xllamacpp"]
+    assert miner("--version").stdout.decode() == f"miner {__version__}\n"
+    with in_thread(Gate(Parrot(config(default_model="m")))) as gate:
+        shown = json.loads(miner("version", "--json", "--url", gate.url).stdout)
+        assert shown["node"]["miner"] == __version__
+        assert Path(os.path.basename(gate.url)).name in miner("version", "--url", gate.url).stdout.decode()
