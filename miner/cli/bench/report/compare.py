@@ -99,6 +99,10 @@ class Comparison(Struct, frozen=True):
     """Loads that only the base has."""
     new_only: list[str]
     notes: list[str]
+    """On the comparison."""
+    base_notes: list[str]
+    """On the measurement."""
+    new_notes: list[str]
     confidence: float = CONFIDENCE
 
     @property
@@ -144,8 +148,6 @@ def compare(base: Result, new: Result, *, names: tuple[str, str] = ("base", "new
         )
     if any(run.partial for result in (base, new) for run in result.runs):
         notes.append("A run was stopped before its end.")
-    for label, result in zip(names, (base, new), strict=True):
-        notes += [f"{label}: {note}" for note in result.notes]
     return Comparison(
         base=f"{names[0]}: {title(base)}, {base.created}",
         new=f"{names[1]}: {title(new)}, {new.created}",
@@ -155,6 +157,8 @@ def compare(base: Result, new: Result, *, names: tuple[str, str] = ("base", "new
         base_only=base_only,
         new_only=new_only,
         notes=notes,
+        base_notes=base.notes,
+        new_notes=new.notes,
     )
 
 

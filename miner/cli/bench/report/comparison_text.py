@@ -20,11 +20,12 @@ VERDICTS = {
 }
 
 
-def comparison_text(comparison: Comparison, style: Style, columns: int | None = None) -> str:
+def comparison_text(comparison: Comparison, style: Style, columns: int | None = None, *, new_notes: bool = True) -> str:
     """The comparison: what was compared, what is not alike, and each load's figures.
 
     Args:
         columns: width of the terminal; None: it is none.
+        new_notes: whether the notes on the new measurement are still to be said.
     """
     parts = [_heading(comparison, style)]
     for name in dict.fromkeys(row.run for row in comparison.rows):
@@ -34,7 +35,10 @@ def comparison_text(comparison: Comparison, style: Style, columns: int | None = 
     for names, which in ((comparison.base_only, "base"), (comparison.new_only, "new one")):
         if names:
             parts.append(f"Only the {which} has {', '.join(map(printable, names))}.")
-    parts += [f"Note: {printable(note, limit=400)}" for note in comparison.notes]
+    notes = [*comparison.notes, *(f"base: {note}" for note in comparison.base_notes)]
+    if new_notes:
+        notes += [f"new: {note}" for note in comparison.new_notes]
+    parts += [style.yellow(f"Note: {printable(note, limit=400)}") for note in notes]
     return "\n\n".join(parts)
 
 

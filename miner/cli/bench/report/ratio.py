@@ -22,7 +22,7 @@ _Z = 1.959963984540054
 _RANKS = 300
 """Ranks of a quantile that are looked at: with many requests, not each one."""
 _NEGLIGIBLE = 1e-7
-_SHORTEST = 12
+_SHORTEST = 24
 """Values from which on an autocorrelation says something."""
 _LAGS = 200
 _MOST_FOR_ONE = 4.0

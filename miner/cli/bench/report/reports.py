@@ -86,7 +86,8 @@ class Reports:
         else:
             if result is not None:
                 print()
-            print("\n\n".join(comparison_text(each, style, width) for each in comparisons), flush=True)
+            texts = [comparison_text(each, style, width, new_notes=result is None) for each in comparisons]
+            print("\n\n".join(texts), flush=True)
         return self._judge(comparisons, found)
 
     def _judge(self, comparisons: Sequence[Any], found: Sequence[Any]) -> int:

@@ -87,13 +87,15 @@ def _hash(source: str) -> str:
 
 def _heading(found: Sequence[Entry]) -> str:
     models = list(dict.fromkeys(each.result.target.model or "the default model" for each in found))
+    engines = list(dict.fromkeys(engine(each.result) for each in found))
+    labels = ", ".join(each.label for each in found[:-1]) + f" and {found[-1].label}"
     if len(found) == 1:
-        return f"{models[0]} on {engine(found[0].result)}"
-    return (
-        f"{models[0]}: {' and '.join(each.label for each in found)}"
-        if len(models) == 1
-        else " and ".join(each.label for each in found)
-    )
+        return f"{models[0]} on {engines[0]}"
+    if len(models) == 1 and len(engines) == 1:
+        return f"{models[0]} on {engines[0]}: {labels}"
+    if len(models) == 1:
+        return f"{models[0]}: {labels}"
+    return f"{labels} on {engines[0]}" if len(engines) == 1 else labels
 
 
 def _top(found: Sequence[Entry], heading: str) -> Markup:

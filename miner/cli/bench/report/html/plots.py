@@ -20,6 +20,8 @@ _MOST = 6
 """Lines that one chart can hold apart."""
 _ROWS = 3
 """Loads at which several results are put side by side."""
+_WINDOWS = 30
+"""Of a run, in each of which its tokens are counted."""
 _CURVE = 41
 """Points of a distribution's line."""
 
@@ -195,22 +197,23 @@ def _time_chart(title: str, series: list[Series]) -> Chart:
 
 
 def _timeline(run: Run) -> list[Point]:
-    points = []
+    """Tokens per second over windows of equal length: shorter ones would show each batch, and hide how steady it is."""
+    width = run.duration / _WINDOWS
     ends = [*(each.time for each in run.timeline[1:]), run.duration]
+    points: list[Point] = []
+    start, tokens, running = 0.0, 0, 0
     for each, end in zip(run.timeline, ends, strict=False):
-        if end - each.time <= 0.02 * run.duration / max(1, len(run.timeline)):
-            continue  # a sliver at the end, whose rate means nothing
-        rate = each.output_tokens / (end - each.time)
-        points.append(
-            Point(
-                each.time, rate, f"{units.rate(rate)} tokens/s at {units.seconds(each.time)}, {each.running} in flight"
+        tokens, running = tokens + each.output_tokens, max(running, each.running)
+        if end - start >= width * 0.999:
+            rate = tokens / (end - start) if end > start else 0.0
+            tip = (
+                f"{units.rate(rate)} tokens/s from {units.seconds(start)} to {units.seconds(end)}, {running} in flight"
             )
-        )
+            points.append(Point(start, rate, tip))
+            start, tokens, running = end, 0, 0
     if not any(point.y for point in points):
         return []
-    if points:
-        points.append(Point(run.duration, points[-1].y, points[-1].tip))
-    return points
+    return [*points, Point(start, points[-1].y, points[-1].tip)]
 
 
 def goodput(found: Sequence[Entry]) -> Markup:
@@ -280,8 +283,10 @@ def _objective(found: Sequence[Entry], latency: Latency) -> tuple[float, str] | 
 def _tradeoff_words(found: Sequence[Entry], latency: Latency, *, ends: bool) -> str:
     said = []
     for each in found:
-        measured = [load for load in _sorted(each.loads) if load.mean(_of(latency, "p50")) is not None]
-        shown = measured[:1] + measured[1:][-1:] if ends else measured
+        shown = [load for load in _sorted(each.loads) if load.mean(_of(latency, "p50")) is not None]
+        if ends and shown:
+            best = max(shown, key=lambda load: load.mean(_throughput) or 0.0)
+            shown = [best] if len(found) > 1 or best is shown[0] else [shown[0], best]
         words = ", ".join(
             f"{units.seconds(load.mean(_of(latency, 'p50')))} at {units.rate(load.mean(_throughput))} tokens/s "
             f"({load.name})"
