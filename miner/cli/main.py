@@ -24,6 +24,8 @@ from miner.core._typing import override
 from miner.errors import MinerError
 
 COMMANDS = {
+    "chat": ("miner.cli.commands.chat", "chat with a model in the terminal", "Models"),
+    "run": ("miner.cli.commands.run", "chat with a model by its name, or one prompt", "Models"),
     "generate": ("miner.cli.commands.generate", "stream a model's response to a prompt", "Models"),
     "embed": ("miner.cli.commands.embed", "compute the vectors of texts", "Models"),
     "rerank": ("miner.cli.commands.rerank", "sort documents by relevance to a query", "Models"),

@@ -11,6 +11,8 @@ from miner.cli.standard_input import check_utf8, read_file
 from miner.errors import MinerError, UnsupportedFeatureError
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_THINK = {"true": True, "false": False, "none": False}
+"""Values of --think, as Ollama's users type them, that are no effort."""
 _SAMPLING = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "presence_penalty",
     "frequency_penalty",
@@ -49,7 +51,8 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     thinking = group.add_mutually_exclusive_group()
     effort = f"how much to reason: {', '.join(EFFORTS)}"
     thinking.add_argument("--reasoning-effort", metavar="LEVEL", choices=EFFORTS, help=effort)
-    thinking.add_argument("--think", action="store_true", help="reason first; the reasoning goes to standard error")
+    reason = "reason first; the reasoning goes to standard error. --think=LEVEL as --reasoning-effort"
+    thinking.add_argument("--think", nargs="?", const="true", metavar="LEVEL", choices=(*_THINK, *EFFORTS), help=reason)
     thinking.add_argument("--no-think", action="store_true", help="respond without reasoning")
     add("--raw", action="store_true", help="send the prompt verbatim, without the chat template")
     add("--suffix", metavar="TEXT", help="text after a gap that the model fills, the prompt being before it")
@@ -90,7 +93,7 @@ def parameters_of(args: argparse.Namespace) -> dict[str, Any]:
 def _reasoning(args: argparse.Namespace) -> bool | str | None:
     if args.think or args.no_think:
         args.flags["reasoning"] = "think" if args.think else "no_think"
-        return bool(args.think)
+        return _THINK.get(args.think, args.think or False)
     return False if args.reasoning_effort == "none" else args.reasoning_effort
 
 

@@ -91,7 +91,7 @@ def test_the_console_script_is_the_same_command(tmp_path):
             ["generate", "--url", "http://x", "--backend", "vllm", "hi"],
             "miner: --url and --backend exclude each other.",
         ),
-        (["zzz"], "miner: Unknown command 'zzz'.\n  Commands: generate, "),
+        (["zzz"], "miner: Unknown command 'zzz'.\n  Commands: chat, run, generate, "),
         (["--nothing"], "miner: Unknown option --nothing.\n  See `miner --help`.\n"),
         (["generate"], "miner: There is no prompt.\n  Such as: miner generate "),
         (["generate", "--maxtokens=5", "x"], "miner: Unknown option --maxtokens.\n  Did you mean --max-tokens? "),

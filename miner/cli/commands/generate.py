@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.output.errors import note
+from miner.cli.output.errors import complain, note
 from miner.cli.parser import EXIT_STATUS, add_json_option, add_target_options, add_words
 from miner.cli.request_options import add_request_options, name_unsupported, parameters_of
 from miner.cli.verbosity import logs_shown
@@ -113,6 +113,10 @@ async def _generate(
             if ignored := _ignored(response):
                 note(f"miner: Left out or changed, as the model does not support it: {', '.join(ignored)}.")
             _note_finish(response, args.max_tokens or config.default_max_tokens)
+            if getattr(args, "timings", False):
+                from miner.cli.chat.statistics import timings_of
+
+                complain(timings_of(response))
     finally:
         status.erase()
         output.end_line()
@@ -158,7 +162,8 @@ async def _stream(
         parameters = {"unsupported": ["progress"], **parameters, "progress": True}
     stream = service.stream(**parameters)
     received: list[list[LLMChunk]] = []
-    reasoning = ReasoningText(shown=bool(parameters.get("reasoning")) and not args.json)
+    hidden = args.json or getattr(args, "hide_thinking", False)
+    reasoning = ReasoningText(shown=bool(parameters.get("reasoning")) and not hidden)
     async with aclosing(stream.batches()) as batches:
         async for batch in batches:
             received.append(batch)

@@ -6,6 +6,7 @@ import sys
 
 from miner.cli.output.style import Style
 from miner.cli.output.terminal import Status
+from miner.cli.output.visible import visible
 
 
 class ReasoningText:
@@ -29,7 +30,7 @@ class ReasoningText:
             return
         status.erase()
         self._open = True
-        self._put(self._style.dim(text))
+        self._put(self._style.dim(visible(text) if sys.stderr is not None and sys.stderr.isatty() else text))
 
     def end(self) -> None:
         """End it, if there was any: an empty line stands before the response."""

@@ -12,6 +12,7 @@ import time
 
 from miner.cli.output.errors import note
 from miner.cli.output.style import is_terminal
+from miner.cli.output.visible import visible
 from miner.cli.signals import StopSignals
 from miner.cli.verbosity import quiet
 from miner.core._typing import override
@@ -24,12 +25,15 @@ _NEVER_BLOCKS = 512
 
 
 class Output:
-    """Unbuffered standard output: text not yet written when a signal arrives is dropped."""
+    """Unbuffered standard output: text not yet written when a signal arrives is dropped. A terminal gets no control
+    characters of the text; a pipe and a file get it as it is.
+    """
 
     def __init__(self, signals: StopSignals) -> None:
         self._signals = signals
         self._at_line_start = True
         self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self._terminal = sys.stdout.isatty()
 
     def write(self, text: str) -> None:
         """Write text.
@@ -38,7 +42,7 @@ class Output:
             BrokenPipeError: the reader has exited.
             MinerError: it cannot be written, for example because the disk is full.
         """
-        data = text.encode(self._encoding, "replace")
+        data = (visible(text) if self._terminal else text).encode(self._encoding, "replace")
         while data:
             with self._signals.blocking():
                 # Unbounded: the reader may be a pager, or a paused terminal.

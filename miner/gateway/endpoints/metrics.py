@@ -7,7 +7,6 @@ import asyncio
 from aiohttp import web
 
 from miner.gateway.context import RequestContext
-from miner.gateway.counters import Histogram
 from miner.gateway.errors import RefusedError
 from miner.gateway.telemetry.metric_table import METRICS
 
@@ -22,7 +21,7 @@ async def metrics(context: RequestContext) -> web.StreamResponse:
     """
     collector = context.gateway.collector
     try:
-        from miner.gateway.endpoints.prometheus import encode
+        from miner.gateway.endpoints.prometheus import encode, metric_of
     except ImportError:
         collector = None
     if collector is None:
@@ -30,10 +29,10 @@ async def metrics(context: RequestContext) -> web.StreamResponse:
             501, "no_metrics", "This server does not provide metrics.",
             operator_hint='`pip install "llm-service-backends[serve]"` adds them.',
         )  # fmt: skip
-    samples = {
-        name: [(labels, value.copy() if isinstance(value, Histogram) else value) for labels, value in found]
-        for name, found in (await collector.collect()).items()
-    }  # requests go on counting while it is written
-    content_type, body = await asyncio.to_thread(encode, samples, context.request.headers.get("Accept"))
+    samples = await collector.collect()
+    families = [
+        metric_of(name, spec.type, spec.help, spec.labels, samples.get(name, ())) for name, spec in METRICS.items()
+    ]
+    content_type, body = await asyncio.to_thread(encode, families, context.request.headers.get("Accept"))
     context.status = 200
     return web.Response(body=body, headers=context.headers(content_type))

@@ -1,0 +1,1 @@
+"""`miner chat`: a conversation in a terminal."""

@@ -1,0 +1,49 @@
+"""The loop of a chat: read a message or command, respond, until the user leaves."""
+
+from __future__ import annotations
+
+from miner.cli.chat.interrupt import on_interrupt
+from miner.cli.chat.respond import send
+from miner.cli.chat.session import Chat
+from miner.cli.chat.slash import command_in, run_command
+from miner.cli.chat.user_input import Cancelled, without_quotes
+
+KEYS = "Ctrl-C stops a response, Ctrl-D leaves; /help lists the commands."
+
+
+def greet(chat: Chat) -> None:
+    """Say what is talked to, and the two keys one must know."""
+    length = chat.usage.context_length
+    context = f"context {length:,} tokens" if length else "context unknown"
+    chat.say(f"{chat.model_name} · {chat.where} · {context}", "bold")
+    chat.note(KEYS)
+    if chat.history.problem:
+        chat.note(chat.history.problem)
+
+
+async def converse(chat: Chat) -> None:
+    """Talk until the user leaves: Ctrl-D, /exit, or Ctrl-C twice at an empty prompt."""
+    warned = False
+    while not chat.leaving:
+        try:
+            with on_interrupt(lambda: None):
+                text = await chat.input.message()
+        except EOFError:
+            return
+        except Cancelled as stop:
+            if stop.typed.strip():
+                warned = False
+            elif warned:
+                return
+            else:
+                warned = True
+                chat.say("Ctrl-D or /exit leaves; so does Ctrl-C again.")
+            continue
+        warned = False
+        if not text.strip():
+            continue
+        command = command_in(text)
+        if command is not None:
+            await run_command(chat, *command)
+        else:
+            await send(chat, {"role": "user", "content": without_quotes(text).strip("\n")})

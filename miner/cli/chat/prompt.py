@@ -1,0 +1,130 @@
+"""The prompt of a terminal: several lines, history, completion."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import History as PromptHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.styles import Style
+
+from miner.cli.chat.completion import ChatCompleter
+from miner.cli.chat.history import History
+from miner.cli.chat.user_input import CONTINUED, PROMPT, Cancelled, UserInput, in_block
+from miner.core._typing import override
+
+_STYLE = Style.from_dict(
+    {
+        "prompt": "bold",
+        "placeholder": "ansibrightblack",
+        "auto-suggestion": "ansibrightblack",
+        "completion-menu": "noinherit",
+        "completion-menu.completion": "noinherit",
+        "completion-menu.completion.current": "noinherit reverse",
+        "completion-menu.meta.completion": "noinherit ansibrightblack",
+        "completion-menu.meta.completion.current": "noinherit reverse",
+        "scrollbar.background": "noinherit",
+        "scrollbar.button": "noinherit reverse",
+    }
+)
+_ROWS_FOR_MENU = 6
+
+
+class PromptInput(UserInput):
+    """Reads messages with prompt-toolkit.
+
+    Args:
+        words: what commands can be completed with, by kind.
+    """
+
+    def __init__(self, history: History, words: Callable[[str], Iterable[str]]) -> None:
+        output = create_output()
+        if isinstance(output, Vt100_Output):
+            # Terminals that do not tell where the cursor is would get a warning, or their response as typed text.
+            output.enable_cpr = False
+        settings: dict[str, Any] = {"style": _STYLE, "include_default_pygments_style": False, "output": output}
+        if os.environ.get("NO_COLOR"):
+            settings["color_depth"] = ColorDepth.DEPTH_1_BIT
+        self._session: PromptSession[str] = PromptSession(
+            history=_SharedHistory(history),
+            key_bindings=_keys(),
+            multiline=True,
+            completer=ChatCompleter(words),
+            complete_while_typing=Condition(self._is_command),
+            auto_suggest=AutoSuggestFromHistory(),
+            reserve_space_for_menu=_ROWS_FOR_MENU,
+            prompt_continuation=lambda *_: FormattedText([("class:prompt", CONTINUED)]),
+            **settings,
+        )
+        self._questions: PromptSession[str] = PromptSession(**settings)
+
+    def _is_command(self) -> bool:
+        return self._session.default_buffer.text.startswith("/")
+
+    @override
+    async def message(self) -> str:
+        prompt = FormattedText([("class:prompt", PROMPT)])
+        try:
+            return await self._session.prompt_async(prompt, placeholder=_placeholder, handle_sigint=False)
+        except KeyboardInterrupt:
+            raise Cancelled(self._session.default_buffer.text) from None
+
+    @override
+    async def ask(self, question: str) -> str:
+        try:
+            return await self._questions.prompt_async(question, handle_sigint=False)
+        except KeyboardInterrupt:
+            raise Cancelled from None
+
+
+class _SharedHistory(PromptHistory):
+    """Our history, as prompt-toolkit wants it."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._history = history
+
+    @override
+    def load_history_strings(self) -> Iterable[str]:
+        return reversed(self._history.entries)
+
+    @override
+    def store_string(self, string: str) -> None:
+        self._history.add(string)
+
+
+def _placeholder() -> FormattedText:
+    """What an empty prompt says; nothing once it is left behind."""
+    return FormattedText([] if get_app().is_done else [("class:placeholder", "Send a message (/help)")])
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+    bound = keys.add
+
+    @bound("enter")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        state = buffer.complete_state
+        if state is not None and state.current_completion is not None:
+            buffer.complete_state = None  # Enter takes the completion; the next one sends
+        elif in_block(buffer.text):
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @bound("escape", "enter")
+    @bound("c-j")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys

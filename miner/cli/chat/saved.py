@@ -1,0 +1,79 @@
+"""Saved conversations: `/save NAME` and `/load NAME`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from miner.cli.chat.conversation import Conversation
+from miner.cli.chat.private_files import chat_directory, write_private
+from miner.errors import InvalidRequestError
+
+_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
+_FORMAT = 1
+
+
+def path_of(name: str) -> Path:
+    """The file of a saved conversation.
+
+    Raises:
+        InvalidRequestError: the name is none.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InvalidRequestError(
+            f"{name!r} cannot be a conversation's name: letters, digits, '.', '_' and '-', at most 100.", param="name"
+        )
+    return chat_directory() / "saved" / f"{name}.json"
+
+
+def names() -> list[str]:
+    """The saved conversations, by name."""
+    return sorted(path.stem for path in (chat_directory() / "saved").glob("*.json"))
+
+
+def save(name: str, conversation: Conversation) -> Path:
+    """Save a conversation; return its file."""
+    path = path_of(name)
+    text = json.dumps({"format": _FORMAT, **asdict(conversation)}, indent=1, ensure_ascii=False)
+    write_private(path, text + "\n")
+    return path
+
+
+def load(name: str) -> Conversation:
+    """Return a saved conversation.
+
+    Raises:
+        InvalidRequestError: there is none of that name, or its file is not one.
+    """
+    path = path_of(name)
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(names()) or "none"
+        raise InvalidRequestError(
+            f"There is no saved conversation {name!r}.", param="name",
+            hint=f"Saved are: {known}. `/model NAME` changes the model.",
+        ) from None  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error}.", param="name") from error
+    return _checked(saved, path)
+
+
+def _checked(saved: Any, path: Path) -> Conversation:
+    wrong = InvalidRequestError(f"{path} is no saved conversation of this version.", param="name")
+    if not isinstance(saved, dict) or saved.pop("format", None) != _FORMAT:
+        raise wrong
+    kinds: dict[str, Any] = {
+        "model": (str, type(None)), "system": (str, type(None)), "messages": list, "options": dict,
+        "response_format": (dict, type(None)), "tools": list, "tools_on": bool,
+    }  # fmt: skip
+    if {field.name for field in fields(Conversation)} != saved.keys():
+        raise wrong
+    if any(not isinstance(saved[name], kind) for name, kind in kinds.items()):
+        raise wrong
+    if any(not isinstance(message, dict) or "role" not in message for message in saved["messages"]):
+        raise wrong
+    return Conversation(**saved)
