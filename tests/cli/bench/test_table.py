@@ -12,7 +12,8 @@ PLAIN = Style(None)
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.00 ms"), (0.0000012, "0.0012 ms"), (0.00042, "0.420 ms"), (0.0123, "12.3 ms"), (0.1, "100 ms"),
+    [(0.0, "0.00 ms"), (0.0000012, "0.0012 ms"), (0.00008, "0.080 ms"), (0.00042, "0.420 ms"), (0.0123, "12.3 ms"),
+     (0.1, "100 ms"),
      (0.9994, "999 ms"), (0.9996, "1.00 s"), (12.34, "12.3 s"), (1234.0, "1 234 s"), (None, "-")],
 )  # fmt: skip
 def test_times_have_milliseconds_below_one_second(value, text):
@@ -62,6 +63,12 @@ def test_a_run_without_a_completed_request_says_so():
     assert "0 of 64 completed, 64 failed" in text
     assert "Nothing was measured" in table(a_result([]), PLAIN, 80)
     assert " - " in table(a_result([a_run(failing=1.0), a_run()]), PLAIN, 200)
+
+
+def test_notes_are_broken_between_words():
+    text = table(a_result(notes=["a note of many words " * 5]), PLAIN, 40)
+    assert max(map(len, text.splitlines())) <= 40
+    assert "a note of many words a" in " ".join(text.split())
 
 
 def test_hostile_names_reach_no_terminal():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from miner.cli.bench.report import units
 from miner.cli.bench.report.compare import SHOWN, Comparison, Failures, Row
+from miner.cli.bench.report.table import notes_text
 from miner.cli.output.style import Style
 from miner.cli.output.tables import aligned, printable
 
@@ -38,7 +39,7 @@ def comparison_text(comparison: Comparison, style: Style, columns: int | None = 
     notes = [*comparison.notes, *(f"base: {note}" for note in comparison.base_notes)]
     if new_notes:
         notes += [f"new: {note}" for note in comparison.new_notes]
-    parts += [style.yellow(f"Note: {printable(note, limit=400)}") for note in notes]
+    parts += notes_text(notes, style, columns)
     return "\n\n".join(parts)
 
 

@@ -31,6 +31,8 @@ _PERIOD = 0.25
 _LINE_PERIOD = 10.0
 """Seconds between two lines where there is no terminal."""
 _BARS = " ▁▂▃▄▅▆▇█"
+_SHORTEST = 8
+"""Characters that a bar needs to say something."""
 _ASCII_BARS = " ..::--=#"
 
 
@@ -116,8 +118,10 @@ class _Screen(_Lines):
         self._console = Console(file=stream, highlight=False, soft_wrap=False)
         # No thread of its own: it would draw between two tokens whenever it likes.
         self._live: Live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
-        self._live.start()
         self._timer: asyncio.TimerHandle | None = None
+        self._began = monotonic()
+        self._live.start()
+        self._draw()
 
     def close(self) -> None:
         """Erase what was drawn."""
@@ -128,8 +132,7 @@ class _Screen(_Lines):
 
     @override
     def _begun(self, tally: Tally) -> None:
-        if self._timer is None:
-            self._draw()
+        pass
 
     @override
     def _maybe(self, tally: Tally) -> None:
@@ -147,44 +150,49 @@ class _Screen(_Lines):
         from rich.text import Text
 
         self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._draw)
-        if self._tally is None:
-            return
-        self._tally.mark()
         width = self._console.width - 1
-        bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
-        text = "\n".join(_picture(self._tally, self._runs, width, bars))
-        self._live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
+        if self._tally is None:
+            doing = "preparing the target" if not self._number else "warming up"
+            lines = [f"{doing} ({monotonic() - self._began:.0f} s)"]
+        else:
+            self._tally.mark()
+            bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
+            lines = _picture(self._tally, self._runs, width, bars, self._style)
+        self._live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
 
 
-def _picture(tally: Tally, runs: int, width: int, bars: str) -> list[str]:
+def _picture(tally: Tally, runs: int, width: int, bars: str, style: Style) -> list[str]:
     """The lines that stand on a terminal, none wider than `width`."""
-    head = f"{printable(tally.name, limit=60)}{_of(tally, runs)}"
-    if tally.total:
-        end = f"{tally.ended}/{tally.total}{_left(tally)}"
-        room = min(40, width - len(head) - len(end) - 4)
-        if room >= 8:
-            filled = min(room, room * tally.ended // tally.total)
-            full, empty = ("█", "░") if bars is _BARS else ("#", ".")
-            head = f"{head}  {full * filled}{empty * (room - filled)}"
-        head = f"{head}  {end}"
-    else:
-        head = f"{head}  {_clock(tally.elapsed)}"
+    name = f"{printable(tally.name, limit=60)}{_of(tally, runs)}"
+    end = f"{tally.ended}/{tally.total}{_left(tally)}" if tally.total else _clock(tally.elapsed)
+    bar = ""
+    room = min(40, width - len(name) - len(end) - 4)
+    if tally.total and room >= _SHORTEST:
+        filled = min(room, room * tally.ended // tally.total)
+        full, empty = ("█", "░") if bars is _BARS else ("#", ".")
+        bar = f"{style.cyan(full * filled)}{style.dim(empty * (room - filled))}  "
+    elif len(name) + 2 + len(end) > width:
+        name = printable(tally.name, limit=max(4, width - len(end) - 2))
     speeds = tally.speeds()
-    line = f"{units.rate(speeds[-1] if speeds else 0.0)} tokens/s"
-    if speeds:
-        line += f"  {_spark(speeds, min(len(speeds), max(4, width - 20)), bars)}"
+    speed = f"{units.rate(speeds[-1] if speeds else 0.0)} tokens/s"
+    spark = _spark(speeds[-max(4, width - len(speed) - 4) :], bars)
+    counts = _counts(tally)[: width - 2]
+    lines = [
+        f"{style.bold(name)}  {bar}{end}",
+        f"  {style.red(counts) if tally.failed else counts}",
+        f"  {style.bold(speed)}  {style.green(spark)}",
+    ]
     latency = [
         f"TTFT p{share} {units.seconds(value)}" for share in (50, 99) if (value := tally.ttft(share)) is not None
     ]
-    lines = [head, f"  {_counts(tally)}", f"  {line}"]
     if latency:
-        lines.append(f"  {'  '.join(latency)}")
-    return [each[:width] for each in lines]
+        lines.append(f"  {'  '.join(latency)}"[:width])
+    return lines
 
 
-def _spark(speeds: list[float], count: int, bars: str) -> str:
-    top = max(speeds) or 1.0
-    return "".join(bars[round((len(bars) - 1) * each / top)] for each in speeds[-count:])
+def _spark(speeds: list[float], bars: str) -> str:
+    top = max(speeds, default=0.0) or 1.0
+    return "".join(bars[round((len(bars) - 1) * each / top)] for each in speeds)
 
 
 def _of(tally: Tally, runs: int) -> str:

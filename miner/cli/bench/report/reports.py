@@ -66,6 +66,8 @@ class Reports:
         names = [*self._names, *([THIS] if result is not None else [])]
         style, width = Style(sys.stdout), columns(sys.stdout)
         if result is not None and not self._json:
+            if width is not None:
+                print()  # between the lines of the progress and the table
             print(table(result, style, width), flush=True)
         if self._html is not None:
             from miner.cli.bench.report.html.page import page

@@ -10,6 +10,7 @@ from miner.cli.bench.report.figures import E2E, ITL, LATENCIES, POINTS, SPEED, T
 from miner.cli.bench.result import Result, Run
 from miner.cli.output.style import Style
 from miner.cli.output.tables import aligned, cell_len, printable
+from miner.cli.output.wrap import wrapped
 
 _WIDEST = 200
 """Columns where the output is no terminal."""
@@ -33,8 +34,14 @@ def table(result: Result, style: Style, columns: int | None = None) -> str:
     else:
         parts += _runs(result, style, width)
     parts += _failures(result.runs, style)
-    parts += [style.yellow(f"Note: {printable(note, limit=400)}") for note in result.notes]
+    parts += notes_text(result.notes, style, columns)
     return "\n\n".join(parts)
+
+
+def notes_text(notes: Sequence[str], style: Style, columns: int | None) -> list[str]:
+    """Notes for people, broken between words."""
+    said = [f"Note: {printable(note, limit=400)}" for note in notes]
+    return [style.yellow(wrapped(each, columns) if columns else each) for each in said]
 
 
 def _heading(result: Result, style: Style) -> str:

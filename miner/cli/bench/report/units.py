@@ -12,7 +12,7 @@ def number(value: float) -> str:
         return f"{value:.1f}"
     if size >= 0.9995 or not size:
         return f"{value:.2f}"
-    return f"{value:.3f}" if size >= 0.0995 else f"{value:.2g}" if size >= 0.0001 else f"{value:.1e}"
+    return f"{value:.3f}" if size >= 0.0995 else f"{value:#.2g}" if size >= 0.0001 else f"{value:.1e}"
 
 
 def seconds(value: float | None) -> str:
