@@ -7,6 +7,7 @@ from typing import Any
 
 from miner.cli.output.style import columns
 from miner.cli.output.tables import aligned, printable
+from miner.cli.output.wrap import wrapped
 from miner.core.model_card import ModelCard
 
 TEXTS = ("template", "system", "license", "parameters")
@@ -65,8 +66,8 @@ def print_details(details: dict[str, Any], card: ModelCard) -> None:
     room = 500 if width is None else max(20, width - max(len(key) for key, _ in rows) - 2)
     lines = []
     for key, text in rows:
-        text = printable(text, limit=500)
-        pieces = [text[at : at + room] for at in range(0, len(text), room)] or [""]
+        # A longer word, such as a path, stays whole: it can be copied.
+        pieces = wrapped(printable(text, limit=500), room).splitlines() or [""]
         lines += [(key if not number else "", piece) for number, piece in enumerate(pieces)]
     print(aligned(lines))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.errors import note
+from miner.cli.output.style import columns
 from miner.cli.output.tables import aligned, print_json, printable
 from miner.cli.parser import UsageError
 from miner.core.llms.pool.plan import config_for, plan_models
@@ -40,7 +42,7 @@ def print_table(loaded: LoadedConfig, settings: MinerConfig, *, json: bool) -> i
     if table.memory is not None:
         most = [readable(size) for size in table.gpu_memory[: len(cards)]]
         rows.append(("all engines, at most", readable(table.memory), *most, ""))
-    print(aligned(rows, right=frozenset(range(1, 2 + len(cards)))))
+    print(aligned(rows, right=frozenset(range(1, 2 + len(cards))), columns=columns(sys.stdout)))
     for sentence in table.sentences():
         print(printable(sentence))
     if any(engine.evicts and engine.chosen for engine in table.engines):

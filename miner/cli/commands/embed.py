@@ -36,6 +36,8 @@ _BATCH = 64
 """Texts of one request."""
 _VALUES = 3
 """Values of a vector in the table."""
+_NARROW = 70
+"""Columns below which there is room for one value."""
 _EXAMPLE = "hf:nomic-ai/nomic-embed-text-v1.5-GGUF"
 
 
@@ -128,21 +130,29 @@ def _show(described: dict[str, Any], vectors: list[list[float]], args: argparse.
     if args.output is not None:
         return
     width = columns(sys.stdout)
-    room = (width or 120) - 50
+    narrow = width is not None and width < _NARROW
+    room = (width or 120) - (13 if narrow else 50)
     if args.similar is not None:
         rows = [("SIMILARITY", "TEXT")]
-        rows += [(f"{each['similarity']:.4f}", one_line(each["text"], room + 38)) for each in described["similarities"]]
+        rows += [
+            (f"{each['similarity']:.4f}", one_line(each["text"], (width or 120) - 13))
+            for each in described["similarities"]
+        ]
         print(aligned(rows, right=frozenset({0}), columns=width))
     else:
         heads = [("DIMENSIONS", "VECTOR", "TEXT")]
         heads += [
-            (str(len(each["embedding"])), _beginning(each["embedding"]), one_line(each["text"], room))
+            (
+                str(len(each["embedding"])),
+                _beginning(each["embedding"], 1 if narrow else _VALUES),
+                one_line(each["text"], room),
+            )
             for each in described["embeddings"]
         ]
         print(aligned(heads, right=frozenset({0}), columns=width))
         note(f"By {described['model'] or 'the model'}. All values: --json, or --output FILE.npy.")
 
 
-def _beginning(vector: list[float]) -> str:
-    shown = ", ".join(f"{value:.4f}" for value in vector[:_VALUES])
-    return f"[{shown}{', ...' if len(vector) > _VALUES else ''}]"
+def _beginning(vector: list[float], values: int) -> str:
+    shown = ", ".join(f"{value:.4f}" for value in vector[:values])
+    return f"[{shown}{', ...' if len(vector) > values else ''}]"

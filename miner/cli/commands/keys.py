@@ -5,13 +5,15 @@ within 2 s.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miner.cli.guess import nearest
 from miner.cli.output.errors import note
-from miner.cli.output.tables import aligned, print_json
+from miner.cli.output.style import columns
+from miner.cli.output.tables import aligned, name_values, print_json
 from miner.cli.parser import UsageError, add_json_option, number, overrides
 from miner.errors import ConfigError, InvalidRequestError
 
@@ -231,7 +233,11 @@ def _list(args: argparse.Namespace, path: Path) -> int:
         print_json({"keys": [_described(entry) for entry in entries]})
     elif entries:
         rows = [("NAME", "CREATED", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT", "MODELS", "ADMIN")]
-        print(aligned([*rows, *(_row(entry) for entry in entries)], right=frozenset({2, 3, 4})))
+        print(
+            aligned(
+                [*rows, *(_row(entry) for entry in entries)], right=frozenset({2, 3, 4}), columns=columns(sys.stdout)
+            )
+        )
     else:
         note(f"miner: There are no keys in {path}. `miner keys new NAME` creates one.")
     return 0
@@ -244,7 +250,7 @@ def _show(args: argparse.Namespace, path: Path) -> int:
         return 0
     rows = [("name", entry.name), ("created", entry.created or "-"), *_facts(entry)]
     rows += [("old key", f"works until {former.until}") for former in entry.former]
-    print(aligned(rows))
+    print(name_values(rows, columns=columns(sys.stdout)))
     return 0
 
 

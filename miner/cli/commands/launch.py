@@ -96,10 +96,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(clients: dict[str, Client]) -> None:
+    from miner.cli.output.style import columns
     from miner.cli.output.tables import aligned
 
-    rows = [(client.name, client.title, _installed(client) or "not installed") for client in clients.values()]
-    print(aligned(rows))
+    rows = [("NAME", "PROGRAM", "PATH")]
+    rows += [(client.name, client.title, _installed(client) or "not installed") for client in clients.values()]
+    print(aligned(rows, columns=columns(sys.stdout)))
 
 
 def _installed(client: Client) -> str | None:

@@ -119,7 +119,8 @@ def _show(described: dict[str, Any], args: argparse.Namespace) -> None:
     else:
         print(count)
     named = f" of {described['model']}" if described["model"] else ""
-    of_context = f", {count / context:.1%} of its context of {context}" if context else ""
+    share = f"{count / context:.1%}" if context and count * 1000 >= context else "under 0.1%"
+    of_context = f", {share} of its context of {context}" if context else ""
     note(f"{count} token{'' if count == 1 else 's'}{named}{of_context}.")
 
 

@@ -90,6 +90,6 @@ def _print_json(error: MinerError, status: int) -> None:
         "exit_code": status,
     }
     try:
-        print(json.dumps({"error": described, "content": _partial(error) or None}), flush=True)
+        print(json.dumps({"error": described, "content": _partial(error) or None}, indent=2), flush=True)
     except OSError:
         drop_output()  # standard error has the message

@@ -8,7 +8,10 @@ from typing import Any
 
 from miner.cli.output.wrap import cell_len, wrapped
 
-__all__ = ["aligned", "cell_len", "print_json", "printable"]
+__all__ = ["aligned", "cell_len", "name_values", "print_json", "printable", "with_lines"]
+
+_LEAST = 16
+"""Characters that a value needs beside its name; with fewer it stands below."""
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), columns: int | None = None) -> str:
@@ -21,7 +24,7 @@ def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(
     """
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     if columns is not None and sum(widths) + 2 * (len(widths) - 1) > columns:
-        return _blocks(rows)
+        return _blocks(rows, columns)
     lines = []
     for row in rows:
         cells = (
@@ -55,13 +58,23 @@ def _below(line: str, columns: int | None) -> str:
     return f"  {line}" if columns is None else wrapped(line, columns, "  ")
 
 
-def _blocks(rows: Sequence[Sequence[str]]) -> str:
+def _blocks(rows: Sequence[Sequence[str]], columns: int) -> str:
     headings, *values = rows
-    width = max(map(cell_len, headings))
-    return "\n\n".join(
-        "\n".join(f"{heading.ljust(width)}  {cell}".rstrip() for heading, cell in zip(headings, row, strict=True))
-        for row in values
-    )
+    return "\n\n".join(name_values(list(zip(headings, row, strict=True)), columns=columns) for row in values)
+
+
+def name_values(rows: Sequence[tuple[str, str]], *, columns: int | None) -> str:
+    """Format names and values in two columns, values that do not fit on several lines."""
+    width = max((cell_len(name) for name, _ in rows), default=0) + 2
+    if columns is None:
+        return "\n".join(f"{name}{' ' * (width - cell_len(name))}{value}".rstrip() for name, value in rows)
+    if columns - width < _LEAST:  # the names leave no room beside them
+        return "\n".join(f"{wrapped(name, columns)}\n{wrapped(value, columns, '    ')}" for name, value in rows)
+    lines = []
+    for name, value in rows:
+        text = wrapped(value, columns, " " * width)
+        lines.append(f"{name}{' ' * (width - cell_len(name))}{text[width:]}".rstrip())
+    return "\n".join(lines)
 
 
 def printable(text: str, *, limit: int = 200) -> str:

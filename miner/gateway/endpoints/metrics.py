@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from miner.gateway.context import RequestContext
+from miner.gateway.counters import Histogram
 from miner.gateway.errors import RefusedError
 from miner.gateway.telemetry.metric_table import METRICS
 
@@ -21,7 +22,7 @@ async def metrics(context: RequestContext) -> web.StreamResponse:
     """
     collector = context.gateway.collector
     try:
-        from miner.gateway.endpoints.prometheus import encode, metric_of
+        from miner.gateway.endpoints.prometheus import encode
     except ImportError:
         collector = None
     if collector is None:
@@ -29,10 +30,10 @@ async def metrics(context: RequestContext) -> web.StreamResponse:
             501, "no_metrics", "This server does not provide metrics.",
             operator_hint='`pip install "llm-service-backends[serve]"` adds them.',
         )  # fmt: skip
-    samples = await collector.collect()
-    families = [
-        metric_of(name, spec.type, spec.help, spec.labels, samples.get(name, ())) for name, spec in METRICS.items()
-    ]
-    content_type, body = await asyncio.to_thread(encode, families, context.request.headers.get("Accept"))
+    samples = {
+        name: [(labels, value.copy() if isinstance(value, Histogram) else value) for labels, value in found]
+        for name, found in (await collector.collect()).items()
+    }  # requests go on counting while it is written
+    content_type, body = await asyncio.to_thread(encode, samples, context.request.headers.get("Accept"))
     context.status = 200
     return web.Response(body=body, headers=context.headers(content_type))

@@ -87,14 +87,14 @@ def _of_calls(gateway: Gateway, counters: Counters) -> Iterator[tuple[MetricSpec
         labels = operation, gateway.service.backend_of(model).name, model
         for error_type, duration in counted.duration.items():
             yield SPECS[names.SERVER_REQUEST_DURATION], *labels, error_type, duration
-        yield SPECS[names.SERVER_TIME_TO_FIRST_TOKEN], *labels, counted.time_to_first_token
-        yield SPECS[names.SERVER_TIME_PER_OUTPUT_TOKEN], *labels, counted.time_per_output_token
         yield usage, *labels, "input", counted.input_tokens
         yield usage, *labels, "output", counted.output_tokens
         if operation == names.EMBEDDINGS:
             yield SPECS[names.EMBEDDED_PER_REQUEST], *labels, counted.input_tokens
         if operation not in _INFERENCE:
-            continue  # the conventions count the tokens of generations
+            continue  # nothing else has a first token, and the conventions count the tokens of generations
+        yield SPECS[names.SERVER_TIME_TO_FIRST_TOKEN], *labels, counted.time_to_first_token
+        yield SPECS[names.SERVER_TIME_PER_OUTPUT_TOKEN], *labels, counted.time_per_output_token
         yield SPECS[names.INPUT_PER_REQUEST], *labels, counted.input_tokens
         yield SPECS[names.OUTPUT_PER_REQUEST], *labels, counted.output_tokens
         for name, tokens in (

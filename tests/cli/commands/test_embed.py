@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.cli.pty_screen import screen_of
 from tests.servers.openai_stub import StubServer
 from tests.servers.threaded import in_thread
 from tests.tiny_model import write_tiny_model
@@ -35,6 +36,16 @@ def test_a_row_for_each_text(miner, server):
         ["3", "[10.0000,", "1.0000,", "0.0000]", "four", "words"],
     ]
     assert done.stderr == b"By m. All values: --json, or --output FILE.npy.\n"
+
+
+def test_a_block_for_each_text_on_a_narrow_terminal(server, tmp_path):
+    text = "a long text that does not fit into a line of forty columns"
+    lines, status = screen_of(["embed", "--url", server.url, text, "b", "-q"], width=40, directory=tmp_path)
+    assert status == 0
+    assert lines[:7] == [
+        "DIMENSIONS  3", "VECTOR      [58.0000, ...]", "TEXT        a long text that does no...", "",
+        "DIMENSIONS  3", "VECTOR      [1.0000, ...]", "TEXT        b",
+    ]  # fmt: skip
 
 
 def test_lines_of_standard_input_and_of_a_file(miner, server):

@@ -188,6 +188,33 @@ def test_a_model_that_is_not_there_exits_2_with_what_is(miner):
     assert b"demo" in done.stderr
 
 
+def test_a_value_by_a_schema_and_a_call_of_a_tool(miner):
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    done = miner("generate", "--schema", json.dumps(schema), "--temperature", "0", "--json", "a", "person", **SMALL)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["parsed"] == json.loads(answer["content"])
+    assert type(answer["parsed"]["age"]) is int
+    city = {"enum": ["Rome", "Paris"]}
+    parameters = {"type": "object", "properties": {"city": city}, "required": ["city"], "additionalProperties": False}
+    tool = {"name": "get_weather", "parameters": parameters}
+    (miner.directory / "tools.json").write_text(json.dumps([tool]))
+    asked = ["--tools", "tools.json", "--tool-choice", "required", "--temperature", "0", "--max-tokens", "64"]
+    done = miner("generate", *asked, "weather", "in", "Rome", **SMALL)
+    assert done.returncode == 0, done.stderr
+    (call,) = json.loads(done.stdout)["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+
+
+def test_a_prompt_without_the_chat_template_and_an_image_that_nobody_sees(miner):
+    done = miner("generate", "--raw", "--temperature", "0", "--max-tokens", "2", "The capital of France is", **SMALL)
+    assert (done.returncode, done.stdout) == (0, b" Paris.\n")
+    (miner.directory / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n0000")
+    done = miner("generate", "--image", "a.png", "what", "is", "it", **SMALL)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"miner: --image: llamacpp's model 'demo' does not support images.\n  Use a model")
+
+
 WITHOUT_DEMO = """
 import importlib.util, sys
 find_spec = importlib.util.find_spec

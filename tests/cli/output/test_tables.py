@@ -5,7 +5,7 @@ import io
 import pytest
 
 from miner.cli.output.style import Style, columns, has_colour
-from miner.cli.output.tables import aligned, cell_len
+from miner.cli.output.tables import aligned, cell_len, name_values
 
 ROWS = [("NAME", "SIZE", "STATE"), ("a-model-of-some-length", "93 MB", "ready"), ("b", "1.2 GiB", "-")]
 
@@ -69,3 +69,11 @@ def test_only_a_terminal_has_a_width(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     assert columns(io.StringIO()) is None
     assert columns(Terminal()) == 57
+
+
+def test_names_and_values_on_any_width():
+    rows = [("name", "alice"), ("requests", "no limit of its own")]
+    assert name_values(rows, columns=None) == "name      alice\nrequests  no limit of its own"
+    assert name_values(rows, columns=28) == "name      alice\nrequests  no limit of its\n          own"
+    assert name_values(rows, columns=20) == "name\n    alice\nrequests\n    no limit of its\n    own"
+    assert name_values([], columns=20) == ""

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from miner.gateway.counters import Histogram, ModelLabels
 from miner.gateway.endpoints.metrics import METRICS
+from miner.gateway.endpoints.prometheus import encode
 from tests.gateway.middleware.test_rate_limit import Gated, ask, until
 from tests.gateway.serving import Parrot, config, post, serving
 
@@ -104,6 +107,39 @@ async def test_openmetrics_where_the_scraper_prefers_it():
         async with session.get(f"{served.url}/metrics", headers=accept) as answer:
             assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
             assert (await answer.text()).endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0", "*/*"])
+async def test_each_format_is_read_with_the_same_numbers(accept):
+    parse = openmetrics_families if "openmetrics" in accept else text_string_to_metric_families
+    async with serving(Parrot(config())) as served:
+        assert (await ask(served, stream=True)).status == 200
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{served.url}/metrics", headers={"Accept": accept}) as answer,
+        ):
+            families = {family.name: family for family in parse(await answer.text())}
+    assert {*METRICS} <= {*families}
+    spec = families["gen_ai_server_request_duration_seconds"]
+    [count] = [sample for sample in spec.samples if sample.name.endswith("_count")]
+    assert count.labels["gen_ai_request_model"] == "m"
+    assert count.value == 1
+    [everything] = [sample for sample in spec.samples if sample.labels.get("le") == "+Inf"]
+    assert everything.value == 1
+    assert [sample.name for sample in families["miner_client_disconnects"].samples] == [
+        "miner_client_disconnects_total"
+    ]
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+def test_labels_with_special_characters_are_read_as_they_are(accept):
+    name = 'a "model" \\ of\nmine {x}, le="1"'
+    parse = openmetrics_families if "openmetrics" in accept else text_string_to_metric_families
+    _, page = encode({"miner_cost": [((name,), 0.5)]}, accept)
+    [cost] = [family for family in parse(page.decode()) if family.name == "miner_cost"]
+    assert [(sample.name, sample.labels, sample.value) for sample in cost.samples] == [
+        ("miner_cost_total", {"model": name}, 0.5)
+    ]
 
 
 async def test_a_client_cannot_make_labels():
