@@ -133,6 +133,14 @@ class LocalStore(ModelStore):
         return Pulled(model.alias, model.size, str(model.path.parent))
 
     @override
+    def copy(self, source: str, destination: str) -> None:
+        async def run() -> None:
+            async with LlamaCppService(self.settings) as service:
+                await service.copy_model(source, destination)
+
+        asyncio.run(run())
+
+    @override
     def remove(self, name: str) -> Removed:
         if recipe := self._created.find(name):
             self._created.remove(recipe.name)

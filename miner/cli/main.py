@@ -33,6 +33,7 @@ COMMANDS = {
     "pull": ("miner.cli.commands.pull", "download a model", "Models"),
     "list": ("miner.cli.commands.list", "list models", "Models"),
     "show": ("miner.cli.commands.show", "show what a model is and can do", "Models"),
+    "cp": ("miner.cli.commands.cp", "give a model another name", "Models"),
     "rm": ("miner.cli.commands.rm", "delete models", "Models"),
     "models": ("miner.cli.commands.models", "list, show, pull and remove models", "Models"),
     "fit": ("miner.cli.commands.fit", "check whether a model fits into memory", "Models"),

@@ -22,6 +22,7 @@ ACTIONS = {
     "show": "show what a model is, what it can do, and whether it fits into memory",
     "pull": "download a model into the models directory",
     "rm": "delete models from the models directory",
+    "cp": "give a model another name",
     "path": "print the path of a model's file",
 }
 """Name -> line of help."""
@@ -36,6 +37,9 @@ def add_action(parser: argparse.ArgumentParser, action: str) -> None:
     parser.set_defaults(run=_RUN[action], flags={"config": "config"} if action in ("list", "show") else {})
     if action == "rm":
         parser.add_argument("names", nargs="+", metavar="NAME", help="a model, by its full name; several are deleted")
+    elif action == "cp":
+        parser.add_argument("name", metavar="NAME", help="the model")
+        parser.add_argument("destination", metavar="NEW_NAME", help="its other name")
     elif action != "list":
         parser.add_argument("name", metavar="NAME", help="the model")
     parser.add_argument("--backend", metavar="NAME", help="llamacpp or ollama; default: LLM_BACKEND")
@@ -279,6 +283,17 @@ def remove_models(args: argparse.Namespace) -> int:
     return 0
 
 
+def copy_model(args: argparse.Namespace) -> int:
+    """Give a model another name; return the exit status."""
+    _store_of(args).copy(args.name, args.destination)
+    if args.json:
+        print_json({"name": args.destination, "copied_from": args.name})
+    else:
+        print(f"{args.name} is {args.destination} too")
+    note(f"No file was copied. Delete either name with `miner rm {shlex.quote(args.destination)}`.")
+    return 0
+
+
 def print_path(args: argparse.Namespace) -> int:
     """Print the path of a model's file; return the exit status."""
     path = _store_of(args).path(args.name)
@@ -290,7 +305,8 @@ def print_path(args: argparse.Namespace) -> int:
 
 
 _RUN = {
-    "list": list_models, "show": show_model, "pull": pull_model, "rm": remove_models, "path": print_path,
+    "list": list_models, "show": show_model, "pull": pull_model, "rm": remove_models, "cp": copy_model,
+    "path": print_path,
 }  # fmt: skip
 
 

@@ -67,6 +67,9 @@ class ModelStore(Protocol):
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> Pulled:
         """Download a model."""
 
+    def copy(self, source: str, destination: str) -> None:
+        """Give a model another name, under which it stays when the first one is deleted."""
+
     def remove(self, name: str) -> Removed:
         """Delete a model."""
 

@@ -81,6 +81,10 @@ class OllamaStore(ModelStore):
         return Pulled(name)
 
     @override
+    def copy(self, source: str, destination: str) -> None:
+        self._run(lambda service: service.copy_model(source, destination))
+
+    @override
     def remove(self, name: str) -> Removed:
         self._run(lambda service: service.delete_model(name))
         return Removed(name)

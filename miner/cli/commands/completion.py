@@ -27,7 +27,7 @@ _PLACES = {
     "fish": "~/.config/fish/completions/miner.fish, or try it: miner completion fish | source",
 }
 _KINDS = ("models", "backends", "keys")
-_FILES = ("FILE", "PATH")
+_FILES = ("FILE", "PATH", "FILE|JSON", "FILE|URL")
 _MODEL_COMMANDS = ("show", "rm", "run", "load", "unload", "stop", "fit", "path", "reset")
 """Commands and actions whose NAME is a model."""
 _KEY_ACTIONS = ("update", "rotate", "revoke", "show")

@@ -19,7 +19,7 @@ examples:
   miner models path demo
   miner models reset demo --url http://127.0.0.1:8088 --key - < key.txt
 
-`miner list`, `show`, `pull` and `rm` are the same. NAME is a path, a model's
+`miner list`, `show`, `pull`, `rm` and `cp` are the same. NAME is a path, a model's
 full name in MODELS_DIR or its last part (in any case), hf:owner/repo
 [:quantization or file], or demo. An interrupted pull resumes. HF_TOKEN,
 HF_ENDPOINT and proxy variables are used. With LLM_BACKEND=ollama the models are

@@ -301,6 +301,19 @@ def test_several_are_removed_and_the_first_that_cannot_be_ends_it(miner, add, di
     assert json.loads(miner("rm", "d", "--json")[1]) == {"removed": [{"name": "d", "freed": size}]}
 
 
+def test_a_copy_is_another_name(miner, add, directory):
+    add("m", {"llama.context_length": 2048})
+    status, out, err = miner("cp", "m", "gpt-4o")
+    assert (status, out) == (0, "m is gpt-4o too\n")
+    assert "`miner rm gpt-4o`" in err
+    assert {row["name"] for row in json.loads(miner("list", "--json")[1])["models"]} == {"m", "gpt-4o", "demo"}
+    status, _, err = miner("rm", "m")
+    assert (status, "miner rm gpt-4o" in err) == (2, True)
+    assert miner("rm", "gpt-4o") == (0, "removed gpt-4o\n", "Its files are those of another.\n")
+    assert json.loads(miner("cp", "m", "other", "--json")[1]) == {"name": "other", "copied_from": "m"}
+    assert miner("cp", "nothing", "x")[0] == miner("cp", "m", "a b")[0] == miner("cp", "m")[0] == 2
+
+
 @pytest.mark.parametrize("action", ["list", "show", "pull", "rm"])
 def test_the_same_without_models_in_front(directory, capsys, action):
     arguments = [] if action == "list" else ["nothing"]

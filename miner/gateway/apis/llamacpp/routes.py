@@ -18,7 +18,7 @@ from miner.gateway.apis.llamacpp.schema import (
     NativeRerankRequest,
     TokenizeRequest,
 )
-from miner.gateway.apis.llamacpp.tools import health, lora_adapters, models, native, props, slots
+from miner.gateway.apis.llamacpp.tools import health, lora_adapters, models, native, props, slots, tokenize
 from miner.gateway.apis.openai.completions import completions
 from miner.gateway.apis.openai.embeddings import embeddings
 from miner.gateway.apis.openai.rerank import rerank
@@ -70,7 +70,7 @@ LLAMACPP = [
     _generating("/completion", "/completion", "Complete a prompt, in llama.cpp's form"),
     _generating("/completions", "/completion", "The same; OpenAI's form is at /v1/completions", completions),
     _generating("/infill", "/infill", "Fill a gap between two texts"),
-    _post("/tokenize", "Split a text into tokens"),
+    _post("/tokenize", "Split a text into tokens", tokenize),
     _post("/detokenize", "Join tokens to a text"),
     _post("/apply-template", "Format a conversation by the model's chat template"),
     _post("/embedding", "Embed texts, in llama.cpp's form"),

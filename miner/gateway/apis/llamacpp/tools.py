@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from miner.core.wire import ModelInfo, TokenUsage
+from miner.errors import InvalidRequestError, UnsupportedFeatureError
 from miner.gateway.apis.llamacpp.native import backend_of, model_of, object_of, own_errors
 from miner.gateway.apis.openai.models import models as openai_models
 from miner.gateway.catalog import known_models
@@ -38,6 +39,28 @@ def native(path: str) -> Handler:
         return json_response(context, response)
 
     return handle
+
+
+async def tokenize(context: RequestContext) -> web.StreamResponse:
+    """The tokens of a text in llama.cpp's form, on another backend that tells them (vLLM)."""
+    body = await object_of(context)
+    model = model_of(body)
+    text: Any = body.get("content")
+    await context.start_call(Call(arguments=[], model=model))
+    try:
+        tokens = await context.gateway.service.tokenize(text, model, special=body.get("add_special") is True)
+    except UnsupportedFeatureError as error:
+        if error.param != "text":
+            raise
+        with own_errors():  # as for the other routes
+            return json_response(context, await backend_of(context).native("/tokenize", body, model))
+    except InvalidRequestError as error:
+        if error.param == "text":
+            error.param, error.message = "content", error.message.replace("text", "content", 1)
+        raise
+    pieces = [{"id": token.id, "piece": token.bytes or token.piece} for token in tokens]
+    listed = pieces if body.get("with_pieces") is True else [token.id for token in tokens]
+    return json_response(context, msgspec.json.encode({"tokens": listed}))
 
 
 async def props(context: RequestContext) -> web.StreamResponse:

@@ -195,6 +195,18 @@ async def test_on_another_backend_they_say_so():
             assert (await got(served, path))[0] == 501
 
 
+async def test_tokens_of_a_backend_with_another_form():
+    side = {"/tokenize": {"count": 2, "max_model_len": 9, "tokens": [3, 4], "token_strs": ["a", "b"]}}
+    async with StubServer(side=side) as engine_, serving(vllm(engine_)) as served:
+        status, reply = await sent(served, "/tokenize", {"model": "m", "content": "a b", "add_special": True})
+        assert (status, reply) == (200, {"tokens": [3, 4]})
+        _, reply = await sent(served, "/tokenize", {"model": "m", "content": "a b", "with_pieces": True})
+        assert reply == {"tokens": [{"id": 3, "piece": "a"}, {"id": 4, "piece": "b"}]}
+        status, refused = await sent(served, "/tokenize", {"model": "m", "content": 7})
+        assert (status, refused["error"]["message"]) == (400, "content must be a string that is not empty.")
+        assert (await sent(served, "/tokenize", {"model": "none", "content": "a"}))[0] == 404
+
+
 async def test_what_openai_has_too_is_openais_on_another_backend():
     async with StubServer() as engine_, serving(vllm(engine_)) as served:
         status, reply = await sent(served, "/completions", {"model": "m", "prompt": "Once"})
