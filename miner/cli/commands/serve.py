@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miner.cli.backend_choice import chosen_backend
+from miner.cli.output.tables import print_json
 from miner.cli.parser import UsageError, add_config_option, number, overrides
 from miner.cli.verbosity import level_of
+from miner.core._typing import override
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
     from miner.core.llms.LLMService import LLMService
+    from miner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("miner.gateway")
 
@@ -22,6 +25,7 @@ _EPILOG = """\
 examples:
   miner serve
   miner serve --config miner.toml
+  miner serve --check
   miner serve --backend vllm --port 9000
   MINER_API_KEYS=$(python -c 'import secrets; print(secrets.token_urlsafe())') \\
       miner serve --host 0.0.0.0
@@ -54,6 +58,10 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         description="Serve a backend over HTTP to OpenAI, Ollama and Anthropic clients.",
         epilog=_EPILOG,
         usage="miner serve [options]",
+        add_help=False,
+    )
+    parser.add_argument(
+        "-h", "--help", action=_Help, nargs=0, help="show this and all settings of the gateway, and exit"
     )
     parser.set_defaults(run=run, flags=_FLAGS, own_log=True)
     add = parser.add_argument
@@ -68,14 +76,13 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         default=None,
         help="serve a non-loopback address without API keys",
     )
+    add("--check", action="store_true", help="check settings, keys, port, models and memory, and exit")
+    add("--json", action="store_true", help="with --check: print JSON instead of text")
     add("--log", metavar="FORMAT", help="text or json; off: no access log (MINER_SERVE_LOG, text)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped by a signal; return the exit status."""
-    from miner.config.config import MinerConfig
-    from miner.gateway.settings import GatewaySettings
-
     try:
         from miner.gateway.server.run import run as serve
     except ModuleNotFoundError as error:
@@ -87,9 +94,43 @@ def run(args: argparse.Namespace) -> int:
         ) from error
 
     args.log_level = level_of(args)
-    settings = overrides(args)
-    config = MinerConfig(**{name: settings.pop(name) for name in ("config", "default_model") if name in settings})
-    return serve(GatewaySettings(**settings), lambda: _service(args, config))
+    if args.check:
+        return _check(args)
+    if args.json:
+        raise UsageError("--json is for --check.", operator_hint="--log json writes the log as JSON.")
+    settings, config = _settings(args)
+    return serve(settings, lambda: _service(args, config))
+
+
+def _settings(args: argparse.Namespace) -> tuple[GatewaySettings, MinerConfig]:
+    from miner.config.config import MinerConfig
+    from miner.gateway.settings import GatewaySettings
+
+    given = overrides(args)
+    config = MinerConfig(**{name: given.pop(name) for name in ("config", "default_model") if name in given})
+    return GatewaySettings(**given), config
+
+
+def _check(args: argparse.Namespace) -> int:
+    from miner.cli.serving.check import check, print_check
+
+    found = check(args, lambda: _settings(args), lambda config: _service(args, config))
+    if args.json:
+        print_json(found.as_json())
+    else:
+        print_check(found)
+    return 0 if found.ok else 2
+
+
+class _Help(argparse.Action):
+    """`--help`, with what is imported only for it."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
+        from miner.cli.serving.help import settings_text
+
+        print(parser.format_help().rstrip(), settings_text(namespace), sep="\n\n")
+        parser.exit()
 
 
 def _service(args: argparse.Namespace, config: MinerConfig) -> LLMService:

@@ -32,7 +32,20 @@ def has_keys(settings: GatewaySettings) -> bool:
     Raises:
         ConfigError: keys are set that cannot be used.
     """
-    return bool(_environment_keys(settings)) or bool(_file_keys(settings).keys)
+    return bool(count_keys(settings))
+
+
+def count_keys(settings: GatewaySettings) -> dict[str, int]:
+    """How many keys there are of each source: of the variable and of the file. Reads the file.
+
+    Raises:
+        ConfigError: keys are set that cannot be used.
+    """
+    counts = {
+        "MINER_API_KEYS": len(_environment_keys(settings)),
+        str(key_path(settings.api_keys_file)): len(_file_keys(settings).keys),
+    }
+    return {source: number for source, number in counts.items() if number}
 
 
 def _environment_keys(settings: GatewaySettings) -> list[str]:

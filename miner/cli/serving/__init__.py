@@ -1,0 +1,1 @@
+"""What `miner serve` says without serving: `--check`, and the settings in `--help`."""
