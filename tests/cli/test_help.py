@@ -22,8 +22,6 @@ NO_JSON = {
     "miner import litellm": "its result is a file in TOML",
     "miner import ollama": "its result is a file in TOML",
     "miner completion": "prints a script for the shell",
-    "miner chat": "a conversation",
-    "miner run": "a conversation",
 }
 """Commands without --json, and why."""
 
