@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     reports = Reports(args)
     if not reports.measures:
         return reports.finish()
+    reports.check(options)
     return run_until_stopped(lambda _: measure(args, options, reports), uvloop=True)
 
 

@@ -82,6 +82,22 @@ def test_what_is_not_alike_is_named():
     assert "did not do the same work" in text
 
 
+def test_lengths_that_both_have_are_compared_and_others_named():
+    base = a_result([a_run(prompt_length=each) for each in (128, 512)])
+    compared = compare(base, a_result([a_run(prompt_length=128)]))
+    assert compared.alike
+    assert compared.base_only == ["concurrency 4, 512 to 64 tokens"]
+
+
+def test_an_objective_changes_the_work_only_where_both_have_one():
+    one, other, none = (
+        a_result([a_run(objective=each)], objective=each) for each in ({"ttft": 0.5}, {"ttft": 0.2}, None)
+    )
+    assert not compare(one, other).alike
+    assert compare(one, none).alike
+    assert compare(one, none).differences[0].what == "objective"
+
+
 def test_loads_that_only_one_has_are_named_and_none_in_common_is_an_error():
     one, two = a_result([a_run(concurrency=1), a_run(concurrency=4)]), a_result([a_run(concurrency=4)])
     compared = compare(one, two)

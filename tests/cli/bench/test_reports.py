@@ -77,6 +77,21 @@ def test_options_that_make_no_sense(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--concurrency", "2"], "has none of these loads, only concurrency 4"),
+        (["--concurrency", "4", "--fail-above", "10%"], "lengths (prompts of 128 and responses of 64 tokens there)"),
+        (["--concurrency", "4", "--prompt-tokens", "128", "--max-tokens", "64", "--turns", "3", "--fail-above", "1%"],
+         "turns (1 there)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_an_error_before_anything_is_measured(arguments, message, two, capsys):
+    """The address leads nowhere: it is not tried."""
+    assert run(["bench", "--url", "http://127.0.0.1:9", "-m", "x", "--compare", two[0], *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_result(tmp_path, two, capsys):
     (tmp_path / "other.json").write_text("{}")
     assert run(["bench", "--compare", two[0], str(tmp_path / "other.json")]) == 2

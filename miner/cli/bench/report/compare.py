@@ -38,6 +38,8 @@ SHOWN = ("output_throughput", "goodput", "ttft.p50", "ttft.p99", "tpot.p50", "tp
 _NO_MATTER = ("tokens_counted_by", "requests", "duration", "warmup", "seed")
 """Of the workload: how long it was measured, and with which random words."""
 
+_LENGTHS = ("prompt_tokens", "max_tokens")
+
 
 class Difference(Struct, frozen=True):
     """Something about two measurements that is not alike."""
@@ -129,7 +131,6 @@ def compare(base: Result, new: Result, *, names: tuple[str, str] = ("base", "new
     Raises:
         UsageError: they have no load in common.
     """
-    differences = _differences(base, new)
     pairs, base_only, new_only = _pairs(base, new)
     if not pairs:
         had = [", ".join(dict.fromkeys(map(load, result.runs))) or "none" for result in (base, new)]
@@ -151,7 +152,7 @@ def compare(base: Result, new: Result, *, names: tuple[str, str] = ("base", "new
     return Comparison(
         base=f"{names[0]}: {title(base)}, {base.created}",
         new=f"{names[1]}: {title(new)}, {new.created}",
-        differences=differences,
+        differences=differences(base, new),
         rows=rows,
         failures=failures,
         base_only=base_only,
@@ -162,17 +163,22 @@ def compare(base: Result, new: Result, *, names: tuple[str, str] = ("base", "new
     )
 
 
-def _differences(base: Result, new: Result) -> list[Difference]:
+def differences(base: Result, new: Result) -> list[Difference]:
+    """What is not alike about two measurements."""
     found = []
-    for part, workload in (("target", False), ("machine", False), ("workload", True)):
+    # Of lengths that both have, the runs are matched; what only one has is named as such.
+    matched = _LENGTHS if rounds(base.runs).keys() & rounds(new.runs).keys() else ()
+    for part in ("target", "machine", "workload"):
         one, other = structs.asdict(getattr(base, part)), structs.asdict(getattr(new, part))
         for field, value in one.items():
-            if value != other[field] and field not in _NO_MATTER:
-                found.append(Difference(field, _shown(value), _shown(other[field]), workload or field == "endpoint"))
-    for field in ("miner", "objective"):
-        one, other = getattr(base, field), getattr(new, field)
-        if one != other:
-            found.append(Difference(field, _shown(one), _shown(other), field == "objective"))
+            if value != other[field] and field not in (*_NO_MATTER, *matched):
+                work = part == "workload" or field == "endpoint"
+                found.append(Difference(field, _shown(value), _shown(other[field]), work))
+    if base.miner != new.miner:
+        found.append(Difference("miner", base.miner, new.miner, workload=False))
+    if base.objective != new.objective:
+        both = base.objective is not None and new.objective is not None
+        found.append(Difference("objective", _shown(base.objective), _shown(new.objective), both))
     return found
 
 

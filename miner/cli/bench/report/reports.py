@@ -8,17 +8,22 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from miner.cli.bench.options import Options
+from miner.cli.bench.report.figures import load
 from miner.cli.bench.result import Result, read, to_json
 from miner.cli.output.errors import complain, note
 from miner.cli.output.style import Style, columns
 from miner.cli.parser import UsageError
 from miner.errors import MinerError
 
+_WORK = ("shared_prefix", "turns", "cancel", "ignore_eos", "burstiness", "temperature")
+"""Options that change the work, beside loads and lengths."""
 THIS = "this run"
 """What the measurement that was just made is called beside saved ones."""
 
@@ -47,6 +52,35 @@ class Reports:
     def measures(self) -> bool:
         """Whether there is something to measure: not where several saved results are compared."""
         return len(self._saved) < 2
+
+    def check(self, options: Options) -> None:
+        """Compare what is going to be measured with the base, as far as that can be known before.
+
+        Raises:
+            UsageError: nothing of it is in the base, or --fail-above could not judge it.
+        """
+        for name, base in zip(self._names, self._saved, strict=True):
+            loads = {(run.concurrency, run.request_rate) for run in base.runs}
+            planned = {*((each, None) for each in options.concurrencies), *((None, each) for each in options.rates)}
+            if not loads & planned:
+                raise UsageError(
+                    f"{name} has none of these loads, only {', '.join(dict.fromkeys(map(load, base.runs))) or 'none'}.",
+                    operator_hint="Measure with its --concurrency or --request-rate.",
+                )
+            if self._bound is not None:
+                unlike = [
+                    f"{each} ({was} there)"
+                    for each in _WORK
+                    if (was := getattr(base.workload, each)) != getattr(options, each)
+                ]
+                lengths = {(run.prompt_length, run.max_tokens) for run in base.runs}
+                if not lengths & set(product(options.prompt_tokens, options.max_tokens)):
+                    unlike.append(f"lengths ({_lengths(base)} there)")
+                if unlike:
+                    raise UsageError(
+                        f"--fail-above cannot judge measurements of different work: {', '.join(unlike)}.",
+                        operator_hint=f"{name} was made by `{base.command}`.",
+                    )
 
     def finish(self, result: Result | None = None) -> int:
         """Print and write all that was asked for, and return the exit status.
@@ -108,6 +142,11 @@ class Reports:
         for each in worse:
             complain(f"miner: {above_text(each, self._bound)}")
         return 1 if worse else 0
+
+
+def _lengths(base: Result) -> str:
+    prompts, responses = (", ".join(map(str, each)) for each in (base.workload.prompt_tokens, base.workload.max_tokens))
+    return f"prompts of {prompts} and responses of {responses} tokens"
 
 
 def _print_json(result: Result | None, comparisons: Sequence[Any], bound: float | None, found: Sequence[Any]) -> None:

@@ -62,7 +62,7 @@ def _facts(run: Run) -> str:
     if run.goodput is not None:
         rows.append(("goodput", f"{_goodput(run)} requests/s, {units.percent(run.goodput.share)} met the objective"))
     if run.cached_tokens is not None:
-        rows.append(("cached prompt tokens", units.number(run.cached_tokens)))
+        rows.append(("cached prompt tokens", units.whole(run.cached_tokens)))
     return aligned(rows)
 
 

@@ -15,6 +15,11 @@ def number(value: float) -> str:
     return f"{value:.3f}" if size >= 0.0995 else f"{value:#.2g}" if size >= 0.0001 else f"{value:.1e}"
 
 
+def whole(count: int) -> str:
+    """A count, with a space between thousands."""
+    return f"{count:,}".replace(",", " ")
+
+
 def seconds(value: float | None) -> str:
     """A time: milliseconds below one second; `-` where there is none."""
     if value is None:
