@@ -27,6 +27,13 @@ Figures = dict[str, float]
 """The mean of each figure, in seconds; tokens per second."""
 
 
+def model_card(base: str) -> dict[str, Any]:
+    """What a server says of its model; `root` of vLLM's is the directory."""
+    with urllib.request.urlopen(f"{base}/models", timeout=30) as response:
+        card: dict[str, Any] = json.load(response)["data"][0]
+    return card
+
+
 def miner_bench(base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int) -> Figures:
     """One run of `miner bench`."""
     command = [
@@ -42,20 +49,20 @@ def miner_bench(base: str, endpoint: str, concurrency: int, requests: int, promp
     return {name: run[name]["mean"] for name in FIGURES[:4]} | {"output_throughput": run["output_throughput"]}
 
 
-def vllm_bench(base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int) -> Figures:
+def vllm_bench(
+    base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int, tokenizer: str
+) -> Figures:
     """One run of `vllm bench serve`."""
     backend, path = BACKENDS[endpoint]
-    with urllib.request.urlopen(f"{base}/models", timeout=30) as response:
-        card: dict[str, Any] = json.load(response)["data"][0]
     with tempfile.TemporaryDirectory() as directory:
         command = [
-            sys.executable, str(ROOT / "scripts/vllm_cpu.py"), "vllm", "--", "bench", "serve", "--backend", backend,
-            "--endpoint", path, "--base-url", base.removesuffix("/v1"), "--model", card["id"], "--tokenizer",
-            card["root"], "--dataset-name", "random", "--random-input-len", str(prompt), "--random-output-len",
-            str(output), "--num-prompts", str(requests), "--max-concurrency", str(concurrency), "--num-warmups", "1",
-            "--seed", str(int.from_bytes(os.urandom(2), "big")), "--ignore-eos", "--percentile-metrics",
-            "ttft,tpot,itl,e2el", "--disable-tqdm", "--save-result", "--result-dir", directory, "--result-filename",
-            "result.json",
+            sys.executable, str(ROOT / "scripts/vllm_cpu.py"), "vllm", "--", "bench", "serve",
+            "--backend", backend, "--endpoint", path, "--base-url", base.removesuffix("/v1"),
+            "--model", model_card(base)["id"], "--tokenizer", tokenizer, "--dataset-name", "random",
+            "--random-input-len", str(prompt), "--random-output-len", str(output), "--num-prompts", str(requests),
+            "--max-concurrency", str(concurrency), "--num-warmups", "1", "--ignore-eos",
+            "--seed", str(int.from_bytes(os.urandom(2), "big")), "--percentile-metrics", "ttft,tpot,itl,e2el",
+            "--disable-tqdm", "--save-result", "--result-dir", directory, "--result-filename", "result.json",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -69,14 +76,22 @@ def vllm_bench(base: str, endpoint: str, concurrency: int, requests: int, prompt
 
 def compare(
     base: str, *, endpoint: str = "chat", concurrency: int = 1, requests: int = 8, prompt: int = 128, output: int = 32,
-    rounds: int = 3,
+    rounds: int = 3, tokenizer: str | None = None,
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
-    """The medians of both tools, ours first, by figure."""
-    arguments = (base, endpoint, concurrency, requests, prompt, output)
-    ours, theirs = [], []
-    for number in range(rounds):
-        for measure, found in [(miner_bench, ours), (vllm_bench, theirs)][:: 1 if number % 2 == 0 else -1]:
-            found.append(measure(*arguments))
+    """The medians of both tools, ours first, by figure.
+
+    Args:
+        tokenizer: directory of the model; None: the server tells.
+    """
+    tokenizer = tokenizer or model_card(base)["root"]
+    work = (base, endpoint, concurrency, requests, prompt, output)
+    ours: list[Figures] = []
+    theirs: list[Figures] = []
+    for number in range(2 * rounds):
+        if number % 4 in (0, 3):
+            ours.append(miner_bench(*work))
+        else:
+            theirs.append(vllm_bench(*work, tokenizer))
     return {
         name: (statistics.median(each[name] for each in ours), statistics.median(each[name] for each in theirs))
         for name in FIGURES

@@ -17,7 +17,7 @@ async def engine_name(http: HttpClient, model: str | None) -> str | None:
     owner = await _owner(http, model)
     props = await _get(http, "/props", root=True)
     if isinstance(props.get("build_info"), str):
-        return f"llama.cpp {props['build_info']}"
+        return f"llama.cpp {props['build_info']}".removesuffix(" b0-unknown")
     if owner == "sglang":
         return _named("sglang", (await _get(http, "/get_server_info", root=True)).get("version"))
     if owner == "library":  # Ollama

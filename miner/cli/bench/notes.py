@@ -22,8 +22,8 @@ class Observed:
         self.retry_after: float | None = None
         self.beside_failed = self.beside = self.cancelled = 0
 
-    def add(self, seen: Sequence[Measurement], endpoint: str) -> None:
-        """The requests of one run."""
+    def add(self, seen: Sequence[Measurement], endpoint: str, prompt_tokens: int) -> None:
+        """The requests of one run, and the tokens of their prompts without the chat template."""
         stops = [(each.began, each.done) for each in seen if each.cancelled]
         self.cancelled += len(stops)
         for each in seen:
@@ -33,17 +33,18 @@ class Observed:
                 if each.retry_after is not None:
                     self.retry_after = max(self.retry_after or 0.0, each.retry_after)
             if each.completed and endpoint != "embeddings":
-                self._completed(each)
+                self._completed(each, prompt_tokens)
 
-    def _completed(self, each: Measurement) -> None:
+    def _completed(self, each: Measurement, prompt_tokens: int) -> None:
         self.requests += 1
         self.without_usage += each.completion_tokens is None
         self.short += each.output_tokens < each.max_tokens
         self.unstreamed += each.chunks == 1 and each.output_tokens > 1
         self.tokens += each.output_tokens
         self.chunks += each.chunks
-        self.prompt_tokens += each.prompt_tokens or 0
-        self.cached_tokens += each.cached_tokens or 0
+        if each.prompt_tokens and each.cached_tokens:  # the chat template is the same in all prompts
+            self.cached_tokens += max(0, each.cached_tokens - max(0, each.prompt_tokens - prompt_tokens))
+        self.prompt_tokens += prompt_tokens
 
     def _beside(self, each: Measurement, stops: list[float]) -> None:
         """Whether another request was cancelled while this one ran, and this one failed."""
@@ -89,8 +90,8 @@ def notes(observed: Observed, runs: Sequence[Run], workload: Workload, *, free: 
     if observed.prompt_tokens and observed.cached_tokens > _CACHED * observed.prompt_tokens and not planned:
         share = observed.cached_tokens / observed.prompt_tokens
         found.append(
-            f"{share:.0%} of the prompt tokens came from the server's prefix cache, though all prompts differ: it saw"
-            " them before (the same --seed), or they are short beside the chat template."
+            f"{share:.0%} of the prompts' tokens came from the server's prefix cache, though all differ: it has seen"
+            " them before, with the same --seed. TTFT is too short by as much."
         )
     if observed.refused:
         wait = f", and asked to wait {observed.retry_after:g} s" if observed.retry_after is not None else ""

@@ -113,7 +113,7 @@ class Runner:
                 ended = perf_counter()
         finally:
             self._progress.run_finished(planned)
-        self.observed.add(seen, shape.endpoint)
+        self.observed.add(seen, shape.endpoint, planned.prompt_tokens)
         run = summarize(planned, seen, began=began, ended=ended, objective=self._objective, lag=lag, partial=partial)
         if partial:
             raise Stopped(run if seen else None)

@@ -432,3 +432,13 @@ def test_text_for_people(miner, server):
     assert "concurrency 1" in text
     assert "concurrency 2" in text
     assert re.search(r"concurrency 1.*2 requests", progress)
+
+
+def test_a_prefix_cache_that_helped_is_noted(bench, server):
+    def run(cached):
+        server.reply = timed(first=0, gap=0, cached=cached)
+        return bench("--concurrency", "1", "--requests", "2", "--max-tokens", "2", "--prompt-tokens", "100")
+
+    assert run(cached=10)["runs"][0]["cached_tokens"] == 20
+    assert not any("prefix cache" in note for note in run(cached=10)["notes"])  # the chat template's
+    assert any("50% of the prompts' tokens" in note for note in run(cached=60)["notes"])

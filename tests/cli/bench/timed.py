@@ -23,6 +23,7 @@ def prompt_of(request: Request) -> str:
 def timed(
     *, first: float = FIRST, gap: float = GAP, counted: bool = True, per_chunk: int = 1, reasoning: int = 0,
     early_role: bool = False, stop_at: int | None = None, cut_at: int | None = None, hang_at: int | None = None,
+    cached: int | None = None,
 ) -> Behaviour:  # fmt: skip
     """A stream of as many tokens as the request wants, its prompt counted by words and 10 for a template.
 
@@ -32,6 +33,7 @@ def timed(
         per_chunk: tokens in each chunk.
         reasoning: chunks that are reasoning, before the content.
         early_role: the opening chunk, with the role, is sent at once, not with the first token.
+        cached: prompt tokens that are said to come from the prefix cache.
         stop_at: the model ends its response after so many chunks.
         cut_at: the connection breaks after so many; `hang_at`: nothing more comes.
     """
@@ -63,7 +65,10 @@ def timed(
             await writer.piece(frame(request, event))
         if counted:
             tokens = min(limit, chunks * per_chunk)
-            await writer.piece(frame(request, usage_chunk(len(prompt_of(request).split()) + 10, tokens)))
+            event = usage_chunk(len(prompt_of(request).split()) + 10, tokens)
+            if cached is not None:
+                event["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
+            await writer.piece(frame(request, event))
         await writer.piece(DONE)
         await writer.end()
 
