@@ -14,20 +14,21 @@ from tests.servers.threaded import in_thread
 pytestmark = pytest.mark.vllm
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "completions"])
-@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize(("endpoint", "concurrency"), [("chat", 4), ("completions", 1)])
 def test_the_definitions_are_the_same(endpoint, concurrency, capsys):
-    """At a server with known delays, which does not vary: every figure within 5 %."""
-    reply = timed(first=0.4, gap=0.05)
+    """At a server with known delays. With four tokens a response, another definition of ITL or TPOT would be off by a
+    fifth or more; a busy machine delays each tool by some milliseconds.
+    """
+    reply = timed(first=0.5, gap=0.2)
     with in_thread(StubServer(["m"], reply=reply, side={"/tokenize": (404, {"detail": "Not Found"})})) as server:
         found = compare(
-            server.v1, endpoint=endpoint, concurrency=concurrency, requests=4, prompt=32, output=16, rounds=1,
+            server.v1, endpoint=endpoint, concurrency=concurrency, requests=4, prompt=32, output=4, rounds=1,
             tokenizer=model_card(os.environ["VLLM_API_BASE"])["root"],
         )  # fmt: skip
     with capsys.disabled():
         print(f"\n{endpoint}, concurrency {concurrency}, known delays\n{table(found)}")
     for name, (ours, theirs) in found.items():
-        assert ours == pytest.approx(theirs, rel=0.05), name
+        assert ours == pytest.approx(theirs, rel=0.15), name
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -41,7 +41,7 @@ def timed(
     async def run(writer: ResponseWriter) -> None:
         request = writer.request
         chat = "messages" in request.json
-        limit = request.json["max_tokens"]
+        limit = request.json.get("max_tokens") or request.json["max_completion_tokens"]
         chunks = min(-(-limit // per_chunk), stop_at or limit)
         await writer.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         role = frame(request, delta(role="assistant", content=""))
