@@ -60,9 +60,11 @@ def call_attributes(context: RequestContext) -> Attributes:
         names.OPERATION: operation_of(context), names.PROVIDER: backend.name, "miner.request.id": context.id,
         "miner.key": context.caller.name,
     }  # fmt: skip
-    server = backend.server_address
-    if server is not None:
-        attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = server
+    # Engines that run here are part of this node: it is the server then.
+    address, port = backend.server_address or _host_and_port(context.request.host)
+    attributes[names.SERVER_ADDRESS] = address
+    if port is not None:
+        attributes[names.SERVER_PORT] = port
     if call is None:
         return attributes
     if call.model:
