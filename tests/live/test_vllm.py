@@ -189,3 +189,17 @@ async def test_unlimited_ends_with_the_context_on_both_routes(service, raw):
     response = await service.stream(prompt, raw=raw, max_tokens=-1, temperature=0, extra={"ignore_eos": True}).collect()
     assert (response.finish_reason, response.context_exhausted) == ("length", True)
     assert response.usage.total_tokens == (await service.resolve_model()).context_length
+
+
+async def test_the_server_says_its_load(service):
+    """Under the names of its metrics as this release writes them."""
+    await until_idle(service)
+    model = (await service.list_models())[0].id
+    async with service.stream(LONG, max_tokens=400) as stream:
+        await anext(aiter(stream))
+        [load] = await service.server_loads()
+    assert (load.model, load.running, load.waiting) == (model, 1, 0)
+    assert load.kv_cache_usage is not None
+    assert 0 < load.kv_cache_usage <= 1
+    assert int(load.block_size or 0) > 0
+    assert int(load.num_blocks or 0) > 0
