@@ -200,7 +200,9 @@ def _labels(chart: Chart) -> list[Markup]:
             places = [(x, y + 20), (x + wide / 2 + 10, y + 5), (x - wide / 2 - 10, y + 5), (x, y - 11), (x, y + 34)]
             boxes = [(at - wide / 2, down - 10, at + wide / 2, down + 1) for at, down in places]
             free = [
-                place for place, box in zip(places, boxes, strict=True) if not any(_touch(box, each) for each in taken)
+                place
+                for place, box in zip(places, boxes, strict=True)
+                if box[3] < HEIGHT - _BOTTOM and not any(_touch(box, each) for each in taken)
             ]
             at, down = (free or places)[0]
             taken.append((at - wide / 2, down - 10, at + wide / 2, down + 1))

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
+from urllib.parse import urlsplit
 
 from miner import __version__
 from miner.cli.bench.report import units
@@ -100,10 +101,10 @@ def _heading(found: Sequence[Entry]) -> str:
 
 def _top(found: Sequence[Entry], heading: str) -> Markup:
     first = found[0].result
-    where = first.machine.gpus[0] if first.machine.gpus else first.machine.cpu
+    where = _engine_machine(first)
     requests = sum(run.requests for each in found for run in each.result.runs)
     created = first.created.replace("T", " ").replace("Z", " UTC")
-    facts = [where or "", units.counted(requests, "request"), created]
+    facts = [where, units.counted(requests, "request"), created]
     return tag(
         "header",
         tag("p", "miner bench", class_="kicker"),
@@ -111,6 +112,14 @@ def _top(found: Sequence[Entry], heading: str) -> Markup:
         tag("p", " · ".join(each for each in facts if each), class_="lead"),
         tag("button", "Light or dark", type="button", id="theme"),
     )
+
+
+def _engine_machine(result: Result) -> str:
+    """The processor of the engine; empty where it may run on another machine than this one."""
+    address = result.target.url
+    if address is not None and urlsplit(address).hostname not in ("localhost", "127.0.0.1", "::1"):
+        return ""
+    return result.machine.gpus[0] if result.machine.gpus else result.machine.cpu or ""
 
 
 def _notes(found: Sequence[Entry]) -> Markup:
@@ -131,8 +140,10 @@ def _tiles(found: Sequence[Entry]) -> Markup:
         lines = []
         for number, (entry, each) in enumerate(zip(found, own, strict=True), 1):
             value, where = each.get(name, ("-", ""))
-            label = [] if len(found) == 1 else [tag("span", entry.label, class_=f"whose s{min(number, 6)}")]
-            lines.append(tag("div", *label, tag("strong", value), tag("span", where)))
+            alone = len(found) == 1
+            label = [] if alone else [tag("span", entry.label, class_="whose")]
+            colour = None if alone else f"s{min(number, 6)}"
+            lines.append(tag("div", *label, tag("strong", value), tag("span", where), class_=colour))
         tiles.append(tag("div", tag("span", name, class_="what"), *lines, class_="tile"))
     return tag("div", *tiles, class_="tiles" if len(found) == 1 else "tiles several")
 

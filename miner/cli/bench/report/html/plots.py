@@ -54,13 +54,13 @@ def tradeoff(found: Sequence[Entry]) -> Markup:
                 limit=_objective(found, latency),
             )
         )
-    return _section(
-        "Throughput against latency",
+    lead = (
         "Each point is a load; its number is the concurrency or the requests per second. Further down and to the right "
-        "is better.",
-        charts,
-        shown,
+        "is better."
     )
+    if any(len(load.runs) > 1 for each in found for load in each.loads):
+        lead += " Small dots are the rounds, of which a point is the mean."
+    return _section("Throughput against latency", lead, charts, shown)
 
 
 def _curves(entry: Entry, latency: Latency, number: int, *, alone: bool) -> list[Series]:
