@@ -22,9 +22,12 @@ def image_url(argument: str) -> str:
 
     Raises:
         UsageError: it cannot be read, or is no image.
+        InvalidRequestError: it is no `data:` URL of an image.
     """
     if argument.startswith("data:"):
-        return argument
+        from miner.core.llms.contract.images import checked_image_url
+
+        return checked_image_url(argument, "--image")[0]
     if argument.startswith(("http://", "https://")):
         content = _fetch(argument)
     else:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     elif shown:
         print(table_of(shown))
     else:
-        note(f"No model is loaded; {len(models)} can be requested: `miner ps --all`.")
+        note(f"No model is loaded; {len(models)} can be requested: `miner ps --all`. `miner load NAME` loads one.")
     return 0
 
 

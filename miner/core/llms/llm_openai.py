@@ -23,11 +23,10 @@ _OWNED = {
 }
 """`owned_by` in a server's list of models -> what it has beyond OpenAI's API."""
 _GATEWAY = frozenset(
-    "top_k min_p repeat_penalty reasoning images emulated prompt_tokens suffix count_tokens rerank".split()
+    """top_k min_p repeat_penalty reasoning images emulated prompt_tokens suffix count_tokens rerank regex grammar
+    keep_alive""".split()
 )
 """What a gateway of miner takes beyond it, for the models that list it among their capabilities."""
-_COUNTING = ("/responses/input_tokens", "/chat/completions/input_tokens")
-"""Routes that count the tokens of messages: OpenAI's own, and llama.cpp's."""
 
 
 class OpenAIAPIService(OpenAIService):
@@ -80,6 +79,10 @@ class OpenAIAPIService(OpenAIService):
             body["repetition_penalty"] = body.pop("repeat_penalty")
         if request.reasoning is not None and info is not None and "reasoning" in (info.capabilities or ()):
             body["reasoning_effort"] = effort_of(request.reasoning)
+        if request.keep_alive is not None:
+            body["keep_alive"] = request.keep_alive
+        if (output := request.response_format) is not None and output.kind in ("regex", "grammar"):
+            body["response_format"] = {"type": output.kind, output.kind: body.pop(output.kind)}
 
     @override
     def refine(self, status: int, body: ErrorBody, request: ChatRequest | None) -> MinerError | None:

@@ -43,12 +43,16 @@ async def test_a_server_that_says_who_it_is_takes_its_own_options(owner, penalty
 
 
 async def test_a_gateway_lists_what_each_model_can():
-    able = listing("chat", "top_k", "reasoning", "stop", "keep_alive", "response_format", "count_tokens")
+    able = listing("chat", "top_k", "reasoning", "stop", "keep_alive", "regex", "count_tokens")
     async with StubServer(side={"/v1/models": able}) as server, service_of(server) as service:
         await service.generate("hi", top_k=3, reasoning="low")
         assert server.bodies[-1]["top_k"] == 3
         assert server.bodies[-1]["reasoning_effort"] == "low"
-        for name, value in {"min_p": 0.1, "keep_alive": "5m", "seed": 1}.items():
+        server.reply = "aa"
+        await service.generate("hi", keep_alive="5m", response_format={"type": "regex", "regex": "a+"})
+        assert server.bodies[-1]["keep_alive"] == "5m"
+        assert server.bodies[-1]["response_format"] == {"type": "regex", "regex": "a+"}
+        for name, value in {"min_p": 0.1, "seed": 1}.items():
             with pytest.raises(UnsupportedFeatureError, match=name):
                 await service.generate("hi", **{name: value})
         with pytest.raises(UnsupportedFeatureError, match="model 'm' does not support embeddings"):
