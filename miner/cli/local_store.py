@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from miner.cli.known_models import what_to_pull
 from miner.cli.model_store import ModelStore, Pulled, Removed, Row
@@ -18,7 +18,6 @@ from miner.core.llms.llamacpp.memory import budget_of
 from miner.core.llms.llamacpp.models import LocalModel, capacity_of, find_model, models_directory, spec_of
 from miner.core.llms.llamacpp.prompt_cache import with_prompt_cache
 from miner.core.llms.llamacpp.pull import hub_of
-from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.core.model_card import ModelCard
 from miner.core.models.catalog import Facts
 from miner.core.models.created import CreatedModels
@@ -33,6 +32,11 @@ from miner.core.models.names import model_stem, parse_ref, without_tag
 from miner.core.models.removal import remove_files
 from miner.core.models.resolve import LocatedModel, Models, list_local, resolve
 from miner.errors import InvalidRequestError, MinerError
+
+if TYPE_CHECKING:
+    from miner.core.llms.llm_llamacpp import LlamaCppService
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -117,11 +121,7 @@ class LocalStore(ModelStore):
 
     @override
     def card(self, name: str) -> ModelCard:
-        async def run() -> ModelCard:
-            async with LlamaCppService(self.settings) as service:
-                return await service.show_model(name)
-
-        return asyncio.run(run())
+        return self._run(lambda service: service.show_model(name))
 
     @override
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> Pulled:
@@ -134,11 +134,7 @@ class LocalStore(ModelStore):
 
     @override
     def copy(self, source: str, destination: str) -> None:
-        async def run() -> None:
-            async with LlamaCppService(self.settings) as service:
-                await service.copy_model(source, destination)
-
-        asyncio.run(run())
+        self._run(lambda service: service.copy_model(source, destination))
 
     @override
     def remove(self, name: str) -> Removed:
@@ -169,6 +165,15 @@ class LocalStore(ModelStore):
         freed = remove_files(model, self.directory)
         self._created.forget_pulled(model.alias)
         return Removed(model.alias, freed)
+
+    def _run(self, call: Callable[[LlamaCppService], Coroutine[Any, Any, T]]) -> T:
+        from miner.core.llms.llm_llamacpp import LlamaCppService
+
+        async def run() -> T:
+            async with LlamaCppService(self.settings) as service:
+                return await call(service)
+
+        return asyncio.run(run())
 
     @override
     def path(self, name: str) -> str:
