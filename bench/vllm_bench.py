@@ -122,7 +122,8 @@ def main() -> None:
                 base, endpoint=endpoint, concurrency=concurrency, requests=args.requests, prompt=args.prompt_tokens,
                 output=args.max_tokens, rounds=args.rounds,
             )  # fmt: skip
-            print(f"\n{endpoint}, concurrency {concurrency}, {args.rounds} rounds; load {load:.1f}\n\n{table(found)}")
+            print(f"\n{endpoint}, concurrency {concurrency}, {args.rounds} rounds; load {load:.1f}\n")
+            print(table(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from miner.core.http.client import HttpClient
+from miner.core.http.errors import Upstream
 from miner.errors import MinerError
 
+if TYPE_CHECKING:
+    from miner.core.llms.contract.backend import Backend
+
 _SECONDS = 5.0
+_PACKAGES = {"llamacpp": ("xllamacpp", "llama-cpp-python")}
 
 
 async def engine_name(http: HttpClient, model: str | None) -> str | None:
@@ -23,6 +28,25 @@ async def engine_name(http: HttpClient, model: str | None) -> str | None:
     if owner == "library":  # Ollama
         return _named("ollama", (await _get(http, "/api/version", root=True)).get("version"))
     return _named(owner, (await _get(http, "/version", root=True)).get("version")) if owner else None
+
+
+async def service_engine(service: Backend) -> str:
+    """The engine of a backend in this process."""
+    from miner.core.engine.packages import installed_engines
+    from miner.core.llms.http_backend import HTTPBackend
+
+    if isinstance(service, HTTPBackend) and service.name != "llamacpp":
+        endpoint = service.endpoint()
+        http = HttpClient(Upstream(service.name, endpoint.api_base, read_timeout=_SECONDS), api_key=endpoint.api_key)
+        try:
+            path = "/api/version" if service.name == "ollama" else "/version"
+            return _named(service.name, (await _get(http, path, root=True)).get("version"))
+        finally:
+            await http.close()
+    packages = installed_engines()
+    return next(
+        (f"{name} {packages[name]}" for name in _PACKAGES.get(service.name, ()) if name in packages), service.name
+    )
 
 
 def _named(name: str, version: Any) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from miner.cli.bench.command_line import command_line
+from miner.cli.bench.engine_name import engine_name, service_engine
 from miner.cli.bench.machine import this_machine
 from miner.cli.bench.notes import notes
 from miner.cli.bench.options import Options
@@ -120,7 +121,7 @@ async def _prepare(found: OpenedTarget, options: Options) -> tuple[Shape, Worklo
         prompt_tokens=options.prompt_tokens, max_tokens=options.max_tokens, shared_prefix=options.shared_prefix,
         turns=options.turns, cancel=options.cancel, seed=options.seed, ignore_eos=options.ignore_eos,
         warmup=options.warmup, requests=options.requests, duration=options.duration, burstiness=options.burstiness,
-        temperature=options.temperature, tokens_counted_by=counted_by,
+        temperature=options.temperature, extra_body=options.extra_body, tokens_counted_by=counted_by,
     )  # fmt: skip
     return shape, workload, said
 
@@ -132,9 +133,12 @@ async def opened(
     """The target of the options, closed afterwards. Nothing is retried: a failure is what is measured."""
     update: dict[str, float] = {"max_retries": 0}
     if options.timeout is not None:
-        update |= {f"{name}_timeout": options.timeout for name in ("openai", "vllm", "ollama")}
+        update |= {f"{name}_timeout": options.timeout for name in ("openai", "vllm", "ollama", "llamacpp")}
     config = config.model_copy(update=update)
-    sampling = Sampling(temperature=options.temperature, ignore_eos=options.ignore_eos)
+    sampling = Sampling(
+        temperature=options.temperature, ignore_eos=options.ignore_eos, extra=options.extra_body
+    )  # fmt: skip
+    note("miner: preparing: the model, and how it counts tokens ...")
     async with open_target(args, config) as service:
         model: str | None = args.model
         try:
@@ -149,10 +153,11 @@ async def opened(
             from miner.cli.bench.service_sender import ServiceSender
 
             sender: Sender = ServiceSender(service, model, options.endpoint, sampling, progress.tokens)
-            name = service.backend_of(model).name
-            yield OpenedTarget(Target(backend=name, endpoint=options.endpoint, model=model, engine=name), sender)
+            backend = service.backend_of(model)
+            engine = await service_engine(backend)
+            target = Target(backend=backend.name, endpoint=options.endpoint, model=model, engine=engine)
+            yield OpenedTarget(target, sender)
             return
-        from miner.cli.bench.engine_name import engine_name
         from miner.cli.bench.wire_sender import WireSender, wire_client
 
         http = wire_client(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from miner.cli.bench.measure import Measurement
@@ -24,10 +25,10 @@ class Observed:
 
     def add(self, seen: Sequence[Measurement], endpoint: str, prompt_tokens: int) -> None:
         """The requests of one run, and the tokens of their prompts without the chat template."""
-        stops = [(each.began, each.done) for each in seen if each.cancelled]
+        stops = sorted(each.done for each in seen if each.cancelled)
         self.cancelled += len(stops)
         for each in seen:
-            self._beside(each, [done for _, done in stops])
+            self._beside(each, stops)
             if each.code == "429" or each.code == "overloaded":
                 self.refused += 1
                 if each.retry_after is not None:
@@ -47,8 +48,12 @@ class Observed:
         self.prompt_tokens += prompt_tokens
 
     def _beside(self, each: Measurement, stops: list[float]) -> None:
-        """Whether another request was cancelled while this one ran, and this one failed."""
-        if not each.cancelled and any(each.began < stop < each.done for stop in stops):
+        """Whether another request was cancelled while this one ran, and this one failed.
+
+        Args:
+            stops: when requests were cancelled, sorted.
+        """
+        if not each.cancelled and bisect_right(stops, each.began) < bisect_left(stops, each.done):
             self.beside += 1
             self.beside_failed += each.code is not None
 

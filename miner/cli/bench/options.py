@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 
@@ -23,6 +25,7 @@ class Options(Struct, kw_only=True, frozen=True):
     turns: int
     cancel: float
     temperature: float | None
+    extra_body: dict[str, Any]
     seed: int
     timeout: float | None
     objective: dict[str, float] | None

@@ -6,6 +6,7 @@ Times are seconds, lengths tokens, memory bytes, rates per second. A figure that
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -73,6 +74,8 @@ class Workload(Struct, kw_only=True):
     """Of the arrivals of an open loop: 1 is a Poisson process, less is burstier (gamma distribution)."""
     temperature: float | None = None
     """None: the target's default."""
+    extra_body: dict[str, Any] = {}
+    """Other fields of each request."""
     tokens_counted_by: str = ""
     """How the lengths of the prompts were made: `tokenizer` (the target counts tokens), `usage` (fitted by the
     `prompt_tokens` of responses) or `estimate`."""

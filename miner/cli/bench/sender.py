@@ -30,6 +30,8 @@ class Sampling(Struct, kw_only=True, frozen=True):
     temperature: float | None = None
     """None: the target's default."""
     ignore_eos: bool = False
+    extra: dict[str, Any] = {}
+    """Other fields of the body."""
 
 
 class Sender(Protocol):

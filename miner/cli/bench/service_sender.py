@@ -44,8 +44,9 @@ class ServiceSender:
 
     async def _stream(self, request: BenchRequest, seen: Measurement) -> None:
         options: dict[str, Any] = {"temperature": self._sampling.temperature}
-        if self._sampling.ignore_eos:
-            options["extra"] = {"ignore_eos": True}
+        extra = {**({"ignore_eos": True} if self._sampling.ignore_eos else {}), **self._sampling.extra}
+        if extra:
+            options["extra"] = extra
         if request.messages is not None:
             options["messages"] = request.messages
             if request.tools is not None:

@@ -85,7 +85,7 @@ class WireSender:
 
     def _body(self, request: BenchRequest) -> dict[str, Any]:
         if self._endpoint == "embeddings":
-            return {**self._model, "input": request.text, "encoding_format": "float"}
+            return {**self._model, "input": request.text, "encoding_format": "float", **self._sampling.extra}
         body: dict[str, Any] = {
             **self._model, "max_tokens": request.max_tokens, "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
@@ -100,7 +100,7 @@ class WireSender:
             body["temperature"] = self._sampling.temperature
         if self._sampling.ignore_eos:
             body["ignore_eos"] = True
-        return body
+        return body | self._sampling.extra
 
     async def _read(self, response: ByteStream, request: BenchRequest, seen: Measurement) -> None:
         """Read the events of a stream."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from miner.cli.bench.report.options import add_report_options
 from miner.cli.parser import EXIT_STATUS, UsageError, add_json_option, add_target_options
@@ -59,6 +59,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     option("--turns", metavar="N", default="1", help="requests of a conversation, with results of tools (1)")
     option("--cancel", metavar="SHARE", default="0", help="cancel this share of the requests, 0 to 1")
     option("--temperature", metavar="T", help="of sampling; else the target's default")
+    option("--extra-body", metavar="JSON", help="other fields of each request, as the engine names them")
     option("--seed", metavar="N", help="for the same prompts again (random)")
     option("--timeout", metavar="SECONDS", help="a request fails after so long without a byte (300)")
     option("--objective", metavar="NAME=S,...", help="limits of ttft, tpot, e2e: how many met them (goodput)")
@@ -117,10 +118,28 @@ def _options(args: argparse.Namespace) -> Options:
         turns=_number(args, "turns", int, 1),
         cancel=_number(args, "cancel", float, 0.0, 1.0, inclusive=True),
         temperature=None if args.temperature is None else _number(args, "temperature", float, 0.0, 2.0, inclusive=True),
+        extra_body={} if args.extra_body is None else _object(args.extra_body),
         seed=secrets.randbelow(1_000_000) if args.seed is None else _number(args, "seed", int, 0),
         timeout=None if args.timeout is None else _number(args, "timeout", float, 0.0),
         objective=None if args.objective is None else parse_objective(args.objective),
     )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object of --extra-body.
+
+    Raises:
+        UsageError: it is none.
+    """
+    import json
+
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--extra-body {text}: is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"--extra-body {text}: must be a JSON object.", operator_hint='Such as {"top_k": 1}.')
+    return found
 
 
 def _list(args: argparse.Namespace, name: str, kind: Callable[[str], T], least: T) -> list[T]:

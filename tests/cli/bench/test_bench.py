@@ -391,6 +391,8 @@ def test_a_key_is_sent_and_not_shown(miner):
         (["--objective", ""], "--objective is empty."),
         (["--endpoint", "images"], "--endpoint images: must be one of chat, completions, embeddings."),
         (["--endpoint", "embeddings", "--turns", "2"], "--turns and --cancel are for"),
+        (["--extra-body", "{"], "--extra-body {: is not JSON"),
+        (["--extra-body", "[1]"], "--extra-body [1]: must be a JSON object."),
         (["--output", "no/such/place.json"], "--output no/such/place.json: there is no directory no/such."),
     ],
 )
@@ -442,3 +444,10 @@ def test_a_prefix_cache_that_helped_is_noted(bench, server):
     assert run(cached=10)["runs"][0]["cached_tokens"] == 20
     assert not any("prefix cache" in note for note in run(cached=10)["notes"])  # the chat template's
     assert any("50% of the prompts' tokens" in note for note in run(cached=60)["notes"])
+
+
+def test_other_fields_of_the_body(bench, server):
+    server.reply = timed(first=0, gap=0)
+    found = bench("--extra-body", '{"top_k": 1}', "--concurrency", "1", "--requests", "1", "--max-tokens", "3")
+    assert counted(server)[-1].json["top_k"] == 1
+    assert found["workload"]["extra_body"] == {"top_k": 1}
