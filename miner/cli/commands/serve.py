@@ -12,7 +12,7 @@ from miner.cli.output.tables import print_json
 from miner.cli.parser import UsageError, add_config_option, number, overrides
 from miner.cli.verbosity import level_of
 from miner.core._typing import override
-from miner.errors import ConfigError
+from miner.errors import ConfigError, MinerError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -99,7 +99,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         raise UsageError("--json is for --check.", operator_hint="--log json writes the log as JSON.")
     settings, config = _settings(args)
-    return serve(settings, lambda: _service(args, config))
+    try:
+        return serve(settings, lambda: _service(args, config))
+    except MinerError as error:
+        if settings.serve_log != "json":
+            raise
+        return _report_as_record(error)
+
+
+def _report_as_record(error: MinerError) -> int:
+    """Report an error as the log has all else that is written: as an object. Returns the exit status."""
+    from miner.cli.output.errors import complain, exit_status
+    from miner.gateway.server.log_format import JsonFormatter
+
+    status = exit_status(error)
+    record = logger.makeRecord(logger.name, logging.CRITICAL, __file__, 0, "%s", (error.message,), None)
+    record.details = {"event": "failed", "code": error.code, "hint": error.hints or None, "exit_status": status}
+    complain(JsonFormatter().format(record))
+    return status
 
 
 def _settings(args: argparse.Namespace) -> tuple[GatewaySettings, MinerConfig]:

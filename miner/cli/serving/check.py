@@ -114,12 +114,17 @@ def check(
     return found
 
 
-def _keys(found: Check, settings: GatewaySettings) -> str:
+def _keys(found: Check, settings: GatewaySettings) -> str | None:
     from miner.gateway.auth.key_store import count_keys
+    from miner.gateway.client_address import is_loopback
 
     found.keys = count_keys(settings)
     if not found.keys:
-        return "not needed (there are none)"
+        if is_loopback(settings.serve_host):
+            return "not needed on this machine"
+        if settings.serve_allow_unauthenticated:
+            found.add("keys", "note", f"none: who can reach {settings.serve_host} can use it")
+        return None  # `_address` refuses it
     return ", ".join(f"{number} of {source}" for source, number in found.keys.items())
 
 

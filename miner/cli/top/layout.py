@@ -159,11 +159,12 @@ def _request(row: RequestRow) -> Line:
     else:
         failed = bool(row.error) or (row.status or 200) >= 400
         status = (f"{row.status or ''} {row.error or ''}".strip() or "finished", "red" if failed else "green")
+    age = time.time() - row.at
     return [
-        (_short(time.time() - row.at - (row.seconds or 0.0)), "dim"), (row.key, ""), (row.model, ""),
+        ("" if row.seconds is None else _short(age - row.seconds), "dim"), (row.key, ""), (row.model, ""),
         ("-" if row.first_token is None else _short(row.first_token), ""),
         ("-" if row.tokens is None else str(row.tokens), ""),
-        ("-" if row.seconds is None else _short(row.seconds), ""), status,
+        (_short(age if row.seconds is None else row.seconds), ""), status,
     ]  # fmt: skip
 
 

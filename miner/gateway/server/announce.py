@@ -21,6 +21,7 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelState
 from miner.errors import MinerError
 from miner.gateway.auth.key_store import KeyStore
+from miner.gateway.client_address import is_loopback
 from miner.gateway.endpoints.health import NotReady, not_ready
 from miner.gateway.errors import ErrorBoundary
 from miner.gateway.server.sockets import url_of
@@ -60,17 +61,18 @@ class Announcer:
         self._gateway = gateway
         self._keys = keys
         self._urls = [url_of(sock) for sock in sockets]
+        self._url = _reachable(self._urls[0])
         self._began = began
 
     def listening(self) -> None:
         """Connections are accepted."""
         gateway, service = self._gateway, self._gateway.service
         state = service.config_state
-        served, url = what_is_served(service), self._urls[0]
+        served, url = what_is_served(service), self._url
         preloaded = (
             [name or "the default model" for name in service.preloaded] if gateway.settings.serve_preload else []
         )
-        keys = keys_in_words(self._keys)
+        keys = keys_in_words(self._keys, local=is_loopback(gateway.settings.serve_host))
         rows = [("serves", served), ("keys", keys), ("docs", f"{url}/docs")]
         if preloaded:
             rows.append(("loading", _listed(preloaded)))
@@ -115,7 +117,7 @@ class Announcer:
             return []  # `/readyz` and the first request say what is wrong
 
     def _ready(self, states: list[ModelState]) -> None:
-        seconds, url = time.monotonic() - self._began, self._urls[0]
+        seconds, url = time.monotonic() - self._began, self._url
         models = [_described(state) for state in states]
         shown = [state for state in states if state.listed]
         words = _listed([_in_words(state) for state in shown]) or what_is_served(self._gateway.service)
@@ -196,12 +198,18 @@ def key_counts(keys: KeyStore | None) -> dict[str, int]:
     return {} if keys is None or not keys.required else keys.sources
 
 
-def keys_in_words(keys: KeyStore | None) -> str:
-    """Whether clients need an API key, and where these come from."""
+def keys_in_words(keys: KeyStore | None, *, local: bool) -> str:
+    """Whether clients need an API key, and where these come from.
+
+    Args:
+        local: whether only this machine can reach the server.
+    """
     counts = key_counts(keys)
-    if not counts:
-        return "not needed (there are none)" if keys is None or not keys.required else "required; none is valid now"
-    return ", ".join(f"{number} of {source}" for source, number in counts.items())
+    if counts:
+        return ", ".join(f"{number} of {source}" for source, number in counts.items())
+    if keys is not None and keys.required:
+        return "required; none is valid now"
+    return "not needed on this machine" if local else "NONE: who can reach it can use it"
 
 
 def _described(state: ModelState) -> dict[str, Any]:
@@ -246,6 +254,11 @@ def _columns() -> int:
         return os.get_terminal_size(2).columns or 80
     except OSError:
         return 80
+
+
+def _reachable(url: str) -> str:
+    """An address that clients on this machine can call."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _count(number: int) -> str:

@@ -124,12 +124,14 @@ async def serve(
     """
     gateway = app[GATEWAY]
     runner = make_runner(app)
-    signals, shutdown, began = _Signals(), Shutdown(), time.monotonic()
+    signals, shutdown = _Signals(), Shutdown()
+    began: float | None = None
     try:
         await runner.setup()
         with signals.handled(), _hangup_handled(gateway, signals):
             for sock in sockets:
                 await web.SockSite(runner, sock, backlog=BACKLOG).start()
+            began = time.monotonic()
             on_ready()
             _freeze_garbage_collector()
             await signals.first.wait()
@@ -138,14 +140,15 @@ async def serve(
             await runner.cleanup()
             await _close(gateway.service)
     except (Exception, asyncio.CancelledError) as error:
-        tell_end(error, shutdown, time.monotonic() - began, 1)
+        if began is not None:
+            tell_end(error, shutdown, time.monotonic() - began, 1)
         raise
     finally:
         await runner.cleanup()
         await _close(gateway.service)
         _flush_output()
     status = 0 if signals.count < 2 else 128 + signals.received
-    tell_end(signals.received, shutdown, time.monotonic() - began, status)
+    tell_end(signals.received, shutdown, time.monotonic() - (began or 0.0), status)
     return status
 
 

@@ -126,3 +126,25 @@ def _on_terminal(columns, directory, address):
         process.wait(WAIT)
         os.close(ours)
     return text.decode()
+
+
+async def test_an_error_at_start_is_an_object_too_and_said_once(tmp_path):
+    async with miner_serve("--host", "0.0.0.0", "--log", "json", tmp_path=tmp_path) as server:
+        assert await server.ended() == 2
+    (record,) = map(json.loads, server.said.splitlines())
+    assert (record["level"], record["event"], record["exit_status"]) == ("critical", "failed", 2)
+    assert "no API keys" in record["message"]
+    assert "MINER_API_KEYS" in record["hint"]
+
+
+async def test_an_open_address_is_named_with_one_that_can_be_called(tmp_path):
+    async with StubServer() as engine, miner_serve(
+        "--port", "0", "--host", "0.0.0.0", "--allow-unauthenticated", "--log", "json", tmp_path=tmp_path,
+        VLLM_API_BASE=engine.v1,
+    ) as server:  # fmt: skip
+        await until_said(server, '"event": "ready"')
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+    told = {one["event"]: one for one in map(json.loads, server.said.splitlines()) if "event" in one}
+    assert told["serving"]["addresses"][0].startswith("http://0.0.0.0:")
+    assert told["ready"]["next"].startswith("miner chat --url http://127.0.0.1:")
