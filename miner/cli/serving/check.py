@@ -191,6 +191,7 @@ def _models(found: Check, service: LLMService, config: MinerConfig) -> str | Non
 def _table(found: Check, config: MinerConfig) -> str | None:
     from miner.cli.configuration.machine_check import check_here
     from miner.config.file.find import find_config
+    from miner.config.file.merge import default_model
     from miner.config.file.problems import shown_path
     from miner.config.file.read import read_config
     from miner.core.llms.pool.table_fit import fit_table
@@ -198,18 +199,35 @@ def _table(found: Check, config: MinerConfig) -> str | None:
     path = find_config(config.config)
     assert path is not None
     loaded = read_config(path)
-    for note in [*loaded.notes, *check_here(loaded, config)]:
+    notes = [*loaded.notes, *check_here(loaded, config)]
+    for note in notes:
         found.add("models", "note", note.located(shown_path(path)), note.hint)
     table = fit_table(loaded, config)
     found.models = [
-        {"name": name, "memory": engine.memory, "fits": engine.problem is None}
+        {
+            "name": name,
+            "backend": engine.backend,
+            "context_length": engine.context,
+            "slots": engine.slots,
+            "memory": engine.memory,
+            "fits": engine.problem is None,
+        }
         for engine in table.engines
         for name in engine.models
     ]
+    default = default_model(loaded.content)
+    wanted = {name for name, model in loaded.content.models.items() if model.preload} | {default}
+    noted = {str(note.path[1]) for note in notes if len(note.path) > 1 and note.path[0] == "models"}
+    alone = all(engine.problem is not None for engine in table.engines)
     for engine in table.engines:
-        if engine.problem is not None:
-            found.add("models", "problem", f"{engine.name}: {engine.problem}", engine.hint)
-    return " ".join(table.sentences()) or None
+        if engine.problem is None:
+            continue
+        # What is served without it is served; what is to be loaded at start has to be there.
+        verdict: Literal["note", "problem"] = "problem" if alone or wanted.intersection(engine.models) else "note"
+        if verdict == "problem" or not noted.intersection(engine.models):
+            found.add("models", verdict, f"{engine.name}: {engine.problem}", engine.hint)
+    good = [name for engine in table.engines if engine.problem is None for name in engine.models]
+    return f"{len(good)} of {len(found.models)}: {', '.join(good)}" if good else None
 
 
 @contextmanager

@@ -34,6 +34,8 @@ _STATES_SECONDS = 5.0
 """How long what the models do may take to find out."""
 _SHOWN = 8
 """Models that are named."""
+_BROKEN = ("failed", "unavailable")
+_WIDEST_REASON = 200
 _NARROW = 60
 """Columns below which only what fits is shown."""
 
@@ -122,13 +124,14 @@ class Announcer:
         shown = [state for state in states if state.listed]
         words = _listed([_in_words(state) for state in shown]) or what_is_served(self._gateway.service)
         keyed = self._keys is not None and self._keys.required
-        chat = f"miner chat --url {url}{' --key KEY' if keyed else ''}"
+        model = _model_to_name(states)
+        chat = f"miner chat --url {url}{f' -m {model}' if model else ''}{' --key KEY' if keyed else ''}"
         lines = [f"Ready after {seconds:.1f} s.", *_rows([(_name(state), _facts(state)) for state in shown[:_SHOWN]])]
         if len(shown) > _SHOWN:
             lines.append(f"  and {len(shown) - _SHOWN} more: miner ps --all")
         lines.append(f"Try: {chat}")
         if _columns() >= _NARROW:
-            lines.append(f" or: {_curl(url, keyed=keyed)}")
+            lines.append(f" or: {_curl(url, model, keyed=keyed)}")
         tell(
             f"Ready after {seconds:.1f} s: {words}. Try: {chat}", "\n".join(lines), event="ready",
             seconds=round(seconds, 3), models=models, addresses=self._urls, keys=key_counts(self._keys), next=chat,
@@ -227,7 +230,8 @@ def _facts(state: ModelState) -> str:
         parts.append(f"{state.context_length} tokens")
     if state.slots:
         parts.append(f"{state.slots} slot{'s' if state.slots != 1 else ''}")
-    return ", ".join([*parts, state.state])
+    why = f": {' '.join(state.reason.split())[:_WIDEST_REASON]}" if state.state in _BROKEN and state.reason else ""
+    return ", ".join([*parts, state.state]) + why
 
 
 def _in_words(state: ModelState) -> str:
@@ -265,7 +269,16 @@ def _count(number: int) -> str:
     return "1 request" if number == 1 else f"{number} requests"
 
 
-def _curl(url: str, *, keyed: bool) -> str:
+def _model_to_name(states: Sequence[ModelState]) -> str | None:
+    """The model that a request has to name; None: there is a default."""
+    if not states or any(state.default for state in states):
+        return None
+    usable = [state for state in states if state.state not in _BROKEN and state.listed]
+    return min(usable, key=lambda state: state.state != "ready").name if usable else None
+
+
+def _curl(url: str, model: str | None, *, keyed: bool) -> str:
     key = " -H 'Authorization: Bearer KEY'" if keyed else ""
-    body = '{"messages": [{"role": "user", "content": "Hi"}]}'
+    named = "" if model is None else f'"model": "{model}", '
+    body = f'{{{named}"messages": [{{"role": "user", "content": "Hi"}}]}}'
     return f"curl {url}/v1/chat/completions{key} -d '{body}'"

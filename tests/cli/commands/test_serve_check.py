@@ -86,13 +86,16 @@ def test_a_port_that_is_taken_and_all_that_is_wrong_at_once(miner):
 
 
 def test_a_file_with_its_models(miner, tmp_path):
-    (tmp_path / "miner.toml").write_text(
-        '[models.small]\nfile = "demo"\ncontext = 512\n[models.gone]\nfile = "gone.gguf"\n'
-    )
+    table = '[models.small]\nfile = "demo"\ncontext = 512\n[models.gone]\nfile = "gone.gguf"\n'
+    (tmp_path / "miner.toml").write_text(table)
     found, by = checked(miner)
     assert found["config"].endswith("miner.toml")
     assert {model["name"] for model in found["models"]} == {"small", "gone"}
-    assert any("gone" in each["message"] for each in found["checks"])
+    assert sum("gone" in each["message"] for each in found["checks"] if each["verdict"] == "note") == 1
+    assert found["ok"], "the others are served"
+    (tmp_path / "miner.toml").write_text(table + "preload = true\n")
+    found, by = checked(miner)
+    assert "gone" in by["models", "problem"]["message"]
     (tmp_path / "miner.toml").write_text("[models.small]\nfil = 1\n")
     found, by = checked(miner)
     assert "fil" in by["backend", "problem"]["message"]
