@@ -24,7 +24,8 @@ from typing import Any
 import aiohttp
 
 from bench import targets
-from bench.engine_load import Answer, Wave, bare_server, prompt, settings_of, spec_for, wave
+from bench.engine_load import bare_server, prompt, settings_of, spec_for
+from bench.miner_bench import miner_bench
 from bench.targets import KEY
 from miner.core.llms.contract.sampling import TOP_K_CAP
 from miner.core.llms.llamacpp.dialect import NEUTRAL
@@ -54,13 +55,13 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def ask(self, tokens: int) -> Answer:
-        """One generation."""
+    async def ask(self, tokens: int) -> None:
+        """One generation of so many tokens."""
         body = {
             "messages": [{"role": "user", "content": prompt()}], "max_tokens": tokens, "logit_bias": _ENDS,
             "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.7, "top_p": 0.95, **self._more,
         }  # fmt: skip
-        began, counted, times = time.perf_counter(), 0, []
+        counted, times = 0, []
         async with self._session.post(f"{self._url}/v1/chat/completions", json=body) as response:
             if response.status != 200:
                 raise SystemExit(await response.text())
@@ -72,8 +73,9 @@ class Client:
                     counted = event["usage"]["completion_tokens"]
                 if event["choices"] and event["choices"][0]["delta"].get("content"):
                     times.append(time.perf_counter())
+        if counted != tokens:
+            raise SystemExit(f"a response has not {tokens} tokens but {counted}")
         self.times = times
-        return Answer(times[0] - began, counted)
 
 
 class Recorder:
@@ -114,32 +116,31 @@ class Recorder:
 
 
 async def rate(rounds: int, tokens: int, at_once: int) -> None:
-    """Print tokens per second, compared with the engine's own server."""
+    """Print tokens per second, compared with the engine's own server, by `miner bench`."""
     settings = settings_of(llamacpp_parallel=at_once)
     environ = {
         "MINER_API_KEYS": KEY, "LLM_BACKEND": "llamacpp", "LLAMACPP_CTX_SIZE": "1024",
         "LLAMACPP_PARALLEL": str(at_once), "MINER_SERVE_LOG": "off",
     }  # fmt: skip
+    work = {"concurrency": at_once, "requests": at_once, "prompt_tokens": 16, "max_tokens": tokens, "ignore_eos": True}
     async with AsyncExitStack() as stack:
         gateway = stack.enter_context(targets.serving(environ))
         address = await stack.enter_async_context(bare_server(spec_for(settings)))
-        mine = await stack.enter_async_context(Client(gateway.url))
         # Sample as miner does: the engine's own defaults are cheaper.
-        bare = await stack.enter_async_context(Client(address, **_SAMPLING))
-        sides = {"miner": mine.ask, "bare": bare.ask}
-        waves: dict[str, list[Wave]] = {name: [] for name in sides}
-        for number in range(-1, rounds):
+        sampling = json.dumps({"temperature": 0.7, "top_p": 0.95, **_SAMPLING})
+        sides = {"miner": (gateway.url, {"key": KEY}), "bare": (address, {"extra_body": sampling})}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+        for number in range(rounds):
             for name in list(sides)[:: -1 if number % 2 else 1]:
-                one = await wave(sides[name], at_once, at_once, tokens if number >= 0 else 8)
-                if number >= 0:
-                    waves[name].append(one)
-    each = sorted(a.rate / b.rate for a, b in zip(waves["miner"], waves["bare"], strict=True))
-    rates = {name: statistics.median(one.rate for one in waves[name]) for name in sides}
-    first = {name: statistics.median(one.first for one in waves[name]) for name in sides}
+                url, options = sides[name]
+                runs[name].append(await asyncio.to_thread(miner_bench, url, **work, **options))
+    rates = {name: [run["output_throughput"] for run in runs[name]] for name in sides}
+    first = {name: statistics.median(run["ttft"]["p50"] for run in runs[name]) for name in sides}
+    each = sorted(a / b for a, b in zip(rates["miner"], rates["bare"], strict=True))
     print(f"\n{at_once} streams of {tokens} tokens, {rounds} rounds (load {os.getloadavg()[0]:.1f})\n")
     print("| | tokens/s | TTFT |\n| --- | ---: | ---: |")
-    print(f"| miner serve | {rates['miner']:.0f} | {first['miner']:.2f} s |")
-    print(f"| the engine's own server | {rates['bare']:.0f} | {first['bare']:.2f} s |")
+    print(f"| miner serve | {statistics.median(rates['miner']):.0f} | {first['miner']:.2f} s |")
+    print(f"| the engine's own server | {statistics.median(rates['bare']):.0f} | {first['bare']:.2f} s |")
     print(f"\nratio: median {statistics.median(each):.3f}, {each[0]:.3f} to {each[-1]:.3f} (target: at least 0.97)")
 
 

@@ -19,7 +19,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from bench.miner_bench import ROOT, miner_bench
+
 FIGURES = ("ttft", "tpot", "itl", "e2e", "output_throughput")
 BACKENDS = {"chat": ("openai-chat", "/v1/chat/completions"), "completions": ("openai", "/v1/completions")}
 
@@ -34,22 +35,16 @@ def model_card(base: str) -> dict[str, Any]:
     return card
 
 
-def miner_bench(base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int) -> Figures:
+def ours_of(base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int) -> Figures:
     """One run of `miner bench`."""
-    command = [
-        sys.executable, "-m", "miner", "bench", "--url", base, "--endpoint", endpoint, "--concurrency",
-        str(concurrency), "--requests", str(requests), "--prompt-tokens", str(prompt), "--max-tokens", str(output),
-        "--ignore-eos", "--warmup", "1", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    run = json.loads(done.stdout)["runs"][0]
-    assert run["completed"] == requests, run["errors"]
+    run = miner_bench(
+        base, concurrency=concurrency, requests=requests, endpoint=endpoint, prompt_tokens=prompt, max_tokens=output,
+        ignore_eos=True, warmup=1,
+    )  # fmt: skip
     return {name: run[name]["mean"] for name in FIGURES[:4]} | {"output_throughput": run["output_throughput"]}
 
 
-def vllm_bench(
+def theirs_of(
     base: str, endpoint: str, concurrency: int, requests: int, prompt: int, output: int, tokenizer: str
 ) -> Figures:
     """One run of `vllm bench serve`."""
@@ -89,9 +84,9 @@ def compare(
     theirs: list[Figures] = []
     for number in range(2 * rounds):
         if number % 4 in (0, 3):
-            ours.append(miner_bench(*work))
+            ours.append(ours_of(*work))
         else:
-            theirs.append(vllm_bench(*work, tokenizer))
+            theirs.append(theirs_of(*work, tokenizer))
     return {
         name: (statistics.median(each[name] for each in ours), statistics.median(each[name] for each in theirs))
         for name in FIGURES

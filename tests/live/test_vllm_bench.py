@@ -34,7 +34,7 @@ def test_the_definitions_are_the_same(endpoint, concurrency, capsys):
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_real_server_gives_both_the_same_figures(concurrency, capsys):
     """The same server, in turns. What is left is the noise of the machine, which other work may make large."""
-    found = compare(os.environ["VLLM_API_BASE"], concurrency=concurrency, requests=8, prompt=64, output=16, rounds=3)
+    found = compare(os.environ["VLLM_API_BASE"], concurrency=concurrency, requests=8, prompt=64, output=16, rounds=2)
     with capsys.disabled():
         print(f"\nchat, concurrency {concurrency}, vLLM\n{table(found)}")
     for name, (ours, theirs) in found.items():
