@@ -9,6 +9,7 @@ from typing import Any
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History as PromptHistory
@@ -25,12 +26,12 @@ from miner.core._typing import override
 _STYLE = Style.from_dict(
     {
         "prompt": "bold",
-        "placeholder": "ansibrightblack",
-        "auto-suggestion": "ansibrightblack",
+        "placeholder": "dim",
+        "auto-suggestion": "noinherit dim",
         "completion-menu": "noinherit",
         "completion-menu.completion": "noinherit",
         "completion-menu.completion.current": "noinherit reverse",
-        "completion-menu.meta.completion": "noinherit ansibrightblack",
+        "completion-menu.meta.completion": "noinherit dim",
         "completion-menu.meta.completion.current": "noinherit reverse",
         "scrollbar.background": "noinherit",
         "scrollbar.button": "noinherit reverse",
@@ -121,6 +122,19 @@ def _keys() -> KeyBindings:
             buffer.insert_text("\n")
         else:
             buffer.validate_and_handle()
+
+    @bound("tab")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.complete_state is not None:
+            buffer.complete_next()
+            return
+        # Not start_completion: that gives way to the completion while typing, which may not be done yet.
+        found = list(buffer.completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+        if len(found) == 1:
+            buffer.apply_completion(found[0])
+        elif found:
+            buffer.start_completion(select_first=True)
 
     @bound("escape", "enter")
     @bound("c-j")

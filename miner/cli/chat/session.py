@@ -197,7 +197,7 @@ class Chat:
                 self.say(f"Left out, as the engine does not support it: {one_line(name)}.", "yellow")
         footer = self.usage.footer()
         if footer:
-            self.note(footer)
+            self.note(f"\n{footer}" if self.screen is not None else footer)
         warning = None if response.context_exhausted else self.usage.warning(response.backend)
         if warning:
             self.say(warning, "yellow")
@@ -205,6 +205,8 @@ class Chat:
             from miner.cli.chat.statistics import timings_of
 
             self.say(timings_of(response), "dim")
+        if self.screen is not None:
+            self.note("")
 
 
 class ChatLog(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -90,7 +91,7 @@ async def run_command(command: list[str], call: dict[str, Any]) -> str:
     )  # fmt: skip
     try:
         async with asyncio.timeout(_SECONDS):
-            output, _ = await process.communicate(call["function"]["arguments"].encode())
+            output = await _talk(process, call["function"]["arguments"].encode())
     except TimeoutError:
         return f"error: the command took longer than {_SECONDS:.0f} s"
     finally:
@@ -98,8 +99,24 @@ async def run_command(command: list[str], call: dict[str, Any]) -> str:
         await process.wait()
     text = output[:_LARGEST].decode(errors="replace")
     if len(output) > _LARGEST:
-        text += f"\n[cut: {len(output)} bytes]"
+        return f"{text}\n[cut after {_LARGEST} bytes; the command was ended]"
     return text if process.returncode == 0 else f"{text}\nexit status {process.returncode}"
+
+
+async def _talk(process: asyncio.subprocess.Process, text: bytes) -> bytes:
+    """Write to a command's standard input; return what it prints, or a little more than is used of it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it does not read it
+        process.stdin.write(text)
+        await process.stdin.drain()
+        process.stdin.close()
+    output = b""
+    while len(output) <= _LARGEST and (more := await process.stdout.read(_LARGEST)):
+        output += more
+    if len(output) <= _LARGEST:
+        await process.wait()
+    return output
 
 
 def _end(process: asyncio.subprocess.Process) -> None:

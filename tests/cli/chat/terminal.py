@@ -43,7 +43,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._master, terminal = pty.openpty()
         self._size(columns, rows)
-        env = environment(directory, TERM="xterm-256color", PYTHONWARNINGS="default", **settings)
+        env = environment(directory, **{"TERM": "xterm-256color", "PYTHONWARNINGS": "default"} | settings)
         del env["COLUMNS"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "miner", *arguments],
