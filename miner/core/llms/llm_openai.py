@@ -38,6 +38,7 @@ class OpenAIAPIService(OpenAIService):
 
     name = "openai"
     features = OpenAIService.features | {"images", "rerank", "count_tokens"}
+    beyond = _GATEWAY
     unreachable_hint = "Start the server, or set MINER_OPENAI_API_BASE; `curl {url}/models` must respond."
     timeout_setting = "MINER_OPENAI_TIMEOUT"
     key_setting = "MINER_OPENAI_API_KEY"
@@ -66,9 +67,7 @@ class OpenAIAPIService(OpenAIService):
     async def _served_models(self, *, total: float | None = None) -> list[ModelInfo]:
         models = await super()._served_models(total=total)
         for model in models:
-            if model.capabilities is not None:
-                model.capabilities &= self.features | _GATEWAY
-            elif model.owned_by in _OWNED:
+            if model.capabilities is None and model.owned_by in _OWNED:
                 model.capabilities = self.features | _OWNED[model.owned_by]
         return models
 

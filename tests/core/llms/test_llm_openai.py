@@ -9,7 +9,7 @@ import pytest
 from miner.core.llms.llm_openai import OpenAIAPIService
 from miner.core.wire import Token
 from miner.errors import UnsupportedFeatureError
-from tests.core.services import MESSAGES, WEATHER, settings
+from tests.core.services import MESSAGES, WEATHER, PlainService, settings
 from tests.servers.openai_stub import StubServer
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
@@ -59,6 +59,17 @@ async def test_a_gateway_lists_what_each_model_can():
             await service.embed("hi")
         with pytest.raises(UnsupportedFeatureError, match="model 'm' does not support images"):
             await service.chat_completion(SEEN)
+
+
+async def test_another_backend_takes_of_it_what_it_can_send():
+    able = listing("chat", "top_k", "keep_alive", "seed")
+    async with (
+        StubServer(side={"/v1/models": able}) as server,
+        PlainService(settings(vllm_api_base=server.v1)) as plain,
+    ):
+        assert (await plain.list_models())[0].capabilities == {"chat", "top_k", "seed"}
+        with pytest.raises(UnsupportedFeatureError, match="keep_alive"):
+            await plain.generate("hi", keep_alive="5m")
 
 
 @pytest.mark.parametrize("capabilities", ["completion", {"completion_chat": True}, [], ["completion", "tools"], [1]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ class OpenAIServer(HTTPBackend):
     name = "openai"
     takes_any_name: bool = False
     """Whether any name means the model of a server that lists only one."""
+    beyond: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities that the service has for models whose server lists them."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -96,6 +98,9 @@ class OpenAIServer(HTTPBackend):
             self._listed, self._one_model = read_models(response.body)
         except msgspec.DecodeError as error:
             raise http.upstream.protocol_error(f"did not send a list of models: {error}.", status=200) from error
+        for model in self._listed:
+            if model.capabilities is not None:
+                model.capabilities &= self.capabilities | self.beyond
         if previous and _identity(previous) != _identity(self._listed):
             self._clear_caches()
         elif previous:
