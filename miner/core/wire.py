@@ -422,6 +422,8 @@ class ModelInfo(Struct, kw_only=True, omit_defaults=True):
     """What the operator says of it."""
     preset: Preset | None = None
     """What the backend adds to each request for it."""
+    default: bool | None = None
+    """Whether its server takes it for requests that name none; None: the server does not say."""
 
 
 class EngineStatus(Struct, kw_only=True, omit_defaults=True):

@@ -8,7 +8,7 @@ import pytest
 
 from miner.core.llms.llm_openai import OpenAIAPIService
 from miner.core.wire import Token
-from miner.errors import UnsupportedFeatureError
+from miner.errors import ModelNotFoundError, UnsupportedFeatureError
 from tests.core.services import MESSAGES, WEATHER, PlainService, settings
 from tests.servers.openai_stub import StubServer
 
@@ -59,6 +59,19 @@ async def test_a_gateway_lists_what_each_model_can():
             await service.embed("hi")
         with pytest.raises(UnsupportedFeatureError, match="model 'm' does not support images"):
             await service.chat_completion(SEEN)
+
+
+async def test_the_default_model_of_a_gateway():
+    models = listing()["data"] + [listing()["data"][0] | {"id": "other", "default": True}]
+    async with (
+        StubServer(["m", "other"], side={"/v1/models": {"data": models}}) as server,
+        service_of(server) as service,
+    ):
+        await service.generate("hi")
+        assert server.bodies[-1]["model"] == "other"
+    async with StubServer(["m", "b"]) as server, service_of(server) as service:
+        with pytest.raises(ModelNotFoundError, match="serves several models and none was named"):
+            await service.generate("hi")
 
 
 async def test_another_backend_takes_of_it_what_it_can_send():

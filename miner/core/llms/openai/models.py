@@ -30,6 +30,8 @@ class _Model(msgspec.Struct):
     owned_by: str | None = None
     capabilities: Any = None
     """A gateway of miner says them; what others have under this name is in words of their own."""
+    default: Any = None
+    """True where a gateway of miner takes it for requests that name none."""
     meta: _Meta | None = None
 
 
@@ -88,6 +90,7 @@ def _info(model: _Model) -> ModelInfo:
         quantization=meta.ftype,
         dimensions=meta.n_embd,
         loaded=True,
+        default=True if model.default is True else None,
     )
 
 

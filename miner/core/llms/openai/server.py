@@ -115,10 +115,12 @@ class OpenAIServer(HTTPBackend):
 
     @override
     async def _sole_model(self) -> str | None:
-        """The only model that the server serves."""
+        """The only model that the server serves, or the one that it says it takes for requests that name none."""
         models = self._listed if self._fresh() else await self._served_models()
         if self._one_model:
             return models[0].id
+        if (default := next((model.id for model in models if model.default), None)) is not None:
+            return default
         raise self._no_sole_model([model.id for model in models])
 
     def _fresh(self) -> bool:

@@ -16,7 +16,13 @@ from miner.gateway.generation import json_response
 async def models(context: RequestContext) -> web.StreamResponse:
     """List the models that this caller may use by all their names, the default first."""
     known, service = await known_models(context), context.gateway.service
-    listed = [_model(model, name, service.backend_of(model.id).name) for model, name in listed_names(known)]
+    default = service.rules_of(None).name
+    listed = []
+    for model, name in listed_names(known):
+        entry = _model(model, name, service.backend_of(model.id).name)
+        if default is not None and name == model.id and default in (model.id, *model.aliases):
+            entry["default"] = True  # of requests that name none
+        listed.append(entry)
     return json_response(context, msgspec.json.encode({"object": "list", "data": listed}))
 
 

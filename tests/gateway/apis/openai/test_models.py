@@ -17,11 +17,12 @@ async def test_models_the_default_first():
         serving(vllm(engine, default_model="org/b")) as served,
         client(served) as api,
     ):
-        listed = [model.id async for model in api.models.list()]
+        models = [model async for model in api.models.list()]
         one = await api.models.retrieve("org/b")
         with pytest.raises(openai.NotFoundError) as caught:
             await api.models.retrieve("c")
-    assert listed == ["org/b", "a"]
+    assert [model.id for model in models] == ["org/b", "a"]
+    assert [getattr(model, "default", None) for model in models] == [True, None]
     assert one.id == "org/b"
     assert one.max_model_len == 2048
     assert caught.value.code == "model_not_found"
