@@ -8,10 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from miner.errors import ConfigError
 from miner.gateway.telemetry import conventions as names
+from miner.gateway.telemetry.check import Signal, check_otlp
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricsData
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("miner.gateway")
 
-Signal = Literal["traces", "metrics"]
-
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-_PROTOCOL = "http/protobuf"
 _ONLY = {
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
     "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
@@ -69,19 +67,8 @@ def exporter_of(signal: Signal, environment: Mapping[str, str]) -> str | None:
             hint="Use otlp, console or none" + ("; /metrics serves Prometheus." if signal == "metrics" else "."),
         )
     if exporter == "otlp":
-        _check_protocol(signal, environment)
+        check_otlp(signal, environment)
     return exporter
-
-
-def _check_protocol(signal: Signal, environment: Mapping[str, str]) -> None:
-    own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
-    variable = own if environment.get(own) else common
-    protocol = environment.get(variable, "").strip().lower() or _PROTOCOL
-    if protocol != _PROTOCOL:
-        raise ConfigError(
-            f"{variable}={protocol} is not supported.",
-            hint=f"Set it to {_PROTOCOL}, and the endpoint to the collector's port for that, usually 4318.",
-        )
 
 
 def make_tracer_provider(environment: Mapping[str, str] | None = None) -> MadeProvider | None:

@@ -23,6 +23,7 @@ from miner.errors import ConfigError
 from miner.gateway.app import default_middleware
 from miner.gateway.middleware.tracing import Tracing, make_tracing
 from miner.gateway.settings import GatewaySettings
+from miner.gateway.telemetry.check import check_otlp
 from tests.gateway.middleware.test_rate_limit import Gated, ask, until
 from tests.gateway.serving import Parrot, config, post, serving, vllm
 from tests.servers.collector import Collector, attributes_of
@@ -260,6 +261,27 @@ def test_what_cannot_be_used_is_named(name, value, way_out):
         make_tracing({name: value})
     assert f"{name}={value}" in str(caught.value)
     assert way_out in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENDPOINT", "collector:4318"), ("ENDPOINT", "http://me:the-key@"), ("ENDPOINT", "http://[the-key:1"),
+        ("HEADERS", "Bearer the-key"), ("HEADERS", "a=b,the-key"), ("TRACES_HEADERS", "authorization: the-key"),
+        ("HEADERS", "x=the-key\r\ny=z"), ("TIMEOUT", "10s"), ("TIMEOUT", "0"), ("COMPRESSION", "zip"),
+        ("CERTIFICATE", "/no/such.pem"),
+    ],
+)  # fmt: skip
+def test_what_the_sdk_would_pass_over_is_an_error_without_the_key(name, value):
+    with pytest.raises(ConfigError) as caught:
+        make_tracing({f"OTEL_EXPORTER_OTLP_{name}": value})
+    assert f"OTEL_EXPORTER_OTLP_{name}" in str(caught.value)
+    assert "the-key" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("value", ["a=b", "a=b, c=d,", "authorization=Bearer%20k", "authorization=Bearer k==", "a="])
+def test_headers_that_the_sdk_reads_are_taken(value):
+    check_otlp("traces", {"OTEL_EXPORTER_OTLP_HEADERS": value})
 
 
 def test_prompts_are_never_captured_and_the_log_says_so(caplog, monkeypatch):
