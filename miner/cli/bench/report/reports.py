@@ -107,7 +107,7 @@ class Reports:
             from miner.cli.bench.report.html.page import page
 
             _write(self._html, page(results, names))
-            note(f"The page with the plots is {self._html}.")
+            note(f"miner: the page with the plots is in {self._html}")
         if len(results) == 1 and self._saved == []:
             if self._json:
                 print(to_json(results[0]).decode(), end="")

@@ -42,11 +42,6 @@ def percent(share: float) -> str:
     return f"{whole:.0f} %"
 
 
-def size(count: int) -> str:
-    """Bytes in GiB."""
-    return f"{count / 2**30:.0f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
 def counted(count: int, noun: str) -> str:
     """`1 request`, `2 requests`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

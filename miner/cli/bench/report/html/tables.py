@@ -12,6 +12,7 @@ from miner.cli.bench.report.figures import E2E, ITL, LATENCIES, POINTS, SPEED, T
 from miner.cli.bench.report.html.entries import Entry
 from miner.cli.bench.report.html.markup import Markup, joined, tag
 from miner.cli.bench.result import Result, Run
+from miner.core.models.memory.verdict import readable
 
 _SIGNS = {"better": "▲", "worse": "▼", "no_difference": "=", "unknown": "?"}
 _WHISKER = 180
@@ -239,7 +240,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         sent.append("end of sequence ignored")
     if workload.warmup:
         sent.append(f"{units.counted(workload.warmup, 'request')} before each run to warm up")
-    memory = f", {units.size(machine.memory)} of memory" if machine.memory else ""
+    memory = f", {readable(machine.memory)} of memory" if machine.memory else ""
     return [
         ("model", target.model or "the target's default"),
         ("engine", engine(result)),
