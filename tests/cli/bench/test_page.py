@@ -128,7 +128,7 @@ def test_one_result_has_its_plots_with_words_for_who_does_not_see_them(one):
 def test_the_page_says_what_was_measured_where_and_how_to_do_it_again(one):
     result = a_result()
     for words in (
-        "smollm2-135m-instruct", "llama.cpp b7204", "AMD EPYC 9B14, 8 cores, 64 GiB of memory", "NVIDIA H100 80GB",
+        "smollm2-135m-instruct", "llama.cpp b7204", "AMD EPYC 9B14, 8 cores, 64.0 GiB of memory", "NVIDIA H100 80GB",
         result.command, "prompts of 128 tokens", "Read this first", "This process was late by up to 11 ms",
         "From sending a request to the first token", "The objective: TTFT of at most 500 ms",
         "None of 192 requests failed",
