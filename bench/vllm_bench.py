@@ -55,7 +55,7 @@ def theirs_of(
             "--backend", backend, "--endpoint", path, "--base-url", base.removesuffix("/v1"),
             "--model", model_card(base)["id"], "--tokenizer", tokenizer, "--dataset-name", "random",
             "--random-input-len", str(prompt), "--random-output-len", str(output), "--num-prompts", str(requests),
-            "--max-concurrency", str(concurrency), "--num-warmups", "1", "--ignore-eos",
+            "--max-concurrency", str(concurrency), "--num-warmups", "0", "--ignore-eos",
             "--seed", str(int.from_bytes(os.urandom(2), "big")), "--percentile-metrics", "ttft,tpot,itl,e2el",
             "--disable-tqdm", "--save-result", "--result-dir", directory, "--result-filename", "result.json",
         ]  # fmt: skip

@@ -11,8 +11,9 @@ from time import perf_counter
 
 from miner.errors import MinerError
 
-TOGETHER = 0.005
-"""Seconds within which the first token follows an opening chunk, which has only the role, that is sent with it.
+_TOGETHER = 0.1
+"""An opening chunk, which has only the role, came with the first token if that followed within this share of the time
+until the opening chunk.
 
 vLLM sends both at once, and its benchmark counts the opening chunk as the first. Other servers send it as soon as they
 have the request: there it says nothing of tokens, and is not counted.
@@ -62,7 +63,7 @@ class Measurement:
             if not tokens:
                 self._opening = now
                 return
-            if self._opening is not None and now - self._opening <= TOGETHER:
+            if self._opening is not None and now - self._opening <= _TOGETHER * (self._opening - self.began):
                 self.times.append(self._opening)
         self.times.append(now)
 

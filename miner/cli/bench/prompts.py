@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +14,8 @@ Count = Callable[[str], Awaitable[int]]
 """Returns the tokens of a text; the same constant more for every text does no harm."""
 
 _FEW, _MANY = 8, 104
-_TRIES = 4
+_TRIES = 6
+_SHORTEST = "a"
 
 
 class Scale(Struct, frozen=True):
@@ -50,15 +52,17 @@ class Prompts:
 
     async def exact_text(self, tokens: int, count: Count) -> str:
         """The next text, its length checked and corrected by counting."""
-        words = self.text(tokens).split()
+        words, per_word = self.text(tokens).split(), self._scale.tokens_per_word
         for _ in range(_TRIES):
             more = tokens - await count(" ".join(words))
             if not more:
                 break
-            if more > 0:
-                words += self._random.choices(WORDS, k=max(1, round(more / self._scale.tokens_per_word)))
+            if more >= per_word:
+                words += self._random.choices(WORDS, k=int(more / per_word))
+            elif more > 0:
+                words += [_SHORTEST] * max(1, more // 2)
             else:
-                del words[max(1, len(words) + round(more / self._scale.tokens_per_word)) :]
+                del words[max(1, len(words) - math.ceil(-more / per_word)) :]
         return " ".join(words)
 
 
