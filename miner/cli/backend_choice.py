@@ -77,8 +77,11 @@ def _fallbacks(config: MinerConfig) -> list[str]:
 
 
 def _load(name: str, config: MinerConfig) -> type[LLMService]:
-    from miner.core.llms.registry import load_backend
+    from miner.core.llms.registry import load_backend, registered_names
 
+    meant = nearest(name, known) if name not in (known := registered_names()) else None
+    if meant is not None:
+        raise ConfigError(f"There is no backend {name!r}.", operator_hint=f"{meant} Registered: {', '.join(known)}.")
     backend = load_backend(name, config)
     if backend.cls is None:
         raise ConfigError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from miner.cli.guess import meant
 from miner.cli.output.errors import drop_output, report, report_unexpected
 from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, name_flags, unexpected
 from miner.core._typing import override
-from miner.errors import MinerError
+from miner.errors import ConfigError, MinerError
 
 COMMANDS = {
     "chat": ("miner.cli.commands.chat", "chat with a model in the terminal", "Models"),
@@ -60,6 +61,11 @@ _PASSES_ON = ("launch",)
 """Commands that start a program with the arguments after `--`."""
 _WITH_VALUE = ("--log-level",)
 """Options before the command that take a value."""
+
+_MAIN_OPTIONS = ("--log-level", "--verbose", "-q", "--quiet", "--debug", "-h", "--help", "--version")
+"""Options before the command, besides -v."""
+
+_VAGUE = re.compile(r"(?<=: )must be (?:a valid|greater|less) .*?(?=(?: \(\d+ more\))?\.$)")
 
 _DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
 _EXAMPLES = f"""\
@@ -100,6 +106,8 @@ def _run(arguments: list[str]) -> int:
         verbosity.apply(args)
         status: int = args.run(args)
     except MinerError as error:
+        if isinstance(error, ConfigError):
+            _say_what_is_allowed(error)
         if args is not None:
             name_flags(error, args)
         if debug:
@@ -115,6 +123,17 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  (the top of the command line: one line instead of a traceback)
         return report_unexpected(error, debug=debug)
     return status
+
+
+def _say_what_is_allowed(error: ConfigError) -> None:
+    """Complete the error about a setting whose reason is less than all that it may be."""
+    found = _VAGUE.search(error.message)
+    if found is not None:
+        from miner.cli.configuration.settings import allowed_for
+
+        allowed = allowed_for(error.message.partition("=")[0])
+        if allowed is not None:
+            error.message = f"{error.message[: found.start()]}must be {allowed}{error.message[found.end() :]}"
 
 
 def _open_closed_streams() -> None:
@@ -183,6 +202,12 @@ def _place_of_command(arguments: list[str]) -> int | None:
 
 
 def _unknown_command(typed: str, arguments: list[str]) -> UsageError:
+    misplaced = next((word for word in arguments[: arguments.index(typed)] if _is_no_option_here(word)), None)
+    if misplaced is not None:
+        return UsageError(
+            f"Unknown option {misplaced.partition('=')[0]} before a command.",
+            operator_hint=f"Options stand after their command: `miner COMMAND {misplaced} ...`.",
+        )
     words = [word for word in arguments if not word.startswith("-")]
     guess = meant(typed, COMMANDS)
     if len(words) > 2 and guess is None:
@@ -191,6 +216,11 @@ def _unknown_command(typed: str, arguments: list[str]) -> UsageError:
         )
     hint = f"Did you mean `miner {guess}`?" if guess else f"Commands: {', '.join(COMMANDS)}. See `miner --help`."
     return UsageError(f"Unknown command {typed!r}.", operator_hint=hint)
+
+
+def _is_no_option_here(word: str) -> bool:
+    name = word.partition("=")[0]
+    return word.startswith("-") and name not in _MAIN_OPTIONS and not re.fullmatch(r"-v+", word)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

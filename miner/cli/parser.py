@@ -33,6 +33,10 @@ class UsageError(MinerError):
     code = "usage_error"
 
 
+_MAY_BE_EMPTY = ("system", "suffix", "stop", "model")
+"""Arguments of options that may be empty, or that the library checks."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """The parser of `miner` and of each of its commands."""
 
@@ -72,6 +76,18 @@ class CommandParser(argparse.ArgumentParser):
         print_help(self.format_help(), file)
 
     @override
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The values of an option.
+
+        Raises:
+            UsageError: one is empty, as that of a shell's variable that is not set.
+        """
+        if action.option_strings and "" in arg_strings and action.dest not in _MAY_BE_EMPTY:
+            name = "/".join(action.option_strings)
+            raise UsageError(f"{name} '': must not be empty.", operator_hint=f"See `{self.prog} --help`.")
+        return super()._get_values(action, arg_strings)
+
+    @override
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", operator_hint=f"See `{self.prog} --help`.")
 
@@ -103,14 +119,31 @@ def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
     """The error for arguments that a command does not take, with the nearest option."""
     first = rest[0]
     if not first.startswith("-"):
-        return UsageError(
-            f"Unexpected argument {first!r}.", operator_hint="Quote an argument that has spaces, such as a prompt."
-        )
+        return UsageError(f"Unexpected argument {first!r}.", operator_hint=_place_for(first, parser))
     name = first.partition("=")[0]
+    if name in parser._option_string_actions:
+        value = "" if parser._option_string_actions[name].nargs == 0 or "=" in first else " ..."
+        return UsageError(
+            f"{name} is an option of `{parser.prog}`, and stands before it.",
+            operator_hint=f"Options stand after their command: `{parser.prog} {first}{value}`.",
+        )
     hint = nearest(name, parser._option_string_actions) or f"See `{parser.prog} --help`."
     if isinstance(parser, CommandParser) and parser.words is not None:
         hint += " Words that begin with a dash stand after `--`."
     return UsageError(f"Unknown option {name}.", operator_hint=hint)
+
+
+def _place_for(word: str, parser: argparse.ArgumentParser) -> str:
+    """Where a word belongs that a command does not take."""
+    takes = [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]
+    options = parser._option_string_actions
+    if word.endswith((".toml", ".yaml", ".json")) and "--config" in options:
+        return f"Did you mean --config {word}?"
+    if takes:
+        return f"`{parser.prog}` takes only {' '.join(takes)}. Quote an argument that has spaces."
+    if "--model" in options:
+        return f"`{parser.prog}` takes options only. A model is named with --model {word}."
+    return f"`{parser.prog}` takes options only: see `{parser.prog} --help`."
 
 
 def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:

@@ -146,6 +146,8 @@ def reason_of(error: ValidationError) -> str:
     """What is wrong with the first invalid value, such as "must be a valid integer"; without the value."""
     first = error.errors(include_url=False, include_context=False)[0]
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    if reason == "String should have at least 1 character":
+        return "must not be empty"
     return reason[:1].lower() + reason[1:].partition(", unable to ")[0]
 
 

@@ -98,7 +98,7 @@ def test_the_console_script_is_the_same_command(tmp_path):
         (["config", "check", "--confg", "x"], "miner: Unknown option --confg.\n  Did you mean --config?\n"),
         (["config", "schema", "--zz"], "miner: Unknown option --zz.\n  See `miner config schema --help`.\n"),
         (["generate", "--max", "5", "x"], "miner: Unknown option --max.\n"),
-        (["backends", "why", "is"], "miner: Unexpected argument 'why'.\n  Quote an argument"),
+        (["backends", "why", "is"], "miner: Unexpected argument 'why'.\n  `miner backends` takes options only"),
         (["generate", "x", "--model"], "miner: Argument -m/--model: expected one argument.\n"),
     ],
 )

@@ -191,6 +191,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def allowed_for(variable: str) -> str | None:
+    """What the setting of this variable may be; None: there is no such setting."""
+    return next((each.allowed for each in described_settings(all_classes()) if each.variable == variable), None)
+
+
 @cache
 def _docstrings(cls: type[Settings]) -> dict[str, str]:
     """The docstring beneath each field, on one line."""

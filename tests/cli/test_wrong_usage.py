@@ -1,0 +1,80 @@
+"""Wrong command lines: each error names the field, the value and the way out."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.process
+
+WRONG = [
+    (
+        "--max-tokens 5 generate hi",
+        "Unknown option --max-tokens before a command.",
+        "Options stand after their command",
+    ),
+    ("--json ps", "--json is an option of `miner ps`, and stands before it.", "`miner ps --json`."),
+    ("-m x generate hi", "Unknown option -m before a command.", "`miner COMMAND -m ...`."),
+    ("-vq zzz", "Unknown option -vq before a command.", "`miner COMMAND -vq ...`."),
+    ("--log-level loud ps", "--log-level loud: must be one of debug, info, ", "See `miner --help`."),
+    (
+        "serve --port 99999",
+        "--port 99999: must be an integer from 0 to 65535.",
+        "",
+    ),
+    ("serve --port x", "--port 'x': must be an integer from 0 to 65535.", ""),
+    ("serve --log yaml", "--log 'yaml': must be 'text', 'json' or 'off'.", ""),
+    ("serve --host ''", "--host '': must not be empty.", "See `miner serve --help`."),
+    ("serve extra", "Unexpected argument 'extra'.", "A model is named with --model extra."),
+    ("ps extra", "Unexpected argument 'extra'.", "`miner ps` takes options only: see `miner ps --help`."),
+    ("ps --url ''", "--url '': must not be empty.", "See `miner ps --help`."),
+    ("load a b", "Unexpected argument 'b'.", "`miner load` takes only NAME."),
+    ("generate --backend '' hi", "--backend '': must not be empty.", "See `miner generate --help`."),
+    ("generate --backend lamacpp hi", "There is no backend 'lamacpp'.", "Did you mean llamacpp?"),
+    ("generate --config '' hi", "--config '': must not be empty.", ""),
+    ("config check other.toml", "Unexpected argument 'other.toml'.", "Did you mean --config other.toml?"),
+    ("config init -o ''", "-o/--output '': must not be empty.", ""),
+    ("config show --all --changed", "Argument --changed: not allowed with argument --all.", "config show --help"),
+    ("keys new a b", "Unexpected argument 'b'.", "`miner keys new` takes only NAME."),
+    ("keys new a --requests many", "--requests many: must be an integer of at least 1.", ""),
+    ("keys new a --requests ''", "--requests '': must not be empty.", ""),
+    ("backends --jsn", "Unknown option --jsn.", "Did you mean --json?"),
+    ("import lite", "Unknown tool 'lite' of `miner import`.", "Did you mean `miner import litellm`?"),
+    ("help zzz", "Unknown command 'zzz'.", "Commands: "),
+]
+
+
+@pytest.mark.parametrize(("line", "message", "hint"), WRONG)
+def test_field_value_and_way_out(line, message, hint, miner):
+    words = ["" if word == "''" else word for word in line.split()]
+    done = miner(*words)
+    text = done.stderr.decode()
+    assert done.returncode == 2, text
+    assert text.startswith(f"miner: {message}")
+    assert hint in text
+    assert done.stdout == b"" or "--json" in line
+
+
+def test_the_error_is_one_json_object_wherever_json_stands(miner):
+    for words in (["--json", "ps"], ["ps", "--json", "extra"], ["serve", "--json"]):
+        done = miner(*words)
+        assert done.returncode == 2
+        told = json.loads(done.stdout)
+        assert told["error"].keys() == {"type", "code", "message", "hint", "exit_code"}
+        assert (told["error"]["type"], told["error"]["exit_code"]) == ("UsageError", 2)
+        assert done.stdout.startswith(b'{\n  "error": {')
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("LLAMACPP_PARALLEL", "many", "an integer from 1 to 256"),
+        ("DEFAULT_TOP_P", "1.5", "a number above 0, at most 1"),
+        ("MINER_ALLOW_REMOTE_IMAGES", "perhaps", "true or false"),
+    ],
+)
+def test_a_wrong_variable_says_what_it_takes(variable, value, allowed, miner):
+    done = miner("generate", "hi", **{variable: value})
+    assert (done.returncode, done.stderr.decode()) == (2, f"miner: {variable}={value!r}: must be {allowed}.\n")
+    done = miner("generate", "hi", **{variable: value, "MINER_MAX_RETRIES": "x"})
+    assert ": must be " in done.stderr.decode()
+    assert " (1 more)." in done.stderr.decode()
