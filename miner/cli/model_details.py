@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.style import columns
 from miner.cli.output.tables import aligned, printable
 from miner.cli.output.wrap import wrapped
-from miner.core.model_card import ModelCard
+
+if TYPE_CHECKING:
+    from miner.core.model_card import ModelCard
 
 TEXTS = ("template", "system", "license", "parameters")
 """What an option prints alone."""

@@ -14,7 +14,6 @@ PARSERS = {parser.prog: parser for parser in all_parsers()}
 LEAVES = {name: parser for name, parser in PARSERS.items() if is_leaf(parser)}
 
 NO_JSON = {
-    "miner serve": "a server: its log is JSON with --log json",
     "miner launch": "starts a program, whose output is its own",
     "miner vllm": "prints a command for the shell, or becomes it",
     "miner import llama-swap": "its result is a file in TOML",

@@ -146,7 +146,8 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
         from miner.cli.serving.help import settings_text
 
-        print(parser.format_help().rstrip(), settings_text(namespace), sep="\n\n")
+        parser.print_help()
+        print(f"\n{settings_text(namespace)}")
         parser.exit()
 
 
