@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from miner.gateway.telemetry.setup import end_within, make_metrics_sender
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.resources import Resource
+
+logger = logging.getLogger("miner.gateway")
 
 _FLUSH_SECONDS = 3.0
 
@@ -70,6 +73,9 @@ class MetricsExport(Middleware):
 
     @override
     async def on_cleanup(self, gateway: Gateway) -> None:
+        if self._sending is not None and self._sending.is_alive():
+            logger.warning("The last metrics are not sent: the collector has not answered the ones before.")
+            return
         data = await self._data(gateway)
         if data is not None:
             await end_within(lambda: self._send(data), "metrics", _FLUSH_SECONDS)

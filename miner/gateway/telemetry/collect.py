@@ -19,6 +19,8 @@ from miner.gateway.telemetry.refreshed import Refreshed
 Value = float | Histogram
 _LOAD_SECONDS = 0.5
 """How old the load of a server may be: endpoint pickers look many times a second."""
+_FIRST_HEALTH_SECONDS = 2.0
+"""How long the first scrape waits for the backend's health, which takes up to 1.5 s: "down" would be wrong."""
 _INFERENCE = (names.CHAT, names.TEXT_COMPLETION)
 
 
@@ -28,7 +30,7 @@ class Collector:
     def __init__(self, gateway: Gateway, counters: Counters) -> None:
         self._gateway, self._counters = gateway, counters
         unknown = Health(state="unavailable", reason="its health is not known yet")
-        self._health = Refreshed(gateway.health.current, unknown, max_age=0.0)
+        self._health = Refreshed(gateway.health.current, unknown, max_age=0.0, first_wait=_FIRST_HEALTH_SECONDS)
         self._loads: Refreshed[list[ServerLoad]] = Refreshed(self._server_loads, [], max_age=_LOAD_SECONDS)
 
     async def _server_loads(self) -> list[ServerLoad]:

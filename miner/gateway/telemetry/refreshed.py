@@ -17,15 +17,17 @@ class Refreshed(Generic[T]):
         default: the value while there is none.
         max_age: seconds for which a value is not asked for again.
         drop_after: seconds after which one that could not be refreshed is the default again.
-        wait: seconds that `recent` waits at most.
+        wait: seconds that `recent` waits at most while it has a value.
+        first_wait: the same while it has none, or one that is to be dropped.
     """
 
     def __init__(
         self, ask: Callable[[], Awaitable[T]], default: T, *, max_age: float, drop_after: float = 30.0,
-        wait: float = 0.1,
+        wait: float = 0.1, first_wait: float = 0.5,
     ) -> None:  # fmt: skip
         self._ask, self._default = ask, default
-        self._max_age, self._drop_after, self._wait = max_age, drop_after, wait
+        self._max_age, self._drop_after = max_age, drop_after
+        self._wait, self._first_wait = wait, first_wait
         self._value: T | None = None
         self._at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
@@ -36,7 +38,8 @@ class Refreshed(Generic[T]):
         if loop.time() - self._at > self._max_age:
             if self._asking is None or self._asking.done():
                 self._asking = loop.create_task(self._refresh())
-            await asyncio.wait({self._asking}, timeout=self._wait)
+            known = loop.time() - self._at <= self._drop_after
+            await asyncio.wait({self._asking}, timeout=self._wait if known else self._first_wait)
         if self._value is None or loop.time() - self._at > self._drop_after:
             return self._default
         return self._value
