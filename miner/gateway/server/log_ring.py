@@ -22,6 +22,9 @@ _MAX_BYTES = 1024 * 1024
 _MAX_TEXT = 4096
 """Characters of one text."""
 _SECRET = re.compile(r"\b(mk-|sk-|hf_)[\w-]{12,}|(?i:(bearer )[\w.~+/=-]{8,})")
+_SHORTEST_SECRET = 15
+_OVERHEAD = 400
+"""Bytes of a line besides its texts."""
 _PRIVATE = ("prompt", "reply")
 """Fields that are left out: the log has them only where MINER_SERVE_LOG_PROMPTS is set."""
 _ENGINES = "miner.engine"
@@ -34,8 +37,15 @@ class LogLine(NamedTuple):
     number: int
     """Counts up from 1."""
     level: int
-    data: bytes
-    """JSON: time, level, logger, message, and the fields of the record."""
+    entry: dict[str, Any]
+    """time, level, logger, message, and the fields of the record."""
+    size: int
+    """Bytes that it counts for."""
+
+    @property
+    def data(self) -> bytes:
+        """JSON, without what looks like a key. Encoded when somebody asks: few do, and each request is logged."""
+        return msgspec.json.encode({name: _safe(value) for name, value in self.entry.items()}, enc_hook=str)
 
 
 class LogRing(logging.Handler):
@@ -70,13 +80,21 @@ class LogRing(logging.Handler):
         if record.levelno <= logging.DEBUG and record.name == _ENGINES:
             return
         try:
-            entry = {name: _safe(value) for name, value in self._format.entry(record).items() if name not in _PRIVATE}
-            data = msgspec.json.encode(entry, enc_hook=str)
+            entry, size = self._format.entry(record), _OVERHEAD
+            for name in _PRIVATE:
+                entry.pop(name, None)
+            for name, value in entry.items():
+                if isinstance(value, (int, float)):
+                    continue
+                text = value if isinstance(value, str) else str(value)
+                if len(text) > _MAX_TEXT:
+                    text = entry[name] = f"{text[:_MAX_TEXT]}..."
+                size += len(text)
         except Exception:  # noqa: BLE001  (a record that cannot be formatted is counted as lost by the log's writer)
             return
         # `emit` is called with the handler's lock.
         self.last = next(self._numbers)
-        self._kept[record.levelno >= logging.WARNING].add(LogLine(self.last, record.levelno, data))
+        self._kept[record.levelno >= logging.WARNING].add(LogLine(self.last, record.levelno, entry, size))
 
     def lines(self, *, after: int = 0, level: int = logging.NOTSET, most: int | None = None) -> list[LogLine]:
         """The lines that are kept, oldest first.
@@ -94,7 +112,7 @@ class LogRing(logging.Handler):
                 for line in itertools.takewhile(lambda line: line.number > after, reversed(kept.lines))
                 if line.level >= level
             ]
-        found.sort()
+        found.sort(key=lambda line: line.number)
         return found if most is None else found[max(0, len(found) - most) :]
 
     def is_complete(self, after: int) -> bool:
@@ -113,16 +131,15 @@ class _Kept:
 
     def add(self, line: LogLine) -> None:
         self.lines.append(line)
-        self._size += len(line.data)
+        self._size += line.size
         while len(self.lines) > MAX_LINES or (self._size > _MAX_BYTES and len(self.lines) > 1):
             gone = self.lines.popleft()
-            self._size -= len(gone.data)
+            self._size -= gone.size
             self.dropped = gone.number
 
 
 def _safe(value: Any) -> Any:
-    """A value without what looks like a key, and not too long."""
-    if not isinstance(value, str):
+    """A value without what looks like a key."""
+    if not isinstance(value, str) or len(value) < _SHORTEST_SECRET:
         return value
-    text = value if len(value) <= _MAX_TEXT else f"{value[:_MAX_TEXT]}..."
-    return _SECRET.sub(lambda found: f"{found[1] or found[2]}***", text)
+    return _SECRET.sub(lambda found: f"{found[1] or found[2]}***", value)

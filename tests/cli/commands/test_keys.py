@@ -200,3 +200,16 @@ async def _until_chat(session, served, body, headers, status):
                 if answer.status == status:
                     return
             await asyncio.sleep(0.1)
+
+
+async def test_a_server_takes_a_changed_limit(keys):
+    async with serving(Parrot(config())) as served, aiohttp.ClientSession() as session:
+        made = await asyncio.to_thread(keys, "new", "alice", "--requests", "1")
+        key = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        await until(session, served, 200, **key)
+        body = {"model": "parrot", "messages": [{"role": "user", "content": "hi"}]}
+        await _until_chat(session, served, body, key, 429)
+        await asyncio.to_thread(keys, "update", "alice", "--requests", "none")
+        await _until_chat(session, served, body, key, 200)
+        async with session.post(f"{served.v1}/chat/completions", json=body, headers=key) as answer:
+            assert answer.status == 200
