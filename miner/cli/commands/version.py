@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +20,14 @@ examples:
   miner version --json
   miner version --url http://node:8088 --key - < key.txt
 
-`miner --version` prints the version alone. Of engines only packages of this
-Python are shown; `miner backends` says which backends can be used.
+`miner --version` prints the version alone. Engines are packages of this Python,
+and the programs llama-server (LLAMACPP_SERVER) and ollama where they are found;
+`miner backends` says which backends can be used.
 """
+
+
+_SECONDS = 5.0
+"""For a program to say its version."""
 
 
 def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     here: dict[str, Any] = {
         "miner": __version__, "python": platform.python_version(), "executable": sys.executable,
-        "platform": platform.platform(), "engines": installed_engines(),
+        "platform": platform.platform(), "engines": installed_engines(), "programs": _programs(),
     }  # fmt: skip
     if args.url is not None:
         from miner.cli.gateway_client import GatewayClient
@@ -62,6 +69,40 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _programs() -> dict[str, dict[str, str | None]]:
+    """The engines that are programs: path and version, None where it does not say. Works with invalid settings too."""
+    from miner.config.config import MinerConfig
+    from miner.errors import ConfigError
+
+    try:
+        llama_server = MinerConfig().llamacpp_server
+    except ConfigError:
+        llama_server = None
+    found = {"llama-server": shutil.which(llama_server or "llama-server"), "ollama": shutil.which("ollama")}
+    return {name: {"path": path, "version": _version_of(path)} for name, path in found.items() if path is not None}
+
+
+def _version_of(program: str) -> str | None:
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, errors="replace", timeout=_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    said = re.search(r"version:?\s+(?:is\s+)?(\S+)", done.stdout + done.stderr)
+    return said[1] if said else None
+
+
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(name, str(found[name])) for name in ("miner", "python", "platform") if name in found]
-    return [*rows, *(found["engines"].items() or [("engines", "no packages; servers are used over HTTP")])]
+    rows: list[tuple[str, str]] = [
+        (name, str(found[name])) for name in ("miner", "python", "platform") if name in found
+    ]
+    rows += found["engines"].items()
+    rows += [
+        (name, f"{program['version'] or 'unknown'} ({program['path']})")
+        for name, program in found.get("programs", {}).items()
+    ]
+    return rows if found["engines"] or found.get("programs") else [*rows, ("engines", "none here")]

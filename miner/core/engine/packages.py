@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("xllamacpp", "llama-cpp-python", "vllm", "ollama")
+_PACKAGES = ("xllamacpp", "llama-cpp-python", "vllm")
 
 
 def installed_engines() -> dict[str, str]:

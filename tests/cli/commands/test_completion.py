@@ -99,6 +99,16 @@ def test_wrong_usage_and_wrong_settings(miner):
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
 
 
+def test_version_of_programs_and_with_wrong_settings(miner, tmp_path):
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\necho 'version: 7654 (abc)' >&2\n")
+    program.chmod(0o755)
+    shown = json.loads(miner("version", "--json", LLAMACPP_SERVER=str(program)).stdout)
+    assert shown["programs"]["llama-server"] == {"path": str(program), "version": "7654"}
+    assert "7654" in miner("version", LLAMACPP_SERVER=str(program)).stdout.decode()
+    assert miner("version", LLAMACPP_PARALLEL="many").returncode == 0
+
+
 def test_version(miner):
     plain = miner("version").stdout.decode()
     assert __version__ in plain
