@@ -126,7 +126,7 @@ class WireSender:
                     return  # leaving the stream closes the connection, which stops the engine
             if not data:
                 break
-        if not finished:
+        if not finished and not ended:
             raise interrupted(f"{self._http.upstream.label} ended the stream early.", self._http.upstream, 200)
         response.message_complete = ended
         seen.finish(perf_counter())

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.bench.timed import FIRST, GAP, every, prompt_of, timed
 from tests.servers.faults import error_in_stream, status
+from tests.servers.http import RawServer
 from tests.servers.openai_stub import StubServer
 from tests.servers.threaded import in_thread
 
@@ -138,6 +139,26 @@ def test_a_server_that_does_not_stream(bench, server):
     found = bench("--concurrency", "1", "--requests", "2", "--max-tokens", "2")
     assert found["runs"][0]["completed"] == 2
     assert any("does not stream" in note for note in found["notes"])
+
+
+def test_a_server_with_only_the_one_route_and_no_finish_reason(miner):
+    class Bare(RawServer):
+        async def handle(self, writer):
+            if writer.request.path != "/v1/chat/completions":
+                await writer.respond(404, "nothing here", connection="close")
+                return
+            await writer.head(200, {"content-type": "text/event-stream", "connection": "close"})
+            for _ in range(3):
+                await writer.raw(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
+            await writer.raw(b"data: [DONE]\n\n")
+            writer.drop()
+
+    with in_thread(Bare()) as server:
+        done = miner("bench", "--url", server.url, "--model", "m", "--concurrency", "2", "--requests", "4", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    assert (found["runs"][0]["completed"], found["target"]["engine"]) == (4, None)
+    assert found["runs"][0]["output_tokens"]["mean"] == 3
 
 
 # The workload
