@@ -89,6 +89,23 @@ def test_in_a_pipe_it_shows_once_and_says_so(miner):
     assert (failed.returncode, "miner serve" in failed.stderr.decode()) == (1, True)
 
 
+def test_without_rich_it_names_the_extra_and_what_needs_none(tmp_path):
+    without = (
+        "import sys; sys.modules['rich'] = None; from miner.cli.main import run; sys.exit(run(['top', *sys.argv[1:]]))"
+    )
+    with in_thread(Gate(Managed())) as gate:
+        program = [sys.executable, "-c", without, "--url", gate.url]
+        with on_terminal(program, columns=100, rows=24, env=environment(tmp_path), cwd=tmp_path) as terminal:
+            assert terminal.ended() == 2
+            assert 'pip install "llm-service-backends[cli]"' in terminal.text
+            assert "--once" in terminal.text
+        with on_terminal(
+            [*program, "--once"], columns=100, rows=24, env=environment(tmp_path), cwd=tmp_path
+        ) as terminal:
+            assert terminal.ended() == 0
+            assert "small*" in terminal.text
+
+
 def test_an_object_a_second(miner):
     with in_thread(Gate(Parrot(config(default_model="m")))) as gate:
         process = miner.start("top", "--json", "--url", gate.url)
