@@ -22,7 +22,7 @@ from miner.cli.output.style import Style, columns
 from miner.cli.parser import UsageError
 from miner.errors import MinerError
 
-_WORK = ("shared_prefix", "turns", "cancel", "ignore_eos", "burstiness", "temperature")
+_WORK = ("shared_prefix", "turns", "cancel", "ignore_eos", "burstiness", "temperature", "extra_body")
 """Options that change the work, beside loads and lengths."""
 THIS = "this run"
 """What the measurement that was just made is called beside saved ones."""

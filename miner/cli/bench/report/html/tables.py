@@ -238,6 +238,10 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         sent.append(f"{units.percent(workload.cancel)} cancelled on purpose")
     if workload.ignore_eos:
         sent.append("end of sequence ignored")
+    if workload.temperature is not None:
+        sent.append(f"temperature {workload.temperature:g}")
+    if workload.extra_body:
+        sent.append(", ".join(f"{name} {value}" for name, value in workload.extra_body.items()))
     if workload.warmup:
         sent.append(f"{units.counted(workload.warmup, 'request')} before each run to warm up")
     memory = f", {readable(machine.memory)} of memory" if machine.memory else ""
