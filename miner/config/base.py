@@ -127,7 +127,7 @@ def _is_numeric(annotation: Any) -> bool:
 
 def _unknown_argument(name: str, cls: type[BaseSettings]) -> ConfigError:
     near = difflib.get_close_matches(name.lower(), list(cls.model_fields), n=1)
-    hint = f"Did you mean {near[0]}?" if near else "`miner config show --all` lists the settings (.env.example)."
+    hint = f"Did you mean {near[0]}?" if near else "Settings are listed in .env.example."
     return ConfigError(f"{cls.__name__} has no setting {name!r}.", operator_hint=hint)
 
 
