@@ -9,12 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from multidict import CIMultiDictProxy
 
 from miner.errors import ConfigError
-
-if TYPE_CHECKING:
-    from multidict import CIMultiDictProxy
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["ForkedMiner"]
 
-LOADED = ("generate", "backends", "models", "fit", "serve", "keys", "vllm")
+LOADED = ("generate", "backends", "models", "fit", "serve", "keys", "vllm", "doctor")
 
 
 class ForkedMiner:
@@ -115,6 +115,7 @@ if __name__ == "__main__":
     from miner.cli.main import run
 
     names = [f"miner.cli.commands.{command}" for command in LOADED]
+    names += ["miner.cli.doctor.checklist", "miner.gateway.auth.key_store", "miner.gateway.middleware.hosts"]
     names += ["miner.cli.signals", "miner.cli.output.terminal", "miner.config.config", "miner.core.llms.llm_llamacpp"]
     for name in (*names, "miner.core.llms.llm_ollama", "miner.core.llms.llm_vllm"):
         import_module(name)

@@ -186,7 +186,7 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug(tmp_path):
     assert plain.returncode == 1
     assert lines_of(plain.stderr) == [
         "miner: Unexpected LookupError: oh no",
-        "  This is a bug in miner. --debug prints the traceback.",
+        "  This is a bug in miner. --debug prints the traceback; `miner doctor` looks for what is wrong here.",
     ]
     full = done("--debug")
     assert full.returncode == 1

@@ -127,9 +127,9 @@ class Chat:
         except Interrupted:
             if reply.begun:
                 self.conversation.answer(reply.partial(), stopped=True)
-                self._note_below("(stopped; what had come stays in the conversation)")
+                self.note("(stopped; what had come stays in the conversation)")
             else:
-                self._note_below("(stopped before anything had come; /retry sends your message again)")
+                self.note("(stopped before anything had come; /retry sends your message again)")
             return None
         except MinerError as error:
             self.show_error(error)
@@ -155,7 +155,6 @@ class Chat:
             view: View
             if self.screen is not None:
                 stack.enter_context(self.screen.streaming())
-                self.screen.show([""])
                 if self.looks.markdown:
                     view = MarkdownView(self.screen, colour=self.looks.colour, language=language, reasoning=reasoning)
                 else:
@@ -198,7 +197,7 @@ class Chat:
                 self.say(f"Left out, as the engine does not support it: {one_line(name)}.", "yellow")
         footer = self.usage.footer()
         if footer:
-            self._note_below(footer)
+            self.note(f"\n{footer}" if self.screen is not None else footer)
         warning = None if response.context_exhausted else self.usage.warning(response.backend)
         if warning:
             self.say(warning, "yellow")
@@ -206,10 +205,8 @@ class Chat:
             from miner.cli.chat.statistics import timings_of
 
             self.say(timings_of(response), "dim")
-
-    def _note_below(self, text: str) -> None:
-        """Print what may be left out below a response, apart from it on a terminal."""
-        self.note(f"\n{text}\n" if self.screen is not None else text)
+        if self.screen is not None:
+            self.note("")
 
 
 class ChatLog(logging.Handler):

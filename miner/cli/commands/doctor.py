@@ -47,7 +47,11 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add_target_options(parser)
     parser.add_argument("--no-probe", action="store_true", help="generate nothing, load no model")
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=number, default=120, help="of each probe, its load included (120)"
+        "--timeout",
+        metavar="SECONDS",
+        type=number,
+        default=120,
+        help="of each probe, its load included, and of imports (120)",
     )
     parser.add_argument("--strict", action="store_true", help="notes count for the exit status, too")
     add_json_option(parser)

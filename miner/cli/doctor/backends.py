@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
 from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.foreign import LOAD_SECONDS, foreign_reason, is_foreign
 from miner.cli.doctor.row import Check, Row, Verdict, ok, skipped
 from miner.cli.doctor.versions import TESTED, judge
-from miner.cli.guess import nearest
+from miner.cli.guess import meant
 from miner.core.llms.registry import GROUP, POOL, load_backend, registered_names
 from miner.errors import EngineStartError
 
 _BUILT_IN = ("llamacpp", "ollama", "vllm", "openai", POOL)
-_LOAD_SECONDS = 60.0
-"""For another package's import; some load torch."""
 _VERSION_SECONDS = 20.0
-_LOAD = """
-import json, sys
-from miner.core.llms.registry import load_backend
-backend = load_backend(sys.argv[1])
-sys.stdout.flush()
-print("\\0" + json.dumps({"reason": backend.reason, "configured": backend.configured}))
-"""
 
 
 def checks() -> list[Check]:
@@ -35,7 +25,7 @@ def checks() -> list[Check]:
     names = list(dict.fromkeys([*_registered(), "llamacpp"]))
     return [
         Check("backend in use", "Backends", in_use),
-        *(Check(f"backend {name}", "Backends", _Backend(name), _LOAD_SECONDS + 15) for name in names if name != POOL),
+        *(Check(f"backend {name}", "Backends", _Backend(name), LOAD_SECONDS + 15) for name in names if name != POOL),
     ]
 
 
@@ -68,12 +58,12 @@ def in_use(facts: Facts) -> Iterator[Row]:
     for name in [facts.backend, *filter(None, map(str.strip, facts.settings.llm_fallbacks.split(",")))]:
         if name not in names:
             variable = "LLM_BACKEND" if name == facts.backend else "MINER_LLM_FALLBACKS"
-            meant = (nearest(name, names) or "").removeprefix("Did you mean ").rstrip("?") or "llamacpp"
+            right = meant(name, names) or "llamacpp"
             yield Row(
                 variable,
                 "problem",
                 f"there is no backend {name!r}; there are {', '.join(names)}",
-                f"export {variable}={meant}",
+                f"export {variable}={right}",
                 "`miner serve` refuses it; the library would use the first available one.",
                 {"backend": name, "available": names},
             )
@@ -116,7 +106,7 @@ class _Backend:
                 f"pip uninstall {others[0]}",
                 seen={"others": others},
             )
-        reason, configured = self._reason(facts, ours=point.value.startswith("miner."))
+        reason, configured = self._reason(facts)
         if reason is None:
             yield from self._versions(facts, row, seen)
         elif not configured and not used:
@@ -140,30 +130,12 @@ class _Backend:
                 seen,
             )
 
-    def _reason(self, facts: Facts, *, ours: bool) -> tuple[str | None, bool]:
-        """Why it cannot be used, and whether the settings name something for it. Another package is loaded in a process
-        of its own, which it may crash, end or block.
-        """
-        if ours:
-            backend = load_backend(self.name, facts.settings)
-            return backend.reason, backend.configured
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", _LOAD, self.name],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=_LOAD_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return f"importing it takes longer than {_LOAD_SECONDS:g} s", True
-        found = done.stdout.rpartition(b"\0")[2] if b"\0" in done.stdout else b""
-        if done.returncode == 0 and found:
-            answer = json.loads(found)
-            return answer["reason"], bool(answer["configured"])
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-        return f"importing it ends the process ({how}){f': {last}' if last else ''}", True
+    def _reason(self, facts: Facts) -> tuple[str | None, bool]:
+        """Why it cannot be used, and whether the settings name something for it."""
+        if is_foreign(self.name):
+            return foreign_reason(self.name, facts.options.seconds)
+        backend = load_backend(self.name, facts.settings)
+        return backend.reason, backend.configured
 
     def _versions(self, facts: Facts, row: str, seen: dict[str, Any]) -> Iterator[Row]:
         """The version of the engine behind a backend that can be used."""

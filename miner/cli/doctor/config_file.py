@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.foreign import foreign_reason, is_foreign
 from miner.cli.doctor.row import Check, Row, ok
 from miner.errors import ConfigError, MinerError
 
 
 def checks() -> list[Check]:
     """The checks of this file."""
-    return [Check("miner.toml", "Settings", config_file)]
+    return [Check("miner.toml", "Settings", config_file, 75.0)]
 
 
 def config_file(facts: Facts) -> Iterator[Row]:
@@ -28,6 +29,14 @@ def config_file(facts: Facts) -> Iterator[Row]:
         yield ok("miner.toml", "none: the variables say what is served")
         return
     file = shown_path(loaded.path)
+    foreign = [kind for kind in {table.kind for table in loaded.content.backends.values()} if is_foreign(kind)]
+    for kind in foreign:
+        reason = foreign_reason(kind, facts.options.seconds)[0]
+        if reason is not None:
+            yield Row(
+                "miner.toml", "problem", f"{file}: the backend {kind!r} cannot be used: {reason}", "miner backends"
+            )
+            return
     notes: list[Problem] = list(loaded.notes)
     try:
         notes += check_here(loaded, facts.settings)

@@ -13,6 +13,7 @@ from miner.cli.doctor import local_engine
 from miner.cli.doctor.context import context_row
 from miner.cli.doctor.explain import model_line, row_of, start_line
 from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.foreign import LOAD_SECONDS, foreign_reason, is_foreign
 from miner.cli.doctor.probe import probes
 from miner.cli.doctor.row import Check, Row, Verdict, ok, skipped
 from miner.cli.doctor.targets import Target, targets
@@ -24,7 +25,7 @@ from miner.errors import MinerError, ModelNotFoundError
 
 _ANSWER_SECONDS = 5.0
 """For a list of models, or a version: a server that takes longer is hung or very busy."""
-_ROOM_SECONDS = 45.0
+_ROOM_SECONDS = 20.0
 """For what is not the probe."""
 _GROUP = "Engines"
 _VERSION_PATHS = {"ollama": "/api/version", "vllm": "/version", "llamacpp": "/props"}
@@ -39,7 +40,11 @@ def checks(facts: Facts) -> list[Check]:
     wanted = [target for target in found if not target.is_local or target is first_local]
     if not wanted:
         return [Check("engines", _GROUP, _none)]
-    return [Check(f"{target.name}", _GROUP, _check(target), seconds) for target in wanted]
+    imports = min(LOAD_SECONDS, facts.options.seconds)
+    return [
+        Check(target.name, _GROUP, _check(target), seconds + (imports if is_foreign(target.kind) else 0.0))
+        for target in wanted
+    ]
 
 
 def _none(facts: Facts) -> Iterator[Row]:
@@ -57,6 +62,10 @@ def _check(target: Target) -> Callable[[Facts], AsyncGenerator[Row, None]]:
 
 async def _remote(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
     """A server: what depends on a step that fails is skipped."""
+    reason = foreign_reason(target.kind, facts.options.seconds)[0] if is_foreign(target.kind) else None
+    if reason is not None:
+        yield skipped(target.name, f"not looked at: {' '.join(reason.split())[:200]}")
+        return
     try:
         service = target.service()
     except MinerError as error:

@@ -126,7 +126,7 @@ def address(facts: Facts) -> Iterator[Row]:
     settings, host = facts.gateway, facts.gateway.serve_host
     try:
         keys = has_keys(settings)
-    except ConfigError:
+    except (ConfigError, RuntimeError):
         keys = True  # the check of the keys reports it; the node does not start
     seen = {"host": host, "keys": keys, "allow_unauthenticated": settings.serve_allow_unauthenticated}
     if is_loopback(host):

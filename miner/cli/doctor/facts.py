@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLASSES: tuple[type[Settings], ...] = (MinerConfig, GatewaySettings, VLLMCommandConfig)
+_MOST_TEXT = 1 << 20
+_MOST_LINE = 10_000
 _READ_SECONDS = 5.0
 """For one file: it may be a pipe, or on a network that is gone."""
 
@@ -54,6 +56,8 @@ class Given:
     value: str
     error: str | None = None
     """Why it is not valid."""
+    spelt: str = ""
+    """The variable as it is written there, whose case does not matter."""
 
 
 @dataclass
@@ -177,7 +181,9 @@ def _given(
     flags = {"config": options.config, "default_model": options.model, "llm_backend": options.backend}
     flag_names = {"config": "--config", "default_model": "--model", "llm_backend": "--backend"}
     found: dict[str, tuple[str, str]] = {}
+    spelt: dict[str, str] = {}
     for source, variables in ((".env", dotenv), ("environment", environment)):
+        spelt |= {name.upper(): name for name, value in variables.items() if value}
         found |= {
             name.upper(): (source, value) for name, value in variables.items() if value and name.upper() in fields
         }
@@ -195,7 +201,7 @@ def _given(
             error = f"{variable} is not valid: {type(wrong).__name__}"
         if error is None and "\0" in value:
             error = f"{variable} has a NUL character"
-        yield Given(variable, source, name, value, error)
+        yield Given(variable, source, name, value, error, spelt.get(variable, variable))
 
 
 def _read_file(facts: Facts) -> None:
@@ -224,19 +230,24 @@ def _read_file(facts: Facts) -> None:
 
 
 def _learn_file(facts: Facts, path: Path) -> None:
-    """Learn the secrets of a file that may be wrong, as far as it is TOML."""
-    import tomllib
+    """Learn the secrets of a file that may be wrong: by its lines, since it may be no TOML."""
+
+    def read() -> str:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_MOST_TEXT)
 
     try:
-        text = bounded(lambda: path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "", 2.0)
-        facts.redact.add_urls(text)
-        facts.redact.learn_tables(tomllib.loads(text))
-    except (OSError, TimeoutError, ValueError, RecursionError):
-        pass
+        text = bounded(read, 2.0) if path.is_file() else ""
+    except (OSError, TimeoutError):
+        return
+    facts.redact.add_urls(text)
+    for line in text.splitlines():
+        facts.redact.learn_line(line[:_MOST_LINE])
 
 
 def _learn_key_files(facts: Facts) -> None:
     assert facts.loaded is not None
+    facts.redact.learn_tables(facts.loaded.written)
     for backend in facts.loaded.content.backends.values():
         facts.redact.add([backend.key, backend.plain_key])
         if backend.key_file:

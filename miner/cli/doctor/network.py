@@ -251,21 +251,27 @@ def judged_skew(measured: dict[str, float]) -> Row:
 
 async def skew_of(url: str) -> tuple[str, float | None]:
     """Seconds by which this clock is ahead of a server's; None: it does not respond, or says no date."""
+    began = time.time()
     try:
         response = await _get(url, "/")
     except MinerError:
         return url, None
-    return url, skew_in(response)
+    return url, skew_in(response, began)
 
 
-def skew_in(response: HttpResponse) -> float | None:
-    """The same by a response that has just arrived."""
+def skew_in(response: HttpResponse, began: float) -> float | None:
+    """The same by a response that has just arrived.
+
+    Args:
+        began: when its request was sent, by this clock.
+    """
     date = response.headers.get("Date")
     try:
-        # The header has whole seconds: half a second is the best guess for the rest.
-        return time.time() - parsedate_to_datetime(date or "").timestamp() - 0.5
+        stated, now = parsedate_to_datetime(date or "").timestamp(), time.time()
     except (ValueError, TypeError, OverflowError):
         return None
+    # The header has whole seconds, and was written at any time between the request and now.
+    return began - 1 - stated if stated < began - 1 else now + 1 - stated if stated > now + 1 else 0.0
 
 
 def client_checks() -> list[Check]:

@@ -67,7 +67,7 @@ class _Node:
 async def look(facts: Facts) -> AsyncGenerator[Row, None]:
     """All rows."""
     node = _Node(facts)
-    began = time.monotonic()
+    began, sent = time.monotonic(), time.time()
     try:
         alive = await node.get("/livez", key=False)
     except MinerError as error:
@@ -101,28 +101,32 @@ async def look(facts: Facts) -> AsyncGenerator[Row, None]:
             f"curl -i {node.upstream.shown_url}/livez",
             seen=seen,
         )
-    skew = skew_in(alive)
+    skew = skew_in(alive, sent)
     if skew is not None:
         yield judged_skew({node.url: skew})
+    access = await _access(node)
+    yield access
+    if access.name == "node: key" and access.verdict == "problem":
+        yield skipped("node: version, models, probe", "it has to accept the key first")
+        return
     if is_node:
         yield await _version(node)
         yield await _ready(node)
-    for found in [await _access(node, facts), *(await _admin(node) if is_node else [])]:
-        if found is not None:
-            yield found
-            if found.name == "node: key" and found.verdict == "problem":
-                yield skipped("node: models, probe", "it has to accept the key first")
-                return
+        for found in await _admin(node):
+            if found is not None:
+                yield found
     async with aclosing(_models(node, facts)) as rows:
         async for row in rows:
             yield row
 
 
-def _json(response: HttpResponse) -> Any:
+def _json(response: HttpResponse) -> dict[str, Any]:
+    """The object of a response; empty if it is none."""
     try:
-        return json.loads(response.body)
-    except ValueError:
-        return None
+        found = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 async def _version(node: _Node) -> Row:
@@ -131,7 +135,8 @@ async def _version(node: _Node) -> Row:
         found = _json(await node.get("/openapi.json"))
     except MinerError as error:
         return skipped("node: version", error.message.rstrip("."))
-    version = found.get("info", {}).get("version") if isinstance(found, dict) else None
+    info = found.get("info")
+    version = info.get("version") if isinstance(info, dict) else None
     seen = {"node": version, "cli": __version__}
     if version is None:
         return skipped("node: version", "it does not say its version", **seen)
@@ -153,7 +158,7 @@ async def _ready(node: _Node) -> Row:
         response = await node.get("/readyz")
     except MinerError as error:
         return Row("node: ready", "problem", error.message.rstrip("."), "miner logs", error.hints)
-    found = _json(response) or {}
+    found = _json(response)
     if response.status == 200:
         if config := found.get("config"):
             return Row(
@@ -165,16 +170,17 @@ async def _ready(node: _Node) -> Row:
             )
         return ok("node: ready", "ready", status=200)
     reason = str(found.get("reason") or f"HTTP {response.status}").rstrip(".")
+    starting = reason in ("the default model is being loaded", "the server is starting")
     return Row(
         "node: ready",
-        "problem",
-        f"not ready: {reason}",
-        "miner doctor  # on its machine",
+        "note" if starting else "problem",
+        f"not ready{' yet' if starting else ''}: {reason}",
+        f"curl -i {node.upstream.shown_url}/readyz" if starting else "miner doctor  # on its machine",
         seen={"status": response.status},
     )
 
 
-async def _access(node: _Node, facts: Facts) -> Row | None:
+async def _access(node: _Node) -> Row:
     """Whether it needs a key, and takes this one."""
     try:
         without = await node.get("/v1/models", key=False)
@@ -203,7 +209,7 @@ async def _access(node: _Node, facts: Facts) -> Row | None:
             "node: exposure",
             "note",
             "keys are needed, and travel without TLS",
-            "caddy reverse-proxy --from HOST --to :8088",
+            f"caddy reverse-proxy --from HOST --to :{urlsplit(node.url).port or 80}",
             seen=seen,
         )
     if open_:
@@ -229,9 +235,9 @@ async def _admin(node: _Node) -> list[Row | None]:
         return [Row("node: admin routes", "problem", error.message.rstrip("."), "miner logs", error.hints)]
 
 
-def _states(found: Any) -> list[Row | None]:
-    states = found.get("models") if isinstance(found, dict) else None
-    if not isinstance(states, list):
+def _states(found: dict[str, Any]) -> list[Row | None]:
+    states = found.get("models")
+    if not isinstance(states, list) or not all(isinstance(each, dict) for each in states):
         return [skipped("node: models", "it does not list them")]
     rows: list[Row | None] = []
     for each in states:
@@ -260,7 +266,7 @@ def _states(found: Any) -> list[Row | None]:
                 )
             )
     loaded = [each.get("name") for each in states if each.get("state") in ("ready", "sleeping")]
-    summary = f"{len(states)} models, loaded: {', '.join(map(str, loaded)) or 'none'}"
+    summary = f"{len(states)} model{'' if len(states) == 1 else 's'}, loaded: {', '.join(map(str, loaded)) or 'none'}"
     return [
         ok(
             "node: models",
@@ -274,7 +280,7 @@ def _states(found: Any) -> list[Row | None]:
 async def _config(node: _Node) -> Row | None:
     response = await node.get("/admin/config")
     found = _json(response)
-    if response.status != 200 or not isinstance(found, dict):
+    if response.status != 200:
         return None
     seen = {"path": found.get("path"), "loaded_at": found.get("loaded_at")}
     if found.get("error"):
@@ -318,6 +324,7 @@ async def _models(node: _Node, facts: Facts) -> AsyncGenerator[Row, None]:
         openai_timeout=facts.options.seconds,
     )
     async with URLService(config) as service:
+        service.name = "node"
         target = Target("node", "openai", config)
         try:
             models = await service._served_models(total=_SECONDS)

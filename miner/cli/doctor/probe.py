@@ -11,7 +11,7 @@ from miner.cli.doctor.explain import row_of
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.row import Row, ok, skipped
 from miner.cli.doctor.targets import Target
-from miner.errors import MinerError, OutputValidationError, UnsupportedFeatureError
+from miner.errors import InvalidRequestError, MinerError, OutputValidationError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from miner.core.llms.LLMService import LLMService
@@ -82,6 +82,11 @@ async def _probe(
         return Row(name, "note", error.message.rstrip("."), fix, error.hints, {"error": type(error).__name__})
     except OutputValidationError as error:
         return Row(name, "note", error.message.rstrip("."), None, error.hints, {"error": type(error).__name__})
+    except InvalidRequestError as error:
+        if kind == "chat":
+            return row_of(name, error, target)
+        fix = _TOOL_FIX.get(target.kind) if kind == "tools" else None
+        return Row(name, "note", error.message.rstrip("."), fix, error.hints, {"error": type(error).__name__})
     except MinerError as error:
         return row_of(name, error, target, seconds=round(time.monotonic() - began, 3))
     took = time.monotonic() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -16,7 +17,8 @@ _WORDS = frozenset(
 _PLACES = frozenset({"file", "path", "dir", "sock", "socket", "size", "url"})
 """Last words of names whose value says where a secret is, or how large."""
 _PLAIN = re.compile(r"true|false|none|null|yes|auto|[\d.]+", re.IGNORECASE)
-_PASSWORD = re.compile(r"[a-zA-Z][\w+.-]*://([^/?#\s]*)@")
+_PASSWORDS = (re.compile(r"://([^/?#\s]{1,1000})@"), re.compile(r"://([^\s\"']{1,1000})@"))
+"""By the rules of URLs; and with characters in the password that would have to be encoded."""
 _SHORTEST = 4
 """Characters: anything shorter would take out parts of words. Such values are never shown to begin with."""
 HIDDEN = "***"
@@ -58,9 +60,20 @@ class Redaction:
                 self.add([written])
             self.add_urls(written)
 
+    def learn_line(self, line: str) -> None:
+        """The same of one line of such a file, or of a `.env`: a name and its value, and options of commands."""
+        name, equals, value = line.partition("=")
+        texts = re.findall(r"\"([^\"]*)\"|'([^']*)'", value)
+        words = [text for pair in texts for text in pair if text]
+        if equals and names_secret(name.strip().strip("\"'")):
+            self.add(words or [value.strip()])
+        for option, word in pairwise(words):
+            if option.startswith("-") and names_secret(option.strip("-")):
+                self.add([word])
+
     def add_urls(self, text: str) -> None:
         """User and password of all URLs in a text."""
-        for userinfo in _PASSWORD.findall(text):
+        for userinfo in (found for pattern in _PASSWORDS for found in pattern.findall(text)):
             user, _, password = userinfo.partition(":")
             self.add([userinfo, password or user])
 

@@ -92,6 +92,10 @@ def _counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def _on_one_line(text: str | None) -> Any:
+    return None if text is None else " ".join(text.split())
+
+
 def _found(done: Sequence[Done], redact: Redaction) -> Iterator[Found]:
     for each in done:
         rows = each.rows[:_ROWS_OF_ONE_KIND]
@@ -102,9 +106,9 @@ def _found(done: Sequence[Done], redact: Redaction) -> Iterator[Found]:
             clean = replace(
                 row,
                 name=redact(row.name),
-                summary=redact(row.summary),
+                summary=redact(_on_one_line(row.summary)),
                 fix=redact(row.fix),
-                hint=redact(row.hint),
+                hint=redact(_on_one_line(row.hint)),
                 seen=redact(row.seen),
             )
             yield Found(each.check.group, clean, each.seconds)

@@ -20,7 +20,7 @@ from miner.errors import MinerError
 logger = logging.getLogger("miner.doctor")
 
 _TICK_SECONDS = 0.2
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
 """For a check that was cancelled to close what it has opened, such as an engine."""
 
 

@@ -55,10 +55,11 @@ def _lines(each: Found, style: Style, width: int, *, all_values: bool) -> Iterat
         yield from _wrapped(summary, width, indent)
     else:
         indent = _MARK_WIDTH + 2
-        first, *rest = _wrapped(f"{name}: {summary}", width, indent)
+        text = summary if summary.startswith(name) else f"{name}: {summary}"
+        first, *rest = _wrapped(text, width, indent)
         yield f" {mark}{' ' * (_MARK_WIDTH - len(_MARKS[row.verdict]))} {first.lstrip()}"
         yield from rest
-    wrong = row.verdict in ("problem", "note")
+    wrong = row.verdict != "ok"
     if row.hint and (wrong or all_values):
         yield from _wrapped(printable(row.hint, limit=_LONGEST), width, indent, style.dim)
     if row.fix and (wrong or all_values):

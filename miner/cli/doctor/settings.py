@@ -152,8 +152,8 @@ def _value(each: Given) -> str:
 
 def _invalid(each: Given) -> Row:
     fix = {
-        "environment": f"unset {each.variable}",
-        ".env": f"sed -i.bak '/^ *\\(export \\)\\{{0,1\\}}{each.variable} *=/Id' .env",
+        "environment": f"unset {each.spelt}",
+        ".env": f"sed -i.bak '/^{each.spelt}=/d' .env",
     }.get(each.source)
     hint = "It then has its default; the message says what is allowed." if fix else f"It is what {each.source} says."
     return Row(

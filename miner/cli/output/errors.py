@@ -31,8 +31,8 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     if as_json:
         _print_json(error, status)
     lines = [f"miner: {error.message}"]
-    if error.hints:
-        lines.append(f"  {error.hints}")
+    if error.hints or isinstance(error, BackendError):
+        lines.append(f"  {error.hints or 'Run `miner doctor`: it looks for the cause.'}")
     tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
     if tail:
         lines += ["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
@@ -49,7 +49,7 @@ def report_unexpected(error: Exception, *, debug: bool) -> int:
     else:
         complain(
             f"miner: Unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
-            "  This is a bug in miner. --debug prints the traceback."
+            "  This is a bug in miner. --debug prints the traceback; `miner doctor` looks for what is wrong here."
         )
     return 1
 

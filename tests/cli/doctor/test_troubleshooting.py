@@ -134,7 +134,7 @@ def engine_that_dies(directory: Path) -> Iterator[Run]:
         '#!/bin/sh\ncase "$1" in --help) echo "  --model FILE";; *) echo "error: boom" >&2; exit 3;; esac\n'
     )
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
-    yield (), {"LLM_BACKEND": "llamacpp", "LLAMACPP_SERVER": str(binary), "MINER_MAX_RETRIES": "0"}
+    yield (), {"LLM_BACKEND": "llamacpp", "LLAMACPP_SERVER": str(binary), "MINER_SERVE_PORT": str(closed_port())}
 
 
 @contextmanager

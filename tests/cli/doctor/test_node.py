@@ -1,0 +1,109 @@
+"""`miner doctor --url`: a real gateway over a service that a test writes, and servers that are none."""
+
+from __future__ import annotations
+
+import pytest
+
+from miner.core.model_card import ModelState
+from miner.core.wire import ModelInfo
+from tests.cli.doctor.examine import examine
+from tests.cli.test_gateway_client import Gate
+from tests.core.services import closed_port
+from tests.gateway.serving import Parrot, config
+from tests.servers.faults import FaultServer, garbage_http, silent
+from tests.servers.openai_stub import StubServer
+from tests.servers.threaded import in_thread
+
+pytestmark = pytest.mark.process
+
+
+class Named(Parrot):
+    """Has a model."""
+
+    def __init__(self):
+        super().__init__(config())
+
+    async def list_models(self):
+        return [ModelInfo(id="small", context_length=40960)]
+
+
+class Engines(Named):
+    """Has engines, one of which has failed."""
+
+    async def model_states(self):
+        return [
+            ModelState(name="small", backend="local", state="ready", context_length=4096, default=True),
+            ModelState(name="broken", backend="local", state="failed", reason="llama.cpp did\nnot start."),
+        ]
+
+
+def test_a_node_that_is_well(miner):
+    with in_thread(Gate(Named())) as gate:
+        for url in (gate.url, f"{gate.url}/v1", f"{gate.url}/"):
+            found = examine(miner, "--url", url)
+            assert found.problems() == []
+            for name in (
+                "node",
+                "clock",
+                "node: version",
+                "node: ready",
+                "node: key",
+                "node: metrics",
+                "node: probe chat",
+            ):
+                assert found.row(name, "ok"), name
+
+
+def test_a_failed_model_and_a_small_context(miner):
+    with in_thread(Gate(Engines())) as gate:
+        found = examine(miner, "--no-probe", "--url", gate.url)
+    row = found.row("node: broken", "problem")
+    assert row["fix"] == "miner models reset broken"
+    assert "llama.cpp did" in row["summary"]
+    assert found.row("node: small", "note")["seen"]["context"] == 4096
+    assert found.row("node: probe", "skipped")
+
+
+@pytest.mark.parametrize("key", [None, "wrong-key-of-somebody"])
+def test_a_node_that_wants_a_key(miner, key):
+    with in_thread(StubServer(api_key="right")) as server:
+        found = examine(miner, "--url", server.url, *(["--key", key] if key else []))
+    row = found.row("node: key", "problem")
+    assert ("refused" if key else "requires a key") in row["summary"]
+    assert found.row("node: version, models, probe", "skipped")
+    assert "wrong-key-of-somebody" not in found.text
+
+
+def test_a_key_from_standard_input(miner):
+    with in_thread(StubServer(["m"], api_key="right-key")) as server:
+        done = miner("doctor", "--no-probe", "--url", server.url, "--key", "-", stdin=b"right-key\n")
+    assert done.returncode == 0
+    assert "this one is accepted" in done.stdout.decode()
+
+
+def test_any_server_with_openais_api(miner):
+    with in_thread(StubServer(["m"])) as server:
+        found = examine(miner, "--url", server.v1, "--model", "n")
+        assert "is no `miner serve`" in found.row("node", "note")["summary"]
+        assert found.row("node: model", "problem")["fix"] == f"miner doctor --url {server.url} --model m"
+
+
+def test_nothing_there(miner):
+    port = closed_port()
+    found = examine(miner, "--url", f"http://127.0.0.1:{port}")
+    assert found.row("node", "problem")["fix"] == f"miner serve --port {port}"
+    assert found.row("node: keys, models, probe", "skipped")
+
+
+@pytest.mark.parametrize("behaviour", [silent(), garbage_http(everywhere=True)])
+def test_what_is_no_server(miner, behaviour):
+    with in_thread(FaultServer(behaviour)) as server:
+        found = examine(miner, "--url", server.url)
+    assert found.row("node", "problem")["fix"]
+
+
+def test_the_settings_of_this_machine_do_not_matter(miner, tmp_path):
+    (tmp_path / ".env").write_bytes(b"\xff")
+    with in_thread(Gate(Named())) as gate:
+        found = examine(miner, "--no-probe", "--url", gate.url, LLAMACPP_PARALLEL="lots")
+    assert found.problems() == []
