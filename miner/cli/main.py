@@ -65,6 +65,13 @@ _WITH_VALUE = ("--log-level",)
 _MAIN_OPTIONS = ("--log-level", "--verbose", "-q", "--quiet", "--debug", "-h", "--help", "--version")
 """Options before the command, besides -v."""
 
+_EXTRAS = {
+    "aiohttp": "serve", "multidict": "serve", "prometheus_client": "serve", "tomlkit": "serve", "uvloop": "serve",
+    "prompt_toolkit": "cli", "rich": "cli", "shtab": "cli", "yaml": "import", "opentelemetry": "otel",
+    "huggingface_hub": "llamacpp", "xllamacpp": "llamacpp",
+}  # fmt: skip
+"""Package -> the extra that brings it, for a command that meets it missing."""
+
 _VAGUE = re.compile(r"(?<=: )must be (?:a valid|greater|less) .*?(?=(?: \(\d+ more\))?\.$)")
 
 _DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
@@ -75,8 +82,8 @@ examples:
   miner models pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF
   miner serve
 
-Settings come from the environment and from .env in the working directory;
-.env.example lists them all. `miner COMMAND --help` describes a command.
+Settings come from the environment and from .env in the working directory:
+`miner config show --all`. `miner COMMAND --help` describes a command.
 
 {EXIT_STATUS}"""
 
@@ -113,6 +120,15 @@ def _run(arguments: list[str]) -> int:
         if debug:
             report_unexpected(error, debug=True)
         return report(error, as_json=_wants_json(arguments))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None or debug:
+            return report_unexpected(error, debug=debug)
+        needed = ConfigError(
+            f"`miner {' '.join(_words_of(args))}` needs the package {error.name}, which is not installed.",
+            operator_hint=f'Install it with: pip install "llm-service-backends[{extra}]"',
+        )
+        return report(needed, as_json=_wants_json(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -123,6 +139,11 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  (the top of the command line: one line instead of a traceback)
         return report_unexpected(error, debug=debug)
     return status
+
+
+def _words_of(args: argparse.Namespace | None) -> list[str]:
+    """The command, and its action."""
+    return [word for name in ("command", "action") if isinstance(word := getattr(args, name, None), str)]
 
 
 def _say_what_is_allowed(error: ConfigError) -> None:

@@ -18,6 +18,7 @@ _UNPREFIXED = (
     "llm_backend", "model_path", "models_dir", "default_", "ollama_", "vllm_", "llamacpp_", "hf_",
 )  # fmt: skip
 """The published names. All others have the prefix: a working directory's `.env` belongs to other programs too."""
+_LISTED = "`miner config show --all` lists the settings, as .env.example does."
 _NOT_SETTINGS = {"MINER_CACHE", "MINER_CHAT_TEMPLATES", "MINER_MIXED_MODELS", "MINER_VLLM_POOLING_BASE"}
 """Prefixed variables that tests, examples and scripts read."""
 
@@ -96,7 +97,7 @@ def unknown_variables(settings: Iterable[type[BaseSettings]]) -> list[str]:
     """
     found = [name for source in (dotenv_variables(".env"), os.environ) for name, value in source.items() if value]
     return [
-        f"{name} is not a setting: {f'did you mean {near}?' if near else 'settings are listed in .env.example.'}"
+        f"{name} is not a setting: {f'did you mean {near}?' if near else _LISTED}"
         for name, near in misspelt(found, settings)
     ]
 

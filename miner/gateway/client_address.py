@@ -9,10 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-
-from multidict import CIMultiDictProxy
+from typing import TYPE_CHECKING
 
 from miner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -51,13 +51,17 @@ async def closed_loop(take: Take, perform: Perform, concurrency: int, deadline: 
 
 
 async def open_loop(take: Take, perform: Perform, arrivals: list[float], deadline: Deadline) -> None:
-    """Start a conversation at each of the times (seconds from now), however many are in flight."""
+    """Start a conversation at each of the times (seconds from now), however many are in flight.
+
+    Args:
+        deadline: after it no conversation goes on; all arrive before.
+    """
     began = perf_counter()
     async with asyncio.TaskGroup() as group:
         for arrival in arrivals:
             if (wait := began + arrival - perf_counter()) > 0:
-                await asyncio.sleep(min(wait, max(0.0, deadline.left)))
-            if deadline.left <= 0 or (conversation := take()) is None:
+                await asyncio.sleep(wait)
+            if (conversation := take()) is None:
                 break
             group.create_task(_hold(conversation, perform, deadline))
 

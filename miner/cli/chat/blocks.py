@@ -26,7 +26,7 @@ class Piece:
 
     kind: Literal["markdown", "code_begin", "code", "code_end"]
     text: str = ""
-    """Markdown; the code's lines; for `code_begin` its language."""
+    """Markdown; the code's lines; for `code_begin` its language, and what else stands there."""
     gap: bool = False
     """Whether a blank line comes before it."""
 
@@ -178,7 +178,7 @@ class Blocks:
     def _begin_fence(self, pieces: list[Piece], unit: _Unit, lines: list[str], partial: str) -> bool:
         token = unit.token
         opening = lines[unit.first]
-        pieces.append(Piece("code_begin", token.info.split()[0] if token.info.split() else "", gap=self._any))
+        pieces.append(Piece("code_begin", token.info.strip(), gap=self._any))
         self._any, self._in_list, self._joined = True, False, False
         self._fence = _Fence(token.markup, len(opening) - len(opening.lstrip(" ")))
         self._tail = "\n".join(lines[unit.first + 1 :]) + partial

@@ -63,7 +63,7 @@ class PromptInput(UserInput):
             complete_while_typing=Condition(self._is_command),
             auto_suggest=AutoSuggestFromHistory(),
             reserve_space_for_menu=_ROWS_FOR_MENU,
-            prompt_continuation=lambda *_: FormattedText([("class:prompt", CONTINUED)]),
+            prompt_continuation=_continuation,
             **settings,
         )
         self._questions: PromptSession[str] = PromptSession(**settings)
@@ -101,6 +101,11 @@ class _SharedHistory(PromptHistory):
     @override
     def store_string(self, string: str) -> None:
         self._history.add(string)
+
+
+def _continuation(width: int, line: int, wraps: int) -> FormattedText:
+    """What stands before a further line; nothing before the rest of one that is too long for the terminal."""
+    return FormattedText([("class:prompt", " " * width if wraps else CONTINUED)])
 
 
 def _placeholder() -> FormattedText:

@@ -51,6 +51,8 @@ _THEME = Theme(
     }
 )
 _NUMBER_WIDTH = 4
+_LONGEST_TITLE = 30
+"""Characters of a code block's first line that stand in the rule above it."""
 
 
 class Renderer:
@@ -93,7 +95,9 @@ class Renderer:
         self.rendered_characters += len(piece.text)
         match piece.kind:
             case "code_begin":
-                self._language, self._code = piece.text or "text", []
+                self._language, self._code = (piece.text.split() or ["text"])[0], []
+                if len(piece.text) > _LONGEST_TITLE:  # some models write on behind the marks
+                    return [*gap, self._rule(""), piece.text]
                 return [*gap, self._rule(piece.text)]
             case "code":
                 lines = piece.text.split("\n")
@@ -113,7 +117,7 @@ class Renderer:
 
     def _rule(self, title: str) -> str:
         width = min(self._columns, 60)
-        line = f"── {title[:30]} " if title else ""
+        line = f"── {title} " if title else ""
         return self._lines(Text(line + "─" * max(2, width - len(line)), style="dim"))[0]
 
     def _highlighted(self, lines: list[str]) -> list[str]:

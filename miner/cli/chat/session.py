@@ -127,9 +127,9 @@ class Chat:
         except Interrupted:
             if reply.begun:
                 self.conversation.answer(reply.partial(), stopped=True)
-                self.note("(stopped; what had come stays in the conversation)")
+                self._note_below("(stopped; what had come stays in the conversation)")
             else:
-                self.note("(stopped before anything had come; /retry sends your message again)")
+                self._note_below("(stopped before anything had come; /retry sends your message again)")
             return None
         except MinerError as error:
             self.show_error(error)
@@ -155,6 +155,7 @@ class Chat:
             view: View
             if self.screen is not None:
                 stack.enter_context(self.screen.streaming())
+                self.screen.show([""])
                 if self.looks.markdown:
                     view = MarkdownView(self.screen, colour=self.looks.colour, language=language, reasoning=reasoning)
                 else:
@@ -197,7 +198,7 @@ class Chat:
                 self.say(f"Left out, as the engine does not support it: {one_line(name)}.", "yellow")
         footer = self.usage.footer()
         if footer:
-            self.note(f"\n{footer}" if self.screen is not None else footer)
+            self._note_below(footer)
         warning = None if response.context_exhausted else self.usage.warning(response.backend)
         if warning:
             self.say(warning, "yellow")
@@ -205,8 +206,10 @@ class Chat:
             from miner.cli.chat.statistics import timings_of
 
             self.say(timings_of(response), "dim")
-        if self.screen is not None:
-            self.note("")
+
+    def _note_below(self, text: str) -> None:
+        """Print what may be left out below a response, apart from it on a terminal."""
+        self.note(f"\n{text}\n" if self.screen is not None else text)
 
 
 class ChatLog(logging.Handler):

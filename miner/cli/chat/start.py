@@ -17,11 +17,11 @@ from miner.cli.chat.history import History
 from miner.cli.chat.private_files import chat_directory
 from miner.cli.chat.screen import Screen, unechoed_keys
 from miner.cli.chat.session import Chat, ChatLog, Looks
-from miner.cli.chat.user_input import LineInput, UserInput
+from miner.cli.chat.user_input import Cancelled, LineInput, UserInput
 from miner.cli.output.style import is_terminal
 from miner.cli.target import open_target
 from miner.cli.verbosity import level_of
-from miner.errors import ConfigError, MinerError
+from miner.errors import ConfigError, MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -50,7 +50,13 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
         try:
             status.show("looking for the model")
             try:
-                await talk.find_model(conversation.model)
+                try:
+                    await talk.find_model(conversation.model)
+                except ModelNotFoundError as error:
+                    status.erase()
+                    if conversation.model is not None or len(error.available) < 2 or not _edits():
+                        raise
+                    await talk.find_model(await _chosen(talk, error))
                 if service.runs_engines:
                     status.show("loading the model")
                     await service.load_model(conversation.model)
@@ -67,6 +73,23 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
             if log is not None:
                 logging.getLogger().removeHandler(log)
     return 0
+
+
+async def _chosen(talk: Chat, error: ModelNotFoundError) -> str:
+    """The model that the user chooses of several, of which none is the default; by number or name.
+
+    Raises:
+        ModelNotFoundError: the user chooses none.
+    """
+    names = error.available
+    talk.say("\n".join(f"{number:3}  {name}" for number, name in enumerate(names, 1)))
+    try:
+        answer = (await talk.input.ask("Which model? (-m NAME or DEFAULT_MODEL chooses one at once) ")).strip()
+    except (Cancelled, EOFError):
+        answer = ""
+    if not answer:
+        raise error
+    return names[int(answer) - 1] if answer.isdecimal() and 0 < int(answer) <= len(names) else answer
 
 
 def _conversation(args: argparse.Namespace, model: str | None) -> Conversation:

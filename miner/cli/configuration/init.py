@@ -102,7 +102,7 @@ def write_first(output: str, *, force: bool, ask: bool, as_json: bool = False) -
         _print_json(path, machine, [])
         return 0
     note(f"miner: {output} is written: {_summary(machine)}.")
-    if machine.why_no_engine and machine.models:
+    if machine.why_no_engine and (machine.models or not machine.servers):
         note(f"  {machine.why_no_engine}")
     if machine.models or machine.servers:
         note(f"  Next: `miner serve{_option(output)}`. Any change: `miner config check{_option(output)}`.")

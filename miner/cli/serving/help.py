@@ -42,7 +42,7 @@ def settings_text(args: argparse.Namespace) -> str:
     described = {each.name: each for each in described_settings([GatewaySettings], args)}
     flags: dict[str, str] = getattr(args, "flags", {})
     lines = [
-        "settings of the gateway (value, where it is from):",
+        "settings of the gateway:",
         *_wrapped("Settings of the backends and models: `miner config show --all`, .env.example.", 2),
     ]
     for title, fields in grouped(described).items():

@@ -260,6 +260,12 @@ def test_an_open_loop_sends_at_its_rate_however_slow_the_server(bench, server):
     assert max(point["running"] for point in run["timeline"]) >= 3
 
 
+def test_a_rate_for_a_time(bench, server):
+    server.reply = timed(first=0.0, gap=0)
+    run = bench("--request-rate", "8", "--duration", "1", "--max-tokens", "2")["runs"][0]
+    assert run["requests"] == run["completed"] == 8
+
+
 def test_a_run_for_a_time(bench, server):
     server.reply = timed(first=0.05, gap=0)
     found = bench("--duration", "1.5", "--concurrency", "2", "--max-tokens", "2")

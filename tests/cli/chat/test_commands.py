@@ -275,3 +275,18 @@ def test_a_server_that_counts_no_tokens(terminal, server):
     server.reply = [delta(content="Hi."), finish()]
     terminal.ask("Hi", "the server counts no tokens")
     terminal.ask("/stats", "the server does not say")
+
+
+def test_one_of_several_models_is_chosen_at_the_start(tmp_path, server):
+    with Terminal(tmp_path, "chat", "--url", server.url) as terminal:
+        terminal.wait("Which model?")
+        terminal.ask("2", "large · ")
+        terminal.wait(">>>")
+        terminal.ask("Hi", "2,048 (")
+        assert server.bodies[-1]["model"] == "large"
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+    with Terminal(tmp_path, "chat", "--url", server.url) as terminal:
+        terminal.wait("Which model?")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 2

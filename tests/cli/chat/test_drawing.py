@@ -158,6 +158,7 @@ def test_only_what_cannot_change_is_finished(text, finished):
         ("```\n  x\n```", ["─" * 60, "  x", "─" * 60]),
         ("~~~py\nx", ["── py " + "─" * 54, "x", "─" * 60]),
         ("    code", ["code"]),
+        ("```all of it is on the line of the marks", ["─" * 60, "all of it is on the line of the marks", "─" * 60]),
         ("**bold", ["**bold"]),
     ],
 )

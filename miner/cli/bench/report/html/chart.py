@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from miner.cli.bench.report.html.axis import Axis
-from miner.cli.bench.report.html.markup import Markup, joined, tag, text
+from miner.cli.bench.report.html.markup import Markup, tag
 
 WIDTH, HEIGHT = 460, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 18, 30, 44
@@ -228,6 +228,3 @@ def _sample(series: Series) -> Markup:
     return tag(
         "svg", tag("g", *parts, class_=series.colour), viewBox="0 0 34 14", width=34, height=14, aria_hidden="true"
     )
-
-
-__all__ = ["Chart", "Point", "Series", "figure", "joined", "legend", "text"]

@@ -10,7 +10,7 @@ from miner.cli.bench.report.compare import SHOWN, Comparison, Row
 from miner.cli.bench.report.comparison_text import failures_text, ratio, value, verdict
 from miner.cli.bench.report.figures import E2E, ITL, LATENCIES, POINTS, SPEED, TPOT, TTFT, engine
 from miner.cli.bench.report.html.entries import Entry
-from miner.cli.bench.report.html.markup import Markup, joined, tag
+from miner.cli.bench.report.html.markup import Markup, tag
 from miner.cli.bench.result import Result, Run
 from miner.core.models.memory.verdict import readable
 
@@ -280,6 +280,3 @@ def definitions(*, compared: bool) -> Markup:
         ]  # fmt: skip
     body = [item for name, meaning in items for item in (tag("dt", name), tag("dd", meaning))]
     return tag("section", tag("h2", "What the figures mean"), tag("dl", *body, class_="definitions"))
-
-
-__all__ = ["circumstances", "comparison_table", "definitions", "failures", "joined", "runs_table"]
