@@ -77,10 +77,10 @@ _VAGUE = re.compile(r"(?<=: )must be (?:a valid|greater|less) .*?(?=(?: \(\d+ mo
 _DESCRIPTION = "One interface over the LLM engines that you run: llama.cpp, Ollama, vLLM."
 _EXAMPLES = f"""\
 examples:
-  miner generate "Why is the sky blue?"
+  miner chat
   git diff | miner generate "Review this."
-  miner models pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF
-  miner serve
+  miner pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF
+  miner config init && miner serve
 
 Settings come from the environment and from .env in the working directory:
 `miner config show --all`. `miner COMMAND --help` describes a command.
