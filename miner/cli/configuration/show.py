@@ -56,6 +56,8 @@ def show(args: argparse.Namespace) -> int:
     if loaded is not None:
         described = described_settings(all_classes(), args, loaded)
     found = list(tables(loaded, described)) if loaded is not None else []
+    if args.changed:
+        found = [(place, [each for each in values if each.source != "default"]) for place, values in found]
     if args.name is not None:
         return _show_one(args, described, loaded, found)
     if args.json:
@@ -84,13 +86,15 @@ def _show_one(
     args: argparse.Namespace, described: list[DescribedSetting], loaded: LoadedConfig | None, found: list[Table]
 ) -> int:
     """What has this name: tables of the file, else a setting."""
-    matching = [each for each in found if args.name in each[0]]
+    matching = [each for each in found if args.name in each[0]] or [
+        each for each in found if args.name.lower() in [str(key).lower() for key in each[0]]
+    ]
     if matching:
         if args.json:
             _print_json(loaded, matching, [])
             return 0
         print(f"# {loaded.path}" if loaded is not None else "")
-        _print_tables(matching)
+        _print_tables(matching, only_set=args.changed)
         return 0
     try:
         setting = find_setting(args.name, described)

@@ -170,3 +170,12 @@ def test_it_fits_a_terminal_of_any_width(width, tmp_path):
     assert "invalid: must be an integer from 1 to 512" in text
     out = [line for line in screen if line.lstrip().startswith(("OLLAMA", "LLAMACPP", "MINER_SERVE"))]
     assert len(out) >= 4, os.linesep.join(screen)
+
+
+def test_changed_counts_for_tables_too_and_names_in_any_case(config, tmp_path):
+    (tmp_path / "miner.toml").write_text("[limits]\nmax_loaded = 2\n[models.demo]\nslots = 2\n")
+    assert rows_of(config("show", "demo", "--changed")[1]) == {"slots": ["2", "miner.toml:4"]}
+    assert rows_of(config("show", "LIMITS", "--changed")[1]) == {"max_loaded": ["2", "miner.toml:2"]}
+    told = json.loads(config("show", "--json", "--changed")[1])
+    assert told["models"] == {"demo": {"slots": {"value": 2, "from": "miner.toml:4"}}}
+    assert [each["variable"] for each in told["settings"]] == ["LLM_BACKEND", "DEFAULT_MODEL", "LLAMACPP_MAX_LOADED"]
