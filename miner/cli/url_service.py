@@ -8,7 +8,7 @@ from miner.core.llms.llm_openai import OpenAIAPIService
 class URLService(OpenAIAPIService):
     """Any server that speaks OpenAI's API, `miner serve` too; errors name the command's options."""
 
-    name = "openai"
+    name = "server"
     unreachable_hint = "Is a server there? `curl {url}/models` must respond; `miner serve` starts one."
     key_setting = "--key"
     address_setting = "--url"

@@ -21,6 +21,7 @@ examples:
   miner bench --prompt-tokens 128,1024 --max-tokens 16,128 --output run.json
   miner bench --turns 5 --shared-prefix 512 --objective ttft=1,tpot=0.05
   miner bench --concurrency 1,4,16 --html speed.html
+  miner bench --show run.json --html speed.html
   miner bench --compare before.json after.json --html both.html
   miner bench --compare before.json --fail-above 10%
 
@@ -69,7 +70,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, or compare what was measured before; return the exit status."""
+    """Measure, or show or compare what was measured before; return the exit status."""
     from miner.cli.bench.measurement import measure
     from miner.cli.bench.report.reports import Reports
     from miner.cli.signals import run_until_stopped
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args)
     reports = Reports(args)
     if not reports.measures:
-        return reports.finish()
+        return reports.finish(reports.shown)
     reports.check(options)
     return run_until_stopped(lambda _: measure(args, options, reports), uvloop=True)
 

@@ -1,6 +1,7 @@
 """`miner bench --compare` of saved results, as a command."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,15 @@ def test_two_saved_results_are_compared_and_nothing_is_measured(two, capsys):
     assert seen.err == ""
 
 
+def test_a_saved_result_is_shown_again_without_measuring(two, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert run(["bench", "--show", two[0], "--html", str(page)]) == 0
+    assert "concurrency 4" in capsys.readouterr().out
+    assert "<svg" in page.read_text()
+    assert run(["bench", "--show", two[0], "--json"]) == 0
+    assert capsys.readouterr().out.encode() == Path(two[0]).read_bytes()
+
+
 def test_the_json_is_one_object(two, capsys):
     assert run(["bench", "--compare", *two, "--json", "--fail-above", "10%"]) == 1
     value = json.loads(capsys.readouterr().out)
@@ -67,6 +77,7 @@ def test_a_bound_does_not_judge_different_work(two, saved, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--show", "a.json", "--compare", "b.json"], "--show and --compare exclude each other."),
         (["--fail-above", "10%"], "needs a measurement to compare with"),
         (["--compare", "nowhere.json", "--fail-above", "ten"], "--fail-above ten: must be a percentage"),
         (["--compare", "nowhere.json", "other.json"], "nowhere.json cannot be read"),

@@ -44,14 +44,19 @@ class Reports:
             raise UsageError(
                 "--fail-above needs a measurement to compare with.", operator_hint="--compare FILE names it."
             )
+        if args.show is not None and self._names:
+            raise UsageError("--show and --compare exclude each other.", operator_hint="--compare shows both.")
+        self._shown_name: str | None = args.show
+        self.shown = None if args.show is None else read(args.show)
+        """The saved result of --show."""
         self._saved = [read(name) for name in self._names]
         if self._html is not None:
             _writable(self._html)
 
     @property
     def measures(self) -> bool:
-        """Whether there is something to measure: not where several saved results are compared."""
-        return len(self._saved) < 2
+        """Whether there is something to measure: not where a saved result is shown, or several are compared."""
+        return self.shown is None and len(self._saved) < 2
 
     def check(self, options: Options) -> None:
         """Compare what is going to be measured with the base, as far as that can be known before.
@@ -86,7 +91,7 @@ class Reports:
         """Print and write all that was asked for, and return the exit status.
 
         Args:
-            result: what was measured, if anything was.
+            result: what was measured, if anything was, or is shown.
 
         Raises:
             UsageError: measurements that have nothing in common, or that --fail-above cannot judge.
@@ -97,7 +102,7 @@ class Reports:
         from miner.cli.bench.report.table import table
 
         results = [*self._saved, *([result] if result is not None else [])]
-        names = [*self._names, *([THIS] if result is not None else [])]
+        names = [*self._names, *([self._shown_name or THIS] if result is not None else [])]
         style, width = Style(sys.stdout), columns(sys.stdout)
         if result is not None and not self._json:
             if width is not None:
