@@ -95,8 +95,11 @@ def _list_table(args: argparse.Namespace) -> bool:
     if args.json:
         print_json({"config": str(path), "models": models})
     else:
-        note(f"{path}: {len(models)} models. {source}")
-        print(table_of(models))
+        note(f"{path}: {len(models)} model{'' if len(models) == 1 else 's'}. {source}")
+        if models:
+            print(table_of(models))
+        else:
+            note("Add the models of this machine to it: miner config init --add")
     return True
 
 
@@ -242,8 +245,29 @@ def pull_model(args: argparse.Namespace) -> int:
     size = f"{readable(pulled.size)}, " if pulled.size is not None else ""
     where = f" in {pulled.place}" if pulled.place else ""
     note(f"{'Pulled' if downloaded else 'It was there already'}: {size}{seconds:.0f} s{where}")
-    note(f"Try it: {_example(store, pulled.name)}")
+    file = None if args.backend else _file_without(pulled.name)
+    if file is not None:
+        note(f"{file} says what is served and has no such model. Add it: miner config init --add")
+    else:
+        note(f"Try it: {_example(store, pulled.name)}")
     return 0
+
+
+def _file_without(name: str) -> str | None:
+    """The `miner.toml` in force, if none of its models is the file of that name."""
+    from miner.cli.config_file import served_file
+    from miner.config.config import MinerConfig
+    from miner.config.file.problems import shown_path
+
+    try:
+        loaded = served_file(MinerConfig(), named=False)
+    except MinerError:
+        return None  # the command that serves it says what is wrong
+    if loaded is None:
+        return None
+    models = loaded.content.models
+    found = name in models or any(model.file == name for model in models.values())
+    return None if found else shown_path(loaded.path)
 
 
 def _example(store: ModelStore, name: str) -> str:

@@ -7,6 +7,7 @@ terminal.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -29,6 +30,8 @@ from miner.gateway.state import Gateway
 
 logger = logging.getLogger("miner.gateway")
 
+_JUST_LOGGED = 3
+"""Lines."""
 _LONGEST_PAUSE = 15.0
 _STATES_SECONDS = 5.0
 """How long what the models do may take to find out."""
@@ -105,6 +108,9 @@ class Announcer:
 
     def _not_ready(self, problem: NotReady) -> None:
         why = f"{problem.reason.rstrip('.')}.{f' {problem.hint}' if problem.hint else ''}"
+        log = self._gateway.log
+        if any(problem.reason in json.loads(line.data)["message"] for line in log.lines(most=_JUST_LOGGED)):
+            why = "the line before says why."  # the backend has logged it
         tell(
             f"Not ready yet: {why}", f"Not ready yet: {why}", level=logging.WARNING, event="not_ready",
             reason=problem.reason, hint=problem.hint,

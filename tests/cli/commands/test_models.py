@@ -258,6 +258,20 @@ def test_pull_and_remove(miner, hub, directory):
     assert directory.exists()
 
 
+def test_pull_says_that_the_file_in_force_lacks_the_model(miner, hub, tmp_path):
+    def pull(text):
+        (tmp_path / "miner.toml").write_text(text)
+        status, _, err = miner("pull", "hf:owner/model-GGUF")
+        assert status == 0
+        return err.splitlines()[-1]
+
+    table = '[backends.local]\nkind = "llamacpp"\n[models.small]\nbackend = "local"\nfile = "{}"\n'
+    lacks = "miner.toml says what is served and has no such model. Add it: miner config init --add"
+    assert pull(table.format("other")) == lacks
+    assert pull(table.format("owner/model-GGUF/m-Q4_K_M")) == "Try it: miner run owner/model-GGUF/m-Q4_K_M"
+    assert pull("[broken") == "Try it: miner run owner/model-GGUF/m-Q4_K_M"
+
+
 def test_pull_errors(miner, hub):
     hub.token = "hf_right"
     status, out, err = miner("pull", "hf:owner/model-GGUF")

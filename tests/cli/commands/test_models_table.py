@@ -110,3 +110,10 @@ def test_a_context_beyond_the_training_is_noted(miner, tmp_path, capsys):
     text = written.out + written.err
     assert "miner.toml:3: models.small.context" in text
     assert "trained for 2048 tokens" in text
+
+
+def test_a_file_without_models_says_how_to_add_them(miner, tmp_path):
+    (tmp_path / "miner.toml").write_text('[backends.local]\nkind = "llamacpp"\n')
+    status, out, err = miner()
+    assert (status, out) == (0, "")
+    assert "miner config init --add" in err
