@@ -16,7 +16,10 @@ from miner.core.http.errors import Upstream, parse_error_body
 from miner.errors import BackendProtocolError, BackendUnavailableError, MinerError, ModelNotFoundError
 from miner.gateway.settings import GatewaySettings
 
-_KEY_HINT = "Create a key with `miner keys new NAME --admin` and pass it with --key, or on standard input with --key -."
+_KEY_HINT = (
+    "Create one on its machine with `miner keys new NAME --admin` (for a key that exists: `miner keys update NAME "
+    "--admin`); set MINER_KEY to it, or pass it with --key, or on standard input with --key -."
+)
 _SILENCE = 120.0
 """Seconds after which a stream of events counts as lost: a gateway sends a heartbeat every 15 s."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}

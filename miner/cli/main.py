@@ -111,6 +111,10 @@ def _run(arguments: list[str]) -> int:
         args = _parse(arguments)
         debug = getattr(args, "debug", False)
         verbosity.apply(args)
+        if hasattr(args, "url"):
+            from miner.cli.node import settle_node
+
+            settle_node(args)
         status: int = args.run(args)
     except MinerError as error:
         if isinstance(error, ConfigError):

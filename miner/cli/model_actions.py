@@ -46,8 +46,10 @@ def add_action(parser: argparse.ArgumentParser, action: str) -> None:
     if action in ("list", "show"):
         add_config_option(parser)
     if action == "list":
-        parser.add_argument("--url", metavar="URL", help="a gateway that says what is loaded, or its models")
-        parser.add_argument("--key", metavar="KEY", help="its API key; -: read it from standard input")
+        parser.add_argument(
+            "--url", metavar="URL", help="a gateway that says what is loaded, or its models (MINER_URL)"
+        )
+        parser.add_argument("--key", metavar="KEY", help="its API key; -: read it from standard input (MINER_KEY)")
     if action == "show":
         from miner.cli.model_details import TEXTS
 

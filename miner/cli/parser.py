@@ -215,14 +215,19 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     parser.add_argument("--backend", metavar="NAME", help="one of those that `miner backends` lists (LLM_BACKEND)")
     add_config_option(parser)
-    parser.add_argument("--url", metavar="URL", help="a server instead: `miner serve`, or any that speaks OpenAI's API")
-    parser.add_argument("--key", metavar="KEY", help="API key of --url; -: read it from standard input")
+    parser.add_argument(
+        "--url", metavar="URL", help="a server instead: `miner serve`, or any that speaks OpenAI's API (MINER_URL)"
+    )
+    parser.add_argument("--key", metavar="KEY", help="API key of --url; -: read it from standard input (MINER_KEY)")
 
 
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that calls the admin routes of a running gateway."""
     parser.add_argument(
-        "--url", metavar="URL", help="the gateway; default: that of MINER_SERVE_HOST and MINER_SERVE_PORT"
+        "--url", metavar="URL", help="the gateway (MINER_URL, else that of MINER_SERVE_HOST and MINER_SERVE_PORT)"
     )
-    parser.add_argument("--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input")
+    parser.add_argument(
+        "--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input (MINER_KEY)"
+    )
+    parser.set_defaults(default_gateway=True)
     add_json_option(parser)

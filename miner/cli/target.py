@@ -24,6 +24,7 @@ def target_config(args: argparse.Namespace) -> MinerConfig:
     """
     from miner.cli.output.errors import note
     from miner.config.config import MinerConfig
+    from miner.config.node import NodeConfig
     from miner.config.sources import unknown_variables
     from miner.config.vllm_command import VLLMCommandConfig
     from miner.gateway.settings import GatewaySettings
@@ -36,7 +37,7 @@ def target_config(args: argparse.Namespace) -> MinerConfig:
     if args.key is not None and args.url is None:
         raise UsageError("--key is for --url.", operator_hint="Keys of backends are settings, such as VLLM_API_KEY.")
     config = MinerConfig(config=args.config) if args.config else MinerConfig()
-    for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
+    for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig, NodeConfig)):
         note(f"miner: {line}")
     if args.url is None:
         return config

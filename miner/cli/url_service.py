@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from miner.cli.node import KEY_SETTING
 from miner.core.llms.llm_openai import OpenAIAPIService
 
 
@@ -10,5 +11,5 @@ class URLService(OpenAIAPIService):
 
     name = "server"
     unreachable_hint = "Is a server there? `curl {url}/models` must respond; `miner serve` starts one."
-    key_setting = "--key"
+    key_setting = KEY_SETTING
     address_setting = "--url"

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from miner.config.config import MinerConfig
+from miner.config.node import NodeConfig
 from miner.config.sources import variable_of
 from miner.config.vllm_command import VLLMCommandConfig
 from miner.gateway.settings import GatewaySettings
 
-ALL = (MinerConfig, VLLMCommandConfig, GatewaySettings)
+ALL = (MinerConfig, VLLMCommandConfig, GatewaySettings, NodeConfig)
 
 
 @pytest.fixture(autouse=True)

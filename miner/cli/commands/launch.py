@@ -34,7 +34,7 @@ the first model with tools and a context of 32768 tokens or more is used.
 What follows -- goes to the program. Programs get their settings in variables,
 or in files of ours; a file of your own that has to be changed is saved first,
 and `miner launch --restore` puts it back. A key is taken from standard input
-(--key -) or from MINER_API_KEYS, and is never put on a command line.
+(--key -), MINER_KEY or MINER_API_KEYS, and never put on a command line.
 
 exit status: that of the program; 1 the gateway cannot be reached, 2 invalid
 usage, or the program is not installed
@@ -48,12 +48,12 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         epilog=_EPILOG,
         usage="miner launch [PROGRAM] [options] [-- ARGUMENTS]",
     )
-    parser.set_defaults(run=run, flags={}, arguments=[])
+    parser.set_defaults(run=run, flags={}, arguments=[], own_key=True)
     parser.add_argument("program", nargs="?", metavar="PROGRAM", help="one of those that `miner launch` lists")
     add = parser.add_argument
     add("-m", "--model", metavar="NAME", help="the model; default: one with tools and a long context")
-    add("--url", metavar="URL", help="the gateway; default: that of `miner serve` by the settings here")
-    add("--key", metavar="-", help="-: read the gateway's API key from standard input")
+    add("--url", metavar="URL", help="the gateway (MINER_URL, else that of `miner serve` by the settings here)")
+    add("--key", metavar="-", help="-: read the gateway's API key from standard input (MINER_KEY)")
     add("--print", action="store_true", help="show the configuration; write and start nothing")
     add("--restore", action="store_true", help="put changed files back and remove ours")
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         )
     from miner.cli.launch.node import find_node
 
-    node = find_node(url=args.url, key=_key(args.key), model=args.model)
+    node = find_node(url=args.url, key=_key(args.key, args.url), model=args.model)
     setup = client.setup(node)
     argv = [program or client.programs[0], *setup.argv[1:], *args.arguments]
     _advise(client, node)
@@ -109,7 +109,7 @@ def _installed(client: Client) -> str | None:
     return next((path for name in client.programs if (path := shutil.which(name))), None)
 
 
-def _key(argument: str | None) -> str | None:
+def _key(argument: str | None, url: str | None) -> str | None:
     """The gateway's key.
 
     Raises:
@@ -120,11 +120,15 @@ def _key(argument: str | None) -> str | None:
     if argument is not None:
         raise UsageError(
             "--key takes only -, for standard input: other users of the machine can read command lines.",
-            operator_hint="Or set MINER_API_KEYS.",
+            operator_hint="Or set MINER_KEY.",
         )
+    from miner.cli.node import key_for
     from miner.config.secrets import secret_text
     from miner.gateway.settings import GatewaySettings
 
+    key = key_for(url)
+    if key is not None:
+        return key
     keys = secret_text(GatewaySettings().api_keys) or ""
     return next((key.strip() for key in keys.split(",") if key.strip()), None)
 

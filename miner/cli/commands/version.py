@@ -13,6 +13,7 @@ from typing import Any
 from miner import __version__
 from miner.cli.output.tables import aligned, print_json
 from miner.cli.parser import add_json_option
+from miner.errors import MinerError
 
 _EPILOG = """\
 examples:
@@ -38,8 +39,10 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         usage="miner version [options]",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--url", metavar="URL", help="also those of the gateway there")
-    parser.add_argument("--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input")
+    parser.add_argument("--url", metavar="URL", help="also those of the gateway there (MINER_URL)")
+    parser.add_argument(
+        "--key", metavar="KEY", help="an API key with the admin right; -: read it from standard input (MINER_KEY)"
+    )
     add_json_option(parser)
 
 
@@ -54,7 +57,12 @@ def run(args: argparse.Namespace) -> int:
     if args.url is not None:
         from miner.cli.gateway_client import GatewayClient
 
-        node = GatewayClient.of(args.url, args.key).get("/admin/node")
+        try:
+            node = GatewayClient.of(args.url, args.key).get("/admin/node")
+        except MinerError:
+            if not args.json:
+                print(aligned(_rows(here)))  # what is here can be said all the same
+            raise
         here["node"] = {
             "url": args.url, "miner": node["version"], "python": node["python"], "platform": node["platform"],
             "engines": node["engines"],

@@ -66,7 +66,7 @@ class DescribedSetting:
     allowed: str
     """What it may be, such as "an integer from 1 to 256"."""
     group: str
-    """The class: MinerConfig, GatewaySettings or VLLMCommandConfig."""
+    """The class: MinerConfig, GatewaySettings, VLLMCommandConfig or NodeConfig."""
     secret: bool
     """Whether its value is one."""
     problem: str | None
@@ -97,11 +97,12 @@ def value_text(value: Any) -> str:
 
 
 def all_classes() -> list[type[Settings]]:
-    """All classes of settings: library, gateway, `miner vllm`."""
+    """All classes of settings: library, gateway, `miner vllm`, commands that talk to a node."""
+    from miner.config.node import NodeConfig
     from miner.config.vllm_command import VLLMCommandConfig
     from miner.gateway.settings import GatewaySettings
 
-    return [MinerConfig, GatewaySettings, VLLMCommandConfig]
+    return [MinerConfig, GatewaySettings, VLLMCommandConfig, NodeConfig]
 
 
 def described_settings(

@@ -33,7 +33,7 @@ _FIRST = ("LLM_BACKEND", "DEFAULT_MODEL", "MODELS_DIR", "MINER_SERVE_HOST", "MIN
 """What is always shown: what people look for first."""
 _GROUPS = {
     "MinerConfig": "all commands", "GatewaySettings": "miner serve",
-    "VLLMCommandConfig": "miner vllm",
+    "VLLMCommandConfig": "miner vllm", "NodeConfig": "commands with --url",
 }  # fmt: skip
 _WIDEST_VALUE = 60
 _NARROWEST_SOURCE = 24

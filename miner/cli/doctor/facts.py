@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from miner.cli.doctor.redact import Redaction
 from miner.config.config import MinerConfig
+from miner.config.node import NodeConfig
 from miner.config.sources import dotenv_variables, variable_of
 from miner.config.vllm_command import VLLMCommandConfig
 from miner.errors import ConfigError, MinerError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CLASSES: tuple[type[Settings], ...] = (MinerConfig, GatewaySettings, VLLMCommandConfig)
+CLASSES: tuple[type[Settings], ...] = (MinerConfig, GatewaySettings, VLLMCommandConfig, NodeConfig)
 _MOST_TEXT = 1 << 20
 _MOST_LINE = 10_000
 _READ_SECONDS = 5.0

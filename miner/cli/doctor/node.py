@@ -18,6 +18,7 @@ from miner.cli.doctor.network import judged_skew, skew_in
 from miner.cli.doctor.probe import probes
 from miner.cli.doctor.row import Check, Row, ok, skipped
 from miner.cli.doctor.targets import Target
+from miner.cli.node import KEY_SETTING
 from miner.config.config import MinerConfig
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
@@ -46,7 +47,7 @@ class _Node:
             self.url,
             read_timeout=_SECONDS,
             address_setting="--url",
-            key_setting="--key",
+            key_setting=KEY_SETTING,
             unreachable_hint="Start it with `miner serve`, or set its URL with --url.",
         )
         self.host = urlsplit(self.url).hostname or ""

@@ -107,7 +107,7 @@ async def _find(url: str, key: str | None, name: str | None) -> Node:
 def _decode(response: HttpResponse, upstream: Upstream) -> _Models:
     where = f"The gateway at {upstream.shown_url}"
     if response.status in (401, 403):
-        hint = "Pass one with --key - on standard input, or set MINER_API_KEYS as for `miner serve`."
+        hint = "Pass one with --key - on standard input, or set MINER_KEY to it."
         raise UsageError(f"{where} requires an API key.", operator_hint=hint)
     if response.status != 200:
         message = parse_error_body(response.body).message

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from miner.config.config import MinerConfig
+from miner.config.node import NodeConfig
 from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
 from miner.core.llms.LLMService import LLMService
@@ -69,7 +70,7 @@ def run(settings: GatewaySettings, make_service: Callable[[], LLMService]) -> in
     _fill_closed_descriptors()
     ring, began = LogRing(), time.monotonic()
     with server_log("json" if settings.serve_log == "json" else "text", settings.log_level, also=[ring]):
-        for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig)):
+        for line in unknown_variables((MinerConfig, GatewaySettings, VLLMCommandConfig, NodeConfig)):
             logger.warning("%s", line)
         refuse_open_address(settings)
         _allow_many_connections()

@@ -1,0 +1,57 @@
+"""The node of commands that have --url and --key: where they are not given, MINER_URL and MINER_KEY are."""
+
+from __future__ import annotations
+
+import argparse
+from urllib.parse import urlsplit
+
+KEY_SETTING = "--key or MINER_KEY"
+"""Where a key stands, for errors about one."""
+
+
+def settle_node(args: argparse.Namespace) -> None:
+    """Complete --url and --key of a command that has them, and say so: no command talks to a server silently.
+
+    --backend and --config mean this machine. A command whose default is this machine's gateway has `default_gateway`,
+    one that takes no key on its command line `key_for` instead.
+
+    Raises:
+        ConfigError: MINER_URL is no URL.
+    """
+    from miner.cli.output.errors import note
+    from miner.config.node import NodeConfig
+    from miner.config.secrets import without_password
+    from miner.errors import ConfigError
+
+    url = NodeConfig().url
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"MINER_URL={without_password(url)!r}: must start with http:// or https://.",
+            operator_hint="Such as http://127.0.0.1:8088; unset it to have commands work on this machine.",
+        )
+    if getattr(args, "backend", None) or getattr(args, "config", None):
+        return
+    if args.url is None and url is not None:
+        args.url = url
+        note(f"miner: talking to {without_password(url)} (MINER_URL)")
+    default_gateway = getattr(args, "default_gateway", False)
+    if args.key is None and (args.url is not None or default_gateway) and not hasattr(args, "own_key"):
+        args.key = key_for(args.url)
+
+
+def key_for(url: str | None) -> str | None:
+    """MINER_KEY for the server of a command (None: this machine's gateway): where MINER_URL is set, for that alone."""
+    from miner.cli.output.errors import note
+    from miner.config.node import NodeConfig
+    from miner.config.secrets import secret_text
+
+    config = NodeConfig()
+    if config.key is None or config.url is None or (url is not None and _origin(url) == _origin(config.url)):
+        return secret_text(config.key)
+    note("miner: MINER_KEY is for MINER_URL, and not sent to another server: --key is.")
+    return None
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.rpartition("@")[2].lower()

@@ -1,0 +1,84 @@
+"""MINER_URL and MINER_KEY stand for --url and --key, and a command says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.servers import faults
+from tests.servers.faults import FaultServer
+from tests.servers.threaded import in_thread
+
+pytestmark = pytest.mark.process
+
+
+def bearers(server):
+    return {request.headers.get("authorization") for request in server.requests}
+
+
+def test_a_command_takes_both_and_says_which_node_it_talks_to(miner):
+    with in_thread(FaultServer(faults.ok(["Hello."]))) as server:
+        done = miner("generate", "-m", "smollm2", "hi", MINER_URL=server.url, MINER_KEY="secret-of-node")
+        assert (done.returncode, done.stdout) == (0, b"Hello.\n")
+        assert f"miner: talking to {server.url} (MINER_URL)\n".encode() in done.stderr
+        assert b"secret-of-node" not in done.stderr
+        assert bearers(server) == {"Bearer secret-of-node"}
+        assert miner("generate", "-q", "-m", "smollm2", "hi", MINER_URL=server.url).stderr == b""
+
+
+def test_options_come_first(miner):
+    with in_thread(FaultServer(faults.ok(["Hello."]))) as server:
+        url = ("--url", server.url, "-m", "smollm2")
+        done = miner("generate", *url, "--key", "typed", "hi", MINER_URL="http://127.0.0.1:1", MINER_KEY="other")
+        assert (done.returncode, bearers(server)) == (0, {"Bearer typed"})
+        assert b"MINER_" not in done.stderr
+
+
+def test_a_key_goes_to_no_other_server_than_that_of_MINER_URL(miner):
+    with in_thread(FaultServer(faults.ok(["Hello."]))) as server:
+        url = ("--url", server.url, "-m", "smollm2")
+        done = miner("generate", *url, "hi", MINER_URL="http://127.0.0.1:1", MINER_KEY="other")
+        assert (done.returncode, bearers(server)) == (0, {None})
+        assert b"MINER_KEY is for MINER_URL" in done.stderr
+        server.requests.clear()
+        assert miner("generate", *url, "hi", MINER_URL=f"{server.url}/v1", MINER_KEY="same").returncode == 0
+        assert bearers(server) == {"Bearer same"}
+        server.requests.clear()
+        assert miner("generate", *url, "hi", MINER_KEY="alone").returncode == 0
+        assert bearers(server) == {"Bearer alone"}
+
+
+def test_backend_and_config_mean_this_machine(miner):
+    with in_thread(FaultServer(faults.ok(["Hello."]))) as server:
+        done = miner("generate", "--backend", "vllm", "-m", "smollm2", "hi", MINER_URL="http://127.0.0.1:1",
+                     MINER_KEY="other", VLLM_API_BASE=server.v1)  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, b"Hello.\n")
+        assert bearers(server) == {None}
+
+
+@pytest.mark.parametrize("command", ["ps", "top", "logs", "list", "version", "doctor", "tokenize"])
+def test_every_command_with_a_url_takes_it(miner, command):
+    words = {"top": ["--once"], "tokenize": ["hi"]}.get(command, [])
+    done = miner(command, *words, MINER_URL="http://127.0.0.1:1", MINER_MAX_RETRIES="0")
+    assert done.returncode == 1
+    assert b"miner: talking to http://127.0.0.1:1 (MINER_URL)" in done.stderr
+
+
+def test_a_wrong_one_is_refused_without_its_password(miner):
+    done = miner("ps", "--json", MINER_URL="ftp://me:hidden@node")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["message"].startswith("MINER_URL='")
+    assert b"hidden" not in done.stdout + done.stderr
+
+
+def test_without_them_nothing_is_said(miner):
+    done = miner("list", MINER_KEY="unused")
+    assert done.returncode == 0
+    assert b"MINER_" not in done.stderr
+
+
+def test_config_show_knows_them(miner):
+    done = miner("config", "show", "--json", MINER_URL="http://127.0.0.1:1", MINER_KEY="hidden-key")
+    assert b"MINER_URL" in done.stdout
+    assert b"hidden-key" not in done.stdout
