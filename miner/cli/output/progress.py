@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
+from miner.cli.output.sparkline import clock
 from miner.cli.output.style import is_terminal
 
 if TYPE_CHECKING:
@@ -71,16 +72,9 @@ def _line(progress: PullProgress, share: int, columns: int, *, bar: bool = True)
     if progress.speed is not None:
         parts.append(f"{readable(int(progress.speed))}/s")
     if progress.left is not None:
-        parts.append(f"{_clock(progress.left)} left")
+        parts.append(f"{clock(progress.left)} left")
     filled = _BAR * share // 100
     drawn = f"[{'#' * filled}{'.' * (_BAR - filled)}]"
     if bar and len(name) + len(drawn) + sum(map(len, parts)) + 2 * len(parts) + 2 <= columns:
         parts.insert(0, drawn)
     return "  ".join([name, *parts])[:columns]
-
-
-def _clock(seconds: float) -> str:
-    """Format as m:ss or h:mm:ss."""
-    total = min(int(seconds), 359_999)
-    hours, minutes = divmod(total // 60, 60)
-    return f"{hours}:{minutes:02}:{total % 60:02}" if hours else f"{minutes}:{total % 60:02}"

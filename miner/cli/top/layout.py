@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from miner.cli.output.sparkline import sparkline
 from miner.cli.output.tables import cell_len, printable
 from miner.cli.top.view import RequestRow, View, memory_of
 from miner.core.models.memory.verdict import readable
@@ -14,8 +15,6 @@ from miner.core.models.memory.verdict import readable
 Line = list[tuple[str, str]]
 """Pieces of text, each with its style: "", bold, dim, red, green, yellow, cyan or reverse."""
 
-_BARS = "▁▂▃▄▅▆▇█"
-_ASCII_BARS = " .:-=+*#"
 _STATE_ORDER: dict[str, int] = {
     "failed": 0,
     "unavailable": 1,
@@ -166,16 +165,6 @@ def _request(row: RequestRow) -> Line:
         ("-" if row.tokens is None else str(row.tokens), ""),
         (_short(age if row.seconds is None else row.seconds), ""), status,
     ]  # fmt: skip
-
-
-def sparkline(values: Sequence[float], width: int, *, unicode: bool = True) -> str:
-    """The last values as bars; the highest of them is the full height."""
-    bars = _BARS if unicode else _ASCII_BARS
-    shown = [0.0] * max(0, width - len(values)) + list(values)[-width:]
-    top = max(shown, default=0.0)
-    if not top:
-        return ""
-    return "".join(" " if not value else bars[min(7, int(8 * value / top))] for value in shown)
 
 
 def _table(columns: Sequence[_Column], rows: Sequence[Line], width: int, *, marked: str = "") -> list[Line]:

@@ -14,8 +14,9 @@ import urllib.request
 import pytest
 
 from miner.cli.gateway_client import ServerEvent
+from miner.cli.output.sparkline import sparkline
 from miner.cli.output.tables import cell_len
-from miner.cli.top.layout import Choice, frame, sparkline
+from miner.cli.top.layout import Choice, frame
 from miner.cli.top.screen import _Decoder
 from miner.cli.top.view import View
 from tests.cli.commands.test_ps import Managed

@@ -18,6 +18,7 @@ from miner.cli.bench.progress import FinishedRequest, NoProgress, Progress, Star
 from miner.cli.bench.report import units
 from miner.cli.bench.report.tally import Tally
 from miner.cli.output.errors import note
+from miner.cli.output.sparkline import clock, sparkline
 from miner.cli.output.style import Style, is_terminal
 from miner.cli.output.tables import printable
 from miner.cli.verbosity import logs_shown, quiet
@@ -30,10 +31,8 @@ _PERIOD = 0.25
 """Seconds between two draws."""
 _LINE_PERIOD = 10.0
 """Seconds between two lines where there is no terminal."""
-_BARS = " ▁▂▃▄▅▆▇█"
 _SHORTEST = 8
 """Characters that a bar needs to say something."""
-_ASCII_BARS = " ..::--=#"
 
 
 @contextmanager
@@ -156,26 +155,27 @@ class _Screen(_Lines):
             lines = [f"{doing} ({monotonic() - self._began:.0f} s)"]
         else:
             self._tally.mark()
-            bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
-            lines = _picture(self._tally, self._runs, width, bars, self._style)
+            unicode = self._console.encoding.startswith("utf")
+            lines = _picture(self._tally, self._runs, width, self._style, unicode=unicode)
         self._live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
 
 
-def _picture(tally: Tally, runs: int, width: int, bars: str, style: Style) -> list[str]:
+def _picture(tally: Tally, runs: int, width: int, style: Style, *, unicode: bool) -> list[str]:
     """The lines that stand on a terminal, none wider than `width`."""
     name = f"{printable(tally.name, limit=60)}{_of(tally, runs)}"
-    end = f"{tally.ended}/{tally.total}{_left(tally)}" if tally.total else _clock(tally.elapsed)
+    end = f"{tally.ended}/{tally.total}{_left(tally)}" if tally.total else clock(tally.elapsed)
     bar = ""
     room = min(40, width - len(name) - len(end) - 4)
     if tally.total and room >= _SHORTEST:
         filled = min(room, room * tally.ended // tally.total)
-        full, empty = ("█", "░") if bars is _BARS else ("#", ".")
+        full, empty = ("█", "░") if unicode else ("#", ".")
         bar = f"{style.cyan(full * filled)}{style.dim(empty * (room - filled))}  "
     elif len(name) + 2 + len(end) > width:
         name = printable(tally.name, limit=max(4, width - len(end) - 2))
     speeds = tally.speeds()
     speed = f"{units.rate(speeds[-1] if speeds else 0.0)} tokens/s"
-    spark = _spark(speeds[-max(4, width - len(speed) - 4) :], bars)
+    room = max(4, width - len(speed) - 4)
+    spark = sparkline(speeds[-room:], min(room, len(speeds)), unicode=unicode)
     counts = _counts(tally)[: width - 2]
     lines = [
         f"{style.bold(name)}  {bar}{end}",
@@ -188,11 +188,6 @@ def _picture(tally: Tally, runs: int, width: int, bars: str, style: Style) -> li
     if latency:
         lines.append(f"  {'  '.join(latency)}"[:width])
     return lines
-
-
-def _spark(speeds: list[float], bars: str) -> str:
-    top = max(speeds, default=0.0) or 1.0
-    return "".join(bars[round((len(bars) - 1) * each / top)] for each in speeds)
 
 
 def _of(tally: Tally, runs: int) -> str:
@@ -225,11 +220,4 @@ def _summary(tally: Tally, style: Style) -> str:
 
 def _left(tally: Tally) -> str:
     left = tally.left()
-    return "" if left is None else f", {_clock(left)} left"
-
-
-def _clock(seconds: float) -> str:
-    """Format as m:ss or h:mm:ss."""
-    whole = min(int(seconds), 359_999)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    return "" if left is None else f", {clock(left)} left"
