@@ -36,9 +36,9 @@ def timings_of(response: LLMResponse) -> str:
 def statistics_of(usage: Usage) -> str:
     """The last response, the context, and the whole chat."""
     if usage.last is None:
-        return "No response yet."
+        return "No complete response yet."
     total = usage.prompt_tokens + usage.completion_tokens
-    lines = ["Last response:", timings_of(usage.last)]
+    lines = ["Last complete response:", timings_of(usage.last)]
     if usage.context():
         lines.append(f"Now: {usage.context()}")
     lines.append(

@@ -153,7 +153,7 @@ def test_clear_forgets_the_messages_but_not_the_system_message(terminal, server)
 
 
 def test_stats(terminal, server):
-    terminal.ask("/stats", "No response yet")
+    terminal.ask("/stats", "No complete response yet")
     terminal.ask("Hi", "2,048 (")
     shown = terminal.ask("/stats", "All 1 responses")
     assert "21 tokens" in shown
