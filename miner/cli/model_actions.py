@@ -244,9 +244,9 @@ def pull_model(args: argparse.Namespace) -> int:
         )  # fmt: skip
     else:
         print(pulled.name)
-    size = f"{readable(pulled.size)}, " if pulled.size is not None else ""
+    size = f"{readable(pulled.size)} " if pulled.size is not None else ""
     where = f" in {pulled.place}" if pulled.place else ""
-    note(f"{'Pulled' if downloaded else 'It was there already'}: {size}{seconds:.0f} s{where}")
+    note(f"{'Pulled' if downloaded else 'It was there already'}: {size}({seconds:.0f} s){where}")
     file = None if args.backend else _file_without(pulled.name)
     if file is not None:
         note(f"{file} says what is served and has no such model. Add it: miner config init --add")

@@ -23,15 +23,18 @@ def settle_node(args: argparse.Namespace) -> None:
     from miner.config.secrets import without_password
     from miner.errors import ConfigError
 
-    url = NodeConfig().url
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"MINER_URL={without_password(url)!r}: must start with http:// or https://.",
-            operator_hint="Such as http://127.0.0.1:8088; unset it to have commands work on this machine.",
-        )
     if getattr(args, "backend", None) or getattr(args, "config", None):
         return
+    try:
+        url = NodeConfig().url
+    except ConfigError:
+        return  # .env is no text: commands that need a setting say so, `miner doctor` and those with --url do without
     if args.url is None and url is not None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"MINER_URL={without_password(url)!r}: must start with http:// or https://.",
+                operator_hint="Such as http://127.0.0.1:8088; unset it to have commands work on this machine.",
+            )
         args.url = url
         note(f"miner: talking to {without_password(url)} (MINER_URL)")
     default_gateway = getattr(args, "default_gateway", False)

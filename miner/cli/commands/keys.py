@@ -143,10 +143,15 @@ def _new(args: argparse.Namespace, path: Path) -> int:
         if any(entry.name == other.name for other in content.keys):
             raise ConfigError(
                 f"A key named {entry.name!r} exists already.",
-                operator_hint=f"Choose another name, or: miner keys update|rotate|revoke {entry.name}",
+                operator_hint=f"Choose another name. `miner keys rotate {entry.name}` makes a new key of this one, "
+                f"`miner keys update {entry.name} --admin` changes its rights.",
             )
         write_keys(path, msgspec.structs.replace(content, keys=[*content.keys, entry]))
     _print_secret(args, key, entry, path)
+    what = "accepts it within 2 s" if content.keys else "requires a key within 2 s"
+    note(f"miner: A gateway that runs with this file {what}. Commands use it with: export MINER_KEY=THE-KEY")
+    if not entry.admin:
+        note(f"miner: ps, top, logs and load need the admin right: miner keys update {entry.name} --admin")
     return 0
 
 

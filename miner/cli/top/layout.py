@@ -146,7 +146,7 @@ def request_lines(view: View, most: int, columns: int) -> list[Line]:
     """The table of requests: those that run, then those that have ended."""
     found = [*reversed(view.running.values()), *view.recent][: max(0, most - 1)]
     if not found:
-        return [[("No requests yet.", "dim")]]
+        return [[("No requests since this began.", "dim")]]
     return _table(_REQUESTS, [_request(row) for row in found], columns)
 
 
@@ -168,7 +168,9 @@ def _request(row: RequestRow) -> Line:
 
 
 def _table(columns: Sequence[_Column], rows: Sequence[Line], width: int, *, marked: str = "") -> list[Line]:
-    """A table that fits the width: columns go by their rank, and the widest text of the rest is cut."""
+    """A table that fits the width: columns go by their rank, and the widest text of the rest is cut. A text that is
+    longer than its column takes what the others leave.
+    """
     kept = list(range(len(columns)))
     needs = [
         min(column.width, max(cell_len(column.title), *(cell_len(row[place][0]) for row in rows)))
@@ -180,6 +182,12 @@ def _table(columns: Sequence[_Column], rows: Sequence[Line], width: int, *, mark
     if over > 0:
         widest = max(kept, key=lambda place: needs[place])
         needs[widest] = max(4, needs[widest] - over)
+    for place in kept:  # what is left goes to texts that are longer than their column, from the left
+        longest = max((cell_len(row[place][0]) for row in rows), default=0)
+        more = min(longest - needs[place], -over) if over < 0 else 0
+        if more > 0:
+            needs[place] += more
+            over += more
     heading: Line = [(column.title, "reverse" if column.title == marked else "bold") for column in columns]
     lines = []
     for row in (heading, *rows):

@@ -260,7 +260,7 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 def status_error(status: int, body: ErrorBody, upstream: Upstream, *, retry_after: float | None = None) -> MinerError:
     """The error for an HTTP status, if the backend's own rules have nothing more specific."""
-    problem = f"(HTTP {status}): {body.message}." if body.message else f"(HTTP {status})."
+    problem = f"(HTTP {status}): {body.message.rstrip('.')}." if body.message else f"(HTTP {status})."
     match status:
         case 400 | 413 | 422:
             reason = f": {body.message}" if body.message else "."

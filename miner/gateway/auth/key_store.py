@@ -207,7 +207,8 @@ class KeyStore:
             raise
         self._loaded_version, self._broken_version = version, None
         self._use(file)
-        logger.warning("API keys have changed: %d are valid.", len(self._ring))
+        count = len(self._ring)
+        logger.warning("API keys have changed: %d %s valid; requests need one.", count, "is" if count == 1 else "are")
 
     def _use(self, file: KeyFile) -> None:
         """Replace the keys of the file by these."""

@@ -17,22 +17,25 @@ from miner.gateway.server.log_format import word
 
 logger = logging.getLogger("miner.access")
 
+_PROBES = frozenset({"/livez", "/readyz"})
+"""Asked every few seconds by what watches the server."""
 _MAX_NAME = 200
 _MAX_TEXT = 64 * 1024
 """Characters of a prompt or a reply in the log."""
 
 
 class AccessLog(Middleware):
-    """Logs the lines at level info to the logger `miner.access`."""
+    """Logs the lines to the logger `miner.access`, at level info; those of successful probes at level debug."""
 
     @override
     def on_finish(self, context: RequestContext) -> None:
-        if not logger.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if context.route.path in _PROBES and (context.status or 200) < 400 else logging.INFO
+        if not logger.isEnabledFor(level):
             return
         head, fields = _request_line(context), self._fields(context)
         message = " ".join(word(value) for value in head.values())
         # Not `logger.info`: that looks for the line of code that called it, for each request.
-        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
+        record = logger.makeRecord(logger.name, level, __file__, 0, message, (), None)
         record.head, record.fields = head, fields
         logger.handle(record)
 

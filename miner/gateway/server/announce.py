@@ -218,7 +218,9 @@ def keys_in_words(keys: KeyStore | None, *, local: bool) -> str:
         return ", ".join(f"{number} of {source}" for source, number in counts.items())
     if keys is not None and keys.required:
         return "required; none is valid now"
-    return "not needed on this machine" if local else "NONE: who can reach it can use it"
+    return (
+        "not needed on this machine; `miner keys new NAME` makes one" if local else "NONE: who can reach it can use it"
+    )
 
 
 def _described(state: ModelState) -> dict[str, Any]:

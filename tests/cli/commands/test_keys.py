@@ -107,7 +107,19 @@ def test_a_name_is_given_once(keys):
     again = keys("new", "a")
     assert again.returncode == 2
     assert "A key named 'a' exists already" in again.stderr
+    assert "`miner keys update a --admin`" in again.stderr
     assert again.stdout == ""
+
+
+def test_a_new_key_comes_with_what_to_do_next(keys):
+    first = keys("new", "a").stderr
+    assert "requires a key within 2 s" in first
+    assert "export MINER_KEY=" in first
+    assert "miner keys update a --admin" in first
+    second = keys("new", "b", "--admin").stderr
+    assert "accepts it within 2 s" in second
+    assert "miner keys update" not in second
+    assert keys("new", "c", "-q").stderr == ""
 
 
 def test_several_at_once_lose_nothing(keys, tmp_path):

@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 
+import aiohttp
 import pytest
 
 from miner.core.llms.llm_vllm import VLLMService
@@ -258,3 +259,14 @@ async def test_lost_lines_are_reported():
     assert [one["message"] for one in told] == ["1 lines of the log were lost", "two"]
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize(("level", "logged"), [("info", ["/readyz"]), ("debug", ["/livez", "/readyz", "/readyz"])])
+async def test_successful_probes_are_logged_at_debug_only(file, level, logged):
+    with server_log("json", level, fd=file):
+        own = middleware(AccessLog(), api_keys=KEY)
+        async with serving(Parrot(config()), middleware=own) as served, aiohttp.ClientSession() as session:
+            for path, headers in [("/livez", {}), ("/readyz", {"x-api-key": KEY}), ("/readyz", {})]:
+                async with session.get(f"{served.url}{path}", headers=headers) as answer:
+                    await answer.read()
+    assert [one["route"] for one in objects(file, "miner.access")] == logged
