@@ -8,6 +8,7 @@ parser's default `run` is a function from the parsed arguments to the exit statu
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -71,6 +72,8 @@ _EXTRAS = {
     "huggingface_hub": "llamacpp", "xllamacpp": "llamacpp",
 }  # fmt: skip
 """Package -> the extra that brings it, for a command that meets it missing."""
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the writing of an output fails with: a full disk or quota, the largest file allowed, a terminal that is gone."""
 
 _VAGUE = re.compile(r"(?<=: )must be (?:a valid|greater|less) .*?(?=(?: \(\d+ more\))?\.$)")
 
@@ -101,7 +104,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         status = 141
     except OSError as error:
         drop_output()
-        status = report(MinerError(f"The output cannot be written: {error.strerror}."))
+        status = _report_unwritable(error)
     return status
 
 
@@ -141,6 +144,9 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as stop:  # argparse has printed its help
         return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:  # noqa: BLE001  (the top of the command line: one line instead of a traceback)
+        if isinstance(error, OSError) and error.filename is None and _is_of_output(error):
+            drop_output()
+            return _report_unwritable(error)
         return report_unexpected(error, debug=debug)
     return status
 
@@ -148,6 +154,23 @@ def _run(arguments: list[str]) -> int:
 def _words_of(args: argparse.Namespace | None) -> list[str]:
     """The command, and its action."""
     return [word for name in ("command", "action") if isinstance(word := getattr(args, name, None), str)]
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it can only be about an output: output is written at once where it is longer than Python's buffer, or
+    where there is none (PYTHONUNBUFFERED).
+    """
+    if error.errno != errno.EBADF:
+        return error.errno in _UNWRITABLE
+    try:
+        os.write(sys.stdout.fileno(), b"")
+    except OSError as again:  # open for reading only
+        return again.errno == errno.EBADF
+    return False
+
+
+def _report_unwritable(error: OSError) -> int:
+    return report(MinerError(f"The output cannot be written: {error.strerror}."))
 
 
 def _say_what_is_allowed(error: ConfigError) -> None:
@@ -162,11 +185,18 @@ def _say_what_is_allowed(error: ConfigError) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null for an output that is closed (`>&-`), so that no socket gets its descriptor."""
+    """Open /dev/null for each stream that is closed (`<&-`, `>&-`), so that no file or socket gets its descriptor: a
+    library or a child process would read it as its input, or write messages into it.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest one that is free: this
     if sys.stdout is None:
-        sys.stdout = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
-        sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def all_parsers() -> argparse.ArgumentParser:

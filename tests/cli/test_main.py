@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -207,6 +208,37 @@ def test_output_that_cannot_be_written_is_reported(miner):
         said = process.communicate(timeout=LONG)[1]
     assert process.returncode == 1
     assert said == b"miner: The output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("version",), ("version", "--json"), ("config", "show", "--all")])
+def test_output_that_is_written_at_once_and_cannot_be_is_reported(miner, arguments):
+    with open("/dev/full", "wb") as full, open(os.devnull, "rb") as read_only:
+        for target, why in ((full, "No space left on device"), (read_only, "Bad file descriptor")):
+            process = miner.start(*arguments, stdout=target.fileno(), PYTHONUNBUFFERED="1")
+            said = process.communicate(timeout=LONG)[1].decode()
+            assert (process.returncode, said) == (1, f"miner: The output cannot be written: {why}.\n")
+
+
+CLOSED = """
+import os, sys
+from miner.cli.main import run
+status = run(["version"])
+path = os.environ["SEEN"]
+with open(path, "w") as file:
+    null = os.stat(os.devnull)
+    print([os.path.samestat(os.fstat(number), null) for number in (0, 1, 2)], file.fileno() > 2, file=file)
+sys.exit(status)
+"""
+
+
+def test_no_file_takes_the_place_of_a_stream_that_is_closed(miner):
+    seen = miner.directory / "seen"
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, CLOSED],
+        cwd=miner.directory, timeout=LONG, env=environment(miner.directory, SEEN=str(seen)),
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert seen.read_text() == "[True, True, True] True\n"
 
 
 def test_a_reader_that_left_is_no_error(miner):
