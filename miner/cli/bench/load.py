@@ -17,6 +17,7 @@ Take = Callable[[], Conversation | None]
 """Returns the next conversation; None: there are no more."""
 Perform = Callable[[BenchRequest], Coroutine[Any, Any, Measurement]]
 
+_AT_ONCE = 64
 _PAUSE = 0.25
 """Seconds that a loop for a time waits after a failure: a server that refuses at once would be sent thousands."""
 
@@ -38,15 +39,24 @@ async def closed_loop(take: Take, perform: Perform, concurrency: int, deadline: 
     """Keep `concurrency` requests in flight until there are no more conversations, or the time is over; those in flight
     then are waited for.
     """
+    more = True
 
     async def worker() -> None:
-        while deadline.left > 0 and (conversation := take()) is not None:
+        nonlocal more
+        while deadline.left > 0:
+            if (conversation := take()) is None:
+                more = False
+                return
             last = await _hold(conversation, perform, deadline)
             if deadline.timed and last is not None and last.code is not None:
                 await asyncio.sleep(max(0.0, min(last.retry_after or _PAUSE, deadline.left)))
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
+        for number in range(concurrency):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # those before begin
+            if not more:
+                break
             group.create_task(worker())
 
 

@@ -52,7 +52,10 @@ class PromptInput(UserInput):
         if isinstance(output, Vt100_Output):
             # Terminals that do not tell where the cursor is would get a warning, or their response as typed text.
             output.enable_cpr = False
-        settings: dict[str, Any] = {"style": _STYLE, "include_default_pygments_style": False, "output": output}
+        settings: dict[str, Any] = {
+            "style": _STYLE, "include_default_pygments_style": False, "output": output,
+            "enable_suspend": True,  # Ctrl-Z
+        }  # fmt: skip
         if os.environ.get("NO_COLOR"):
             settings["color_depth"] = ColorDepth.DEPTH_1_BIT
         self._session: PromptSession[str] = PromptSession(

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+
+_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 
 _REFLOWS = ("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "WEZTERM_PANE", "ITERM_SESSION_ID", "ALACRITTY_WINDOW_ID",
             "KONSOLE_VERSION", "WT_SESSION", "GHOSTTY_RESOURCES_DIR")  # fmt: skip
@@ -24,6 +28,7 @@ class Screen:
         self._drawn: list[str] = []
         self._widths: list[int] = []
         self._columns = self.columns
+        self._hides = False
         self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
 
     @property
@@ -95,33 +100,71 @@ class Screen:
     def streaming(self) -> Iterator[None]:
         """Hide the cursor while a response arrives."""
         sys.stdout.flush()
-        self._put("\x1b[?25l")
+        self._put(_HIDE)
+        self._hides = True
         try:
             yield
         finally:
-            self._put("\x1b[?25h")
+            self._hides = False
+            self._put(_SHOW)
+
+    def left(self) -> None:
+        """Leave the terminal to others: they write below what is drawn, which stays."""
+        self._put(("\n" if self._drawn else "") + (_SHOW if self._hides else ""))
+        self._drawn, self._widths = [], []
+
+    def returned(self) -> None:
+        """The terminal is ours again."""
+        self._put(_HIDE if self._hides else "")
 
 
-@contextmanager
-def unechoed_keys() -> Iterator[None]:
+class UnechoedKeys:
     """Keys that are pressed while nobody reads them are not shown, and the next prompt gets them: Enter as Enter, not
-    as a line feed. Ctrl-C is still a signal.
+    as a line feed. Ctrl-C is still a signal. While the process is stopped (Ctrl-Z), and after it was quit, the terminal
+    is as it was before.
     """
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    quiet = termios.tcgetattr(terminal)
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+    def __init__(self) -> None:
+        self.screen: Screen | None = None
+        """What draws on the terminal meanwhile."""
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have the terminal so within the block."""
+        try:
+            import termios
+        except ImportError:  # Windows
+            yield
+            return
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+        quiet = termios.tcgetattr(terminal)
+        quiet[0] &= ~termios.ICRNL
+        quiet[3] &= ~(termios.ECHO | termios.ICANON)
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if self.screen is not None:
+                self.screen.left()
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # stops or ends here
+            signal.signal(number, on_signal)
+            termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+            if self.screen is not None:
+                self.screen.returned()
+
+        handlers = {
+            number: signal.signal(number, on_signal)
+            for number in (signal.SIGTSTP, signal.SIGQUIT)
+            if signal.getsignal(number) == signal.SIG_DFL
+        }
+        termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def width_of(line: str) -> int:

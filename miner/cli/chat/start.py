@@ -15,7 +15,7 @@ from miner.cli.chat.arguments import MAX_TOKENS, request_of
 from miner.cli.chat.conversation import Conversation
 from miner.cli.chat.history import History
 from miner.cli.chat.private_files import chat_directory
-from miner.cli.chat.screen import Screen, unechoed_keys
+from miner.cli.chat.screen import Screen, UnechoedKeys
 from miner.cli.chat.session import Chat, ChatLog, Looks
 from miner.cli.chat.user_input import Cancelled, LineInput, UserInput
 from miner.cli.output.style import is_terminal
@@ -42,10 +42,12 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
     conversation = _conversation(args, model)
     status = Status()
     async with contextlib.AsyncExitStack() as stack:
+        keys = UnechoedKeys()
         if _edits():
-            stack.enter_context(unechoed_keys())
+            stack.enter_context(keys.entered())
         service = await stack.enter_async_context(open_target(args, config))
         talk = _new_chat(args, config, service, conversation)
+        keys.screen = talk.screen
         log = _log(args, talk)
         try:
             status.show("looking for the model")

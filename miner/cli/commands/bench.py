@@ -83,6 +83,14 @@ def run(args: argparse.Namespace) -> int:
     return run_until_stopped(lambda _: measure(args, options, reports), uvloop=True)
 
 
+_CONNECTIONS = 65_535
+"""A client has no more ports at one address."""
+_REQUESTS = 10_000_000
+"""What is known of each is in memory until the end."""
+_TOKENS = 10_000_000
+"""Of a prompt: no model has so long a context."""
+
+
 def _options(args: argparse.Namespace) -> Options:
     """The options, checked.
 
@@ -103,20 +111,22 @@ def _options(args: argparse.Namespace) -> Options:
         raise UsageError("--requests and --duration exclude each other.")
     if args.endpoint == "embeddings" and (args.turns != "1" or args.cancel != "0"):
         raise UsageError("--turns and --cancel are for --endpoint chat or completions.")
-    return Options(
+    options = Options(
         endpoint=args.endpoint,
-        concurrencies=[] if args.request_rate is not None else _list(args, "concurrency", int, 1) or [1, 4],
+        concurrencies=[]
+        if args.request_rate is not None
+        else _list(args, "concurrency", int, 1, _CONNECTIONS) or [1, 4],
         rates=_list(args, "request_rate", float, 0.0),
         burstiness=_number(args, "burstiness", float, 0.0),
-        requests=None if args.requests is None else _number(args, "requests", int, 1),
+        requests=None if args.requests is None else _number(args, "requests", int, 1, _REQUESTS),
         duration=None if args.duration is None else _number(args, "duration", float, 0.0),
-        rounds=_number(args, "rounds", int, 1),
-        warmup=1 if args.warmup is None else _number(args, "warmup", int, 0),
-        prompt_tokens=_list(args, "prompt_tokens", int, 1),
+        rounds=_number(args, "rounds", int, 1, _REQUESTS),
+        warmup=1 if args.warmup is None else _number(args, "warmup", int, 0, _REQUESTS),
+        prompt_tokens=_list(args, "prompt_tokens", int, 1, _TOKENS),
         max_tokens=_list(args, "max_tokens", int, 1),
         ignore_eos=args.ignore_eos,
-        shared_prefix=_number(args, "shared_prefix", int, 0),
-        turns=_number(args, "turns", int, 1),
+        shared_prefix=_number(args, "shared_prefix", int, 0, _TOKENS),
+        turns=_number(args, "turns", int, 1, _REQUESTS),
         cancel=_number(args, "cancel", float, 0.0, 1.0, inclusive=True),
         temperature=None if args.temperature is None else _number(args, "temperature", float, 0.0, 2.0, inclusive=True),
         extra_body={} if args.extra_body is None else _object(args.extra_body),
@@ -124,6 +134,13 @@ def _options(args: argparse.Namespace) -> Options:
         timeout=None if args.timeout is None else _number(args, "timeout", float, 0.0),
         objective=None if args.objective is None else parse_objective(args.objective),
     )
+    most = max(options.rates, default=0.0) * (options.duration or 0.0)
+    if most > _REQUESTS:
+        raise UsageError(
+            f"--request-rate {max(options.rates):g} for --duration {options.duration:g} is {most:g} requests: "
+            f"{_REQUESTS} are the most."
+        )
+    return options
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -143,7 +160,7 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _list(args: argparse.Namespace, name: str, kind: Callable[[str], T], least: T) -> list[T]:
+def _list(args: argparse.Namespace, name: str, kind: Callable[[str], T], least: T, most: T | None = None) -> list[T]:
     """A list of numbers, without repetitions."""
     text = getattr(args, name)
     if text is None:
@@ -151,7 +168,7 @@ def _list(args: argparse.Namespace, name: str, kind: Callable[[str], T], least: 
     parts = [part for part in map(str.strip, text.split(",")) if part]
     if not parts:
         raise UsageError(f"--{name.replace('_', '-')} {text!r}: needs a number, or several with commas.")
-    return list(dict.fromkeys(_parsed(name, part, kind, least) for part in parts))
+    return list(dict.fromkeys(_parsed(name, part, kind, least, most) for part in parts))
 
 
 def _number(
@@ -164,7 +181,7 @@ def _number(
 def _parsed(
     name: str, text: str, kind: Callable[[str], T], least: T, most: T | None = None, *, inclusive: bool = False
 ) -> T:
-    """A number of at least `least`; a float is above it, unless it is inclusive.
+    """A number of at least `least` and at most `most`; a float is above `least`, unless it is inclusive.
 
     Raises:
         UsageError: it is none.
@@ -173,11 +190,12 @@ def _parsed(
     above = kind is float and not inclusive
     wanted = f"{'a number' if kind is float else 'an integer'} {'above' if above else 'of at least'} {least:g}"
     if most is not None:
-        wanted = f"a number from {least:g} to {most:g}"
+        wanted = f"{'a number' if kind is float else 'an integer'} from {least:g} to {most:.10g}"
     try:
         value = kind(text)
     except ValueError:
         raise UsageError(f"{flag} {text}: must be {wanted}.") from None
-    if not math.isfinite(value) or value < least or (above and value == least) or (most is not None and value > most):
+    finite = kind is int or math.isfinite(value)
+    if not finite or value < least or (above and value == least) or (most is not None and value > most):
         raise UsageError(f"{flag} {text}: must be {wanted}.")
     return value

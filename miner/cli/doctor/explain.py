@@ -49,6 +49,13 @@ def row_of(name: str, error: MinerError, target: Target, **seen: Any) -> Row:
 def _fix(error: MinerError, target: Target) -> str | None:
     text = error.message
     match error:
+        case BackendUnavailableError() if "TLS failed" in text or "certificate" in text.lower():
+            return "export SSL_CERT_FILE=/path/to/your-ca.pem"
+        case BackendUnavailableError() if "proxy" in text:
+            return f"export NO_PROXY=${{NO_PROXY:+$NO_PROXY,}}{target.host}"
+    if target.by_url:
+        return _fix_at_url(error, target)
+    match error:
         case AuthenticationError() if target.kind in KEY_VARIABLE:
             return target.set_line("key", "..." if not target.table else f"${{{KEY_VARIABLE[target.kind]}}}")
         case ModelNotFoundError():
@@ -65,13 +72,22 @@ def _fix(error: MinerError, target: Target) -> str | None:
             return start_line(target)
         case BackendProtocolError():
             return _address_line(target)
-        case BackendUnavailableError() if "TLS failed" in text or "certificate" in text.lower():
-            return "export SSL_CERT_FILE=/path/to/your-ca.pem"
-        case BackendUnavailableError() if "proxy" in text:
-            return f"export NO_PROXY=${{NO_PROXY:+$NO_PROXY,}}{target.host}"
         case BackendUnavailableError():
             return start_line(target)
     return "miner generate --debug hello"
+
+
+def _fix_at_url(error: MinerError, target: Target) -> str:
+    """The line for a server that --url names."""
+    url = _without_userinfo(target.url or "")
+    match error:
+        case AuthenticationError():
+            return f"miner doctor --url {url} --key -"
+        case ModelNotFoundError() if error.available:
+            return f"miner doctor --url {url} --model {error.available[0]}"
+        case BackendTimeoutError():
+            return f"curl -i --max-time 10 {url}/models"
+    return f"curl -i {url}/models"
 
 
 def start_line(target: Target) -> str:

@@ -23,7 +23,7 @@ from miner.config.config import MinerConfig
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
 from miner.core.models.memory.capacity import ENOUGH
-from miner.errors import MinerError, ModelNotFoundError
+from miner.errors import BackendUnavailableError, MinerError, ModelNotFoundError
 from miner.gateway.client_address import is_loopback
 
 _GROUP = "Node"
@@ -72,11 +72,12 @@ async def look(facts: Facts) -> AsyncGenerator[Row, None]:
     try:
         alive = await node.get("/livez", key=False)
     except MinerError as error:
-        row = row_of("node", error, Target("node", "node", None))
+        row = row_of("node", error, Target("node", "node", None, by_url=True))
+        nobody = is_loopback(node.host) and isinstance(error, BackendUnavailableError) and "refused" in error.message
         fix = (
             f"miner serve --port {urlsplit(node.url).port or 8088}"
-            if is_loopback(node.host)
-            else f"curl -v {node.upstream.shown_url}/livez"
+            if nobody  # else the port is taken, by what does not respond as a node
+            else f"curl -v --max-time 10 {node.upstream.shown_url}/livez"
         )
         yield Row(
             "node",
@@ -326,7 +327,7 @@ async def _models(node: _Node, facts: Facts) -> AsyncGenerator[Row, None]:
     )
     async with URLService(config) as service:
         service.name = "node"
-        target = Target("node", "openai", config)
+        target = Target("node", "openai", config, by_url=True)
         try:
             models = await service._served_models(total=_SECONDS)
             names = [model.id for model in models]

@@ -43,6 +43,8 @@ class Target:
     """The names that are requested there."""
     table: bool = False
     """Whether it stands in miner.toml."""
+    by_url: bool = False
+    """Whether it is what --url names: no setting is about it."""
 
     @property
     def url(self) -> str | None:

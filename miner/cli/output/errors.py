@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from miner.cli.output.visible import visible_but_styled
 from miner.cli.parser import UsageError
 from miner.cli.verbosity import quiet
 from miner.errors import BackendError, ConfigError, MinerError, RequestError
@@ -61,9 +62,9 @@ def note(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print an error on standard error; a closed or broken one is ignored."""
+    """Print an error on standard error; a closed or broken one is ignored. What a server said in it moves no cursor."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(visible_but_styled(text), file=sys.stderr, flush=True)
     except OSError:
         pass
 

@@ -12,7 +12,7 @@ import time
 
 from miner.cli.output.errors import note
 from miner.cli.output.style import is_terminal
-from miner.cli.output.visible import visible
+from miner.cli.output.visible import one_line, visible
 from miner.cli.signals import StopSignals
 from miner.cli.verbosity import quiet
 from miner.core._typing import override
@@ -80,7 +80,7 @@ class Status:
     def show(self, text: str) -> None:
         """Set the line's text."""
         if self._shown:
-            self._text = text
+            self._text = one_line(text)
             self._draw()
 
     def erase(self) -> None:

@@ -405,8 +405,12 @@ def test_a_key_is_sent_and_not_shown(miner):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--concurrency", "0"], "--concurrency 0: must be an integer of at least 1."),
-        (["--concurrency", "1,x"], "--concurrency x: must be an integer of at least 1."),
+        (["--concurrency", "0"], "--concurrency 0: must be an integer from 1 to 65535."),
+        (["--concurrency", "1,x"], "--concurrency x: must be an integer from 1 to 65535."),
+        (["--concurrency", "999999999"], "--concurrency 999999999: must be an integer from 1 to 65535."),
+        (["--requests", "9" * 400], "9: must be an integer from 1 to 10000000."),
+        (["--prompt-tokens", "99999999999"], "--prompt-tokens 99999999999: must be an integer from 1 to 10000000."),
+        (["--request-rate", "1e9", "--duration", "1e9"], "for --duration 1e+09 is 1e+18 requests"),
         (["--concurrency", ","], "--concurrency ',': needs a number"),
         (["--request-rate", "0"], "--request-rate 0: must be a number above 0."),
         (["--request-rate", "1", "--concurrency", "1"], "--concurrency and --request-rate exclude each other."),
@@ -415,7 +419,7 @@ def test_a_key_is_sent_and_not_shown(miner):
         (["--cancel", "1.5"], "--cancel 1.5: must be a number from 0 to 1."),
         (["--objective", "speed=1"], "--objective speed=1: unknown figure 'speed'."),
         (["--objective", "ttft=fast"], "--objective ttft=fast: needs a time above 0"),
-        (["--objective", ""], "--objective is empty."),
+        (["--objective", ""], "--objective '': must not be empty."),
         (["--endpoint", "images"], "--endpoint images: must be one of chat, completions, embeddings."),
         (["--endpoint", "embeddings", "--turns", "2"], "--turns and --cancel are for"),
         (["--extra-body", "{"], "--extra-body {: is not JSON"),
@@ -430,6 +434,16 @@ def test_wrong_options_are_named(miner, arguments, message):
 
 
 # How it ends
+
+
+def test_a_concurrency_above_the_number_of_requests_costs_nothing(bench, server):
+    run = bench("--concurrency", "60000", "--requests", "3", "--max-tokens", "4", "--warmup", "0")["runs"][0]
+    assert (run["concurrency"], run["completed"], len(counted(server))) == (60000, 3, 3)
+
+
+def test_no_time_to_a_first_token_is_said_where_there_are_none(miner, server):
+    done = miner("bench", "--url", server.url, "--model", "m", "--endpoint", "embeddings", "--requests", "2")
+    assert (done.returncode, b"TTFT" in done.stdout + done.stderr) == (0, False), done.stderr.decode()
 
 
 def test_ctrl_c_prints_what_was_measured_and_closes_what_is_in_flight(miner, server):

@@ -35,7 +35,13 @@ class Terminal:
             terminal.wait("tokens/s")
     """
 
-    def __init__(self, directory: Path, *arguments: str, columns: int = 80, rows: int = 24, **settings: str) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, columns: int = 80, rows: int = 24, under: str | None = None,
+        **settings: str,
+    ) -> None:  # fmt: skip
+        """Args:
+        under: a Python program that runs `miner` with its arguments.
+        """
         self.raw = b""
         """All that the child has written."""
         self.status: int | None = None
@@ -46,7 +52,7 @@ class Terminal:
         env = environment(directory, **{"TERM": "xterm-256color", "PYTHONWARNINGS": "default"} | settings)
         del env["COLUMNS"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "miner", *arguments],
+            [sys.executable, *(("-m", "miner") if under is None else ("-c", under)), *arguments],
             stdin=terminal, stdout=terminal, stderr=terminal, cwd=directory, env=env, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip

@@ -43,7 +43,7 @@ class Tally:
             self.cancelled += 1
         else:
             self.done += 1
-        if sample.ttft is not None and sample.error is None:
+        if sample.ttft is not None and sample.error is None and sample.output_tokens > 0:
             insort(self.ttfts, sample.ttft)
 
     @property
