@@ -98,7 +98,7 @@ def test_a_reader_that_leaves_ends_it(miner):
     ("arguments", "complaint"),
     [
         (("-n", "-1"), "-n"),
-        (("-n", "many"), "-n many"),
+        (("-n", "many"), "-n/--lines many"),
         (("--level", "loud"), "--level loud"),
         (("small", "--level", "error"), "--level"),
         (("--url", "nowhere"), "--url nowhere"),

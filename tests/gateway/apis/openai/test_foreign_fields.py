@@ -140,7 +140,7 @@ async def test_guided_output_of_a_real_engine(path: str):
             ({"guided_json": json.dumps(SCHEMA)}, ({"a": True}, {"a": False})),
             ({"guided_json": SCHEMA}, ({"a": True}, {"a": False})),
         ):
-            body = {"model": "demo", **BODIES[path], **sent, "max_tokens": 30}
+            body = {"model": "demo", **BODIES[path], **sent, "max_tokens": 200}
             status, text, _ = await post_json(served, path, body)
             assert status == 200, text
             choice = json.loads(text)["choices"][0]
