@@ -26,6 +26,8 @@ HIDDEN = "***"
 
 def names_secret(name: str) -> bool:
     """Whether a variable or key of this name holds a secret, by the words in it."""
+    if name == "PWD":  # the shell's working directory
+        return False
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower().split("_")
     return not _WORDS.isdisjoint(words) and words[-1] not in _PLACES
 

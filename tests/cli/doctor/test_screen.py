@@ -195,3 +195,8 @@ def test_a_terminal_of_any_width(tmp_path, columns):
 def test_no_colour(tmp_path):
     _, written, _ = on_terminal(tmp_path, 80, "--no-probe", NO_COLOR="1")
     assert not re.search(rb"\x1b\[[0-9;]*m", written)
+
+
+def test_the_working_directory_is_no_secret(miner, tmp_path):
+    done = miner("doctor", "--no-probe", "-v", PWD=str(tmp_path), HF_HUB_OFFLINE="1", COLUMNS="200")
+    assert f"{tmp_path}/" in done.stdout.decode()
