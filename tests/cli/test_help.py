@@ -15,11 +15,6 @@ LEAVES = {name: parser for name, parser in PARSERS.items() if is_leaf(parser)}
 
 NO_JSON = {
     "miner launch": "starts a program, whose output is its own",
-    "miner vllm": "prints a command for the shell, or becomes it",
-    "miner import llama-swap": "its result is a file in TOML",
-    "miner import llama-server": "its result is a file in TOML",
-    "miner import litellm": "its result is a file in TOML",
-    "miner import ollama": "its result is a file in TOML",
     "miner completion": "prints a script for the shell",
 }
 """Commands without --json, and why."""

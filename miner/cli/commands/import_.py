@@ -6,10 +6,11 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.errors import note
-from miner.cli.parser import UsageError
+from miner.cli.output.tables import print_json
+from miner.cli.parser import UsageError, add_json_option
 from miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
             help="the file to write; -: standard output; default: miner.toml",
         )  # fmt: skip
         tool.add_argument("--force", action="store_true", help="replace a file that is there")
+        add_json_option(tool)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,12 +75,16 @@ def run(args: argparse.Namespace) -> int:
     text = draft.text()
     _check(text, output or Path("miner.toml"))
     if output is None:
-        print(text, end="")
+        if not args.json:
+            print(text, end="")
     else:
         _write(output, text, force=args.force)
         for name, content in draft.files.items():
             _write(output.parent / name, content, force=args.force)
-    note("\n".join(_report(draft, output)))
+    if args.json:
+        print_json(_described(draft, output, text))
+    else:
+        note("\n".join(_report(draft, output)))
     return 0
 
 
@@ -131,6 +137,23 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _described(draft: Draft, output: Path | None, text: str) -> dict[str, Any]:
+    """The same as `_report` for --json; the file's text where it is not written."""
+    remarks = {
+        name: [{"key": where, "reason": why} for where, why in dict.fromkeys((each.where, each.why) for each in found)]
+        for name, found in (("changed", draft.changed), ("not_carried_over", draft.lost))
+    }
+    return {
+        "file": None if output is None else str(output),
+        "text": text if output is None else None,
+        "models": sum(1 for _ in draft.sections("models")),
+        "backends": sum(1 for _ in draft.sections("backends")),
+        **remarks,
+        "variables": draft.variables,
+        "steps": list(dict.fromkeys(draft.steps)),
+    }
 
 
 def _report(draft: Draft, output: Path | None) -> list[str]:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from miner.cli.output.errors import note
-from miner.cli.parser import UsageError, overrides
+from miner.cli.output.tables import print_json
+from miner.cli.parser import UsageError, add_json_option, overrides
 from miner.config.secrets import secret_text
 from miner.errors import ConfigError, MinerError
 
@@ -53,6 +54,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     add("--max-model-len", metavar="N", help="context length in tokens (MINER_MAX_MODEL_LEN, else the model's own)")
     add("--run", action="store_true", dest="execute", help="replace this process by the command")
+    add_json_option(parser)
     add("extra", nargs="*", metavar="VLLM_OPTION", help="after --: further options of vLLM's server")
 
 
@@ -68,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
         )
     config = MinerConfig()
     arguments = _arguments(args, config, VLLMCommandConfig(**overrides(args)))
-    print(shlex.join(["python", *arguments]), flush=True)
+    if args.json:
+        print_json({"command": ["python", *arguments], "run": args.execute})
+        sys.stdout.flush()
+    else:
+        print(shlex.join(["python", *arguments]), flush=True)
     return _exec(arguments, config) if args.execute else 0
 
 

@@ -118,3 +118,16 @@ def test_relative_paths_are_found_beside_the_file(miner):
     models = tomllib.loads(done.stdout.decode())["models"]
     assert models["a"]["file"] == str((miner.directory / "there" / "a.gguf").resolve())
     assert models["b"]["file"] == "./b.gguf"
+
+
+def test_as_json(miner, source):
+    name, _ = source("litellm")
+    done = miner("import", "litellm", name, "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert (found["file"], found["text"]) == ("miner.toml", None)
+    assert found["models"] >= 1
+    assert "OPENAI_KEY" in found["variables"]
+    assert all(set(each) == {"key", "reason"} for each in (*found["changed"], *found["not_carried_over"]))
+    printed = json.loads(miner("import", "litellm", name, "-o", "-", "--json").stdout)
+    assert printed["text"] == (miner.directory / "miner.toml").read_text()

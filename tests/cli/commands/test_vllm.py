@@ -1,5 +1,6 @@
 """`miner vllm`: the command for a shell, its settings, and what --run does."""
 
+import json
 import shlex
 
 import pytest
@@ -106,3 +107,11 @@ def test_run_becomes_the_server_with_the_key_in_its_environment_alone(miner, fak
     arguments = shlex.split(command)[3:]
     assert started == f"{process.pid} {arguments} sesame-open-1234"
     assert err == "miner: The server requires VLLM_API_KEY.\n"
+
+
+def test_as_json(miner):
+    command = json.loads(printed(miner("vllm", "-m", "a b", "--json", "--", "--seed", "1")))
+    assert command["command"][:4] == ["python", "-m", "vllm.entrypoints.openai.api_server", "--model"]
+    assert command["command"][4] == "a b"
+    assert command["command"][-2:] == ["--seed", "1"]
+    assert command["run"] is False
