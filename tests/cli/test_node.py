@@ -6,6 +6,10 @@ import json
 
 import pytest
 
+from miner.core.wire import ModelInfo
+from miner.errors import ModelNotFoundError
+from tests.cli.test_gateway_client import Gate
+from tests.gateway.serving import Parrot, config
 from tests.servers import faults
 from tests.servers.faults import FaultServer
 from tests.servers.threaded import in_thread
@@ -82,3 +86,19 @@ def test_config_show_knows_them(miner):
     done = miner("config", "show", "--json", MINER_URL="http://127.0.0.1:1", MINER_KEY="hidden-key")
     assert b"MINER_URL" in done.stdout
     assert b"hidden-key" not in done.stdout
+
+
+def test_a_model_that_has_several_names_is_one(miner):
+    class Named(Parrot):
+        async def list_models(self):
+            return [ModelInfo(id="you/gemma", aliases=["gemma"]), ModelInfo(id="demo", aliases=["smollm2"])]
+
+        async def _sole_model(self):
+            raise ModelNotFoundError("There are several models and none was named.", available=["you/gemma", "demo"])
+
+    with in_thread(Gate(Named(config(default_model=None)))) as gate:
+        listed = miner("list", "--json", MINER_URL=gate.url)
+        assert [model["name"] for model in json.loads(listed.stdout)["models"]] == ["you/gemma", "demo"]
+        refused = miner("generate", "hi", MINER_URL=gate.url)
+        assert refused.returncode == 2
+        assert b"you/gemma, demo." in refused.stderr

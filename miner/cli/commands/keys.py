@@ -149,7 +149,7 @@ def _new(args: argparse.Namespace, path: Path) -> int:
         write_keys(path, msgspec.structs.replace(content, keys=[*content.keys, entry]))
     _print_secret(args, key, entry, path)
     what = "accepts it within 2 s" if content.keys else "requires a key within 2 s"
-    note(f"miner: A gateway that runs with this file {what}. Commands use it with: export MINER_KEY=THE-KEY")
+    note(f"miner: A gateway with this file {what}. For commands: export MINER_KEY=KEY")
     if not entry.admin:
         note(f"miner: ps, top, logs and load need the admin right: miner keys update {entry.name} --admin")
     return 0

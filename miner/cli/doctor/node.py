@@ -22,6 +22,7 @@ from miner.cli.node import KEY_SETTING
 from miner.config.config import MinerConfig
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
+from miner.core.llms.openai.models import once_each
 from miner.core.models.memory.capacity import ENOUGH
 from miner.errors import BackendUnavailableError, MinerError, ModelNotFoundError
 from miner.gateway.client_address import is_loopback
@@ -330,7 +331,7 @@ async def _models(node: _Node, facts: Facts) -> AsyncGenerator[Row, None]:
         target = Target("node", "openai", config, by_url=True)
         try:
             models = await service._served_models(total=_SECONDS)
-            names = [model.id for model in models]
+            names = [model.id for model in once_each(models)]
             model = await service.resolve_model(facts.options.model)
         except ModelNotFoundError as error:
             wanted = facts.options.model

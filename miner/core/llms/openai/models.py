@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -74,6 +75,17 @@ def read_models(raw: bytes) -> tuple[list[ModelInfo], bool]:
     """
     models = msgspec.json.decode(raw, type=_ModelList).data
     return [_info(model) for model in models], len({model.root or model.id for model in models}) == 1
+
+
+def once_each(models: Sequence[ModelInfo]) -> list[ModelInfo]:
+    """Without those that are another name of one before: a gateway of miner lists each name of a model."""
+    aliases: set[str] = set()
+    kept = []
+    for model in models:
+        if model.id not in aliases:
+            kept.append(model)
+            aliases.update(model.aliases)
+    return kept
 
 
 def _info(model: _Model) -> ModelInfo:

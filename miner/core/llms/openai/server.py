@@ -12,7 +12,7 @@ from miner.core._typing import override
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import ErrorBody, Upstream, parse_error_body, retry_after_seconds, status_error
 from miner.core.llms.http_backend import HTTPBackend
-from miner.core.llms.openai.models import read_models
+from miner.core.llms.openai.models import once_each, read_models
 from miner.core.wire import ChatRequest, ModelInfo
 from miner.errors import BackendError, MinerError, ModelNotFoundError
 
@@ -121,7 +121,7 @@ class OpenAIServer(HTTPBackend):
             return models[0].id
         if (default := next((model.id for model in models if model.default), None)) is not None:
             return default
-        raise self._no_sole_model([model.id for model in models])
+        raise self._no_sole_model([model.id for model in once_each(models)])
 
     def _fresh(self) -> bool:
         return bool(self._listed) and time.monotonic() - self._listed_at < _MODELS_FRESH_SECONDS
@@ -136,7 +136,7 @@ class OpenAIServer(HTTPBackend):
                 return models[0]
             if found is not None:
                 return found
-        names = [model.id for model in self._listed]
+        names = [model.id for model in once_each(self._listed)]
         raise ModelNotFoundError(
             f"{self._http().upstream.label} has no model {model_name!r}.",
             model=model_name,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from miner.core.wire import ModelInfo
+from miner.errors import MinerError
 from miner.gateway.catalog import find_model, known_models, listed_names
 from miner.gateway.context import RequestContext
 from miner.gateway.generation import json_response
@@ -17,6 +19,10 @@ async def models(context: RequestContext) -> web.StreamResponse:
     """List the models that this caller may use by all their names, the default first."""
     known, service = await known_models(context), context.gateway.service
     default = service.rules_of(None).name
+    if default is None and len(known) > 1:
+        with suppress(MinerError):  # none is the default, or its server cannot be asked
+            found = await service.resolve_model()
+            default = None if found is None else found.id
     listed = []
     for model, name in listed_names(known):
         entry = _model(model, name, service.backend_of(model.id).name)

@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from miner.core.wire import ModelInfo
+from miner.errors import ModelNotFoundError
 from tests.gateway.apis.openai.client import client
 from tests.gateway.serving import Parrot, config, serving, vllm
 from tests.servers.openai_stub import StubServer
@@ -26,6 +27,24 @@ async def test_models_the_default_first():
     assert one.id == "org/b"
     assert one.max_model_len == 2048
     assert caught.value.code == "model_not_found"
+
+
+async def test_the_model_of_requests_that_name_none_is_the_default_without_a_setting_too():
+    class Two(Parrot):
+        async def list_models(self):
+            return [ModelInfo(id="a"), ModelInfo(id="b", aliases=["B-Q8"])]
+
+        async def _sole_model(self):
+            return "b"
+
+    class None_(Two):
+        async def _sole_model(self):
+            raise ModelNotFoundError("There are several models and none was named.", available=["a", "b"])
+
+    for service, wanted in ((Two, ["b"]), (None_, [])):
+        async with serving(service(config(default_model=None))) as served, client(served) as api:
+            models = [model async for model in api.models.list()]
+            assert [model.id for model in models if getattr(model, "default", None)] == wanted
 
 
 async def test_every_name_is_listed_and_can_be_retrieved():
