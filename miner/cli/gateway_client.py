@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from miner.cli.json_value import loads
 from miner.cli.parser import UsageError
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
@@ -53,7 +54,7 @@ class ServerEvent(NamedTuple):
         if "data" not in fields:
             return None
         number = fields.get("id", "")
-        return cls(fields.get("event", ""), json.loads(fields["data"]), int(number) if number.isdecimal() else None)
+        return cls(fields.get("event", ""), loads(fields["data"]), int(number) if number.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class GatewayClient:
         if response.status != 200:
             raise _error(response, model, upstream)
         try:
-            return json.loads(response.body)
+            return loads(response.body)
         except ValueError:
             raise _no_gateway(upstream, response.status) from None
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from miner.cli.chat.private_files import write_private
+from miner.cli.json_value import loads
 from miner.errors import MinerError
 
 KEPT = 1000
@@ -55,7 +56,7 @@ class History:
         entries = []
         for line in lines[-2 * KEPT :]:
             try:
-                entry = json.loads(line)
+                entry = loads(line)
             except ValueError:
                 continue
             if isinstance(entry, str):

@@ -7,6 +7,7 @@ from miner.cli.chat.respond import send
 from miner.cli.chat.session import Chat
 from miner.cli.chat.slash import command_in, run_command
 from miner.cli.chat.user_input import Cancelled, without_quotes
+from miner.errors import MinerError
 
 KEYS = "Ctrl-C stops a response, Ctrl-D leaves; /help lists the commands."
 
@@ -42,8 +43,23 @@ async def converse(chat: Chat) -> None:
         warned = False
         if not text.strip():
             continue
-        command = command_in(text)
-        if command is not None:
-            await run_command(chat, *command)
-        else:
-            await send(chat, {"role": "user", "content": without_quotes(text).strip("\n")})
+        try:
+            await _handle(chat, text)
+        except (MinerError, OSError):  # the output cannot be written
+            raise
+        except Exception as error:  # noqa: BLE001  (the conversation outlives a bug)
+            _report_bug(chat, error)
+
+
+async def _handle(chat: Chat, text: str) -> None:
+    """Do what was typed."""
+    command = command_in(text)
+    if command is not None:
+        await run_command(chat, *command)
+    else:
+        await send(chat, {"role": "user", "content": without_quotes(text).strip("\n")})
+
+
+def _report_bug(chat: Chat, error: Exception) -> None:
+    chat.say(f"miner: Unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]}", "red")
+    chat.say("  This is a bug in miner. The conversation goes on; /save NAME keeps it.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from miner.cli.guess import nearest
+from miner.cli.json_value import loads
 from miner.core.llms.contract.request import build_request
 from miner.errors import InvalidRequestError
 
@@ -72,7 +72,7 @@ def _value(name: str, text: str) -> Any:
         except ValueError:
             return text
     try:
-        number = json.loads(text)
+        number = loads(text)
     except ValueError:
         return text  # the check names it
     return number

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, fields
+import stat
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from miner.cli.chat.conversation import Conversation
 from miner.cli.chat.private_files import chat_directory, write_private
-from miner.errors import InvalidRequestError
+from miner.cli.chat.toolfile import checked_toolset
+from miner.cli.json_value import loads
+from miner.core.llms.contract.request import build_request
+from miner.errors import InvalidRequestError, MinerError
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,99}")
 _FORMAT = 1
+_LARGEST = 256 * 2**20
+"""Bytes of a file: conversations with images are large."""
+_SAMPLING = ("max_tokens", "temperature", "top_p")
 
 
 def path_of(name: str) -> Path:
@@ -50,7 +57,7 @@ def load(name: str) -> Conversation:
     """
     path = path_of(name)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = loads(_text(path))
     except FileNotFoundError:
         known = ", ".join(names()) or "none"
         raise InvalidRequestError(
@@ -76,4 +83,37 @@ def _checked(saved: Any, path: Path) -> Conversation:
         raise wrong
     if any(not isinstance(message, dict) or "role" not in message for message in saved["messages"]):
         raise wrong
-    return Conversation(**saved)
+    found = Conversation(**saved)
+    try:
+        found.tools = checked_toolset(found.tools, str(path)) if found.tools else []
+        _check_request(found)
+    except MinerError as error:
+        raise InvalidRequestError(f"{path} holds what cannot be sent: {error.message}", param="name") from None
+    return found
+
+
+def _check_request(found: Conversation) -> None:
+    """Refuse what every further message would be refused with.
+
+    Raises:
+        InvalidRequestError: names the field.
+    """
+    arguments = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0} | replace(found, tools_on=True).request()
+    own = {name: arguments.pop(name, None) for name in ("messages", "model", "tools", *_SAMPLING)}
+    own["messages"] = [*own["messages"], {"role": "user", "content": "x"}]  # there may be none yet
+    build_request(**own, options=arguments)
+
+
+def _text(path: Path) -> str:
+    """The text of a saved conversation.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, or no file.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("it is no regular file")
+    if state.st_size > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST // 2**20} MiB")
+    return path.read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from miner.cli.chat.interrupt import Interrupted, interruptible
 from miner.cli.chat.session import Chat
 from miner.cli.chat.toolfile import command_of, run_command
 from miner.cli.chat.user_input import Cancelled
+from miner.cli.json_value import loads
 from miner.cli.output.visible import one_line, visible
 from miner.errors import InvalidRequestError
 
@@ -60,7 +61,7 @@ def _shown(call: dict[str, Any]) -> str:
     """A call as a line of code."""
     name, text = call["function"]["name"], call["function"]["arguments"]
     try:
-        arguments = json.loads(text or "{}")
+        arguments = loads(text or "{}")
     except ValueError:
         return f"{one_line(name)}: {one_line(text, 1000)}"
     if not isinstance(arguments, dict):

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from miner.cli.json_value import loads
 from miner.core.llms.contract.tools import arguments_object, checked_tools
 from miner.errors import InvalidRequestError
 
@@ -26,11 +27,21 @@ def read_tools(file: str) -> list[dict[str, Any]]:
         InvalidRequestError: it cannot be read, or has no tools.
     """
     try:
-        value = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(f"{file} cannot be read: {error.strerror}.", param="tools") from None
+        value = loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not known
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequestError(f"{file} cannot be read: {why}.", param="tools") from None
     except ValueError as error:
         raise InvalidRequestError(f"{file} is not JSON: {error}.", param="tools") from None
+    return checked_toolset(value, file)
+
+
+def checked_toolset(value: Any, file: str) -> list[dict[str, Any]]:
+    """The tools of a value that stands in a file.
+
+    Raises:
+        InvalidRequestError: there are none, or they are none.
+    """
     tools = value.get("tools") if isinstance(value, dict) and "tools" in value else value
     tools = [tools] if isinstance(tools, dict) else tools
     bare: list[Any] = [

@@ -149,10 +149,10 @@ def _object(text: str) -> dict[str, Any]:
     Raises:
         UsageError: it is none.
     """
-    import json
+    from miner.cli.json_value import loads
 
     try:
-        found = json.loads(text)
+        found = loads(text)
     except ValueError as error:
         raise UsageError(f"--extra-body {text}: is not JSON: {error}.") from None
     if not isinstance(found, dict):

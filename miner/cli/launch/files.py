@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from miner.cli.json_value import loads
 from miner.cli.launch.setup import SetupFile
 from miner.errors import MinerError
 
@@ -150,7 +151,7 @@ def merged_json(path: Path, changes: dict[str, object]) -> str:
     """
     text = _text(path)
     try:
-        value = json.loads(without_comments(text)) if text and text.strip() else {}
+        value = loads(without_comments(text)) if text and text.strip() else {}
     except ValueError as error:
         raise MinerError(f"{path} is not valid JSON: {error}.", operator_hint="Fix it, and try again.") from error
     if not isinstance(value, dict):

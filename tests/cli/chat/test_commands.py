@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from tests.cli.chat.terminal import CTRL_C, CTRL_D, TAB, Terminal
+from tests.cli.chat.terminal import CTRL_C, CTRL_D, ENTER, TAB, Terminal
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk
 from tests.servers.threaded import in_thread
@@ -290,3 +290,47 @@ def test_one_of_several_models_is_chosen_at_the_start(tmp_path, server):
         terminal.wait("Which model?")
         terminal.type(CTRL_C)
         assert terminal.end() == 2
+
+
+def saved_file(tmp_path, name, content):
+    """A conversation that somebody else has written into the state directory of the chat."""
+    directory = tmp_path / ".local" / "state" / "miner" / "chat" / "saved"
+    directory.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps({**WHOLE, **content})
+    (directory / f"{name}.json").write_text(text)
+
+
+WHOLE = {
+    "format": 1, "model": None, "system": None, "messages": [{"role": "user", "content": "a"}], "options": {},
+    "response_format": None, "tools": [], "tools_on": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"format": 1', "cannot be read"),
+        ({"format": 2}, "no saved conversation of this version"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content is missing"),
+        ({"messages": [{"role": 5, "content": "x"}]}, "messages[0].role must be one of"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "half of a surrogate pair"),
+        ({"options": {"evil": 1}}, "Unknown parameter: 'evil'"),
+        ({"options": {"temperature": "hot"}}, "temperature must be a number"),
+        ({"response_format": {"type": 5}}, "holds what cannot be sent"),
+        ({"tools": [1]}, "tools[0] must be"),
+    ],
+)
+def test_a_saved_conversation_that_is_none_is_refused_and_the_chat_goes_on(terminal, server, tmp_path, content, said):
+    saved_file(tmp_path, "bad", content)
+    terminal.type("/load bad" + ENTER)
+    terminal.wait(lambda shown: "".join(said.split()) in "".join(shown.split()))  # wherever it is broken
+    terminal.ask("Hi", "context ")
+    assert server.bodies[-1]["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_saved_conversation_that_is_no_file_is_not_waited_for(terminal, tmp_path):
+    saved_file(tmp_path, "other", {})
+    os.mkfifo(tmp_path / ".local" / "state" / "miner" / "chat" / "saved" / "pipe.json")
+    terminal.type("/load pipe" + ENTER)
+    terminal.wait(lambda shown: "noregularfile" in "".join(shown.split()))
