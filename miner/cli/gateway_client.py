@@ -7,8 +7,10 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 from urllib.parse import quote
+
+import msgspec
 
 from miner.cli.json_value import loads
 from miner.cli.parser import UsageError
@@ -21,6 +23,7 @@ _KEY_HINT = (
     "Create one on its machine with `miner keys new NAME --admin` (for a key that exists: `miner keys update NAME "
     "--admin`); set MINER_KEY to it, or pass it with --key, or on standard input with --key -."
 )
+_LONGEST_EVENT = 64 * 2**20
 _SILENCE = 120.0
 """Seconds after which a stream of events counts as lost: a gateway sends a heartbeat every 15 s."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -35,17 +38,64 @@ def default_url() -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve_port}"
 
 
+class Found(TypedDict):
+    """Any object."""
+
+
+class Acted(TypedDict):
+    """What came of an action."""
+
+    model: str
+
+
+class NamedModel(TypedDict):
+    """A model, of which the rest is optional."""
+
+    name: str
+
+
+class Models(TypedDict):
+    """The models of a gateway."""
+
+    models: list[NamedModel]
+
+
+class Entries(TypedDict):
+    """Entries of a gateway's log."""
+
+    entries: list[dict[str, Any]]
+
+
+class Lines(TypedDict):
+    """Lines of an engine's log."""
+
+    lines: list[str]
+
+
+class Node(TypedDict):
+    """The programs of a gateway."""
+
+    version: str
+    python: str
+    platform: str
+    engines: dict[str, Any]
+
+
 class ServerEvent(NamedTuple):
     """One server-sent event."""
 
     kind: str
-    data: Any
+    data: dict[str, Any]
     number: int | None
     """Its id."""
 
     @classmethod
     def parse(cls, block: bytes) -> ServerEvent | None:
-        """The event of some lines; None: they are a comment."""
+        """The event of some lines; None: they are a comment.
+
+        Raises:
+            ValueError: they are no event of a gateway.
+        """
         fields: dict[str, str] = {}
         for line in block.decode("utf-8", "replace").split("\n"):
             name, _, value = line.partition(":")
@@ -54,7 +104,10 @@ class ServerEvent(NamedTuple):
         if "data" not in fields:
             return None
         number = fields.get("id", "")
-        return cls(fields.get("event", ""), loads(fields["data"]), int(number) if number.isdecimal() else None)
+        data = loads(fields["data"])
+        if not isinstance(data, dict):
+            raise ValueError(f"its data is no object: {fields['data'][:100]}")
+        return cls(fields.get("event", ""), data, int(number) if number.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +130,9 @@ class GatewayClient:
             raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
         return cls(base_url, sys.stdin.readline().strip() if key == "-" else key)
 
-    def act(self, model: str, action: str, body: dict[str, Any] | None = None, *, timeout: float = 30.0) -> Any:
+    def act(
+        self, model: str, action: str, body: dict[str, Any] | None = None, kind: type = Acted, *, timeout: float = 30.0
+    ) -> Any:
         """POST /admin/models/{model}/{action}; return the response.
 
         Raises:
@@ -85,19 +140,24 @@ class GatewayClient:
                 not support this.
         """
         path = f"/admin/models/{quote(model, safe='')}/{action}"
-        return asyncio.run(self._request("POST", path, json.dumps(body or {}).encode(), timeout=timeout, model=model))
+        sent = json.dumps(body or {}).encode()
+        return asyncio.run(self._request("POST", path, sent, kind, timeout=timeout, model=model))
 
-    def get(self, path: str, *, timeout: float = 30.0, model: str | None = None) -> Any:
+    def get(self, path: str, kind: type = Found, *, timeout: float = 30.0, model: str | None = None) -> Any:
         """GET a path; return the response.
 
         Args:
+            kind: a TypedDict with what the caller needs of it.
             model: of the path, for the error where there is none.
-        """
-        return asyncio.run(self._request("GET", path, None, timeout=timeout, model=model))
 
-    async def fetch(self, path: str, *, timeout: float = 10.0) -> Any:
-        """GET a path on the running event loop; return the response."""
-        return await self._request("GET", path, None, timeout=timeout)
+        Raises:
+            MinerError: as of `act`, or the response is of another kind.
+        """
+        return asyncio.run(self._request("GET", path, None, kind, timeout=timeout, model=model))
+
+    async def fetch(self, path: str, kind: type = Found, *, timeout: float = 10.0) -> Any:
+        """GET a path on the running event loop; return the response, as `get` does."""
+        return await self._request("GET", path, None, kind, timeout=timeout)
 
     async def events(self, path: str, *, model: str | None = None) -> AsyncGenerator[ServerEvent, None]:
         """GET server-sent events as they come, until the gateway ends them.
@@ -118,8 +178,13 @@ class GatewayClient:
                 left = b""
                 while data := await response.read_some():
                     *blocks, left = (left + data.replace(b"\r\n", b"\n")).split(b"\n\n")
-                    for block in blocks:
-                        event = ServerEvent.parse(block)
+                    try:
+                        found = [ServerEvent.parse(block) for block in blocks]
+                    except ValueError:
+                        raise _no_gateway(upstream, response.status) from None
+                    if len(left) > _LONGEST_EVENT:
+                        raise _no_gateway(upstream, response.status)
+                    for event in found:
                         if event is not None:
                             yield event
         finally:
@@ -135,7 +200,7 @@ class GatewayClient:
         )
 
     async def _request(
-        self, method: str, path: str, body: bytes | None, *, timeout: float, model: str | None = None
+        self, method: str, path: str, body: bytes | None, kind: type, *, timeout: float, model: str | None = None
     ) -> Any:
         upstream = self._upstream(timeout)
         http = HttpClient(upstream, api_key=self.key)
@@ -146,8 +211,10 @@ class GatewayClient:
         if response.status != 200:
             raise _error(response, model, upstream)
         try:
-            return loads(response.body)
-        except ValueError:
+            found = loads(response.body)
+            msgspec.convert(found, kind)  # not its result: that lacks fields that are not named
+            return found
+        except (ValueError, RecursionError):
             raise _no_gateway(upstream, response.status) from None
 
 

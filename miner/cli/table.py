@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from miner.cli.gateway_client import GatewayClient
+from miner.cli.gateway_client import GatewayClient, Models
 from miner.errors import MinerError
 
 if TYPE_CHECKING:
@@ -32,12 +32,11 @@ def table_models(
     own = asyncio.run(_states(settings, path))
     client = GatewayClient.of(url, key)
     try:
-        running: list[dict[str, Any]] = client.get("/admin/models", timeout=_GATEWAY_SECONDS)["models"]
-    except (MinerError, KeyError, TypeError) as error:
+        running: list[dict[str, Any]] = client.get("/admin/models", Models, timeout=_GATEWAY_SECONDS)["models"]
+    except MinerError as error:
         if url is not None:
             raise
-        why = error.message if isinstance(error, MinerError) else f"{client.base_url} is no gateway"
-        return own, f"No gateway was asked what is loaded: {why.rstrip('.')}."
+        return own, f"No gateway was asked what is loaded: {error.message.rstrip('.')}."
     if url is None and {model["name"] for model in own} != {model.get("name") for model in running}:
         return own, f"The gateway at {client.base_url} serves other models."
     return running, f"As the gateway at {client.base_url} serves them."

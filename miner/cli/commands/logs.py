@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-n/--lines {args.lines}: must be a number of lines, 0 or more.")
     if args.model is not None and args.level is not None:
         raise UsageError("--level is for the gateway's own log: the lines of an engine have no level.")
-    from miner.cli.gateway_client import GatewayClient
+    from miner.cli.gateway_client import Entries, GatewayClient, Lines
 
     client = GatewayClient.of(args.url, args.key)
     printer = _Printer(as_json=args.json, model=args.model)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         from miner.cli.signals import run_until_stopped
 
         return run_until_stopped(lambda _: _follow(args, client, printer))
-    content = client.get(_path(args), model=args.model)
+    content = client.get(_path(args), Entries if args.model is None else Lines, model=args.model)
     for entry in content["entries"] if args.model is None else content["lines"]:
         printer.show(entry)
     if args.model is not None and not content["lines"]:

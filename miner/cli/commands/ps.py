@@ -45,9 +45,9 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; return the exit status."""
-    from miner.cli.gateway_client import GatewayClient
+    from miner.cli.gateway_client import GatewayClient, Models
 
-    models = GatewayClient.of(args.url, args.key).get("/admin/models")["models"]
+    models = GatewayClient.of(args.url, args.key).get("/admin/models", Models)["models"]
     shown = [model for model in models if args.all or is_active(model)]
     if args.json:
         print_json({"models": shown})
@@ -75,9 +75,11 @@ def table_of(models: Sequence[Mapping[str, Any]]) -> str:
 
 def state_of(client: GatewayClient, name: str) -> dict[str, Any]:
     """What a model of a gateway takes and until when; empty where that is not known."""
+    from miner.cli.gateway_client import Models
+
     try:
-        models = client.get("/admin/models")["models"]
-    except (MinerError, KeyError, TypeError):
+        models = client.get("/admin/models", Models)["models"]
+    except MinerError:
         return {}
     found: dict[str, Any] = next(
         (model for model in models if name in (model.get("name"), *model.get("aliases", ()))), {}

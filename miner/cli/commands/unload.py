@@ -60,11 +60,11 @@ def take_out(args: argparse.Namespace, action: str) -> int:
     client, done = GatewayClient.of(args.url, args.key), _DONE[action]
     before = state_of(client, args.name)
     answer = client.act(args.name, action, timeout=_SECONDS)
-    freed = (before.get("memory") or 0) + (before.get("gpu_memory") or 0) if answer[done] else 0
+    freed = (before.get("memory") or 0) + (before.get("gpu_memory") or 0) if answer.get(done) else 0
     if args.json:
         print_json(answer | {"freed": freed or None})
     else:
-        print(f"{args.name} {f'is {done}' if answer[done] else 'was not loaded'}")
+        print(f"{args.name} {f'is {done}' if answer.get(done) else 'was not loaded'}")
         if freed:
             from miner.core.models.memory.verdict import readable
 

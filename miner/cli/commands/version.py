@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
         "platform": platform.platform(), "engines": installed_engines(), "programs": _programs(),
     }  # fmt: skip
     if args.url is not None:
-        from miner.cli.gateway_client import GatewayClient
+        from miner.cli.gateway_client import GatewayClient, Node
 
         try:
-            node = GatewayClient.of(args.url, args.key).get("/admin/node")
+            node = GatewayClient.of(args.url, args.key).get("/admin/node", Node)
         except MinerError:
             if not args.json:
                 print(aligned(_rows(here)))  # what is here can be said all the same

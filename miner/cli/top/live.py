@@ -29,11 +29,12 @@ def once(client: GatewayClient, view: View, *, as_json: bool, announce: bool) ->
         announce: say that it was only once.
     """
     from miner.cli.commands.ps import table_of
+    from miner.cli.gateway_client import Models
     from miner.cli.output.style import columns
     from miner.cli.top.layout import node_lines
 
     async def ask() -> None:
-        node, content = await asyncio.gather(client.fetch("/admin/node"), client.fetch("/admin/models"))
+        node, content = await asyncio.gather(client.fetch("/admin/node"), client.fetch("/admin/models", Models))
         view.node, view.models = node, content["models"]
         view.waiting = view.node.get("requests_waiting", 0)
 
@@ -128,9 +129,11 @@ async def _watch(client: GatewayClient, view: View) -> None:
 
 
 async def _poll(client: GatewayClient, view: View) -> None:
+    from miner.cli.gateway_client import Models
+
     while True:
         try:
-            node, content = await asyncio.gather(client.fetch("/admin/node"), client.fetch("/admin/models"))
+            node, content = await asyncio.gather(client.fetch("/admin/node"), client.fetch("/admin/models", Models))
         except BackendError:
             pass  # `_watch` says so
         else:
