@@ -91,7 +91,10 @@ def test_config_show_knows_them(miner):
 def test_a_model_that_has_several_names_is_one(miner):
     class Named(Parrot):
         async def list_models(self):
-            return [ModelInfo(id="you/gemma", aliases=["gemma"]), ModelInfo(id="demo", aliases=["smollm2"])]
+            return [
+                ModelInfo(id="you/gemma", aliases=["gemma"]),
+                ModelInfo(id="demo", aliases=["smollm2"], loaded=False),
+            ]
 
         async def _sole_model(self):
             raise ModelNotFoundError("There are several models and none was named.", available=["you/gemma", "demo"])
@@ -99,6 +102,7 @@ def test_a_model_that_has_several_names_is_one(miner):
     with in_thread(Gate(Named(config(default_model=None)))) as gate:
         listed = miner("list", "--json", MINER_URL=gate.url)
         assert [model["name"] for model in json.loads(listed.stdout)["models"]] == ["you/gemma", "demo"]
+        assert [model["loaded"] for model in json.loads(listed.stdout)["models"]] == [True, False]
         refused = miner("generate", "hi", MINER_URL=gate.url)
         assert refused.returncode == 2
         assert b"you/gemma, demo." in refused.stderr

@@ -134,7 +134,11 @@ def _keys() -> KeyBindings:
     @bound("tab")
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if buffer.complete_state is not None:
+        state = buffer.complete_state
+        if state is not None and len(state.completions) == 1:
+            buffer.apply_completion(state.completions[0])  # nothing is left to choose: Enter sends
+            return
+        if state is not None:
             buffer.complete_next()
             return
         # Not start_completion: that gives way to the completion while typing, which may not be done yet.

@@ -264,7 +264,7 @@ def _states(found: dict[str, Any]) -> list[Row | None]:
                     "note",
                     f"{context} tokens a request; agents need about {ENOUGH}",
                     None,
-                    "Set `context` of the model, or LLAMACPP_CTX_SIZE, up to what it is trained for: `miner show`.",
+                    "Set `context` of the model, or LLAMACPP_CTX_SIZE, up to its trained length.",
                     {"context": context},
                 )
             )

@@ -111,7 +111,8 @@ def test_retry_sends_the_last_message_again(terminal, server):
     terminal.ask("One", "2,048 (")
     terminal.ask("Two", "2,048 (")
     server.reply = "Another."
-    terminal.ask("/retry", "Another.")
+    terminal.ask("/retry", "2,048 (")
+    assert "Another." in terminal.text
     assert server.bodies[-1]["messages"] == server.bodies[-2]["messages"]
     terminal.ask("Three", "2,048 (")
     assert [each["content"] for each in server.bodies[-1]["messages"]][-3:] == ["Two", "Another.", "Three"]
@@ -255,6 +256,14 @@ def test_completion_of_commands_models_and_files(terminal, tmp_path):
     terminal.wait(lambda shown: shown.count(">>>") >= 3)
     terminal.type("/model la" + TAB)
     terminal.wait(">>> /model large")
+    terminal.type(CTRL_C)
+    terminal.wait(lambda shown: shown.count(">>>") >= 4)
+    terminal.type("/model la")
+    terminal.wait("large")  # the menu
+    terminal.type(TAB)
+    terminal.wait(">>> /model large")
+    terminal.type("\r")  # the only completion needs no other Enter
+    terminal.wait("The model is large")
 
 
 @pytest.mark.parametrize("command", ["/exit", "/bye", "/quit"])

@@ -31,6 +31,8 @@ class _Model(msgspec.Struct):
     owned_by: str | None = None
     capabilities: Any = None
     """A gateway of miner says them; what others have under this name is in words of their own."""
+    loaded: Any = None
+    """False where a gateway of miner has yet to load it; other servers list what they have loaded."""
     default: Any = None
     """True where a gateway of miner takes it for requests that name none."""
     meta: _Meta | None = None
@@ -101,7 +103,7 @@ def _info(model: _Model) -> ModelInfo:
         parameters=meta.n_params,
         quantization=meta.ftype,
         dimensions=meta.n_embd,
-        loaded=True,
+        loaded=model.loaded is not False,
         default=True if model.default is True else None,
     )
 
