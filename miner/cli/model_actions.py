@@ -97,7 +97,7 @@ def _list_table(args: argparse.Namespace) -> bool:
     if args.json:
         print_json({"config": str(path), "models": models})
     else:
-        note(f"{path}: {len(models)} model{'' if len(models) == 1 else 's'}. {source}")
+        note(source)
         if models:
             print(table_of(models))
         else:

@@ -30,16 +30,18 @@ def table_models(
         MinerError: the file is wrong, or a gateway that was named cannot be asked.
     """
     own = asyncio.run(_states(settings, path))
-    client = GatewayClient.of(url, key)
+    client, whole = GatewayClient.of(url, key), f"{path}: {len(own)} model{'' if len(own) == 1 else 's'}."
     try:
         running: list[dict[str, Any]] = client.get("/admin/models", Models, timeout=_GATEWAY_SECONDS)["models"]
     except MinerError as error:
         if url is not None:
             raise
-        return own, f"No gateway was asked what is loaded: {error.message.rstrip('.')}."
-    if url is None and {model["name"] for model in own} != {model.get("name") for model in running}:
-        return own, f"The gateway at {client.base_url} serves other models."
-    return running, f"As the gateway at {client.base_url} serves them."
+        return own, f"{whole} No gateway was asked what is loaded: {error.message.rstrip('.')}."
+    if {model["name"] for model in own} != {model.get("name") for model in running}:
+        if url is not None:
+            return running, f"The gateway at {client.base_url} serves other models than {path}; here are its own."
+        return own, f"{whole} The gateway at {client.base_url} serves other models."
+    return running, f"{whole} As the gateway at {client.base_url} serves them."
 
 
 async def _states(settings: MinerConfig, path: Path) -> list[dict[str, Any]]:

@@ -82,6 +82,16 @@ def test_a_gateway_says_what_is_loaded(miner):
         assert f"As the gateway at {gate.url} serves them" in err
 
 
+def test_a_gateway_that_was_named_may_serve_others(miner, tmp_path):
+    file = tmp_path / "miner.toml"
+    file.write_text(file.read_text().replace("[models.small]", "[models.tiny]"))
+    with in_thread(Gate(Running())) as gate:
+        status, out, err = miner("--url", gate.url)
+        assert (status, states(out)) == (0, {"small": "ready", "far": "remote"})
+        assert f"The gateway at {gate.url} serves other models than" in err
+        assert "As the gateway" not in err
+
+
 def test_without_the_file_or_with_a_backend_the_models_directory_is_listed(miner, tmp_path, monkeypatch):
     assert "SOURCE" in miner("--backend", "llamacpp")[1]
     monkeypatch.setenv("LLM_BACKEND", "llamacpp")
