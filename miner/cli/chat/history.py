@@ -47,6 +47,9 @@ class History:
 
     def _read(self) -> list[str]:
         try:
+            if self._path.exists() and not self._path.is_file():  # a pipe would be waited for, a device is endless
+                self.problem, self.enabled = f"The history cannot be read: {self._path} is no regular file.", False
+                return []
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []

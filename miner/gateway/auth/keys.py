@@ -125,6 +125,10 @@ def read_keys(path: Path) -> KeyFile:
         FileNotFoundError: there is none.
     """
     try:
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # a pipe would be waited for, a device is endless
+            raise ConfigError(f"The keys file {path} is no regular file.")
         data = path.read_bytes()
         version = msgspec.json.decode(data, type=_Version).version
         if version not in _VERSIONS:  # before the fields, which may be others there

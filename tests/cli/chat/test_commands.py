@@ -343,3 +343,13 @@ def test_a_saved_conversation_that_is_no_file_is_not_waited_for(terminal, tmp_pa
     os.mkfifo(tmp_path / ".local" / "state" / "miner" / "chat" / "saved" / "pipe.json")
     terminal.type("/load pipe" + ENTER)
     terminal.wait(lambda shown: "noregularfile" in "".join(shown.split()))
+
+
+def test_a_history_that_is_no_file_is_said_and_not_waited_for(server, tmp_path):
+    directory = tmp_path / ".local" / "state" / "miner" / "chat"
+    directory.mkdir(parents=True)
+    os.mkfifo(directory / "history")
+    with Terminal(tmp_path, "chat", "--url", server.url, "-m", "small", columns=200) as terminal:
+        assert "no regular file" in terminal.wait(">>>")
+        terminal.ask("Hi", "context ")
+        assert stat.S_ISFIFO((directory / "history").stat().st_mode)

@@ -225,3 +225,16 @@ async def test_a_server_takes_a_changed_limit(keys):
         await _until_chat(session, served, body, key, 200)
         async with session.post(f"{served.v1}/chat/completions", json=body, headers=key) as answer:
             assert answer.status == 200
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_keys_file_that_is_no_file_is_refused_at_once(keys, tmp_path, kind):
+    path = tmp_path / "k.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    for action in ("list", "new"):
+        done = keys(action, *(["a"] if action == "new" else []), "--file", str(path))
+        assert done.returncode == 2
+        assert "is no regular file" in done.stderr
