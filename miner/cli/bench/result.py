@@ -232,9 +232,13 @@ def from_json(data: bytes, *, name: str = "The result") -> Result:
             operator_hint="Update miner.",
         )
     try:
-        return msgspec.json.decode(data, type=Result)
+        found = msgspec.json.decode(data, type=Result)
     except msgspec.DecodeError as error:
         raise UsageError(f"{name} is damaged: {error}.", operator_hint=_HINT) from None
+    for run in found.runs:
+        if min(run.requests, run.completed, run.failed, run.cancelled, run.duration) < 0:
+            raise UsageError(f"{name} is damaged: {run.name!r} has less than no requests or time.", operator_hint=_HINT)
+    return found
 
 
 def read(path: str) -> Result:
@@ -244,12 +248,17 @@ def read(path: str) -> Result:
         UsageError: there is none, or it is something else.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.", operator_hint=_HINT) from None
+    if len(data) > _LARGEST:
+        raise UsageError(f"{path} is larger than {_LARGEST // 2**20} MiB.", operator_hint=_HINT)
     return from_json(data, name=path)
 
 
+_LARGEST = 512 * 2**20
+"""Bytes of a file."""
 _HINT = "`miner bench ... --output FILE` writes one."
 
 

@@ -80,3 +80,16 @@ def test_percentiles_are_those_of_numpy():
     assert statistics_of([]) is None
     one = statistics_of([0.5])
     assert (one.mean, one.p50, one.p99, one.std) == (0.5, 0.5, 0.5, 0)
+
+
+@pytest.mark.parametrize("field", ["requests", "completed", "failed", "cancelled", "duration"])
+def test_less_than_nothing_is_refused(field):
+    written = json.loads(to_json(a_result()))
+    written["runs"][0][field] = -1
+    with pytest.raises(UsageError, match="x is damaged: 'concurrency 4' has less than no requests or time"):
+        from_json(json.dumps(written).encode(), name="x")
+
+
+def test_a_file_without_end_is_refused():
+    with pytest.raises(UsageError, match="is larger than"):
+        read("/dev/zero")
