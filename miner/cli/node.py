@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from miner.config.node import NodeConfig
 
 KEY_SETTING = "--key or MINER_KEY"
 """Where a key stands, for errors about one."""
@@ -19,14 +24,13 @@ def settle_node(args: argparse.Namespace) -> None:
         ConfigError: MINER_URL is no URL.
     """
     from miner.cli.output.errors import note
-    from miner.config.node import NodeConfig
     from miner.config.secrets import without_password
     from miner.errors import ConfigError
 
     if getattr(args, "backend", None) or getattr(args, "config", None):
         return
     try:
-        url = NodeConfig().url
+        url = _config().url
     except ConfigError:
         return  # .env is no text: commands that need a setting say so, `miner doctor` and those with --url do without
     if args.url is None and url is not None:
@@ -45,14 +49,22 @@ def settle_node(args: argparse.Namespace) -> None:
 def key_for(url: str | None) -> str | None:
     """MINER_KEY for the server of a command (None: this machine's gateway): where MINER_URL is set, for that alone."""
     from miner.cli.output.errors import note
-    from miner.config.node import NodeConfig
     from miner.config.secrets import secret_text
 
-    config = NodeConfig()
+    config = _config()
     if config.key is None or config.url is None or (url is not None and _origin(url) == _origin(config.url)):
         return secret_text(config.key)
     note("miner: MINER_KEY is for MINER_URL, and not sent to another server: --key is.")
     return None
+
+
+def _config() -> NodeConfig:
+    """The settings; of the environment alone where `.env` is a pipe: one that nobody writes to would block, and what is
+    read here would be lost to the command.
+    """
+    from miner.config.node import NodeConfig
+
+    return NodeConfig(_env_file=None) if os.path.exists(".env") and not os.path.isfile(".env") else NodeConfig()
 
 
 def _origin(url: str) -> tuple[str, str]:
