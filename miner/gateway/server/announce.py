@@ -78,7 +78,10 @@ class Announcer:
             [name or "the default model" for name in service.preloaded] if gateway.settings.serve_preload else []
         )
         keys = keys_in_words(self._keys, local=is_loopback(gateway.settings.serve_host))
-        rows = [("serves", served), ("keys", keys), ("docs", f"{url}/docs")]
+        rows = [("serves", served), ("keys", keys)]
+        if not key_counts(self._keys):
+            rows.append(("a key", "miner keys new NAME"))
+        rows.append(("docs", f"{url}/docs"))
         if preloaded:
             rows.append(("loading", _listed(preloaded)))
         message = f"Serving at {' and '.join(self._urls)} with {served}."
@@ -218,9 +221,7 @@ def keys_in_words(keys: KeyStore | None, *, local: bool) -> str:
         return ", ".join(f"{number} of {source}" for source, number in counts.items())
     if keys is not None and keys.required:
         return "required; none is valid now"
-    return (
-        "not needed on this machine; `miner keys new NAME` makes one" if local else "NONE: who can reach it can use it"
-    )
+    return "not needed on this machine" if local else "NONE: who can reach it can use it"
 
 
 def _described(state: ModelState) -> dict[str, Any]:
