@@ -42,7 +42,7 @@ def test_lengths_are_tokens_of_the_model(miner, models):
 
 def test_conversations_and_cancellations(miner, models):
     done = miner(
-        "bench", *WORK, "--turns", "2", "--cancel", "0.25", "--concurrency", "2", "--requests", "8", "--prompt-tokens",
+        "bench", *WORK, "--turns", "2", "--cancel", "0.75", "--concurrency", "2", "--requests", "8", "--prompt-tokens",
         "20", **models,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()

@@ -29,7 +29,7 @@ class Axis(Struct, frozen=True):
     def at(self, value: float) -> float:
         """Where a value lies: 0 is the axis' start, 1 its end."""
         if self.log:
-            value = max(value, self.low)
+            value = min(max(value, self.low), self.high)  # the ends are rounded: a value may be a ten-thousandth beyond
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
