@@ -51,10 +51,15 @@ class Prompts:
         return " ".join(self._random.choices(WORDS, k=self._scale.words(tokens)))
 
     async def exact_text(self, tokens: int, count: Count) -> str:
-        """The next text, its length checked and corrected by counting."""
+        """The next text, its length checked and corrected by counting: the closest that was found. Not every length can
+        be had where even the shortest word is several tokens.
+        """
         words, per_word = self.text(tokens).split(), self._scale.tokens_per_word
+        closest, off = words, math.inf
         for _ in range(_TRIES):
             more = tokens - await count(" ".join(words))
+            if abs(more) < off:
+                closest, off = words.copy(), abs(more)
             if not more:
                 break
             if more >= per_word:
@@ -63,7 +68,7 @@ class Prompts:
                 words += [_SHORTEST] * max(1, more // 2)
             else:
                 del words[max(1, len(words) - math.ceil(-more / per_word)) :]
-        return " ".join(words)
+        return " ".join(closest)
 
 
 async def measure_scale(count: Count, seed: int, *, whole: bool) -> Scale:
