@@ -311,12 +311,13 @@ def _refuses(address: str) -> bool:
 
 
 def _await_health(address: str, config: Config, server: subprocess.Popen[bytes]) -> bool:
-    deadline, pause = time.monotonic() + _READY_TIMEOUT, 0.02
-    while server.poll() is None and time.monotonic() < deadline:
+    probing = _sibling("command_child")
+    began, pause = time.monotonic(), probing.FIRST_PAUSE
+    while server.poll() is None and time.monotonic() < began + _READY_TIMEOUT:
         if _is_healthy(address, config["api_key"]):
             return True
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.25)
+        pause = probing.next_pause(pause, time.monotonic() - began)
     return False
 
 

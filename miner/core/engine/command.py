@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -180,4 +180,4 @@ class CommandLauncher:
             "api_key": spec.api_key,
         }
         plan = child_plan("command", ("-I", "-S"), (), arguments, directory)
-        return LaunchPlan(plan.argv, plan.env, plan.stdin, spec.api_key)
+        return replace(plan, api_key=spec.api_key)

@@ -27,6 +27,8 @@ PARENT_EXIT = signal.SIGUSR2
 """The kernel sends it to this process when the parent exits."""
 
 _POLL = 0.5  # seconds
+FIRST_PAUSE = 0.02
+"""Seconds between the first two ready checks."""
 _PROBE_TIMEOUT = 5.0
 _READY_TIMEOUT = 24 * 3600.0  # the parent gives up long before
 _LOOK_AT_PORTS = 2.0
@@ -62,6 +64,13 @@ def kill_descendants(root: int) -> None:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
+
+
+def next_pause(pause: float, waited: float) -> float:
+    """Seconds until the next ready check: at most a hundredth longer than the start takes. The checks of a start that
+    hangs must not cost the server so much that it looks busy.
+    """
+    return min(pause * 1.5, max(0.25, min(1.0, waited / 100)))
 
 
 def serve(config: Config, report_ready: Callable[[str], None], fail: Callable[[str], NoReturn]) -> int:
@@ -128,20 +137,21 @@ class _Ready:
         self._port = port
         self._paths = [path.replace("${PORT}", str(port)) for path in config["ready"]]
         self._key: str | None = config["api_key"]
-        self._said = ""
+        self._said: dict[object, str] = {}
+        """What was logged last of each check: each text once, or two checks that differ would alternate for ever."""
         self._looked = time.monotonic()
 
     def wait(self) -> str | None:
         """The address; None if the command exited first."""
-        deadline, pause = time.monotonic() + _READY_TIMEOUT, 0.02
-        while self._server.poll() is None and time.monotonic() < deadline:
+        began, pause = time.monotonic(), FIRST_PAUSE
+        while self._server.poll() is None and time.monotonic() < began + _READY_TIMEOUT:
             for host in _HOSTS:
                 if self._is_ready(host):
                     return f"http://{host}:{self._port}"
             self._look_at_ports()
             _reap_orphans(self._server.pid)
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
+            pause = next_pause(pause, time.monotonic() - began)
         return None
 
     def _is_ready(self, host: str) -> bool:
@@ -150,7 +160,7 @@ class _Ready:
             if status == 200:
                 return True
             if status is not None:
-                self._say(f"its ready check, {path} on port {self._port}, returned {status}")
+                self._say((host, path), f"its ready check, {path} on port {self._port}, returned {status}")
             if status != 404:
                 return False
         return False
@@ -173,11 +183,11 @@ class _Ready:
         ports = _listening_ports([self._server.pid, *_descendants(self._server.pid)])
         if ports and self._port not in ports:
             names = ", ".join(map(str, sorted(ports)))
-            self._say(f"it listens on port {names}, not on {self._port}")
+            self._say("ports", f"it listens on port {names}, not on {self._port}")
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+    def _say(self, check: object, text: str) -> None:
+        if text != self._said.get(check):
+            self._said[check] = text
             _log(text)
 
 

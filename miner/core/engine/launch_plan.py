@@ -34,6 +34,8 @@ class LaunchPlan:
     """Written to the child's standard input, which stays open until we exit."""
     api_key: str | None = field(default=None, repr=False)
     """The API key of a child that listens on a port."""
+    starts_server: bool = False
+    """Whether the child starts the server as a process of its own: what itself does is no progress of a start then."""
     run: int = field(default_factory=_RUNS.__next__)
     """Of each start another."""
 
@@ -76,4 +78,5 @@ def child_plan(
         env=clean_environment(),
         stdin=json.dumps(config).encode() + b"\n",
         api_key=key,
+        starts_server=mode in ("binary", "command"),
     )

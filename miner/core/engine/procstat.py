@@ -27,6 +27,14 @@ class Usage(NamedTuple):
     """Whether one of them is suspended, by SIGSTOP or a debugger."""
     processes: frozenset[tuple[int, int]] = frozenset()
     """Process id and start time of each; empty where they are not known."""
+    own_cpu: float = 0.0
+    """Of `cpu`, what the process itself used."""
+    own_resident: int = 0
+    """Of `resident`, what the process itself has."""
+
+    def of_descendants(self) -> Usage:
+        """The usage without that of the process itself."""
+        return self._replace(cpu=self.cpu - self.own_cpu, resident=self.resident - self.own_resident)
 
 
 def process_usage(pid: int) -> Usage | None:
@@ -38,6 +46,7 @@ def process_usage(pid: int) -> Usage | None:
 
 def _from_proc(pid: int) -> Usage | None:
     cpu, resident, stopped, seen, processes = 0.0, 0, False, set[int](), set[tuple[int, int]]()
+    own_cpu, own_resident = 0.0, 0
     ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     waiting = [pid]
     while waiting:
@@ -49,15 +58,18 @@ def _from_proc(pid: int) -> Usage | None:
             # The second field, the program's name in parentheses, may contain anything: count from its end.
             fields = Path(f"/proc/{one}/stat").read_bytes().rpartition(b")")[2].split()
             stopped |= fields[0] in (b"T", b"t")
-            cpu += (int(fields[11]) + int(fields[12])) / ticks
-            resident += int(fields[21]) * page
+            used, size = (int(fields[11]) + int(fields[12])) / ticks, int(fields[21]) * page
+            cpu += used
+            resident += size
+            if one == pid:
+                own_cpu, own_resident = used, size
             processes.add((one, int(fields[19])))
             for task in os.listdir(f"/proc/{one}/task"):
                 waiting += map(int, Path(f"/proc/{one}/task/{task}/children").read_bytes().split())
         except (OSError, IndexError, ValueError):
             if one == pid:
                 return None
-    return Usage(cpu, resident, stopped, frozenset(processes))
+    return Usage(cpu, resident, stopped, frozenset(processes), own_cpu, own_resident)
 
 
 def start_time(pid: int) -> int | None:
@@ -81,14 +93,18 @@ def _from_ps(pid: int) -> Usage | None:
     except (OSError, subprocess.SubprocessError):
         return None
     cpu, resident, stopped, found = 0.0, 0, False, False
+    own_cpu, own_resident = 0.0, 0
     for row in table.splitlines():
         fields = row.split()
         if len(fields) == 5 and str(pid) in fields[:2]:  # the engine leads a process group of its own
-            resident += int(fields[2]) * 1024
-            cpu += _clock(fields[3])
+            used, size = _clock(fields[3]), int(fields[2]) * 1024
+            cpu += used
+            resident += size
+            if fields[0] == str(pid):
+                own_cpu, own_resident = used, size
             stopped |= fields[4].startswith("T")
             found = True
-    return Usage(cpu, resident, stopped) if found else None
+    return Usage(cpu, resident, stopped, own_cpu=own_cpu, own_resident=own_resident) if found else None
 
 
 def _clock(text: str) -> float:

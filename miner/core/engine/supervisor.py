@@ -252,7 +252,7 @@ class Supervisor:
             return RunResult(None, requested=False, error=self._start_error(text, None))
         watch = Watch(process, plan.stdin, self._wake_read, self.log, lambda line: self._on_json(line, plan.address))
         try:
-            self._watch_until_exit(watch)
+            self._watch_until_exit(watch, StallDetector(self._limits.start_timeout, starts_server=plan.starts_server))
         finally:
             with self._lock:
                 self._reaping = True
@@ -275,10 +275,10 @@ class Supervisor:
         self._on_ready()
         self.ready.set(where)
 
-    def _watch_until_exit(self, watch: Watch) -> None:
+    def _watch_until_exit(self, watch: Watch, stall: StallDetector) -> None:
         """Watch the child's progress, send the stop signal, or give up on it: `reap` kills the rest then."""
         pid, began, stop_sent = watch.process.pid, time.monotonic(), None
-        stall, suspend = StallDetector(self._limits.start_timeout), SuspendDetector()
+        suspend = SuspendDetector()
         while True:
             now = time.monotonic()
             self.usage = process_usage(pid) or self.usage

@@ -26,9 +26,14 @@ class StallDetector:
     """Detects that a starting child makes no progress: it does not print, compute, or take or free memory.
 
     A little computing does not count: a child that hangs may still check its parent twice a second.
+
+    Args:
+        starts_server: the child starts the server as a process of its own. It asks that whether it is ready, and looks
+            at its ports: on a slow machine that is more than a little, so only its descendants count.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, starts_server: bool = False) -> None:
+        self._starts_server = starts_server
         self._cpu_step = timeout / 100
         self.pause = min(1.0, timeout / 10)
         self.last = time.monotonic()
@@ -37,7 +42,10 @@ class StallDetector:
     def look(self, now: float, used: Usage | None, bytes_read: int) -> None:
         """Set `last` to now if there was progress since."""
         before, printed = self._mark
-        used = used or before
+        if used is None:
+            used = before
+        elif self._starts_server:
+            used = used.of_descendants()
         moved = abs(used.resident - before.resident) >= _STEP or used.cpu - before.cpu >= self._cpu_step
         if moved or bytes_read != printed:
             self.last = now

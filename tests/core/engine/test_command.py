@@ -204,6 +204,15 @@ async def test_another_port_or_path_is_named(engines):
     await engines("--no-health", ready=("/health", "/v1/models")).ensure_ready()
 
 
+async def test_ready_checks_that_differ_are_logged_once_each(engines):
+    """Lines of our own that come for ever would look like progress."""
+    engine = engines("--load", "3600", ready=("/nope", "/health"), start_timeout=2.0)
+    with pytest.raises(EngineStartError, match=r"/health on port \d+, returned 503") as caught:
+        await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
+    said = [line.split("returned ")[1] for line in caught.value.log_tail if "ready check" in line]
+    assert said == ["404", "503"]
+
+
 async def test_endless_output_is_no_readiness(engines):
     with pytest.raises(EngineStartError, match=r"it was not ready after \d+ s"):
         await asyncio.wait_for(engines("--way", "prints_endlessly", start_timeout=0.3).ensure_ready(), PATIENCE)

@@ -20,9 +20,13 @@ def test_usage_counts_children():
         used = process_usage(parent.pid)
         assert used is not None
         assert used.resident > 80_000_000
+        assert used.of_descendants().resident > 80_000_000 > used.own_resident > 0
         deadline = time.monotonic() + 60
         while (now := process_usage(parent.pid)) is None or now.cpu < used.cpu + 0.05:
             assert time.monotonic() < deadline
+        assert now.of_descendants().cpu > now.own_cpu
+        by_ps = _from_ps(parent.pid)  # of a process group
+        assert by_ps is None or by_ps.own_resident <= by_ps.resident
         parent.communicate(b"\n")
     assert process_usage(parent.pid) is None
 
@@ -33,6 +37,7 @@ def test_usage_by_ps_agrees():
     assert ours is not None
     assert theirs is not None
     assert 0.5 < theirs.resident / ours.resident < 2
+    assert 0.5 < theirs.own_resident / ours.own_resident < 2
     assert [_clock(text) for text in ("0:01.50", "01:02:03", "2-00:00:01")] == [1.5, 3723, 172801]
 
 

@@ -18,7 +18,7 @@ import pytest
 from miner.core.engine.launchers import find_launcher
 from miner.core.engine.process import EngineProcess
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
-from miner.core.engine.watch import SuspendDetector
+from miner.core.engine.watch import StallDetector, SuspendDetector
 from miner.errors import EngineStartError
 from tests.core.engine.children import PATIENCE, BadLauncher, alive, completion, demo_spec, eventually
 from tests.core.engine.test_launchers import end, make_binary, start_parent
@@ -217,3 +217,15 @@ def test_the_end_of_the_program_does_not_wait_for_a_suspended_engine(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert not alive(int(done.stdout))
+
+
+@pytest.mark.parametrize("starts_server", [False, True])
+def test_what_a_child_does_for_its_server_is_no_progress_of_that(starts_server):
+    stall = StallDetector(100.0, starts_server=starts_server)
+    began = stall.last
+    stall.look(began + 1, Usage(2.0, 50 << 20, own_cpu=1.0, own_resident=20 << 20), 10)
+    assert stall.last == began + 1
+    stall.look(began + 2, Usage(9.0, 60 << 20, own_cpu=8.0, own_resident=30 << 20), 10)
+    assert stall.last == began + (1 if starts_server else 2)
+    stall.look(began + 3, Usage(11.0, 60 << 20, own_cpu=8.5, own_resident=30 << 20), 10)
+    assert stall.last == began + 3
