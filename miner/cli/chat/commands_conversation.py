@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from miner.cli.chat import saved
+from miner.cli.chat.interrupt import Interrupted, interruptible
 from miner.cli.chat.respond import respond, send
 from miner.cli.chat.session import Chat
 from miner.cli.chat.user_input import Cancelled, without_quotes
@@ -75,11 +76,12 @@ async def load(chat: Chat, name: str) -> None:
         found.tools_on = False
         chat.say("Its tools are off: /tools on turns them on.")
     try:
-        await chat.find_model(model)
+        await interruptible(chat.find_model(model))
         chat.say(f"The model is {chat.model_name}.")
-    except MinerError as error:
+    except (MinerError, Interrupted) as error:
         found.model = before
-        chat.show_error(error)
+        if isinstance(error, MinerError):
+            chat.show_error(error)
         chat.say(f"The model stays {chat.model_name}.")
     last = next((each for each in reversed(found.messages) if each["role"] == "assistant"), None)
     if last is not None:

@@ -77,9 +77,13 @@ async def set_parameter(chat: Chat, text: str) -> None:
         chat.say("The system message is set." if value else "The system message is removed.")
     elif name in ("format", "noformat", "json"):
         await json_output(chat, "off" if name == "noformat" else "" if value == "json" else value)
+    elif name in ("think", "nothink"):
+        _set(chat, "reasoning", "off" if name == "nothink" else value or "on")
+    elif value:
+        _set(chat, name, value)
     else:
-        _set(chat, "reasoning" if name in ("think", "nothink") else name,
-             "off" if name == "nothink" else value or ("on" if name == "think" else ""))  # fmt: skip
+        name, _ = parse(name, "default")
+        chat.say(f"{name} = {_shown(chat, name)}  ({PARAMETERS[name]}; /set {name} default takes it back)")
 
 
 def _set(chat: Chat, name: str, text: str) -> None:
@@ -92,15 +96,20 @@ def _set(chat: Chat, name: str, text: str) -> None:
         chat.say(f"{name} = {json.dumps(value, ensure_ascii=False)}")
 
 
+def _shown(chat: Chat, name: str) -> str:
+    """The value of a parameter, in this chat or by default."""
+    value = chat.conversation.options.get(name)
+    if value is None:
+        settings = chat.service._settings
+        defaults: dict[str, object] = {
+            "max_tokens": chat.max_tokens, "temperature": settings.default_temperature, "top_p": settings.default_top_p,
+        }  # fmt: skip
+        return str(defaults.get(name, "-"))
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _parameters(chat: Chat) -> str:
-    defaults = {"max_tokens": chat.max_tokens}
-    settings = chat.service._settings
-    defaults |= {"temperature": settings.default_temperature, "top_p": settings.default_top_p}  # type: ignore[dict-item]
-    rows = []
-    for name, what in PARAMETERS.items():
-        value = chat.conversation.options.get(name)
-        shown = json.dumps(value, ensure_ascii=False) if value is not None else str(defaults.get(name, "-"))
-        rows.append((f"{name} = {shown}", what))
+    rows = [(f"{name} = {_shown(chat, name)}", what) for name, what in PARAMETERS.items()]
     table = listed(rows, columns(sys.stderr))
     return f"{table}\n/set NAME VALUE sets one, /set NAME default takes it back."
 

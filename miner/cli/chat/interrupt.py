@@ -1,31 +1,70 @@
-"""Ctrl-C inside a chat: it stops what is going on, not the chat."""
+"""Ctrl-C inside a chat: it stops what is going on, not the chat.
+
+One handler stays for the whole chat. A handler for each prompt and each response would leave gaps between them, and a
+Ctrl-C there would end the chat, or be lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+class _Interrupts:
+    """What Ctrl-C does now."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], bool]] = []
+        """The last one is made; it returns False if it had nothing left to stop."""
+        self.missed = False
+        """Whether a Ctrl-C came when there was nothing to stop: it is for what begins next."""
+
+    def arrive(self) -> None:
+        """Handle a Ctrl-C."""
+        self.missed = not (self.calls and self.calls[-1]())
+
+
+_CURRENT: ContextVar[_Interrupts | None] = ContextVar("interrupts", default=None)
+
+
 @contextmanager
-def on_interrupt(call: Callable[[], object]) -> Iterator[None]:
-    """Within the block Ctrl-C makes this call, and nothing else."""
-    loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        loop.add_signal_handler(signal.SIGINT, call)
-    except NotImplementedError:  # Windows: Ctrl-C ends the chat
-        yield
-        return
+def interrupts_kept() -> Iterator[None]:
+    """Within the block Ctrl-C is for `on_interrupt` alone. One that comes between two of its blocks is for the next."""
+    loop, interrupts = asyncio.get_running_loop(), _Interrupts()
+    before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupts.arrive))
+    token = _CURRENT.set(interrupts)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        _CURRENT.reset(token)
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def on_interrupt(call: Callable[[], bool]) -> Iterator[None]:
+    """Within the block Ctrl-C makes this call, and nothing else.
+
+    Args:
+        call: returns False if it had nothing left to stop: then the Ctrl-C is for the next block.
+    """
+    with ExitStack() as stack:
+        if _CURRENT.get() is None:
+            stack.enter_context(interrupts_kept())
+        interrupts = _CURRENT.get()
+        assert interrupts is not None
+        interrupts.calls.append(call)
+        if interrupts.missed:
+            asyncio.get_running_loop().call_soon(interrupts.arrive)
+        try:
+            yield
+        finally:
+            interrupts.calls.remove(call)
 
 
 class Interrupted(Exception):
@@ -41,10 +80,13 @@ async def interruptible(work: Coroutine[Any, Any, T]) -> T:
     stopped = False
     task = asyncio.ensure_future(work)
 
-    def stop() -> None:
+    def stop() -> bool:
         nonlocal stopped
+        if task.done():
+            return False
         stopped = True
         task.cancel()
+        return True
 
     with on_interrupt(stop):
         try:

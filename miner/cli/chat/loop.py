@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miner.cli.chat.interrupt import on_interrupt
+from miner.cli.chat.interrupt import interrupts_kept
 from miner.cli.chat.respond import send
 from miner.cli.chat.session import Chat
 from miner.cli.chat.slash import command_in, run_command
@@ -24,11 +24,15 @@ def greet(chat: Chat) -> None:
 
 async def converse(chat: Chat) -> None:
     """Talk until the user leaves: Ctrl-D, /exit, or Ctrl-C twice at an empty prompt."""
+    with interrupts_kept():
+        await _converse(chat)
+
+
+async def _converse(chat: Chat) -> None:
     warned = False
     while not chat.leaving:
         try:
-            with on_interrupt(lambda: None):
-                text = await chat.input.message()
+            text = await chat.input.message()
         except EOFError:
             return
         except Cancelled as stop:

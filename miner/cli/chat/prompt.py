@@ -20,6 +20,7 @@ from prompt_toolkit.styles import Style
 
 from miner.cli.chat.completion import ChatCompleter
 from miner.cli.chat.history import History
+from miner.cli.chat.interrupt import on_interrupt
 from miner.cli.chat.user_input import CONTINUED, PROMPT, Cancelled, UserInput, in_block
 from miner.core._typing import override
 
@@ -78,16 +79,34 @@ class PromptInput(UserInput):
     async def message(self) -> str:
         prompt = FormattedText([("class:prompt", PROMPT)])
         try:
-            return await self._session.prompt_async(prompt, placeholder=_placeholder, handle_sigint=False)
+            return await _typed(self._session, prompt, placeholder=_placeholder)
         except KeyboardInterrupt:
             raise Cancelled(self._session.default_buffer.text) from None
 
     @override
     async def ask(self, question: str) -> str:
         try:
-            return await self._questions.prompt_async(question, handle_sigint=False)
+            return await _typed(self._questions, question)
         except KeyboardInterrupt:
             raise Cancelled from None
+
+
+async def _typed(session: PromptSession[str], prompt: FormattedText | str, **settings: Any) -> str:
+    """What is typed at a prompt.
+
+    Raises:
+        EOFError: Ctrl-D.
+        KeyboardInterrupt: Ctrl-C, as a key, or as a signal while the terminal is not yet or no longer the prompt's.
+    """
+
+    def stop() -> bool:
+        if not session.app.is_running or session.app.is_done:
+            return False
+        session.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
+        return True
+
+    with on_interrupt(stop):
+        return await session.prompt_async(prompt, handle_sigint=False, **settings)
 
 
 class _SharedHistory(PromptHistory):

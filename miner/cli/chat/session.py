@@ -172,8 +172,8 @@ class Chat:
     async def _learn_context(self) -> None:
         """Ask for the context length where it was not known before the model was loaded."""
         if self.usage.context_length is None:
-            with contextlib.suppress(MinerError):
-                found = await self.service.resolve_model(self.conversation.model)
+            with contextlib.suppress(MinerError, Interrupted):
+                found = await interruptible(self.service.resolve_model(self.conversation.model))
                 self.model = found or self.model
                 self.usage.context_length = found.context_length if found is not None else None
 

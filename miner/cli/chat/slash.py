@@ -18,8 +18,6 @@ from miner.errors import InvalidRequestError, MinerError
 
 _COMMAND = re.compile(r"/([A-Za-z?][\w-]*)(?:\s+(.*))?", re.DOTALL)
 """`/usr/bin` and `/*` are none."""
-_RESPONDS = ("retry", "image")
-"""Commands that stop their response by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +88,7 @@ async def run_command(chat: Chat, name: str, text: str) -> None:
     try:
         if command is None:
             raise _unknown(name)
-        work = command.run(chat, text)
-        if command.name in _RESPONDS or command.takes == "saved":
-            await work
-        else:
-            await interruptible(_awaited(work))
+        await interruptible(_awaited(command.run(chat, text)))
     except Interrupted:
         chat.note("(stopped)")
     except MinerError as error:

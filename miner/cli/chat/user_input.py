@@ -99,9 +99,11 @@ async def _readable(descriptor: int) -> bytes:
         if not arrived.done():
             arrived.set_result(os.read(descriptor, 65536))
 
-    def stop() -> None:
-        if not arrived.done():
-            arrived.set_exception(Cancelled())
+    def stop() -> bool:
+        if arrived.done():
+            return False
+        arrived.set_exception(Cancelled())
+        return True
 
     loop.add_reader(descriptor, read)
     try:

@@ -69,6 +69,7 @@ def test_set(terminal, server, typed, said, sent):
     terminal.ask("Hi", "2,048 (")
     assert sent.items() <= server.bodies[-1].items()
     name = said.partition(" ")[0]
+    terminal.ask(f"/set {name}", f"{said}  (")
     terminal.ask(f"/set {name} default", "has its default again")
 
 

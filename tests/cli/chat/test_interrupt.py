@@ -1,0 +1,106 @@
+"""Ctrl-C in a chat, also at the moments between a prompt and a response, in which nobody waits for it."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from miner.cli.chat.interrupt import Interrupted, interruptible, interrupts_kept, on_interrupt
+from tests.cli.chat.terminal import CTRL_C, CTRL_D, PATIENCE, Terminal
+from tests.servers import faults
+from tests.servers.faults import FaultServer
+from tests.servers.threaded import in_thread
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+async def forever():
+    await asyncio.wait_for(asyncio.Event().wait(), PATIENCE)
+
+
+@pytest.mark.process
+async def test_one_between_two_blocks_is_for_the_next():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_kept():
+        interrupt()
+        await asyncio.sleep(0)
+        with pytest.raises(Interrupted):
+            await interruptible(forever())
+        assert await interruptible(asyncio.sleep(0.01, "next")) == "next"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.process
+async def test_one_at_the_very_end_takes_nothing_away():
+    async def done():
+        interrupt()
+        return "all of it"
+
+    with interrupts_kept():
+        assert await interruptible(done()) == "all of it"
+        with pytest.raises(Interrupted):
+            await interruptible(forever())
+
+
+@pytest.mark.process
+async def test_the_innermost_block_gets_it():
+    got = []
+
+    def call():
+        got.append("inner")
+        return True
+
+    async def outer():
+        with on_interrupt(call):
+            interrupt()
+            await asyncio.sleep(0.01)
+        interrupt()
+        await forever()
+
+    with pytest.raises(Interrupted):
+        await interruptible(outer())
+    assert got == ["inner"]
+
+
+@pytest.mark.process
+def test_a_load_whose_model_is_looked_for_can_be_stopped(tmp_path):
+    with (
+        in_thread(FaultServer(faults.ok(["Fine."]), models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        terminal.ask("/save one", "Saved 0 messages")
+        (file,) = tmp_path.rglob("one.json")
+        file.write_text(file.read_text().replace('"m"', '"another"'))
+        server.behaviour, asked = faults.silent(), len(server.requests)
+        terminal.ask("/load one", "Loaded one")
+        end = time.monotonic() + PATIENCE
+        while len(server.requests) <= asked:
+            terminal.read(0.02)
+            assert time.monotonic() < end, terminal.text
+        terminal.type(CTRL_C)
+        terminal.wait("The model stays m.")
+        server.behaviour = faults.ok(["Fine."])
+        terminal.ask("Hi", "Fine.")
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("pause", [0.0, 0.001, 0.003, 0.01, 0.03, 0.1])
+def test_two_signals_leave_whenever_the_second_comes(tmp_path, pause):
+    """Not as keys: a prompt that is about to end has the terminal for itself and would keep them."""
+    with (
+        in_thread(FaultServer(faults.ok(), models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait("Ctrl-D or /exit leaves")
+        time.sleep(pause)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 0
