@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app
+from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.filters import Condition
@@ -166,6 +167,11 @@ def _keys() -> KeyBindings:
             buffer.apply_completion(found[0])
         elif found:
             buffer.start_completion(select_first=True)
+
+    @bound("c-\\")
+    def _(event: KeyPressEvent) -> None:
+        """Quit, as this key does wherever the terminal makes a signal of it."""
+        run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGQUIT))
 
     @bound("escape", "enter")
     @bound("c-j")

@@ -80,9 +80,11 @@ def test_ctrl_z_at_the_prompt(terminal):
     assert terminal.end() == 0
 
 
-def test_a_chat_that_is_quit_leaves_a_sound_terminal(terminal):
-    terminal.type("Hi" + ENTER)
-    terminal.wait("word5")
+@pytest.mark.parametrize("at", ["response", "prompt"])
+def test_a_chat_that_is_quit_leaves_a_sound_terminal(terminal, at):
+    if at == "response":
+        terminal.type("Hi" + ENTER)
+        terminal.wait("word5")
     terminal.type(CTRL_BACKSLASH)
     terminal.wait("<ended, sound>")
     assert not hidden(terminal)
