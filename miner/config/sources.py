@@ -19,8 +19,11 @@ _UNPREFIXED = (
 )  # fmt: skip
 """The published names. All others have the prefix: a working directory's `.env` belongs to other programs too."""
 _LISTED = "`miner config show --all` lists the settings, as .env.example does."
-_NOT_SETTINGS = {"MINER_CACHE", "MINER_CHAT_TEMPLATES", "MINER_MIXED_MODELS", "MINER_VLLM_POOLING_BASE"}
-"""Prefixed variables that tests, examples and scripts read."""
+_NOT_SETTINGS = {
+    "MINER_CACHE", "MINER_CHAT_TEMPLATES", "MINER_MIXED_MODELS", "MINER_VLLM_POOLING_BASE",
+    "MINER_ENGINE_RUN",  # marks what was started for an engine
+}  # fmt: skip
+"""Prefixed variables that are no settings: most are read by tests, examples and scripts."""
 
 
 def variable_of(field: str) -> str:

@@ -165,6 +165,7 @@ def _start_watcher(config: Config, output: Any) -> None:
             _remove_directory(config)
             if config["mode"] == "command":
                 _sibling("command_child").kill_descendants(leader)
+                _sibling("run_marker").kill_marked(config["marker"])
             os.killpg(leader, signal.SIGKILL)
     finally:
         os._exit(0)
@@ -214,8 +215,10 @@ def _is_healthy(address: str, key: str) -> bool:
     try:
         if connection.sock is not None:
             connection.sock.connect(address.removeprefix("unix://"))
-        connection.request("GET", "/health", headers={"Authorization": f"Bearer {key}"})
-        return connection.getresponse().status == 200
+        connection.request("GET", "/health", headers={"Authorization": f"Bearer {key}", "Connection": "close"})
+        response = connection.getresponse()
+        response.read(1 << 16)  # else the connection is reset, which a server may log
+        return response.status == 200
     except (OSError, http.client.HTTPException):
         return False
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -15,6 +16,7 @@ from miner.core.engine.command_diagnosis import explain_command, stall_of
 from miner.core.engine.diagnosis import Reason
 from miner.core.engine.environment import command_environment
 from miner.core.engine.launch_plan import LaunchPlan, child_plan
+from miner.core.engine.run_marker import VARIABLE
 from miner.errors import ConfigError
 
 PORT = "${PORT}"
@@ -167,7 +169,8 @@ class CommandLauncher:
         """How to start `spec`, with its files in `directory`."""
         program = spec.program()
         argv = [str(program) if program is not None else spec.argv[0], *spec.argv[1:]]
-        env = spec.environment()
+        marker = secrets.token_hex(8)
+        env = {**spec.environment(), VARIABLE: marker}
         if spec.sleep is not None:
             env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # only then it has routes for sleep
         arguments = {
@@ -178,6 +181,7 @@ class CommandLauncher:
             "ready": spec.ready,
             "stop_signal": int(getattr(signal, spec.stop_signal)),
             "api_key": spec.api_key,
+            "marker": marker,
         }
         plan = child_plan("command", ("-I", "-S"), (), arguments, directory)
-        return replace(plan, api_key=spec.api_key)
+        return replace(plan, api_key=spec.api_key, marker=marker)

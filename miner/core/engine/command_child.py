@@ -30,6 +30,8 @@ _POLL = 0.5  # seconds
 FIRST_PAUSE = 0.02
 """Seconds between the first two ready checks."""
 _PROBE_TIMEOUT = 5.0
+_READ_OF_BODY = 1 << 16
+"""Bytes: a connection that is closed before its response is read is reset, and many servers print a traceback then."""
 _READY_TIMEOUT = 24 * 3600.0  # the parent gives up long before
 _LOOK_AT_PORTS = 2.0
 _CLOSED_FOR = 3.0
@@ -168,8 +170,11 @@ class _Ready:
     def _get(self, host: str, path: str) -> int | None:
         connection = http.client.HTTPConnection(f"{host}:{self._port}", timeout=_PROBE_TIMEOUT)
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self._key}"} if self._key else {})
-            return connection.getresponse().status
+            key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            connection.request("GET", path, headers={"Connection": "close", **key})
+            response = connection.getresponse()
+            response.read(_READ_OF_BODY)
+            return response.status
         except (OSError, http.client.HTTPException):
             return None
         finally:

@@ -36,6 +36,8 @@ class LaunchPlan:
     """The API key of a child that listens on a port."""
     starts_server: bool = False
     """Whether the child starts the server as a process of its own: what itself does is no progress of a start then."""
+    marker: str | None = None
+    """In the environment of all that the child starts; see `run_marker`."""
     run: int = field(default_factory=_RUNS.__next__)
     """Of each start another."""
 

@@ -256,7 +256,7 @@ class Supervisor:
         finally:
             with self._lock:
                 self._reaping = True
-            status = watch.reap(self.usage)
+            status = watch.reap(self.usage, plan.marker)
         return self._result(status)
 
     def _on_json(self, line: bytes, address: Callable[[str], EngineAddress]) -> None:

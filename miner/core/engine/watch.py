@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import LOOK_SECONDS, Usage, process_usage, start_time
+from miner.core.engine.run_marker import kill_marked
 
 STOP_SIGNAL = signal.SIGUSR1
 """Stops a child gracefully. Not SIGTERM: a service manager sends that to all processes of a service."""
@@ -127,13 +128,16 @@ class Watch:
                 exited = True
         return exited if self._pidfd is not None else self.process.poll() is not None
 
-    def reap(self, last: Usage | None = None) -> int | None:
+    def reap(self, last: Usage | None = None, marker: str | None = None) -> int | None:
         """Kill the rest of the process group, read the final output, and return the exit status.
 
         Args:
             last: a sample of its resources: its descendants by then are killed, too.
+            marker: that of its run: whatever has it is killed, too.
         """
         kill_tree(self.process.pid, last)  # before the wait: until then the pid cannot be reused
+        if marker is not None:
+            kill_marked(marker)
         try:
             status = self.process.wait(UNKILLABLE)
         except subprocess.TimeoutExpired:

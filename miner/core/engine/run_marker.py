@@ -1,0 +1,39 @@
+"""Marks what a run of a user's command starts, by a variable in its environment.
+
+So it is found whatever session and parent it has by then, also when the process that would have adopted it was killed.
+Imports nothing of miner: `child.py` uses it, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+VARIABLE = "MINER_ENGINE_RUN"
+_ROUNDS = 100
+
+
+def kill_marked(marker: str) -> None:
+    """SIGKILL to all processes whose environment has this marker; without /proc, to none."""
+    for _ in range(_ROUNDS):  # one that forks while we look is found in the next round
+        found = _marked(f"{VARIABLE}={marker}".encode())
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _marked(entry: bytes) -> list[int]:
+    found = []
+    with contextlib.suppress(OSError):
+        for process in os.scandir("/proc"):
+            # That of another user cannot be read, that of one that has ended is empty.
+            with contextlib.suppress(OSError):
+                if process.name.isdecimal() and entry in Path(process.path, "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
+    return found
