@@ -13,12 +13,6 @@ from tests.cli.pty_screen import raw_output, screen_of
 PARSERS = {parser.prog: parser for parser in all_parsers()}
 LEAVES = {name: parser for name, parser in PARSERS.items() if is_leaf(parser)}
 
-NO_JSON = {
-    "miner launch": "starts a program, whose output is its own",
-    "miner completion": "prints a script for the shell",
-}
-"""Commands without --json, and why."""
-
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("name", PARSERS)
@@ -84,8 +78,7 @@ def test_order_of_sections(name):
 @pytest.mark.parametrize("name", LEAVES)
 def test_options_that_every_command_has(name):
     options = LEAVES[name]._option_string_actions
-    assert {"-v", "--verbose", "-q", "--quiet", "--log-level", "--debug", "-h", "--help"} <= options.keys()
-    assert ("--json" in options) != (name in NO_JSON), f"{name} has --json, or a reason in NO_JSON"
+    assert {"-v", "--verbose", "-q", "--quiet", "--log-level", "--debug", "-h", "--help", "--json"} <= options.keys()
     assert ("-m" in options) == ("--model" in options)
     if "-m" in options:
         assert options["-m"] is options["--model"]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from miner.cli.output.errors import note
+from miner.cli.parser import UsageError, add_json_option
 from miner.errors import ConfigError, MinerError
 
 _EPILOG = """\
@@ -42,22 +43,30 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("shell", nargs="?", choices=tuple(_PLACES), help="bash, zsh or fish; default: that of $SHELL")
+    add_json_option(parser)
     # What the scripts call.
     parser.add_argument("--names", choices=_KINDS, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the script; return the exit status."""
+    from miner.cli.output.tables import print_json
+
     if args.names is not None:
-        for name in _names(args.names):
-            print(name)
+        names = list(_names(args.names))
+        if args.json:
+            print_json({"names": names})
+        else:
+            print("\n".join(names), end="\n" if names else "")
         return 0
     shell = args.shell or os.path.basename(os.environ.get("SHELL", ""))
     if shell not in _PLACES:
-        from miner.cli.parser import UsageError
-
         raise UsageError("Which shell?", operator_hint=f"One of: {', '.join(_PLACES)}.")
-    print(_script(shell))
+    script = _script(shell)
+    if args.json:
+        print_json({"shell": shell, "place": _PLACES[shell], "script": script})
+        return 0
+    print(script)
     note(f"miner: Put it into {_PLACES[shell]}.")
     return 0
 

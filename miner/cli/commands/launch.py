@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miner.cli.guess import nearest
 from miner.cli.output.errors import note
-from miner.cli.parser import UsageError
+from miner.cli.parser import UsageError, add_json_option
 from miner.errors import MinerError
 
 if TYPE_CHECKING:
@@ -56,21 +56,36 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add("--key", metavar="-", help="-: read the gateway's API key from standard input (MINER_KEY)")
     add("--print", action="store_true", help="show the configuration; write and start nothing")
     add("--restore", action="store_true", help="put changed files back and remove ours")
+    add_json_option(parser)
+    parser._option_string_actions["--json"].help = "print JSON instead of text: the list, or with --print or --restore"
 
 
 def run(args: argparse.Namespace) -> int:
     """Set up and start a program; return its exit status."""
     from miner.cli.launch.files import restore, write
     from miner.cli.launch.registry import CLIENTS
+    from miner.cli.output.tables import print_json
 
     if args.restore:
         if args.program is not None:
             raise UsageError("--restore takes no program: it restores all files.")
-        print("\n".join(restore()) or "Nothing was changed.")
+        done = restore()
+        if args.json:
+            print_json({"done": done})
+        else:
+            print("\n".join(done) or "Nothing was changed.")
         return 0
     if args.program is None:
-        _list(CLIENTS)
+        if args.json:
+            print_json({"programs": [_entry(client) for client in CLIENTS.values()]})
+        else:
+            _list(CLIENTS)
         return 0
+    if args.json and not args.print:
+        raise UsageError(
+            "With --json no program is started: what it prints would not be JSON.",
+            operator_hint="--print --json shows what it would be started with.",
+        )
     client = CLIENTS.get(args.program)
     if client is None:
         hint = nearest(args.program, CLIENTS) or f"Programs: {', '.join(CLIENTS)}."
@@ -88,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
     argv = [program or client.programs[0], *setup.argv[1:], *args.arguments]
     _advise(client, node)
     if args.print:
-        _print(argv, setup, node)
+        if args.json:
+            print_json(_plan(argv, setup, node))
+        else:
+            _print(argv, setup, node)
         return 0
     for line in [*write(setup.files), *setup.notes]:
         note(f"miner: {line}")
@@ -102,6 +120,10 @@ def _list(clients: dict[str, Client]) -> None:
     rows = [("NAME", "PROGRAM", "PATH")]
     rows += [(client.name, client.title, _installed(client) or "not installed") for client in clients.values()]
     print(aligned(rows, columns=columns(sys.stdout)))
+
+
+def _entry(client: Client) -> dict[str, str | None]:
+    return {"name": client.name, "title": client.title, "path": _installed(client), "install": client.install}
 
 
 def _installed(client: Client) -> str | None:
@@ -153,23 +175,39 @@ def _advise(client: Client, node: Node) -> None:
 
 def _print(argv: list[str], setup: Setup, node: Node) -> None:
     """Show the configuration as a shell could use it, without the key."""
-    from miner.cli.launch.node import NO_KEY
-
-    def shown(text: str) -> str:
-        return text if node.key == NO_KEY else text.replace(node.key, "<your key>")
-
     for file in setup.files:
         print(f"# {file.path}{'' if file.owned else ' (changed; the present one is saved)'}")
-        print(shown(file.text))
+        print(_without_key(file.text, node))
     removed = [name for name, value in setup.environment.items() if value is None and name in os.environ]
     if removed:
         print(f"unset {' '.join(removed)}")
     for name, value in setup.environment.items():
         if value is not None:
-            print(f"export {name}={shlex.quote(shown(value))}")
+            print(f"export {name}={shlex.quote(_without_key(value, node))}")
     print(shlex.join([Path(argv[0]).name, *argv[1:]]))
     for line in setup.notes:
         print(f"# {line}")
+
+
+def _plan(argv: list[str], setup: Setup, node: Node) -> dict[str, Any]:
+    """What `_print` shows, for programs."""
+    return {
+        "model": node.model,
+        "command": argv,
+        "environment": {
+            name: None if value is None else _without_key(value, node) for name, value in setup.environment.items()
+        },
+        "files": [
+            {"path": str(file.path), "text": _without_key(file.text, node), "owned": file.owned} for file in setup.files
+        ],
+        "notes": list(setup.notes),
+    }
+
+
+def _without_key(text: str, node: Node) -> str:
+    from miner.cli.launch.node import NO_KEY
+
+    return text if node.key == NO_KEY else text.replace(node.key, "<your key>")
 
 
 def _start(argv: list[str], setup: Setup) -> int:

@@ -89,6 +89,9 @@ def test_the_other_shells(miner, shell):
     assert all(word in text for word in ("models", "rotate", "--names models"))
     assert b"Put it into" in done.stderr
     assert miner("completion", SHELL=f"/usr/bin/{shell}").stdout == done.stdout
+    asked = json.loads(miner("completion", shell, "--json").stdout)
+    assert (asked["shell"], asked["script"] + "\n") == (shell, text)
+    assert asked["place"] in done.stderr.decode()
 
 
 def test_wrong_usage_and_wrong_settings(miner):

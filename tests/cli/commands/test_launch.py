@@ -233,6 +233,32 @@ def test_print_writes_and_starts_nothing_and_hides_the_key(launch):
     assert [path for path in sorted(launch.home.rglob("*")) if path.parts[-1] != "cache"] == before
 
 
+def test_json(launch):
+    for name in PROGRAMS:
+        with gateway(key=KEY) as server:
+            done = launch(name, "--print", "--json", "--url", server.url, "--key", "-", stdin=f"{KEY}\n".encode())
+        assert done.returncode == 0, done.stderr
+        assert KEY.encode() not in done.stdout
+        plan = json.loads(done.stdout)
+        assert Path(plan["command"][0]).name == PROGRAMS[name]
+        assert plan["model"] == "big"
+        texts = [*(each["text"] for each in plan["files"]), *filter(None, plan["environment"].values())]
+        assert any("<your key>" in text for text in texts)
+    launch.uninstall("codex")
+    found = {each["name"]: each for each in json.loads(launch("--json").stdout)["programs"]}
+    assert list(found) == list(PROGRAMS)
+    assert found["codex"]["path"] is None
+    assert "npm" in found["codex"]["install"]
+    assert found["claude"]["path"] == str(launch.home / "bin" / "claude")
+    with gateway() as server:
+        assert launch("opencode", "--url", server.url).returncode == 7
+    (line,) = json.loads(launch("--restore", "--json").stdout)["done"]
+    assert "opencode.json is removed" in line
+    done = launch("claude", "--json")
+    assert done.returncode == 2
+    assert "--print --json" in json.loads(done.stdout)["error"]["hint"]
+
+
 def test_the_model_is_one_with_tools_and_a_long_context(launch):
     models = [
         model("short", 8192, "chat", "tools"), model("vectors", 8192, "embeddings"), model("plain", 40_000, "chat"),
