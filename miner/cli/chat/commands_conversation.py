@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from miner.cli.chat import saved
-from miner.cli.chat.interrupt import Interrupted, interruptible
+from miner.cli.chat.interrupt import Interrupted, in_background, interruptible
 from miner.cli.chat.respond import respond, send
 from miner.cli.chat.session import Chat
 from miner.cli.chat.user_input import Cancelled, without_quotes
@@ -106,7 +106,7 @@ async def image(chat: Chat, text: str) -> None:
             hint="/model NAME changes to one that does; on llama.cpp it needs its projector (LLAMACPP_MMPROJ).",
         )  # fmt: skip
     try:
-        part = {"type": "image_url", "image_url": {"url": image_url(file)}}
+        part = {"type": "image_url", "image_url": {"url": await in_background(lambda: image_url(file))}}
     except MinerError as error:
         error.message = error.message.removeprefix("--image ")
         raise

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from miner.cli.chat.commands_conversation import system
+from miner.cli.chat.interrupt import in_background
 from miner.cli.chat.listing import listed
 from miner.cli.chat.parameters import PARAMETERS, parse
 from miner.cli.chat.session import Chat
@@ -73,8 +75,7 @@ async def set_parameter(chat: Chat, text: str) -> None:
         chat.history.enabled = name == "history" and value != "off"
         chat.say(f"What you type is {'kept' if chat.history.enabled else 'not kept'} for later chats.")
     elif name == "system":
-        chat.conversation.system = value or None
-        chat.say("The system message is set." if value else "The system message is removed.")
+        await system(chat, value)
     elif name in ("format", "noformat", "json"):
         await json_output(chat, "off" if name == "noformat" else "" if value == "json" else value)
     elif name in ("think", "nothink"):
@@ -83,7 +84,8 @@ async def set_parameter(chat: Chat, text: str) -> None:
         _set(chat, name, value)
     else:
         name, _ = parse(name, "default")
-        chat.say(f"{name} = {_shown(chat, name)}  ({PARAMETERS[name]}; /set {name} default takes it back)")
+        back = f"; /set {name} default takes it back" if name in chat.conversation.options else ""
+        chat.say(f"{name} = {_shown(chat, name)}  ({PARAMETERS[name]}{back})")
 
 
 def _set(chat: Chat, name: str, text: str) -> None:
@@ -127,7 +129,7 @@ async def json_output(chat: Chat, text: str) -> None:
         chat.conversation.response_format = {"type": "json_object"}
         chat.say("Responses are JSON objects from now on; say in your message what they hold. /json off ends it.")
         return
-    schema = json_value(file, "/json")
+    schema = await in_background(lambda: json_value(file, "/json"))
     if isinstance(schema, dict) and isinstance(schema.get("json_schema"), dict):
         schema = schema["json_schema"]
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
@@ -146,7 +148,7 @@ async def tools(chat: Chat, text: str) -> None:
             raise InvalidRequestError("There are no tools.", param="tools", hint="/tools FILE loads some.")
         chat.conversation.tools_on = word == "on"
     elif word:
-        found = read_tools(word)
+        found = await in_background(lambda: read_tools(word))
         if chat.can("tools") is False:
             raise UnsupportedFeatureError(f"{chat.model_name} does not support tools.", param="tools")
         chat.conversation.tools, chat.conversation.tools_on = found, True

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -60,11 +61,40 @@ def on_interrupt(call: Callable[[], bool]) -> Iterator[None]:
         assert interrupts is not None
         interrupts.calls.append(call)
         if interrupts.missed:
+            interrupts.missed = False
             asyncio.get_running_loop().call_soon(interrupts.arrive)
         try:
             yield
         finally:
             interrupts.calls.remove(call)
+
+
+async def in_background(call: Callable[[], T]) -> T:
+    """Return what a call that blocks returns, from a thread that nobody waits for once this is cancelled: what it reads
+    may be a pipe.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:  # noqa: BLE001  (it is raised where it is awaited)
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 class Interrupted(Exception):

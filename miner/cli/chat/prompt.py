@@ -71,7 +71,7 @@ class PromptInput(UserInput):
             prompt_continuation=_continuation,
             **settings,
         )
-        self._questions: PromptSession[str] = PromptSession(**settings)
+        self._questions: PromptSession[str] = PromptSession(key_bindings=_quit_key(), **settings)
 
     def _is_command(self) -> bool:
         return self._session.default_buffer.text.startswith("/")
@@ -136,8 +136,19 @@ def _placeholder() -> FormattedText:
     return FormattedText([] if get_app().is_done else [("class:placeholder", "Send a message (/help)")])
 
 
-def _keys() -> KeyBindings:
+def _quit_key() -> KeyBindings:
+    """The key that quits wherever the terminal makes a signal of it does so here."""
     keys = KeyBindings()
+
+    @keys.add("c-\\")
+    def _(event: KeyPressEvent) -> None:
+        run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGQUIT))
+
+    return keys
+
+
+def _keys() -> KeyBindings:
+    keys = _quit_key()
     bound = keys.add
 
     @bound("enter")
@@ -167,11 +178,6 @@ def _keys() -> KeyBindings:
             buffer.apply_completion(found[0])
         elif found:
             buffer.start_completion(select_first=True)
-
-    @bound("c-\\")
-    def _(event: KeyPressEvent) -> None:
-        """Quit, as this key does wherever the terminal makes a signal of it."""
-        run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGQUIT))
 
     @bound("escape", "enter")
     @bound("c-j")

@@ -47,7 +47,7 @@ async def _help(chat: Chat, text: str) -> None:
 _LIST = [
     Command("model", "/model [NAME]", "list the models, or change to one", request.model, "model"),
     Command("system", "/system [TEXT|off]", "show or set the system message", conversation.system),
-    Command("set", "/set [NAME VALUE]", "show or set parameters: temperature, max_tokens, ...", request.set_parameter,
+    Command("set", "/set [NAME [VALUE]]", "show or set parameters: temperature, max_tokens, ...", request.set_parameter,
             "parameter"),
     Command("json", "/json [SCHEMA FILE|off]", "have responses be JSON", request.json_output, "json"),
     Command("tools", "/tools [FILE|on|off]", "show, load or turn off tools", request.tools, "tools"),

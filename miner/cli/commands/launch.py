@@ -81,15 +81,15 @@ def run(args: argparse.Namespace) -> int:
         else:
             _list(CLIENTS)
         return 0
+    client = CLIENTS.get(args.program)
+    if client is None:
+        hint = nearest(args.program, CLIENTS) or f"Programs: {', '.join(CLIENTS)}."
+        raise UsageError(f"Unknown program {args.program!r}.", operator_hint=hint)
     if args.json and not args.print:
         raise UsageError(
             "With --json no program is started: what it prints would not be JSON.",
             operator_hint="--print --json shows what it would be started with.",
         )
-    client = CLIENTS.get(args.program)
-    if client is None:
-        hint = nearest(args.program, CLIENTS) or f"Programs: {', '.join(CLIENTS)}."
-        raise UsageError(f"Unknown program {args.program!r}.", operator_hint=hint)
     program = _installed(client)
     if program is None and not args.print:
         raise UsageError(

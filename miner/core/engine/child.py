@@ -155,6 +155,8 @@ def _before_exec() -> None:
 def _start_watcher(config: Config, output: Any) -> None:
     """Fork a process that kills this process group, and removes its directory, when the parent exits."""
     leader = os.getpid()
+    # Now: when the parent has exited, the files of its installation may be gone.
+    siblings = (_sibling("command_child"), _sibling("run_marker")) if config["mode"] == "command" else None
     if os.fork():
         return
     try:
@@ -162,11 +164,15 @@ def _start_watcher(config: Config, output: Any) -> None:
             os.close(pipe)
         _on_parent_death(signal.SIGCONT)
         if _parent_exits_first(config["parent"], leader):
-            _remove_directory(config)
-            if config["mode"] == "command":
-                _sibling("command_child").kill_descendants(leader)
-                _sibling("run_marker").kill_marked(config["marker"])
-            os.killpg(leader, signal.SIGKILL)
+            try:
+                _remove_directory(config)
+                if siblings is not None:
+                    command, run_marker = siblings
+                    command.kill_descendants(leader)
+                    if os.getppid() != leader:  # then it adopts no orphans any more
+                        run_marker.kill_marked(config["marker"])
+            finally:
+                os.killpg(leader, signal.SIGKILL)
     finally:
         os._exit(0)
 
@@ -215,14 +221,10 @@ def _is_healthy(address: str, key: str) -> bool:
     try:
         if connection.sock is not None:
             connection.sock.connect(address.removeprefix("unix://"))
-        connection.request("GET", "/health", headers={"Authorization": f"Bearer {key}", "Connection": "close"})
-        response = connection.getresponse()
-        response.read(1 << 16)  # else the connection is reset, which a server may log
-        return response.status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
+    except OSError:
         connection.close()
+        return False
+    return bool(_sibling("ready_check").status_of(connection, "/health", key) == 200)
 
 
 def _report_ready(output: Any, address: str) -> None:
@@ -314,13 +316,13 @@ def _refuses(address: str) -> bool:
 
 
 def _await_health(address: str, config: Config, server: subprocess.Popen[bytes]) -> bool:
-    probing = _sibling("command_child")
-    began, pause = time.monotonic(), probing.FIRST_PAUSE
+    check = _sibling("ready_check")
+    began, pause = time.monotonic(), check.FIRST_PAUSE
     while server.poll() is None and time.monotonic() < began + _READY_TIMEOUT:
         if _is_healthy(address, config["api_key"]):
             return True
         time.sleep(pause)
-        pause = probing.next_pause(pause, time.monotonic() - began)
+        pause = check.next_pause(pause, time.monotonic() - began)
     return False
 
 

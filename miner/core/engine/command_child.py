@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+ready_check: Any = importlib.import_module("ready_check")  # beside this script
 Config = dict[str, Any]
 
 STOP_SIGNAL = signal.SIGUSR1
@@ -27,11 +29,7 @@ PARENT_EXIT = signal.SIGUSR2
 """The kernel sends it to this process when the parent exits."""
 
 _POLL = 0.5  # seconds
-FIRST_PAUSE = 0.02
-"""Seconds between the first two ready checks."""
 _PROBE_TIMEOUT = 5.0
-_READ_OF_BODY = 1 << 16
-"""Bytes: a connection that is closed before its response is read is reset, and many servers print a traceback then."""
 _READY_TIMEOUT = 24 * 3600.0  # the parent gives up long before
 _LOOK_AT_PORTS = 2.0
 _CLOSED_FOR = 3.0
@@ -66,13 +64,6 @@ def kill_descendants(root: int) -> None:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
-
-
-def next_pause(pause: float, waited: float) -> float:
-    """Seconds until the next ready check: at most a hundredth longer than the start takes. The checks of a start that
-    hangs must not cost the server so much that it looks busy.
-    """
-    return min(pause * 1.5, max(0.25, min(1.0, waited / 100)))
 
 
 def serve(config: Config, report_ready: Callable[[str], None], fail: Callable[[str], NoReturn]) -> int:
@@ -139,13 +130,13 @@ class _Ready:
         self._port = port
         self._paths = [path.replace("${PORT}", str(port)) for path in config["ready"]]
         self._key: str | None = config["api_key"]
-        self._said: dict[object, str] = {}
-        """What was logged last of each check: each text once, or two checks that differ would alternate for ever."""
+        self._said: set[str] = set()
+        """What was logged: each line once, or two checks that differ would alternate for ever, which looks busy."""
         self._looked = time.monotonic()
 
     def wait(self) -> str | None:
         """The address; None if the command exited first."""
-        began, pause = time.monotonic(), FIRST_PAUSE
+        began, pause = time.monotonic(), ready_check.FIRST_PAUSE
         while self._server.poll() is None and time.monotonic() < began + _READY_TIMEOUT:
             for host in _HOSTS:
                 if self._is_ready(host):
@@ -153,7 +144,7 @@ class _Ready:
             self._look_at_ports()
             _reap_orphans(self._server.pid)
             time.sleep(pause)
-            pause = next_pause(pause, time.monotonic() - began)
+            pause = ready_check.next_pause(pause, time.monotonic() - began)
         return None
 
     def _is_ready(self, host: str) -> bool:
@@ -162,23 +153,15 @@ class _Ready:
             if status == 200:
                 return True
             if status is not None:
-                self._say((host, path), f"its ready check, {path} on port {self._port}, returned {status}")
+                self._say(f"its ready check, {path} on port {self._port}, returned {status}")
             if status != 404:
                 return False
         return False
 
     def _get(self, host: str, path: str) -> int | None:
         connection = http.client.HTTPConnection(f"{host}:{self._port}", timeout=_PROBE_TIMEOUT)
-        try:
-            key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            connection.request("GET", path, headers={"Connection": "close", **key})
-            response = connection.getresponse()
-            response.read(_READ_OF_BODY)
-            return response.status
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            connection.close()
+        status: int | None = ready_check.status_of(connection, path, self._key)
+        return status
 
     def _look_at_ports(self) -> None:
         now = time.monotonic()
@@ -188,11 +171,11 @@ class _Ready:
         ports = _listening_ports([self._server.pid, *_descendants(self._server.pid)])
         if ports and self._port not in ports:
             names = ", ".join(map(str, sorted(ports)))
-            self._say("ports", f"it listens on port {names}, not on {self._port}")
+            self._say(f"it listens on port {names}, not on {self._port}")
 
-    def _say(self, check: object, text: str) -> None:
-        if text != self._said.get(check):
-            self._said[check] = text
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
             _log(text)
 
 

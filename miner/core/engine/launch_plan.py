@@ -35,7 +35,7 @@ class LaunchPlan:
     api_key: str | None = field(default=None, repr=False)
     """The API key of a child that listens on a port."""
     starts_server: bool = False
-    """Whether the child starts the server as a process of its own: what itself does is no progress of a start then."""
+    """Whether the child starts the server as a process of its own: then what it does itself is no progress."""
     marker: str | None = None
     """In the environment of all that the child starts; see `run_marker`."""
     run: int = field(default_factory=_RUNS.__next__)

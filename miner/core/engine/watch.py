@@ -133,10 +133,11 @@ class Watch:
 
         Args:
             last: a sample of its resources: its descendants by then are killed, too.
-            marker: that of its run: whatever has it is killed, too.
+            marker: that of its run: whatever has it is killed, too, if the child could not do that itself.
         """
+        in_order = _ended_in_order(self.process.pid)
         kill_tree(self.process.pid, last)  # before the wait: until then the pid cannot be reused
-        if marker is not None:
+        if marker is not None and not in_order:
             kill_marked(marker)
         try:
             status = self.process.wait(UNKILLABLE)
@@ -224,6 +225,15 @@ def _reap_group(pid: int) -> None:
                 time.sleep(0.01)
     except ChildProcessError:
         pass
+
+
+def _ended_in_order(pid: int) -> bool:
+    """Whether a child has exited by itself, not by a signal; it stays to be waited for."""
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, OSError):  # no Linux
+        return False
+    return found is not None and found.si_code == os.CLD_EXITED
 
 
 def _pidfd(pid: int) -> int | None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from miner.cli.chat.interrupt import Interrupted, interruptible, interrupts_kept, on_interrupt
-from tests.cli.chat.terminal import CTRL_C, CTRL_D, PATIENCE, Terminal
+from tests.cli.chat.terminal import CTRL_C, CTRL_D, ENTER, PATIENCE, Terminal
 from tests.servers import faults
 from tests.servers.faults import FaultServer
 from tests.servers.threaded import in_thread
@@ -20,6 +20,13 @@ def interrupt():
 
 async def forever():
     await asyncio.wait_for(asyncio.Event().wait(), PATIENCE)
+
+
+def wait_for_requests(server, terminal, path=None):
+    end = time.monotonic() + PATIENCE
+    while not any(path in (None, request.path) for request in list(server.requests)):
+        terminal.read(0.02)
+        assert time.monotonic() < end, terminal.text
 
 
 @pytest.mark.process
@@ -44,6 +51,24 @@ async def test_one_at_the_very_end_takes_nothing_away():
         assert await interruptible(done()) == "all of it"
         with pytest.raises(Interrupted):
             await interruptible(forever())
+
+
+@pytest.mark.process
+async def test_one_between_two_blocks_is_for_one_of_them():
+    stopped = []
+
+    async def command():
+        try:
+            await interruptible(forever())
+        except Interrupted:
+            stopped.append("the response in the command")
+
+    with interrupts_kept():
+        interrupt()
+        await asyncio.sleep(0)
+        await interruptible(command())
+        assert await interruptible(asyncio.sleep(0.05, "next")) == "next"
+    assert stopped == ["the response in the command"]
 
 
 @pytest.mark.process
@@ -76,16 +101,36 @@ def test_a_load_whose_model_is_looked_for_can_be_stopped(tmp_path):
         terminal.ask("/save one", "Saved 0 messages")
         (file,) = tmp_path.rglob("one.json")
         file.write_text(file.read_text().replace('"m"', '"another"'))
-        server.behaviour, asked = faults.silent(), len(server.requests)
+        server.behaviour = faults.silent()
+        server.requests.clear()
         terminal.ask("/load one", "Loaded one")
-        end = time.monotonic() + PATIENCE
-        while len(server.requests) <= asked:
-            terminal.read(0.02)
-            assert time.monotonic() < end, terminal.text
+        wait_for_requests(server, terminal)
         terminal.type(CTRL_C)
         terminal.wait("The model stays m.")
         server.behaviour = faults.ok(["Fine."])
         terminal.ask("Hi", "Fine.")
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("command", ["/tools pipe", "/json pipe", "/image pipe", "/image URL/silent.png"])
+def test_what_a_command_waits_for_can_be_left(tmp_path, command):
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        in_thread(FaultServer(faults.ok(), models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        server.behaviour = faults.silent()
+        terminal.type(command.replace("URL", server.url) + ENTER)
+        terminal.wait(lambda shown: shown.count(">>>") == 1 and command.split()[0] in shown)
+        if "URL" in command:
+            wait_for_requests(server, terminal, "/silent.png")
+        else:
+            time.sleep(0.3)  # whichever comes first, nothing else happens
+        terminal.type(CTRL_C)
+        terminal.wait("(stopped)")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
 

@@ -80,11 +80,14 @@ def test_ctrl_z_at_the_prompt(terminal):
     assert terminal.end() == 0
 
 
-@pytest.mark.parametrize("at", ["response", "prompt"])
+@pytest.mark.parametrize("at", ["response", "prompt", "question"])
 def test_a_chat_that_is_quit_leaves_a_sound_terminal(terminal, at):
     if at == "response":
         terminal.type("Hi" + ENTER)
         terminal.wait("word5")
+    elif at == "question":
+        terminal.ask("/save one", "Saved 0 messages")
+        terminal.ask("/save one", "Overwrite it?")
     terminal.type(CTRL_BACKSLASH)
     terminal.wait("<ended, sound>")
     assert not hidden(terminal)

@@ -254,6 +254,7 @@ def test_json(launch):
         assert launch("opencode", "--url", server.url).returncode == 7
     (line,) = json.loads(launch("--restore", "--json").stdout)["done"]
     assert "opencode.json is removed" in line
+    assert "Did you mean claude?" in launch("claud", "--json").stdout.decode()
     done = launch("claude", "--json")
     assert done.returncode == 2
     assert "--print --json" in json.loads(done.stdout)["error"]["hint"]

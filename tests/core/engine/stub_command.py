@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, {**os.environ, "directory": os.getcwd(), "blocked": sorted(signal.pthread_sigmask(0, []))})
         elif path == "/calls":
             self.send(200, STATE["calls"])
+        elif path == "/endless":
+            self.endless()
         elif path == "/is_sleeping" and self.sleeps:
             self.send(200, {"is_sleeping": bool(STATE["asleep"])})
         else:
@@ -73,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             self.sleep_route(parts.path, query, body)
         elif parts.path == "/v1/chat/completions":
             self.chat(json.loads(body))
+        elif parts.path == "/escape":
+            self.send(200, escaped())
         else:
             self.send(404, {"error": {"message": f"no route {parts.path}"}})
 
@@ -114,9 +118,27 @@ class Handler(BaseHTTPRequestHandler):
         self.event({**head, "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
 
+    def endless(self):
+        """Status 200, and a body that never ends."""
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b": ping\n")
+                time.sleep(0.05)
+        except OSError:
+            self.close_connection = True
+
     def event(self, chunk):
         self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         self.wfile.flush()
+
+
+def escaped():
+    """Start a process whose parent exits, in a session of its own; return its pid."""
+    code = "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    return int(child.stdout.readline())
 
 
 def serve(given, port=None):

@@ -15,6 +15,7 @@ from miner.core.engine.command import CommandLauncher, CommandSpec
 from miner.core.engine.command_diagnosis import explain_command
 from miner.core.engine.environment import command_environment
 from miner.core.engine.process import EngineProcess
+from miner.core.engine.run_marker import VARIABLE, kill_marked
 from miner.errors import ConfigError, EngineStartError
 from tests.core.engine.children import PATIENCE, alive, ask, eventually
 
@@ -110,7 +111,7 @@ async def test_deaf_to_its_signal(engines):
 
 @pytest.mark.parametrize("how", ["stop", "kill", "kill -9 of the command", "kill -9 of its supervisor"])
 async def test_descendants_go_too(engines, tmp_path, how):
-    """Also one in a session of its own whose parent has exited, and that no sample has seen yet."""
+    """Also one in a session of its own whose parent has exited."""
     note = tmp_path / "pid"
     engine = engines("--way", "forks", "--note", str(note), stop_grace=0.5)
     await engine.ensure_ready()
@@ -128,6 +129,44 @@ async def test_descendants_go_too(engines, tmp_path, how):
         assert died.exit_status == -signal.SIGKILL
         assert "The command of backend 'gpu' (python" in died.message
     await asyncio.to_thread(eventually, lambda: not alive(orphan), "the orphan is gone")
+
+
+async def test_what_no_sample_has_seen_goes_too(engines):
+    """Its supervisor, which would have adopted it, is killed before the next sample: several times, most of them so."""
+    for _ in range(5):
+        engine = engines()
+        address = await engine.ensure_ready()
+        status, escaped = await asyncio.to_thread(ask, address, "POST", "/escape")
+        assert (status, alive(escaped)) == (200, True)
+        os.kill(engine.pid, signal.SIGKILL)
+        await asyncio.wait_for(engine.wait_for_exit(), PATIENCE)
+        await asyncio.to_thread(eventually, lambda pid=escaped: not alive(pid), "it is gone")
+
+
+async def test_a_mark_is_for_what_was_left_behind_only(engines):
+    """Not for what another service has started with a copy of the environment, when a command ends in order."""
+    engine = engines()
+    address = await engine.ensure_ready()
+    _, seen = await get(address, "/environment")
+    marked, other = with_mark(seen[VARIABLE]), with_mark(seen[VARIABLE] + "0")
+    try:
+        await engine.stop()
+        assert marked.poll() is None
+        kill_marked(seen[VARIABLE])
+        assert marked.wait(PATIENCE) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (marked, other):
+            process.kill()
+            process.wait()
+
+
+def with_mark(mark):
+    return subprocess.Popen(["sleep", "600"], env={VARIABLE: mark})
+
+
+async def test_a_ready_check_whose_body_never_ends_is_ready(engines):
+    await asyncio.wait_for(engines(ready=("/endless",)).ensure_ready(), PATIENCE)
 
 
 def server_of(leader):

@@ -469,7 +469,7 @@ def test_nothing_is_left_when_the_program_ends_without_a_stop(tmp_path, what):
 
 
 def test_the_child_imports_nothing_of_miner():
-    for name in ("child.py", "command_child.py", "bindings_server.py"):
+    for name in ("child.py", "command_child.py", "bindings_server.py", "ready_check.py", "run_marker.py"):
         source = (ROOT / "miner/core/engine" / name).read_text()
         assert "import miner" not in source
         assert "from miner" not in source
