@@ -19,6 +19,7 @@ from miner.cli.chat.screen import Screen, UnechoedKeys
 from miner.cli.chat.session import Chat, ChatLog, Looks
 from miner.cli.chat.user_input import Cancelled, LineInput, UserInput
 from miner.cli.output.style import is_terminal
+from miner.cli.output.visible import one_line
 from miner.cli.target import open_target
 from miner.cli.verbosity import level_of
 from miner.errors import ConfigError, MinerError, ModelNotFoundError
@@ -85,13 +86,18 @@ async def _chosen(talk: Chat, error: ModelNotFoundError) -> str:
     """
     names = error.available
     talk.say("\n".join(f"{number:3}  {name}" for number, name in enumerate(names, 1)))
-    try:
-        answer = (await talk.input.ask("Which model? (-m NAME or DEFAULT_MODEL chooses one at once) ")).strip()
-    except (Cancelled, EOFError):
-        answer = ""
-    if not answer:
-        raise error
-    return names[int(answer) - 1] if answer.isdecimal() and 0 < int(answer) <= len(names) else answer
+    while True:
+        try:
+            answer = (await talk.input.ask("Which model? (-m NAME or DEFAULT_MODEL chooses one at once) ")).strip()
+        except (Cancelled, EOFError):
+            answer = ""
+        if not answer:
+            raise error
+        if answer.isdecimal() and 0 < int(answer) <= len(names):
+            return names[int(answer) - 1]
+        if answer in names:
+            return answer
+        talk.say(f"There is no {one_line(answer)} here. A number from 1 to {len(names)}, or a name; Ctrl-C leaves.")
 
 
 def _conversation(args: argparse.Namespace, model: str | None) -> Conversation:

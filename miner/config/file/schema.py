@@ -150,7 +150,8 @@ class Backend(Table):
     """Asks it to stop. Default: SIGTERM; of a llamacpp SIGINT, so that it outlasts the SIGTERM that a service manager
     sends to all processes."""
     start_timeout: Duration | None = None
-    """Seconds without progress (output, computing, memory) after which its start fails."""
+    """Seconds without progress (output, computing, memory) after which its start fails; after ten times that it fails
+    in any case."""
     stop_timeout: Duration | None = None
     """Seconds from the stop signal until it is killed."""
     memory: Bytes | None = None

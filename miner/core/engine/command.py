@@ -144,9 +144,9 @@ class CommandSpec:
             return None
         return None if path is None or found is None else (str(path), found.st_mtime, found.st_size)
 
-    def stalled(self, lines: Sequence[str]) -> str:
+    def stalled(self, lines: Sequence[str]) -> Reason | None:
         """What its ready check returned last, or on which port it listens instead."""
-        return stall_of(lines)
+        return stall_of(lines, self.backend)
 
     def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
         """Why it failed."""
@@ -184,4 +184,4 @@ class CommandLauncher:
             "marker": marker,
         }
         plan = child_plan("command", ("-I", "-S"), (), arguments, directory)
-        return replace(plan, api_key=spec.api_key, marker=marker)
+        return replace(plan, api_key=spec.api_key, marker=marker, checks=tuple(spec.ready))

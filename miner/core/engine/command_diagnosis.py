@@ -98,10 +98,16 @@ def _raised(lines: Sequence[str]) -> str | None:
     return found[-1].rstrip(".") if found else None
 
 
-def stall_of(lines: Sequence[str]) -> str:
-    """What our ready check logged last, as the end of a sentence."""
+def stall_of(lines: Sequence[str], backend: str) -> Reason | None:
+    """What our ready check logged last, and what that calls for."""
     last = next((line for line in reversed(lines) if line.startswith(_OURS)), None)
-    return f"; {last.removeprefix(_OURS)}" if last is not None else ""
+    if last is None:
+        return None
+    if "listens on port" in last:
+        hint = f"Give it ${{PORT}} as its port, or set `port` of [backends.{backend}]."
+    else:
+        hint = f"See the log lines; `ready` of [backends.{backend}] names a path that returns 200 once it can serve."
+    return Reason(last.removeprefix(_OURS), hint)
 
 
 def _token_hint(backend: str) -> str:

@@ -36,6 +36,8 @@ class LaunchPlan:
     """The API key of a child that listens on a port."""
     starts_server: bool = False
     """Whether the child starts the server as a process of its own: then what it does itself is no progress."""
+    checks: tuple[str, ...] = ()
+    """Paths that the child asks the server for until that is ready; `${PORT}` stands for its port."""
     marker: str | None = None
     """In the environment of all that the child starts; see `run_marker`."""
     run: int = field(default_factory=_RUNS.__next__)
@@ -81,4 +83,5 @@ def child_plan(
         stdin=json.dumps(config).encode() + b"\n",
         api_key=key,
         starts_server=mode in ("binary", "command"),
+        checks=("/health",) if mode == "binary" else (),
     )

@@ -155,9 +155,9 @@ class EngineSpec:
             return None
         return found.st_mtime, found.st_size
 
-    def stalled(self, lines: Sequence[str]) -> str:
+    def stalled(self, lines: Sequence[str]) -> Reason | None:
         """Nothing: the log says what it does."""
-        return ""
+        return None
 
     def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
         """Why llama.cpp failed."""
@@ -225,8 +225,8 @@ class ProcessSpec(AnySpec, Protocol):
     def fingerprint(self) -> Any:
         """Changes when the file that failed is replaced."""
 
-    def stalled(self, lines: Sequence[str]) -> str:
-        """What a start that makes no progress lacks, by its log, as more text for its error; may be empty."""
+    def stalled(self, lines: Sequence[str]) -> Reason | None:
+        """What a start that is given up lacks, by its log; None: nothing is known."""
 
     def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
         """Why it failed, by its last log lines and its exit status.

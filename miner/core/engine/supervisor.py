@@ -250,7 +250,10 @@ class Supervisor:
         except (OSError, ValueError) as error:
             text = f"{self._launcher.name} cannot be started: {error}"
             return RunResult(None, requested=False, error=self._start_error(text, None))
-        watch = Watch(process, plan.stdin, self._wake_read, self.log, lambda line: self._on_json(line, plan.address))
+        watch = Watch(
+            process, plan.stdin, self._wake_read, self.log, lambda line: self._on_json(line, plan.address),
+            checks=plan.checks,
+        )  # fmt: skip
         try:
             self._watch_until_exit(watch, StallDetector(self._limits.start_timeout, starts_server=plan.starts_server))
         finally:
@@ -281,6 +284,7 @@ class Supervisor:
         suspend = SuspendDetector()
         while True:
             now = time.monotonic()
+            watch.starting = not self.ready.done
             self.usage = process_usage(pid) or self.usage
             self.peak = max(self.peak, self.usage.resident if self.usage is not None else 0)
             if self._stopping and stop_sent is None:
@@ -304,7 +308,7 @@ class Supervisor:
             elif self.ready.done:
                 pause = suspend.pause
             else:
-                stall.look(now, self.usage, watch.bytes_read)
+                stall.look(now, self.usage, watch.printed)
                 if now - stall.last >= self._limits.start_timeout:
                     self._kill_failed(self._stalled(f"it made no progress for {self._limits.start_timeout:g} s"))
                     continue
@@ -335,11 +339,10 @@ class Supervisor:
         )
 
     def _stalled(self, text: str) -> Reason:
-        setting = self._spec.start_timeout_setting
-        return Reason(
-            text + self._spec.stalled(self.log.lines(self._spec.log_lines)),
-            f"See the log lines; raise {setting} for a slow disk.",
-        )
+        found = self._spec.stalled(self.log.lines(self._spec.log_lines))
+        if found is not None:
+            return Reason(f"{text}; {found.text}", found.operator_hint)
+        return Reason(text, f"See the log lines; raise {self._spec.start_timeout_setting} for a slow disk.")
 
     def _start_error(self, reason: str, operator_hint: str | None) -> EngineStartError:
         origin = f" ({self._spec.origin})" if self._spec.origin else ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from miner.core.engine.logtail import LogTail
 from miner.core.engine.procstat import LOOK_SECONDS, Usage, process_usage, start_time
@@ -40,17 +41,17 @@ class StallDetector:
         self.last = time.monotonic()
         self._mark = (Usage(0.0, 0), 0)
 
-    def look(self, now: float, used: Usage | None, bytes_read: int) -> None:
+    def look(self, now: float, used: Usage | None, printed: int) -> None:
         """Set `last` to now if there was progress since."""
-        before, printed = self._mark
+        before, printed_before = self._mark
         if used is None:
             used = before
         elif self._starts_server:
             used = used.of_descendants()
         moved = abs(used.resident - before.resident) >= _STEP or used.cpu - before.cpu >= self._cpu_step
-        if moved or bytes_read != printed:
+        if moved or printed != printed_before:
             self.last = now
-            self._mark = (used, bytes_read)
+            self._mark = (used, printed)
 
 
 class SuspendDetector:
@@ -87,9 +88,21 @@ class Watch:
         wake: int,
         tail: LogTail,
         on_json: Callable[[bytes], None],
+        *,
+        checks: Sequence[str] = (),
     ) -> None:
+        """Args:
+        checks: paths that the child asks the server for until that is ready. What a server logs of these requests is
+            no output of its own; in the log the first such line stands for all.
+        """
         self.process = process
-        self.bytes_read = 0
+        self.printed = 0
+        """Of its output, without what our checks cause."""
+        self.starting = True
+        """Until it is ready."""
+        self._logged_check = False
+        paths = b"|".join(re.escape(path.encode()).replace(rb"\$\{PORT\}", rb"\d+") for path in checks)
+        self._checks = re.compile(rb"^miner: |\bGET\W+(?:" + paths + rb")(?![\w/])" if checks else rb"^miner: ")
         self._unsent = stdin
         self._tail = tail
         self._on_json = on_json
@@ -168,7 +181,8 @@ class Watch:
             self._selector.unregister(pipe)
             del self._pipes[pipe]
             return
-        self.bytes_read += len(data)
+        if self.starting:
+            data = self._without_checks(data)
         if self._pipes[pipe] == "stderr":
             self._tail.feed(data)
             return
@@ -181,6 +195,19 @@ class Watch:
         if len(self._line) > 1 << 16:  # no line of ours is that long
             self._tail.feed(self._line, "stdout")
             self._line = b""
+
+    def _without_checks(self, data: bytes) -> bytes:
+        """Count what is output of its own; return what is to be logged."""
+        logged = []
+        for line in re.split(rb"(?<=[\r\n])", data):
+            if not self._checks.search(line):
+                self.printed += len(line.strip())
+            elif not line.startswith(b"miner: "):
+                if self._logged_check:
+                    continue
+                self._logged_check = True
+            logged.append(line)
+        return b"".join(logged)
 
     def _write(self) -> None:
         try:

@@ -290,6 +290,8 @@ def test_a_server_that_counts_no_tokens(terminal, server):
 def test_one_of_several_models_is_chosen_at_the_start(tmp_path, server):
     with Terminal(tmp_path, "chat", "--url", server.url) as terminal:
         terminal.wait("Which model?")
+        terminal.ask("3", "A number from 1 to 2")
+        terminal.wait(lambda shown: shown.count("Which model?") == 2)
         terminal.ask("2", "large · ")
         terminal.wait(">>>")
         terminal.ask("Hi", "2,048 (")

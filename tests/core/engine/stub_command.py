@@ -24,6 +24,7 @@ OPTIONS.add_argument("--memory", type=int, default=0)
 OPTIONS.add_argument("--enable-sleep-mode", action="store_true")
 OPTIONS.add_argument("--wake-fails", action="store_true")
 OPTIONS.add_argument("--no-health", action="store_true")
+OPTIONS.add_argument("--access-log", action="store_true")
 
 STARTED = time.monotonic()
 STATE = {"asleep": 0, "weights": True, "calls": []}
@@ -36,7 +37,9 @@ class Handler(BaseHTTPRequestHandler):
     given: argparse.Namespace
 
     def log_message(self, *arguments):
-        """Log nothing."""
+        """Log nothing, unless it is told to."""
+        if self.given.access_log:
+            super().log_message(*arguments)
 
     def send(self, status, body):
         data = json.dumps(body).encode()

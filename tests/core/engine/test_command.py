@@ -236,20 +236,22 @@ async def test_a_daemon_is_ended_and_explained(engines, tmp_path):
 async def test_another_port_or_path_is_named(engines):
     with pytest.raises(EngineStartError, match=r"no progress for 4 s; it listens on port \d+, not on \d+") as caught:
         await asyncio.wait_for(engines("--way", "other_port", start_timeout=4.0).ensure_ready(), PATIENCE)
-    assert "raise start_timeout of [backends.gpu]" in (caught.value.operator_hint or "")
+    assert "set `port` of [backends.gpu]" in (caught.value.operator_hint or "")
     with pytest.raises(EngineStartError, match=r"; its ready check, /nope on port \d+, returned 404"):
         await asyncio.wait_for(engines(ready=("/nope",), start_timeout=2.0).ensure_ready(), PATIENCE)
     await engines("--no-health", ready=("/health", "/v1/models")).ensure_ready()
 
 
 async def test_ready_checks_that_differ_are_logged_once_each(engines):
-    """Lines of our own that come for ever would look like progress."""
-    engine = engines("--load", "3600", ready=("/nope", "/health"), start_timeout=2.0)
-    with pytest.raises(EngineStartError, match=r"/health on port \d+, returned 503") as caught:
+    """Lines of our own that come for ever would look like progress; so would those that the server logs of them."""
+    engine = engines("--load", "3600", "--access-log", ready=("/nope", "/health"), start_timeout=6.0)
+    with pytest.raises(EngineStartError, match=r"progress for 6 s; .* /health on port \d+, returned 503") as caught:
         await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
-    said = [line.split("returned ")[1] for line in caught.value.log_tail if "ready check" in line]
-    assert said == ["404", "503"]
-    assert not any("Traceback" in line for line in caught.value.log_tail)
+    lines = engine.log_tail
+    assert [line.split("returned ")[1] for line in lines if "ready check" in line] == ["404", "503"]
+    assert sum("GET /" in line for line in lines) == 1
+    assert not any("Traceback" in line for line in lines)
+    assert "`ready` of [backends.gpu]" in (caught.value.operator_hint or "")
 
 
 async def test_endless_output_is_no_readiness(engines):
