@@ -13,8 +13,12 @@ from miner.cli.doctor.foreign import LOAD_SECONDS, foreign_reason, is_foreign
 from miner.cli.doctor.row import Check, Row, Verdict, ok, skipped
 from miner.cli.doctor.versions import TESTED, judge
 from miner.cli.guess import meant
+from miner.config.config import MinerConfig
+from miner.config.file.merge import LOCAL
+from miner.config.file.schema import Backend
+from miner.core.llms.pool.plan import ADDRESS, config_for, plan_service
 from miner.core.llms.registry import GROUP, POOL, load_backend, registered_names
-from miner.errors import EngineStartError
+from miner.errors import EngineStartError, MinerError
 
 _BUILT_IN = ("llamacpp", "ollama", "vllm", "openai", POOL)
 _VERSION_SECONDS = 20.0
@@ -42,11 +46,17 @@ def used_backends(facts: Facts) -> set[str]:
         return {facts.backend, *filter(None, map(str.strip, facts.settings.llm_fallbacks.split(",")))}
     if facts.loaded is None:
         return set()
-    content = facts.loaded.content
-    named = {model.backend or content.defaults.backend or "llamacpp" for model in content.models.values()}
+    content, named = facts.loaded.content, _named(facts)
     kinds = {name: table.kind for name, table in content.backends.items()}
     exposed = {table.kind for table in content.backends.values() if table.expose}
     return {kinds.get(name, name) for name in named} | exposed
+
+
+def _named(facts: Facts) -> set[str]:
+    """The names of the backends that the file's models have."""
+    assert facts.loaded is not None
+    content = facts.loaded.content
+    return {model.backend or content.defaults.backend or LOCAL for model in content.models.values()}
 
 
 def in_use(facts: Facts) -> Iterator[Row]:
@@ -70,6 +80,25 @@ def in_use(facts: Facts) -> Iterator[Row]:
             return
     fallbacks = facts.settings.llm_fallbacks.strip(" ,")
     yield ok("backend in use", f"{facts.backend}{f', then {fallbacks}' if fallbacks else ''}", backend=facts.backend)
+
+
+def config_of_kind(facts: Facts, kind: str) -> MinerConfig:
+    """The settings that a built-in kind of backend has here: those of its table in miner.toml, where that counts. Of
+    several tables, one for which engines start here, if there is one: only that needs an engine.
+    """
+    if facts.backend != POOL or facts.loaded is None or kind not in ADDRESS:
+        return facts.settings
+    content = facts.loaded.content
+    tables = {name: table for name, table in content.backends.items() if table.kind == kind}
+    if kind == LOCAL and LOCAL not in content.backends and LOCAL in _named(facts):
+        tables[LOCAL] = Backend.model_construct(kind=LOCAL)
+    for name, table in sorted(tables.items(), key=lambda each: each[1].url is not None or each[1].command is not None):
+        try:
+            config: MinerConfig = config_for(plan_service(name, table, facts.loaded), facts.settings)
+        except MinerError:  # a key that cannot be read: the check of the file reports it
+            continue
+        return config
+    return facts.settings
 
 
 class _Backend:
@@ -106,9 +135,10 @@ class _Backend:
                 f"pip uninstall {others[0]}",
                 seen={"others": others},
             )
-        reason, configured = self._reason(facts)
+        config = config_of_kind(facts, name)
+        reason, configured = self._reason(facts, config)
         if reason is None:
-            yield from self._versions(facts, row, seen)
+            yield from self._versions(config, row, seen)
         elif not configured and not used:
             yield skipped(row, reason, **seen)
         else:
@@ -130,17 +160,17 @@ class _Backend:
                 seen,
             )
 
-    def _reason(self, facts: Facts) -> tuple[str | None, bool]:
+    def _reason(self, facts: Facts, config: MinerConfig) -> tuple[str | None, bool]:
         """Why it cannot be used, and whether the settings name something for it."""
         if is_foreign(self.name):
             return foreign_reason(self.name, facts.options.seconds)
-        backend = load_backend(self.name, facts.settings)
+        backend = load_backend(self.name, config)
         return backend.reason, backend.configured
 
-    def _versions(self, facts: Facts, row: str, seen: dict[str, Any]) -> Iterator[Row]:
+    def _versions(self, config: MinerConfig, row: str, seen: dict[str, Any]) -> Iterator[Row]:
         """The version of the engine behind a backend that can be used."""
-        if self.name == "llamacpp" and not facts.settings.llamacpp_api_base:
-            engine, found = _llamacpp_engine(facts.settings.llamacpp_server)
+        if self.name == "llamacpp" and not config.llamacpp_api_base:
+            engine, found = _llamacpp_engine(config.llamacpp_server)
         elif self.name == "vllm":
             engine, found = "vllm", _installed("vllm")
             if found is None:

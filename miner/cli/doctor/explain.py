@@ -31,19 +31,20 @@ def row_of(name: str, error: MinerError, target: Target, **seen: Any) -> Row:
     verdict: Verdict = "problem" if target.used else "note"
     if isinstance(error, UnsupportedFeatureError):
         verdict = "note"
-    hint = error.hints or ""
+    hint = target.in_its_words(error.hints or "")
     status = getattr(error, "status", None)
     tail = getattr(error, "log_tail", ())[-_LOG_LINES:]
     if tail:
         hint = f"{hint} Last lines of its log: {' | '.join(line.strip() for line in tail)}".strip()
     if not target.used:
         hint = f"It is configured but not in use. {hint}".strip()
+    message = target.in_its_words(error.message.rstrip("."))
     seen = {
         "error": type(error).__name__,
         **({"status": status} if status else {}),
         **seen,
     }
-    return Row(name, verdict, error.message.rstrip(".")[:_TOO_LONG], _fix(error, target), hint or None, seen)
+    return Row(name, verdict, message[:_TOO_LONG], _fix(error, target), hint or None, seen)
 
 
 def _fix(error: MinerError, target: Target) -> str | None:

@@ -64,6 +64,10 @@ async def _probe(
     name: str, kind: str, service: LLMService, target: Target, facts: Facts, model: ModelInfo | None, loads: bool | None
 ) -> Row:
     seconds, began = facts.options.seconds, time.monotonic()
+
+    def hint(error: MinerError) -> str | None:
+        return target.in_its_words(error.hints or "") or None
+
     try:
         async with asyncio.timeout(seconds):
             tokens, load, text = await _generate(kind, service, model.id if model is not None else None)
@@ -79,14 +83,14 @@ async def _probe(
         )
     except UnsupportedFeatureError as error:
         fix = _TOOL_FIX.get(target.kind) if kind == "tools" else None
-        return Row(name, "note", error.message.rstrip("."), fix, error.hints, {"error": type(error).__name__})
+        return Row(name, "note", error.message.rstrip("."), fix, hint(error), {"error": type(error).__name__})
     except OutputValidationError as error:
-        return Row(name, "note", error.message.rstrip("."), None, error.hints, {"error": type(error).__name__})
+        return Row(name, "note", error.message.rstrip("."), None, hint(error), {"error": type(error).__name__})
     except InvalidRequestError as error:
         if kind == "chat":
             return row_of(name, error, target)
         fix = _TOOL_FIX.get(target.kind) if kind == "tools" else None
-        return Row(name, "note", error.message.rstrip("."), fix, error.hints, {"error": type(error).__name__})
+        return Row(name, "note", error.message.rstrip("."), fix, hint(error), {"error": type(error).__name__})
     except MinerError as error:
         return row_of(name, error, target, seconds=round(time.monotonic() - began, 3))
     took = time.monotonic() - began

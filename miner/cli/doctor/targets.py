@@ -43,6 +43,8 @@ class Target:
     """The names that are requested there."""
     table: bool = False
     """Whether it stands in miner.toml."""
+    place: tuple[str, str] | None = None
+    """The names of its model and of its backend in miner.toml, where it stands there."""
     by_url: bool = False
     """Whether it is what --url names: no setting is about it."""
 
@@ -84,6 +86,12 @@ class Target:
         from miner.core.llms.registry import load_backend
 
         return load_backend(self.kind, self.config).service(self.config)
+
+    def in_its_words(self, text: str) -> str:
+        """The text with keys of miner.toml in the place of variables, where it stands there."""
+        from miner.core.llms.pool.hints import with_keys
+
+        return text if self.place is None else with_keys(text, *self.place, of=" of miner.toml")
 
     def set_line(self, what: str, value: str) -> str:
         """The line that sets its `url`, `key` or `name`, in the file or the environment."""
@@ -137,9 +145,11 @@ def _of_file(facts: Facts) -> Iterator[Target]:
         first = plans_of_one[0]
         names = tuple(dict.fromkeys(plan.upstream or plan.name for plan in plans_of_one))
         name = first.name if first.service.runs_engines else first.service.backend
-        yield Target(name, first.service.kind, config_for(first.service, base), True, names, table=True)
+        place = first.name, first.service.backend
+        yield Target(name, first.service.kind, config_for(first.service, base), True, names, table=True, place=place)
     served = {plan.service.backend for plan in plans.values()}
     for name, table in loaded.content.backends.items():
         if name not in served and table.command is None and table.url is not None:
             alone = plan_service(name, table, loaded)
-            yield Target(name, table.kind, config_for(alone, base), bool(table.expose), table=True)
+            used = bool(table.expose)
+            yield Target(name, table.kind, config_for(alone, base), used, table=True, place=("NAME", name))

@@ -134,8 +134,12 @@ class View:
 
     @property
     def memory(self) -> int:
-        """Bytes that the loaded models take, GPUs included."""
-        return sum(memory_of(model) for model in self.models)
+        """Bytes that the loaded models take, GPUs included. Models that share an engine take its memory once."""
+        engines: dict[str, int] = {}
+        for model in self.models:
+            engine = model.get("engine") or model["name"]
+            engines[engine] = max(engines.get(engine, 0), memory_of(model))
+        return sum(engines.values())
 
     @property
     def uptime(self) -> float | None:

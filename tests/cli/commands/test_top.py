@@ -18,7 +18,7 @@ from miner.cli.output.sparkline import sparkline
 from miner.cli.output.tables import cell_len
 from miner.cli.top.layout import Choice, frame
 from miner.cli.top.screen import _Decoder
-from miner.cli.top.view import View
+from miner.cli.top.view import View, memory_of
 from tests.cli.commands.test_ps import Managed
 from tests.cli.conftest import LONG, environment
 from tests.cli.terminal import on_terminal
@@ -205,6 +205,18 @@ def test_every_line_fits_every_width():
                 text = "".join(piece for piece, _ in line)
                 assert cell_len(text) <= columns, text
                 assert "\x1b" not in text
+
+
+def test_the_memory_of_an_engine_that_models_share_is_counted_once():
+    """Each model keeps what its engine takes in its own line; the sum has each engine once."""
+    view = View("http://node:8088")
+    shared = {"state": "ready", "engine": "qwen", "memory": 20 << 30, "gpu_memory": 1 << 30}
+    view.event(ServerEvent("state", {"models": [
+        {"name": "small", **shared}, {"name": "large", **shared}, {"name": "sleepy", **shared, "state": "unloaded"},
+        {"name": "other", "state": "ready", "engine": "other", "memory": 2 << 30}, {"name": "far", "state": "remote"},
+    ]}, 1))  # fmt: skip
+    assert view.memory == view.as_json()["memory"] == 23 << 30
+    assert [memory_of(model) >> 30 for model in view.models] == [21, 21, 0, 2, 0]
 
 
 def test_bars_are_relative_to_the_highest():

@@ -70,16 +70,16 @@ def _rename(error: MinerError, served: ServedModel) -> None:
             served.describe(response, response.usage)
 
 
-def with_keys(text: str, model: str, backend: str) -> str:
-    """The text with keys of the file in the place of variables."""
+def with_keys(text: str, model: str, backend: str, *, of: str = "") -> str:
+    """The text with keys of the file in the place of variables; `of` follows each."""
 
     def key_of(match: re.Match[str]) -> str:
         variable = match[1]
         if variable in _MODEL_KEYS:
-            return key_text(("models", model, *_MODEL_KEYS[variable].split(".")))
+            return key_text(("models", model, *_MODEL_KEYS[variable].split("."))) + of
         if variable in _BACKEND_KEYS:
-            return key_text(("backends", backend, _BACKEND_KEYS[variable]))
-        return f"limits.{_LIMIT_KEYS[variable]}"
+            return key_text(("backends", backend, _BACKEND_KEYS[variable])) + of
+        return f"limits.{_LIMIT_KEYS[variable]}{of}"
 
     return _VARIABLE.sub(
         key_of, _KIND.sub(lambda match: f'{key_text(("backends", backend, "kind"))} = "{match[1]}"', text)
