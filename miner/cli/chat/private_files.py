@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
+from miner.core.file_replacement import replace_file
 from miner.errors import MinerError
 
 
@@ -24,13 +24,6 @@ def write_private(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp: 0600
-        try:
-            with open(handle, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        replace_file(path, text.encode("utf-8", "replace"), private=True)
     except OSError as error:
         raise MinerError(f"{path} cannot be written: {error.strerror}.") from error

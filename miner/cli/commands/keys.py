@@ -18,6 +18,7 @@ from miner.cli.parser import UsageError, add_json_option, number, overrides
 from miner.errors import ConfigError, InvalidRequestError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from miner.gateway.auth.keys import KeyEntry, KeyFile
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace, path: Path) -> int:
     import msgspec
 
-    from miner.gateway.auth.keys import KeyEntry, check_name, hash_of, locked, new_key, timestamp, write_keys
+    from miner.gateway.auth.keys import KeyEntry, check_name, hash_of, new_key, timestamp, write_keys
     from miner.gateway.rate_limits import Limits
 
     key = new_key()
@@ -138,7 +139,7 @@ def _new(args: argparse.Namespace, path: Path) -> int:
         priority=args.priority,
         unsupported=args.unsupported,
     )
-    with locked(path):
+    with _locked(path):
         content = _content(path)
         if any(entry.name == other.name for other in content.keys):
             raise ConfigError(
@@ -219,9 +220,9 @@ def _rotate(args: argparse.Namespace, path: Path) -> int:
 def _revoke(args: argparse.Namespace, path: Path) -> int:
     import msgspec
 
-    from miner.gateway.auth.keys import locked, write_keys
+    from miner.gateway.auth.keys import write_keys
 
-    with locked(path):
+    with _locked(path):
         content = _content(path)
         gone = _find(content, args.name, path)
         kept = [entry for entry in content.keys if entry is not gone]
@@ -279,15 +280,22 @@ def _change(path: Path, name: str, change: Callable[[KeyEntry], KeyEntry]) -> tu
     """Change one entry of the file; return it as it was and as it is."""
     import msgspec
 
-    from miner.gateway.auth.keys import locked, write_keys
+    from miner.gateway.auth.keys import write_keys
 
-    with locked(path):
+    with _locked(path):
         content = _content(path)
         before = _find(content, name, path)
         after = change(before)
         keys = [after if entry is before else entry for entry in content.keys]
         write_keys(path, msgspec.structs.replace(content, keys=keys))
     return before, after
+
+
+def _locked(path: Path) -> AbstractContextManager[None]:
+    """Keep other commands from changing the file meanwhile; say so if one is at it."""
+    from miner.gateway.auth.keys import locked
+
+    return locked(path, lambda: note(f"miner: Waiting for another `miner keys` that changes {path} ..."))
 
 
 def _find(content: KeyFile, name: str, path: Path) -> KeyEntry:

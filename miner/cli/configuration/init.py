@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from miner.config.config import MinerConfig
 from miner.config.file.find import FILE_NAME
 from miner.config.file.problems import key_text, toml_text
 from miner.config.file.read import LoadedConfig, parse_config, read_config
+from miner.core.file_replacement import replace_file, resolved
 from miner.errors import ConfigError, MinerError
 
 _MOST = 30
@@ -147,16 +147,11 @@ def _option(output: str) -> str:
 
 def _write(path: Path, text: str, *, force: bool) -> None:
     try:
-        if not force:
-            with open(path, "x", encoding="utf-8") as file:
+        if force and path.exists():
+            replace_file(path, text.encode())
+        else:
+            with open(resolved(path) if force else path, "x", encoding="utf-8") as file:
                 file.write(text)
-            return
-        target = Path(os.path.realpath(path))  # a link stays one
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_text(text, encoding="utf-8", newline="")
-        if target.exists():
-            shutil.copymode(target, beside)
-        os.replace(beside, target)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
 

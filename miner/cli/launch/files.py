@@ -12,6 +12,7 @@ import msgspec
 
 from miner.cli.json_value import loads
 from miner.cli.launch.setup import SetupFile
+from miner.core.file_replacement import replace_file
 from miner.errors import MinerError
 
 MARK = "# Written by `miner launch`, which writes it again; `miner launch --restore` removes it."
@@ -132,13 +133,7 @@ def _write(path: Path, text: str, *, private: bool = True) -> None:
     """Replace the file at once, so that no program reads half of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = path.resolve()  # a link of the user's stays one
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        mode = 0o600 if private or not path.exists() else path.stat().st_mode & 0o777
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            out.write(text)
-        new.replace(path)
+        replace_file(path, text.encode(), private=private)
     except OSError as error:
         raise MinerError(f"{path} cannot be written: {error.strerror}.") from error
 

@@ -11,16 +11,16 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from miner.core.file_replacement import replace_file, resolved
 from miner.core.llms.contract.rules import Policy
 from miner.errors import ConfigError
 from miner.gateway.context import Caller
@@ -31,6 +31,10 @@ _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re
 """Names of the environment's keys, and of callers without one."""
 _PREFIX = "mk-"
 _VERSIONS = (1, 2)
+_LOCK_SECONDS = 30.0
+"""How long a command waits for another one that changes the file."""
+_SILENT_SECONDS = 1.0
+_LOCK_POLL_SECONDS = 0.05
 
 
 class _Version(msgspec.Struct):
@@ -142,26 +146,31 @@ def read_keys(path: Path) -> KeyFile:
     except OSError as error:
         raise ConfigError(f"The keys file {path} cannot be read: {error.strerror or error}.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The keys file {path} is not valid: {error}.", operator_hint="`miner keys` writes it."
-        ) from None
+        raise _damaged(path, f" is not valid: {error}") from None
     names: set[str] = set()
     for entry in read.keys:
         check_name(entry.name)
         if entry.name in names:
-            raise ConfigError(f"The keys file {path} has two keys named {entry.name!r}.")
+            raise _damaged(path, f" has two keys named {entry.name!r}")
         names.add(entry.name)
         hashes = [entry.sha256, *(former.sha256 for former in entry.former)]
         if not all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes):
-            raise ConfigError(f"The keys file {path}: sha256 of {entry.name!r} is not 64 hex digits.")
+            raise _damaged(path, f": sha256 of {entry.name!r} is not 64 hex digits")
         for former in entry.former:
             if _seconds(former.until) is None:
-                raise ConfigError(f"The keys file {path}: until={former.until!r} of {entry.name!r} is not a time.")
+                raise _damaged(path, f": until={former.until!r} of {entry.name!r} is not a time")
     return read
 
 
+def _damaged(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"The keys file {path}{what}.",
+        operator_hint="Restore a copy of it, or move it away and create the keys again with `miner keys new NAME`.",
+    )
+
+
 def write_keys(path: Path, content: KeyFile) -> None:
-    """Replace the file atomically, readable by its owner only. Former secrets whose time is over are left out.
+    """Replace the file atomically; it stays whose it is. Former secrets whose time is over are left out.
 
     Raises:
         ConfigError: it cannot be written.
@@ -175,39 +184,69 @@ def write_keys(path: Path, content: KeyFile) -> None:
     content = msgspec.structs.replace(content, keys=kept, version=version)
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        resolved(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(path, data)
     except OSError as error:
         raise ConfigError(f"The keys file {path} cannot be written: {error.strerror or error}.") from None
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other commands from changing the file meanwhile, where the system has file locks."""
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep other commands from changing the file meanwhile, where the system has file locks.
+
+    Args:
+        waiting: called once, when another command has held the lock for 1 s.
+
+    Raises:
+        ConfigError: another command holds it for 30 s, or there can be no lock.
+    """
     try:
         import fcntl
     except ImportError:
         yield
         return
+    file = resolved(path)  # whatever link leads to it, there is one lock
+    lock = file.with_name(f".{file.name}.lock")
+    began, told = time.monotonic(), False
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = _opened(lock, file)
     except OSError as error:
-        raise ConfigError(f"The keys file {path} cannot be written: {error.strerror or error}.") from None
+        raise ConfigError(f"The keys file {path} cannot be written: {lock}: {error.strerror or error}.") from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waited = time.monotonic() - began
+            except OSError as error:
+                raise ConfigError(f"The keys file {path} cannot be locked: {error.strerror or error}.") from None
+            if waited > _LOCK_SECONDS:
+                raise ConfigError(
+                    f"Another `miner keys` has held the keys file {path} for {_LOCK_SECONDS:g} s; nothing was changed.",
+                    operator_hint=f"Wait for it, or stop it: `fuser {lock}` says which process it is.",
+                )
+            if waited > _SILENT_SECONDS and not told:
+                told = True
+                waiting()
+            time.sleep(_LOCK_POLL_SECONDS)
         yield
     finally:
         os.close(fd)
+
+
+def _opened(lock: Path, file: Path) -> int:
+    """Open the lock of a file. A new one belongs to the file's owner, who could not use it otherwise."""
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    try:
+        fd = os.open(lock, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(lock, flags)
+    with suppress(OSError):
+        owner = file.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
 
 
 def rotated(entry: KeyEntry, key: str, grace: float) -> KeyEntry:

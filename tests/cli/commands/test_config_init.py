@@ -116,3 +116,21 @@ def test_where_nothing_can_be_written(init, output, message):
 def test_a_directory_is_never_replaced(init, tmp_path):
     (tmp_path / "d").mkdir()
     assert init("-o", "d", "--force")[2].startswith("miner: d cannot be written: it is a directory.")
+
+
+def test_force_keeps_link_and_mode_and_refuses_a_write_protected_file(init, tmp_path):
+    real, link = tmp_path / "real.toml", tmp_path / "link.toml"
+    real.write_text("# mine\n")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    status, _, err = init("-o", str(link), "--force")
+    assert status == 0, err
+    assert link.is_symlink()
+    assert real.read_text() != "# mine\n"
+    assert real.stat().st_mode & 0o777 == 0o640
+    real.chmod(0o444)
+    before = real.read_bytes()
+    status, _, err = init("-o", str(link), "--force")
+    assert status == 2
+    assert f"chmod u+w {real}" in err
+    assert real.read_bytes() == before

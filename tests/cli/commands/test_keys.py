@@ -12,6 +12,7 @@ import sys
 import aiohttp
 import pytest
 
+from miner.gateway.auth.keys import locked
 from tests.cli.conftest import LONG
 from tests.gateway.middleware.test_auth import until
 from tests.gateway.serving import Parrot, config, serving
@@ -238,3 +239,40 @@ def test_a_keys_file_that_is_no_file_is_refused_at_once(keys, tmp_path, kind):
         done = keys(action, *(["a"] if action == "new" else []), "--file", str(path))
         assert done.returncode == 2
         assert "is no regular file" in done.stderr
+
+
+def test_a_link_to_the_keys_file_stays_one_and_revoking_reaches_the_file(keys, tmp_path):
+    real, link = tmp_path / "real.json", tmp_path / "k.json"
+    assert keys("new", "alice", "--file", str(real)).returncode == 0
+    real.chmod(0o640)
+    link.symlink_to(real)
+    done = keys("revoke", "alice", "--file", str(link))
+    assert done.returncode == 0, done.stderr
+    assert link.is_symlink()
+    assert json.loads(real.read_text()).get("keys", []) == []
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_write_protected_keys_file_is_refused_with_what_to_do(keys, tmp_path):
+    path = tmp_path / "k.json"
+    assert keys("new", "alice", "--file", str(path)).returncode == 0
+    path.chmod(0o444)
+    before = path.read_bytes()
+    done = keys("new", "bob", "--file", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"chmod u+w {path}" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_wait_for_another_command_is_said(tmp_path):
+    path = tmp_path / "k.json"
+    command = [sys.executable, "-m", "miner", "keys", "new", "alice", "--file", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with locked(path):
+        waiting = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert "Waiting for another `miner keys`" in waiting.stderr.readline()
+        assert not path.exists()
+    out, err = waiting.communicate(timeout=LONG)
+    assert waiting.returncode == 0, err
+    assert out.startswith("mk-")
+    assert "Waiting" not in err
