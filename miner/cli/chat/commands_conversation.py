@@ -7,7 +7,7 @@ from miner.cli.chat.interrupt import Interrupted, in_background, interruptible
 from miner.cli.chat.respond import respond, send
 from miner.cli.chat.session import Chat
 from miner.cli.chat.user_input import Cancelled, without_quotes
-from miner.cli.chat.words import first_word
+from miner.cli.chat.words import first_word, unquoted
 from miner.cli.images import image_url
 from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
 
@@ -16,7 +16,7 @@ async def system(chat: Chat, text: str) -> None:
     """Show, set or remove the system message."""
     if not text:
         chat.say(chat.conversation.system or "There is no system message. /system TEXT sets one.")
-    elif text in ("off", "none", '""', "''"):
+    elif text.lower() in ("off", "none", "default", '""', "''"):
         chat.conversation.system = None
         chat.say("The system message is removed.")
     else:
@@ -35,6 +35,7 @@ async def clear(chat: Chat, text: str) -> None:
 
 async def save(chat: Chat, name: str) -> None:
     """Save the conversation; a name that is taken only after a yes."""
+    name = unquoted(name)
     if not name:
         names = saved.names()
         chat.say(f"Saved: {', '.join(names)}. /save NAME saves this one." if names else "/save NAME saves this one.")
@@ -53,11 +54,12 @@ async def save(chat: Chat, name: str) -> None:
 
 async def load(chat: Chat, name: str) -> None:
     """Go on with a saved conversation."""
+    name = unquoted(name)
     if not name:
         names = saved.names()
         chat.say(f"Saved: {', '.join(names)}." if names else "Nothing is saved. /save NAME saves this conversation.")
         return
-    found = saved.load(name)
+    found = saved.load(name, otherwise="`/model NAME` changes the model.")
     unsaved = [each for each in chat.conversation.messages if each["role"] == "assistant"]
     if unsaved:
         try:

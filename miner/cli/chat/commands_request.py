@@ -13,7 +13,7 @@ from miner.cli.chat.parameters import PARAMETERS, parse
 from miner.cli.chat.session import Chat
 from miner.cli.chat.statistics import statistics_of
 from miner.cli.chat.toolfile import read_tools
-from miner.cli.chat.words import first_word
+from miner.cli.chat.words import first_word, unquoted
 from miner.cli.json_value import json_value
 from miner.cli.output.style import columns
 from miner.cli.output.tables import aligned
@@ -30,6 +30,7 @@ _SWITCHES = {
 
 async def model(chat: Chat, name: str) -> None:
     """List the models, or change to one; the conversation stays."""
+    name = unquoted(name)
     if name and name != "list":
         info = await chat.find_model(name)
         length = info.context_length if info is not None else None
@@ -64,15 +65,16 @@ async def set_parameter(chat: Chat, text: str) -> None:
     name = name.lower().replace("-", "_")
     if not name:
         chat.say(_parameters(chat))
-    elif name in _SWITCHES and value.lower() in ("", "on", "off"):
+    elif name in _SWITCHES:
         what, on = _SWITCHES[name]
-        setattr(chat.looks, what, on is (value.lower() != "off"))
+        turned_on = _on(name, value)
+        setattr(chat.looks, what, on is turned_on)
         if what == "markdown" and chat.looks.markdown and chat.screen is None:
             chat.looks.markdown = False
             raise UnsupportedFeatureError("Markdown needs a terminal with escape sequences.", param="wordwrap")
-        chat.say(f"{name} is set.")
+        chat.say(f"{name} is {'on' if turned_on else 'off'}.")
     elif name in ("history", "nohistory"):
-        chat.history.enabled = name == "history" and value != "off"
+        chat.history.enabled = (name == "history") is _on(name, value)
         chat.say(f"What you type is {'kept' if chat.history.enabled else 'not kept'} for later chats.")
     elif name == "system":
         await system(chat, value)
@@ -86,6 +88,17 @@ async def set_parameter(chat: Chat, text: str) -> None:
         name, _ = parse(name, "default")
         back = f"; /set {name} default takes it back" if name in chat.conversation.options else ""
         chat.say(f"{name} = {_shown(chat, name)}  ({PARAMETERS[name]}{back})")
+
+
+def _on(name: str, text: str) -> bool:
+    """Whether a switch is turned on; without a word it is.
+
+    Raises:
+        InvalidRequestError: the word is neither on nor off.
+    """
+    if text.lower() not in ("", "on", "off"):
+        raise InvalidRequestError(f"{name} takes on or off, not {one_line(text, 40)!r}.", param=name)
+    return text.lower() != "off"
 
 
 def _set(chat: Chat, name: str, text: str) -> None:
@@ -119,11 +132,11 @@ def _parameters(chat: Chat) -> str:
 async def json_output(chat: Chat, text: str) -> None:
     """Have responses be JSON, by a schema if a file has one."""
     file, _ = first_word(text)
-    if file == "off":
+    if file.lower() == "off":
         chat.conversation.response_format = None
         chat.say("Responses are text again.")
         return
-    if not file:
+    if file.lower() in ("", "on"):
         if chat.can("json_object") is False:
             raise UnsupportedFeatureError(f"{chat.model_name} does not support JSON output.", param="response_format")
         chat.conversation.response_format = {"type": "json_object"}
@@ -134,19 +147,26 @@ async def json_output(chat: Chat, text: str) -> None:
         schema = schema["json_schema"]
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         schema = schema["schema"]
+    if not isinstance(schema, dict):
+        raise InvalidRequestError(f"{one_line(file, 60)} is {_kind(schema)}, not a schema.", param="response_format")
     wanted = {"type": "json_schema", "json_schema": {"name": Path(file).stem[:60] or "output", "schema": schema}}
     output_format(wanted)  # an invalid schema is named now
     chat.conversation.response_format = wanted
     chat.say(f"Responses match the schema of {file} from now on. /json off ends it.")
 
 
+def _kind(value: object) -> str:
+    kinds: dict[type, str] = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
 async def tools(chat: Chat, text: str) -> None:
     """Show, load, or turn the tools on and off."""
     word, _ = first_word(text)
-    if word in ("on", "off"):
+    if word.lower() in ("on", "off"):
         if not chat.conversation.tools:
             raise InvalidRequestError("There are no tools.", param="tools", hint="/tools FILE loads some.")
-        chat.conversation.tools_on = word == "on"
+        chat.conversation.tools_on = word.lower() == "on"
     elif word:
         found = await in_background(lambda: read_tools(word))
         if chat.can("tools") is False:

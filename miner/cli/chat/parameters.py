@@ -6,7 +6,7 @@ from typing import Any
 
 from miner.cli.guess import nearest
 from miner.cli.json_value import loads
-from miner.core.llms.contract.request import build_request
+from miner.core.llms.contract.request import REASONING_LEVELS, build_request
 from miner.errors import InvalidRequestError
 
 PARAMETERS = {
@@ -45,7 +45,10 @@ def parse(name: str, text: str) -> tuple[str, Any]:
     if name in _SETTINGS:
         raise InvalidRequestError(f"{name} cannot be set in a chat.", param=name, hint=_SETTINGS[name])
     if name not in PARAMETERS:
-        hint = nearest(name, [*PARAMETERS, *_ALIASES]) or f"Parameters: {', '.join(PARAMETERS)}."
+        known = [*PARAMETERS, *_ALIASES]
+        begun = [each for each in known if each.startswith(name)]
+        guess = f"Did you mean {' or '.join(begun)}?" if begun else nearest(name, known)
+        hint = guess or f"Parameters: {', '.join(PARAMETERS)}."
         raise InvalidRequestError(f"Unknown parameter {name!r}.", param=name, hint=hint)
     if text.lower() in ("default", "none", ""):
         return name, None
@@ -58,7 +61,11 @@ def parse(name: str, text: str) -> tuple[str, Any]:
 
 def _value(name: str, text: str) -> Any:
     if name == "reasoning":
-        return _WORDS.get(text.lower(), text.lower())
+        word = text.lower()
+        if word not in _WORDS and word not in REASONING_LEVELS:
+            levels = ", ".join(REASONING_LEVELS)
+            raise InvalidRequestError(f"reasoning takes on, off, or one of {levels}, not {text!r:.40}.", param=name)
+        return _WORDS.get(word, word)
     if name == "stop":
         import shlex
 

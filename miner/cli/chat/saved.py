@@ -49,8 +49,11 @@ def save(name: str, conversation: Conversation) -> Path:
     return path
 
 
-def load(name: str) -> Conversation:
+def load(name: str, *, otherwise: str = "") -> Conversation:
     """Return a saved conversation.
+
+    Args:
+        otherwise: what else may have been meant, for the hint where there is none of that name.
 
     Raises:
         InvalidRequestError: there is none of that name, or its file is not one.
@@ -62,7 +65,7 @@ def load(name: str) -> Conversation:
         known = ", ".join(names()) or "none"
         raise InvalidRequestError(
             f"There is no saved conversation {name!r}.", param="name",
-            hint=f"Saved are: {known}. `/model NAME` changes the model.",
+            hint=f"Saved are: {known}. {otherwise}".rstrip(),
         ) from None  # fmt: skip
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{path} cannot be read: {error}.", param="name") from error

@@ -119,7 +119,10 @@ class Chat:
     # Messages
 
     async def response(self) -> LLMResponse | None:
-        """Have the model respond to the conversation once, and show it; None: it was stopped, or failed."""
+        """Have the model respond to the conversation once, and show it; None: it was stopped, or failed.
+
+        What had come by then stays in the conversation: it is on the screen, and "go on" refers to it.
+        """
         reply = Reply(self.service, {"max_tokens": self.max_tokens, **self.conversation.request()})
         try:
             with self._viewed() as view:
@@ -136,6 +139,10 @@ class Chat:
             if isinstance(error, ContextLengthError):
                 self.usage.context_length = error.context_length or self.usage.context_length
                 self.say(f"  {context_hint(getattr(self.service, 'name', None))}.")
+            partial = reply.partial() if reply.begun else None
+            if partial is not None and partial.content:
+                self.conversation.answer(partial, stopped=True)
+                self.note("What had come stays in the conversation.")
             self.note("Your message is kept: /retry sends it again.")
             return None
         self.conversation.answer(response)

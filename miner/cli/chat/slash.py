@@ -33,8 +33,24 @@ class Command:
     hidden: bool = False
     """Another name of one; not listed."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing may follow it."""
+        return " " not in self.usage
+
+
+_HINT = "/help lists the commands."
+
 
 async def _help(chat: Chat, text: str) -> None:
+    if text:
+        name = text.removeprefix("/").lower()
+        command = COMMANDS.get(name)
+        if command is None:
+            raise _unknown(name)
+        same = [each for each in COMMANDS.values() if each.run is command.run and not each.hidden] or [command]
+        chat.say(listed([(each.usage, each.help) for each in same], columns(sys.stderr)))
+        return
     rows = [(command.usage, command.help) for command in COMMANDS.values() if not command.hidden]
     chat.say(listed(rows, columns(sys.stderr)))
     chat.say(
@@ -49,7 +65,7 @@ _LIST = [
     Command("system", "/system [TEXT|off]", "show or set the system message", conversation.system),
     Command("set", "/set [NAME [VALUE]]", "show or set parameters: temperature, max_tokens, ...", request.set_parameter,
             "parameter"),
-    Command("json", "/json [SCHEMA FILE|off]", "have responses be JSON", request.json_output, "json"),
+    Command("json", "/json [SCHEMA FILE|on|off]", "have responses be JSON", request.json_output, "json"),
     Command("tools", "/tools [FILE|on|off]", "show, load or turn off tools", request.tools, "tools"),
     Command("image", "/image FILE [TEXT]", "send an image", conversation.image, "file"),
     Command("retry", "/retry", "send the last message again", conversation.retry),
@@ -57,13 +73,13 @@ _LIST = [
     Command("save", "/save [NAME]", "save the conversation", conversation.save, "saved"),
     Command("load", "/load [NAME]", "go on with a saved conversation", conversation.load, "saved"),
     Command("stats", "/stats", "show tokens and times", request.stats),
-    Command("help", "/help", "show this", _help),
+    Command("help", "/help [COMMAND]", "show this, or one command", _help),
     Command("exit", "/exit", "leave (Ctrl-D)", conversation.leave),
-    Command("?", "/?", "", _help, hidden=True),
+    Command("?", "/? [COMMAND]", "", _help, hidden=True),
     Command("bye", "/bye", "", conversation.leave, hidden=True),
     Command("quit", "/quit", "", conversation.leave, hidden=True),
-    Command("list", "/list", "", lambda chat, _: request.model(chat, ""), hidden=True),
-    Command("models", "/models", "", lambda chat, _: request.model(chat, ""), hidden=True),
+    Command("list", "/list", "list the models", request.model, hidden=True),
+    Command("models", "/models", "list the models", request.model, hidden=True),
 ]  # fmt: skip
 COMMANDS = {command.name: command for command in _LIST}
 """Name -> command."""
@@ -77,17 +93,24 @@ _MEANT = {
 
 
 def command_in(line: str) -> tuple[str, str] | None:
-    """The command of a line and what follows it; None: the line is a message."""
+    """The command of a line, empty for a slash alone, and what follows it; None: the line is a message."""
+    if line.rstrip() == "/":
+        return "", ""
     found = _COMMAND.fullmatch(line.rstrip())
     return None if found is None else (found.group(1).lower(), (found.group(2) or "").strip())
 
 
 async def run_command(chat: Chat, name: str, text: str) -> None:
     """Run a command; errors are shown, and the chat goes on."""
+    if not name:
+        chat.say(_HINT)
+        return
     command = COMMANDS.get(name)
     try:
         if command is None:
             raise _unknown(name)
+        if text and command.alone:
+            raise InvalidRequestError(f"/{name} takes nothing after it; nothing was done.", param="command")
         await interruptible(_awaited(command.run(chat, text)))
     except Interrupted:
         chat.note("(stopped)")
@@ -105,5 +128,5 @@ def _unknown(name: str) -> InvalidRequestError:
     if guess is None:
         near = meant(name, names)
         guess = f"/{near}" if near else None
-    hint = f"Did you mean {guess}?" if guess else "/help lists the commands."
+    hint = f"Did you mean {guess}?" if guess else _HINT
     return InvalidRequestError(f"There is no command /{name}; nothing was sent.", param="command", hint=hint)

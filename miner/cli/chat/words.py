@@ -15,3 +15,9 @@ def first_word(text: str) -> tuple[str, str]:
     double, single, bare, rest = found.groups()
     word = double if double is not None else single
     return (re.sub(r"\\(.)", r"\1", bare) if word is None else word), rest
+
+
+def unquoted(name: str) -> str:
+    """A name without the quotes around it; what has several words is as it was."""
+    word, rest = first_word(name)
+    return name if rest else word

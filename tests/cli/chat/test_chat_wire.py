@@ -103,7 +103,7 @@ def test_reasoning_is_apart_and_can_be_hidden(tmp_path):
         terminal.wait(">>>")
         shown = terminal.ask("Hi", "2,048 (")
         assert "│ Let me think.\n│ Again." in shown
-        terminal.ask("/set hide_reasoning", "is set")
+        terminal.ask("/set hide_reasoning", "hide_reasoning is on")
         shown = terminal.ask("Hi", "2,048 (")
         assert shown.count("Let me think") == 1
         assert shown.count("Four.") == 2
@@ -197,6 +197,58 @@ def test_a_failure_is_shown_and_the_message_can_be_sent_again(tmp_path, behaviou
         server.behaviour = faults.ok(["Better."])
         terminal.ask("/retry", "Better.")
         assert server.generations[-1].json["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_what_had_come_before_a_failure_stays_in_the_conversation(tmp_path):
+    served = FaultServer(faults.truncated(["Half an ", "answer"]), models=["m"])
+    with in_thread(served) as server, chat(tmp_path, server, BACKEND_RETRIES="0") as terminal:
+        terminal.wait(">>>")
+        text = terminal.ask("Hi", "Your message is kept: /retry sends it again.")
+        assert "What had come stays in the conversation." in text
+        server.behaviour = faults.ok(["Better."])
+        terminal.ask("go on", "Better.")
+        messages = server.generations[-1].json["messages"]
+        assert [each["role"] for each in messages] == ["user", "assistant", "user"]
+        assert messages[1]["content"] == "Half an answer"
+
+
+def test_retry_replaces_what_had_come_before_a_failure(tmp_path):
+    served = FaultServer(faults.truncated(["Half an ", "answer"]), models=["m"])
+    with in_thread(served) as server, chat(tmp_path, server, BACKEND_RETRIES="0") as terminal:
+        terminal.wait(">>>")
+        terminal.ask("Hi", "/retry sends it again")
+        server.behaviour = faults.ok(["Whole."])
+        terminal.ask("/retry", "Whole.")
+        assert server.generations[-1].json["messages"] == [{"role": "user", "content": "Hi"}]
+        terminal.ask("Next", lambda shown: shown.count("Whole.") == 2)
+        contents = [each["content"] for each in server.generations[-1].json["messages"]]
+        assert contents == ["Hi", "Whole.", "Next"]
+
+
+def test_nothing_is_kept_of_a_response_that_never_began(tmp_path):
+    refused = faults.status(503, {"error": {"message": "Down."}})
+    served = FaultServer(refused, models=["m"])
+    with in_thread(served) as server, chat(tmp_path, server, BACKEND_RETRIES="0") as terminal:
+        terminal.wait(">>>")
+        assert "What had come" not in terminal.ask("Hi", "/retry sends it again")
+        server.behaviour = faults.ok(["Fine."])
+        terminal.ask("Else", "Fine.")
+        assert server.generations[-1].json["messages"] == [{"role": "user", "content": "Else"}]
+
+
+def test_a_slash_alone_is_no_message(tmp_path):
+    with in_thread(StubServer()) as server, chat(tmp_path, server) as terminal:
+        shown = terminal.wait(">>>")
+        before = shown.count("/help lists the commands.")
+        terminal.ask("/", lambda shown: shown.count("/help lists the commands.") == before + 1)
+        assert server.bodies == []
+
+
+def test_a_conversation_that_is_missing_at_the_start_gets_no_word_of_models(tmp_path):
+    with in_thread(StubServer()) as server, chat(tmp_path, server, "--load", "nosuch") as terminal:
+        assert terminal.end() == 2
+        assert "Saved are: none." in terminal.text
+        assert "/model" not in terminal.text
 
 
 def test_an_unreachable_server_ends_with_its_error(tmp_path):

@@ -80,6 +80,11 @@ def test_set(terminal, server, typed, said, sent):
         ("temprature 0.2", "Did you mean temperature?"),
         ("num_ctx 8192", "LLAMACPP_CTX_SIZE"),
         ("seed x", "seed"),
+        ("temp 1", "Did you mean temperature?"),
+        ("top 1", "Did you mean top_p or top_k?"),
+        ("reasoning nosuch", "reasoning takes on, off, or one of minimal, low,"),
+        ("verbose nosuch", "verbose takes on or off"),
+        ("history nosuch", "history takes on or off"),
     ],
 )
 def test_what_cannot_be_set_is_named(terminal, server, typed, said):
@@ -87,6 +92,60 @@ def test_what_cannot_be_set_is_named(terminal, server, typed, said):
     terminal.wait(said)
     terminal.ask("Hi", "2,048 (")
     assert "seed" not in server.bodies[-1]
+
+
+def test_a_switch_says_whether_it_is_on(terminal):
+    terminal.ask("/set verbose off", "verbose is off.")
+    terminal.ask("/set verbose", "verbose is on.")
+    terminal.ask("/set hide_reasoning OFF", "hide_reasoning is off.")
+
+
+@pytest.mark.parametrize("word", ["OFF", "None", "default"])
+def test_words_that_remove_the_system_message_are_no_text_of_it(terminal, word):
+    terminal.ask("/system Be brief.", "is set")
+    terminal.ask(f"/system {word}", "is removed")
+
+
+def test_json_and_tools_take_on_and_off_in_any_case(terminal, server):
+    server.reply = '{"a": 1}'
+    terminal.ask("/json on", "Responses are JSON objects")
+    terminal.ask("Hi", "2,048 (")
+    assert server.bodies[-1]["response_format"] == {"type": "json_object"}
+    terminal.ask("/json OFF", "text again")
+    terminal.ask("/tools OFF", "There are no tools.")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("[1]", "a list"), ("7", "a number"), ('"x"', "a string"), ("null", "null")]
+)
+def test_a_file_that_is_no_schema_is_named(terminal, tmp_path, text, kind):
+    (tmp_path / "s.json").write_text(text)
+    terminal.ask("/json s.json", f"s.json is {kind}, not a schema.")
+
+
+def test_names_may_have_quotes(terminal):
+    terminal.ask('/model "large"', "The model is large")
+    terminal.ask("Hi", "2,048 (")
+    terminal.ask('/save "first"', "Saved 2 messages")
+    terminal.ask("/clear", "forgotten")
+    terminal.ask("/load 'first'", "Loaded first: 2 messages.")
+
+
+@pytest.mark.parametrize("command", ["clear all", "models x", "list x", "exit now", "retry x", "stats x"])
+def test_words_after_a_command_that_takes_none_are_refused(terminal, server, command):
+    terminal.ask("Hi", "2,048 (")
+    name = command.split()[0]
+    terminal.ask(f"/{command}", f"/{name} takes nothing after it; nothing was done.")
+    terminal.ask("Again", lambda shown: shown.count("2,048 (") == 2)
+    assert len(server.bodies) == 2
+    assert [each["content"] for each in server.bodies[-1]["messages"]] == ["Hi", "Hello there.", "Again"]
+
+
+@pytest.mark.parametrize("typed", ["/help set", "/? /set"])
+def test_help_of_one_command_is_its_line(terminal, typed):
+    shown = terminal.ask(typed, "show or set parameters")
+    assert "/retry" not in shown
+    terminal.ask("/help nosuch", "There is no command /nosuch")
 
 
 def test_json_by_a_schema(terminal, server, tmp_path):
