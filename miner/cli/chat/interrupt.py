@@ -20,7 +20,8 @@ T = TypeVar("T")
 class _Interrupts:
     """What Ctrl-C does now."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[], object]) -> None:
+        self._also = also
         self.calls: list[Callable[[], bool]] = []
         """The last one is made; it returns False if it had nothing left to stop."""
         self.missed = False
@@ -28,6 +29,7 @@ class _Interrupts:
 
     def arrive(self) -> None:
         """Handle a Ctrl-C."""
+        self._also()
         self.missed = not (self.calls and self.calls[-1]())
 
 
@@ -35,9 +37,13 @@ _CURRENT: ContextVar[_Interrupts | None] = ContextVar("interrupts", default=None
 
 
 @contextmanager
-def interrupts_kept() -> Iterator[None]:
-    """Within the block Ctrl-C is for `on_interrupt` alone. One that comes between two of its blocks is for the next."""
-    loop, interrupts = asyncio.get_running_loop(), _Interrupts()
+def interrupts_kept(also: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Within the block Ctrl-C is for `on_interrupt` alone. One that comes between two of its blocks is for the next.
+
+    Args:
+        also: is called on each.
+    """
+    loop, interrupts = asyncio.get_running_loop(), _Interrupts(also)
     before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupts.arrive))
     token = _CURRENT.set(interrupts)
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from miner.cli.chat.interrupt import interrupts_kept
 from miner.cli.chat.respond import send
 from miner.cli.chat.session import Chat
@@ -10,6 +14,8 @@ from miner.cli.chat.user_input import Cancelled, without_quotes
 from miner.errors import MinerError
 
 KEYS = "Ctrl-C stops a response, Ctrl-D leaves; /help lists the commands."
+_REPEATED = 0.5
+"""Seconds between two presses of Ctrl-C that are meant apart."""
 
 
 def greet(chat: Chat) -> None:
@@ -24,11 +30,42 @@ def greet(chat: Chat) -> None:
 
 async def converse(chat: Chat) -> None:
     """Talk until the user leaves: Ctrl-D, /exit, or Ctrl-C twice at an empty prompt."""
-    with interrupts_kept():
-        await _converse(chat)
+    stops = Stops(chat)
+    with interrupts_kept(stops.pressed):
+        await _converse(chat, stops)
 
 
-async def _converse(chat: Chat) -> None:
+class Stops:
+    """Presses of Ctrl-C: of a key that is held or pressed several times, only the first one counts."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._last = float("-inf")
+        self._responding = False
+
+    @contextmanager
+    def while_responding(self) -> Iterator[None]:
+        """Something goes on within the block that a press stops."""
+        self._responding = True
+        try:
+            yield
+        finally:
+            self._responding = False
+
+    def pressed(self) -> None:
+        """A signal came."""
+        self._chat.input.forget_typed()
+        if self._responding:
+            self._last = time.monotonic()
+
+    def repeated(self) -> bool:
+        """Whether a press at a prompt follows another one too soon to have been meant for the prompt."""
+        now = time.monotonic()
+        soon, self._last = now - self._last < _REPEATED, now
+        return soon
+
+
+async def _converse(chat: Chat, stops: Stops) -> None:
     warned = False
     while not chat.leaving:
         try:
@@ -36,6 +73,8 @@ async def _converse(chat: Chat) -> None:
         except EOFError:
             return
         except Cancelled as stop:
+            if stops.repeated():
+                continue
             if stop.typed.strip():
                 warned = False
             elif warned:
@@ -48,7 +87,8 @@ async def _converse(chat: Chat) -> None:
         if not text.strip():
             continue
         try:
-            await _handle(chat, text)
+            with stops.while_responding():
+                await _handle(chat, text)
         except (MinerError, OSError):  # the output cannot be written
             raise
         except Exception as error:  # noqa: BLE001  (the conversation outlives a bug)

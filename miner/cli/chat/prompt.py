@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prompt_toolkit import PromptSession
@@ -14,7 +15,9 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History as PromptHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input.typeahead import clear_typeahead, store_typeahead
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -72,6 +75,30 @@ class PromptInput(UserInput):
             **settings,
         )
         self._questions: PromptSession[str] = PromptSession(key_bindings=_quit_key(), **settings)
+
+    @override
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """Otherwise it would stay in the terminal's queue, and when that is full, Ctrl-C waits behind it."""
+        source = self._session.app.input
+
+        def read() -> None:
+            store_typeahead(source, source.read_keys())
+
+        # The terminal made line feeds of what was typed before Enter was left alone (UnechoedKeys).
+        while early := source.read_keys():
+            enter = KeyPress(Keys.ControlM, "\r")
+            store_typeahead(source, [enter if press.key == Keys.ControlJ else press for press in early])
+        with source.attach(read):
+            yield
+
+    @override
+    def forget_typed(self) -> None:
+        source = self._session.app.input
+        clear_typeahead(source)
+        parser = getattr(source, "vt100_parser", None)  # not on Windows
+        if parser is not None:
+            parser.reset()  # the rest of a paste was dropped by the terminal
 
     def _is_command(self) -> bool:
         return self._session.default_buffer.text.startswith("/")

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
+_HIDE, _SHOW = "\x1b[?25l\x1b[?2004h", "\x1b[?25h\x1b[?2004l"
+"""The cursor; and what is pasted meanwhile is marked, as at a prompt, so that its lines are not sent one by one."""
 
 _REFLOWS = ("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "WEZTERM_PANE", "ITERM_SESSION_ID", "ALACRITTY_WINDOW_ID",
             "KONSOLE_VERSION", "WT_SESSION", "GHOSTTY_RESOURCES_DIR")  # fmt: skip

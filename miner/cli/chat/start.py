@@ -48,6 +48,7 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
             stack.enter_context(keys.entered())
         service = await stack.enter_async_context(open_target(args, config))
         talk = _new_chat(args, config, service, conversation)
+        stack.enter_context(talk.input.reading_ahead())
         keys.screen = talk.screen
         log = _log(args, talk)
         try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from miner.cli.chat.interrupt import on_interrupt
@@ -31,6 +32,14 @@ class UserInput(Protocol):
     @abstractmethod
     async def ask(self, question: str) -> str:
         """One line in reply to a question; errors are those of `message`."""
+
+    def reading_ahead(self) -> AbstractContextManager[None]:
+        """Within the block, what is typed while nothing is asked is kept for the next prompt."""
+        return nullcontext()
+
+    def forget_typed(self) -> None:
+        """Drop what was typed ahead, as a terminal does on Ctrl-C."""
+        return
 
 
 class Cancelled(Exception):

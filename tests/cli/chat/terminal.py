@@ -71,6 +71,10 @@ class Terminal:
         """Press keys."""
         os.write(self._master, text.encode())
 
+    def writable(self) -> bool:
+        """Whether the terminal takes keys now."""
+        return bool(select.select([], [self._master], [], 0)[1])
+
     def paste(self, text: str) -> None:
         """Paste, as a terminal with bracketed paste does."""
         self.type(f"\x1b[200~{text}\x1b[201~")

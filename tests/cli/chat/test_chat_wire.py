@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 
 import pytest
 
@@ -162,8 +163,10 @@ def test_ctrl_c_at_an_empty_prompt_says_how_to_leave_and_the_second_leaves(tmp_p
         terminal.wait(">>>")
         terminal.type("half a line" + CTRL_C)
         terminal.wait(lambda shown: shown.count(">>>") == 2)
+        time.sleep(1)
         terminal.type(CTRL_C)
         terminal.wait("Ctrl-D or /exit leaves")
+        time.sleep(1)
         terminal.type(CTRL_C)
         assert terminal.end() == 0
     assert server.bodies == []

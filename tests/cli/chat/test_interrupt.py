@@ -136,8 +136,89 @@ def test_what_a_command_waits_for_can_be_left(tmp_path, command):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("pause", [0.0, 0.001, 0.003, 0.01, 0.03, 0.1])
-def test_two_signals_leave_whenever_the_second_comes(tmp_path, pause):
+def test_a_key_that_is_held_stops_the_response_and_keeps_the_chat(tmp_path):
+    words = faults.slow(0.0, ["word "] * 500, between=0.05)
+    with (
+        in_thread(FaultServer(words, models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        terminal.ask("Hi", "word word")
+        for _ in range(20):
+            terminal.type(CTRL_C)
+            terminal.read(0.03)
+        terminal.wait("(stopped")
+        server.behaviour = faults.ok(["Fine."])
+        time.sleep(1)
+        terminal.ask("Again", "Fine.")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("size", [2_000, 50_000])
+def test_ctrl_c_is_not_behind_a_paste_in_a_response(tmp_path, size):
+    """The terminal's own queue has room for 4095 bytes."""
+    words = faults.slow(0.0, ["word "] * 500, between=0.05)
+    with (
+        in_thread(FaultServer(words, models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        terminal.ask("Hi", "word word")
+        paste_all(terminal, "a line of the paste\r" * (size // 20))
+        terminal.read(0.5)
+        terminal.type(CTRL_C)
+        terminal.wait("(stopped")
+        time.sleep(1)
+        server.behaviour = faults.ok(["Fine."])
+        terminal.ask("Again", "Fine.")
+        messages = server.generations[-1].json["messages"]
+    assert messages[-1]["content"] == "Again"
+    assert len(server.generations) == 2
+
+
+@pytest.mark.process
+def test_what_is_typed_and_pasted_in_a_response_is_for_the_next_prompt(tmp_path):
+    words = faults.slow(0.0, ["word "] * 30, between=0.1)
+    with (
+        in_thread(FaultServer(words, models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        terminal.ask("Hi", "word word")
+        terminal.type("About this: ")
+        terminal.paste("one\rtwo\rthree")
+        terminal.wait("tokens/s")
+        server.behaviour = faults.ok(["Fine."])
+        terminal.type(ENTER)
+        terminal.wait("Fine.")
+    assert server.generations[-1].json["messages"][-1]["content"] == "About this: one\ntwo\nthree"
+
+
+@pytest.mark.process
+def test_a_line_that_is_typed_before_the_chat_is_there_is_sent(tmp_path):
+    with (
+        in_thread(FaultServer(faults.ok(["Fine."]), models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.type("Hello" + ENTER)
+        terminal.wait("Fine.")
+    assert server.generations[-1].json["messages"][-1]["content"] == "Hello"
+
+
+def paste_all(terminal, text):
+    """Paste more than a terminal takes at once, as a terminal does: what it does not take now, it writes later."""
+    data = f"\x1b[200~{text}\x1b[201~"
+    end = time.monotonic() + PATIENCE
+    for start in range(0, len(data), 500):
+        while not terminal.writable():
+            terminal.read(0.02)
+            assert time.monotonic() < end, terminal.text
+        terminal.type(data[start : start + 500])
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("pause", [0.6, 0.7, 1.0])
+def test_two_signals_leave(tmp_path, pause):
     """Not as keys: a prompt that is about to end has the terminal for itself and would keep them."""
     with (
         in_thread(FaultServer(faults.ok(), models=["m"])) as server,
