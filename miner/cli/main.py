@@ -63,7 +63,7 @@ _PASSES_ON = ("launch",)
 _WITH_VALUE = ("--log-level",)
 """Options before the command that take a value."""
 
-_MAIN_OPTIONS = ("--log-level", "--verbose", "-q", "--quiet", "--debug", "-h", "--help", "--version")
+_MAIN_OPTIONS = ("--log-level", "--verbose", "-q", "--quiet", "--debug", "-h", "--help", "-V", "--version")
 """Options before the command, besides -v."""
 
 _EXTRAS = {
@@ -211,7 +211,7 @@ def _main_parser() -> tuple[argparse.ArgumentParser, Any]:
     """The parser without commands, and where they are added."""
     # prog is set: under `python -m miner` it would be "__main__.py".
     parser = _MainParser(prog="miner", description=_DESCRIPTION, epilog=_EXAMPLES, usage="miner COMMAND [options]")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", prog="miner", parser_class=CommandParser
     )

@@ -13,6 +13,7 @@ from miner.errors import MinerError, UnsupportedFeatureError
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _THINK = {"true": True, "false": False, "none": False}
 """Values of --think, as Ollama's users type them, that are no effort."""
+_THINKING = tuple(dict.fromkeys((*_THINK, *EFFORTS)))
 _SAMPLING = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "presence_penalty",
     "frequency_penalty",
@@ -52,7 +53,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     effort = f"how much to reason: {', '.join(EFFORTS)}"
     thinking.add_argument("--reasoning-effort", metavar="LEVEL", choices=EFFORTS, help=effort)
     reason = "reason first; the reasoning goes to standard error. --think=LEVEL as --reasoning-effort"
-    thinking.add_argument("--think", nargs="?", const="true", metavar="LEVEL", choices=(*_THINK, *EFFORTS), help=reason)
+    thinking.add_argument("--think", nargs="?", const="true", metavar="LEVEL", choices=_THINKING, help=reason)
     thinking.add_argument("--no-think", action="store_true", help="respond without reasoning")
     add("--raw", action="store_true", help="send the prompt verbatim, without the chat template")
     add("--suffix", metavar="TEXT", help="text after a gap that the model fills, the prompt being before it")
@@ -119,33 +120,44 @@ def _response_format(args: argparse.Namespace) -> Any:
     if not given:
         return None
     if len(given) > 1:
-        first, second = (f"--{name.replace('_', '-')}" for name in given[:2])
+        first, second = (_flag(args, name) for name in given[:2])
         raise UsageError(f"{first} and {second} exclude each other.")
-    args.flags["response_format"] = given[0]
+    args.flags["response_format"] = _flag(args, given[0]).removeprefix("--").replace("-", "_")
     if args.json_object:
         return {"type": "json_object"}
     if args.regex:
         return {"type": "regex", "regex": args.regex}
     if args.grammar:
         return {"type": "grammar", "grammar": read_file(args.grammar, "--grammar")}
-    schema = json_value(args.schema, "--schema")
+    flag = _flag(args, "schema")
+    schema = json_value(args.schema, flag)
     if not isinstance(schema, dict):
-        raise UsageError(f"--schema {args.schema[:40]!r}: a JSON Schema is an object, not {type(schema).__name__}.")
+        raise UsageError(f"{flag} {args.schema[:40]!r}: a JSON Schema is an object, not {type(schema).__name__}.")
     if schema.get("type") in ("json_schema", "json_object"):
         return schema  # in OpenAI's form
     return {"type": "json_schema", "schema": schema}
 
 
-def name_unsupported(error: MinerError, args: argparse.Namespace) -> None:
-    """Have an error name the option that the model does not support, and the way out."""
+def _flag(args: argparse.Namespace, name: str) -> str:
+    """The option of a format as it was written: --format may stand for it."""
+    own = name in ("schema", "json_object") and getattr(args, "format", None) is not None
+    return "--format" if own else f"--{name.replace('_', '-')}"
+
+
+def name_unsupported(error: MinerError, args: argparse.Namespace) -> bool:
+    """Have an error name the option that the model does not support, and the way out; return whether it is one."""
     if not isinstance(error, UnsupportedFeatureError) or error.param is None:
-        return
+        return False
     argument = args.flags.get(error.param.partition("[")[0])
-    if argument is None or not getattr(args, argument, None) or argument in ("model", "config"):
-        return
+    if argument is None or argument in ("model", "config"):
+        return False
+    typed = getattr(args, argument, None)
+    if typed is None or typed is False:
+        return False
     flag = f"--{argument.replace('_', '-')}"
     error.message = f"{flag}: {error.message}"
     if argument == "image":
         error.hint = "Use a model that sees images: `miner models show NAME` lists what one can do."
     else:
         error.hint = f"Leave {flag} out, or add --ignore-unsupported."
+    return True

@@ -51,8 +51,9 @@ def test_each_command_module_keeps_the_convention(name):
 
 
 def test_version_is_that_of_the_distribution(miner):
-    done = miner("--version")
-    assert (done.returncode, done.stdout.decode()) == (0, f"miner {version('llm-service-backends')}\n")
+    for option in ("--version", "-V"):
+        done = miner(option)
+        assert (done.returncode, done.stdout.decode()) == (0, f"miner {version('llm-service-backends')}\n")
 
 
 def test_the_console_script_is_the_same_command(tmp_path):

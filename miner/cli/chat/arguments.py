@@ -21,6 +21,8 @@ def add_chat_options(parser: argparse.ArgumentParser, *, words: str, words_help:
     add_target_options(parser)
     add_request_options(parser)
     add_json_option(parser)
+    most = f"maximum tokens of a response (DEFAULT_MAX_TOKENS, else {MAX_TOKENS} in a chat and 512 for one prompt); "
+    parser._option_string_actions["--max-tokens"].help = f"{most}-1: until the context ends"
     parser._option_string_actions["--json"].help = "print one JSON object, for one prompt"
     parser._option_string_actions["--verbose"].help = "print timings after each response; -vv: log messages too"
     group = parser.add_argument_group("chat")
@@ -50,6 +52,7 @@ def settle(args: argparse.Namespace) -> None:
         if args.keep_alive is not None:
             raise UsageError("--keepalive and --keep-alive exclude each other.")
         args.keep_alive = args.keepalive
+        args.flags["keep_alive"] = "keepalive"
     args.timings = getattr(args, "verbose", 0) > 0
 
 
@@ -67,14 +70,9 @@ def refuse_one_prompt_options(args: argparse.Namespace) -> None:
 
 
 def request_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The parameters of each request in the chat, besides model and tools.
+    """The parameters of each request in the chat, besides the model.
 
     Raises:
         MinerError: an argument is wrong.
     """
-    tools, args.tools = args.tools, None
-    try:
-        parameters = parameters_of(args)
-    finally:
-        args.tools = tools
-    return {name: value for name, value in parameters.items() if name not in ("model", "tools")}
+    return {name: value for name, value in parameters_of(args).items() if name != "model"}

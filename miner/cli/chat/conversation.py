@@ -31,6 +31,11 @@ class Conversation:
         """Whether the last message still waits for a response."""
         return bool(self.messages) and self.messages[-1]["role"] != "assistant"
 
+    @property
+    def _has_results(self) -> bool:
+        """Whether the last message is the result of a tool call."""
+        return bool(self.messages) and self.messages[-1]["role"] == "tool"
+
     def ask(self, message: dict[str, Any]) -> None:
         """Add a message of the user. One that has had no response gives way to it."""
         if self.unanswered:
@@ -71,6 +76,8 @@ class Conversation:
             arguments["response_format"] = self.response_format
         if self.tools and self.tools_on:
             arguments["tools"] = [{"type": "function", "function": tool["function"]} for tool in self.tools]
+        if "tools" not in arguments or self._has_results:  # without tools it is refused; for results it would never end
+            arguments.pop("tool_choice", None)
         return arguments
 
     def _last_user(self) -> int | None:

@@ -24,7 +24,7 @@ class Reply:
     def __init__(self, service: LLMService, arguments: dict[str, Any]) -> None:
         extras = [name for name in _EXTRAS if name in service.capabilities]
         if extras:
-            arguments = {**arguments, **dict.fromkeys(extras, True), "unsupported": extras}
+            arguments = {"unsupported": extras, **arguments, **dict.fromkeys(extras, True)}
         self._service = service
         self._arguments = arguments
         self._received: list[list[LLMChunk]] = []

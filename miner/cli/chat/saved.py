@@ -14,12 +14,14 @@ from miner.cli.chat.private_files import chat_directory, write_private
 from miner.cli.chat.toolfile import checked_toolset
 from miner.cli.json_value import loads
 from miner.core.llms.contract.request import build_request
+from miner.core.wire import ChatRequest
 from miner.errors import InvalidRequestError, MinerError
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,99}")
 _FORMAT = 1
 _LARGEST = 256 * 2**20
 """Bytes of a file: conversations with images are large."""
+_TOOLS = ("tools", "tool_choice")
 _SAMPLING = ("max_tokens", "temperature", "top_p")
 
 
@@ -89,22 +91,22 @@ def _checked(saved: Any, path: Path) -> Conversation:
     found = Conversation(**saved)
     try:
         found.tools = checked_toolset(found.tools, str(path)) if found.tools else []
-        _check_request(found)
+        check_request(found)
     except MinerError as error:
         raise InvalidRequestError(f"{path} holds what cannot be sent: {error.message}", param="name") from None
     return found
 
 
-def _check_request(found: Conversation) -> None:
-    """Refuse what every further message would be refused with.
+def check_request(found: Conversation) -> ChatRequest:
+    """Refuse what every further message would be refused with; return the request of one.
 
     Raises:
         InvalidRequestError: names the field.
     """
     arguments = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0} | replace(found, tools_on=True).request()
-    own = {name: arguments.pop(name, None) for name in ("messages", "model", "tools", *_SAMPLING)}
+    own = {name: arguments.pop(name, None) for name in ("messages", "model", *_TOOLS, "unsupported", *_SAMPLING)}
     own["messages"] = [*own["messages"], {"role": "user", "content": "x"}]  # there may be none yet
-    build_request(**own, options=arguments)
+    return build_request(**own, options=arguments)
 
 
 def _text(path: Path) -> str:

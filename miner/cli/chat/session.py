@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from miner.cli.chat.conversation import Conversation
 from miner.cli.chat.interrupt import Interrupted, interruptible
 from miner.cli.chat.reply import Reply
+from miner.cli.chat.unsupported import advice_on
 from miner.cli.chat.usage import Usage, context_hint
 from miner.cli.output.errors import complain
 from miner.cli.output.style import Style, columns
@@ -86,8 +87,8 @@ class Chat:
     def show_error(self, error: MinerError) -> None:
         """Print an error with what to do about it."""
         self.say(f"miner: {error.message}", "red")
-        if error.hints:
-            self.say(f"  {error.hints}")
+        if (hints := advice_on(error, self.conversation.options)) is not None:
+            self.say(f"  {hints}")
         tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
         if tail:
             self.say("\n".join(["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]))

@@ -15,8 +15,10 @@ from miner.cli.chat.arguments import MAX_TOKENS, request_of
 from miner.cli.chat.conversation import Conversation
 from miner.cli.chat.history import History
 from miner.cli.chat.private_files import chat_directory
+from miner.cli.chat.saved import check_request
 from miner.cli.chat.screen import Screen, UnechoedKeys
 from miner.cli.chat.session import Chat, ChatLog, Looks
+from miner.cli.chat.unsupported import refuse_options
 from miner.cli.chat.user_input import Cancelled, LineInput, UserInput
 from miner.cli.output.style import is_terminal
 from miner.cli.output.visible import one_line
@@ -41,6 +43,7 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
     from miner.cli.output.terminal import Status
 
     conversation = _conversation(args, model)
+    request = check_request(conversation)
     status = Status()
     async with contextlib.AsyncExitStack() as stack:
         keys = UnechoedKeys()
@@ -67,6 +70,7 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
                     await talk.find_model(conversation.model)
             finally:
                 status.erase()
+            await refuse_options(args, request, service, talk.model)
             greet(talk)
             names = asyncio.ensure_future(_names(talk))
             try:
@@ -105,17 +109,17 @@ def _conversation(args: argparse.Namespace, model: str | None) -> Conversation:
     from miner.cli.chat import saved
 
     options = request_of(args)
-    response_format = options.pop("response_format", None)
+    response_format, tools = options.pop("response_format", None), options.pop("tools", None)
     conversation = saved.load(args.load) if args.load else Conversation()
     conversation.tools_on = conversation.tools_on and not args.load
     conversation.model = model or conversation.model
     conversation.system = args.system if args.system is not None else conversation.system
     conversation.options |= options
     conversation.response_format = response_format or conversation.response_format
-    if args.tools is not None:
-        from miner.cli.chat.toolfile import read_tools
+    if tools is not None:
+        from miner.cli.chat.toolfile import checked_toolset
 
-        conversation.tools, conversation.tools_on = read_tools(args.tools), True
+        conversation.tools, conversation.tools_on = checked_toolset(tools, f"--tools {args.tools[:40]!r}"), True
     return conversation
 
 

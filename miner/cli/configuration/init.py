@@ -226,9 +226,9 @@ def first_file(machine: Machine) -> str:
 
 
 _HEAD = """\
-#:schema ./miner.schema.json
 # What this node serves: `miner serve`. All keys: docs/configuration.md.
-# For completion and checks in editors: miner config schema > miner.schema.json
+# For completion and checks in editors: `miner config schema > miner.schema.json`, and as the first line of this file
+# "#:schema ./miner.schema.json".
 # Check this file with `miner config check`; see all values with `miner config show`.
 """
 _NO_MODELS = """\
