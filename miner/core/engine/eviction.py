@@ -12,7 +12,7 @@ first, then that of idle engines, the least recently used first, then that of bu
   (n: number of requests; mean: mean duration of one).
 - An engine of higher **priority** is not evicted while it has requests, nor for `idle_grace` after the last; one of
   lower priority keeps of its slice only twice what its load took.
-- Pinned, loading and stopping engines stay.
+- Pinned, loading and stopping engines stay; but a load that nobody has waited for in `fairness_wait` is ended.
 
 What engines may be loaded together is in `conflicts.py`: memory, GPUs, number, groups. Only those are evicted that are
 in the way.

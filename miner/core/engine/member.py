@@ -67,6 +67,8 @@ class Member:
         self.preparing: asyncio.Future[None] | None = None
         """`Engine.before_stop`, while it runs."""
         self.load_began = 0.0
+        self.abandoned_at: float | None = None
+        """When the last request that waited for its load left; None: none has."""
         self.ready_at = 0.0
         self.last_used = 0.0
         """End of the last request, or of the load."""
@@ -181,7 +183,7 @@ class Member:
         """Begin a load; `idle_timeout` is for an engine whose requests and rules do not set a keep_alive."""
         self.state = State.LOADING
         self.unloaded.clear()
-        self.load_began, self.load_reported_at = now, -math.inf
+        self.load_began, self.load_reported_at, self.abandoned_at = now, -math.inf, None
         self.requested_keep_alive, self.idle_timeout = None, idle_timeout
 
     def ready(self, now: float) -> None:

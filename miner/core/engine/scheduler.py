@@ -77,6 +77,8 @@ class Scheduler:
         future = waiter.future
         if not future.done() or future.cancelled():
             member.queue.discard(waiter)
+            if not member.queue:
+                member.abandoned_at = self.loop.time()
         elif future.exception() is None:
             lease, now = future.result(), self.loop.time()
             member.times.record(now - lease.granted_at)
@@ -182,6 +184,21 @@ class Scheduler:
                 above = above or (wanted, plan.victims)
                 wake_at = min(wake_at, plan.at)
         self._evicting = {each for each in self._evicting if each in self._draining or each.state is State.STOPPING}
+        if any(member.state is State.UNLOADED and member.queue for member in wanting):
+            wake_at = min(wake_at, self._give_way(now))
+        return wake_at
+
+    def _give_way(self, now: float) -> float:
+        """End loads that nobody has waited for in a time slice, as others wait; return when to decide again."""
+        wake_at = math.inf
+        for member in self.members.values():
+            since = member.abandoned_at
+            if member.state is State.LOADING and since is not None and not (member.queue or member.pinned):
+                until = since + self.limits.fairness_wait
+                if until <= now:
+                    self.stop(member, reason="nobody waits for its load any more, and others wait to load")
+                else:
+                    wake_at = min(wake_at, until)
         return wake_at
 
     def _emit(

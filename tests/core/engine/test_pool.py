@@ -1081,3 +1081,33 @@ def test_only_a_loaded_engine_expires():
         await pool.aclose()
 
     simulate(main())
+
+
+def test_a_load_that_nobody_waits_for_any_more_gives_way():
+    """But not at once: who has left may come again; and not where nobody else waits."""
+
+    async def main():
+        machine = Machine(load=300.0)
+        machine.unknown.add("stuck")
+        pool = machine.pool(memory_budget=10, fairness_wait=10.0, queue_timeout=1e4)
+        loop = asyncio.get_running_loop()
+        first = start(request(pool, spec_of("stuck")))
+        await asyncio.sleep(5)
+        other = start(request(pool, spec_of("good")))
+        await asyncio.sleep(5)
+        first.cancel()
+        await asyncio.sleep(5)
+        assert machine.running == ["stuck"]
+        machine.load = 1.0
+        await other
+        assert loop.time() == pytest.approx(10 + 10 + machine.stop + 1 + 1)
+        assert machine.running == ["good"]
+        machine.load = 50.0
+        alone = start(request(pool, spec_of("stuck")))
+        await asyncio.sleep(5)
+        alone.cancel()
+        await asyncio.sleep(100)
+        assert "stuck" in machine.running
+        await pool.aclose()
+
+    simulate(main())
