@@ -30,6 +30,7 @@ from miner.cli.bench.sender import Sampling, Sender
 from miner.cli.output.errors import note, report
 from miner.cli.parser import UsageError
 from miner.cli.target import open_target, target_config
+from miner.core.counted import counted
 from miner.errors import AuthenticationError, BackendUnavailableError, MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -215,4 +216,6 @@ def _nothing_measured(runs: list[Run]) -> MinerError | None:
     why = next(run.error_examples[worst] for run in runs if worst in run.error_examples)
     total = sum(counts.values())
     some = "" if len(counts) == 1 else f"{counts[worst]} of them "
-    return NothingMeasuredError(f"All {total} requests failed, {some}with {worst}: {why}")
+    return NothingMeasuredError(
+        f"{'All ' if total > 1 else ''}{counted(total, 'request')} failed, {some}with {worst}: {why}"
+    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from miner.cli.bench.measure import Measurement
 from miner.cli.bench.result import Run, Workload
+from miner.core.counted import counted
 
 _LATE = 0.005
 """p99 of the event loop's lag in seconds, above which the client itself distorts latencies."""
@@ -101,8 +102,8 @@ def notes(observed: Observed, runs: Sequence[Run], workload: Workload, *, free: 
     if observed.refused:
         wait = f", and asked to wait {observed.retry_after:g} s" if observed.retry_after is not None else ""
         found.append(
-            f"The server refused {observed.refused} requests because it had too many{wait}. They were not sent again:"
-            " lower the concurrency or rate, or raise the server's limits."
+            f"The server refused {counted(observed.refused, 'request')} because it had too many{wait}."
+            " None was sent again: lower the concurrency or rate, or raise the server's limits."
         )
     found += _cancellations(observed, free=free)
     late = max((run.loop_lag.p99 for run in runs if run.loop_lag is not None), default=0.0)
@@ -123,4 +124,5 @@ def _cancellations(observed: Observed, *, free: bool | None) -> list[str]:
         else "none ran beside them"
     )
     after = {True: "; the server responded afterwards", False: "; afterwards it did not respond", None: ""}[free]
-    return [f"{observed.cancelled} requests were cancelled on purpose: {beside}{after}."]
+    were = "was" if observed.cancelled == 1 else "were"
+    return [f"{counted(observed.cancelled, 'request')} {were} cancelled on purpose: {beside}{after}."]

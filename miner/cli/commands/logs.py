@@ -63,13 +63,15 @@ def run(args: argparse.Namespace) -> int:
     client = GatewayClient.of(args.url, args.key)
     printer = _Printer(as_json=args.json, model=args.model)
     if args.follow:
+        if args.model is not None and not client.get(_path(args, lines=1), Lines, model=args.model)["lines"]:
+            note(f"miner: The engine of {args.model} has written nothing yet. Waiting for it ...")
         from miner.cli.signals import run_until_stopped
 
         return run_until_stopped(lambda _: _follow(args, client, printer))
     content = client.get(_path(args), Entries if args.model is None else Lines, model=args.model)
     for entry in content["entries"] if args.model is None else content["lines"]:
         printer.show(entry)
-    if args.model is not None and not content["lines"]:
+    if args.model is not None and args.lines and not content["lines"]:
         note(f"miner: The engine of {args.model} has written nothing.")
     return 0
 
@@ -94,9 +96,10 @@ def _back() -> None:
     note("miner: The gateway is back.")
 
 
-def _path(args: argparse.Namespace, *, follow: bool = False, after: int | None = None) -> str:
+def _path(args: argparse.Namespace, *, follow: bool = False, after: int | None = None, lines: int | None = None) -> str:
     path = "/admin/logs" if args.model is None else f"/admin/models/{quote(args.model, safe='')}/logs"
-    query = {"lines": args.lines if after is None or args.model is not None else 10**9}
+    most = args.lines if lines is None else lines
+    query = {"lines": most if after is None or args.model is not None else 10**9}
     query |= {"level": args.level} if args.level else {}
     query |= {"follow": "true"} if follow else {}
     query |= {"after": after} if after is not None else {}

@@ -16,6 +16,7 @@ from typing import Any
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.row import Check, Row, ok
 from miner.config.secrets import secret_text
+from miner.core.counted import counted
 from miner.errors import ConfigError
 
 _GROUP = "Exposure"
@@ -143,7 +144,7 @@ def keys_file(facts: Facts) -> Iterator[Row]:
     if row is not None:
         yield row
     elif not guessed:
-        yield ok("keys file", f"{len(content.keys)} keys, {len(admins)} with the admin right", **seen)
+        yield ok("keys file", f"{counted(len(content.keys), 'key')}, {len(admins)} with the admin right", **seen)
 
 
 def key_files(facts: Facts) -> Iterator[Row]:

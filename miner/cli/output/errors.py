@@ -9,7 +9,7 @@ from typing import Any
 from miner.cli.output.visible import visible_but_styled
 from miner.cli.parser import UsageError
 from miner.cli.verbosity import quiet
-from miner.errors import BackendError, ConfigError, MinerError, RequestError
+from miner.errors import BackendError, ConfigError, MinerError, RequestError, StreamInterruptedError
 
 _LOG_LINES = 12
 """Lines printed of the engine's log tail."""
@@ -32,8 +32,12 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     if as_json:
         _print_json(error, status)
     lines = [f"miner: {error.message}"]
-    if error.hints or isinstance(error, BackendError):
-        lines.append(f"  {error.hints or 'Run `miner doctor`: it looks for the cause.'}")
+    hints = error.hints
+    if isinstance(error, StreamInterruptedError) and not error.hint:
+        above = "What came before stands above. " if status == 3 and not as_json else ""
+        hints = f"{above}Try again. {hints or ''}".rstrip()
+    if hints or isinstance(error, BackendError):
+        lines.append(f"  {hints or 'Run `miner doctor`: it looks for the cause.'}")
     tail = [line for line in getattr(error, "log_tail", ()) if line not in error.message]
     if tail:
         lines += ["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from miner.core.counted import counted
 from miner.core.engine.conflicts import fits
 from miner.core.engine.errors import behind, closed, not_started, overloaded
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
@@ -98,7 +99,8 @@ class Scheduler:
                 why = "too many requests wait, most of them yours"
                 each.queue.refuse(dropped, self._overloaded(each, why, "MINER_MAX_QUEUE"))
                 return
-        why = f"{self._waiting()} requests wait already, the most that may"
+        waiting = self._waiting()
+        why = f"{counted(waiting, 'request')} {'waits' if waiting == 1 else 'wait'} already, the most that may"
         raise self._overloaded(member, why, "MINER_MAX_QUEUE")
 
     def _waiting(self) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from miner.core.counted import counted
 from miner.core.http.address import ServerAddress
 from miner.core.http.connection import Connection
 from miner.core.http.connection_pool import ConnectionLimits, ConnectionPool
@@ -250,9 +251,10 @@ class HttpClient:
             async with asyncio.timeout(self._limits.queue_timeout):
                 await permits.acquire()
         except TimeoutError:
+            requests, seconds = counted(limit, "request"), self._limits.queue_timeout
             raise self.upstream.error(
                 BackendOverloadedError,
-                f"has {limit} requests in flight, the limit, and none ended in {self._limits.queue_timeout:g} s.",
+                f"has {requests} in flight, the limit, and none ended in {seconds:g} s.",
                 retry_after=1.0,
                 hint="Try again later.",
                 operator_hint="Raise MINER_MAX_CONNECTIONS or MINER_QUEUE_TIMEOUT.",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from miner.core._typing import override
+from miner.core.counted import counted
 from miner.errors import InvalidRequestError, ModelNotFoundError
 
 SUFFIX = ".gguf"
@@ -140,7 +141,7 @@ def choose(groups: Sequence[FileGroup], ref: HubRef, *, place: str) -> FileGroup
     names = [item.name for item in candidates] or there
     what = "fits none" if not candidates else f"fits {len(candidates)}"
     raise ModelNotFoundError(
-        f"{str(ref)!r} {what} of the {len(groups)} models in {place}: {', '.join(names[:40])}.",
+        f"{str(ref)!r} {what} of the {counted(len(groups), 'model')} in {place}: {', '.join(names[:40])}.",
         model=str(ref),
         available=names,
         hint=f"Name one by its quantization or its file: hf:{ref.repository}:{groups[0].quantization or names[0]}",

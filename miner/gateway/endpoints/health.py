@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from miner.core.counted import counted
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import public, retry_after_header
 from miner.gateway.state import Gateway
@@ -75,7 +76,9 @@ async def not_ready(gateway: Gateway) -> NotReady | None:
     if gateway.running:
         idle = asyncio.get_running_loop().time() - gateway.last_activity_at
         if idle > gateway.settings.serve_stall:
-            return NotReady(f"{len(gateway.running)} requests are running and no token has come for {idle:.0f} s")
+            running = counted(len(gateway.running), "request")
+            verb = "is" if len(gateway.running) == 1 else "are"
+            return NotReady(f"{running} {verb} running and no token has come for {idle:.0f} s")
     health = await gateway.health.current()
     if health:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +11,8 @@ from aiohttp import web
 
 from miner import __version__
 from miner.gateway.context import ROUTE_TABLE, RequestContext, Route
+from miner.gateway.route_path import PARAMETER, shown_path
 
-_PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 _ERROR = {
     "type": "object",
     "description": "An error, in the shape of the API that was called.",
@@ -32,7 +31,7 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
     for route in table:
-        path = _PARAMETER.sub(r"{\1}", route.path)
+        path = shown_path(route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, keys=keys)
     described: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -63,7 +62,7 @@ def _operation(route: Route, *, keys: bool) -> dict[str, Any]:
         "summary": route.summary,
         "responses": {"200": _response(route), "default": error},
     }
-    names = _PARAMETER.findall(route.path)
+    names = PARAMETER.findall(route.path)
     if names:
         described["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

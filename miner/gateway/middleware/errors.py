@@ -24,6 +24,7 @@ from miner.gateway.errors import (
     shortened,
 )
 from miner.gateway.middleware.base import Middleware
+from miner.gateway.route_path import shown_path
 from miner.gateway.server.log_format import current_request
 from miner.gateway.state import Gateway
 
@@ -130,7 +131,7 @@ def log_error(context: RequestContext, failure: Failure, error: MinerError, even
         logger.warning("Request %s %s: %s", context.id, event, text)
         return
     route = context.route
-    message = f"Request {context.id} to {route.method} {route.path} {event}: {type(cause).__name__}"
+    message = f"Request {context.id} to {route.method} {shown_path(route.path)} {event}: {type(cause).__name__}"
     info = (type(cause), cause, cause.__traceback__)
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, message, (), info, "log_error")
     # As a formatter would write it, but without the prompt that the exception may quote.

@@ -13,6 +13,7 @@ from miner.core.wire import LLMChunk
 from miner.gateway.context import RequestContext
 from miner.gateway.errors import failure_of
 from miner.gateway.middleware.base import Middleware
+from miner.gateway.route_path import shown_path
 from miner.gateway.server.log_format import word
 
 logger = logging.getLogger("miner.access")
@@ -87,7 +88,7 @@ def _request_line(context: RequestContext) -> dict[str, Any]:
         "address": context.peer,
         "key": context.caller.name,
         "method": context.request.method[:20] if route.is_fallback else route.method,
-        "route": context.request.path[:_MAX_NAME] if route.is_fallback else route.path,
+        "route": context.request.path[:_MAX_NAME] if route.is_fallback else shown_path(route.path),
         "status": context.status or 200,
     }
 

@@ -11,6 +11,7 @@ import asyncio
 import math
 
 from miner.core._typing import override
+from miner.core.counted import counted
 from miner.core.llms.contract.queue_client import QueueClient, set_client
 from miner.gateway.auth.key_store import KeyStore
 from miner.gateway.context import RequestContext
@@ -108,7 +109,7 @@ def _check_tokens(account: Account, limit: int, now: float) -> None:
     if bucket is None:
         bucket = account.tokens = TokenBucket(limit, now)
     if bucket.left(limit, now) <= 0:
-        raise _exceeded(f"{limit} tokens per minute", bucket.seconds_until(1))
+        raise _exceeded(f"{counted(limit, 'token')} per minute", bucket.seconds_until(1))
 
 
 def _count_request(context: RequestContext, account: Account, limit: int, now: float) -> None:
@@ -121,7 +122,7 @@ def _count_request(context: RequestContext, account: Account, limit: int, now: f
     headers["X-Ratelimit-Remaining-Requests"] = str(max(0, int(left) - 1))
     headers["X-Ratelimit-Reset-Requests"] = f"{bucket.seconds_until(limit):.0f}s"
     if left < 1:
-        raise _exceeded(f"{limit} requests per minute", bucket.seconds_until(1))
+        raise _exceeded(f"{counted(limit, 'request')} per minute", bucket.seconds_until(1))
     bucket.use(1)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from miner import __version__
+from miner.core.counted import counted
 from miner.core.llms.LLMService import LLMService
 from miner.core.model_card import ModelState
 from miner.errors import MinerError
@@ -177,7 +178,8 @@ def tell_end(reason: int | BaseException, shutdown: Shutdown, ran: float, status
     name = signal.Signals(reason).name
     requests = "no requests were running"
     if shutdown.finished or shutdown.cancelled:
-        requests = f"{_count(shutdown.finished)} finished in {shutdown.seconds:.1f} s, {shutdown.cancelled} cancelled"
+        finished = counted(shutdown.finished, "request")
+        requests = f"{finished} finished in {shutdown.seconds:.1f} s, {shutdown.cancelled} cancelled"
     message = f"Stopped by {name} after {duration(ran)}: {requests}. Exit status {status}."
     tell(
         message, message, event="stopped", signal=name, uptime=round(ran, 3), requests_finished=shutdown.finished,
@@ -272,10 +274,6 @@ def _columns() -> int:
 def _reachable(url: str) -> str:
     """An address that clients on this machine can call."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-
-
-def _count(number: int) -> str:
-    return "1 request" if number == 1 else f"{number} requests"
 
 
 def _model_to_name(states: Sequence[ModelState]) -> str | None:

@@ -19,6 +19,7 @@ from miner.config.config import MinerConfig
 from miner.config.node import NodeConfig
 from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
+from miner.core.counted import counted
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from miner.gateway.app import GATEWAY, MIDDLEWARE, create_app
@@ -157,7 +158,11 @@ async def _drain(gateway: Gateway, signals: _Signals) -> Shutdown:
     """Let running requests finish within the grace period, then end them with an error."""
     grace, running, began = gateway.settings.serve_grace, set(gateway.requests), time.monotonic()
     if gateway.requests:
-        logger.warning("Shutting down: %d requests have %g s to finish.", len(gateway.requests), grace)
+        count = len(gateway.requests)
+        logger.warning(
+            "Shutting down: %s %s %g s to finish; a second signal cancels %s.",
+            counted(count, "request"), *(("has", grace, "it") if count == 1 else ("have", grace, "them")),
+        )  # fmt: skip
     idle = asyncio.create_task(gateway.wait_until_idle(grace))
     second_signal = asyncio.create_task(signals.second.wait())
     try:

@@ -254,6 +254,15 @@ def test_a_conversation_that_is_missing_at_the_start_gets_no_word_of_models(tmp_
         assert "/model" not in terminal.text
 
 
+def test_a_stream_that_is_lost_is_told_in_words_for_people(tmp_path):
+    served = FaultServer(faults.truncated(["Half an "]), models=["m"])
+    with in_thread(served) as server, chat(tmp_path, server, BACKEND_RETRIES="0") as terminal:
+        terminal.wait(">>>")
+        text = " ".join(terminal.ask("Hi", "/retry sends it again").split())
+        assert "What had come stays in the conversation. Your message is kept" in text
+        assert "`partial`" not in text
+
+
 def test_an_unreachable_server_ends_with_its_error(tmp_path):
     with Terminal(tmp_path, "chat", "--url", "http://127.0.0.1:9") as terminal:
         assert terminal.end() == 1

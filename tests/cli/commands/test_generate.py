@@ -297,6 +297,14 @@ def test_what_had_arrived_is_in_the_json_too(miner):
     assert (told["error"]["type"], told["error"]["exit_code"]) == ("StreamInterruptedError", 3)
 
 
+def test_a_stream_that_is_lost_is_told_in_words_for_people(miner):
+    with in_thread(FaultServer(faults.truncated(["Hel", "lo"]))) as server:
+        done = miner("generate", "hi", **settings("vllm", server))
+    assert (done.returncode, done.stdout) == (3, b"Hello\n")
+    assert b"What came before stands above. Try again. The engine's log" in done.stderr
+    assert b"partial" not in done.stderr
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_slow_server_is_a_time_out_that_names_its_setting(miner, backend):
     with in_thread(FaultServer(faults.silent_in_stream(["Hello"]))) as server:

@@ -57,6 +57,21 @@ def test_the_lines_of_an_engine(miner):
         assert (refused.returncode, b"no engines of its own" in refused.stderr) == (2, True)
 
 
+def test_following_an_engine_that_has_written_nothing_says_so_once(miner):
+    with in_thread(Gate(Talkative())) as gate:
+        following = miner.start("logs", "-f", "kept", "--url", gate.url)
+        assert b"The engine of kept has written nothing yet." in following.stderr.readline()
+        following.send_signal(signal.SIGINT)
+        assert following.wait(LONG) == 130
+        assert (following.stdout.read(), b"nothing yet" in following.stderr.read()) == (b"", False)
+
+
+def test_no_lines_wanted_is_no_word_of_an_empty_log(miner):
+    with in_thread(Gate(Talkative())) as gate:
+        done = miner("logs", "small", "-n", "0", "--url", gate.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_following_goes_on_over_a_restart(miner):
     port = closed_port()
     url = f"http://127.0.0.1:{port}"

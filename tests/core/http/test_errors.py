@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -14,6 +15,7 @@ from miner.core.http.client import HttpClient
 from miner.core.http.errors import (
     ErrorBody,
     Upstream,
+    interrupted,
     map_errors,
     parse_error_body,
     retry_after_seconds,
@@ -279,3 +281,9 @@ async def test_a_service_names_its_setting(engine: str, mode: str):
             assert {"vllm": "VLLM_API_BASE", "ollama": "OLLAMA_BASE_URL"}[engine] in (caught.value.operator_hint or "")
             health = await service.health()
             assert (health.state, health.hint) == ("unavailable", caught.value.hints)
+
+
+def test_a_traceback_says_where_what_had_arrived_is_and_a_message_does_not():
+    error = interrupted("vllm ended the stream.", Upstream("vllm", "http://127.0.0.1:1/v1"))
+    assert "`partial`" in "".join(traceback.format_exception(pickle.loads(pickle.dumps(error))))
+    assert "partial" not in f"{error} {error.hints}"

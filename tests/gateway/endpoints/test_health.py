@@ -24,6 +24,17 @@ async def ready(served):
             await asyncio.sleep(0.05)
 
 
+async def test_readiness_needs_a_key_once_there_are_keys():
+    key = "0123456789abcdef"
+    async with (
+        serving(Parrot(config(default_model="m")), api_keys=key) as served,
+        aiohttp.ClientSession() as session,
+    ):
+        for path, headers, status in [("/livez", {}, 200), ("/readyz", {}, 401), ("/readyz", {"x-api-key": key}, 200)]:
+            async with session.get(served.url + path, headers=headers) as answer:
+                assert answer.status == status, path
+
+
 @pytest.mark.parametrize("kind", [MalformedReplyError, LostReplyError, OutputValidationError])
 async def test_a_reply_that_cannot_be_parsed_shows_that_the_engine_serves(kind):
     class Garbled(Parrot):

@@ -270,3 +270,14 @@ async def test_successful_probes_are_logged_at_debug_only(file, level, logged):
                 async with session.get(f"{served.url}{path}", headers=headers) as answer:
                     await answer.read()
     assert [one["route"] for one in objects(file, "miner.access")] == logged
+
+
+async def test_a_route_is_written_without_the_pattern_of_its_parts(file):
+    with server_log("json", "info", fd=file):
+        async with (
+            serving(Parrot(config()), middleware=middleware(AccessLog())) as served,
+            aiohttp.ClientSession() as session,
+            session.get(f"{served.v1}/models/m") as answer,
+        ):
+            await answer.read()
+    assert [one["route"] for one in objects(file, "miner.access")] == ["/v1/models/{model}"]

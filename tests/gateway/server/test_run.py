@@ -170,6 +170,7 @@ async def test_the_grace_time_ends_and_a_second_signal_ends_it_sooner(signals, g
             text = await answer.text()
         await engine.wait_for_disconnects(1)
         assert await server.ended() == status
+    assert f"Shutting down: 1 request has {grace} s to finish; a second signal cancels it." in server.said
     assert '"code":"shutting_down"' in text
     assert "[DONE]" not in text
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from miner.core.counted import counted as counted
+
 
 def number(value: float) -> str:
     """Three significant digits without an exponent, whole numbers with a space between thousands."""
@@ -40,8 +42,3 @@ def percent(share: float) -> str:
     if 0 < whole < 1 or 99 < whole < 100:
         return f"{min(max(whole, 0.01), 99.99):.2g} %" if whole < 1 else f"{min(whole, 99.9):.1f} %"
     return f"{whole:.0f} %"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 request`, `2 requests`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from miner.core.counted import counted
 from miner.core.fair_queue import Permits, QueueFullError
 from miner.core.llms.contract.queue_client import QueueClient
 from miner.errors import BackendOverloadedError
@@ -56,7 +57,8 @@ class SlotLimiter:
             with client.wait():
                 await self._permits.acquire(client.in_queue, self._timeout)
         except QueueFullError:
-            raise self._overloaded(f"{self.waiting} requests wait for a slot already", "MINER_MAX_QUEUE") from None
+            why = f"{counted(self.waiting, 'request')} {'waits' if self.waiting == 1 else 'wait'} for a slot already"
+            raise self._overloaded(why, "MINER_MAX_QUEUE") from None
         except TimeoutError:
             why = f"no slot was free within {self._timeout:g} s"
             raise self._overloaded(why, "MINER_QUEUE_TIMEOUT") from None
