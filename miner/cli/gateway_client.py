@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from miner.cli.json_value import loads
+from miner.cli.node import say_node
 from miner.cli.parser import UsageError
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
@@ -128,6 +129,7 @@ class GatewayClient:
         base_url = (default_url() if url is None else url).rstrip("/").removesuffix("/v1")
         if not base_url.startswith(("http://", "https://")):
             raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
+        say_node()
         return cls(base_url, sys.stdin.readline().strip() if key == "-" else key)
 
     def act(

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 KEY_SETTING = "--key or MINER_KEY"
 """Where a key stands, for errors about one."""
 
+_SAY_AT_ONCE = ("doctor",)
+"""Commands that do nothing but talk to the node, with connections of their own."""
+_unsaid: list[str] = []
+"""The notice that is due when the command first talks to its node."""
+
 
 def settle_node(args: argparse.Namespace) -> None:
-    """Complete --url and --key of a command that has them, and say so: no command talks to a server silently.
+    """Complete --url and --key of a command that has them. What opens the connection says so (`say_node`): no command
+    talks to a server silently.
 
     --backend and --config mean this machine. A command whose default is this machine's gateway has `default_gateway`,
     one that takes no key on its command line `key_for` instead.
@@ -23,7 +29,6 @@ def settle_node(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: MINER_URL is no URL.
     """
-    from miner.cli.output.errors import note
     from miner.config.secrets import without_password
     from miner.errors import ConfigError
 
@@ -40,10 +45,20 @@ def settle_node(args: argparse.Namespace) -> None:
                 operator_hint="Such as http://127.0.0.1:8088; unset it to have commands work on this machine.",
             )
         args.url = url
-        note(f"miner: talking to {without_password(url)} (MINER_URL)")
+        _unsaid.append(f"miner: talking to {without_password(url)} (MINER_URL)")
+        if args.command in _SAY_AT_ONCE:
+            say_node()
     default_gateway = getattr(args, "default_gateway", False)
     if args.key is None and (args.url is not None or default_gateway) and not hasattr(args, "own_key"):
         args.key = key_for(args.url)
+
+
+def say_node() -> None:
+    """Say that MINER_URL has chosen the server that is talked to now; once."""
+    from miner.cli.output.errors import note
+
+    while _unsaid:
+        note(_unsaid.pop())
 
 
 def key_for(url: str | None) -> str | None:

@@ -73,9 +73,10 @@ def parameters_of(args: argparse.Namespace) -> dict[str, Any]:
         check_utf8(name, getattr(args, name))
     check_utf8("stop", *(args.stop or ()))
     if args.raw:
-        for name in ("system", "image", "tools"):
-            if getattr(args, name):
-                raise UsageError(f"--raw and --{name} exclude each other: --raw sends the prompt verbatim.")
+        for name in ("system", "image", "tools", "think", "reasoning_effort"):
+            if getattr(args, name) not in (None, "", [], "false", "none"):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"--raw and {flag} exclude each other: --raw sends the prompt verbatim.")
     parameters = {name: getattr(args, name) for name in _AS_THEY_ARE}
     if args.tools is not None:
         parameters["tools"] = _tools(args.tools)

@@ -57,7 +57,10 @@ def open_target(args: argparse.Namespace, config: MinerConfig) -> LLMService:
 
     if args.url is None:
         return chosen_backend(args.backend or (POOL if args.config else None), config)
+    from miner.cli.node import say_node
     from miner.cli.url_service import URLService
+
+    say_node()
 
     return URLService(config)
 

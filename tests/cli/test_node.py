@@ -69,6 +69,24 @@ def test_every_command_with_a_url_takes_it(miner, command):
     assert b"miner: talking to http://127.0.0.1:1 (MINER_URL)" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench", "--show", "run.json"),
+        ("bench", "--compare", "run.json", "run.json"),
+        ("bench", "--concurrency", "none"),
+        ("generate", "--tool-choice", "add", "hi"),
+        ("generate",),
+        ("chat", "--keep-alive", "zz", "--keepalive", "zz"),
+    ],
+)
+def test_nothing_is_said_where_no_server_is_talked_to(miner, tmp_path, arguments):
+    (tmp_path / "run.json").write_text("{}")
+    done = miner(*arguments, MINER_URL="http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert b"talking to" not in done.stderr
+
+
 def test_a_wrong_one_is_refused_without_its_password(miner):
     done = miner("ps", "--json", MINER_URL="ftp://me:hidden@node")
     assert done.returncode == 2

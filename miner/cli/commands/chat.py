@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from miner.cli.chat.arguments import add_chat_options, refuse_one_prompt_options, settle
+from miner.cli.chat.key_first import take_key
 from miner.cli.parser import EXIT_STATUS
 
 _EPILOG = f"""\
@@ -20,6 +21,9 @@ examples:
 /help lists the commands of a chat: /model, /system, /save, /load, /image,
 /tools, /json, /set, /retry, /stats and more. Ctrl-C stops a response and keeps
 the conversation; Ctrl-D leaves.
+
+--key - reads the key from standard input; the chat is then typed at the
+terminal, unless more is piped in: that is a prompt.
 
 What is piped in, or words after `chat`, are one prompt, whose response is
 printed as by `miner generate`. Where only standard output is no terminal, each
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_chat(args: argparse.Namespace) -> int:
     """Chat, or respond once to what is piped in or to the prompt; return the exit status."""
+    take_key(args)
     if args.prompt or args.file or args.image or sys.stdin is None or not sys.stdin.isatty():
         from miner.cli import verbosity
         from miner.cli.commands import generate

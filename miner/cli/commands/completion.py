@@ -17,8 +17,9 @@ examples:
   miner completion fish > ~/.config/fish/completions/miner.fish
 
 Where the script goes is printed on standard error. It completes commands,
-options, files, and the names of models, backends and keys of this machine. It
-is for the miner that has printed it: print it again after an update.
+options, files, and the names of models, backends and keys of this machine, of
+settings, and of programs to launch. It is for the miner that has printed it:
+print it again after an update.
 """
 _PLACES = {
     "bash": "~/.local/share/bash-completion/completions/miner (needs the package bash-completion), "
@@ -27,7 +28,7 @@ _PLACES = {
     "compinit` in ~/.zshrc",
     "fish": "~/.config/fish/completions/miner.fish, or try it: miner completion fish | source",
 }
-_KINDS = ("models", "backends", "keys")
+_KINDS = ("models", "backends", "keys", "programs", "settings")
 _FILES = ("FILE", "PATH", "FILE|JSON", "FILE|URL")
 _MODEL_COMMANDS = ("show", "rm", "run", "load", "unload", "stop", "fit", "path", "reset")
 """Commands and actions whose NAME is a model."""
@@ -129,8 +130,12 @@ def _kind_of(action: argparse.Action, path: tuple[str, ...]) -> str | None:
         return "models"
     if "--backend" in action.option_strings:
         return "backends"
+    if path[-1:] == ("launch",) and action.metavar == "PROGRAM":
+        return "programs"
     if action.option_strings or action.metavar != "NAME":
         return None
+    if path == ("config", "show"):
+        return "settings"
     if path[:1] == ("keys",):
         return "keys" if path[-1] in _KEY_ACTIONS else None
     return "models" if path[-1:] and path[-1] in _MODEL_COMMANDS and path[0] != "config" else None
@@ -139,7 +144,9 @@ def _kind_of(action: argparse.Action, path: tuple[str, ...]) -> str | None:
 def _names(kind: str) -> Iterator[str]:
     """The names of a kind here; none where the settings are wrong: a shell that completes shows no errors."""
     try:
-        yield from {"models": _models, "backends": _backends, "keys": _keys}[kind]()
+        yield from {
+            "models": _models, "backends": _backends, "keys": _keys, "programs": _programs, "settings": _settings,
+        }[kind]()  # fmt: skip
     except MinerError:
         return
 
@@ -175,3 +182,26 @@ def _keys() -> Iterator[str]:
             yield entry.name
     except FileNotFoundError:
         return
+
+
+def _programs() -> Iterator[str]:
+    from miner.cli.launch.registry import CLIENTS
+
+    yield from CLIENTS
+
+
+def _settings() -> Iterator[str]:
+    """What `miner config show` takes: the settings, and the tables of the file."""
+    from miner.cli.configuration.settings import all_classes
+    from miner.config.config import MinerConfig
+    from miner.config.file.find import find_config
+    from miner.config.file.read import read_config
+    from miner.config.sources import variable_of
+
+    for cls in all_classes():
+        for name in cls.model_fields:
+            yield variable_of(name)
+    path = find_config(MinerConfig().config)
+    if path is not None:
+        content = read_config(path).content
+        yield from dict.fromkeys(("limits", *content.models, *content.backends, *content.groups))

@@ -48,6 +48,8 @@ error (type, code, message, hint, exit_code) and content, the text received
 before.
 
 {EXIT_STATUS}"""
+_EXAMPLES = {"run": "run NAME"}
+"""Command -> how it is typed before a prompt, where that is not its name alone."""
 _CONTEXT_HINTS = {
     "llamacpp": "Shorten the prompt, or raise LLAMACPP_CTX_SIZE.",
     "ollama": "Shorten the prompt, or raise OLLAMA_NUM_CTX.",
@@ -76,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
     parameters = parameters_of(args)
     config = target_config(args)
-    prompt = read_prompt(args.prompt, args.file or [], may_be_empty=bool(args.image))
+    example = f'miner {_EXAMPLES.get(args.command, args.command)} "Why is the sky blue?"'
+    prompt = read_prompt(args.prompt, args.file or [], may_be_empty=bool(args.image), example=example)
     if args.system is None and not args.image:
         parameters["prompt"] = prompt
     else:

@@ -33,7 +33,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         usage="miner run [options] NAME [PROMPT]",
     )
     parser.set_defaults(run=run)
-    add_chat_options(parser, words="WORD", words_help="the model's name, then the prompt")
+    add_chat_options(parser, words="NAME", words_help="the model's name, then the words of a prompt")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from miner.cli.gateway_client import default_url
+from miner.cli.node import say_node
 from miner.cli.parser import UsageError
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
@@ -76,6 +77,7 @@ def find_node(*, url: str | None, key: str | None, model: str | None) -> Node:
     base = (default_url() if url is None else url).rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
         raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
+    say_node()
     return asyncio.run(_find(base, key, model))
 
 

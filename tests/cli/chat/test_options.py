@@ -1,10 +1,11 @@
 """The options of `miner chat` and `miner run`: what they set, and what is refused before a chat begins."""
 
 import json
+import sys
 
 import pytest
 
-from tests.cli.chat.terminal import Terminal
+from tests.cli.chat.terminal import CTRL_D, Terminal
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk
 from tests.servers.threaded import in_thread
@@ -87,6 +88,42 @@ def test_in_a_chat_what_is_not_supported_is_taken_back_with_commands(tmp_path, s
         terminal.ask("/set repeat_penalty 1.1", "repeat_penalty = 1.1")
         terminal.ask("Hi", "/set repeat_penalty default takes it back")
         assert "unsupported=" not in terminal.text
+
+
+def under_a_shell(tmp_path, line):
+    """`miner` as MINER in a line of a shell on a terminal."""
+    line = line.replace("MINER", f"{sys.executable} -m miner")
+    return Terminal(tmp_path, under=f"import os; os.execv('/bin/sh', ['sh', '-c', {line!r}])", columns=120)
+
+
+def test_after_the_key_has_come_from_a_file_the_chat_is_typed_at_the_terminal(tmp_path):
+    (tmp_path / "key.txt").write_text("secret\n")
+    with in_thread(StubServer(models=["m"], api_key="secret")) as server:
+        with under_a_shell(tmp_path, f"MINER chat --url {server.url} -m m --key - < key.txt") as terminal:
+            terminal.wait(">>>")
+            terminal.ask("Hi", "2,048 (")
+            terminal.wait(lambda shown: shown.count(">>>") == 2)
+            terminal.type(CTRL_D)
+            assert terminal.end() == 0
+        assert server.bodies[-1]["messages"][-1]["content"] == "Hi"
+
+
+def test_what_follows_the_key_on_standard_input_is_one_prompt(tmp_path):
+    (tmp_path / "key.txt").write_text("secret\nHi\n")
+    with in_thread(StubServer(models=["m"], api_key="secret")) as server:
+        with under_a_shell(tmp_path, f"MINER chat --url {server.url} -m m --key - < key.txt") as terminal:
+            assert terminal.end() == 0
+        assert server.bodies[-1]["messages"][-1]["content"] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "example"),
+    [(["chat"], "miner chat "), (["run", "m"], "miner run NAME "), (["generate"], "miner generate ")],
+)
+def test_without_a_prompt_the_example_is_of_the_command_that_was_typed(miner, arguments, example):
+    done = miner(*arguments, "--url", "http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert f"Such as: {example}" in done.stderr.decode()
 
 
 def test_levels_of_reasoning_are_listed_once(miner):

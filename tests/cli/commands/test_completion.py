@@ -31,6 +31,11 @@ t miner serve --allow
 t miner load ''
 t miner keys revoke ''
 t miner completion ''
+t miner run ''
+t miner run small --backend ol
+t miner launch open
+t miner config show LLAMACPP_PARA
+t miner config show sma
 """
 
 
@@ -79,6 +84,11 @@ def test_options_choices_files_and_names(script, tmp_path, miner):
     assert set(found["miner load "].split()) == {"small", "big"}
     assert found["miner keys revoke "] == "alice"
     assert found["miner completion "] == "bash zsh fish"
+    assert set(found["miner run "].split()) == {"small", "big"}
+    assert found["miner run small --backend ol"] == "ollama"
+    assert set(found["miner launch open"].split()) == {"opencode", "open-webui"}
+    assert found["miner config show LLAMACPP_PARA"] == "LLAMACPP_PARALLEL"
+    assert found["miner config show sma"] == "small"
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -174,6 +174,8 @@ def test_calls_of_tools_are_printed_as_json(miner):
         (["--tools", '[{"name": "x"}]', "--tool-choice", "y"], "--tool-choice must be auto, none, required or"),
         (["--reasoning-effort", "hig"], "Did you mean high?"),
         (["--think", "--no-think"], "not allowed with"),
+        (["--raw", "--think"], "--raw and --think exclude each other"),
+        (["--raw", "--reasoning-effort", "low"], "--raw and --reasoning-effort exclude each other"),
         (["--image", "data:image/png,xx"], "--image must be a data:image/...;base64,... or an http(s) URL, not"),
         (["--image", "no.png"], "--image 'no.png' cannot be read: No such file"),
         (["--file", "no.txt"], "--file 'no.txt' cannot be read: No such file"),
