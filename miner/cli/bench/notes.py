@@ -75,8 +75,8 @@ def notes(observed: Observed, runs: Sequence[Run], workload: Workload, *, free: 
         )
     if observed.without_usage:
         found.append(
-            f"{observed.without_usage} of {requests} responses have no usage: their tokens were counted by chunks,"
-            " which is too few where a chunk carries several."
+            f"{observed.without_usage} of {counted(requests, 'response')} came without usage: their tokens were counted"
+            " by chunks, which is too few where a chunk carries several."
         )
     elif requests and observed.unstreamed == requests:
         found.append("The server does not stream: each response came in one piece, so TTFT is E2E, and TPOT is 0.")
@@ -87,11 +87,13 @@ def notes(observed: Observed, runs: Sequence[Run], workload: Workload, *, free: 
         )
     if observed.short and not workload.ignore_eos:
         found.append(
-            f"{observed.short} of {requests} responses ended before --max-tokens: the model was done."
+            f"{observed.short} of {counted(requests, 'response')} ended before --max-tokens: the model was done."
             " --ignore-eos makes them equally long on vLLM and llama.cpp."
         )
     elif observed.short:
-        found.append(f"{observed.short} of {requests} responses ended before --max-tokens in spite of --ignore-eos.")
+        found.append(
+            f"{observed.short} of {counted(requests, 'response')} ended before --max-tokens in spite of --ignore-eos."
+        )
     planned = workload.shared_prefix or workload.turns > 1
     if observed.prompt_tokens and observed.cached_tokens > _CACHED * observed.prompt_tokens and not planned:
         share = observed.cached_tokens / observed.prompt_tokens

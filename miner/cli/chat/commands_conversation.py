@@ -9,6 +9,7 @@ from miner.cli.chat.session import Chat
 from miner.cli.chat.user_input import Cancelled, without_quotes
 from miner.cli.chat.words import first_word, unquoted
 from miner.cli.images import image_url
+from miner.core.counted import counted
 from miner.errors import InvalidRequestError, MinerError, UnsupportedFeatureError
 
 
@@ -30,7 +31,7 @@ async def clear(chat: Chat, text: str) -> None:
     chat.conversation.messages.clear()
     chat.usage.forget()
     kept = " The system message stays." if chat.conversation.system else ""
-    chat.say(f"{count} messages forgotten.{kept}")
+    chat.say(f"{counted(count, 'message')} forgotten.{kept}")
 
 
 async def save(chat: Chat, name: str) -> None:
@@ -49,7 +50,7 @@ async def save(chat: Chat, name: str) -> None:
         if answer.strip().lower() not in ("y", "yes"):
             chat.say("Nothing is saved.")
             return
-    chat.say(f"Saved {len(chat.conversation.messages)} messages: {saved.save(name, chat.conversation)}")
+    chat.say(f"Saved {counted(len(chat.conversation.messages), 'message')}: {saved.save(name, chat.conversation)}")
 
 
 async def load(chat: Chat, name: str) -> None:
@@ -72,7 +73,7 @@ async def load(chat: Chat, name: str) -> None:
     model = found.model
     before, chat.conversation = chat.conversation.model, found
     chat.usage.forget()
-    chat.say(f"Loaded {name}: {len(found.messages)} messages.")
+    chat.say(f"Loaded {name}: {counted(len(found.messages), 'message')}.")
     if found.tools:
         # A file could bring commands along; they run only after a yes, but tools are not on unasked.
         found.tools_on = False

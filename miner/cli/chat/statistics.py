@@ -41,8 +41,9 @@ def statistics_of(usage: Usage) -> str:
     lines = ["Last complete response:", timings_of(usage.last)]
     if usage.context():
         lines.append(f"Now: {usage.context()}")
+    responses = "The only response" if usage.responses == 1 else f"All {usage.responses} responses"
     lines.append(
-        f"All {usage.responses} responses: {usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion "
+        f"{responses}: {usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion "
         f"tokens, {total:,} together."
     )
     return "\n".join(lines)

@@ -18,6 +18,10 @@ TOO_SMALL = 2048
 """Tokens below which not even the system prompt of a usual client fits."""
 
 
+TRAINED_FOR_MORE = "Use a model that was trained for more."
+"""What helps where the context cannot be raised."""
+
+
 async def context_row(target: Target, service: HTTPBackend, model: ModelInfo) -> Row:
     """The context of a model on a server."""
     name = f"{target.name}: context"
@@ -62,6 +66,6 @@ def judged(target: Target, context: int, trained: int | None, slots: int | None 
         hint = "Prompts that are longer are refused: `The prompt has N tokens, the context M`."
         return Row(name, "note" if limited else "problem", words, None if limited else line, hint, seen)
     if context < ENOUGH:
-        hint = f"Agents need about {ENOUGH}." + (" Use a model that was trained for more." if limited else "")
+        hint = f"Agents need about {ENOUGH}." + (f" {TRAINED_FOR_MORE}" if limited else "")
         return Row(name, "note", words, None if limited else line, hint, seen)
     return ok(name, words, **seen)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from miner import __version__
+from miner.cli.doctor.context import TRAINED_FOR_MORE
 from miner.cli.doctor.engines import _few
 from miner.cli.doctor.explain import row_of
 from miner.cli.doctor.exposure import NEW_KEY_LINE
@@ -233,12 +234,27 @@ async def _admin(node: _Node) -> list[Row | None]:
                     fix=_NEW_KEY,
                 )
             ]
-        return [*_states(_json(models)), await _config(node), await _metrics(node)]
+        return [*_states(_json(models), await _trained_lengths(node)), await _config(node), await _metrics(node)]
     except MinerError as error:
         return [Row("node: admin routes", "problem", error.message.rstrip("."), "miner logs", error.hints)]
 
 
-def _states(found: dict[str, Any]) -> list[Row | None]:
+async def _trained_lengths(node: _Node) -> dict[str, int]:
+    """The tokens that models were trained for, by their names, as far as the node says them."""
+    lengths: dict[str, int] = {}
+    try:
+        listed = _json(await node.get("/api/tags")).get("models")
+    except MinerError:
+        return lengths
+    for each in listed if isinstance(listed, list) else ():
+        details = each.get("details") if isinstance(each, dict) else None
+        length = details.get("context_length") if isinstance(details, dict) else None
+        if isinstance(length, int) and isinstance(each.get("name"), str):
+            lengths[each["name"]] = length
+    return lengths
+
+
+def _states(found: dict[str, Any], trained: dict[str, int]) -> list[Row | None]:
     states = found.get("models")
     if not isinstance(states, list) or not all(isinstance(each, dict) for each in states):
         return [skipped("node: models", "it does not list them")]
@@ -258,14 +274,17 @@ def _states(found: dict[str, Any]) -> list[Row | None]:
             )
         context = each.get("context_length")
         if isinstance(context, int) and context < ENOUGH and each.get("state") not in ("remote",):
+            length = trained.get(str(each.get("name")))
+            limited = length is not None and length <= context
+            raised = "Set `context` of the model, or LLAMACPP_CTX_SIZE, up to its trained length."
             rows.append(
                 Row(
                     f"node: {each.get('name')}",
                     "note",
                     f"{context} tokens a request; agents need about {ENOUGH}",
                     None,
-                    "Set `context` of the model, or LLAMACPP_CTX_SIZE, up to its trained length.",
-                    {"context": context},
+                    TRAINED_FOR_MORE if limited else raised,
+                    {"context": context, "trained": length},
                 )
             )
     loaded = [each.get("name") for each in states if each.get("state") in ("ready", "sleeping")]

@@ -9,6 +9,7 @@ from typing import Any
 from miner.cli.doctor.redact import Redaction
 from miner.cli.doctor.row import Row, Verdict
 from miner.cli.doctor.runner import Done
+from miner.core.counted import counted
 
 VERDICTS: tuple[Verdict, ...] = ("problem", "note", "ok", "skipped")
 _ROWS_OF_ONE_KIND = 40
@@ -58,7 +59,7 @@ class Report:
     @property
     def summary(self) -> str:
         """Such as "3 problems, 1 note"."""
-        parts = [_counted(self.count(verdict), verdict) for verdict in ("problem", "note") if self.count(verdict)]
+        parts = [counted(self.count(verdict), verdict) for verdict in ("problem", "note") if self.count(verdict)]
         return ", ".join(parts) or "nothing is wrong"
 
     def as_json(self) -> dict[str, Any]:
@@ -86,10 +87,6 @@ class Report:
                 "exit_code": self.exit_status,
             },
         }
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _on_one_line(text: str | None) -> Any:

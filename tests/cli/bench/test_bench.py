@@ -120,7 +120,7 @@ def test_without_usage_chunks_are_counted_and_that_is_said(bench, server):
     assert found["runs"][0]["output_tokens"]["mean"] == 5
     assert found["runs"][0]["prompt_tokens"] is None
     assert found["workload"]["tokens_counted_by"] == "estimate"
-    assert any("2 of 2 responses have no usage" in note for note in found["notes"])
+    assert any("2 of 2 responses came without usage" in note for note in found["notes"])
     assert any("one word for a token" in note for note in found["notes"])
 
 
@@ -368,6 +368,8 @@ def test_all_failed(bench, server, miner):
     assert b"All 3 requests failed, with 503: " in done.stderr
     assert b"no more" in done.stderr
     assert b"Traceback" not in done.stderr
+    done = miner("bench", "--url", server.url, "--concurrency", "1", "--requests", "1", "--max-tokens", "2")
+    assert b"1 request failed, with 503: " in done.stderr
 
 
 def test_no_server(miner):

@@ -213,12 +213,22 @@ def test_clear_forgets_the_messages_but_not_the_system_message(terminal, server)
     assert [each["content"] for each in server.bodies[-1]["messages"]] == ["Be brief.", "New"]
 
 
+def test_one_message_is_one(terminal, server):
+    server.reply = lambda body: (503, {"error": {"message": "Down."}})
+    terminal.ask("Hi", "/retry sends it again")
+    terminal.ask("/save one", "Saved 1 message:")
+    terminal.ask("/clear", "1 message forgotten.")
+    terminal.ask("/load one", "Loaded one: 1 message.")
+
+
 def test_stats(terminal, server):
     terminal.ask("/stats", "No complete response yet")
     terminal.ask("Hi", "2,048 (")
-    shown = terminal.ask("/stats", "All 1 responses")
+    shown = terminal.ask("/stats", "The only response: ")
     assert "21 tokens" in shown
     assert "8 tokens" in shown
+    terminal.ask("Again", lambda shown: shown.count("2,048 (") == 3)
+    terminal.ask("/stats", "All 2 responses: ")
 
 
 def test_image(terminal, server, tmp_path):

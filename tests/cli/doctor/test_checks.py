@@ -408,7 +408,7 @@ def test_the_engines_key_is_no_key_for_clients(miner):
 def test_a_keys_file_that_others_can_write(miner, tmp_path):
     path = tmp_path / "keys.json"
     assert miner("keys", "new", "alice", MINER_API_KEYS_FILE=str(path)).returncode == 0
-    assert "1 keys" in examine(miner, "--no-probe", MINER_API_KEYS_FILE=str(path)).row("keys file", "ok")["summary"]
+    assert "1 key," in examine(miner, "--no-probe", MINER_API_KEYS_FILE=str(path)).row("keys file", "ok")["summary"]
     path.chmod(0o666)
     assert (
         examine(miner, "--no-probe", MINER_API_KEYS_FILE=str(path)).row("keys file", "problem")["fix"]

@@ -64,6 +64,18 @@ def test_a_failed_model_and_a_small_context(miner):
     assert found.row("node: probe", "skipped")
 
 
+@pytest.mark.parametrize(("trained", "hint"), [(4096, "trained for more"), (40960, "LLAMACPP_CTX_SIZE")])
+def test_a_context_is_raised_only_below_the_trained_length(miner, trained, hint):
+    class Short(Engines):
+        async def list_models(self):
+            return [ModelInfo(id="small", context_length=4096, trained_context_length=trained)]
+
+    with in_thread(Gate(Short())) as gate:
+        row = examine(miner, "--no-probe", "--url", gate.url).row("node: small", "note")
+    assert hint in row["hint"]
+    assert row["seen"]["trained"] == trained
+
+
 @pytest.mark.parametrize("key", [None, "wrong-key-of-somebody"])
 def test_a_node_that_wants_a_key(miner, key):
     with in_thread(StubServer(api_key="right")) as server:
