@@ -87,6 +87,11 @@ class MinerError(Exception):
         """Both hints, for the operator."""
         return " ".join(filter(None, (self.hint, self.operator_hint))) or None
 
+    @property
+    def hints_for_people(self) -> str | None:
+        """Both hints, for who sits at a terminal: nothing there is an attribute of an object."""
+        return self.operator_hint if self.hint == StreamInterruptedError.PARTIAL_HINT else self.hints
+
     @override
     def __str__(self) -> str:
         return " ".join(filter(None, (self.message, self.hint, self.operator_hint)))
@@ -268,6 +273,8 @@ class StreamInterruptedError(BackendError):
     """The stream ended before its finish reason or `[DONE]`."""
 
     code = "stream_interrupted"
+    PARTIAL_HINT: ClassVar[str] = "What had arrived is in the error's `partial`."
+    """Its hint, which is for callers in Python alone."""
 
 
 class EngineStartError(BackendError):

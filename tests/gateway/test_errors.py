@@ -26,7 +26,7 @@ def test_what_a_client_reads_of_an_error_tells_nothing_of_the_machine():
     assert failure_of(crash).message == "The engine for <path> died."
     missing = ModelNotFoundError("vllm at https://user@host:1/v1 has no model 'org/name'.", hint="Available: a/b, c.")
     assert failure_of(missing).message == "vllm has no model 'org/name'."
-    cut = StreamInterruptedError("vllm ended its response.", hint="What had arrived is in the error's `partial`.")
+    cut = StreamInterruptedError("vllm ended its response.", hint=StreamInterruptedError.PARTIAL_HINT)
     assert failure_of(cut).message == "vllm ended its response."
     long = ContextLengthError("The prompt is too long.", hint="Send less.")
     assert (failure_of(long).status, failure_of(long).message) == (400, "The prompt is too long. Send less.")

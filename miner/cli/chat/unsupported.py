@@ -45,7 +45,7 @@ def advice_on(error: MinerError, options: dict[str, object]) -> str | None:
         options: the parameters of the chat.
     """
     if error.hint != LENIENT_HINT:
-        return error.hints
+        return error.hints_for_people
     param = (getattr(error, "param", None) or "").partition("[")[0].partition(".")[0]
     if param in _OFF:
         return f"{_OFF[param]} takes it back; /model changes to another model."

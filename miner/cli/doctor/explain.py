@@ -31,7 +31,7 @@ def row_of(name: str, error: MinerError, target: Target, **seen: Any) -> Row:
     verdict: Verdict = "problem" if target.used else "note"
     if isinstance(error, UnsupportedFeatureError):
         verdict = "note"
-    hint = target.in_its_words(error.hints or "")
+    hint = target.in_its_words(error.hints_for_people or "")
     status = getattr(error, "status", None)
     tail = getattr(error, "log_tail", ())[-_LOG_LINES:]
     if tail:
@@ -128,7 +128,7 @@ def _timeout_line(target: Target) -> str:
 
 
 def _install_line(error: MinerError) -> str | None:
-    found = re.search(r'pip install "?[\w.\[\]-]+"?', error.hints or "")
+    found = re.search(r'pip install "?[\w.\[\]-]+"?', error.hints_for_people or "")
     setting = re.match(r"(LLAMACPP_\w+|MODEL_PATH)=", error.message)
     return f"unset {setting[1]}" if setting else found[0] if found else "miner models list"
 

@@ -37,7 +37,7 @@ async def look(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
             "problem",
             error.message.rstrip(".")[:400],
             fix,
-            target.in_its_words(error.hints or "") or None,
+            target.in_its_words(error.hints_for_people or "") or None,
             {"wanted": wanted, "models_dir": directory, "available": available[:50]},
         )
         yield skipped(f"{name}: context, memory, probe", "there has to be a model first")

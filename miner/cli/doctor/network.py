@@ -131,7 +131,7 @@ async def hub(facts: Facts) -> AsyncGenerator[Row, None]:
     except MinerError as error:
         set_ = "hf_endpoint" in facts.is_set
         text = re.sub(r"^hub at \S+ ", "", error.message).rstrip(".")
-        row = Row("hub", "note", f"{shown} {text}: no model can be pulled", "unset HF_ENDPOINT", error.hints)
+        row = Row("hub", "note", f"{shown} {text}: no model can be pulled", "unset HF_ENDPOINT", error.hints_for_people)
         yield row if set_ else skipped("hub", f"{shown} {text}. Models that are here work without it")
         return
     seen = {"endpoint": shown, "status": response.status, "token": token is not None}

@@ -161,7 +161,7 @@ async def _ready(node: _Node) -> Row:
     try:
         response = await node.get("/readyz")
     except MinerError as error:
-        return Row("node: ready", "problem", error.message.rstrip("."), "miner logs", error.hints)
+        return Row("node: ready", "problem", error.message.rstrip("."), "miner logs", error.hints_for_people)
     found = _json(response)
     if response.status == 200:
         if config := found.get("config"):
@@ -190,7 +190,7 @@ async def _access(node: _Node) -> Row:
         without = await node.get("/v1/models", key=False)
         given = await node.get("/v1/models") if node.key else without
     except MinerError as error:
-        return Row("node: key", "problem", error.message.rstrip("."), "miner logs", error.hints)
+        return Row("node: key", "problem", error.message.rstrip("."), "miner logs", error.hints_for_people)
     open_, private = without.status == 200, is_loopback(node.host)
     seen = {"without_key": without.status, "with_key": given.status if node.key else None}
     if given.status in (401, 403):
@@ -236,7 +236,7 @@ async def _admin(node: _Node) -> list[Row | None]:
             ]
         return [*_states(_json(models), await _trained_lengths(node)), await _config(node), await _metrics(node)]
     except MinerError as error:
-        return [Row("node: admin routes", "problem", error.message.rstrip("."), "miner logs", error.hints)]
+        return [Row("node: admin routes", "problem", error.message.rstrip("."), "miner logs", error.hints_for_people)]
 
 
 async def _trained_lengths(node: _Node) -> dict[str, int]:

@@ -66,7 +66,7 @@ async def _probe(
     seconds, began = facts.options.seconds, time.monotonic()
 
     def hint(error: MinerError) -> str | None:
-        return target.in_its_words(error.hints or "") or None
+        return target.in_its_words(error.hints_for_people or "") or None
 
     try:
         async with asyncio.timeout(seconds):

@@ -143,7 +143,7 @@ def _crashed(check: Check, error: BaseException) -> Row:
     if isinstance(error, asyncio.CancelledError):
         return Row(check.name, "problem", _CANCELLED)
     if isinstance(error, MinerError):
-        return Row(check.name, "problem", error.message.rstrip("."), hint=error.hints)
+        return Row(check.name, "problem", error.message.rstrip("."), hint=error.hints_for_people)
     text = " ".join(str(error).split())[:300]
     return Row(
         check.name,

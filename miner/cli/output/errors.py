@@ -32,8 +32,8 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     if as_json:
         _print_json(error, status)
     lines = [f"miner: {error.message}"]
-    hints = error.hints
-    if isinstance(error, StreamInterruptedError) and not error.hint:
+    hints = error.hints_for_people
+    if isinstance(error, StreamInterruptedError) and error.hint in (None, error.PARTIAL_HINT):
         above = "What came before stands above. " if status == 3 and not as_json else ""
         hints = f"{above}Try again. {hints or ''}".rstrip()
     if hints or isinstance(error, BackendError):
@@ -91,7 +91,7 @@ def _print_json(error: MinerError, status: int) -> None:
         "type": type(error).__name__,
         "code": error.code,
         "message": error.message,
-        "hint": error.hints,
+        "hint": error.hints_for_people,
         "exit_code": status,
     }
     try:

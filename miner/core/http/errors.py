@@ -175,11 +175,12 @@ class map_errors:
 
 def interrupted(message: str, upstream: Upstream, status: int | None = None) -> StreamInterruptedError:
     """The error for a response that ended before it was complete."""
-    error = StreamInterruptedError(
-        message, operator_hint="The engine's log says why it stopped.", **upstream.details(status)
+    return StreamInterruptedError(
+        message,
+        hint=StreamInterruptedError.PARTIAL_HINT,
+        operator_hint="The engine's log says why it stopped.",
+        **upstream.details(status),
     )
-    error.add_note("What had arrived is in the error's `partial`.")  # for who reads a traceback
-    return error
 
 
 def _reason(error: BaseException) -> str:

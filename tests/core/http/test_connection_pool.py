@@ -30,7 +30,7 @@ async def test_streams_count_too_and_leave_their_place_however_they_end():
         http_client = client(server.v1, max_connections=1, queue_timeout=0.3)
         async with http_client.stream("/chat/completions", CHAT) as answer:
             assert await answer.read_some()
-            with pytest.raises(BackendOverloadedError, match=r"has 1 requests in flight, the limit") as caught:
+            with pytest.raises(BackendOverloadedError, match=r"has 1 request in flight, the limit") as caught:
                 await http_client.request("POST", "/chat/completions", CHAT)
             assert "MINER_MAX_CONNECTIONS" in str(caught.value)
             # What asks for facts, and must be quick, waits for nobody.
