@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -20,6 +21,17 @@ def interrupt():
 
 async def forever():
     await asyncio.wait_for(asyncio.Event().wait(), PATIENCE)
+
+
+@contextmanager
+def chatting(tmp_path, behaviour):
+    """A server, and a chat with it that waits for a message."""
+    with (
+        in_thread(FaultServer(behaviour, models=["m"])) as server,
+        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
+    ):
+        terminal.wait(">>>")
+        yield server, terminal
 
 
 def wait_for_requests(server, terminal, path=None):
@@ -93,11 +105,7 @@ async def test_the_innermost_block_gets_it():
 
 @pytest.mark.process
 def test_a_load_whose_model_is_looked_for_can_be_stopped(tmp_path):
-    with (
-        in_thread(FaultServer(faults.ok(["Fine."]), models=["m"])) as server,
-        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
-    ):
-        terminal.wait(">>>")
+    with chatting(tmp_path, faults.ok(["Fine."])) as (server, terminal):
         terminal.ask("/save one", "Saved 0 messages")
         (file,) = tmp_path.rglob("one.json")
         file.write_text(file.read_text().replace('"m"', '"another"'))
@@ -117,11 +125,7 @@ def test_a_load_whose_model_is_looked_for_can_be_stopped(tmp_path):
 @pytest.mark.parametrize("command", ["/tools pipe", "/json pipe", "/image pipe", "/image URL/silent.png"])
 def test_what_a_command_waits_for_can_be_left(tmp_path, command):
     os.mkfifo(tmp_path / "pipe")
-    with (
-        in_thread(FaultServer(faults.ok(), models=["m"])) as server,
-        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
-    ):
-        terminal.wait(">>>")
+    with chatting(tmp_path, faults.ok()) as (server, terminal):
         server.behaviour = faults.silent()
         terminal.type(command.replace("URL", server.url) + ENTER)
         terminal.wait(lambda shown: shown.count(">>>") == 1 and command.split()[0] in shown)
@@ -138,11 +142,7 @@ def test_what_a_command_waits_for_can_be_left(tmp_path, command):
 @pytest.mark.process
 def test_a_key_that_is_held_stops_the_response_and_keeps_the_chat(tmp_path):
     words = faults.slow(0.0, ["word "] * 500, between=0.05)
-    with (
-        in_thread(FaultServer(words, models=["m"])) as server,
-        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
-    ):
-        terminal.wait(">>>")
+    with chatting(tmp_path, words) as (server, terminal):
         terminal.ask("Hi", "word word")
         for _ in range(20):
             terminal.type(CTRL_C)
@@ -158,11 +158,7 @@ def test_a_key_that_is_held_stops_the_response_and_keeps_the_chat(tmp_path):
 def test_ctrl_c_is_not_behind_a_paste_in_a_response(tmp_path, size):
     """The terminal's own queue has room for 4095 bytes."""
     words = faults.slow(0.0, ["word "] * 500, between=0.05)
-    with (
-        in_thread(FaultServer(words, models=["m"])) as server,
-        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
-    ):
-        terminal.wait(">>>")
+    with chatting(tmp_path, words) as (server, terminal):
         terminal.ask("Hi", "word word")
         paste_all(terminal, "a line of the paste\r" * (size // 20))
         terminal.read(0.5)
@@ -179,11 +175,7 @@ def test_ctrl_c_is_not_behind_a_paste_in_a_response(tmp_path, size):
 @pytest.mark.process
 def test_what_is_typed_and_pasted_in_a_response_is_for_the_next_prompt(tmp_path):
     words = faults.slow(0.0, ["word "] * 30, between=0.1)
-    with (
-        in_thread(FaultServer(words, models=["m"])) as server,
-        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
-    ):
-        terminal.wait(">>>")
+    with chatting(tmp_path, words) as (server, terminal):
         terminal.ask("Hi", "word word")
         terminal.type("About this: ")
         terminal.paste("one\rtwo\rthree")
@@ -220,11 +212,7 @@ def paste_all(terminal, text):
 @pytest.mark.parametrize("pause", [0.6, 0.7, 1.0])
 def test_two_signals_leave(tmp_path, pause):
     """Not as keys: a prompt that is about to end has the terminal for itself and would keep them."""
-    with (
-        in_thread(FaultServer(faults.ok(), models=["m"])) as server,
-        Terminal(tmp_path, "chat", "--url", server.url) as terminal,
-    ):
-        terminal.wait(">>>")
+    with chatting(tmp_path, faults.ok()) as (_, terminal):
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait("Ctrl-D or /exit leaves")
         time.sleep(pause)

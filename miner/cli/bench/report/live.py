@@ -23,6 +23,7 @@ from miner.cli.output.style import Style, is_terminal
 from miner.cli.output.tables import printable
 from miner.cli.verbosity import logs_shown, quiet
 from miner.core._typing import override
+from miner.core.counted import counted
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -93,7 +94,7 @@ class _Lines(Progress):
             self._tally = None
 
     def _begun(self, tally: Tally) -> None:
-        requests = f": {units.counted(tally.total, 'request')}" if tally.total else ""
+        requests = f": {counted(tally.total, 'request')}" if tally.total else ""
         note(f"{printable(tally.name)}{_of(tally, self._runs)}{requests}")
 
     def _maybe(self, tally: Tally) -> None:

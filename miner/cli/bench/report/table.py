@@ -11,6 +11,7 @@ from miner.cli.bench.result import Result, Run
 from miner.cli.output.style import Style
 from miner.cli.output.tables import aligned, cell_len, printable
 from miner.cli.output.wrap import wrapped
+from miner.core.counted import counted
 
 _WIDEST = 200
 """Columns where the output is no terminal."""
@@ -159,7 +160,7 @@ def _failures(runs: Sequence[Run], style: Style) -> list[str]:
     if not counts:
         return []
     lines = [
-        f"{units.counted(count, 'request')} failed with {printable(code, limit=60)}"
+        f"{counted(count, 'request')} failed with {printable(code, limit=60)}"
         + (f": {printable(examples[code])}" if examples[code] else ".")
         for code, count in sorted(counts.items(), key=lambda item: -item[1])
     ]

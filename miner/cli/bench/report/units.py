@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from miner.core.counted import counted as counted
-
 
 def number(value: float) -> str:
     """Three significant digits without an exponent, whole numbers with a space between thousands."""

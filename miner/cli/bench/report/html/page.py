@@ -17,6 +17,7 @@ from miner.cli.bench.report.html.entries import Entry, entries
 from miner.cli.bench.report.html.markup import Markup, tag
 from miner.cli.bench.result import Result, Run
 from miner.cli.parser import UsageError
+from miner.core.counted import counted
 
 
 def page(results: Sequence[Result], names: Sequence[str]) -> str:
@@ -104,7 +105,7 @@ def _top(found: Sequence[Entry], heading: str) -> Markup:
     where = _engine_machine(first)
     requests = sum(run.requests for each in found for run in each.result.runs)
     created = first.created.replace("T", " ").replace("Z", " UTC")
-    facts = [where, units.counted(requests, "request"), created]
+    facts = [where, counted(requests, "request"), created]
     return tag(
         "header",
         tag("p", "miner bench", class_="kicker"),

@@ -12,6 +12,7 @@ from miner.cli.bench.report.figures import E2E, ITL, LATENCIES, POINTS, SPEED, T
 from miner.cli.bench.report.html.entries import Entry
 from miner.cli.bench.report.html.markup import Markup, tag
 from miner.cli.bench.result import Result, Run
+from miner.core.counted import counted
 from miner.core.models.memory.verdict import readable
 
 _SIGNS = {"better": "▲", "worse": "▼", "no_difference": "=", "unknown": "?"}
@@ -172,7 +173,7 @@ def failures(found: Sequence[Entry]) -> Markup:
     runs = [(each, run) for each in found for run in each.result.runs]
     total, failed = sum(run.requests for _, run in runs), sum(run.failed for _, run in runs)
     if not failed:
-        words = f"None of {units.counted(total, 'request')} failed."
+        words = f"None of {counted(total, 'request')} failed."
         return tag("section", tag("h2", "Errors"), tag("p", words, class_="lead"))
     lines = []
     for each, run in runs:
@@ -186,9 +187,7 @@ def failures(found: Sequence[Entry]) -> Markup:
             examples.setdefault(code, example)
     parts = [
         tag("h2", "Errors"),
-        tag(
-            "p", f"{failed} of {units.counted(total, 'request')} failed. Their latencies count nowhere.", class_="lead"
-        ),
+        tag("p", f"{failed} of {counted(total, 'request')} failed. Their latencies count nowhere.", class_="lead"),
         tag("div", tag("table", tag("tbody", *lines)), class_="scroll", tabindex=0),
     ]
     if examples:
@@ -243,7 +242,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     if workload.extra_body:
         sent.append(", ".join(f"{name} {value}" for name, value in workload.extra_body.items()))
     if workload.warmup:
-        sent.append(f"{units.counted(workload.warmup, 'request')} before each run to warm up")
+        sent.append(f"{counted(workload.warmup, 'request')} before each run to warm up")
     memory = f", {readable(machine.memory)} of memory" if machine.memory else ""
     return [
         ("model", target.model or "the target's default"),
@@ -252,7 +251,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("route", target.endpoint),
         ("load", ", ".join(dict.fromkeys(run.name for run in result.runs))),
         ("sent", "; ".join(sent)),
-        ("load came from", f"{machine.cpu or 'an unknown CPU'}, {units.counted(machine.cores, 'core')}{memory}"),
+        ("load came from", f"{machine.cpu or 'an unknown CPU'}, {counted(machine.cores, 'core')}{memory}"),
         ("GPUs there", ", ".join(machine.gpus)),
         ("system", f"{machine.os}, Python {machine.python}, miner {result.miner}"),
         ("measured", result.created),
