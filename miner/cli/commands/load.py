@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from miner.cli.commands.ps import state_of, until
+from miner.cli.memory_taken import gpu_memory, main_memory, memory_words
 from miner.cli.output.errors import note
 from miner.cli.output.style import is_terminal
 from miner.cli.output.tables import print_json
@@ -83,12 +84,10 @@ def _stays(loaded: dict[str, Any]) -> str:
 
 def _words(loaded: dict[str, Any]) -> list[str]:
     """How long it took, and what it takes, as far as that is known."""
-    from miner.core.models.memory.verdict import readable
-
     words = [f"In {loaded['seconds']:.1f} s"]
-    memory = (loaded.get("memory") or 0) + (loaded.get("gpu_memory") or 0)
+    memory = memory_words(main_memory(loaded), gpu_memory(loaded))
     if memory:
-        words.append(readable(memory))
+        words.append(memory)
     slots, context = loaded.get("slots"), loaded.get("context_length")
     if context:
         words.append(f"{slots} slot{'' if slots == 1 else 's'} of {context} tokens" if slots else f"{context} tokens")

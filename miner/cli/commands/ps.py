@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from miner.cli.memory_taken import gpu_memory, main_memory
 from miner.cli.output.errors import note
 from miner.cli.output.style import columns
 from miner.cli.output.tables import print_json, printable, with_lines
@@ -64,13 +65,17 @@ def is_active(model: Mapping[str, Any]) -> bool:
 
 
 def table_of(models: Sequence[Mapping[str, Any]]) -> str:
-    """The table of models, as `/admin/models` has them; the reasons of failures below their lines."""
-    rows: list[tuple[str, ...]] = [("NAME", "BACKEND", "STATE", "MEMORY", "CONTEXT", "BUSY", "QUEUED", "UNTIL")]
-    rows += [_row(model) for model in models]
+    """The table of models, as `/admin/models` has them, with their GPU memory if one takes some; the reasons of
+    failures below their lines.
+    """
+    gpus = any(gpu_memory(model) for model in models)
+    head = ("NAME", "BACKEND", "STATE", "MEMORY", *(["GPU"] if gpus else []), "CONTEXT", "BUSY", "QUEUED", "UNTIL")
+    rows: list[tuple[str, ...]] = [head]
+    rows += [_row(model, gpus) for model in models]
     reasons = [
         printable(" ".join(model["reason"].split()), limit=500) if model.get("reason") else None for model in models
     ]
-    return with_lines(rows, reasons, right=frozenset({3, 4, 5, 6}), columns=columns(sys.stdout))
+    return with_lines(rows, reasons, right=frozenset(range(3, len(head) - 1)), columns=columns(sys.stdout))
 
 
 def state_of(client: GatewayClient, name: str) -> dict[str, Any]:
@@ -87,17 +92,17 @@ def state_of(client: GatewayClient, name: str) -> dict[str, Any]:
     return {key: found[key] for key in _SHOWN_OF_ONE if key in found}
 
 
-def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(model: Mapping[str, Any], gpus: bool) -> tuple[str, ...]:
     from miner.core.models.memory.verdict import readable
 
-    memory = (model.get("memory") or 0) + (model.get("gpu_memory") or 0)
+    sizes = [main_memory(model), *([gpu_memory(model)] if gpus else [])]
     slots = model.get("slots")
     busy = model.get("slots_busy") or 0
     return (
         printable(model["name"]) + ("*" if model.get("default") else ""),
         printable(model.get("backend") or "-"),
         model.get("state", "unloaded"),
-        readable(memory) if memory else "-",
+        *(readable(size) if size else "-" for size in sizes),
         str(model.get("context_length") or "-"),
         f"{busy}/{slots}" if slots else str(busy or "-"),
         str(model.get("queued") or "-"),

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from miner.cli.commands.ps import state_of
+from miner.cli.memory_taken import gpu_memory, main_memory, memory_words
 from miner.cli.output.errors import note
 from miner.cli.output.tables import print_json
 from miner.cli.parser import add_gateway_options
@@ -17,7 +18,8 @@ examples:
 
 The next request loads it again. `miner ps` shows what is loaded.
 
---json prints one object: model, {done}, freed (bytes; null if unknown).
+--json prints one object: model, {done}, freed (bytes of main memory; null if
+unknown), and freed_gpu (bytes) where it had GPU memory.
 """
 _DONE = {"unload": "unloaded", "stop": "stopped"}
 """Action -> the field of the response that says whether the model was loaded."""
@@ -60,13 +62,12 @@ def take_out(args: argparse.Namespace, action: str) -> int:
     client, done = GatewayClient.of(args.url, args.key), _DONE[action]
     before = state_of(client, args.name)
     answer = client.act(args.name, action, timeout=_SECONDS)
-    freed = (before.get("memory") or 0) + (before.get("gpu_memory") or 0) if answer.get(done) else 0
+    freed, freed_gpu = (main_memory(before), gpu_memory(before)) if answer.get(done) else (0, 0)
     if args.json:
-        print_json(answer | {"freed": freed or None})
+        print_json(answer | {"freed": freed or None} | ({"freed_gpu": freed_gpu} if freed_gpu else {}))
     else:
         print(f"{args.name} {f'is {done}' if answer.get(done) else 'was not loaded'}")
-        if freed:
-            from miner.core.models.memory.verdict import readable
-
-            note(f"{readable(freed)} of memory are free again.")
+        if freed or freed_gpu:
+            size = memory_words(freed, freed_gpu)
+            note(f"{size if freed_gpu else f'{size} of memory'} are free again.")
     return 0

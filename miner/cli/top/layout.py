@@ -9,7 +9,7 @@ from typing import Any
 
 from miner.cli.output.sparkline import sparkline
 from miner.cli.output.tables import cell_len, printable
-from miner.cli.top.view import RequestRow, View, memory_of
+from miner.cli.top.view import RequestRow, View, gpu_memory_of, memory_of
 from miner.core.models.memory.verdict import readable
 
 Line = list[tuple[str, str]]
@@ -37,8 +37,10 @@ class _Column:
     right: bool = False
 
 
+_GPU = _Column("GPU", 4, 9, right=True)
+"""Of the models only where one takes GPU memory."""
 _MODELS = (
-    _Column("NAME", 0, 24), _Column("STATE", 1, 11), _Column("MEMORY", 4, 9, right=True),
+    _Column("NAME", 0, 24), _Column("STATE", 1, 11), _Column("MEMORY", 4, 9, right=True), _GPU,
     _Column("BUSY", 2, 5, right=True), _Column("QUEUED", 5, 6, right=True), _Column("TOK/S", 3, 7, right=True),
     _Column("LAST MINUTE", 6, 30),
 )  # fmt: skip
@@ -50,6 +52,7 @@ SORTS: tuple[tuple[str, Callable[[View, Mapping[str, Any]], Any]], ...] = (
     ("NAME", lambda view, model: model["name"]),
     ("STATE", lambda view, model: _STATE_ORDER.get(model.get("state", ""), 9)),
     ("MEMORY", lambda view, model: -memory_of(model)),
+    ("GPU", lambda view, model: -gpu_memory_of(model)),
     ("BUSY", lambda view, model: -(model.get("slots_busy") or 0)),
     ("QUEUED", lambda view, model: -(model.get("queued") or 0)),
     ("TOK/S", lambda view, model: -view.rate_of(model)),
@@ -106,6 +109,8 @@ def node_lines(view: View, columns: int, *, live: bool = True) -> list[Line]:
     pieces.append((f"{running} running, {view.waiting} waiting", "yellow" if view.waiting else ""))
     total = view.node.get("memory_total")
     pieces.append((f"memory {readable(view.memory)}{f' of {readable(total)}' if total else ''}", ""))
+    if view.gpu_memory:
+        pieces.append((f"GPU memory {readable(view.gpu_memory)}", ""))
     if view.lost is not None:
         pieces.append((f"NO CONNECTION: {view.lost} Trying again ...", "red"))
     elif view.restarts:
@@ -126,20 +131,21 @@ def model_lines(
     view: View, models: Sequence[Mapping[str, Any]], columns: int, *, sort: str = "", unicode: bool = True
 ) -> list[Line]:
     """The table of models."""
-    rows = []
+    rows, gpus = [], bool(view.gpu_memory)
+    columns_shown = [column for column in _MODELS if gpus or column is not _GPU]
     for model in models:
         state, slots, busy = model.get("state", "unloaded"), model.get("slots"), model.get("slots_busy") or 0
-        memory, rate = memory_of(model), view.rate_of(model)
+        sizes, rate = [memory_of(model), *([gpu_memory_of(model)] if gpus else [])], view.rate_of(model)
         rows.append([
             (model["name"] + ("*" if model.get("default") else ""), ""),
             (state, _STATES.get(state, "dim")),
-            (readable(memory) if memory else "-", ""),
+            *((readable(size) if size else "-", "") for size in sizes),
             (f"{busy}/{slots}" if slots else str(busy or "-"), "bold" if busy else ""),
             (str(model.get("queued") or "-"), "yellow" if model.get("queued") else ""),
             (f"{rate:.0f}" if rate else "-", "bold" if rate else ""),
             (sparkline(list(view.history.get(model["name"], ())), _MODELS[-1].width, unicode=unicode), "green"),
         ])  # fmt: skip
-    return _table(_MODELS, rows, columns, marked=sort) if rows else [[("No models.", "dim")]]
+    return _table(columns_shown, rows, columns, marked=sort) if rows else [[("No models.", "dim")]]
 
 
 def request_lines(view: View, most: int, columns: int) -> list[Line]:

@@ -78,7 +78,7 @@ async def live(client: GatewayClient, view: View) -> int:
             if key in ("q", "Q"):
                 ended.set()
             else:
-                press(choice, key)
+                press(choice, key, gpus=bool(view.gpu_memory))
                 screen.draw()
 
         async def tick() -> None:
@@ -93,14 +93,21 @@ async def live(client: GatewayClient, view: View) -> int:
     return 0
 
 
-def press(choice: Choice, key: str) -> None:
-    """Apply a key."""
+def press(choice: Choice, key: str, *, gpus: bool) -> None:
+    """Apply a key.
+
+    Args:
+        gpus: whether the column of GPU memory is shown.
+    """
     from miner.cli.top.layout import SORTS
 
     if key in ("p", "P", " "):
         choice.paused = not choice.paused
     elif key in ("left", "right"):
-        choice.sort = (choice.sort + (1 if key == "right" else -1)) % len(SORTS)
+        step = 1 if key == "right" else -1
+        choice.sort = (choice.sort + step) % len(SORTS)
+        if SORTS[choice.sort][0] == "GPU" and not gpus:
+            choice.sort += step
     elif key in ("up", "down"):
         choice.scroll = max(0, choice.scroll + (1 if key == "down" else -1))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from miner.cli.memory_taken import gpu_memory, main_memory
 
 if TYPE_CHECKING:
     from miner.cli.gateway_client import ServerEvent
@@ -134,11 +136,19 @@ class View:
 
     @property
     def memory(self) -> int:
-        """Bytes that the loaded models take, GPUs included. Models that share an engine take its memory once."""
+        """Bytes of main memory that the loaded models take. Models that share an engine take its memory once."""
+        return self._sum_of_engines(memory_of)
+
+    @property
+    def gpu_memory(self) -> int:
+        """The same of GPU memory, of all GPUs together; 0: none, or unknown."""
+        return self._sum_of_engines(gpu_memory_of)
+
+    def _sum_of_engines(self, taken: Callable[[Mapping[str, Any]], int]) -> int:
         engines: dict[str, int] = {}
         for model in self.models:
             engine = model.get("engine") or model["name"]
-            engines[engine] = max(engines.get(engine, 0), memory_of(model))
+            engines[engine] = max(engines.get(engine, 0), taken(model))
         return sum(engines.values())
 
     @property
@@ -148,13 +158,15 @@ class View:
         return None if started is None else max(0.0, time.time() - started)
 
     def as_json(self) -> dict[str, Any]:
-        """All that is shown, as one object."""
+        """All that is shown, as one object; `gpu_memory` only where there is a figure."""
+        gpu_memory = self.gpu_memory
         return {
             "at": round(time.time(), 3), "url": self.url, "connected": self.lost is None, "error": self.lost,
             "version": self.node.get("version"), "uptime": None if self.uptime is None else round(self.uptime, 1),
             "requests_per_second": round(self.requests_per_second, 2),
             "tokens_per_second": round(self.tokens_per_second, 2), "memory": self.memory,
-            "memory_total": self.node.get("memory_total"), "requests_running": len(self.running),
+            "memory_total": self.node.get("memory_total"), **({"gpu_memory": gpu_memory} if gpu_memory else {}),
+            "requests_running": len(self.running),
             "requests_waiting": self.waiting,
             "models": [{**model, "tokens_per_second": self.rate_of(model)} for model in self.models],
             "requests": [_request_json(row) for row in [*self.running.values(), *list(self.recent)[:20]]],
@@ -162,10 +174,13 @@ class View:
 
 
 def memory_of(model: Mapping[str, Any]) -> int:
-    """Bytes that a model takes now; 0: it is not loaded here."""
-    if model.get("state") not in ("ready", "loading", "stopping", "sleeping"):
-        return 0
-    return int(model.get("memory") or 0) + int(model.get("gpu_memory") or 0)
+    """Bytes of main memory that a model takes now; 0: it is not loaded here."""
+    return main_memory(model) if model.get("state") in _OCCUPYING else 0
+
+
+def gpu_memory_of(model: Mapping[str, Any]) -> int:
+    """Bytes of GPU memory that a model takes now; 0: it is not loaded here, or has none."""
+    return gpu_memory(model) if model.get("state") in _OCCUPYING else 0
 
 
 def _request_json(row: RequestRow) -> dict[str, Any]:
@@ -176,6 +191,7 @@ def _request_json(row: RequestRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_OCCUPYING = ("ready", "loading", "stopping", "sleeping")
 _MODEL_STATES = {
     "loading": "loading", "starting": "loading", "ready": "ready", "evicting": "stopping", "stopping": "stopping",
     "stopped": "unloaded", "sleeping": "sleeping", "failed": "failed",

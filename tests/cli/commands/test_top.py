@@ -18,7 +18,7 @@ from miner.cli.output.sparkline import sparkline
 from miner.cli.output.tables import cell_len
 from miner.cli.top.layout import Choice, frame
 from miner.cli.top.screen import _Decoder
-from miner.cli.top.view import View, memory_of
+from miner.cli.top.view import View
 from tests.cli.commands.test_ps import Managed
 from tests.cli.conftest import LONG, environment
 from tests.cli.terminal import on_terminal
@@ -188,7 +188,8 @@ def test_a_real_model_with_its_speed_and_memory(miner, tmp_path):
 def test_every_line_fits_every_width():
     view = View("http://a-rather-long-name-of-a-node.example.org:8088", node={"version": "9", "memory_total": 1 << 36})
     view.event(ServerEvent("state", {"models": [
-        {"name": f"模型-{number}-" + "x" * number, "state": "ready", "memory": 1 << (20 + number), "slots": 4}
+        {"name": f"模型-{number}-" + "x" * number, "state": "ready", "memory": 1 << (20 + number), "slots": 4,
+         "gpu_memory": 1 << (30 + number)}
         for number in range(12)
     ]}, 1))  # fmt: skip
     for number in range(30):
@@ -199,24 +200,12 @@ def test_every_line_fits_every_width():
         }, None))  # fmt: skip
     for columns in range(40, 201, 7):
         for rows in (8, 24, 60):
-            lines = frame(view, Choice(sort=5), columns, rows)
+            lines = frame(view, Choice(sort=6), columns, rows)
             assert len(lines) == rows
             for line in lines:
                 text = "".join(piece for piece, _ in line)
                 assert cell_len(text) <= columns, text
                 assert "\x1b" not in text
-
-
-def test_the_memory_of_an_engine_that_models_share_is_counted_once():
-    """Each model keeps what its engine takes in its own line; the sum has each engine once."""
-    view = View("http://node:8088")
-    shared = {"state": "ready", "engine": "qwen", "memory": 20 << 30, "gpu_memory": 1 << 30}
-    view.event(ServerEvent("state", {"models": [
-        {"name": "small", **shared}, {"name": "large", **shared}, {"name": "sleepy", **shared, "state": "unloaded"},
-        {"name": "other", "state": "ready", "engine": "other", "memory": 2 << 30}, {"name": "far", "state": "remote"},
-    ]}, 1))  # fmt: skip
-    assert view.memory == view.as_json()["memory"] == 23 << 30
-    assert [memory_of(model) >> 30 for model in view.models] == [21, 21, 0, 2, 0]
 
 
 def test_bars_are_relative_to_the_highest():
