@@ -13,8 +13,8 @@ from tests.tiny_model import write_tiny_model
 pytestmark = pytest.mark.engine
 
 LENGTH = 300
-"""Tokens of a response. The engine needs some 50 ms for them, many turns of a busy machine's scheduler: with a dozen, it
-was done before this process ran again, and all its tokens came at once."""
+"""Tokens of a response. The engine needs some 50 ms for them, many turns of a busy machine's scheduler: with a dozen,
+it was done before this process ran again, and all its tokens came at once."""
 WORK = ("--backend", "llamacpp", "--model", "tiny", "--ignore-eos", "--max-tokens", str(LENGTH), "--json")
 
 
