@@ -22,8 +22,9 @@ from miner.cli import verbosity
 from miner.cli.guess import meant
 from miner.cli.output.errors import drop_output, report, report_unexpected
 from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, name_flags, unexpected
+from miner.cli.typed_options import name_as_typed
 from miner.core._typing import override
-from miner.errors import ConfigError, MinerError
+from miner.errors import ConfigError, MinerError, RequestError
 
 COMMANDS = {
     "chat": ("miner.cli.commands.chat", "chat with a model in the terminal", "Models"),
@@ -124,6 +125,8 @@ def _run(arguments: list[str]) -> int:
             _say_what_is_allowed(error)
         if args is not None:
             name_flags(error, args)
+            if isinstance(error, (ConfigError, RequestError, UsageError)):  # others may quote an engine's options
+                name_as_typed(error, args.typed)
         if debug:
             report_unexpected(error, debug=True)
         return report(error, as_json=_wants_json(arguments))
@@ -239,7 +242,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if theirs:
         args.arguments = theirs
     if rest:
-        raise unexpected(rest, chosen(parser, args))
+        error = unexpected(rest, chosen(parser, args))
+        name_as_typed(error, args.typed)
+        raise error
     if args.command is None:
         parser.print_help()
         parser.exit()

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from miner.cli.guess import meant, nearest
 from miner.cli.help import HelpFormatter, help_of, print_help, usage_of
+from miner.cli.typed_options import name_as_typed, typed_forms
 from miner.cli.verbosity import add_verbosity_options
 from miner.core._typing import override
 from miner.errors import MinerError
@@ -54,13 +55,21 @@ class CommandParser(argparse.ArgumentParser):
 
     @override
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.words is None or args is None:
-            return super().parse_known_args(args, namespace)
-        from miner.cli.words import take_words
+        """Parse; `typed` of the namespace is how errors name the options (`typed_forms`)."""
+        arguments, words = sys.argv[1:] if args is None else args, None
+        if self.words is not None:
+            from miner.cli.words import take_words
 
-        options, words = take_words(self, args)
-        namespace, rest = super().parse_known_args(options, namespace)
-        setattr(namespace, self.words, words)
+            arguments, words = take_words(self, arguments)
+        forms = typed_forms(self, arguments)
+        try:
+            namespace, rest = super().parse_known_args(arguments, namespace)
+        except UsageError as error:
+            name_as_typed(error, forms)
+            raise
+        if self.words is not None:
+            setattr(namespace, self.words, words)
+        namespace.typed = {**forms, **getattr(namespace, "typed", {})}  # a command's own come before ours
         return namespace, rest
 
     @override
@@ -83,7 +92,7 @@ class CommandParser(argparse.ArgumentParser):
             UsageError: one is empty, as that of a shell's variable that is not set.
         """
         if action.option_strings and "" in arg_strings and action.dest not in _MAY_BE_EMPTY:
-            name = "/".join(action.option_strings)
+            name = "/".join(action.option_strings)  # which of them is typed, `name_as_typed` says
             raise UsageError(f"{name} '': must not be empty.", operator_hint=f"See `{self.prog} --help`.")
         return super()._get_values(action, arg_strings)
 

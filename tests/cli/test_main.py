@@ -101,7 +101,8 @@ def test_the_console_script_is_the_same_command(tmp_path):
         (["config", "schema", "--zz"], "miner: Unknown option --zz.\n  See `miner config schema --help`.\n"),
         (["generate", "--max", "5", "x"], "miner: Unknown option --max.\n"),
         (["backends", "why", "is"], "miner: Unexpected argument 'why'.\n  `miner backends` takes options only"),
-        (["generate", "x", "--model"], "miner: Argument -m/--model: expected one argument.\n"),
+        (["generate", "x", "--model"], "miner: Argument --model: expected one argument.\n"),
+        (["generate", "x", "-m"], "miner: Argument -m: expected one argument.\n"),
     ],
 )
 def test_wrong_usage_exits_2_with_what_was_meant(miner, arguments, said):

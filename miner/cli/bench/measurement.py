@@ -30,6 +30,7 @@ from miner.cli.bench.sender import Sampling, Sender
 from miner.cli.output.errors import note, report
 from miner.cli.parser import UsageError
 from miner.cli.target import open_target, target_config
+from miner.cli.typed_options import as_typed
 from miner.core.counted import counted
 from miner.errors import AuthenticationError, BackendUnavailableError, MinerError, ModelNotFoundError
 
@@ -197,7 +198,8 @@ def _write(args: argparse.Namespace, result: Result) -> None:
     try:
         Path(args.output).write_bytes(to_json(result))
     except OSError as error:
-        note(f"miner: --output {args.output} cannot be written: {error.strerror}.")
+        option = as_typed("--output", args.typed)
+        note(f"miner: {option} {args.output} cannot be written: {error.strerror}.")
     else:
         note(f"miner: the result is in {args.output}")
 

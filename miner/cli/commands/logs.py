@@ -55,7 +55,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the lines; return the exit status."""
     if not isinstance(args.lines, int) or args.lines < 0:
-        raise UsageError(f"-n/--lines {args.lines}: must be a number of lines, 0 or more.")
+        raise UsageError(f"--lines {args.lines}: must be a number of lines, 0 or more.")
     if args.model is not None and args.level is not None:
         raise UsageError("--level is for the gateway's own log: the lines of an engine have no level.")
     from miner.cli.gateway_client import Entries, GatewayClient, Lines

@@ -113,7 +113,8 @@ def test_a_reader_that_leaves_ends_it(miner):
     ("arguments", "complaint"),
     [
         (("-n", "-1"), "-n"),
-        (("-n", "many"), "-n/--lines many"),
+        (("-n", "many"), "-n many"),
+        (("--lines", "many"), "--lines many"),
         (("--level", "loud"), "--level loud"),
         (("small", "--level", "error"), "--level"),
         (("--url", "nowhere"), "--url nowhere"),
