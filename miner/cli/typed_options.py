@@ -55,9 +55,7 @@ def as_typed(text: str, forms: Mapping[str, str]) -> str:
     longest_first = sorted(forms, key=len, reverse=True)
     option = re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, longest_first))})(?![\w/-])")
     parts = _COMMANDS.split(text)
-    return "".join(
-        part if part.startswith("`") else option.sub(lambda found: forms[found[0]], part) for part in parts
-    )
+    return "".join(part if part.startswith("`") else option.sub(lambda found: forms[found[0]], part) for part in parts)
 
 
 def name_as_typed(error: MinerError, forms: Mapping[str, str]) -> None:
