@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from miner.gateway.counters import Histogram, ModelLabels
+from miner.gateway.endpoints.gzipped import gzipped
 from miner.gateway.endpoints.metrics import METRICS
 from miner.gateway.endpoints.prometheus import encode
 from tests.gateway.middleware.test_rate_limit import Gated, ask, until
@@ -177,3 +179,43 @@ async def test_without_the_package_the_log_says_what_to_install(monkeypatch, cap
             assert "does not provide metrics" in await answer.text()
         assert "llm-service-backends[serve]" in caplog.text
         assert (await ask(served)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ("gzip", True), ("deflate, GZIP;q=0.5, *;q=0", True), ("gzip;q=1.0", True), ("identity", False), ("", False),
+        ("gzip;q=0, identity", False), ("gzip; q=0.00", False), ("br", False),
+    ],
+)  # fmt: skip
+async def test_a_scrape_is_compressed_for_those_who_accept_that(accepted, compressed):
+    async with serving(Parrot(config()), serve_cors_origins="http://a.test", serve_metrics="open") as served:
+        assert (await ask(served)).status == 200
+        headers = {"Accept-Encoding": accepted, "Origin": "http://a.test"}
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.get(f"{served.url}/metrics", headers=headers) as answer,
+        ):
+            body = await answer.read()
+    assert answer.headers.get("Content-Encoding") == ("gzip" if compressed else None)
+    assert answer.headers["Vary"] == "Origin, Accept, Accept-Encoding"
+    assert int(answer.headers["Content-Length"]) == len(body)
+    text = (gzip.decompress(body) if compressed else body).decode()
+    assert "http_server_request_duration_seconds_count" in text
+    assert len(body) < len(text) / 4 or not compressed
+
+
+async def test_only_a_page_that_is_worth_it_is_compressed():
+    assert gzipped(b"x" * 1024, "gzip") is None
+    assert gzip.decompress(gzipped(b"x" * 1025, "gzip")) == b"x" * 1025
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_responses_of_models_are_never_compressed(stream):
+    async with serving(Parrot(config())) as served, aiohttp.ClientSession(auto_decompress=False) as session:
+        body = CHAT | {"stream": stream, "messages": [{"role": "user", "content": "Hi " * 2000}]}
+        url, headers = f"{served.url}/v1/chat/completions", {"Accept-Encoding": "gzip, deflate, br, zstd"}
+        async with session.post(url, json=body, headers=headers) as answer:
+            assert answer.status == 200
+            assert "Content-Encoding" not in answer.headers
+            assert b'"choices"' in await answer.read()
