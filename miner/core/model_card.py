@@ -97,7 +97,8 @@ class ModelState(Struct, kw_only=True, omit_defaults=True):
     """Bytes of main memory: resident while it is loaded, else what it is expected to take, if known."""
     gpu_memory: int | None = None
     """Bytes on GPUs that it is expected to take."""
-    slots: int = 0
+    slots: int | None = None
+    """Requests that its engine works on at once; None: not known."""
     slots_busy: int = 0
     queued: int = 0
     restarts: int = 0

@@ -438,7 +438,8 @@ class EngineStatus(Struct, kw_only=True, omit_defaults=True):
     """Bytes of main memory that it is expected to take."""
     gpu_memory: int | None = None
     """Bytes on all GPUs that it is expected to take."""
-    slots: int = 0
+    slots: int | None = None
+    """Requests that it works on at once; None: it does not say."""
     slots_busy: int = 0
     queued: int = 0
     pinned: bool = False

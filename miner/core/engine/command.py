@@ -20,6 +20,8 @@ from miner.core.engine.run_marker import VARIABLE
 from miner.errors import ConfigError
 
 PORT = "${PORT}"
+_MOST_AT_ONCE = 256
+"""Requests that a command of unknown slots gets at once: as many as vLLM computes by default."""
 _SHOWN_CHARACTERS = 80
 _SECRET_WORDS = ("key", "token", "secret", "password")
 _SLEEP_OPTION = "--enable-sleep-mode"
@@ -37,8 +39,8 @@ class CommandSpec:
     """NAME."""
     argv: tuple[str, ...]
     """Program and arguments; ${PORT} is the port for it."""
-    parallel: int
-    """Requests that it gets at once."""
+    slots: int | None = None
+    """Requests that it works on at once; None: unknown."""
     port: int | None = None
     """None: a free one, another at each start."""
     ready: tuple[str, ...] = ("/health",)
@@ -54,6 +56,11 @@ class CommandSpec:
     """The level of vLLM's sleep in which it waits instead of being stopped for another engine; None: it is stopped."""
 
     log_lines: ClassVar[int] = 400  # vLLM's reason stands above the tracebacks of two processes
+
+    @property
+    def parallel(self) -> int:
+        """Requests that it gets at once."""
+        return self.slots or _MOST_AT_ONCE
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0].strip():

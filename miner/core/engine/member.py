@@ -220,7 +220,7 @@ class Member:
             need=self.need or None,
             gpu_memory=sum(self.gpu_need) or None,
             pinned=self.pinned,
-            slots=self.parallel,
+            slots=self.spec.slots,
             slots_busy=self.active,
             queued=len(self.queue),
             restarts=self.engine.restarts,

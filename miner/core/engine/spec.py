@@ -128,6 +128,11 @@ class EngineSpec:
         """Whether the engine serves reranking."""
         return self.pooling == "rank"
 
+    @property
+    def slots(self) -> int:
+        """The same as `parallel`: it is started with them."""
+        return self.parallel
+
     backend: ClassVar[str] = "llamacpp"
     smaller_hint: ClassVar[str] = "lower LLAMACPP_CTX_SIZE or LLAMACPP_PARALLEL"
     start_timeout_setting: ClassVar[str] = "LLAMACPP_START_TIMEOUT"
@@ -183,6 +188,10 @@ class AnySpec(Protocol):
     @property
     def alias(self) -> str:
         """The name in messages and tables."""
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that it works on at once; None: nobody says, and `parallel` is only a bound."""
 
     @property
     def parallel(self) -> int:

@@ -80,8 +80,6 @@ class LlamaCppService(OpenAIService):
     def _takes_any_name(self) -> bool:
         return self._settings.any_model_name if self.any_model_name is None else self.any_model_name
 
-    # Settings
-
     @classmethod
     @override
     def unavailable_reason(cls, config: Any = None) -> str | None:
@@ -124,6 +122,11 @@ class LlamaCppService(OpenAIService):
     def concurrency(self) -> int:
         wanted, most = self._settings.llamacpp_parallel or DEFAULT_PARALLEL, self._servers.max_slots
         return wanted if most is None else min(wanted, most)
+
+    @property
+    @override
+    def server_slots(self) -> int | None:
+        return self._servers.server_slots
 
     @property
     @override
@@ -285,8 +288,6 @@ class LlamaCppService(OpenAIService):
         )
         return Generation(wire, server, request, timings)
 
-    # Models and health
-
     @override
     async def list_models(self) -> list[ModelInfo]:
         return await self._servers.list_models(super().list_models)
@@ -354,8 +355,6 @@ class LlamaCppService(OpenAIService):
     def _clear_caches(self) -> None:
         super()._clear_caches()
         self._external.forget()
-
-    # Loading
 
     @override
     async def _load(self, info: ModelInfo, keep_alive: float | str | None) -> ModelInfo:

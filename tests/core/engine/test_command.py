@@ -27,7 +27,7 @@ STUB = str(Path(__file__).with_name("stub_command.py"))
 def command(*options: str, **changes) -> CommandSpec:
     """The stub as a command."""
     argv = (sys.executable, STUB, "--port", "${PORT}", *options)
-    return CommandSpec(**{"backend": "gpu", "argv": argv, "parallel": 4, **changes})
+    return CommandSpec(**{"backend": "gpu", "argv": argv, "slots": 4, **changes})
 
 
 @pytest.fixture

@@ -107,6 +107,11 @@ class Backend:
         """`concurrency` where the backend knows it, None where it is the default."""
         return None if type(self).concurrency is Backend.concurrency else self.concurrency
 
+    @property
+    def server_slots(self) -> int | None:
+        """Requests that its server works on at once, as that has said; None: it has not, or it is not one server."""
+        return None
+
     def concurrency_of(self, name: str | None) -> int | None:
         """Return `known_concurrency` of the backend that serves this name."""
         return self.known_concurrency

@@ -99,6 +99,12 @@ class ExternalServer(ServerProvider):
 
     @property
     @override
+    def server_slots(self) -> int | None:
+        props = None if self._server is None else self._server.props
+        return None if props is None else max(1, props.total_slots)
+
+    @property
+    @override
     def unlimited_tokens(self) -> int:
         # With -1 a server that shifts its context (--context-shift) would never end, and one with --predict would soon.
         props = None if self._server is None else self._server.props

@@ -189,6 +189,11 @@ class ServerProvider:
         return None
 
     @property
+    def server_slots(self) -> int | None:
+        """Slots that a server which is not ours has said it has."""
+        return None
+
+    @property
     def has_native(self) -> bool:
         """Whether a server is llama.cpp's own, with its routes and fields."""
         return True

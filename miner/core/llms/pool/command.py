@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from msgspec.structs import replace
+
 from miner.config.config import MinerConfig
 from miner.core._typing import override
 from miner.core.engine.command import CommandSpec
@@ -211,7 +213,16 @@ class CommandHolder(Holder):
 
     def _status(self) -> EngineStatus | None:
         pool = self.host.started
-        return pool.status_of(self.spec) if pool is not None else None
+        status = pool.status_of(self.spec) if pool is not None else None
+        return None if status is None else self.with_slots(status)
+
+    @override
+    def with_slots(self, status: EngineStatus) -> EngineStatus:
+        slots = self.service.server_slots
+        if status.slots is not None or slots is None or status.state != "ready":
+            return status
+        busy = min(status.slots_busy, slots)  # the service lets no more through: the others wait there
+        return replace(status, slots=slots, slots_busy=busy, queued=status.queued + status.slots_busy - busy)
 
     @override
     def discard(self) -> None:

@@ -18,8 +18,6 @@ from miner.core.models.memory.available import Memory, available_memory, gpu_is_
 from miner.core.models.memory.gpus import gpu_memory_of
 from miner.errors import ConfigError
 
-_CONCURRENCY = 256
-"""Requests that a command gets at once: as many as vLLM computes by default."""
 _START_TIMEOUT = 300.0
 _STOP_TIMEOUT = 10.0
 _READY = {"ollama": ("/api/version",), "openai": ("/health", "/v1/models")}
@@ -44,7 +42,7 @@ def command_spec(backend: str, table: Backend, directory: Path, api_key: str | N
     return CommandSpec(
         backend=backend,
         argv=tuple(table.command),
-        parallel=table.concurrency or _CONCURRENCY,
+        slots=table.concurrency,
         port=table.port,
         ready=(table.ready,) if table.ready is not None else _READY.get(table.kind, ("/health",)),
         env=tuple(sorted(table.env.items())),

@@ -14,7 +14,7 @@ from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.LLMService import LLMService
 from miner.core.llms.pool.plan import ServicePlan
 from miner.core.model_card import RunningModel
-from miner.core.wire import Health
+from miner.core.wire import EngineStatus, Health
 from miner.errors import BackendOverloadedError, MinerError, ServiceClosedError
 
 logger = logging.getLogger("miner.pool")
@@ -95,6 +95,10 @@ class Holder:
     def _call_ended(self) -> None:
         if self._retired and not self.calls:
             self._close_soon()
+
+    def with_slots(self, status: EngineStatus) -> EngineStatus:
+        """The status of its engine, with the slots that its server has said it has."""
+        return status
 
     def taken(self) -> RunningModel | None:
         """What its command takes, for each of its models; None: it has none, or it does not run."""

@@ -111,6 +111,7 @@ async def _state(served: ServedModel, engines: Mapping[str, EngineStatus], defau
             problem = error.message
         except TimeoutError:
             problem = f"it has not answered within {_seconds_for(holder):g} s"
+    engine = None if engine is None else holder.with_slots(engine)
     state = state_of(
         served.info(inner), engine, backend=holder.plan.backend, kind=holder.plan.kind,
         description=served.model.description, default=served.name == default, listed=served.model.listed,

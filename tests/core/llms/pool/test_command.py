@@ -331,6 +331,8 @@ async def test_a_llama_cpp_server_as_a_command(serve):
             assert response.content
             assert response.model == "outer"
         assert (await pool.resolve_model("outer")).context_length == 512
+        (state,) = await pool.model_states()
+        assert (state.slots, engine_of(await pool.health(), "own").slots) == (2, 2)
         assert await pool.unload_model("outer")
 
 

@@ -1,0 +1,57 @@
+"""A `miner serve` process whose models are on a server that it starts: what it says of that server."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import aiohttp
+import pytest
+
+from tests.gateway.server.test_run import WAIT, miner_serve
+from tests.gateway.serving import post
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.process
+
+STUB = ROOT / "tests" / "core" / "engine" / "stub_command.py"
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+
+
+def table(*options, kind="openai", more="", model=""):
+    words = json.dumps([sys.executable, str(STUB), "--port", "${PORT}", "--name", "inner", *options])
+    return f'[backends.gpu]\nkind = "{kind}"\ncommand = {words}\n{more}\n[models.outer]\nbackend = "gpu"\n{model}\n'
+
+
+@pytest.fixture
+def served(tmp_path):
+    def start(text, **variables):
+        (tmp_path / "miner.toml").write_text(text)
+        quiet = {"LLM_BACKEND": "", "DEFAULT_MODEL": "", "MINER_SERVE_PRELOAD": "false", "HOME": str(tmp_path)}
+        return miner_serve("--port", "0", tmp_path=tmp_path, **quiet | variables)
+
+    return start
+
+
+async def states(gateway):
+    async with aiohttp.ClientSession() as session, session.get(f"{gateway.url}/admin/models") as answer:
+        return (await answer.json())["models"]
+
+
+@pytest.mark.parametrize(("more", "slots"), [("", None), ("concurrency = 3", 3)])
+async def test_slots_that_nobody_has_said_are_unknown(served, more, slots):
+    async with served(table(more=more)) as gateway:
+        await gateway.until_serving()
+        async with post(gateway, CHAT) as answer:
+            assert answer.status == 200
+        (state,) = await states(gateway)
+        assert (state["state"], state.get("slots")) == ("ready", slots)
+        ps = [sys.executable, "-m", "miner", "ps", "--url", gateway.url]
+        shown = await asyncio.to_thread(subprocess.run, ps, cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
+        assert "256" not in shown.stdout
+        assert ("0/3" in shown.stdout) == (slots == 3)
+        metrics = aiohttp.ClientSession()
+        async with metrics, metrics.get(f"{gateway.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        of_model = [line.split()[-1] for line in lines if line.startswith("miner_model_slots{")]
+        assert of_model == ([] if slots is None else ["3.0"])
