@@ -20,6 +20,7 @@
           OutputValidationError       422  the response violates the requested format; carries the response
         StreamInterruptedError        502  the stream ended early; `partial` has what had arrived
         EngineStartError              503  an engine of ours did not start
+        EngineStoppedError            503  an engine of ours was stopped on request, while the call waited for it
         EngineCrashedError            503  an engine of ours crashed; carries exit status and last log lines
 
 Every error survives pickling and says what failed and where. What to do next is in two fields: `hint` is for
@@ -46,6 +47,7 @@ __all__ = [
     "ContextLengthError",
     "EngineCrashedError",
     "EngineStartError",
+    "EngineStoppedError",
     "InvalidRequestError",
     "MinerError",
     "ModelNotFoundError",
@@ -287,6 +289,16 @@ class EngineStartError(BackendError):
         super().__init__(message, **details)
         self.log_tail = list(log_tail)
         """The last lines that the engine printed."""
+
+
+class EngineStoppedError(BackendError):
+    """Somebody stopped an engine process of ours while the call waited for it. The call is not retried, which would
+    start the engine again: that is for the caller.
+    """
+
+    http_status = 503
+    code = "engine_stopped"
+    retryable_by_default = True
 
 
 class EngineCrashedError(BackendError):

@@ -20,6 +20,7 @@ from miner.errors import (
     ContextLengthError,
     EngineCrashedError,
     EngineStartError,
+    EngineStoppedError,
     InvalidRequestError,
     MinerError,
     ModelNotFoundError,
@@ -52,6 +53,7 @@ EXAMPLES = [
     OutputValidationError("Wrong.", response=LLMResponse(content="x"), **PLACE),
     StreamInterruptedError("Gone.", **PLACE),
     EngineStartError("Not ready.", log_tail=["a", "b"], **PLACE),
+    EngineStoppedError("Stopped.", **PLACE),
     EngineCrashedError("Dead.", exit_status=-9, log_tail=["a"], **PLACE),
 ]
 
@@ -124,7 +126,7 @@ def test_the_statuses_are_those_of_the_design():
         ModelNotFoundError: 404, ContextLengthError: 400, BackendError: 502, BackendUnavailableError: 503,
         BackendTimeoutError: 504, BackendOverloadedError: 429, AuthenticationError: 502, BackendProtocolError: 502,
         CallTimeoutError: 504, OutputValidationError: 422, StreamInterruptedError: 502, EngineStartError: 503,
-        EngineCrashedError: 503,
+        EngineStoppedError: 503, EngineCrashedError: 503,
         ServiceClosedError: 503,
     }  # fmt: skip
 
@@ -147,7 +149,7 @@ def test_the_text_is_the_message_and_the_hint():
 
 def test_what_may_succeed_later():
     retryable = {cls for cls in classes().values() if issubclass(cls, BackendError) and cls("x").retryable}
-    assert retryable == {BackendUnavailableError, BackendOverloadedError, EngineCrashedError}
+    assert retryable == {BackendUnavailableError, BackendOverloadedError, EngineCrashedError, EngineStoppedError}
     assert BackendUnavailableError("x", retryable=False).retryable is False
 
 

@@ -9,7 +9,14 @@ from contextlib import aclosing
 
 from miner.core.llms.contract.unparsed_reply import LostReplyError, MalformedReplyError
 from miner.core.llms.LLMService import LLMService
-from miner.errors import BackendError, MinerError, ModelNotFoundError, OutputValidationError, UnsupportedFeatureError
+from miner.errors import (
+    BackendError,
+    EngineStoppedError,
+    MinerError,
+    ModelNotFoundError,
+    OutputValidationError,
+    UnsupportedFeatureError,
+)
 from miner.gateway.state import Gateway
 
 logger = logging.getLogger("miner.gateway")
@@ -49,17 +56,20 @@ async def _load(gateway: Gateway, name: str | None, pause: float | None) -> bool
         pause: seconds until it is tried again, for the log; None: it is not.
     """
     model = "the default model" if name is None else f"the model {name!r}"
+    capitalized = f"T{model[1:]}"
     if gateway.phase == "starting":
         gateway.loading = f"{model} is being loaded"
     try:
         await _one_token(gateway.service, name)
     except (LostReplyError, MalformedReplyError, OutputValidationError):
         pass  # whatever the model generates, its engine works
+    except EngineStoppedError:
+        logger.warning("%s was stopped before it was loaded: its first request loads it.", capitalized)
     except BackendError as error:
         if gateway.phase == "starting":
             gateway.loading = f"{model} could not be loaded yet: {error.message}"
         again = "" if pause is None else f" Retrying in {pause:.1f} s."
-        logger.warning("%s could not be loaded: %s%s", model[:1].upper() + model[1:], error, again)
+        logger.warning("%s could not be loaded: %s%s", capitalized, error, again)
         return pause is None
     except ModelNotFoundError as error:
         health = await gateway.health.current()

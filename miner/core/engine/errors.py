@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from miner.core.engine.conflicts import Conflict, conflicts
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
-from miner.errors import BackendOverloadedError, EngineStartError, ServiceClosedError
+from miner.errors import BackendOverloadedError, EngineStartError, EngineStoppedError, ServiceClosedError
 
 
 def overloaded(member: Member, why: str, retry_after: float, setting: str) -> BackendOverloadedError:
@@ -111,6 +111,15 @@ def not_started(member: Member, error: BaseException, limits: PoolLimits) -> Eng
     )
     result.__cause__ = error
     return result
+
+
+def stopped(member: Member) -> EngineStoppedError:
+    """Somebody has stopped the engine while requests waited for it."""
+    return EngineStoppedError(
+        f"The engine of {member.spec.alias!r} was stopped by an operator before this request had its turn.",
+        backend=member.spec.backend,
+        hint="Send the request again: that loads the model again.",
+    )
 
 
 def closed() -> ServiceClosedError:

@@ -49,8 +49,8 @@ class Member:
         """Pinned while it runs, beside its rules."""
         self.waits_for: tuple[Member, ...] = ()
         """The engines of higher priority whose requests it waits for."""
-        self.unloading = False
-        """`unload` was called: no new requests until it was unloaded."""
+        self.unloading: float | None = None
+        """When `unload` was called: requests that came later wait until it was unloaded. None: it was not."""
         self.retired = False
         """Its model file was replaced: it is unloaded, pinned or not, once its requests are served."""
         self.unloaded = asyncio.Event()
@@ -152,6 +152,11 @@ class Member:
         return self.idle_since + self.keep_alive
 
     @property
+    def may_grant(self) -> bool:
+        """Whether waiting requests may get slots: while it is being unloaded, only as those that came before wait."""
+        return self.unloading is None or self.queue.arrived_by(self.unloading) > 0
+
+    @property
     def load_seconds(self) -> float:
         """Duration of the last load."""
         return self.ready_at - self.load_began
@@ -205,7 +210,7 @@ class Member:
         self.active = 0
         self.queue.release_all()
         self.run_number += 1
-        self.unloading = False
+        self.unloading = None
         self.unloaded.set()
 
     def status(self) -> EngineStatus:

@@ -21,7 +21,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from miner.core.engine.errors import closed
+from miner.core.engine.errors import closed, stopped
 from miner.core.engine.events import EngineEvents
 from miner.core.engine.headroom import Measure, RunningEngine, running_engines
 from miner.core.engine.limits import PoolLimits
@@ -139,7 +139,9 @@ class EnginePool:
                 scheduler.schedule()
 
     async def unload(self, target: AnySpec | str) -> bool:
-        """Stop an engine, pinned or not, once its requests in flight are done; requests that wait load it again then.
+        """Stop an engine, pinned or not, once its requests in flight and those that wait for a slot are done. One that
+        is not loaded yet is stopped at once, and those who wait for that get EngineStoppedError. Only later requests
+        load it again.
 
         Returns whether there was one to stop.
 
@@ -147,11 +149,15 @@ class EnginePool:
             BackendTimeoutError: they were not done within `queue_timeout`; the engine keeps running.
         """
         scheduler = self.bind_loop()
-        members = [m for m in self._named(target) if m.state is not State.UNLOADED or m.asleep]
-        for member in members:
-            member.unloading = True
-            if member.asleep:
+        found = [m for m in self._named(target) if m.state is not State.UNLOADED or m.asleep or m.queue]
+        for member in found:
+            if member.state is not State.READY:
+                scheduler.fail(member, stopped(member))
+            if member.state is State.LOADING or member.asleep:
                 scheduler.stop(member)
+        members = [member for member in found if member.state is not State.UNLOADED]
+        for member in members:
+            member.unloading = scheduler.loop.time()
         scheduler.schedule()
         try:
             async with asyncio.timeout(self.limits.queue_timeout):
@@ -165,9 +171,9 @@ class EnginePool:
             ) from error
         finally:
             for member in members:
-                member.unloading = False
+                member.unloading = None
             scheduler.schedule()
-        return bool(members)
+        return bool(found)
 
     def retire(self, spec: AnySpec) -> None:
         """The model file of this spec was replaced: stop its engine, pinned or not, once its requests are served."""
@@ -235,16 +241,17 @@ class EnginePool:
         return [replace(member.status(), expires_at=self.expires_at(member.spec)) for member in self._members()]
 
     def stop(self, target: AnySpec | str) -> bool:
-        """Stop an engine now, pinned or not: its requests in flight end with an error, those that wait load it again.
-        Returns whether there was one to stop.
+        """Stop an engine now, pinned or not: its requests in flight end with an error, and those that wait for it, also
+        before it is loaded, with EngineStoppedError. Only requests that come later load it again. Returns whether there
+        was one to stop.
         """
         scheduler = self.bind_loop()
-        members = [
-            member for member in self._named(target) if member.state in (State.LOADING, State.READY) or member.asleep
-        ]
-        for member in members:
-            scheduler.stop(member)
-        return bool(members)
+        found = [m for m in self._named(target) if m.state in (State.LOADING, State.READY) or m.asleep or m.queue]
+        for member in found:
+            scheduler.fail(member, stopped(member))
+            if member.state in (State.LOADING, State.READY) or member.asleep:
+                scheduler.stop(member)
+        return bool(found)
 
     def log_of(self, target: AnySpec | str) -> EngineLog:
         """The last lines that an engine has written; of several, of the one that was started last."""

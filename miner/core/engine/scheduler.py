@@ -16,7 +16,7 @@ from typing import Any
 
 from miner.core.counted import counted
 from miner.core.engine.conflicts import fits
-from miner.core.engine.errors import behind, closed, not_started, overloaded
+from miner.core.engine.errors import behind, closed, not_started, overloaded, stopped
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import surplus
 from miner.core.engine.gang import GangScheduler
@@ -117,10 +117,10 @@ class Scheduler:
         if self._closed:
             return
         now = self.loop.time()
-        for member in [m for m in self.members.values() if m.retired and m.state is State.UNLOADED and not m.queue]:
-            if member.asleep:
-                self.stop(member)
-            else:
+        for member in [m for m in self.members.values() if m.retired and not m.queue]:
+            if member.asleep or member.state is State.LOADING:
+                self.stop(member, reason=_why_expired(member))
+            elif member.state is State.UNLOADED:
                 del self.members[member.spec]
         wake_at = [self._schedule_loads(now)]
         for member in self.members.values():
@@ -228,8 +228,8 @@ class Scheduler:
         """Grant free slots; stop an engine that is idle for too long or to be unloaded."""
         # It may have exited just now: the requests that failed can be back here before the watch has run.
         running = member.engine.state == "ready"
-        if running and not member.unloading and member not in self._draining:
-            while member.active < member.parallel and (waiter := member.queue.next()) is not None:
+        if running and member not in self._draining:
+            while member.active < member.parallel and member.may_grant and (waiter := member.queue.next()):
                 waited, loading = now - waiter.arrived, member.load_part(waiter.arrived)
                 assert member.address is not None
                 lease = Lease(member.address, waited - loading, loading, member.engine, now, member.run_number)
@@ -237,7 +237,7 @@ class Scheduler:
                 member.queue.grant(waiter, lease)
         if member.expires_at is not None and member.expires_at <= now:
             self.stop(member, returns=not member.retired, reason=_why_expired(member))
-        elif member.unloading and not member.active:
+        elif member.unloading is not None and not (member.active or member.may_grant):
             self.stop(member, returns=not member.retired)
 
     def _refuse_late(self, member: Member, now: float) -> float:
@@ -257,9 +257,11 @@ class Scheduler:
             member.queue.report_load(min(done, total or done), total or done)
         return member.load_reported_at + _REPORT_LOAD_EVERY
 
-    def fail(self, member: Member, error: MinerError) -> None:
-        """Refuse all requests that wait for an engine; each gets a copy: a shared exception accumulates tracebacks."""
-        for waiter in list(member.queue.waiters):
+    def fail(self, member: Member, error: MinerError, arrived_by: float = math.inf) -> None:
+        """Refuse the requests that wait for an engine, of those that arrived by then; each gets a copy: a shared
+        exception accumulates tracebacks.
+        """
+        for waiter in [each for each in member.queue.waiters if each.arrived <= arrived_by]:
             own = copy.copy(error)
             own.__cause__ = error.__cause__
             member.queue.refuse(waiter, own)
@@ -315,9 +317,12 @@ class Scheduler:
         error = None if task.cancelled() else task.exception()
         if member.task is not task:
             return  # it was cancelled by `stop`, whose own task continues
-        if member.unloading and member.engine.state == "sleeping":  # `unload` was called while it fell asleep
-            self.stop(member)
-            return
+        if member.unloading is not None:
+            if member.engine.state == "sleeping":  # `unload` was called while it fell asleep
+                self.stop(member)
+                return
+            # It was evicted, or crashed, before it had served them: nothing loads it again by itself.
+            self.fail(member, stopped(member), member.unloading)
         if error is not None and not isinstance(error, MinerError):
             member.engine.kill()
             error = not_started(member, error, self.limits)

@@ -20,7 +20,7 @@ async def stop_engine(member: Member, limits: PoolLimits, *, returns: bool) -> N
     """
     stopped = False
     try:
-        if returns and not member.unloading and (stopped := await fall_asleep(member)):
+        if returns and member.unloading is None and (stopped := await fall_asleep(member)):
             return
         if returns:
             await _prepare(member, limits)

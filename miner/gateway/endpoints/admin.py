@@ -53,7 +53,7 @@ async def reset(context: RequestContext) -> web.StreamResponse:
 
 
 async def stop(context: RequestContext) -> web.StreamResponse:
-    """Unload a model now: its requests in flight end with an error."""
+    """Unload a model now: its requests, those that wait for it included, end with an error."""
     name = await _model_in_path(context)
     return _respond(context, {"model": name, "stopped": await context.gateway.service.stop_model(name)})
 

@@ -15,6 +15,7 @@ from miner.errors import (
     BackendUnavailableError,
     ConfigError,
     EngineStartError,
+    EngineStoppedError,
 )
 from tests.core.engine.simulated import Machine, VirtualLoop, request, simulate, spec_of, start, use
 
@@ -772,22 +773,106 @@ def test_a_stop_without_end_is_bounded_by_a_kill():
     simulate(main())
 
 
-def test_unload_waits_for_requests_in_flight_and_the_queue_loads_again():
+def test_unload_waits_for_those_who_came_before_and_later_ones_load_again():
     async def main():
         machine = Machine()
         pool = machine.pool()
         pool.pin("a")
-        running = start(request(pool, spec_of("a"), 10.0))
-        queued = start(request(pool, spec_of("a"), 10.0))
+        before = [start(request(pool, spec_of("a"), 10.0)) for _ in range(2)]
         await asyncio.sleep(2)
-        assert await pool.unload("a") is True
-        assert running.done()
-        assert now() == pytest.approx(1 + 10 + 0.1)
-        assert (await queued).load_seconds == pytest.approx(1.0)
+        unload = start(pool.unload("a"))
+        await asyncio.sleep(1)
+        later = start(request(pool, spec_of("a"), 10.0))
+        assert await unload is True
+        assert all(task.done() for task in before)
+        assert now() == pytest.approx(1 + 2 * 10 + 0.1)
+        assert (await later).load_seconds == pytest.approx(1.0)
         assert machine.loads == 2
         assert await pool.unload(spec_of("a")) is True
         assert await pool.unload("a") is False
         assert machine.running == []
+        await pool.aclose()
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("action", ["stop", "unload"])
+@pytest.mark.parametrize("state", ["loading", "waits for memory", "ready", "evicted"])
+def test_what_was_stopped_is_loaded_again_only_for_those_who_come_later(action, state):
+    async def main():
+        machine = Machine(load=10.0, stop=5.0)
+        machine.closing = True  # `stop` may stop a busy engine
+        pool = machine.pool(memory_budget=10)
+        if state == "waits for memory":
+            other = start(request(pool, spec_of("b", size=10), 100.0))
+            await asyncio.sleep(1)
+        running = start(request(pool, spec_of("a", size=10), 20.0))
+        waiting = [start(request(pool, spec_of("a", size=10), client=name)) for name in "xy"]
+        await asyncio.sleep(15 if state == "ready" else 1)
+        if state == "evicted":
+            pool.stop("a")
+            await asyncio.gather(running, *waiting, return_exceptions=True)
+            waiting = [start(request(pool, spec_of("a", size=10)))]
+            await asyncio.sleep(1)
+        loads = machine.loads
+        began = now()
+        done = pool.stop("a") if action == "stop" else await pool.unload("a")
+        assert done is True
+        if state == "ready" and action == "unload":
+            assert [task.done() for task in (running, *waiting)] == [True, True, True]
+        else:
+            assert now() - began <= 5
+            for error in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(error, EngineStoppedError)
+                assert "stopped by an operator" in error.message
+                assert error.retryable
+        await asyncio.sleep(50)
+        assert machine.loads == loads
+        assert "a" not in machine.running
+        if state == "waits for memory":
+            other.cancel()
+        await asyncio.wait([running])
+        await request(pool, spec_of("a", size=10))
+        assert machine.loads == loads + 1
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_an_engine_that_is_evicted_or_crashes_before_it_is_unloaded_stays_unloaded():
+    async def main():
+        machine = Machine()
+        pool = machine.pool()
+        running, waiting = (start(request(pool, spec_of("a"), 10.0)) for _ in range(2))
+        await asyncio.sleep(2)
+        unload = start(pool.unload("a"))
+        await asyncio.sleep(1)
+        machine.named("a").crash()
+        assert await unload is True
+        with pytest.raises(EngineStoppedError):
+            await waiting
+        await asyncio.wait([running])
+        await asyncio.sleep(10)
+        assert (machine.loads, machine.running) == (1, [])
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_a_replaced_engine_for_whose_load_nobody_waits_is_not_loaded_to_its_end():
+    async def main():
+        machine = Machine(load=100.0)
+        pool = machine.pool()
+        load = start(request(pool, spec_of("a")))
+        await asyncio.sleep(1)
+        pool.retire(spec_of("a"))
+        await asyncio.sleep(1)
+        assert machine.running == ["a"]
+        load.cancel()
+        await asyncio.wait([load])
+        await asyncio.sleep(1)
+        assert machine.running == []
+        assert pool.status() == []
         await pool.aclose()
 
     simulate(main())

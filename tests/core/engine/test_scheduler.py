@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from miner.errors import ServiceClosedError
+from miner.errors import EngineStoppedError, ServiceClosedError
 from tests.core.engine.simulated import Machine, request, simulate, spec_of, start, use
 
 
@@ -156,6 +156,8 @@ def test_cancels_and_crashes_break_no_rule(seed):
 
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_pins_and_unloads_in_the_middle_lose_no_request(seed):
+    """Those that wait for a load which is unloaded are told, and come again."""
+
     async def main():
         mix = Mix(seed)
         mix.limits["memory_budget"] = 10  # a pin leaves room for each other one: sizes are 1 to 5
@@ -173,7 +175,12 @@ def test_pins_and_unloads_in_the_middle_lose_no_request(seed):
 
         async def one(number):
             await asyncio.sleep(mix.arrival(number))
-            await request(pool, mix.random.choice(mix.specs), mix.random.uniform(0, mix.longest))
+            while True:
+                try:
+                    await request(pool, mix.random.choice(mix.specs), mix.random.uniform(0, mix.longest))
+                except EngineStoppedError:
+                    continue
+                return
 
         helper = start(hands())
         await asyncio.gather(*(one(number) for number in range(150)))

@@ -48,7 +48,8 @@ class ModelManagement(Backend):
         return [RunningModel(info=info) for info in await self.list_models() if info.loaded]
 
     async def unload_model(self, model: str) -> bool:
-        """Unload a model once its requests are done; return whether it was loaded.
+        """Unload a model once its requests are done; return whether it was loaded. One that is still being loaded is
+        stopped at once: calls that wait for that end with EngineStoppedError. Only later calls load it again.
 
         Raises:
             UnsupportedFeatureError: the backend's models stay loaded.
@@ -56,7 +57,8 @@ class ModelManagement(Backend):
         raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
 
     async def stop_model(self, model: str) -> bool:
-        """Unload a model now: its requests in flight end with an error. Return whether it was loaded.
+        """Unload a model now: its requests in flight end with an error, and those that wait for it with
+        EngineStoppedError. Only later calls load it again. Return whether it was loaded, or requests waited for it.
 
         Raises:
             UnsupportedFeatureError: the backend's models stay loaded.

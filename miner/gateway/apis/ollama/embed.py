@@ -12,7 +12,7 @@ from miner.core.wire import EmbeddingResponse
 from miner.errors import InvalidRequestError
 from miner.gateway.apis.fields import set_fields
 from miner.gateway.apis.ollama.convert import required_model
-from miner.gateway.apis.ollama.loading import full_name, keep
+from miner.gateway.apis.ollama.loading import full_name, keep, others_wait
 from miner.gateway.apis.ollama.response import Reply
 from miner.gateway.apis.ollama.schema import EmbeddingParams, OllamaEmbeddingsRequest, OllamaEmbedRequest
 from miner.gateway.body_structure import check_length
@@ -77,6 +77,6 @@ async def _embed(
     response = await service.embed(texts, model, dimensions=getattr(request, "dimensions", None) or None)
     context.usage = response.usage
     context.note_served(response.model)
-    if keeps and request.keep_alive is not None:
+    if keeps and request.keep_alive is not None and not await others_wait(service, model):
         await keep(service, model, request.keep_alive)
     return response

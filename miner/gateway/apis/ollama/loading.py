@@ -17,6 +17,7 @@ from miner.gateway.apis.ollama.schema import OllamaGenerationParams, OllamaOptio
 from miner.gateway.catalog import known_models
 from miner.gateway.context import RequestContext
 from miner.gateway.dialect import Call
+from miner.gateway.errors import RefusedError
 from miner.gateway.generation import json_response
 from miner.gateway.model_backend import backend_of, could_be_a_file
 
@@ -86,6 +87,12 @@ async def load(
     if keep_alive is None:
         await service.load_model(name)
     else:
+        may_end = context.caller.admin or context.caller.anonymous  # who has a key may not end what others wait for
+        if unload and not may_end and await others_wait(service, name):
+            raise RefusedError(
+                409, "model_is_loading", f"Other requests wait until {name!r} is loaded.",
+                hint="Unload it once it is.", operator_hint=f"`miner stop {name}` ends the load.",
+            )  # fmt: skip
         await keep(service, name, keep_alive)
     body = {
         "model": request.model,
@@ -95,6 +102,13 @@ async def load(
         "done_reason": "unload" if unload else "load",
     }
     return json_response(context, msgspec.json.encode(body))
+
+
+async def others_wait(service: LLMService, model: str) -> bool:
+    """Whether requests wait until the model is loaded: they would end with an error if it were unloaded."""
+    states = await service.model_states()
+    found = next((state for state in states if model in (state.name, *state.aliases)), None)
+    return found is not None and found.state != "ready" and found.queued > 0
 
 
 async def keep(service: LLMService, model: str, keep_alive: float | str) -> None:
