@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from miner.errors import MinerError
+
 logger = logging.getLogger("miner.engine")
 
 EngineEventState = Literal["loading", "ready", "evicting", "stopping", "stopped", "sleeping", "failed", "refused"]
@@ -41,6 +43,10 @@ class EngineEvents:
         """Call `listener` for each event from now on; return what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def load_failed_unheard(self, model: str, error: MinerError) -> None:
+        """Tell the log why a load has failed for which nobody waits any more. Who waits gets the error, and says it."""
+        logger.error("%s could not be loaded, and nobody waits for it: %s", model, " ".join(str(error).split()))
 
     def emit(self, event: EngineEvent) -> None:
         """Tell the log and the listeners."""

@@ -328,6 +328,8 @@ class Scheduler:
             error = not_started(member, error, self.limits)
         if member.state is State.LOADING and error is not None:
             member.failure = error.message
+            if not member.queue:
+                self._events.load_failed_unheard(member.spec.alias, error)
             self.fail(member, error)
         if member in self._draining:  # a crash must not win it another slice
             member.end_slice(self.loop.time())
