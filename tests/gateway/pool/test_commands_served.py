@@ -55,3 +55,38 @@ async def test_slots_that_nobody_has_said_are_unknown(served, more, slots):
             lines = (await answer.text()).splitlines()
         of_model = [line.split()[-1] for line in lines if line.startswith("miner_model_slots{")]
         assert of_model == ([] if slots is None else ["3.0"])
+
+
+@pytest.mark.parametrize("kind", ["openai", "vllm", "llamacpp"])
+async def test_a_name_that_its_server_does_not_list_is_warned_of(kind, served):
+    async with served(table(kind=kind, model='name = "other"'), MINER_SERVE_PRELOAD="true") as gateway:
+        await gateway.until_serving()
+        said = await until_said(gateway, "but that server lists")
+        assert "The model 'outer' is sent to [backends.gpu] as 'other', but that server lists: inner." in said
+        assert "In miner.toml:7: correct models.outer.name." in said
+        if kind == "openai":
+            async with post(gateway, CHAT | {"model": "outer"}) as answer:
+                error = (await answer.json())["error"]
+            assert (answer.status, error["code"]) == (404, "model_not_found")
+            words = "gpu has no model 'other'. The model 'outer' is sent to its server under that name."
+            assert error["message"] == words
+    assert gateway.said.count("but that server lists") == 1
+
+
+@pytest.mark.parametrize("model", ["", 'name = "inner"', 'name = "INNER"'])
+async def test_a_name_that_its_server_knows_is_not_warned_of(model, served):
+    async with served(table("--access-log", model=model), MINER_SERVE_PRELOAD="true") as gateway:
+        await gateway.until_serving()
+        async with post(gateway, CHAT | {"model": "outer"}) as answer:
+            assert answer.status == 200
+        gateway.process.terminate()
+        await gateway.ended()
+    assert "that server lists" not in gateway.said
+
+
+async def until_said(gateway, text):
+    while text not in gateway.said:
+        line = await asyncio.wait_for(gateway.process.stderr.readline(), WAIT)
+        assert line, gateway.said
+        gateway.said += line.decode()
+    return gateway.said.splitlines()[-1]

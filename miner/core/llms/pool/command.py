@@ -15,15 +15,18 @@ from miner.core.engine.command import CommandSpec
 from miner.core.engine.logtail import EngineLog
 from miner.core.engine.pool import EnginePool
 from miner.core.engine.slot_queue import Lease
+from miner.core.engine.spec import EngineAddress
 from miner.core.http.client import HttpClient
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.queue_client import current_client
 from miner.core.llms.contract.request import seconds_of
 from miner.core.llms.LLMService import LLMService
+from miner.core.llms.openai.server import OpenAIServer
 from miner.core.llms.pool.command_engine import CommandSource
 from miner.core.llms.pool.holder import Holder
 from miner.core.llms.pool.host import EngineHost
 from miner.core.llms.pool.plan import ADDRESS, VERSIONED, ServicePlan
+from miner.core.llms.pool.sent_names import SentName, warn_of_unknown_names
 from miner.core.model_card import RunningModel
 from miner.core.wire import EngineStatus, Health, ModelInfo
 from miner.errors import (
@@ -56,6 +59,8 @@ class CommandHolder(Holder):
         self.spec = spec
         self._config = config
         self._address: object = None
+        self._sent_names: list[SentName] = []
+        self._names_check: asyncio.Task[None] | None = None
         self._manager = _CommandManager(self)
         self.move_to(host)
 
@@ -122,10 +127,29 @@ class CommandHolder(Holder):
         if lease.address == self._address:
             return
         self._address, url, kind = lease.address, lease.address.base_url, self.plan.kind
+        self._check_names(lease.address)
         if kind in ADDRESS:
             setattr(self._config, ADDRESS[kind], f"{url}/v1" if kind in VERSIONED else url)
         else:
             self._config.url = url
+
+    def send_names(self, names: list[SentName]) -> None:
+        """Say under which names its models are sent to it: a warning is logged for those that it does not list, now or
+        once it runs.
+        """
+        changed, self._sent_names = names != self._sent_names, names
+        if changed and self.answers and isinstance(self._address, EngineAddress):
+            self._check_names(self._address)
+
+    def _check_names(self, address: EngineAddress) -> None:
+        """Check them while the requests go on."""
+        if self.plan.kind not in ADDRESS or not self._sent_names:
+            return
+        if self._names_check is not None:
+            self._names_check.cancel()
+        any_name = isinstance(self.service, OpenAIServer) and self.service.takes_any_name
+        check = warn_of_unknown_names(self.spec.backend, address, self._sent_names, any_name=any_name)
+        self._names_check = asyncio.get_running_loop().create_task(check)
 
     async def _raise_crash(self, lease: Lease, error: BackendError) -> None:
         """Raise the crash of the command in place of the transport error that it caused; kill it if it hangs.
@@ -230,6 +254,8 @@ class CommandHolder(Holder):
 
     @override
     async def _close(self) -> None:
+        if self._names_check is not None:
+            self._names_check.cancel()
         self.host.drop(self.spec)
         await super()._close()
 

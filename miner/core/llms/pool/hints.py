@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from miner.config.file.problems import key_text
 from miner.core.llms.pool.table import ServedModel
 from miner.core.wire import LLMResponse
-from miner.errors import MinerError
+from miner.errors import MinerError, ModelNotFoundError
 
 _MODEL_KEYS = {
     "LLAMACPP_CTX_SIZE": "context", "LLAMACPP_PARALLEL": "slots", "LLAMACPP_THREADS": "threads",
@@ -65,9 +65,20 @@ def _rename(error: MinerError, served: ServedModel) -> None:
         error.hint = renamed(error.hint)
     if error.operator_hint:
         error.operator_hint = renamed(error.operator_hint)
+    if isinstance(error, ModelNotFoundError) and _is_of_name(served, error):
+        # In the message, which every caller gets. What else the server has is for operators: keys may not allow it.
+        error.message = f"{error.message} The model {model!r} is sent to its server under that name."
+        listed = f"The server lists: {', '.join(error.available)}." if error.available else ""
+        correct = f"Correct {key_text(('models', model, 'name'))}."
+        error.operator_hint = " ".join(filter(None, (listed, correct, error.operator_hint)))
     for response in (getattr(error, "partial", None), getattr(error, "response", None)):
         if isinstance(response, LLMResponse):
             served.describe(response, response.usage)
+
+
+def _is_of_name(served: ServedModel, error: ModelNotFoundError) -> bool:
+    """Whether the error is about the name that `name` of the file has given the model."""
+    return served.model.name is not None and served.upstream is not None and error.model in (None, served.upstream)
 
 
 def with_keys(text: str, model: str, backend: str, *, of: str = "") -> str:

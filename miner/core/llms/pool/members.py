@@ -22,6 +22,7 @@ from miner.core.llms.pool.host import EngineHost, SharesHost
 from miner.core.llms.pool.limits import host_settings_of, sharers, with_limits
 from miner.core.llms.pool.plan import ModelPlan, ServicePlan, config_for, plan_models, plan_service
 from miner.core.llms.pool.rules import engine_rules
+from miner.core.llms.pool.sent_names import sent_name
 from miner.core.llms.pool.table import ModelTable, ServedModel
 from miner.core.llms.registry import load_backend
 from miner.core.wire import EngineStatus
@@ -147,6 +148,9 @@ class Members:
                 # A command that we run for one model need not call it as the file does.
                 own = [plan.model for plan in models.values() if plan.service.identity == key]
                 holder.service.takes_any_name = all(model.name is None for model in own)
+            if isinstance(holder, CommandHolder):
+                own_plans = [plan for plan in models.values() if plan.service.identity == key]
+                holder.send_names([sent_name(plan, loaded) for plan in own_plans])
         self._retired = [holder for holder in self._retired if not holder.closed and holder not in holders.values()]
         leaving = [holder for holder in before if holder not in holders.values()]
         self._retired += leaving

@@ -64,8 +64,9 @@ async def test_a_command_may_call_its_only_model_as_it_likes(serve, name, served
             response = await pool.chat_completion([{"role": "user", "content": "Hi"}], model="outer", max_tokens=2)
             assert (response.content, response.model) == ("inner inner ", "outer")
         else:
-            with pytest.raises(ModelNotFoundError, match="no model 'other'"):
+            with pytest.raises(ModelNotFoundError, match="The model 'outer' is sent to its server under") as caught:
                 await pool.chat_completion([{"role": "user", "content": "Hi"}], model="outer", max_tokens=2)
+            assert caught.value.operator_hint == "The server lists: inner. Correct models.outer.name."
 
 
 @pytest.mark.parametrize("kind", ["openai", "vllm", "llamacpp"])
