@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 from miner.core.llms.LLMService import LLMService
@@ -164,6 +165,8 @@ class Gateway:
         """Requests whose response is not complete."""
         self.running: set[ActiveRequest] = set()
         """The ones that the service works on."""
+        self.loads: set[ActiveRequest] = set()
+        """The ones that do nothing but load a model: a shutdown does not wait for them."""
         self.streams: set[HeartbeatStream] = set()
         self.last_activity_at = 0.0
         """When the service last sent anything, or got its first request, on the loop's clock."""
@@ -175,6 +178,17 @@ class Gateway:
         if self.phase == "starting":
             self.phase = "serving"
         self.started.set()
+
+    @contextmanager
+    def only_loads(self, request: ActiveRequest) -> Iterator[None]:
+        """For the length of the block the request does nothing but load a model: a shutdown ends it at once."""
+        self.loads.add(request)
+        if self.phase == "draining":
+            request.interrupt()
+        try:
+            yield
+        finally:
+            self.loads.discard(request)
 
     def call_started(self, request: ActiveRequest) -> None:
         """Count a request that the service works on."""

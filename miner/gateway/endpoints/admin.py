@@ -35,7 +35,8 @@ async def load(context: RequestContext) -> web.StreamResponse:
     body = await parse_body(context, lambda raw: decode(raw or b"{}", _LOAD))
     name = context.request.match_info["model"]
     await context.start_call(Call(arguments=[], model=name))
-    info = await context.gateway.service.load_model(name, keep_alive=body.keep_alive)
+    with context.gateway.only_loads(context):
+        info = await context.gateway.service.load_model(name, keep_alive=body.keep_alive)
     return _respond(context, {"model": info.id, "loaded": True})
 
 

@@ -155,10 +155,15 @@ async def serve(
 
 
 async def _drain(gateway: Gateway, signals: _Signals) -> Shutdown:
-    """Let running requests finish within the grace period, then end them with an error."""
-    grace, running, began = gateway.settings.serve_grace, set(gateway.requests), time.monotonic()
-    if gateway.requests:
-        count = len(gateway.requests)
+    """Let running requests finish within the grace period, then end them with an error; those that only load a model at
+    once.
+    """
+    grace, loads, began = gateway.settings.serve_grace, set(gateway.loads), time.monotonic()
+    running = gateway.requests - loads
+    for request in loads:
+        request.interrupt()
+    if running:
+        count = len(running)
         logger.warning(
             "Shutting down: %s %s %g s to finish; a second signal cancels %s.",
             counted(count, "request"), *(("has", grace, "it") if count == 1 else ("have", grace, "them")),
@@ -175,7 +180,7 @@ async def _drain(gateway: Gateway, signals: _Signals) -> Shutdown:
     for request in late:
         request.interrupt()
     await gateway.wait_until_idle(_INTERRUPT_SECONDS)
-    return Shutdown(len(running - set(late)), len(late), time.monotonic() - began)
+    return Shutdown(len(running - set(late)), len(loads | set(late)), time.monotonic() - began)
 
 
 async def _close(service: LLMService) -> None:

@@ -85,7 +85,8 @@ async def load(
             context.ignored.append("keep_alive")
             keep_alive = None
     if keep_alive is None:
-        await service.load_model(name)
+        with context.gateway.only_loads(context):
+            await service.load_model(name)
     else:
         may_end = context.caller.admin or context.caller.anonymous  # who has a key may not end what others wait for
         if unload and not may_end and await others_wait(service, name):
@@ -93,7 +94,8 @@ async def load(
                 409, "model_is_loading", f"Other requests wait until {name!r} is loaded.",
                 hint="Unload it once it is.", operator_hint=f"`miner stop {name}` ends the load.",
             )  # fmt: skip
-        await keep(service, name, keep_alive)
+        with context.gateway.only_loads(context):
+            await keep(service, name, keep_alive)
     body = {
         "model": request.model,
         "created_at": timestamp(),
