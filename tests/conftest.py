@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.blocking import blocking_calls_fail
 
 _KINDS = ("unit", "process", "engine", "vllm", "llama_cpp_python", "templates", "clients", "mixed")
+
+# How long an example takes says more of a busy machine than of what it is about.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 if sys.dont_write_bytecode:
     # Each worker would rewrite all tests, and each program that a test starts would compile the whole package again.

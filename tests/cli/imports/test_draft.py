@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.cli.imports.draft import Draft, is_secret, readable, toml_key, toml_value, variable
@@ -19,7 +19,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(TEXT, VALUES)
 def test_any_key_and_value_is_read_back(key, value):
     written = (
@@ -36,7 +35,6 @@ def test_any_key_and_value_is_read_back(key, value):
     assert replaced(tomllib.loads(written)[key]) == replaced(value)
 
 
-@settings(deadline=None)
 @given(TEXT)
 def test_a_literal_text_survives_the_variables_of_the_file(text):
     draft = Draft("made up")
@@ -51,7 +49,6 @@ def test_a_variable_is_replaced_and_what_only_looks_like_one_is_not():
     assert draft.variables == {"WHO": "as for the other tool"}
 
 
-@settings(deadline=None)
 @given(TEXT)
 def test_comments_cannot_end_early(text):
     draft = Draft(f"made up {text}")
@@ -63,7 +60,6 @@ def test_comments_cannot_end_early(text):
     assert checked(draft).models["m"].file == "a.gguf"
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=6))
 def test_any_names_of_models_become_names_that_are_allowed(names):
     draft = Draft("made up")

@@ -1,7 +1,7 @@
 """llama-server's options as keys: each one is carried over, is set by this program itself, or is named."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.cli.imports.draft import Draft
@@ -128,7 +128,6 @@ def test_no_option_is_dropped_silently(name):
         assert "m" in checked(draft).models
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(sorted(ENGINE_OPTIONS)) | st.text(max_size=8), max_size=6))
 def test_any_words_are_options_or_refused_and_the_result_is_valid(words):
     try:

@@ -1,7 +1,7 @@
 """The presets.ini of llama-server's router: each key is carried over, or named."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.cli.imports.engine_option_names import ENGINE_OPTIONS
@@ -129,7 +129,6 @@ def test_what_llama_server_refuses_is_refused(read, text, says):
         read(text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30).map(lambda text: text.replace("\0", "")), st.sampled_from(sorted(ENGINE_OPTIONS)))
 def test_any_value_is_carried_over_named_or_refused(tmp_path_factory, value, key):
     path = tmp_path_factory.getbasetemp() / "any.ini"

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.cli.imports.command_line import split_command
@@ -361,7 +361,6 @@ def test_macros_keep_the_kind_of_a_value_and_may_use_each_other(read):
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Co", "Cn"]), max_size=12)
 
 
-@settings(deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=5))
 def test_any_words_that_a_shell_would_read_are_the_words(tmp_path_factory, words):
     words = ["run", *words]

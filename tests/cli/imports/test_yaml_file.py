@@ -1,7 +1,7 @@
 """YAML of an unknown hand."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.cli.imports.yaml_file import read_yaml
@@ -82,7 +82,6 @@ def test_an_empty_file_has_no_keys(read):
     assert read("# nothing\n") == ({}, [])
 
 
-@settings(deadline=None)
 @given(text=st.text(max_size=60))
 def test_nothing_but_config_errors(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.yaml"

@@ -277,7 +277,7 @@ def tables(draw):
     return rules, sizes, limits, draw(st.integers(0, 2**32))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tables())
 def test_nothing_is_loaded_against_the_rules_and_every_request_is_served(table):
     """Requests end some time: so even the lowest priority has its turn."""
@@ -304,7 +304,7 @@ def test_nothing_is_loaded_against_the_rules_and_every_request_is_served(table):
     run(main, rules, queue_timeout=1e5, **limits)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables())
 def test_nobody_starves_within_a_priority(table):
     """While all others of its priority and below are requested without end, a model is loaded in bounded time."""

@@ -82,7 +82,7 @@ def fed_or_none(item: Capture, pieces: list[bytes]) -> list[bytes] | None:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), item=st.sampled_from(RECORDED))
 def test_recorded_streams_cut_at_random(data: st.DataObject, item: Capture):
     places = data.draw(st.lists(st.integers(0, len(item.body)), max_size=40))
@@ -92,7 +92,7 @@ def test_recorded_streams_cut_at_random(data: st.DataObject, item: Capture):
 TEXTS = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1).map(str.encode)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     data=st.data(),
     messages=st.lists(TEXTS, max_size=6),
@@ -113,7 +113,7 @@ def test_events_in_every_spelling_and_chunking(
     assert fed(SSEDecoder(), pieces) == messages
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), lines=st.lists(TEXTS.filter(lambda text: bool(text.strip())), max_size=6), closed=st.booleans())
 def test_lines_in_every_chunking_with_blank_lines_between(data: st.DataObject, lines: list[bytes], closed: bool):
     """Buffer to the newline, flush the tail, split no character."""

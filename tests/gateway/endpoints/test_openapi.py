@@ -120,7 +120,7 @@ def able():
         runner.run(context.__aexit__(None, None, None))
 
 
-@settings(max_examples=examples(100, 300), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(100, 300), suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(
         "v1/chat/completions v1/completions v1/responses v1/embeddings v1/rerank v1/messages v1/messages/count_tokens "

@@ -187,7 +187,7 @@ async def test_a_stream_cut_in_two_at_every_byte_boundary_joins_to_the_same(item
         assert await joined(item, [body[:at], body[at:]]) == whole, at
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), item=st.sampled_from(STREAMS))
 async def test_a_stream_cut_at_random_joins_to_the_same(data: st.DataObject, item: Capture):
     places = sorted(data.draw(st.lists(st.integers(0, len(item.body)), max_size=30)))

@@ -264,7 +264,6 @@ def test_a_large_file_of_nothing_but_claims_costs_little(tmp_path):
 
 FUZZ = settings(
     max_examples=examples(100, 300),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
