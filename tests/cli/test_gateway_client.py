@@ -12,9 +12,9 @@ import pytest
 from miner.cli import main
 from miner.errors import BackendUnavailableError, ModelNotFoundError
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
-from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config, serving
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 USER, BOSS = "key-of-user-0123456789", "key-of-boss-0123456789"

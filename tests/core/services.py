@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -60,13 +59,6 @@ async def speaking_to(engine: str, server: Any, **given: Any) -> AsyncIterator[L
     """The same, closed at the end."""
     async with service_at(engine, server.url, **given) as service:
         yield service
-
-
-def closed_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def text_of(chunks: list[LLMChunk]) -> str:

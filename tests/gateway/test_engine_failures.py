@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from miner.core.llms.llm_vllm import VLLMService
 from tests.gateway.serving import config, serving
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 pytestmark = pytest.mark.engine
 
@@ -222,8 +222,7 @@ async def test_the_network_breaks():
 @pytest.mark.parametrize("how", ["full", "closed"])
 async def test_nothing_can_be_logged(how, tmp_path):
     """And where standard error is closed, no connection gets its number: the log would be written to it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = closed_port()
     url = f"http://127.0.0.1:{port}"
     serve = f"exec {sys.executable} -m miner serve --port {port} --log json"
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "SYSTEMROOT")}

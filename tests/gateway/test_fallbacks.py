@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from miner.core.llms import get_backend
 from miner.core.llms.LLMService import LLMService
-from tests.core.services import closed_port
 from tests.gateway.serving import config, post, serving
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 

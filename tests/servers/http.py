@@ -12,9 +12,11 @@ from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.servers.ports import keep, reserved
+
 __all__ = ["Disconnect", "RawServer", "Request", "ResponseWriter"]
 
-WAIT = 30.0
+WAIT = 60.0
 """Seconds that a `wait_for_...` waits at most: generous, since machines are slow."""
 
 
@@ -215,6 +217,7 @@ class RawServer:
         self.open_connections = 0
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._reservation: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def handle(self, writer: ResponseWriter) -> None:
@@ -259,12 +262,14 @@ class RawServer:
 
     async def start(self) -> Self:
         """Listen."""
+        if self._reservation is None:
+            self._reservation = reserved(self.port)
+            self.port = self._reservation.getsockname()[1]
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def stop(self) -> None:
-        """Stop listening, break what is open. The port can be taken again by `start`."""
+        """Stop listening, break what is open. The port stays reserved: `start` can take it again."""
         if self._server is None:
             return
         self._server.close()
@@ -279,6 +284,9 @@ class RawServer:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         await self.stop()
+        if self._reservation is not None:
+            keep(self._reservation)  # another server may take its place
+            self._reservation = None
         complaints = self.verdict() + [f"the test server failed: {failure!r}" for failure in self.failures]
         if not complaints:
             return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 import urllib.request
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.servers.captures import ENGINES, Capture, capture, captures
 from tests.servers.faults import FaultServer
 from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.ollama_spec import violations
+from tests.servers.ports import closed_port
 from tests.servers.replay import ReplayServer
 from tests.servers.threaded import in_thread
 
@@ -177,15 +180,26 @@ async def test_a_key_is_asked_for():
 
 
 async def test_the_recorded_port_and_server_can_be_started_again():
-    server = ReplayServer("ollama")
-    await server.start()
-    port = server.port
-    await server.stop()
-    with pytest.raises(OSError, match="onnect"):
-        await raw_call(server, "GET", "/api/version")
-    async with server:
+    async with ReplayServer("ollama") as server:
+        port = server.port
+        await server.stop()
+        with pytest.raises(OSError, match="onnect"):
+            await raw_call(server, "GET", "/api/version")
+        await server.start()
         assert server.port == port
         assert b'"version"' in await raw_call(server, "GET", "/api/version")
+
+
+def test_a_reserved_port_refuses_connections_and_goes_to_who_asks_for_it():
+    port = closed_port()
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+        pass
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def test_a_server_in_a_thread():

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,12 @@ import pytest
 
 from tests.cli.chat.terminal import CTRL_C, CTRL_D, Terminal
 from tests.cli.conftest import environment
+from tests.servers.ports import closed_port
 
 pytestmark = pytest.mark.engine
 
 SMALL = {"LLAMACPP_THREADS": "1", "LLAMACPP_PARALLEL": "1", "DEFAULT_TEMPERATURE": "0", "DEFAULT_MAX_TOKENS": "4000"}
 STORY = "Tell me a very long story about a fox, a bear and a river."
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def fetched(url: str):
@@ -35,7 +29,7 @@ def fetched(url: str):
 @pytest.fixture
 def gateway(tmp_path):
     """The URL of `miner serve` with the demo model."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
+    url = f"http://127.0.0.1:{(port := closed_port())}"
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "miner", "serve", "--port", str(port)],

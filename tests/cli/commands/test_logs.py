@@ -11,8 +11,8 @@ import pytest
 from tests.cli.commands.test_ps import Managed
 from tests.cli.conftest import LONG
 from tests.cli.test_gateway_client import BOSS, USER, Gate
-from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

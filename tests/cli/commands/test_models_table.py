@@ -9,9 +9,9 @@ import pytest
 from miner.cli import main
 from miner.core.model_card import ModelState
 from tests.cli.test_gateway_client import Gate
-from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 from tests.tiny_model import write_tiny_model
 

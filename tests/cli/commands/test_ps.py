@@ -10,8 +10,8 @@ from miner.cli import main
 from miner.core.model_card import ModelState
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
 from tests.cli.test_gateway_client import Gate
-from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 

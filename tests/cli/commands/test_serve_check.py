@@ -11,7 +11,7 @@ from miner.cli.configuration.settings import described_settings
 from miner.cli.serving.help import grouped, settings_text
 from miner.config.sources import variable_of
 from miner.gateway.settings import GatewaySettings
-from tests.core.services import closed_port
+from tests.servers.ports import closed_port
 
 pytestmark = pytest.mark.process
 

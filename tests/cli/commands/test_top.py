@@ -23,9 +23,9 @@ from tests.cli.commands.test_ps import Managed
 from tests.cli.conftest import LONG, environment
 from tests.cli.terminal import on_terminal
 from tests.cli.test_gateway_client import Gate
-from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

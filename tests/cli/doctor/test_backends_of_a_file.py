@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.doctor.examine import examine
-from tests.core.services import closed_port
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

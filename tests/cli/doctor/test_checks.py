@@ -18,11 +18,11 @@ import pytest
 from tests.cli.commands.test_backends import path_with, third_party
 from tests.cli.conftest import LONG, environment
 from tests.cli.doctor.examine import examine
-from tests.core.services import closed_port
 from tests.paths import ROOT
 from tests.servers.faults import FaultServer, garbage_http, html_page, silent
 from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

@@ -8,10 +8,10 @@ from miner.core.model_card import ModelState
 from miner.core.wire import ModelInfo
 from tests.cli.doctor.examine import examine
 from tests.cli.test_gateway_client import Gate
-from tests.core.services import closed_port
 from tests.gateway.serving import Parrot, config
 from tests.servers.faults import FaultServer, garbage_http, silent
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

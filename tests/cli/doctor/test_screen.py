@@ -21,9 +21,9 @@ from miner.config.sources import variable_of
 from miner.gateway.settings import GatewaySettings
 from tests.cli.conftest import LONG, environment
 from tests.cli.doctor.examine import examine
-from tests.core.services import closed_port
 from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

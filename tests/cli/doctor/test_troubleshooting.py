@@ -16,11 +16,11 @@ import trustme
 
 from tests.cli.commands.test_backends import path_with, third_party
 from tests.cli.doctor.examine import examine
-from tests.core.services import closed_port
 from tests.paths import ROOT
 from tests.servers.faults import FaultServer, silent_in_stream, status, truncated
 from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

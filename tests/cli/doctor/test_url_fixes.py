@@ -5,9 +5,9 @@ import re
 import pytest
 
 from tests.cli.doctor.examine import examine
-from tests.core.services import closed_port
 from tests.servers import faults
 from tests.servers.faults import FaultServer
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 pytestmark = pytest.mark.process

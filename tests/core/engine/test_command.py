@@ -18,6 +18,7 @@ from miner.core.engine.process import EngineProcess
 from miner.core.engine.run_marker import VARIABLE, kill_marked
 from miner.errors import ConfigError, EngineStartError
 from tests.core.engine.children import PATIENCE, alive, ask, eventually
+from tests.servers.ports import closed_port
 
 pytestmark = pytest.mark.engine
 
@@ -88,10 +89,8 @@ async def test_port_directory_environment_and_mask(engines, tmp_path, monkeypatc
 
 
 async def test_a_port_of_its_own(engines):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        taken.listen()
+    port = closed_port()
+    with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(EngineStartError, match=f"port {port} is in use by another process") as caught:
             await engines(port=port).ensure_ready()
         assert "choose another `port`" in (caught.value.operator_hint or "")

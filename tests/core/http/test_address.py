@@ -13,6 +13,7 @@ from miner.errors import BackendUnavailableError
 from tests.core.http.echo import Echo, client
 from tests.core.llms.contract.test_closing import black_hole
 from tests.core.services import ENGINES, service_at
+from tests.servers.ports import closed_port
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
@@ -44,9 +45,7 @@ async def test_an_address_that_says_nothing_does_not_hide_the_next(monkeypatch: 
 @pytest.mark.parametrize("first", ["::1", "127.0.0.1"])
 async def test_an_address_that_refuses_does_not_hide_the_next(monkeypatch: pytest.MonkeyPatch, first: str):
     async with Echo() as server:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            closed = probe.getsockname()[1]
+        closed = closed_port()
         addresses(monkeypatch, (first, closed), ("127.0.0.1", server.port))
         http_client = client("http://engine.test:8000/v1")
         assert (await http_client.request("GET", "/x")).body == b"ok"
@@ -54,9 +53,7 @@ async def test_an_address_that_refuses_does_not_hide_the_next(monkeypatch: pytes
 
 
 async def test_all_of_them_refuse(monkeypatch: pytest.MonkeyPatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        closed = probe.getsockname()[1]
+    closed = closed_port()
     addresses(monkeypatch, ("127.0.0.1", closed), ("127.0.0.2", closed))
     http_client = client("http://engine.test:8000/v1")
     with pytest.raises(BackendUnavailableError, match=r"cannot be reached: connection refused\."):

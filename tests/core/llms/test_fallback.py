@@ -21,9 +21,10 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 from tests.core.llms.contract.test_failures import MODES, Faulty
-from tests.core.services import MESSAGES, ask, closed_port, nothing_left, read, settings
+from tests.core.services import MESSAGES, ask, nothing_left, read, settings
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 
 def chained(vllm: Any, ollama: Any, **given: Any) -> LLMService:

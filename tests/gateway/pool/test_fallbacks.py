@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.core.services import closed_port
 from tests.gateway.pool.tables import serving_table
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 CALLS = [

@@ -11,9 +11,9 @@ import sys
 import aiohttp
 import pytest
 
-from tests.core.services import closed_port
 from tests.gateway.pool.hammer import hammer
 from tests.gateway.pool.tables import replace, serving_table, until
+from tests.servers.ports import closed_port
 from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.engine

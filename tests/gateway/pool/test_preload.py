@@ -7,9 +7,9 @@ import json
 import logging
 
 from tests.core.llms.pool.files import until
-from tests.core.services import closed_port
 from tests.gateway.pool.tables import serving_table
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 
 def table(url, *models):

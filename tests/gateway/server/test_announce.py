@@ -13,11 +13,11 @@ import sys
 import pytest
 
 from tests.cli.conftest import environment
-from tests.core.services import closed_port
 from tests.gateway.server.test_run import CHAT, WAIT, miner_serve
 from tests.gateway.serving import post
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 pytestmark = pytest.mark.process
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 
 import aiohttp
@@ -18,6 +17,7 @@ from tests.gateway.middleware.test_tracing import counted, quiet
 from tests.gateway.serving import Parrot, config, post, serving, vllm
 from tests.servers.collector import Collector, attributes_of
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 
 @pytest.fixture
@@ -106,8 +106,7 @@ async def test_a_collector_that_does_not_take_them_costs_nothing_and_is_named_on
     async with Collector(state if isinstance(state, int) else 200, hangs=state == "hangs") as collector:
         url = collector.url
         if state == "down":
-            with socket.create_server(("127.0.0.1", 0)) as closed:
-                url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+            url = f"http://127.0.0.1:{closed_port()}"
         exporting(url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20the-key", OTEL_EXPORTER_OTLP_TIMEOUT="1")
         async with serving(Parrot(config()), middleware=quiet()) as served:
             await until(lambda: "takes no metrics" in caplog.text)

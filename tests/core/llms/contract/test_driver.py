@@ -15,10 +15,11 @@ from miner.core.llms.LLMService import LLMService
 from miner.core.wire import LLMChunk, LLMResponse, TokenUsage
 from miner.errors import BackendTimeoutError, OutputValidationError, StreamInterruptedError
 from tests.core.llms.contract.test_failures import MODES, Faulty
-from tests.core.services import ENGINES, MESSAGES, closed_port, read, service_at, settings, speaking_to
+from tests.core.services import ENGINES, MESSAGES, read, service_at, settings, speaking_to
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
 from tests.servers.payloads import delta, finish, usage_chunk
+from tests.servers.ports import closed_port
 from tests.servers.replay import ReplayServer
 
 PARIS = '{"city": "Paris", "population": 2}'

@@ -22,11 +22,12 @@ from miner.errors import (
     StreamInterruptedError,
     UnsupportedFeatureError,
 )
-from tests.core.services import ENGINES, ask, closed_port, nothing_left, service_at, speaking_to
+from tests.core.services import ENGINES, ask, nothing_left, service_at, speaking_to
 from tests.servers import faults
 from tests.servers.faults import Behaviour, FaultServer
 from tests.servers.http import ResponseWriter
 from tests.servers.payloads import DONE, delta, frame, frames
+from tests.servers.ports import closed_port
 
 MODES = ("call", "stream")
 ADDRESS = {"vllm": "VLLM_API_BASE", "ollama": "OLLAMA_BASE_URL"}

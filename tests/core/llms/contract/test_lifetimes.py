@@ -17,13 +17,13 @@ from tests.core.llms.contract.test_failures import Faulty
 from tests.core.services import (
     ENGINES,
     ask,
-    closed_port,
     nothing_left,
     read,
     service_at,
     speaking_to,
 )
 from tests.servers import faults
+from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
 
 TEXTS = ("a", "b", "c")

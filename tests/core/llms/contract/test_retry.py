@@ -26,9 +26,10 @@ from miner.errors import (
     StreamInterruptedError,
 )
 from tests.core.llms.contract.test_failures import MODES, Faulty, aborted
-from tests.core.services import ENGINES, ask, closed_port, service_at, settings, speaking_to
+from tests.core.services import ENGINES, ask, service_at, settings, speaking_to
 from tests.servers import faults
 from tests.servers.faults import Behaviour
+from tests.servers.ports import closed_port
 
 BUSY = faults.status(503)
 OVERLOADED = faults.status(429)

@@ -13,9 +13,10 @@ from miner.core.llms import get_backend
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
 from tests.core.llms.contract.test_failures import MODES, Faulty
-from tests.core.services import ENGINES, ask, closed_port, service_at, settings
+from tests.core.services import ENGINES, ask, service_at, settings
 from tests.servers import faults
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 KEY, PASSWORD, BASIC = "s3cret-key", "hunter2", "dXNlcjpodW50ZXIy"
 SECRETS = (KEY, PASSWORD, BASIC)

@@ -15,7 +15,6 @@ from tests.core.services import (
     ENGINES,
     MESSAGES,
     ask,
-    closed_port,
     nothing_left,
     read,
     service_at,
@@ -23,6 +22,7 @@ from tests.core.services import (
     text_of,
 )
 from tests.servers import faults
+from tests.servers.ports import closed_port
 
 TEXTS = ("a", "b", "c")
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from miner.core.llms import get_backend
 from miner.errors import ConfigError, EngineCrashedError, EngineStartError, MinerError, ModelNotFoundError
 from tests.core.engine.children import DEMO, PATIENCE, alive, eventually
 from tests.paths import ROOT
+from tests.servers.ports import closed_port
 
 pytestmark = pytest.mark.engine
 
@@ -280,9 +280,7 @@ async def test_a_changed_command_replaces_the_old_one_when_its_requests_are_done
 
 
 async def test_a_changed_command_waits_for_the_port_of_the_old_one(serve):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = closed_port()
     text = f"""
         [backends.gpu]
         kind = "openai"

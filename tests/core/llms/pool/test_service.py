@@ -13,8 +13,8 @@ from miner.core.llms.llm_pool import PoolService
 from miner.core.llms.pool.hints import with_keys
 from miner.errors import BackendUnavailableError, ConfigError, ModelNotFoundError, OutputValidationError
 from tests.core.llms.pool.files import pool_of, write
-from tests.core.services import closed_port
 from tests.servers.openai_stub import StubServer
+from tests.servers.ports import closed_port
 
 
 def vectors(*values):
