@@ -59,6 +59,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self):
         return self._jump.now
 
+    async def shutdown_default_executor(self, timeout=None):
+        """Nothing is left to wait for. asyncio's own waits for a thread, of which the selector knows nothing: where it
+        is late, everybody would seem to wait forever.
+        """
+
 
 def simulate(main: Coroutine[Any, Any, Any]) -> Any:
     """asyncio.run on a virtual clock."""

@@ -4,6 +4,8 @@ test_pool_real.py.
 
 import asyncio
 import logging
+import threading
+import time
 
 import pytest
 
@@ -950,6 +952,16 @@ def test_kill_all_ends_everything_at_once_and_the_pool_starts_anew():
         await pool.aclose()
 
     simulate(main())
+
+
+def test_a_simulation_ends_though_the_machine_has_no_time_for_threads(monkeypatch):
+    real = threading.Thread.run
+    monkeypatch.setattr(threading.Thread, "run", lambda thread: (time.sleep(0.1), real(thread)))
+
+    async def main():
+        return await asyncio.to_thread(lambda: "done")
+
+    assert simulate(main()) == "done"
 
 
 def test_another_event_loop_starts_anew_and_the_old_engines_are_killed():
