@@ -20,18 +20,19 @@ _TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
 _KINDS = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
 
 
-def write_tiny_model(path: Path, *, fim: Literal["names", "ids"] | None = None) -> Path:
+def write_tiny_model(path: Path, *, fim: Literal["names", "ids"] | None = None, context: int = CONTEXT) -> Path:
     """Write it; bytes are its only tokens, and it answers at any length.
 
     Args:
         fim: whether it has tokens for fill-in-the-middle, to be found by their names or by the file's settings.
+        context: for how many tokens it was trained; a token takes a tenth of a millisecond, or more in a long context.
     """
     tokens, kinds = [*_TOKENS], [*_KINDS]
     if fim is not None:
         first = len(tokens)
         tokens += [f"<|fim_{part}|>" if fim == "names" else f"<{part}>" for part in ("prefix", "suffix", "middle")]
         kinds += [gguf.TokenType.CONTROL] * 3
-    writer = _begin(path, "llama", tokens, kinds)
+    writer = _begin(path, "llama", tokens, kinds, context)
     writer.add_feed_forward_length(HIDDEN)
     writer.add_head_count(HEADS)
     if fim == "ids":
@@ -69,10 +70,12 @@ def write_recurrent_model(path: Path) -> Path:
     return _finish(writer, path, shapes)
 
 
-def _begin(path: Path, architecture: str, tokens: list[str], kinds: list[gguf.TokenType]) -> gguf.GGUFWriter:
+def _begin(
+    path: Path, architecture: str, tokens: list[str], kinds: list[gguf.TokenType], context: int = CONTEXT
+) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_name("tiny")
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)

@@ -160,7 +160,7 @@ def _until_ready(url):
 
 @pytest.mark.engine
 def test_a_real_model_with_its_speed_and_memory(miner, tmp_path):
-    server = miner.start("serve", "--port", "0", LLAMACPP_THREADS="1", LLAMACPP_PARALLEL="1", LLAMACPP_CTX_SIZE="512")
+    server = miner.start("serve", "--port", "0", LLAMACPP_THREADS="1", LLAMACPP_PARALLEL="1", LLAMACPP_CTX_SIZE="2048")
     text = ""
     while not (found := re.search(r"Serving at (\S+)", text)):
         text += server.stderr.readline().decode()
@@ -170,7 +170,9 @@ def test_a_real_model_with_its_speed_and_memory(miner, tmp_path):
     with on_terminal(command(url), columns=100, rows=20, env=environment(tmp_path), cwd=tmp_path) as terminal:
         screen = terminal.until("demo*")
         assert re.search(r"demo\*\s+ready\s+[\d.]+ [MG]iB\s+0/1", screen), screen
-        request = threading.Thread(target=chat, args=(url,), kwargs={"max_tokens": 300, "stream": True})
+        # Many seconds: the screen is drawn once a second, and not that often on a busy machine.
+        fields = {"max_tokens": 1000, "ignore_eos": True, "stream": True}
+        request = threading.Thread(target=chat, args=(url,), kwargs=fields)
         request.start()
         terminal.until("running")
         end = time.monotonic() + LONG

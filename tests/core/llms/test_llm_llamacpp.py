@@ -30,6 +30,8 @@ pytestmark = pytest.mark.engine
 
 FRANCE = "What is the capital of France? Answer in one sentence."
 LONG = "Tell me a very long story about a lighthouse and the sea."
+ENDLESS = {"max_tokens": 900, "extra": {"ignore_eos": True}}
+"""As long as the context: many seconds, so that whatever is done to a response meanwhile comes in time."""
 
 
 @asynccontextmanager
@@ -52,7 +54,7 @@ async def slots(service):
     return reply.body.count(b'"is_processing":true')
 
 
-async def until(condition, seconds=20.0):
+async def until(condition, seconds=120.0):
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  (the engine is polled: it has no event to wait for)
             await asyncio.sleep(0.05)
@@ -153,14 +155,14 @@ async def test_what_is_stopped_in_decode_stops(streamed):
     """By the engine's own slots; another request is decoding all the while."""
     async with llamacpp() as service:
         await service.generate("Hi", max_tokens=1)
-        other = asyncio.create_task(service.generate(LONG, max_tokens=600, temperature=0.9, seed=2))
+        other = asyncio.create_task(service.generate(LONG, **ENDLESS))
         if streamed:
-            async for chunk in service.stream(LONG, max_tokens=900, temperature=0.9, seed=1):
+            async for chunk in service.stream(LONG, **ENDLESS):
                 if chunk.content:
                     assert await slots(service) >= 1
                     break
         else:
-            task = asyncio.create_task(service.generate(LONG, max_tokens=900, temperature=0.9, seed=1))
+            task = asyncio.create_task(service.generate(LONG, **ENDLESS))
 
             async def both_run():
                 return await slots(service) == 2
@@ -200,7 +202,7 @@ async def test_what_exceeds_the_slots_waits_here_in_order():
             order.append(number)
 
         tasks = [asyncio.create_task(ask(number)) for number in range(5)]
-        await asyncio.sleep(0.5)
+        await tasks[0]
         tasks[2].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert order == [0, 1, 3, 4]
@@ -209,8 +211,12 @@ async def test_what_exceeds_the_slots_waits_here_in_order():
 async def test_a_full_queue_is_reported_at_once():
     async with llamacpp(llamacpp_parallel=1, max_queue=1) as service:
         await service.generate("Hi", max_tokens=1)
-        running = [asyncio.create_task(service.generate(LONG, max_tokens=300)) for _ in range(2)]
-        await asyncio.sleep(0.3)
+        running = [asyncio.create_task(service.generate(LONG, **ENDLESS)) for _ in range(2)]
+
+        async def full():
+            return (await engine_of(service)).queued == 1
+
+        await until(full)
         with pytest.raises(BackendOverloadedError) as caught:
             await service.generate("Hi", max_tokens=1)
         assert caught.value.retry_after >= 1
@@ -223,14 +229,14 @@ async def test_an_engine_that_is_killed_is_a_typed_error_and_starts_again():
     async with llamacpp() as service:
         arrived = ""
         with pytest.raises(EngineCrashedError) as caught:  # noqa: PT012
-            async for chunk in service.stream(LONG, max_tokens=900, temperature=0.9):
+            async for chunk in service.stream(LONG, **ENDLESS):
                 arrived += chunk.content or ""
                 if len(arrived) > 20:
                     os.kill((await engine_of(service)).pid, signal.SIGKILL)
         assert caught.value.exit_status == -signal.SIGKILL
         assert caught.value.partial.content
         assert arrived.startswith(caught.value.partial.content[:20])
-        task = asyncio.create_task(service.generate(LONG, max_tokens=900, temperature=0.9))
+        task = asyncio.create_task(service.generate(LONG, **ENDLESS))
 
         async def serves():
             return (await engine_of(service)).state == "ready" and (await engine_of(service)).slots_busy
@@ -249,8 +255,8 @@ async def test_closing_ends_who_runs_who_waits_and_who_loads():
             if loaded:
                 await service.generate("Hi", max_tokens=1)
             tasks = [
-                asyncio.create_task(service.generate(LONG, max_tokens=900)),
-                asyncio.create_task(service.stream(LONG, max_tokens=900).collect()),
+                asyncio.create_task(service.generate(LONG, **ENDLESS)),
+                asyncio.create_task(service.stream(LONG, **ENDLESS).collect()),
                 asyncio.create_task(service.count_tokens(LONG)),
             ]
             await asyncio.sleep(0.5)
@@ -267,7 +273,7 @@ async def test_a_stream_that_another_task_closes_frees_its_slot(begun: bool):
     prompt = LONG if begun else LONG * 50
     async with llamacpp(llamacpp_parallel=1, llamacpp_batch_size=32) as service:
         await service.generate("Hi", max_tokens=1)
-        stream, arrived, started = service.stream(prompt, max_tokens=900), [], asyncio.Event()
+        stream, arrived, started = service.stream(prompt, **ENDLESS), [], asyncio.Event()
 
         async def reading():
             async for batch in stream.batches():
@@ -285,7 +291,7 @@ async def test_a_stream_that_another_task_closes_frees_its_slot(begun: bool):
 
             await until(works)
         await stream.aclose()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await task
             assert "Paris" in await service.generate(FRANCE, temperature=0, max_tokens=30)
         assert arrived[-1].finish_reason == "cancelled"

@@ -63,11 +63,11 @@ async def test_an_engine_that_is_stopped():
 
 
 async def test_an_engine_that_hangs():
-    async with llamacpp(llamacpp_timeout=0.5) as service:
+    async with llamacpp(llamacpp_timeout=0.5, llamacpp_ctx_size=8192, llamacpp_batch_size=8192) as service:
         task = asyncio.create_task(service.generate("Hi", max_tokens=1))
         with pytest.raises(BackendTimeoutError):
-            # One that reads this prompt for longer than that.
-            await service.generate("Hi " * 400, max_tokens=1)
+            # One that reads this prompt for longer than that, on any machine.
+            await service.generate("Hi " * 8000, max_tokens=1)
         await asyncio.gather(task, return_exceptions=True)
 
 

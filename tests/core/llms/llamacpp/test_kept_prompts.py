@@ -13,6 +13,7 @@ import pytest
 from miner.config.config import MinerConfig
 from miner.core.llms import get_backend
 from tests.blocking import blocking_calls_fail
+from tests.core.engine.children import PATIENCE
 from tests.core.engine.test_launchers import make_binary
 from tests.tiny_model import write_recurrent_model, write_tiny_model
 
@@ -165,10 +166,9 @@ async def test_an_engine_that_crashed_goes_on_from_what_was_kept_before(tmp_path
         os.kill(pid, signal.SIGKILL)
         while (await kept(service, "a")) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        for _ in range(20):
-            if all(engine.pid is None for engine in (await service.health()).engines):
-                break
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(PATIENCE):
+            while any(engine.pid == pid for engine in (await service.health()).engines):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         assert (await talk(service, "a", messages)).cached_tokens >= last.total_tokens - NOT_SENT
 
 

@@ -158,7 +158,10 @@ async def test_all_are_served_however_long_they_are():
 async def test_closing_ends_what_waits_to_be_sent():
     async with llamacpp(llamacpp_parallel=8, llamacpp_ctx_size=1024, llamacpp_batch_size=BATCH) as service:
         await service.generate("Hi", max_tokens=1)
-        tasks = [asyncio.create_task(service.generate(text, max_tokens=3)) for text in prompts(8)]
-        await asyncio.sleep(0.3)
+        before, endless = await batches(service), {"max_tokens": 600, "extra": {"ignore_eos": True}}
+        tasks = [asyncio.create_task(service.generate(text, **endless)) for text in prompts(8)]
+        async with asyncio.timeout(PATIENCE):
+            while await batches(service) == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         await asyncio.wait_for(service.aclose(), SOON)
         assert all(isinstance(error, MinerError) for error in await errors_of(tasks))

@@ -18,6 +18,7 @@ from miner.core.models.memory.available import Memory
 from miner.core.models.memory.processes import held_memory
 from miner.core.models.resolve import resolve
 from miner.errors import BackendOverloadedError, EngineStartError
+from tests.core.engine.children import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -69,11 +70,9 @@ async def test_of_three_of_which_two_fit_the_least_recently_used_goes(tmp_path):
 
 async def comes_to(service, names):
     """Wait until these engines run."""
-    for _ in range(400):
-        if await running(service) == names:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{await running(service)} run")
+    async with asyncio.timeout(PATIENCE):
+        while await running(service) != names:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +104,24 @@ async def test_of_two_that_wait_the_higher_priority_is_first(tmp_path):
     table = Table(tmp_path, "").write("[limits]\nmax_loaded = 1", c="priority = 5")
     async with serving(table, llamacpp_fairness_wait=0.1) as service:
         await ask(service, "a")
-        first = asyncio.create_task(ask(service, "a", 200))
         order = []
 
         async def wait_for(name):
             await ask(service, name)
             order.append(name)
 
-        await asyncio.sleep(0.1)
-        low = asyncio.create_task(wait_for("b"))
-        await asyncio.sleep(0.1)
-        await asyncio.gather(wait_for("c"), low, first)
+        async def queues(name):
+            async with asyncio.timeout(PATIENCE):
+                while not any(e.model == name and e.queued for e in (await service.health()).engines):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        async with service.stream("Hi", model="a", max_tokens=200) as first:  # has the slot until it is read
+            await anext(first)
+            waiting = []
+            for name in "bc":
+                waiting.append(asyncio.create_task(wait_for(name)))
+                await queues(name)
+        await asyncio.gather(*waiting)
         assert order == ["c", "b"]
 
 
@@ -151,7 +157,7 @@ def allocated(size):
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline().strip() == b"done"
         yield child
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=PATIENCE)
 
 
 async def test_memory_that_another_process_takes_is_seen_and_used_again(tmp_path, monkeypatch):

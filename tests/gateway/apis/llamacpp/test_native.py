@@ -10,16 +10,16 @@ import pytest
 
 from miner.core.llms.llm_llamacpp import LlamaCppService
 from miner.gateway.rate_limits import Limits
-from tests.gateway.middleware.test_rate_limit import keys, of, until
+from tests.gateway.middleware.test_rate_limit import LONG, keys, of, until
 from tests.gateway.serving import Parrot, config, post, serving, vllm
 from tests.servers.openai_stub import StubServer
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import CONTEXT, write_tiny_model
 
 engine = pytest.mark.engine
 
 
-def service(tmp_path, **given):
-    model = write_tiny_model(tmp_path / "tiny.gguf", fim="ids")
+def service(tmp_path, context=CONTEXT, **given):
+    model = write_tiny_model(tmp_path / "tiny.gguf", fim="ids", context=context)
     more = {"llamacpp_ctx_size": 512, "llamacpp_parallel": 2, "llamacpp_threads": 1, **given}
     return LlamaCppService(config(model_path=model, default_model=None, **more))
 
@@ -152,21 +152,22 @@ async def test_tokens_templates_slots_and_properties(tmp_path):
 
 @engine
 async def test_slots_are_shown_while_all_of_them_are_busy_and_free_after_a_disconnect(tmp_path):
-    async with service(tmp_path, llamacpp_ctx_size=2048) as backend, serving(backend) as served:
+    endless = 100_000  # minutes
+    async with service(tmp_path, endless, llamacpp_ctx_size=endless) as backend, serving(backend) as served:
 
         async def busy():
             _, slots = await got(served, "/slots")
             return sum(slot["is_processing"] for slot in slots)
 
-        body = {"prompt": "one", "n_predict": 100_000}
+        body = {"prompt": "one", "n_predict": endless}
         whole = [asyncio.create_task(sent(served, "/completion", body)) for _ in range(2)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONG):
             while await busy() < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         for task in whole:
             task.cancel()
         await asyncio.gather(*whole, return_exceptions=True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await busy():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
