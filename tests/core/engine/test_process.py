@@ -316,11 +316,12 @@ async def test_the_next_start_waits_out_the_pause(engines):
     await engine.wait_for_exit()
     began = time.monotonic()
     start = asyncio.create_task(engine.ensure_ready())
-    await asyncio.sleep(0.2)
-    assert engine.state == "starting"
-    assert engine.pid is None
-    await start
+    async with asyncio.timeout(PATIENCE):
+        while engine.pid is None:
+            await asyncio.sleep(0.01)
+            assert engine.state == "starting"
     assert time.monotonic() - began > 0.7
+    await start
     os.kill(engine.pid, signal.SIGKILL)
     await engine.wait_for_exit()
     engine.reset()
@@ -348,7 +349,7 @@ async def test_stop_ends_the_pause(engines):
     await engine.wait_for_exit()
     start = asyncio.create_task(engine.ensure_ready())
     await asyncio.sleep(0.1)
-    await asyncio.wait_for(engine.stop(), 30)
+    await asyncio.wait_for(engine.stop(), PATIENCE / 2)
     with pytest.raises(EngineStartError):
         await start
 

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -20,6 +19,7 @@ from miner.core.engine.process import EngineProcess
 from miner.core.engine.procstat import LOOK_SECONDS, Usage
 from miner.core.engine.watch import StallDetector, SuspendDetector
 from miner.errors import EngineStartError
+from tests.blocking import blocking_calls_fail
 from tests.core.engine.children import PATIENCE, BadLauncher, alive, completion, demo_spec, eventually
 from tests.core.engine.test_launchers import end, make_binary, start_parent
 
@@ -153,9 +153,8 @@ async def test_what_is_not_ready_is_not_given_time_to_end(engines):
 async def test_a_hanging_engine_is_killed(engines):
     engine = engines("ignores_sigterm")
     address = await engine.ensure_ready()
-    began = time.monotonic()
-    engine.fail("it sent nothing for 2 s", "Look after it.")
-    assert time.monotonic() - began < 1.0, "nobody waits for it on the event loop"
+    with blocking_calls_fail():
+        engine.fail("it sent nothing for 2 s", "Look after it.")
     died = await asyncio.wait_for(engine.wait_for_exit(address), SOON)
     assert "SIGKILL): it sent nothing for 2 s." in died.message
     assert died.operator_hint == "Look after it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from miner.errors import (
     StreamInterruptedError,
     UnsupportedFeatureError,
 )
+from tests.core.engine.children import Clock
 from tests.core.llms.contract.test_failures import MODES, Faulty
 from tests.core.services import MESSAGES, ask, nothing_left, read, settings
 from tests.servers import faults
@@ -120,15 +122,17 @@ async def test_a_stream_falls_over_only_before_its_first_chunk():
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_the_first_is_tried_again_after_its_cooldown(mode: str):
+async def test_the_first_is_tried_again_after_its_cooldown(mode: str, monkeypatch: pytest.MonkeyPatch):
+    clock = Clock()
+    monkeypatch.setattr("miner.core.llms.contract.failover.time", SimpleNamespace(monotonic=clock))
     async with (
         Faulty(faults.sequence(faults.status(503), faults.ok(["first"]))) as first,
         StubServer(reply="second") as second,
-        chained(first, second, fallback_cooldown=0.5) as service,
+        chained(first, second, fallback_cooldown=1000.0) as service,
     ):
         assert [await ask(service, mode) for _ in range(3)] == ["second"] * 3
         assert len(first.generations) == 1
-        await asyncio.sleep(0.55)
+        clock.ahead += 1000.0
         assert await ask(service, mode) == "first"
         assert len(second.bodies) == 3
 

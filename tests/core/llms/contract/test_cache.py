@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from miner.core.llms.contract.cache import TTLCache
 from miner.errors import BackendUnavailableError, UnsupportedFeatureError
+from tests.core.engine.children import Clock
 from tests.core.llms.test_llm_vllm import answer_with, without_template
 from tests.core.services import MESSAGES, WEATHER, service_at, speaking_to
 from tests.servers.openai_stub import StubServer
@@ -39,8 +40,10 @@ async def test_a_template_in_one_request_changes_nothing_for_others():
 
 
 async def test_that_a_model_has_no_template_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch):
+    clock = Clock()
+    monkeypatch.setattr("miner.core.llms.contract.cache.time", SimpleNamespace(monotonic=clock))
     async with StubServer(reply=without_template) as server, speaking_to("vllm", server) as service:
-        service._no_template = TTLCache(0.2)
+        service._no_template = TTLCache(1000.0)
         assert await service.generate("hi") == await service.generate("hi") == "Once more."
         assert [request.path[4:] for request in server.generations] == [
             "chat/completions",
@@ -48,7 +51,7 @@ async def test_that_a_model_has_no_template_is_forgotten_after_a_while(monkeypat
             "completions",
         ]
         server.reply = "Hello there."
-        await asyncio.sleep(0.3)
+        clock.ahead += 1000.0
         assert await service.generate("hi") == "Hello there."
 
 

@@ -72,7 +72,7 @@ class Silent(Faulty):
 async def closed_at_once(service: LLMService, *tasks: asyncio.Task[Any]) -> None:
     """Close it, and expect the error in each task within a bound that no retry and no timeout would keep."""
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(15):
         await service.aclose()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     for end in ends:

@@ -22,7 +22,7 @@ async def respond(service: Any, mode: str, **options: Any) -> LLMResponse:
 
 
 class Slow(RawServer):
-    """Writes a word every 0.12 s, so that a whole reply takes longer than any wait for bytes may."""
+    """Writes a word every 0.3 s, so that a whole reply takes longer than any wait for bytes may."""
 
     async def handle(self, writer: ResponseWriter) -> None:
         request = writer.request
@@ -31,12 +31,12 @@ class Slow(RawServer):
             await writer.respond(200 if side is not None else 405, side or {})
             return
         if not request.streams:
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(5)
             await writer.respond(200, {})
             return
         await writer.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         for piece in frames(request, ["one ", "two ", "three ", "four ", "five"]):
-            await asyncio.sleep(0.12)
+            await asyncio.sleep(0.3)
             await writer.piece(piece)
         await writer.end()
 
@@ -45,7 +45,7 @@ class Slow(RawServer):
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_reply_may_take_longer_than_the_read_timeout(engine: str, mode: str):
     """The setting bounds the wait for the next bytes, and nothing else."""
-    async with Slow() as server, speaking_to(engine, server, timeout=0.5) as service:
+    async with Slow() as server, speaking_to(engine, server, timeout=1.4) as service:
         assert (await respond(service, mode, model="m")).content == "one two three four five"
 
 

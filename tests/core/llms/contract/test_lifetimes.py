@@ -77,10 +77,10 @@ async def test_the_time_that_the_reader_takes_is_not_the_engines():
         speaking_to("ollama", server, default_model="smollm2") as service,
     ):
         pieces = []
-        async for chunk in service.stream("hi", timeout={"between": 0.3}):
+        async for chunk in service.stream("hi", timeout={"between": 1.0}):
             pieces.append(chunk.content or "")
             if len(pieces) == 2:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.3)
         assert "".join(pieces) == "xxxxxx"
 
 

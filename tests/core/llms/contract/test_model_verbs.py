@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,6 +27,7 @@ from miner.errors import (
     UnsupportedFeatureError,
 )
 from tests.blocking import blocking_calls_fail
+from tests.core.engine.children import Clock
 from tests.core.models.conftest import make_gguf
 from tests.core.models.hub_server import FakeHub, start
 from tests.core.services import settings, speaking_to
@@ -554,7 +556,10 @@ async def test_behind_each_other_the_first_that_can_and_is_there_does_it():
             assert (await service.load_model("n")).loaded
 
 
-async def test_concurrency_is_that_of_the_current_backend():
+async def test_concurrency_is_that_of_the_current_backend(monkeypatch: pytest.MonkeyPatch):
+    clock = Clock()
+    monkeypatch.setattr("miner.core.llms.contract.failover.time", SimpleNamespace(monotonic=clock))
+
     class Narrow(LLMService):
         name = "ollama"  # the name decides which is in cooldown
 
@@ -565,12 +570,12 @@ async def test_concurrency_is_that_of_the_current_backend():
         def concurrency(self):
             return 3
 
-    async with chained("http://127.0.0.1:9", "http://127.0.0.1:9", fallback_cooldown=0.4) as service:
+    async with chained("http://127.0.0.1:9", "http://127.0.0.1:9", fallback_cooldown=1000.0) as service:
         service._all()[1] = Narrow(service.config)
         assert (service.concurrency, service.known_concurrency) == (8, None)
         assert await service.generate("hi") == "narrow"
         assert (service.concurrency, service.current.name) == (3, "ollama")
-        await asyncio.sleep(0.45)
+        clock.ahead += 1000.0
         assert (service.concurrency, service.known_concurrency) == (8, None)
 
 

@@ -109,13 +109,13 @@ async def by_cancelling_the_task(stream: LLMStream) -> None:
 
 async def by_a_timeout_around_it(stream: LLMStream) -> None:
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(1):
             await read(stream)
 
 
 async def by_collect_cancelled(stream: LLMStream) -> None:
     task = asyncio.create_task(stream.collect())
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -148,7 +148,7 @@ async def by_aclose_of_another_task(stream: LLMStream) -> None:
     await started.wait()
     await asyncio.sleep(0.05)
     await stream.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await task == ["a", "b", "c", "cancelled"]
 
 
@@ -352,7 +352,7 @@ async def test_a_stream_that_waits_to_be_sent_again_is_cancelled_too(monkeypatch
         task = asyncio.create_task(in_a_loop(stream, arrived))
         await server.wait_for_generations()
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await stream.aclose()
             await task
         assert [chunk.finish_reason for chunk in arrived] == ["cancelled"]

@@ -55,11 +55,13 @@ def test_demo_model(demo_model):
 
 def test_reading_a_vocabulary_costs_little(demo_model):
     read_header(demo_model)
-    before = time.process_time()
+    attempts = []
     for _ in range(5):
+        before = time.process_time()
         read_header(demo_model)
+        attempts.append(time.process_time() - before)
     # About 0.012 s each on the reference machine; a reader that makes an object of each token takes ten times that.
-    assert (time.process_time() - before) / 5 < 0.12
+    assert min(attempts) < 0.12  # a collection of what other tests have left shows in some of them
 
 
 def test_settings_of_other_models(write_gguf, tmp_path):
