@@ -146,6 +146,21 @@ def slow(seconds: float, texts: Sequence[str] = TEXTS, between: float = 0.0) -> 
     return Behaviour("slow", run)
 
 
+def held(release: asyncio.Event, texts: Sequence[str] = TEXTS) -> Behaviour:
+    """A proper stream of which the first piece comes at once, and the rest when it is released."""
+
+    async def run(writer: ResponseWriter) -> None:
+        await _stream_head(writer)
+        first, *rest = frames(writer.request, texts)
+        await writer.piece(first)
+        await release.wait()
+        for piece in rest:
+            await writer.piece(piece)
+        await writer.end()
+
+    return Behaviour("held", run)
+
+
 def silent(everywhere: bool = True) -> Behaviour:
     """Accepts the connection and never responds."""
     return Behaviour("silent", lambda writer: writer.hold(), everywhere=everywhere)

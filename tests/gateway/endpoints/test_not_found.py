@@ -10,7 +10,7 @@ import pytest
 
 from tests.gateway.serving import Parrot, config, serving
 
-WAIT = 20
+WAIT = 60
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
 OPENAI, OLLAMA, ANTHROPIC = "/v1/models", "/api/tags", "/v1/messages"
 

@@ -25,7 +25,7 @@ from tests.gateway.serving import Parrot, config, post, serving
 from tests.servers.openai_stub import StubServer
 
 KEY = "0123456789abcdef"
-SOON = 10.0
+SOON = 60.0
 """Seconds for what takes less than 2 on an idle machine."""
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "model": "m"}
 

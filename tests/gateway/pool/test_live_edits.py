@@ -134,6 +134,6 @@ async def test_a_hangup_signal_reads_the_file_at_once(serving):
         process.send_signal(signal.SIGHUP)
         await until(lambda: are({"one", "new"}))
     process.terminate()
-    _, log = await asyncio.to_thread(process.communicate, timeout=20)
+    _, log = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == 0
     assert "miner.toml was read again: added: new." in log

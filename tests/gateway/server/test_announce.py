@@ -22,18 +22,11 @@ from tests.servers.ports import closed_port
 pytestmark = pytest.mark.process
 
 
-async def until_said(server, text):
-    while text not in server.said:
-        line = await asyncio.wait_for(server.process.stderr.readline(), WAIT)
-        assert line, server.said
-        server.said += line.decode()
-
-
 async def test_a_program_reads_what_is_served_and_how_it_ended(tmp_path):
     async with StubServer() as engine, miner_serve(
         "--port", "0", "--log", "json", tmp_path=tmp_path, VLLM_API_BASE=engine.v1, MINER_API_KEYS="k" * 20,
     ) as server:  # fmt: skip
-        await until_said(server, '"event": "ready"')
+        await server.until_said('"event": "ready"')
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
     told = {one["event"]: one for one in map(json.loads, server.said.splitlines()) if "event" in one}
@@ -69,7 +62,7 @@ async def test_a_backend_that_is_down_is_told_once(tmp_path):
     async with miner_serve(
         "--port", "0", tmp_path=tmp_path, VLLM_API_BASE=address, MINER_SERVE_PRELOAD="false"
     ) as server:  # fmt: skip
-        await until_said(server, "Not ready yet:")
+        await server.until_said("Not ready yet:")
         await asyncio.sleep(1)
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
@@ -142,7 +135,7 @@ async def test_an_open_address_is_named_with_one_that_can_be_called(tmp_path):
         "--port", "0", "--host", "0.0.0.0", "--allow-unauthenticated", "--log", "json", tmp_path=tmp_path,
         VLLM_API_BASE=engine.v1,
     ) as server:  # fmt: skip
-        await until_said(server, '"event": "ready"')
+        await server.until_said('"event": "ready"')
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
     told = {one["event"]: one for one in map(json.loads, server.said.splitlines()) if "event" in one}

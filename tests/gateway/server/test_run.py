@@ -20,7 +20,7 @@ from tests.servers.openai_stub import StubServer
 
 pytestmark = pytest.mark.process
 
-WAIT = 60
+WAIT = 120
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
@@ -30,12 +30,16 @@ class Server:
         self.said = ""
         self.url = ""
 
-    async def until_serving(self):
-        while not (found := re.search(r"at (http://\S+)", self.said)):
+    async def until_said(self, wanted):
+        """Read its log until this regular expression is found in it."""
+        while not (found := re.search(wanted, self.said)):
             line = await asyncio.wait_for(self.process.stderr.readline(), WAIT)
             assert line, self.said
             self.said += line.decode()
-        self.url = found.group(1)
+        return found
+
+    async def until_serving(self):
+        self.url = (await self.until_said(r"at (http://\S+)")).group(1)
 
     async def ended(self):
         rest = await asyncio.wait_for(self.process.stderr.read(), WAIT)
@@ -141,15 +145,15 @@ async def test_sigterm_lets_streams_finish_and_says_not_ready_at_once(tmp_path):
         await server.until_serving()
         async with aiohttp.ClientSession() as session:
             await _until_ready(session, server)
-            engine.reply = faults.slow(0.0, [f"w{i} " for i in range(20)], between=0.1)
+            release = asyncio.Event()
+            engine.reply = faults.held(release)
             async with session.post(f"{server.url}/v1/chat/completions", json=CHAT) as answer:
                 await answer.content.readline()
                 server.process.send_signal(signal.SIGTERM)
-                for _ in range(200):
-                    async with session.get(f"{server.url}/readyz") as ready:
-                        if ready.status == 503:
-                            break
-                assert ready.status == 503
+                async with asyncio.timeout(WAIT):
+                    while (await _status(session, server)) != 503:
+                        pass
+                release.set()
                 text = await answer.text()
         assert text.endswith("data: [DONE]\n\n")
         assert await server.ended() == 0
@@ -164,9 +168,10 @@ async def test_the_grace_time_ends_and_a_second_signal_ends_it_sooner(signals, g
         await server.until_serving()
         async with post(server, CHAT) as answer:
             await answer.content.readline()
-            for _ in range(signals):
+            server.process.send_signal(signal.SIGTERM)
+            await server.until_said("Shutting down")  # one that is still pending would swallow the second
+            for _ in range(signals - 1):
                 server.process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.3)
             text = await answer.text()
         await engine.wait_for_disconnects(1)
         assert await server.ended() == status
@@ -175,10 +180,12 @@ async def test_the_grace_time_ends_and_a_second_signal_ends_it_sooner(signals, g
     assert "[DONE]" not in text
 
 
+async def _status(session, server):
+    async with session.get(f"{server.url}/readyz") as ready:
+        return ready.status
+
+
 async def _until_ready(session, server):
-    for _ in range(600):
-        async with session.get(f"{server.url}/readyz") as ready:
-            if ready.status == 200:
-                return
-        await asyncio.sleep(0.05)
-    raise AssertionError("never ready")
+    async with asyncio.timeout(WAIT):
+        while await _status(session, server) != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -46,10 +46,10 @@ async def test_what_cannot_be_had_is_the_default_and_what_is_old_is_dropped():
             await asyncio.sleep(60)
         return 5
 
-    old = Refreshed(once, 0, max_age=0.0, drop_after=0.05, wait=0.01, first_wait=0.02)
+    old = Refreshed(once, 0, max_age=0.0, drop_after=0.5, wait=0.01, first_wait=30.0)
     assert await old.recent() == 5
     fast = False
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.6)
     assert await old.recent() == 0
     await old.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 from miner.config.config import MinerConfig
 from miner.core.llms import get_backend
 
-SOON = 15.0
+SOON = 60.0
 """Seconds for what takes less than 2 on an idle machine."""
 
 
