@@ -278,7 +278,7 @@ def test_a_check_that_hangs_is_a_row_and_ends_nothing(miner, tmp_path):
     third_party(tmp_path / "plugins", "stuck", "stuck_module:EchoService", hangs)
     began = time.monotonic()
     found = examine(
-        miner, "--no-probe", "--timeout", "5", LLM_BACKEND="stuck", PYTHONPATH=path_with(tmp_path / "plugins")
+        miner, "--no-probe", "--timeout", "10", LLM_BACKEND="stuck", PYTHONPATH=path_with(tmp_path / "plugins")
     )
     assert "did not finish within" in found.row("stuck", "problem")["summary"]
     assert found.row("backend stuck", "ok")

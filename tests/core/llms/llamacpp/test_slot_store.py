@@ -42,7 +42,7 @@ async def prepared(limit=1000):
 
 
 async def settled(path):
-    for _ in range(100):
+    for _ in range(3000):
         if not path.exists():
             return True
         await asyncio.sleep(0.02)
