@@ -22,8 +22,9 @@ class Statistics(Struct, kw_only=True):
     p90: float
     p95: float
     p99: float
-    min: float
-    max: float
+    min: int | float
+    """Whole, as `max`, where the figure counts: a file that is read is written as it was."""
+    max: int | float
     std: float
     count: int
 

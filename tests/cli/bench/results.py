@@ -97,6 +97,8 @@ def a_run(
         itl=statistics_of(gaps),
         e2e=statistics_of([sample.e2e for sample in done if sample.e2e is not None]),
         tokens_per_second=statistics_of([sample.output_tokens / sample.e2e for sample in done if sample.e2e]),
+        prompt_tokens=statistics_of([sample.prompt_tokens for sample in done]),
+        output_tokens=statistics_of([sample.output_tokens for sample in done]),
         request_throughput=len(done) / duration,
         output_throughput=output / duration,
         total_throughput=(output + (prompt_length + 9) * len(done)) / duration,
