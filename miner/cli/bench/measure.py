@@ -3,6 +3,9 @@
 Every event of a stream that has a choice is a chunk. TTFT is the time to the first, E2E that to the last, ITL are the
 gaps between them, TPOT is (E2E - TTFT) / (output tokens - 1). Events without a choice (usage, `[DONE]`) count for
 nothing.
+
+One thing differs: a response of one token has no ITL here, as it has no TPOT. `vllm bench serve` takes the gap from the
+opening chunk, or to one that only closes the response, for one, and prints 0.00 where there is no gap at all.
 """
 
 from __future__ import annotations
@@ -112,7 +115,9 @@ class Measurement:
 
     @property
     def itl(self) -> list[float]:
-        """Seconds between chunks."""
+        """Seconds between chunks; none of a response of one token."""
+        if self.output_tokens < 2:
+            return []
         return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
     @property

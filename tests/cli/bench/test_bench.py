@@ -93,6 +93,27 @@ def test_definitions_are_those_of_vllm_bench_serve(bench, server):
     assert counted(server)[-1].path == "/v1/completions"
 
 
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_a_response_of_one_token_has_no_gap_between_tokens(bench, server, miner, endpoint):
+    """Though a chat response has an opening chunk before it, with the role."""
+    arguments = ("--endpoint", endpoint, "--concurrency", "1", "--requests", "2", "--max-tokens", "1")
+    run = bench(*arguments, "--output", "one.json")["runs"][0]
+    assert (run["itl"], run["tpot"]) == (None, None)
+    assert run["ttft"]["count"] == run["e2e"]["count"] == 2
+    table = miner("bench", "--show", "one.json").stdout.decode()
+    assert "TTFT" in table
+    assert "ITL" not in table
+
+
+def test_a_saved_result_is_read_and_written_as_it_was(bench, server, miner):
+    server.reply = timed(first=0, gap=0)
+    written = bench("--concurrency", "1,2", "--requests", "3", "--max-tokens", "5", "--output", "a.json")
+    saved = (miner.directory / "a.json").read_bytes()
+    assert b'"min": 5,' in saved
+    assert miner("bench", "--show", "a.json", "--json").stdout == saved
+    assert json.loads(saved) == written
+
+
 def test_a_role_that_is_sent_ahead_is_no_token(bench, server):
     server.reply = timed(early_role=True)
     run = bench("--concurrency", "1", "--requests", "2", "--max-tokens", "4")["runs"][0]
