@@ -38,7 +38,8 @@ directory) all its models are served; `miner config init` writes one.
 
 An address that others can reach needs API keys (MINER_API_KEYS, `miner keys`).
 On SIGTERM or Ctrl-C running requests finish within the grace period
-(MINER_SERVE_GRACE, 30 s); a second signal cancels them.
+(MINER_SERVE_GRACE, 30 s); a second signal cancels them. SIGHUP reads the
+miner.toml again; that of a closed terminal stops it, as SIGTERM does.
 
 exit status:
   0    stopped by a signal

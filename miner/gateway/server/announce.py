@@ -180,7 +180,8 @@ def tell_end(reason: int | BaseException, shutdown: Shutdown, ran: float, status
     if shutdown.finished or shutdown.cancelled:
         finished = counted(shutdown.finished, "request")
         requests = f"{finished} finished in {shutdown.seconds:.1f} s, {shutdown.cancelled} cancelled"
-    message = f"Stopped by {name} after {duration(ran)}: {requests}. Exit status {status}."
+    why = " (its terminal was closed)" if name == "SIGHUP" else ""
+    message = f"Stopped by {name}{why} after {duration(ran)}: {requests}. Exit status {status}."
     tell(
         message, message, event="stopped", signal=name, uptime=round(ran, 3), requests_finished=shutdown.finished,
         requests_cancelled=shutdown.cancelled, drain_seconds=round(shutdown.seconds, 3), exit_status=status,

@@ -225,20 +225,23 @@ class _Signals:
 
 @contextmanager
 def _hangup_handled(gateway: Gateway, signals: _Signals) -> Iterator[None]:
-    """While the block lasts, SIGHUP reads the configuration file again, if there is one. That of a terminal which is
-    closed stops the server, as it does without a file.
+    """While the block lasts, SIGHUP reads the configuration file again, and where there is none says so. That of the
+    terminal which the server was started at stops it once this is closed, unless SIGHUP was ignored then (nohup).
     """
     number = getattr(signal, "SIGHUP", None)
-    if number is None or gateway.config_watch is None:
+    if number is None:
         yield
         return
-    had_terminal, ignored = _has_terminal(), signal.getsignal(number) is signal.SIG_IGN
+    stops = _has_terminal() and signal.getsignal(number) is not signal.SIG_IGN
 
     def on_hangup() -> None:
-        if had_terminal and not ignored and not _has_terminal():
-            signals.on_signal(number)
+        if stops and not _has_terminal():
+            if not signals.count:  # the system and the shell send one each: the second must not cut requests short
+                signals.on_signal(number)
         elif gateway.config_watch is not None:
             gateway.config_watch.read_now()
+        else:
+            logger.warning("SIGHUP: nothing to reload, since no miner.toml is in use.")
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(number, on_hangup)
