@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from miner.core.engine.conflicts import Conflict, conflicts
 from miner.core.engine.limits import PoolLimits
-from miner.core.engine.member import Member, State
+from miner.core.engine.member import Member
 from miner.errors import BackendOverloadedError, EngineStartError, EngineStoppedError, ServiceClosedError
 
 
@@ -20,14 +20,6 @@ def overloaded(member: Member, why: str, retry_after: float, setting: str) -> Ba
         hint=f"Try again in {math.ceil(retry_after)} s.",
         operator_hint=f"Raise {setting}.",
     )
-
-
-def behind(member: Member) -> str:
-    """The rest of a sentence for an engine that waits for those of higher priority; else empty."""
-    if member.state is not State.UNLOADED or not member.waits_for:
-        return ""
-    names = ", ".join(f"{each.spec.alias!r} (priority {each.priority})" for each in member.waits_for)
-    return f", and {names} has requests, which come before its own (priority {member.priority})"
 
 
 def too_big(wanted: Member, limits: PoolLimits) -> EngineStartError:

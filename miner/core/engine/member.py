@@ -68,7 +68,9 @@ class Member:
         """`Engine.before_stop`, while it runs."""
         self.load_began = 0.0
         self.abandoned_at: float | None = None
-        """When the last request that waited for its load left; None: none has."""
+        """Since when nobody waits for its load; None: somebody does, or it is not loading."""
+        self.last_load_seconds: float | None = None
+        """Duration of the last load that succeeded; None: none has."""
         self.ready_at = 0.0
         self.last_used = 0.0
         """End of the last request, or of the load."""
@@ -188,14 +190,22 @@ class Member:
         """Begin a load; `idle_timeout` is for an engine whose requests and rules do not set a keep_alive."""
         self.state = State.LOADING
         self.unloaded.clear()
-        self.load_began, self.load_reported_at, self.abandoned_at = now, -math.inf, None
+        self.load_began, self.load_reported_at = now, -math.inf
         self.requested_keep_alive, self.idle_timeout = None, idle_timeout
+
+    def look_for_waiters(self, now: float) -> None:
+        """Note since when nobody waits for its load: whether they left, were refused or were dropped."""
+        if self.state is not State.LOADING or self.queue:
+            self.abandoned_at = None
+        elif self.abandoned_at is None:
+            self.abandoned_at = now
 
     def ready(self, now: float) -> None:
         """Record the end of the load."""
         self.state = State.READY
         self.failure = None
         self.ready_at = self.last_used = now
+        self.last_load_seconds = self.load_seconds
         if self.slice_began is None:
             self.slice_began = now
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from miner.core.counted import counted
 from miner.core.engine.conflicts import fits
-from miner.core.engine.errors import behind, closed, not_started, overloaded, stopped
+from miner.core.engine.errors import closed, not_started, overloaded, stopped
 from miner.core.engine.events import EngineEvent, EngineEvents, EngineEventState
 from miner.core.engine.eviction import surplus
 from miner.core.engine.gang import GangScheduler
 from miner.core.engine.headroom import HeadroomMeter, Measure
+from miner.core.engine.late import too_late
 from miner.core.engine.limits import PoolLimits
 from miner.core.engine.member import Member, State
 from miner.core.engine.sleepers import plan_beside_sleepers
@@ -78,8 +79,6 @@ class Scheduler:
         future = waiter.future
         if not future.done() or future.cancelled():
             member.queue.discard(waiter)
-            if not member.queue:
-                member.abandoned_at = self.loop.time()
         elif future.exception() is None:
             lease, now = future.result(), self.loop.time()
             member.times.record(now - lease.granted_at)
@@ -96,19 +95,18 @@ class Scheduler:
         dropped = waiter_to_drop(client, (each.queue.waiters for each in full))
         for each in full:
             if dropped is not None and dropped in each.queue.waiters:
-                why = "too many requests wait, most of them yours"
-                each.queue.refuse(dropped, self._overloaded(each, why, "MINER_MAX_QUEUE"))
+                each.queue.refuse(dropped, self._queue_full(each, "too many requests wait, most of them yours"))
                 return
         waiting = self._waiting()
         why = f"{counted(waiting, 'request')} {'waits' if waiting == 1 else 'wait'} already, the most that may"
-        raise self._overloaded(member, why, "MINER_MAX_QUEUE")
+        raise self._queue_full(member, why)
 
     def _waiting(self) -> int:
         return sum(member.backlog for member in self.members.values())
 
-    def _overloaded(self, member: Member, why: str, setting: str) -> BackendOverloadedError:
+    def _queue_full(self, member: Member, why: str) -> BackendOverloadedError:
         seconds = member.times.retry_after(self._waiting(), member.parallel, most=self.limits.queue_timeout)
-        return overloaded(member, why, seconds, setting)
+        return overloaded(member, why, seconds, "MINER_MAX_QUEUE")
 
     # Decisions, taken again at each change.
 
@@ -117,6 +115,8 @@ class Scheduler:
         if self._closed:
             return
         now = self.loop.time()
+        for member in self.members.values():
+            member.look_for_waiters(now)
         for member in [m for m in self.members.values() if m.retired and not m.queue]:
             if member.asleep or member.state is State.LOADING:
                 self.stop(member, reason=_why_expired(member))
@@ -246,8 +246,7 @@ class Scheduler:
             deadline = oldest.arrived + self.limits.queue_timeout
             if deadline > now:
                 return deadline
-            why = f"no slot was free within {self.limits.queue_timeout:g} s{behind(member)}"
-            member.queue.refuse(oldest, self._overloaded(member, why, "MINER_QUEUE_TIMEOUT"))
+            member.queue.refuse(oldest, too_late(member, self.members.values(), self.limits, now))
         return math.inf
 
     def _report_load(self, member: Member, now: float) -> float:

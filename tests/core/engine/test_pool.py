@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -1205,6 +1206,61 @@ def test_a_load_that_nobody_waits_for_any_more_gives_way():
         alone.cancel()
         await asyncio.sleep(100)
         assert "stuck" in machine.running
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_a_load_whose_requests_were_all_refused_gives_way():
+    """A refusal is a way out like any other: nobody waits for that load any more. Who comes again counts until then."""
+
+    async def main():
+        machine = Machine(load=300.0)
+        pool = machine.pool(max_loaded=1, fairness_wait=3.0, queue_timeout=6.0)
+        for _ in range(2):
+            with pytest.raises(BackendOverloadedError):
+                await request(pool, spec_of("slow"))
+        await asyncio.sleep(2)
+        assert machine.running == ["slow"]
+        machine.load = 1.0
+        began = now()
+        await request(pool, spec_of("fast"))
+        assert now() - began == pytest.approx(3 - 2 + machine.stop + 1 + 1)
+        assert machine.running == ["fast"]
+        await pool.aclose()
+
+    simulate(main())
+
+
+def test_a_wait_for_a_load_that_is_too_long_says_so():
+    """Nothing is overloaded then; and the time to come again is that of the load."""
+
+    async def main():
+        machine = Machine(load=100.0)
+        pool = machine.pool(max_loaded=1, queue_timeout=6.0, fairness_wait=60.0)
+        slow = start(request(pool, spec_of("slow")))
+        await asyncio.sleep(1)
+        with pytest.raises(BackendOverloadedError) as place:
+            await request(pool, spec_of("fast"))
+        with pytest.raises(BackendOverloadedError) as own:
+            await slow
+        assert own.value.message == "'slow' was still loading after 6 s."
+        assert place.value.message == "'fast' waited 6 s for its place: 'slow' was loading."
+        assert (own.value.hint, own.value.retry_after) == ("Try again in 6 s.", 6.0)
+        assert "MINER_QUEUE_TIMEOUT" in own.value.operator_hint
+        assert "preload" in own.value.operator_hint
+        assert own.value.retryable
+        assert place.value.retryable
+        await pool.aclose()
+
+        machine = Machine(load=20.0)  # what is known of the last load tells how long this one takes
+        pool = machine.pool(max_loaded=1, queue_timeout=50.0)
+        await request(pool, spec_of("slow"))
+        await pool.unload("slow")
+        pool.set_rules(machine.rules_of, replace(pool.limits, queue_timeout=17.0))
+        with pytest.raises(BackendOverloadedError) as again:
+            await request(pool, spec_of("slow"))
+        assert again.value.retry_after == pytest.approx(3.0)
         await pool.aclose()
 
     simulate(main())
