@@ -15,6 +15,7 @@ from miner.cli.doctor.explain import model_line, row_of, start_line
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.foreign import LOAD_SECONDS, foreign_reason, is_foreign
 from miner.cli.doctor.probe import probes
+from miner.cli.doctor.probed_model import Choice, choose, running_names
 from miner.cli.doctor.row import Check, Row, Verdict, ok, skipped
 from miner.cli.doctor.targets import Target, targets
 from miner.cli.doctor.versions import TESTED, judge
@@ -91,11 +92,23 @@ async def _remote(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
             yield skipped(f"{target.name}: model, context, probe", "its server has to accept the key first")
             return
         yield _reached(target, shown, version, latency, len(models))
-        row, model = await _model(target, service, models)
+        row, wanted = await _model(target, service, models)
         yield row
-        if model is None or not target.used:
+        if not wanted or not target.used:
             return
-        yield await context_row(target, service, model)
+        choice = Choice(wanted[0], "asked for")
+        if facts.options.model is None:
+            try:
+                choice = choose(wanted, await _running(service))
+            except MinerError as error:
+                yield row_of(f"{target.name}: probe", error, target)
+                return
+        model = choice.model
+        yield await context_row(target, service, model or wanted[0])
+        if model is None and facts.options.probe:
+            line = f"miner doctor --model {target.models[0] if target.models else wanted[0].id}"
+            yield skipped(f"{target.name}: probe", f"nothing was probed: {choice.why}", fix=line)
+            return
         async with aclosing(probes(target.name, service, target, facts, model)) as rows:
             async for each in rows:
                 yield each
@@ -133,8 +146,13 @@ async def _version(target: Target, service: HTTPBackend) -> str | None:
     return str(version)[:60] or None
 
 
-async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) -> tuple[Row, ModelInfo | None]:
-    """Whether the models that are wanted are there; and the first of them."""
+async def _running(service: HTTPBackend) -> set[str]:
+    """The names of what the server has in memory."""
+    return {name for running in await service.running_models() for name in running_names(running.info)}
+
+
+async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) -> tuple[Row, list[ModelInfo]]:
+    """Whether the models that are wanted are there; and those that requests may go to."""
     name, names = f"{target.name}: model", [model.id for model in models]
     seen = {"available": names[:50], "wanted": list(target.models)}
     verdict: Verdict = "problem" if target.used else "note"
@@ -148,8 +166,8 @@ async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) 
             else f"ollama pull {target.models[0] if target.models else 'llama3.2'}",
             service.no_model_hint,
             seen,
-        ), None
-    found: ModelInfo | None = None
+        ), []
+    found: list[ModelInfo] = []
     for wanted in target.models:
         try:
             info = await service._get_model(wanted)
@@ -160,16 +178,16 @@ async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) 
                 f"{service._http().upstream.label} has no model {wanted!r}; it has {_few(names)}",
                 model_line(wanted, names, target),
                 seen=seen,
-            ), None
+            ), []
         except MinerError as error:
-            return row_of(name, error, target), None
-        found = found or info
-    if found is not None:
+            return row_of(name, error, target), []
+        found += [info] if info is not None else []
+    if found:
         return ok(
             name, f"{', '.join(target.models)} is there" if len(target.models) == 1 else "all are there", **seen
         ), found
     try:
-        found = await service.resolve_model(None)
+        only = await service.resolve_model(None)
     except ModelNotFoundError:
         line = f"export DEFAULT_MODEL={names[0]}"
         return Row(
@@ -178,10 +196,10 @@ async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) 
             f"there are {len(names)} models and no default: each request must name one of {_few(names)}",
             line,
             seen=seen,
-        ), None
+        ), []
     except MinerError as error:
-        return row_of(name, error, target), None
-    return ok(name, f"{names[0]} is the only one", **seen), found
+        return row_of(name, error, target), []
+    return ok(name, f"{names[0]} is the only one", **seen), [only] if only is not None else []
 
 
 def _few(names: list[str]) -> str:

@@ -9,6 +9,7 @@ from miner.cli.doctor.row import Row, Verdict
 from miner.cli.doctor.targets import KEY_VARIABLE, Target
 from miner.errors import (
     AuthenticationError,
+    BackendError,
     BackendOverloadedError,
     BackendProtocolError,
     BackendTimeoutError,
@@ -78,17 +79,29 @@ def _fix(error: MinerError, target: Target) -> str | None:
     return "miner generate --debug hello"
 
 
-def _fix_at_url(error: MinerError, target: Target) -> str:
+def _fix_at_url(error: MinerError, target: Target) -> str | None:
     """The line for a server that --url names."""
     url = _without_userinfo(target.url or "")
+    node = url.removesuffix("/v1")
+    responded = getattr(error, "status", None) is not None
     match error:
         case AuthenticationError():
-            return f"miner doctor --url {url} --key -"
+            return doctor_line(target, "--key -")
         case ModelNotFoundError() if error.available:
-            return f"miner doctor --url {url} --model {error.available[0]}"
+            return doctor_line(target, f"--model {error.available[0]}")
+        case BackendOverloadedError():  # the list of its models says nothing of its queue
+            return f"miner ps --url {node}" if target.is_node else None
+        case BackendError() if target.is_node and responded:
+            return f"miner logs {''.join(f'{name} ' for name in target.models[:1])}--url {node}"
         case BackendTimeoutError():
             return f"curl -i --max-time 10 {url}/models"
     return f"curl -i {url}/models"
+
+
+def doctor_line(target: Target, options: str) -> str:
+    """The command that examines it again, with other options."""
+    url = f"--url {_without_userinfo(target.url or '').removesuffix('/v1')} " if target.by_url else ""
+    return f"miner doctor {url}{options}"
 
 
 def start_line(target: Target) -> str:

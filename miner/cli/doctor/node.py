@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,25 +10,20 @@ from urllib.parse import urlsplit
 
 from miner import __version__
 from miner.cli.doctor.context import TRAINED_FOR_MORE
-from miner.cli.doctor.engines import _few
 from miner.cli.doctor.explain import row_of
 from miner.cli.doctor.exposure import NEW_KEY_LINE
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.network import judged_skew, skew_in
-from miner.cli.doctor.probe import probes
+from miner.cli.doctor.node_models import models_of
+from miner.cli.doctor.node_requests import Node, object_of
 from miner.cli.doctor.row import Check, Row, ok, skipped
 from miner.cli.doctor.targets import Target
-from miner.cli.node import KEY_SETTING
-from miner.config.config import MinerConfig
-from miner.core.http.client import HttpClient, HttpResponse
-from miner.core.http.errors import Upstream, parse_error_body
-from miner.core.llms.openai.models import once_each
+from miner.core.http.errors import parse_error_body
 from miner.core.models.memory.capacity import ENOUGH
-from miner.errors import BackendUnavailableError, MinerError, ModelNotFoundError
+from miner.errors import BackendUnavailableError, MinerError
 from miner.gateway.client_address import is_loopback
 
 _GROUP = "Node"
-_SECONDS = 10.0
 _NEW_KEY = "miner keys new NAME --admin"
 
 
@@ -38,38 +32,9 @@ def checks() -> list[Check]:
     return [Check("node", _GROUP, look, 900.0)]
 
 
-class _Node:
-    """Requests to the node."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.url = (facts.options.url or "").rstrip("/").removesuffix("/v1")
-        self.key = facts.options.key
-        self.upstream = Upstream(
-            "node",
-            self.url,
-            read_timeout=_SECONDS,
-            address_setting="--url",
-            key_setting=KEY_SETTING,
-            unreachable_hint="Start it with `miner serve`, or set its URL with --url.",
-        )
-        self.host = urlsplit(self.url).hostname or ""
-
-    async def get(self, path: str, *, key: bool = True) -> HttpResponse:
-        """GET a path; with the key, if there is one.
-
-        Raises:
-            BackendError: it cannot be reached, or does not respond in time.
-        """
-        http = HttpClient(self.upstream, api_key=self.key if key else None)
-        try:
-            return await http.request("GET", path, total=_SECONDS)
-        finally:
-            await http.close()
-
-
 async def look(facts: Facts) -> AsyncGenerator[Row, None]:
     """All rows."""
-    node = _Node(facts)
+    node = Node(facts)
     began, sent = time.monotonic(), time.time()
     try:
         alive = await node.get("/livez", key=False)
@@ -92,7 +57,7 @@ async def look(facts: Facts) -> AsyncGenerator[Row, None]:
         yield skipped("node: keys, models, probe", "it has to respond first")
         return
     latency = time.monotonic() - began
-    is_node = alive.status == 200 and _json(alive) == {"status": "ok"}
+    is_node = alive.status == 200 and object_of(alive) == {"status": "ok"}
     seen: dict[str, Any] = {"url": node.upstream.shown_url, "status": alive.status, "latency": round(latency, 4)}
     if is_node:
         yield ok("node", f"{node.upstream.shown_url} responds in {latency * 1000:.0f} ms", **seen)
@@ -119,24 +84,15 @@ async def look(facts: Facts) -> AsyncGenerator[Row, None]:
         for found in await _admin(node):
             if found is not None:
                 yield found
-    async with aclosing(_models(node, facts)) as rows:
+    async with aclosing(models_of(node, facts, is_node=is_node)) as rows:
         async for row in rows:
             yield row
 
 
-def _json(response: HttpResponse) -> dict[str, Any]:
-    """The object of a response; empty if it is none."""
-    try:
-        found = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-async def _version(node: _Node) -> Row:
+async def _version(node: Node) -> Row:
     """The node's version and this command's."""
     try:
-        found = _json(await node.get("/openapi.json"))
+        found = object_of(await node.get("/openapi.json"))
     except MinerError as error:
         return skipped("node: version", error.message.rstrip("."))
     info = found.get("info")
@@ -156,13 +112,13 @@ async def _version(node: _Node) -> Row:
     return ok("node: version", f"{version}, as this command", **seen)
 
 
-async def _ready(node: _Node) -> Row:
+async def _ready(node: Node) -> Row:
     """What /readyz says."""
     try:
         response = await node.get("/readyz")
     except MinerError as error:
-        return Row("node: ready", "problem", error.message.rstrip("."), "miner logs", error.hints_for_people)
-    found = _json(response)
+        return Row("node: ready", "problem", error.message.rstrip("."), node.logs_line, error.hints_for_people)
+    found = object_of(response)
     if response.status == 200:
         if config := found.get("config"):
             return Row(
@@ -184,13 +140,13 @@ async def _ready(node: _Node) -> Row:
     )
 
 
-async def _access(node: _Node) -> Row:
+async def _access(node: Node) -> Row:
     """Whether it needs a key, and takes this one."""
     try:
         without = await node.get("/v1/models", key=False)
         given = await node.get("/v1/models") if node.key else without
     except MinerError as error:
-        return Row("node: key", "problem", error.message.rstrip("."), "miner logs", error.hints_for_people)
+        return Row("node: key", "problem", error.message.rstrip("."), node.logs_line, error.hints_for_people)
     open_, private = without.status == 200, is_loopback(node.host)
     seen = {"without_key": without.status, "with_key": given.status if node.key else None}
     if given.status in (401, 403):
@@ -221,7 +177,7 @@ async def _access(node: _Node) -> Row:
     return ok("node: key", "a key is needed, and this one is accepted", **seen)
 
 
-async def _admin(node: _Node) -> list[Row | None]:
+async def _admin(node: Node) -> list[Row | None]:
     """What only admins see: models, the file, metrics."""
     try:
         models = await node.get("/admin/models")
@@ -234,16 +190,20 @@ async def _admin(node: _Node) -> list[Row | None]:
                     fix=_NEW_KEY,
                 )
             ]
-        return [*_states(_json(models), await _trained_lengths(node)), await _config(node), await _metrics(node)]
+        return [
+            *_states(node, object_of(models), await _trained_lengths(node)),
+            await _config(node),
+            await _metrics(node),
+        ]
     except MinerError as error:
-        return [Row("node: admin routes", "problem", error.message.rstrip("."), "miner logs", error.hints_for_people)]
+        return [Row("node: admin routes", "problem", error.message.rstrip("."), node.logs_line, error.hints_for_people)]
 
 
-async def _trained_lengths(node: _Node) -> dict[str, int]:
+async def _trained_lengths(node: Node) -> dict[str, int]:
     """The tokens that models were trained for, by their names, as far as the node says them."""
     lengths: dict[str, int] = {}
     try:
-        listed = _json(await node.get("/api/tags")).get("models")
+        listed = object_of(await node.get("/api/tags")).get("models")
     except MinerError:
         return lengths
     for each in listed if isinstance(listed, list) else ():
@@ -254,7 +214,7 @@ async def _trained_lengths(node: _Node) -> dict[str, int]:
     return lengths
 
 
-def _states(found: dict[str, Any], trained: dict[str, int]) -> list[Row | None]:
+def _states(node: Node, found: dict[str, Any], trained: dict[str, int]) -> list[Row | None]:
     states = found.get("models")
     if not isinstance(states, list) or not all(isinstance(each, dict) for each in states):
         return [skipped("node: models", "it does not list them")]
@@ -267,7 +227,7 @@ def _states(found: dict[str, Any], trained: dict[str, int]) -> list[Row | None]:
                     f"node: {name}",
                     "problem",
                     f"failed: {each.get('reason') or 'no reason is given'}".rstrip("."),
-                    f"miner models reset {name}",
+                    f"miner models reset {name} --url {node.upstream.shown_url}",
                     "It is started again by the next request.",
                     {"state": "failed"},
                 )
@@ -299,9 +259,9 @@ def _states(found: dict[str, Any], trained: dict[str, int]) -> list[Row | None]:
     ]
 
 
-async def _config(node: _Node) -> Row | None:
+async def _config(node: Node) -> Row | None:
     response = await node.get("/admin/config")
-    found = _json(response)
+    found = object_of(response)
     if response.status != 200:
         return None
     seen = {"path": found.get("path"), "loaded_at": found.get("loaded_at")}
@@ -317,7 +277,7 @@ async def _config(node: _Node) -> Row | None:
     return ok("node: miner.toml", f"{found.get('path')} is served", **seen)
 
 
-async def _metrics(node: _Node) -> Row:
+async def _metrics(node: Node) -> Row:
     response = await node.get("/metrics")
     if response.status != 200:
         return Row(
@@ -331,55 +291,3 @@ async def _metrics(node: _Node) -> Row:
     if open_ and not is_loopback(node.host):
         return Row("node: metrics", "note", "anybody can read /metrics", "unset MINER_SERVE_METRICS  # on its machine")
     return ok("node: metrics", f"{response.body.count(b'# TYPE')} metrics", open=open_)
-
-
-async def _models(node: _Node, facts: Facts) -> AsyncGenerator[Row, None]:
-    """The models that clients see, and a probe of one."""
-    from miner.cli.url_service import URLService
-
-    config = MinerConfig(
-        openai_api_base=f"{node.url}/v1",
-        openai_api_key=node.key,
-        default_model=facts.options.model,
-        max_retries=0,
-        llm_fallbacks="",
-        openai_timeout=facts.options.seconds,
-    )
-    async with URLService(config) as service:
-        service.name = "node"
-        target = Target("node", "openai", config, by_url=True)
-        try:
-            models = await service._served_models(total=_SECONDS)
-            names = [model.id for model in once_each(models)]
-            model = await service.resolve_model(facts.options.model)
-        except ModelNotFoundError as error:
-            wanted = facts.options.model
-            if wanted is None and names:
-                model = models[0]
-                yield ok(
-                    "node: model",
-                    f"{len(names)} are served and none is the default; {model.id} is probed",
-                    available=names[:50],
-                )
-            else:
-                near = row_of("node: model", error, target, available=names[:50])
-                fix = (
-                    f"miner doctor --url {node.upstream.shown_url} --model {names[0]}" if names else "miner models list"
-                )
-                yield Row(
-                    near.name,
-                    near.verdict,
-                    f"{near.summary}; it has {_few(names)}" if names else near.summary,
-                    fix,
-                    near.hint,
-                    near.seen,
-                )
-                return
-        except MinerError as error:
-            yield row_of("node: model", error, target)
-            return
-        else:
-            yield ok("node: model", f"{model.id if model else names[0]} is there", available=names[:50])
-        async with aclosing(probes("node", service, target, facts, model)) as rows:
-            async for row in rows:
-                yield row

@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.doctor.explain import row_of
+from miner.cli.doctor.explain import doctor_line, row_of
 from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.probed_model import chats
 from miner.cli.doctor.row import Row, ok, skipped
 from miner.cli.doctor.targets import Target
 from miner.errors import InvalidRequestError, MinerError, OutputValidationError, UnsupportedFeatureError
@@ -45,9 +46,8 @@ async def probes(
     if not facts.options.probe:
         yield skipped(f"{name}: probe", "--no-probe")
         return
-    generates = model is None or model.capabilities is None or "chat" in model.capabilities
-    if not generates:
-        able = ", ".join(sorted({"embeddings", "rerank"} & set(model.capabilities or ()))) if model else ""
+    if model is not None and not chats(model):
+        able = ", ".join(sorted({"embeddings", "rerank"} & set(model.capabilities or ())))
         yield skipped(f"{name}: probe", f"the model does not chat{f': it is for {able}' if able else ''}")
         return
     for number, kind in enumerate(wanted):
@@ -77,7 +77,7 @@ async def _probe(
             name,
             "problem",
             f"{waits} took longer than {seconds:g} s",
-            f"miner doctor --timeout {seconds * 5:g}",
+            doctor_line(target, f"--timeout {seconds * 5:g}"),
             "The engine is slow, busy with other requests, or hangs: its log says more.",
             {"timeout": seconds},
         )

@@ -47,6 +47,8 @@ class Target:
     """The names of its model and of its backend in miner.toml, where it stands there."""
     by_url: bool = False
     """Whether it is what --url names: no setting is about it."""
+    is_node: bool = False
+    """Whether a gateway of miner responds there."""
 
     @property
     def url(self) -> str | None:

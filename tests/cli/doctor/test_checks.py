@@ -332,6 +332,22 @@ def test_ollama_lacks_the_model_and_has_a_small_context(miner):
         assert found.row("ollama: model", "ok")
 
 
+@pytest.mark.parametrize(
+    ("running", "options", "model"),
+    [("other:latest", [], None), ("other:latest", ["-m", "llama3.2"], "llama3.2"), ("llama3.2:latest", [], "llama3.2")],
+)
+def test_what_ollama_has_loaded_is_not_disturbed(miner, running, options, model):
+    side = {"/api/ps": {"models": [{"name": running, "model": running}]}}
+    settings = {"LLM_BACKEND": "ollama", "DEFAULT_MODEL": "llama3.2", "MINER_SERVE_PORT": free_port()}
+    with in_thread(StubServer(["llama3.2", "other"], side=side)) as server:
+        found = examine(miner, *options, OLLAMA_BASE_URL=server.url, **settings)
+        assert {body["model"] for body in server.bodies} == ({model} if model else set())
+    if model is None:
+        row = found.row("ollama: probe", "skipped")
+        assert "other is loaded, and could be unloaded for llama3.2" in row["summary"].replace(":latest", "")
+        assert row["fix"] == "miner doctor --model llama3.2"
+
+
 def test_an_engine_beyond_the_tested_versions_is_a_note(miner):
     side = {"/version": {"version": "0.99.1"}}
     with in_thread(StubServer(side=side)) as server:

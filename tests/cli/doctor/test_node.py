@@ -6,6 +6,7 @@ import pytest
 
 from miner.core.model_card import ModelState
 from miner.core.wire import ModelInfo
+from miner.errors import BackendOverloadedError, EngineStartError
 from tests.cli.doctor.examine import examine
 from tests.cli.test_gateway_client import Gate
 from tests.gateway.serving import Parrot, config
@@ -58,7 +59,7 @@ def test_a_failed_model_and_a_small_context(miner):
     with in_thread(Gate(Engines())) as gate:
         found = examine(miner, "--no-probe", "--url", gate.url)
     row = found.row("node: broken", "problem")
-    assert row["fix"] == "miner models reset broken"
+    assert row["fix"] == f"miner models reset broken --url {gate.url}"
     assert "llama.cpp did" in row["summary"]
     assert found.row("node: small", "note")["seen"]["context"] == 4096
     assert found.row("node: probe", "skipped")
@@ -119,3 +120,71 @@ def test_the_settings_of_this_machine_do_not_matter(miner, tmp_path):
     with in_thread(Gate(Named())) as gate:
         found = examine(miner, "--no-probe", "--url", gate.url, LLAMACPP_PARALLEL="lots")
     assert found.problems() == []
+
+
+class Several(Parrot):
+    """Has models, none of which is the default; keeps the names that requests had."""
+
+    def __init__(self, *models, error=None):
+        super().__init__(config())
+        self.listed, self.error, self.requested = list(models), error, []
+
+    async def list_models(self):
+        return self.listed
+
+    async def generate(self, prompt, model=None, max_tokens=512, temperature=0.7, top_p=0.95):
+        self.requested.append(model)
+        if self.error is not None:
+            raise self.error
+        return "Hello."
+
+
+def info(name, *, loaded, able=None, default=None):
+    return ModelInfo(id=name, loaded=loaded, capabilities=able and frozenset(able), default=default)
+
+
+def test_the_model_that_is_loaded_is_probed(miner):
+    service = Several(info("slow", loaded=False), info("fast", loaded=True))
+    with in_thread(Gate(service)) as gate:
+        found = examine(miner, "--url", gate.url)
+        assert "fast is probed: it is loaded" in found.row("node: model", "ok")["summary"]
+        assert set(service.requested) == {"fast"}
+        service.requested.clear()
+        assert examine(miner, "--url", gate.url, "-m", "slow").row("node: probe chat", "ok")
+        assert set(service.requested) == {"slow"}
+
+
+def test_no_model_is_loaded_in_the_place_of_another(miner):
+    service = Several(info("chats", loaded=False, able={"chat"}), info("vectors", loaded=True, able={"embeddings"}))
+    with in_thread(Gate(service)) as gate:
+        row = examine(miner, "--url", gate.url).row("node: probe", "skipped")
+    assert row["summary"] == "nothing was probed: vectors is loaded, and could be unloaded for chats"
+    assert row["fix"] == f"miner doctor --url {gate.url} --model NAME"
+    assert service.requested == []
+
+
+def test_a_model_is_loaded_where_none_is(miner):
+    service = Several(info("vectors", loaded=False, able={"embeddings"}), info("chats", loaded=False, able={"chat"}))
+    with in_thread(Gate(service)) as gate:
+        assert examine(miner, "--url", gate.url).row("node: probe chat", "ok")
+    assert set(service.requested) == {"chats"}
+
+
+def test_a_server_that_does_not_say_what_is_loaded_is_not_probed(miner):
+    with in_thread(StubServer(["a", "b"], side={"/api/ps": (404, {"error": "no such page"})})) as server:
+        row = examine(miner, "--url", server.url).row("node: probe", "skipped")
+        assert server.bodies == []
+        assert row["fix"] == f"miner doctor --url {server.url} --model NAME"
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (BackendOverloadedError("Too many requests wait."), "miner ps --url {}"),
+        (EngineStartError("The engine did not start."), "miner logs small --url {}"),
+    ],
+)
+def test_the_way_out_of_a_probe_that_fails(miner, error, fix):
+    service = Several(info("small", loaded=True), error=error)
+    with in_thread(Gate(service)) as gate:
+        assert examine(miner, "--url", gate.url).row("node: probe chat", "problem")["fix"] == fix.format(gate.url)
