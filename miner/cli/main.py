@@ -173,7 +173,8 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _report_unwritable(error: OSError) -> int:
-    return report(MinerError(f"The output cannot be written: {error.strerror}."))
+    hint = "Free space on its disk (`df -h`), or write elsewhere."
+    return report(MinerError(f"The output cannot be written: {error.strerror}.", operator_hint=hint))
 
 
 def _say_what_is_allowed(error: ConfigError) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from miner.config.secrets import is_secret, without_password, without_url_secrets
 from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
+from miner.core.file_errors import way_out
 from miner.errors import ConfigError
 
 _ADDRESS_SUFFIXES = ("_url", "_base", "_endpoint")
@@ -100,7 +102,8 @@ class Settings(BaseSettings):
         except UnicodeDecodeError as error:
             raise ConfigError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
         except OSError as error:
-            raise ConfigError(f".env cannot be read: {error.strerror}.") from None
+            hint = way_out(error, Path(".env"))
+            raise ConfigError(f".env cannot be read: {error.strerror}.", operator_hint=hint) from None
         except ValidationError as error:
             raise _config_error(error, settings) from None
 

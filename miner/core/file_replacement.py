@@ -57,7 +57,9 @@ def _replaceable(path: Path) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{path} cannot be written: it is no regular file.")
+        raise ConfigError(
+            f"{path} cannot be written: it is no regular file.", operator_hint="Name another file, or move it away."
+        )
     if not found.st_mode & stat.S_IWUSR:  # root could, and anybody can replace it: it is protected on purpose
         raise ConfigError(
             f"{path} cannot be written: it is write-protected (mode {found.st_mode & 0o777:04o}).",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from miner.core.file_errors import way_out
 from miner.core.file_replacement import replace_file
 from miner.errors import MinerError
 
@@ -26,4 +27,5 @@ def write_private(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(path, text.encode("utf-8", "replace"), private=True)
     except OSError as error:
-        raise MinerError(f"{path} cannot be written: {error.strerror}.") from error
+        hint = way_out(error, path)
+        raise MinerError(f"{path} cannot be written: {error.strerror}.", operator_hint=hint) from error

@@ -18,6 +18,7 @@ from miner.config.config import MinerConfig
 from miner.config.file.find import FILE_NAME
 from miner.config.file.problems import key_text, toml_text
 from miner.config.file.read import LoadedConfig, parse_config, read_config
+from miner.core.file_errors import way_out
 from miner.core.file_replacement import replace_file, resolved
 from miner.errors import ConfigError, MinerError
 
@@ -153,7 +154,8 @@ def _write(path: Path, text: str, *, force: bool) -> None:
             with open(resolved(path) if force else path, "x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        hint = way_out(error, path)
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.", operator_hint=hint) from error
 
 
 def _asked(question: str) -> bool:

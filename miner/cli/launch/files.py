@@ -12,6 +12,7 @@ import msgspec
 
 from miner.cli.json_value import loads
 from miner.cli.launch.setup import SetupFile
+from miner.core.file_errors import way_out
 from miner.core.file_replacement import replace_file
 from miner.errors import MinerError
 
@@ -126,7 +127,8 @@ def _text(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise MinerError(f"{path} cannot be read: {error}.") from error
+        hint = way_out(error, path) if isinstance(error, OSError) else "It has to be UTF-8 text: move it away."
+        raise MinerError(f"{path} cannot be read: {error}.", operator_hint=hint) from error
 
 
 def _write(path: Path, text: str, *, private: bool = True) -> None:
@@ -135,7 +137,8 @@ def _write(path: Path, text: str, *, private: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(path, text.encode(), private=private)
     except OSError as error:
-        raise MinerError(f"{path} cannot be written: {error.strerror}.") from error
+        hint = way_out(error, path)
+        raise MinerError(f"{path} cannot be written: {error.strerror}.", operator_hint=hint) from error
 
 
 def merged_json(path: Path, changes: dict[str, object]) -> str:

@@ -20,6 +20,7 @@ from miner.config.file.problems import MOST, ConfigFileError, Problem, key_text,
 from miner.config.file.schema import ConfigFile
 from miner.config.file.validation import ONE_TABLE, problems_of
 from miner.config.file.variables import LATE_VARIABLES, Variables
+from miner.core.file_errors import way_out
 from miner.errors import ConfigError
 
 __all__ = ["LATE_VARIABLES", "LoadedConfig", "parse_config", "read_config"]
@@ -101,7 +102,8 @@ def read_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"The configuration file {shown_path(path)} cannot be read: {error.strerror or error}."
+            f"The configuration file {shown_path(path)} cannot be read: {error.strerror or error}.",
+            operator_hint=way_out(error, path),
         ) from None
     try:
         text = data.decode("utf-8-sig")

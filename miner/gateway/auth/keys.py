@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from miner.core.file_errors import way_out
 from miner.core.file_replacement import replace_file, resolved
 from miner.core.llms.contract.rules import Policy
 from miner.errors import ConfigError
@@ -29,6 +30,8 @@ from miner.gateway.rate_limits import NO_LIMITS, Limits
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _RESERVED = re.compile(r"(miner[-_.])?api[-_.]keys([-_.].*)?|anybody|nobody", re.IGNORECASE)
 """Names of the environment's keys, and of callers without one."""
+_HASH, _PARTITION = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{32}")
+_ANOTHER_FILE = "Name a file, on a disk of this machine: MINER_API_KEYS_FILE, or --file."
 _PREFIX = "mk-"
 _VERSIONS = (1, 2)
 _LOCK_SECONDS = 30.0
@@ -129,37 +132,64 @@ def read_keys(path: Path) -> KeyFile:
         FileNotFoundError: there is none.
     """
     try:
-        if (
-            path.exists() and not path.is_file() and not path.is_dir()
-        ):  # a pipe would be waited for, a device is endless
-            raise ConfigError(f"The keys file {path} is no regular file.")
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device is endless
+            what = "is a directory" if path.is_dir() else "is no regular file"
+            raise ConfigError(f"The keys file {path} {what}.", operator_hint=_ANOTHER_FILE)
         data = path.read_bytes()
         version = msgspec.json.decode(data, type=_Version).version
-        if version not in _VERSIONS:  # before the fields, which may be others there
+        if version > max(_VERSIONS):  # before the fields, which may be others there
             raise ConfigError(
                 f"The keys file {path} has version {version}; this miner reads versions 1 and 2.",
                 operator_hint="A newer miner has written it: update this one, or set MINER_API_KEYS_FILE.",
             )
+        if version not in _VERSIONS:
+            raise _damaged(path, f" has version {version}, which there is not")
         read = msgspec.json.decode(data, type=KeyFile)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError(f"The keys file {path} cannot be read: {error.strerror or error}.") from None
+        hint = way_out(error, path)
+        raise ConfigError(
+            f"The keys file {path} cannot be read: {error.strerror or error}.", operator_hint=hint
+        ) from None
+    except RecursionError:
+        raise _damaged(path, " is not valid: it is nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(path, f" is not valid: {error}") from None
+    _check_entries(path, read)
+    return read
+
+
+def _check_entries(path: Path, read: KeyFile) -> None:
+    """What the types do not say: an entry that two would share is nobody's.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     names: set[str] = set()
+    owners: dict[str, str] = {}
     for entry in read.keys:
-        check_name(entry.name)
+        try:
+            check_name(entry.name)
+        except ConfigError as error:
+            raise _damaged(path, f" is not valid: {error.message.rstrip('.')}") from None
         if entry.name in names:
             raise _damaged(path, f" has two keys named {entry.name!r}")
         names.add(entry.name)
         hashes = [entry.sha256, *(former.sha256 for former in entry.former)]
-        if not all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes):
+        if not all(_HASH.fullmatch(each) for each in hashes):
             raise _damaged(path, f": sha256 of {entry.name!r} is not 64 hex digits")
+        if entry.partition is not None and not _PARTITION.fullmatch(entry.partition):
+            raise _damaged(path, f": partition of {entry.name!r} is not 32 hex digits")
+        for each in {*hashes, entry.partition or partition_of(bytes.fromhex(entry.sha256))}:
+            if (owner := owners.setdefault(each, entry.name)) != entry.name:
+                what = "partition" if _PARTITION.fullmatch(each) else "sha256"
+                raise _damaged(path, f" has {owner!r} and {entry.name!r} with one {what}")
+        if entry.created and _seconds(entry.created) is None:
+            raise _damaged(path, f": created={entry.created!r} of {entry.name!r} is not a time")
         for former in entry.former:
             if _seconds(former.until) is None:
                 raise _damaged(path, f": until={former.until!r} of {entry.name!r} is not a time")
-    return read
 
 
 def _damaged(path: Path, what: str) -> ConfigError:
@@ -187,7 +217,10 @@ def write_keys(path: Path, content: KeyFile) -> None:
         resolved(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(path, data)
     except OSError as error:
-        raise ConfigError(f"The keys file {path} cannot be written: {error.strerror or error}.") from None
+        hint = way_out(error, path)
+        raise ConfigError(
+            f"The keys file {path} cannot be written: {error.strerror or error}.", operator_hint=hint
+        ) from None
 
 
 @contextmanager
@@ -212,7 +245,8 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = _opened(lock, file)
     except OSError as error:
-        raise ConfigError(f"The keys file {path} cannot be written: {lock}: {error.strerror or error}.") from None
+        message = f"The keys file {path} cannot be written: {lock}: {error.strerror or error}."
+        raise ConfigError(message, operator_hint=way_out(error, lock)) from None
     try:
         while True:
             try:
@@ -221,7 +255,8 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
             except BlockingIOError:
                 waited = time.monotonic() - began
             except OSError as error:
-                raise ConfigError(f"The keys file {path} cannot be locked: {error.strerror or error}.") from None
+                message = f"The keys file {path} cannot be locked: {error.strerror or error}."
+                raise ConfigError(message, operator_hint=_ANOTHER_FILE) from None
             if waited > _LOCK_SECONDS:
                 raise ConfigError(
                     f"Another `miner keys` has held the keys file {path} for {_LOCK_SECONDS:g} s; nothing was changed.",

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from miner.gateway.auth.keys import locked
-from tests.cli.conftest import LONG
+from tests.cli.conftest import LONG, environment
 from tests.gateway.middleware.test_auth import until
 from tests.gateway.serving import Parrot, config, serving
 from tests.paths import ROOT
@@ -240,6 +240,27 @@ def test_a_keys_file_that_is_no_file_is_refused_at_once(keys, tmp_path, kind):
         done = keys(action, *(["a"] if action == "new" else []), "--file", str(path))
         assert done.returncode == 2
         assert "is no regular file" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "loop", "full disk"])
+def test_a_keys_file_that_cannot_be_used_says_what_to_do(tmp_path, kind):
+    path, limit = tmp_path / "k.json", ""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        limit = "ulimit -f 0; "  # what is written is refused, as on a full disk
+    command = [sys.executable, "-m", "miner", "keys", "new", "a", "--json", "--file", str(path)]
+    done = subprocess.run(
+        ["sh", "-c", f'{limit}exec "$@"', "sh", *command], env=environment(tmp_path), capture_output=True, timeout=LONG
+    )
+    assert done.returncode == 2, done.stderr
+    hint = json.loads(done.stdout)["error"]["hint"]
+    words = {"loop": "remove one of them", "full disk": "Free space"}
+    assert words.get(kind, "Name a file") in hint
 
 
 def test_a_link_to_the_keys_file_stays_one_and_revoking_reaches_the_file(keys, tmp_path):

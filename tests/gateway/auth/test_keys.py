@@ -48,17 +48,36 @@ def test_a_new_lock_belongs_to_the_files_owner(tmp_path):
         assert (each.stat().st_uid, each.stat().st_gid) == others
 
 
+ENTRY = {"name": "a", "sha256": "a" * 64}
+SHARED = ENTRY | {"partition": "c" * 32}
+FORMER = {"sha256": "a" * 64, "until": "2099-01-01T00:00:00Z"}
+WRONG = [
+    {"name": "a b"}, {"name": ""}, {"name": "nobody"}, {"name": 1}, {"name": None}, {"sha256": None},
+    {"sha256": "a" * 63}, {"sha256": "A" * 64}, {"created": 1}, {"created": "yesterday"}, {"limits": None},
+    {"limits": {"requests": -1}}, {"limits": {"tokens": 1.5}}, {"limits": {"x": 1}}, {"models": "m"}, {"models": [1]},
+    {"admin": 1}, {"priority": "fast"}, {"unsupported": "x"}, {"partition": "../x"}, {"partition": ""},
+    {"former": None}, {"former": [{"sha256": "x", "until": "2099-01-01"}]}, {"former": [FORMER | {"until": "soon"}]},
+]  # fmt: skip
+"""What no entry may have."""
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "{", "[]", '{"keys": [{"name": "a", "sha256": "00"}]}',
         json.dumps({"keys": [{"name": "a", "sha256": digit * 64} for digit in "01"]}),
+        '{"version": 0}', '{"version": -1}', '{"version": null}', '{"keys":' + "[" * 100_000,
+        *(json.dumps({"keys": [ENTRY | wrong]}) for wrong in WRONG),
+        json.dumps({"keys": [ENTRY, ENTRY | {"name": "b"}]}),
+        json.dumps({"keys": [ENTRY, {"name": "b", "sha256": "b" * 64, "former": [FORMER]}]}),
+        json.dumps({"keys": [SHARED, SHARED | {"name": "b", "sha256": "b" * 64}]}),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_restored_or_moved_away(tmp_path, content):
     (tmp_path / "k.json").write_text(content)
     with pytest.raises(ConfigError) as caught:
         read_keys(tmp_path / "k.json")
+    assert str(tmp_path / "k.json") in caught.value.message
     assert "Restore a copy" in caught.value.hints
     assert "move it away" in caught.value.hints
     assert "miner keys new" in caught.value.hints
