@@ -84,21 +84,63 @@ def _script(shell: str) -> str:
         ) from error
     parser = all_parsers()
     _describe(parser, ())
-    return shtab.complete(parser, shell=shell, preamble=_FUNCTIONS[shell]).rstrip()
+    script = shtab.complete(parser, shell=shell, preamble=_FUNCTIONS[shell]).rstrip()
+    return script + ("\n\n" + _BASH_WORDS.strip() if shell == "bash" else "")
 
 
+_BASH_NAMES = r"""
+# $1=kind $2=the word as typed. Others may have chosen a name: nothing here expands it, as `compgen -W` would,
+# and what is inserted is quoted, so that the shell reads it as the name.
+_miner_names() {
+  local quote= typed="$2" cut= name
+  case "$typed" in [\"\']*) quote="${typed:0:1}" typed="${typed:1}" ;; esac
+  [[ $quote == \' ]] || IFS= read typed <<< "$typed"  # takes off backslashes
+  # Without quotes, readline replaces only what follows a colon, or begins with @.
+  [[ -z $quote && $typed == *[:@]* && $COMP_WORDBREAKS == *[:@]* ]] && cut="${typed%"${typed##*[:@]}"}" cut="${cut%@}"
+  while IFS= read -r name; do
+    [[ $name == "$typed"* ]] || continue
+    case "$quote" in
+      \') printf '%s\n' "${name//\'/\'\\\'\'}" ;;
+      \")
+        [[ $name == *!* ]] && continue  # the history's, also between double quotes
+        name="${name//\\/\\\\}" name="${name//\"/\\\"}" name="${name//\$/\\\$}"
+        printf '%s\n' "${name//\`/\\\`}" ;;
+      *) printf '%q\n' "${name#"$cut"}" ;;
+    esac
+  done < <(miner completion --names "$1" 2>/dev/null)
+}
+"""
+_BASH_WORDS = r"""
+# The words as miner will get them: bash splits them at a colon and @, which names of models have.
+_miner_complete() {
+  local line="$COMP_LINE" rest word i last=-1 here=0
+  local -a words=()
+  for i in "${!COMP_WORDS[@]}"; do
+    word="${COMP_WORDS[i]}" rest="${line#"${line%%[![:space:]]*}"}"
+    if (( last >= 0 )) && [[ $rest == "$line" && ( $word == [:@]* || ${words[last]} == *[:@] ) ]]; then
+      words[last]+="$word"
+    else
+      words+=("$word") last=$(( last + 1 ))
+    fi
+    line="${rest#"$word"}"
+    (( i == COMP_CWORD )) && here=$last
+  done
+  COMP_WORDS=("${words[@]}") COMP_CWORD=$here
+  _shtab_miner
+}
+
+complete -o bashdefault -F _miner_complete miner
+"""
 _FUNCTIONS = {
-    "bash": "\n".join(
-        f'_miner_{kind}() {{ compgen -W "$(miner completion --names {kind} 2>/dev/null)" -- "$1"; }}' for kind in _KINDS
-    ),
+    "bash": _BASH_NAMES.strip() + "".join(f'\n_miner_{kind}() {{ _miner_names {kind} "$1"; }}' for kind in _KINDS),
     "zsh": "\n".join(
         f'_miner_{kind}() {{ local -a names; names=("${{(@f)$(miner completion --names {kind} 2>/dev/null)}}"); '
-        f"compadd -a names }}"
+        f'names=("${{(@)names:#}}"); compadd -a names }}'
         for kind in _KINDS
     ),
     "fish": "",
 }
-"""What the scripts call for names."""
+"""What the scripts call for names. zsh and fish quote what they insert themselves."""
 
 
 def _describe(parser: argparse.ArgumentParser, path: tuple[str, ...]) -> None:
@@ -142,11 +184,15 @@ def _kind_of(action: argparse.Action, path: tuple[str, ...]) -> str | None:
 
 
 def _names(kind: str) -> Iterator[str]:
-    """The names of a kind here; none where the settings are wrong: a shell that completes shows no errors."""
+    """The names of a kind here; none where the settings are wrong: a shell that completes shows no errors.
+
+    The scripts read a name a line, and shells show them: one with a line end or another control character is left out.
+    """
     try:
-        yield from {
+        found = {
             "models": _models, "backends": _backends, "keys": _keys, "programs": _programs, "settings": _settings,
         }[kind]()  # fmt: skip
+        yield from (name for name in found if name and name.isprintable())
     except MinerError:
         return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,96 @@ def test_options_choices_files_and_names(script, tmp_path, miner):
     assert set(found["miner launch open"].split()) == {"opencode", "open-webui"}
     assert found["miner config show LLAMACPP_PARA"] == "LLAMACPP_PARALLEL"
     assert found["miner config show sma"] == "small"
+
+
+HOSTILE = (
+    "$(touch X1)", "`touch X2`", ";touch X3", 'a"b', "a'b", "*", "?", "two words", "back\\slash", "~", "${HOME}", "!!",
+    "&touch X4&", "|touch X5", "qwen:0.5b", "qwen:7b", "org/m@main", "-m", "#x", "<(touch X6)", "é",
+)  # fmt: skip
+UNPRINTABLE = ("a\ntouch X7", "tab\tbed", "esc\x1b[2J", "nul\x7f")
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A directory of models whose names are code; returns the environment of a shell."""
+    for name in HOSTILE + UNPRINTABLE:
+        path = tmp_path / "models" / f"{name}.gguf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"GGUF")
+    return shell_environment(tmp_path, MODELS_DIR=str(tmp_path / "models"))
+
+
+def in_shell(command, directory, env):
+    """What a shell prints for a script; no name may have been run in it."""
+    done = subprocess.run(command, capture_output=True, cwd=directory, env=env, timeout=LONG, text=True)
+    assert not list(directory.glob("X*")), done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_names_are_a_line_each_and_have_no_control_characters(miner, hostile):
+    done = miner("completion", "--names", "models", MODELS_DIR=hostile["MODELS_DIR"])
+    assert sorted(done.stdout.decode().splitlines()) == sorted((*HOSTILE, "demo"))
+
+
+FILL = r"""
+source ./miner.bash
+COMP_WORDS=(miner run "$QUOTE") COMP_CWORD=2
+_shtab_miner
+for each in "${COMPREPLY[@]}"; do eval "printf '%s\n' $QUOTE$each$QUOTE"; done
+"""
+
+
+@pytest.mark.parametrize(("quote", "without"), [("", ()), ("'", ()), ('"', ("!!",))])
+def test_bash_completes_names_as_they_are_and_runs_none(script, tmp_path, hostile, quote, without):
+    """What is inserted is read by the shell as the name: unquoted, and after either quote."""
+    given = in_shell(["bash", "-c", FILL], tmp_path, hostile | {"QUOTE": quote})
+    assert sorted(given) == sorted({*HOSTILE, "demo"} - set(without))
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("miner run '$(tou", "miner run '$(touch X1)'"),
+        (r"miner run \$\(", r"miner run \$\(touch\ X1\)"),
+        (r"miner run two\ w", r"miner run two\ words"),
+        ("miner run qwen:0", "miner run qwen:0.5b"),
+        ("miner run qwen:0.5b -m qwen:7", "miner run qwen:0.5b -m qwen:7b"),
+        ("miner run org/m@", "miner run org/m@main"),
+        ("miner run back", r"miner run back\\slash"),
+    ],
+)
+def test_bash_inserts_a_name_quoted(script, tmp_path, hostile, typed, line):
+    with on_terminal(BASH, columns=120, rows=24, env=hostile, cwd=tmp_path) as terminal:
+        terminal.until(">")
+        terminal.press("source ./miner.bash; echo loaded-$((1+1))\n")
+        terminal.until("loaded-2")
+        terminal.press(f"{typed}\t")
+        terminal.until(line)
+        terminal.press("\x15exit\n")
+        terminal.ended()
+    assert not list(tmp_path.glob("X*"))
+
+
+FISH = """
+source ./miner.fish
+complete -C 'miner run ' | string match -rv '^--'
+"""
+ZSH = r"""
+compadd() { print -rl -- "${(@P)@[-1]}" }
+source <(sed '/^#compdef/d; /^if \[\[ \$zsh_eval_context/,$d' miner.zsh)
+_miner_models
+"""
+
+
+@pytest.mark.parametrize(("program", "text"), [("fish", FISH), ("zsh", ZSH)])
+def test_fish_and_zsh_complete_names_as_they_are(script, miner, tmp_path, hostile, program, text):
+    """Where the shell is installed; both quote what they insert."""
+    written = miner("completion", program).stdout
+    if shutil.which(program) is None:
+        return
+    (tmp_path / f"miner.{program}").write_bytes(written)
+    given = in_shell([program, "-c", text], tmp_path, hostile)
+    assert set(HOSTILE) <= {line.partition("\t")[0] for line in given}
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
