@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from miner.gateway.settings import GatewaySettings
 
 
+_SOURCES = ((), ("file",), ("hub",), ("name",))
+"""What a note is about, below a model, that says that the model is not there."""
+
+
 @dataclass(slots=True)
 class Finding:
     """One thing that was checked."""
@@ -199,9 +203,6 @@ def _table(found: Check, config: MinerConfig) -> str | None:
     path = find_config(config.config)
     assert path is not None
     loaded = read_config(path)
-    notes = [*loaded.notes, *check_here(loaded, config)]
-    for note in notes:
-        found.add("models", "note", note.located(shown_path(path)), note.hint)
     table = fit_table(loaded, config)
     found.models = [
         {
@@ -217,15 +218,25 @@ def _table(found: Check, config: MinerConfig) -> str | None:
     ]
     default = default_model(loaded.content)
     wanted = {name for name, model in loaded.content.models.items() if model.preload} | {default}
-    noted = {str(note.path[1]) for note in notes if len(note.path) > 1 and note.path[0] == "models"}
+    file, notes = shown_path(path), [*loaded.notes, *check_here(loaded, config)]
+    missing = {note.path[1]: note for note in notes if note.path[:1] == ("models",) and note.path[2:] in _SOURCES}
+    for note in notes:
+        if note not in missing.values():
+            found.add("models", "note", note.located(file), note.hint)
     alone = all(engine.problem is not None for engine in table.engines)
     for engine in table.engines:
-        if engine.problem is None:
+        told = [missing.pop(name) for name in engine.models if name in missing]
+        if engine.problem is None and not told:
             continue
         # What is served without it is served; what is to be loaded at start has to be there.
-        verdict: Literal["note", "problem"] = "problem" if alone or wanted.intersection(engine.models) else "note"
-        if verdict == "problem" or not noted.intersection(engine.models):
+        needed = engine.problem is not None and (alone or bool(wanted.intersection(engine.models)))
+        verdict: Literal["note", "problem"] = "problem" if needed else "note"
+        for note in told:
+            found.add("models", verdict, note.located(file), note.hint)
+        if not told:
             found.add("models", verdict, f"{engine.name}: {engine.problem}", engine.hint)
+    for note in missing.values():
+        found.add("models", "note", note.located(file), note.hint)
     good = [name for engine in table.engines if engine.problem is None for name in engine.models]
     return f"{len(good)} of {len(found.models)}: {', '.join(good)}" if good else None
 

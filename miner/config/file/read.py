@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from miner.config.file.check import check
 from miner.config.file.lines import KeyPath, Lines, TooDeepError
+from miner.config.file.partial import problems_of_rest
 from miner.config.file.problems import MOST, ConfigFileError, Problem, key_text, shown_path, shown_value, value_at
 from miner.config.file.schema import ConfigFile
 from miner.config.file.validation import ONE_TABLE, problems_of
@@ -155,6 +156,8 @@ def parse_config(text: str, path: Path, environment: Mapping[str, str] | None = 
     if content is not None and not problems:
         problems, notes = check(content, written, variables, path)
         problems, notes = problems[: 2 * MOST], notes[: 2 * MOST]
+    elif len(problems) <= 2 * MOST:
+        problems = [*problems, *problems_of_rest(problems, replaced, written, variables, path)][: 2 * MOST]
     if content is None or problems:
         found = [_located(problem, written, lines) for problem in problems]
         raise ConfigFileError(path, sorted(found, key=lambda problem: problem.line or 0))

@@ -95,7 +95,8 @@ def test_a_file_with_its_models(miner, tmp_path):
     assert found["ok"], "the others are served"
     (tmp_path / "miner.toml").write_text(table + "preload = true\n")
     found, by = checked(miner)
-    assert "gone" in by["models", "problem"]["message"]
+    assert "miner.toml:5: models.gone.file" in by["models", "problem"]["message"]
+    assert sum("gone.gguf" in each["message"] for each in found["checks"]) == 1, "once"
     (tmp_path / "miner.toml").write_text("[models.small]\nfil = 1\n")
     found, by = checked(miner)
     assert "fil" in by["backend", "problem"]["message"]

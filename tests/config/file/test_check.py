@@ -150,3 +150,52 @@ def test_a_file_of_a_key_that_others_can_read_is_a_note(notes, empty_directory):
     assert notes(text) == ['4: backends.a.key_file = "key": other users can read that file']
     os.chmod(empty_directory / "key", 0o600)
     assert notes(text) == []
+
+
+def test_all_errors_of_a_file_come_at_once_in_the_order_of_its_lines(errors):
+    text = """\
+[models.a]
+contxt = 1
+aliases = ["dup"]
+[models.b]
+context = -5
+aliases = ["dup"]
+fallbacks = ["gone"]
+[models.x]
+backend = "nope"
+[backends.b]
+kind = "vlm"
+[limits]
+x = -1
+[groups.g]
+models = ["a", "zz"]
+max_loaded = 0
+[models.y]
+backend = "${UNSET}"
+"""
+    found = errors(text)
+    assert [each.partition(":")[0] for each in found] == ["2", "5", "6", "7", "9", "11", "13", "15", "16", "18"]
+    for part in ("contxt", "must be an integer", "alias of [models.a]", "no such model", "no such backend"):
+        assert any(part in each for each in found), part
+    assert "of this kind" in found[5]
+    assert '"zz": there is no such model' in found[7]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[models]\nsmall = 5\n[groups.g]\nmodels = ['small']\nexclusive = true",
+        "[models.'a b']\n[groups.g]\nmodels = ['a b']\nexclusive = true",
+        "[model.a]\n[groups.g]\nmodels = ['a']\nexclusive = true",
+        "[backends.a]\nurl = 'http://x'\n[models.m]\nbackend = 'a'\nslots = 3",
+        "[backends.a]\nkind = 'openai'\nulr = 'http://x'\n[models.m]\nbackend = 'a'\nslots = 3",
+        "[backends.a]\nkind = 'ollama'\ncommnd = ['x']\n[models.m]\nbackend = 'a'\npin = true",
+        "[backends.a]\nkind = 'ollama'\n[models.m]\nbackedn = 'llamacpp'\nslots = 3",
+        "[backends.a]\nkind = 'ollama'\n[defaults]\nbackedn = 'llamacpp'\n[models.m]\nslots = 3",
+        "[models.a]\nalias = ['x']\n[models.b]\nfallbacks = ['x']",
+        "[models.a]\naliases = ['x', 5]\n[models.b]\nfallbacks = ['x']\n[defaults]\nmodel = 'x'",
+        "[models.a]\npin = 1\n[models.b]\npin = true\n[groups.g]\nmodels = ['b']\nexclusive = true",
+    ],
+)
+def test_what_may_only_follow_from_another_error_is_not_told(text, errors):
+    assert len(errors(text)) == 1
