@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.memory_taken import gpu_memory, main_memory
+from miner.cli.memory_taken import gpu_memory, main_memory, without_estimates
 from miner.cli.output.errors import note
 from miner.cli.output.style import columns
 from miner.cli.output.tables import print_json, printable, with_lines
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     models = GatewayClient.of(args.url, args.key).get("/admin/models", Models)["models"]
     shown = [model for model in models if args.all or is_active(model)]
     if args.json:
-        print_json({"models": shown})
+        print_json({"models": [without_estimates(model) for model in shown]})
     elif shown:
         print(table_of(shown))
     else:

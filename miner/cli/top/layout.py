@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from miner.cli.memory_taken import gpu_memory, main_memory
 from miner.cli.output.sparkline import sparkline
 from miner.cli.output.tables import cell_len, printable
-from miner.cli.top.view import RequestRow, View, gpu_memory_of, memory_of
+from miner.cli.top.view import RequestRow, View
 from miner.core.models.memory.verdict import readable
 
 Line = list[tuple[str, str]]
@@ -51,8 +52,8 @@ _REQUESTS = (
 SORTS: tuple[tuple[str, Callable[[View, Mapping[str, Any]], Any]], ...] = (
     ("NAME", lambda view, model: model["name"]),
     ("STATE", lambda view, model: _STATE_ORDER.get(model.get("state", ""), 9)),
-    ("MEMORY", lambda view, model: -memory_of(model)),
-    ("GPU", lambda view, model: -gpu_memory_of(model)),
+    ("MEMORY", lambda view, model: -main_memory(model)),
+    ("GPU", lambda view, model: -gpu_memory(model)),
     ("BUSY", lambda view, model: -(model.get("slots_busy") or 0)),
     ("QUEUED", lambda view, model: -(model.get("queued") or 0)),
     ("TOK/S", lambda view, model: -view.rate_of(model)),
@@ -135,7 +136,7 @@ def model_lines(
     columns_shown = [column for column in _MODELS if gpus or column is not _GPU]
     for model in models:
         state, slots, busy = model.get("state", "unloaded"), model.get("slots"), model.get("slots_busy") or 0
-        sizes, rate = [memory_of(model), *([gpu_memory_of(model)] if gpus else [])], view.rate_of(model)
+        sizes, rate = [main_memory(model), *([gpu_memory(model)] if gpus else [])], view.rate_of(model)
         rows.append([
             (model["name"] + ("*" if model.get("default") else ""), ""),
             (state, _STATES.get(state, "dim")),
@@ -145,7 +146,9 @@ def model_lines(
             (f"{rate:.0f}" if rate else "-", "bold" if rate else ""),
             (sparkline(list(view.history.get(model["name"], ())), _MODELS[-1].width, unicode=unicode), "green"),
         ])  # fmt: skip
-    return _table(columns_shown, rows, columns, marked=sort) if rows else [[("No models.", "dim")]]
+    if not rows:
+        return [[("No models." if view.known else "connecting ...", "dim")]]
+    return _table(columns_shown, rows, columns, marked=sort)
 
 
 def request_lines(view: View, most: int, columns: int) -> list[Line]:

@@ -35,7 +35,7 @@ def once(client: GatewayClient, view: View, *, as_json: bool, announce: bool) ->
 
     async def ask() -> None:
         node, content = await asyncio.gather(client.fetch("/admin/node"), client.fetch("/admin/models", Models))
-        view.node, view.models = node, content["models"]
+        view.node, view.models, view.known = node, content["models"], True
         view.waiting = view.node.get("requests_waiting", 0)
 
     asyncio.run(ask())
@@ -144,7 +144,7 @@ async def _poll(client: GatewayClient, view: View) -> None:
         except BackendError:
             pass  # `_watch` says so
         else:
-            view.node, view.models = node, content["models"]
+            view.node, view.models, view.known = node, content["models"], True
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.memory_taken import gpu_memory, main_memory
+from miner.cli.memory_taken import gpu_memory, main_memory, without_estimates
 
 if TYPE_CHECKING:
     from miner.cli.gateway_client import ServerEvent
@@ -51,6 +51,8 @@ class View:
     """`/admin/node`."""
     models: list[dict[str, Any]] = field(default_factory=list)
     """`/admin/models`."""
+    known: bool = False
+    """Whether the gateway has told its models."""
     lost: str | None = None
     """Why there is no connection; None: there is one."""
     restarts: int = 0
@@ -71,6 +73,7 @@ class View:
         match event.kind:
             case "state":
                 self.models, self.running, self.rates = list(data.get("models", ())), {}, {}
+                self.known = True
             case "request":
                 self._request(data)
             case "load":
@@ -137,12 +140,12 @@ class View:
     @property
     def memory(self) -> int:
         """Bytes of main memory that the loaded models take. Models that share an engine take its memory once."""
-        return self._sum_of_engines(memory_of)
+        return self._sum_of_engines(main_memory)
 
     @property
     def gpu_memory(self) -> int:
         """The same of GPU memory, of all GPUs together; 0: none, or unknown."""
-        return self._sum_of_engines(gpu_memory_of)
+        return self._sum_of_engines(gpu_memory)
 
     def _sum_of_engines(self, taken: Callable[[Mapping[str, Any]], int]) -> int:
         engines: dict[str, int] = {}
@@ -161,26 +164,18 @@ class View:
         """All that is shown, as one object; `gpu_memory` only where there is a figure."""
         gpu_memory = self.gpu_memory
         return {
-            "at": round(time.time(), 3), "url": self.url, "connected": self.lost is None, "error": self.lost,
-            "version": self.node.get("version"), "uptime": None if self.uptime is None else round(self.uptime, 1),
+            "at": round(time.time(), 3), "url": self.url, "connected": self.known and self.lost is None,
+            "error": self.lost, "version": self.node.get("version"),
+            "uptime": None if self.uptime is None else round(self.uptime, 1),
             "requests_per_second": round(self.requests_per_second, 2),
             "tokens_per_second": round(self.tokens_per_second, 2), "memory": self.memory,
             "memory_total": self.node.get("memory_total"), **({"gpu_memory": gpu_memory} if gpu_memory else {}),
             "requests_running": len(self.running),
             "requests_waiting": self.waiting,
-            "models": [{**model, "tokens_per_second": self.rate_of(model)} for model in self.models],
+            "models": [
+                without_estimates(model) | {"tokens_per_second": self.rate_of(model)} for model in self.models],
             "requests": [_request_json(row) for row in [*self.running.values(), *list(self.recent)[:20]]],
         }  # fmt: skip
-
-
-def memory_of(model: Mapping[str, Any]) -> int:
-    """Bytes of main memory that a model takes now; 0: it is not loaded here."""
-    return main_memory(model) if model.get("state") in _OCCUPYING else 0
-
-
-def gpu_memory_of(model: Mapping[str, Any]) -> int:
-    """Bytes of GPU memory that a model takes now; 0: it is not loaded here, or has none."""
-    return gpu_memory(model) if model.get("state") in _OCCUPYING else 0
 
 
 def _request_json(row: RequestRow) -> dict[str, Any]:
@@ -191,7 +186,6 @@ def _request_json(row: RequestRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_OCCUPYING = ("ready", "loading", "stopping", "sleeping")
 _MODEL_STATES = {
     "loading": "loading", "starting": "loading", "ready": "ready", "evicting": "stopping", "stopping": "stopping",
     "stopped": "unloaded", "sleeping": "sleeping", "failed": "failed",

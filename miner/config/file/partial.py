@@ -1,6 +1,6 @@
 """What the tables of a file say about each other where some of it is wrong already, so that all errors come at once.
 
-What is wrong is left out, and what is left is checked. An error that may only be there because of what was left out is not
+What is wrong is left out, and what is left is checked. An error that may only follow from what was left out is not
 told: it would send people after what they did right.
 """
 

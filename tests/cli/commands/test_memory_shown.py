@@ -8,9 +8,10 @@ import re
 import pytest
 
 from miner.cli.gateway_client import ServerEvent
+from miner.cli.memory_taken import gpu_memory, main_memory
 from miner.cli.top.layout import Choice, frame
 from miner.cli.top.live import press
-from miner.cli.top.view import View, gpu_memory_of, memory_of
+from miner.cli.top.view import View
 from tests.core.llms.pool.test_command import command
 
 pytestmark = pytest.mark.process
@@ -85,8 +86,10 @@ def test_an_engine_that_models_share_counts_once_and_one_that_sleeps_has_no_gpu_
     ]}, 1))  # fmt: skip
     assert view.memory == view.as_json()["memory"] == 26 << 30
     assert view.gpu_memory == view.as_json()["gpu_memory"] == 1 << 30
-    assert [memory_of(model) >> 30 for model in view.models] == [20, 20, 0, 2, 0, 4]
-    assert [gpu_memory_of(model) >> 30 for model in view.models] == [1, 1, 0, 0, 0, 0]
+    gone = next(model for model in view.as_json()["models"] if model["name"] == "gone")
+    assert (gone["memory"], gone["gpu_memory"]) == (None, None), "what it would take is not in use"
+    assert [main_memory(model) >> 30 for model in view.models] == [20, 20, 0, 2, 0, 4]
+    assert [gpu_memory(model) >> 30 for model in view.models] == [1, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("gpus", "title"), [({"gpu_memory": 1 << 30}, "GPU"), ({}, "BUSY")])
@@ -98,3 +101,17 @@ def test_the_screen_has_the_column_of_gpus_only_where_there_is_a_figure(gpus, ti
     lines = frame(view, choice, 120, 20)
     assert any("GPU" in text for line in lines for text, _ in line) == bool(gpus)
     assert [text for line in lines for text, style in line if style == "reverse"] == [title]
+
+
+def test_the_screen_connects_until_the_gateway_has_told_its_models():
+    def texts(view):
+        return [text for line in frame(view, Choice(), 80, 20) for text, _ in line]
+
+    view = View("http://node:8088")
+    assert "connecting ..." in texts(view)
+    assert not view.as_json()["connected"]
+    assert "No models." not in texts(view)
+    view.event(ServerEvent("state", {"models": []}, 1))
+    assert "No models." in texts(view)
+    assert "connecting ..." not in texts(view)
+    assert view.as_json()["connected"]

@@ -27,6 +27,7 @@ class Managed(Parrot):
             ModelState(name="broken", backend="local", state="failed", reason="llama.cpp did\nnot start."),
             ModelState(name="kept", backend="local", state="ready", pinned=True),
             ModelState(name="far", backend="den", state="remote"),
+            ModelState(name="idle", backend="local", state="unloaded", memory=3 << 30),
         ]  # fmt: skip
 
     async def model_states(self):
@@ -80,6 +81,10 @@ def test_ps_shows_what_is_loaded_and_why_something_is_not(miner):
         assert lines[4].split()[-1] == "pinned"
         assert "far" not in out
         assert "far" in miner("ps", "--all", "--url", gate.url)[1]
+        idle = next(line for line in miner("ps", "--all", "--url", gate.url)[1].splitlines() if "idle" in line)
+        assert idle.split()[2:4] == ["unloaded", "-"], "MEMORY is what is in use"
+        everything = json.loads(miner("ps", "--all", "--json", "--url", gate.url)[1])["models"]
+        assert next(model for model in everything if model["name"] == "idle")["memory"] is None
         shown = json.loads(miner("ps", "--json", "--url", gate.url)[1])
         assert [model["name"] for model in shown["models"]] == ["small", "broken", "kept"]
 

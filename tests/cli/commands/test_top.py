@@ -85,7 +85,7 @@ def test_in_a_pipe_it_shows_once_and_says_so(miner):
         once = miner("top", "--once", "--url", gate.url)
         assert (once.returncode, once.stderr) == (0, b"")
         shown = json.loads(miner("top", "--once", "--json", "--url", gate.url).stdout)
-        assert [model["name"] for model in shown["models"]] == ["small", "broken", "kept", "far"]
+        assert [model["name"] for model in shown["models"]] == ["small", "broken", "kept", "far", "idle"]
     failed = miner("top", "--url", gate.url)
     assert (failed.returncode, "miner serve" in failed.stderr.decode()) == (1, True)
 
