@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from miner.cli.bench.command_line import command_line
 from miner.cli.bench.engine_name import engine_name, service_engine
+from miner.cli.bench.hiding import command_line
 from miner.cli.bench.machine import this_machine
 from miner.cli.bench.notes import notes
 from miner.cli.bench.options import Options
@@ -24,13 +24,14 @@ from miner.cli.bench.preparation import find_scale, has_tools, is_free
 from miner.cli.bench.progress import Progress
 from miner.cli.bench.report.live import shown
 from miner.cli.bench.report.reports import Reports
-from miner.cli.bench.result import Result, Run, Target, Workload, to_json
+from miner.cli.bench.result import Result, Run, Target, Workload, hide_secrets, to_json
 from miner.cli.bench.runner import Runner, Shape, Stopped
 from miner.cli.bench.sender import Sampling, Sender
 from miner.cli.output.errors import note, report
 from miner.cli.parser import UsageError
 from miner.cli.target import open_target, target_config
 from miner.cli.typed_options import as_typed
+from miner.config.secrets import secret_text
 from miner.core.counted import counted
 from miner.errors import AuthenticationError, BackendUnavailableError, MinerError, ModelNotFoundError
 
@@ -80,11 +81,12 @@ async def measure(args: argparse.Namespace, options: Options, reports: Reports) 
         runs=runs,
         notes=first_notes + notes(runner.observed, runs, workload, free=free),
     )
+    hide_secrets(result, secret_text(config.openai_api_key))
     _write(args, result)
     status = reports.finish(result)
     if stopped:
         raise asyncio.CancelledError  # the exit status is that of the signal
-    problem = _nothing_measured(runs)
+    problem = _nothing_measured(result.runs)
     return report(problem) if problem is not None else status
 
 

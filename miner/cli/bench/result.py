@@ -12,12 +12,15 @@ import msgspec
 from msgspec import Struct
 
 from miner import __version__
+from miner.cli.bench.hiding import shown_command, taken
 from miner.cli.bench.statistics import Statistics
+from miner.cli.doctor.redact import Redaction
 from miner.cli.parser import UsageError
+from miner.config.file.problems import hidden
 
 __all__ = [
     "Goodput", "Machine", "Result", "Run", "Sample", "Statistics", "Target", "TimelinePoint", "Workload", "from_json",
-    "read", "to_json",
+    "hide_secrets", "read", "to_json",
 ]  # fmt: skip
 
 KIND = "miner-bench"
@@ -75,7 +78,7 @@ class Workload(Struct, kw_only=True):
     temperature: float | None = None
     """None: the target's default."""
     extra_body: dict[str, Any] = {}
-    """Other fields of each request."""
+    """Other fields of each request, without secrets."""
     tokens_counted_by: str = ""
     """How the lengths of the prompts were made: `tokenizer` (the target counts tokens), `usage` (fitted by the
     `prompt_tokens` of responses) or `estimate`."""
@@ -206,6 +209,25 @@ class Result(Struct, kw_only=True):
     """What a reader of the figures must know."""
 
 
+def hide_secrets(result: Result, *known: str | None) -> None:
+    """Replace the secrets of a result by `***`: those of the command line, of the address and of the fields that were
+    sent, by the names that `miner.toml` has for secrets; and where a server repeats one in an error.
+
+    Args:
+        known: other secrets, such as the key.
+    """
+    sent = result.workload.extra_body
+    result.command = shown_command(result.command)
+    result.workload.extra_body = hidden(sent, ())
+    if result.target.url is not None:
+        result.target.url = hidden(result.target.url, ("url",))
+    redaction = Redaction()
+    redaction.add([*known, *taken(sent, result.workload.extra_body)])
+    result.notes = redaction(result.notes)
+    for run in result.runs:
+        run.errors, run.error_examples = redaction(run.errors), redaction(run.error_examples)
+
+
 def to_json(result: Result) -> bytes:
     """The result as indented JSON, numbers rounded to a microsecond."""
     return msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(result))), indent=2) + b"\n"
@@ -238,6 +260,7 @@ def from_json(data: bytes, *, name: str = "The result") -> Result:
     for run in found.runs:
         if min(run.requests, run.completed, run.failed, run.cancelled, run.duration) < 0:
             raise UsageError(f"{name} is damaged: {run.name!r} has less than no requests or time.", operator_hint=_HINT)
+    hide_secrets(found)  # earlier versions wrote some
     return found
 
 

@@ -20,11 +20,23 @@ _LONGEST = 80
 MOST = 100
 """Problems that an error lists."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_MORE_SECRET = frozenset({"apikey", "auth", "authorization", "bearer", "credential", "credentials", "passwd", "pwd"})
-_NO_SECRETS = frozenset({"key_file", "keys"})
+_MORE_SECRET = frozenset(
+    """apikey auth authorization bearer cookie credential credentials keys passphrase passwd passwords pwd salt
+    secrets""".split()
+)
+_PLACES = frozenset({"file", "path", "dir"})
+"""Last words of names whose value says where a secret is."""
+_TOKEN_OF_TEXT = re.compile(
+    r"(?:^|_)token_(?:ids?|offsets?|logprobs?|budgets?|counts?|num|limit|threshold|prob|type|bias)(?=_|$)|"
+    r"(?:^|_)(?:per|bos|eos|eot|pad|unk|sep|cls|mask|stop)_token(?=_|$)"
+)
+"""Fields and flags of engines, such as `stop_token_ids` and `timings_per_token`."""
 _SECRET_NAME = r"[a-z0-9_-]*(?:key|token|secret|password|passwd|auth)"
 _SECRET_OPTION = re.compile(rf"-{_SECRET_NAME}", re.IGNORECASE)
-_ASSIGNED_SECRET = re.compile(rf"((?:-{_SECRET_NAME}\s+|{_SECRET_NAME}=))(?!\$\{{)[^\s\"']+", re.IGNORECASE)
+_ASSIGNED_SECRET = re.compile(
+    rf"((?:-{_SECRET_NAME}\s+|{_SECRET_NAME}=|\bbearer\s+))(?![\"']?\$\{{)(?:\"[^\"]+\"|'[^']+'|[^\s\"']+)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +150,9 @@ def hidden(value: Any, path: KeyPath) -> Any:
     if value is None:
         return None
     names = [key for key in path if isinstance(key, str)]
-    if names and _names_secret(names[-1]) and not isinstance(value, (dict, bool)):
+    if names and _names_secret(names[-1]) and not isinstance(value, bool):
+        if isinstance(value, dict):
+            return {key: hidden(each, path) for key, each in value.items()}
         return value if _only_variable(value) else "***"
     if isinstance(value, dict):
         return {key: hidden(each, (*path, key)) for key, each in value.items()}
@@ -158,8 +172,11 @@ def hidden(value: Any, path: KeyPath) -> Any:
 
 
 def _names_secret(name: str) -> bool:
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").replace(".", "_")
-    return name not in _NO_SECRETS and (is_secret(words) or not _MORE_SECRET.isdisjoint(words.lower().split("_")))
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[.\s-]", "_", name).lower()
+    words = _TOKEN_OF_TEXT.sub("", words)
+    if name == "keys" or words.rpartition("_")[2] in _PLACES:  # `keys` of a model are names
+        return False
+    return is_secret(words) or not _MORE_SECRET.isdisjoint(words.split("_"))
 
 
 def _only_variable(value: Any) -> bool:

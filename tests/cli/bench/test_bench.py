@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import time
 
@@ -428,6 +429,47 @@ def test_a_key_is_sent_and_not_shown(miner):
     for output in (written, done.stdout, done.stderr):
         assert b"very-secret" not in output
         assert b"word@" not in output
+
+
+SECRET_FIELDS = {
+    "api_key": "sk-SECRET1", "cache_salt": "sk-SECRET2",
+    "kv_transfer_params": {"remote": [{"authToken": "sk-SECRET3"}]},
+    "headers": {"Authorization": "Bearer sk-SECRET4", "x": "bearer sk-SECRET5"}, "credentials": {"user": "sk-SECRET6"},
+    "callback": "https://sk-SECRET7:sk-SECRET8@host/x?sig=sk-SECRET9", "env": "API_KEY='sk-SECRET10' X=1",
+}  # fmt: skip
+PLAIN_FIELDS = {
+    "top_k": 1, "stop_token_ids": [1, 2], "min_tokens": 1, "timings_per_token": True, "thinking_token_budget": 8,
+    "eos_token_id": 2, "stop": ["</s>"], "keep_alive": "5m", "allowed_token_ids": [3], "guided_regex": "a=b",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_secrets_in_other_fields_are_sent_and_not_shown(miner, server, joined):
+    """Nor where the server repeats one in an error."""
+    fields = {**SECRET_FIELDS, **PLAIN_FIELDS}
+    bad = status(400, {"error": {"message": "no field api_key='sk-SECRET1', nor sk-SECRET3"}})
+    server.reply = every(2, bad, timed(first=0, gap=0))
+    option = [f"--extra-body={json.dumps(fields)}"] if joined else ["--extra-body", json.dumps(fields)]
+    done = miner(
+        "bench", "--url", server.url, "--model", "m", "--concurrency", "1", "--requests", "4", "--max-tokens", "2",
+        *option, "--output", "r.json", "--html", "r.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert all(server.generations[-1].json[name] == value for name, value in fields.items())
+    shown = miner("bench", "--show", "r.json", "--json").stdout
+    page = (miner.directory / "r.html").read_bytes()
+    written = (miner.directory / "r.json").read_bytes()
+    assert written == shown
+    for output in (written, page, done.stdout, done.stderr):
+        assert b"sk-SECRET" not in output
+    assert b"no field api_key=" in done.stdout
+    found = json.loads(written)
+    sent = found["workload"]["extra_body"]
+    assert sent["api_key"] == sent["kv_transfer_params"]["remote"][0]["authToken"] == "***"
+    assert {name: sent[name] for name in PLAIN_FIELDS} == PLAIN_FIELDS
+    words = shlex.split(found["command"])
+    text = words[words.index("--output") - 1].removeprefix("--extra-body=")
+    assert json.loads(text) == sent
 
 
 @pytest.mark.parametrize(

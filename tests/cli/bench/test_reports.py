@@ -103,6 +103,20 @@ def test_what_cannot_be_compared_is_an_error_before_anything_is_measured(argumen
     assert message in capsys.readouterr().err
 
 
+def test_a_secret_in_the_body_is_no_difference(saved, capsys):
+    """The base has `***` in its place; the address leads nowhere."""
+    base = a_result([a_run()])
+    base.workload.extra_body = {"api_key": "sk-SECRET", "top_k": 1}
+    arguments = ["--compare", saved("a.json", base), "--concurrency", "4", "--prompt-tokens", "128", "--max-tokens"]
+    arguments += ["64", "--fail-above", "1%", "--url", "http://127.0.0.1:9", "-m", "x", "--extra-body"]
+    assert run(["bench", *arguments, '{"api_key": "sk-OTHER", "top_k": 1}']) == 1
+    assert "different work" not in capsys.readouterr().err
+    assert run(["bench", *arguments, '{"api_key": "sk-OTHER", "top_k": 2}']) == 2
+    seen = capsys.readouterr().err
+    assert "extra_body ({'api_key': '***', 'top_k': 1} there)" in seen
+    assert "sk-" not in seen
+
+
 def test_a_file_that_is_no_result(tmp_path, two, capsys):
     (tmp_path / "other.json").write_text("{}")
     assert run(["bench", "--compare", two[0], str(tmp_path / "other.json")]) == 2

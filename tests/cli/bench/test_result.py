@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 
 import pytest
 
@@ -93,3 +94,34 @@ def test_less_than_nothing_is_refused(field):
 def test_a_file_without_end_is_refused():
     with pytest.raises(UsageError, match="is larger than"):
         read("/dev/zero")
+
+
+def test_secrets_of_a_file_of_an_earlier_version_are_not_read():
+    body = {"api_key": "sk-SECRET1", "top_k": 1, "max_tokens": 5}
+    command = [
+        "miner", "bench", "--url=http://u:sk-SECRET2@h/?key=sk-SECRET3", "--key", "sk-SECRET4", "--key=sk-SECRET5",
+        "--extra-body", json.dumps(body), "--max-tokens", "16", "-m", "a b",
+    ]  # fmt: skip
+    old = a_result(command=shlex.join(command), notes=["Sent sk-SECRET1."])
+    old.workload.extra_body, old.target.url = body, "http://u:sk-SECRET2@h/v1"
+    old.runs[0].error_examples = {"429": "bad key sk-SECRET1"}
+    found = from_json(to_json(old))
+    assert b"SECRET" not in to_json(found)
+    assert found.workload.extra_body == {**body, "api_key": "***"}
+    assert shlex.split(found.command) == [
+        "miner", "bench", "--url=http://***@h/?***", "--key", "***", "--key=***", "--extra-body",
+        '{"api_key": "***", "top_k": 1, "max_tokens": 5}', "--max-tokens", "16", "-m", "a b",
+    ]  # fmt: skip
+    assert found.runs[0].error_examples == {"429": "bad key ***"}
+    assert to_json(from_json(to_json(found))) == to_json(found)
+
+
+@pytest.mark.parametrize(
+    "command", ["miner bench", "miner bench --extra-body '{\"top_k\":1}'  --key -", 'miner bench -m "a b"']
+)
+def test_a_command_without_secrets_stays_as_it_is(command):
+    assert from_json(to_json(a_result(command=command))).command == command
+
+
+def test_a_command_that_no_shell_takes_is_not_shown():
+    assert from_json(to_json(a_result(command="miner bench --key 'sk-SECRET"))).command == "***"

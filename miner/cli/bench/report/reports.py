@@ -20,6 +20,7 @@ from miner.cli.bench.result import Result, read, to_json
 from miner.cli.output.errors import complain, note
 from miner.cli.output.style import Style, columns
 from miner.cli.parser import UsageError
+from miner.config.file.problems import hidden
 from miner.errors import MinerError
 
 _WORK = ("shared_prefix", "turns", "cancel", "ignore_eos", "burstiness", "temperature", "extra_body")
@@ -73,10 +74,12 @@ class Reports:
                     operator_hint="Measure with its --concurrency or --request-rate.",
                 )
             if self._bound is not None:
+                planned_work = {each: getattr(options, each) for each in _WORK}
+                planned_work["extra_body"] = hidden(options.extra_body, ())  # as the base has it
                 unlike = [
                     f"{each} ({was} there)"
                     for each in _WORK
-                    if (was := getattr(base.workload, each)) != getattr(options, each)
+                    if (was := getattr(base.workload, each)) != planned_work[each]
                 ]
                 lengths = {(run.prompt_length, run.max_tokens) for run in base.runs}
                 if not lengths & set(product(options.prompt_tokens, options.max_tokens)):
