@@ -21,7 +21,7 @@ from miner import __version__
 from miner.cli import verbosity
 from miner.cli.guess import meant
 from miner.cli.output.errors import drop_output, report, report_unexpected
-from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, name_flags, unexpected
+from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, missing_action, name_flags, unexpected
 from miner.cli.typed_options import name_as_typed
 from miner.core._typing import override
 from miner.errors import ConfigError, MinerError, RequestError
@@ -173,8 +173,7 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _report_unwritable(error: OSError) -> int:
-    hint = "Free space on its disk (`df -h`), or write elsewhere."
-    return report(MinerError(f"The output cannot be written: {error.strerror}.", operator_hint=hint))
+    return report(MinerError(f"The output cannot be written: {error.strerror}."))
 
 
 def _say_what_is_allowed(error: ConfigError) -> None:
@@ -242,8 +241,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(own)
     if theirs:
         args.arguments = theirs
+    command = chosen(parser, args)
+    if command is not parser and (missing := missing_action(command, rest)) is not None:
+        raise missing
     if rest:
-        error = unexpected(rest, chosen(parser, args))
+        error = unexpected(rest, command)
         name_as_typed(error, args.typed)
         raise error
     if args.command is None:

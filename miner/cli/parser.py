@@ -142,6 +142,20 @@ def unexpected(rest: list[str], parser: argparse.ArgumentParser) -> UsageError:
     return UsageError(f"Unknown option {name}.", operator_hint=hint)
 
 
+def missing_action(parser: argparse.ArgumentParser, rest: list[str]) -> UsageError | None:
+    """The error for a command without its action; None: it needs none, or `rest`, what it does not take, is worse: an
+    option that none of its actions has.
+    """
+    actions = next((each for each in parser._actions if isinstance(each, argparse._SubParsersAction)), None)
+    if actions is None:
+        return None
+    known = {option for each in actions.choices.values() for option in each._option_string_actions}
+    if any(option.startswith("-") and option.partition("=")[0] not in known for option in rest):
+        return None
+    kind = str(actions.metavar or "action").lower()
+    return UsageError(f"No {kind} given.", operator_hint=f"{kind.capitalize()}s: {', '.join(actions.choices)}.")
+
+
 def _place_for(word: str, parser: argparse.ArgumentParser) -> str:
     """Where a word belongs that a command does not take."""
     takes = [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]

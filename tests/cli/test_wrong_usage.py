@@ -51,6 +51,8 @@ WRONG = [
     ("keys new a --requests many", "--requests many: must be an integer of at least 1.", ""),
     ("keys new a --requests ''", "--requests '': must not be empty.", ""),
     ("backends --jsn", "Unknown option --jsn.", "Did you mean --json?"),
+    ("keys --jsn", "Unknown option --jsn.", ""),
+    ("keys -q --nope", "Unknown option --nope.", ""),
     ("import lite", "Unknown tool 'lite' of `miner import`.", "Did you mean `miner import litellm`?"),
     ("help zzz", "Unknown command 'zzz'.", "Commands: "),
 ]
@@ -91,3 +93,23 @@ def test_a_wrong_variable_says_what_it_takes(variable, value, allowed, miner):
     done = miner("generate", "hi", **{variable: value, "MINER_MAX_RETRIES": "x"})
     assert ": must be " in done.stderr.decode()
     assert " (1 more)." in done.stderr.decode()
+
+
+@pytest.mark.parametrize("options", ["", "-q", "-v", "--log-level debug"])
+@pytest.mark.parametrize(
+    ("command", "message", "hint"),
+    [
+        ("keys", "No action given.", "Actions: new, update, "),
+        ("models", "No action given.", "Actions: list, "),
+        ("config", "No action given.", "Actions: check, show, schema, init."),
+        ("import", "No tool given.", "Tools: "),
+    ],
+)
+def test_a_command_without_its_action(command, message, hint, options, miner):
+    done = miner(command, "--json", *options.split())
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["message"]) == (2, message)
+    assert error["hint"].startswith(hint)
+    done = miner(command, *options.split())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert f"miner: {message}" in done.stderr.decode()

@@ -115,8 +115,6 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; return the exit status."""
-    if args.action is None:
-        raise UsageError("No action given.", operator_hint="Actions: check, show, schema, init.")
     if args.action == "schema":
         from miner.config.file.json_schema import published_schema
 

@@ -66,8 +66,6 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file; return the exit status."""
-    if args.tool is None:
-        raise UsageError("No tool given.", operator_hint=f"Tools: {', '.join(_TOOLS)}.")
     output = None if args.output == "-" else Path(args.output).expanduser()
     if output is not None and not args.force and os.path.lexists(output):
         raise UsageError(f"{output} is there already.", operator_hint="Name another file with -o, or add --force.")

@@ -114,8 +114,6 @@ def _add_rights(parser: argparse.ArgumentParser, *, clears: bool = False) -> Non
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; return the exit status."""
-    if args.action is None:
-        raise UsageError("No action given.", operator_hint=f"Actions: {', '.join(_ACTIONS)}.")
     from miner.gateway.auth.keys import key_path
     from miner.gateway.settings import GatewaySettings
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from miner.cli.model_actions import ACTIONS, add_action
 from miner.cli.output.tables import print_json
-from miner.cli.parser import UsageError, add_gateway_options
+from miner.cli.parser import add_gateway_options
 
 _EPILOG = """\
 examples:
@@ -35,7 +35,6 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         epilog=_EPILOG,
         usage="miner models ACTION [NAME] [options]",
     )
-    parser.set_defaults(run=run, action=None)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="miner models")
     for action, line in ACTIONS.items():
         add_action(actions.add_parser(action, help=line, description=f"{line[0].upper()}{line[1:]}."), action)
@@ -44,17 +43,13 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="let a running gateway start a model's failed engine again",
         description="Let a running gateway start the failed engine of a model again at the next\nrequest.",
     )
-    reset.set_defaults(run=_reset)
+    reset.set_defaults(run=run)
     reset.add_argument("name", metavar="NAME", help="the model")
     add_gateway_options(reset)
 
 
 def run(args: argparse.Namespace) -> int:
-    """There is no action: the others have a `run` of their own."""
-    raise UsageError("No action given.", operator_hint=f"Actions: {', '.join([*ACTIONS, 'reset'])}.")
-
-
-def _reset(args: argparse.Namespace) -> int:
+    """Run the action `reset`: the others have a `run` of their own."""
     from miner.cli.gateway_client import reset_model
 
     name = reset_model(args.name, url=args.url, key=args.key)
