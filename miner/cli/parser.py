@@ -34,8 +34,10 @@ class UsageError(MinerError):
     code = "usage_error"
 
 
-_MAY_BE_EMPTY = ("system", "suffix", "stop", "model")
+_MAY_BE_EMPTY = ("system", "suffix", "stop")
 """Arguments of options that may be empty, or that the library checks."""
+_NAMES = ("NAME", "NEW_NAME", "MODEL", "PROGRAM")
+"""What arguments without an option stand for that must not be empty either."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -86,14 +88,16 @@ class CommandParser(argparse.ArgumentParser):
 
     @override
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """The values of an option.
+        """The values of an option or of a NAME.
 
         Raises:
-            UsageError: one is empty, as that of a shell's variable that is not set.
+            UsageError: one is empty or blank, as that of a shell's variable that is not set.
         """
-        if action.option_strings and "" in arg_strings and action.dest not in _MAY_BE_EMPTY:
-            name = "/".join(action.option_strings)  # which of them is typed, `name_as_typed` says
-            raise UsageError(f"{name} '': must not be empty.", operator_hint=f"See `{self.prog} --help`.")
+        named = action.option_strings or action.metavar in _NAMES
+        blank = next((text for text in arg_strings if not text.strip()), None)
+        if named and blank is not None and action.dest not in _MAY_BE_EMPTY:
+            name = "/".join(action.option_strings) or action.metavar  # which of them is typed, `name_as_typed` says
+            raise UsageError(f"{name} {blank!r}: must not be empty.", operator_hint=f"See `{self.prog} --help`.")
         return super()._get_values(action, arg_strings)
 
     @override

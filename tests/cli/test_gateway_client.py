@@ -71,6 +71,15 @@ def keys(miner):
     write_keys(key_path(None), KeyFile(keys=entries))
 
 
+@pytest.mark.parametrize("name", ["..", "a/../b", "a/b", "a%2Fb", "a?b#c", "x y", "back\\slash", "ä"])
+def test_a_name_reaches_the_gateway_as_it_is_typed(miner, name):
+    service = Failing(config())
+    with in_thread(Gate(service)) as gate:
+        told = miner(name, "--url", gate.url)[2]
+    # A name that could be a path is refused by the gateway, with what it got.
+    assert getattr(service, "was_reset", None) == [name] or f"There is no model {name!r}." in told
+
+
 def test_a_gateway_without_keys_at_the_address_of_the_settings(miner, monkeypatch):
     service = Failing(config())
     with in_thread(Gate(service)) as served:

@@ -6,6 +6,11 @@ import pytest
 
 pytestmark = pytest.mark.process
 
+NAMED = (
+    "load", "unload", "stop", "show", "rm", "rm a", "pull", "fit", "run", "models path", "models reset",
+    "keys new", "keys show", "keys update", "keys rotate", "keys revoke",
+)  # fmt: skip
+"""Commands that take a NAME."""
 WRONG = [
     (
         "--max-tokens 5 generate hi",
@@ -50,6 +55,12 @@ WRONG = [
     ("keys new a b", "Unexpected argument 'b'.", "`miner keys new` takes only NAME."),
     ("keys new a --requests many", "--requests many: must be an integer of at least 1.", ""),
     ("keys new a --requests ''", "--requests '': must not be empty.", ""),
+    ("keys new a -m ''", "-m '': must not be empty.", "See `miner keys new --help`."),
+    ("keys new a --model=", "--model '': must not be empty.", ""),
+    ("keys update a -m ''", "-m '': must not be empty.", "See `miner keys update --help`."),
+    *((f"{command} ''", "NAME '': must not be empty.", "") for command in NAMED),
+    ("cp a ''", "NEW_NAME '': must not be empty.", ""),
+    ("logs ''", "MODEL '': must not be empty.", ""),
     ("backends --jsn", "Unknown option --jsn.", "Did you mean --json?"),
     ("keys --jsn", "Unknown option --jsn.", ""),
     ("keys -q --nope", "Unknown option --nope.", ""),
@@ -67,6 +78,12 @@ def test_field_value_and_way_out(line, message, hint, miner):
     assert text.startswith(f"miner: {message}")
     assert hint in text
     assert done.stdout == b"" or "--json" in line
+
+
+@pytest.mark.parametrize("words", [("load", " "), ("keys", "new", "a", "-m", " "), ("logs", "\t"), ("run", " ")])
+def test_a_blank_name_is_an_empty_one(words, miner):
+    done = miner(*words)
+    assert (done.returncode, b"must not be empty" in done.stderr) == (2, True)
 
 
 def test_the_error_is_one_json_object_wherever_json_stands(miner):

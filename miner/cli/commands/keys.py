@@ -338,18 +338,22 @@ def _facts(entry: KeyEntry) -> list[tuple[str, str]]:
     return [
         *((unit, "no limit of its own" if limit is None else str(limit))
           for unit, limit in zip(_LIMITS.values(), limits, strict=True)),
-        ("models", "all" if entry.models is None else ", ".join(entry.models)),
+        ("models", _models(entry, ", ")),
         ("priority", entry.priority),
         ("unsupported parameters", entry.unsupported or "as MINER_SERVE_UNSUPPORTED says"),
         ("admin", "yes" if entry.admin else "no"),
     ]  # fmt: skip
 
 
+def _models(entry: KeyEntry, between: str) -> str:
+    """The models that the key may use; empty names mean none."""
+    return "all" if entry.models is None else between.join(filter(None, entry.models)) or "none"
+
+
 def _row(entry: KeyEntry) -> Sequence[str]:
     limits = (getattr(entry.limits, option) for option in _LIMITS)
-    models = "all" if entry.models is None else ",".join(entry.models)
     return (
-        entry.name, entry.created, *("-" if limit is None else str(limit) for limit in limits), models,
+        entry.name, entry.created, *("-" if limit is None else str(limit) for limit in limits), _models(entry, ","),
         "yes" if entry.admin else "-",
     )  # fmt: skip
 

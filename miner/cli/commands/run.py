@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
                 operator_hint="`miner models list` shows those that are here; `miner chat` takes the default one.",
             )
         args.model = args.prompt.pop(0)
+        if not args.model.strip():
+            raise UsageError(f"NAME {args.model!r}: must not be empty.", operator_hint="See `miner run --help`.")
     if args.url is None:
         _pull_if_missing(args)
     return run_chat(args)

@@ -259,7 +259,7 @@ class ModelOptions(Table):
     priority: int = Field(default=0, ge=-100, le=100)
     """A model is not evicted for one of lower priority while it has requests, and of two that wait the higher loads
     first."""
-    keys: list[str] | None = None
+    keys: list[Annotated[str, Field(min_length=1)]] | None = None
     """Names of the API keys that may use it; default: all."""
     price: Prices | None = None
     """For the ledger."""

@@ -71,6 +71,21 @@ def test_new_list_revoke(keys, tmp_path):
     assert [one["name"] for one in json.loads(keys("list", "--json").stdout)["keys"]] == ["bob"]
 
 
+def test_a_key_for_no_model_is_shown_as_one(keys, tmp_path):
+    """Earlier files have such keys: an empty list, and one of an empty name."""
+    assert keys("new", "alice", "-m", "small").returncode == 0
+    path = tmp_path / "config" / "miner" / "keys.json"
+    for models in ([], [""]):
+        path.write_text(
+            json.dumps(
+                json.loads(path.read_text())
+                | {"keys": [{**entry, "models": models} for entry in json.loads(path.read_text())["keys"]]}
+            )
+        )
+        assert keys("list").stdout.splitlines()[1].split()[-2:] == ["none", "-"]
+        assert re.search(r"models +none", keys("show", "alice").stdout)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -56,6 +56,7 @@ MODEL = "[models.small]\n"
             'models.small.flags."a b" = [[1]]: must be text in quotes, true or false, an integer, a number or a list of '
             "texts in quotes, integers or numbers.",
         ),
+        ('keys = [""]', 'models.small.keys[0] = "": must not be empty.'),
         ("aliases = [\"\"]", 'models.small.aliases[0] = "": must not be empty.'),
         ("sampling = { temperature = 3 }", "models.small.sampling.temperature = 3: must be a number from 0 to 2."),
         ("sampling.temprature = 1", "models.small.sampling.temprature = 1: unknown key. Did you mean temperature?"),
