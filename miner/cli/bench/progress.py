@@ -6,8 +6,10 @@ draws at another time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+from miner.cli.bench.statistics import Statistics
 from miner.core._typing import override
 
 
@@ -17,6 +19,38 @@ class StartedRun(Protocol):
     @property
     def name(self) -> str:
         """Names the run for people, such as `concurrency 4` or `rate 2/s, round 3`."""
+
+
+class FinishedRun(Protocol):
+    """What came of a run: the figures of its result."""
+
+    @property
+    def completed(self) -> int:
+        """Requests that went to their end; only their tokens and times are in the figures."""
+
+    @property
+    def cancelled(self) -> int:
+        """Requests that were cancelled on purpose."""
+
+    @property
+    def failed(self) -> int:
+        """Requests that ended with an error."""
+
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """These by code."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+
+    @property
+    def output_throughput(self) -> float:
+        """Output tokens per second."""
+
+    @property
+    def ttft(self) -> Statistics | None:
+        """Time to first token; None: no request has one."""
 
 
 class FinishedRequest(Protocol):
@@ -58,8 +92,8 @@ class Progress(Protocol):
     def request_finished(self, sample: FinishedRequest) -> None:
         """A request has ended, well or not."""
 
-    def run_finished(self, run: StartedRun) -> None:
-        """The run is over."""
+    def run_finished(self, run: FinishedRun) -> None:
+        """The run is over, or was stopped."""
 
 
 class NoProgress(Progress):
@@ -82,5 +116,5 @@ class NoProgress(Progress):
         pass
 
     @override
-    def run_finished(self, run: StartedRun) -> None:
+    def run_finished(self, run: FinishedRun) -> None:
         pass

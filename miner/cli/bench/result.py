@@ -20,7 +20,7 @@ from miner.config.file.problems import hidden
 
 __all__ = [
     "Goodput", "Machine", "Result", "Run", "Sample", "Statistics", "Target", "TimelinePoint", "Workload", "from_json",
-    "hide_secrets", "read", "to_json",
+    "hide_secrets", "read", "rounded", "to_json",
 ]  # fmt: skip
 
 KIND = "miner-bench"
@@ -231,6 +231,11 @@ def hide_secrets(result: Result, *known: str | None) -> None:
 def to_json(result: Result) -> bytes:
     """The result as indented JSON, numbers rounded to a microsecond."""
     return msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(result))), indent=2) + b"\n"
+
+
+def rounded(run: Run) -> Run:
+    """The run with its numbers as `to_json` writes them, so that all that shows it has the figures of the file."""
+    return msgspec.convert(_rounded(msgspec.to_builtins(run)), Run)
 
 
 def from_json(data: bytes, *, name: str = "The result") -> Result:

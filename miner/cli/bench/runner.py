@@ -96,25 +96,23 @@ class Runner:
         seen: list[Measurement] = []
         perform = self._performer(seen, cancellations(shape.cancel, planned.max_tokens, shape.seed + number))
         self._progress.run_started(planned, planned.requests or 0)
-        try:
-            async with loop_lag() as lag:
-                began = perf_counter()
-                deadline = Deadline(planned.duration)
-                partial = False
-                try:
-                    if planned.concurrency is not None:
-                        await closed_loop(take, perform, planned.concurrency, deadline)
-                    else:
-                        assert planned.request_rate is not None
-                        times = arrival_times(planned.request_rate, count or 0, shape.burstiness, shape.seed + number)
-                        await open_loop(take, perform, times, deadline)
-                except asyncio.CancelledError:
-                    partial = True
-                ended = perf_counter()
-        finally:
-            self._progress.run_finished(planned)
+        async with loop_lag() as lag:
+            began = perf_counter()
+            deadline = Deadline(planned.duration)
+            partial = False
+            try:
+                if planned.concurrency is not None:
+                    await closed_loop(take, perform, planned.concurrency, deadline)
+                else:
+                    assert planned.request_rate is not None
+                    times = arrival_times(planned.request_rate, count or 0, shape.burstiness, shape.seed + number)
+                    await open_loop(take, perform, times, deadline)
+            except asyncio.CancelledError:
+                partial = True
+            ended = perf_counter()
         self.observed.add(seen, shape.endpoint, planned.prompt_tokens)
         run = summarize(planned, seen, began=began, ended=ended, objective=self._objective, lag=lag, partial=partial)
+        self._progress.run_finished(run)
         if partial:
             raise Stopped(run if seen else None)
         return run

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from miner.cli.bench.measure import Measurement
 from miner.cli.bench.objective import is_good
 from miner.cli.bench.plan import PlannedRun
-from miner.cli.bench.result import Goodput, Run, Sample, TimelinePoint
+from miner.cli.bench.result import Goodput, Run, Sample, TimelinePoint, rounded
 from miner.cli.bench.statistics import statistics_of
 
 _INTERVALS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
@@ -39,7 +39,7 @@ def summarize(
     for each in seen:
         if each.code is not None:
             examples.setdefault(each.code, (each.message or "")[:_MESSAGE_LIMIT])
-    return Run(
+    run = Run(
         name=planned.name,
         concurrency=planned.concurrency,
         request_rate=planned.request_rate,
@@ -71,6 +71,7 @@ def summarize(
         samples=[_sample(each, began, objective) for each in seen],
         timeline=timeline(seen, began=began, duration=duration),
     )
+    return rounded(run)
 
 
 def timeline(seen: Sequence[Measurement], *, began: float, duration: float) -> list[TimelinePoint]:

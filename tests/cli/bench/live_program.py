@@ -6,13 +6,19 @@ import sys
 import time
 
 from miner.cli.bench.report.live import shown
-from miner.cli.bench.result import Sample
+from miner.cli.bench.result import Run, Sample
+from miner.cli.bench.statistics import statistics_of
 from miner.cli.verbosity import apply
 
 
-class _Run:
-    def __init__(self, name):
-        self.name = name
+def _run(name, requests, seconds):
+    """What came of such a run, of which every eighth request fails."""
+    failed = (requests + 2) // 8
+    return Run(
+        name=name, prompt_length=1, max_tokens=40, requests=requests, completed=requests - failed, failed=failed,
+        duration=seconds, errors={"overloaded": failed} if failed else {}, ttft=statistics_of([0.05]),
+        request_throughput=1.0, output_throughput=321.0, total_throughput=400.0,
+    )  # fmt: skip
 
 
 async def _request(progress, number, seconds):
@@ -42,7 +48,7 @@ async def _measure(requests, seconds, mode):
     watch = asyncio.create_task(_lags(late))
     with shown(2) as progress:
         for concurrency in (2, 4):
-            run = _Run(f"concurrency {concurrency}")
+            run = _run(f"concurrency {concurrency}", requests, seconds)
             progress.run_started(run, requests)
             for first in range(0, requests, concurrency):
                 await asyncio.gather(

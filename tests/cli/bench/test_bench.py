@@ -342,6 +342,27 @@ def test_embeddings(bench, server):
     assert run["e2e"]["count"] == 3
 
 
+@pytest.mark.parametrize("arguments", [("--cancel", "0.5", "--requests", "8"), ("--requests", "1")])
+def test_the_line_after_a_run_has_the_figures_of_its_table(miner, server, arguments):
+    """Cancelled requests are in neither; nor do chunks of several tokens or the time around it matter."""
+    server.reply = timed(first=0.05, gap=0.02, per_chunk=4)
+    done = miner(
+        "bench", "--url", server.url, "--concurrency", "4", "--max-tokens", "32", *arguments, "--output", "r.json"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    line = re.search(
+        r"^  (\d+) done in (.*?), (?:(\d+) cancelled, )?(\S+) tokens/s, TTFT p50 (.*)$", done.stderr.decode(), re.M
+    )
+    completed, duration, cancelled, speed, first = line.groups()
+    table = done.stdout.decode()
+    assert f"{completed} of " in table
+    assert (cancelled is None) == ("cancelled on purpose\n" not in table)
+    assert re.search(rf"^duration +{re.escape(duration)}$", table, re.M)
+    assert re.search(rf"^output tokens/s +{re.escape(speed)}$", table, re.M)
+    assert re.search(rf"^TTFT( +\S+ \S+?)  +{re.escape(first)} ", table, re.M)
+    assert miner("bench", "--show", "r.json").stdout == done.stdout
+
+
 # What fails
 
 

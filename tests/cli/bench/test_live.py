@@ -74,7 +74,7 @@ def test_nothing_is_redrawn_without_a_terminal():
     )  # fmt: skip
     assert "\x1b" not in done.stderr
     assert "concurrency 2 (run 1 of 2): 8 requests\n  7 done in " in done.stderr
-    assert "1 failed (1 overloaded)" in done.stderr
+    assert "1 failed (1 overloaded), 321 tokens/s, TTFT p50 50.0 ms\n" in done.stderr, "the figures of the result"
     assert "in flight" not in done.stdout
 
 

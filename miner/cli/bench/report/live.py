@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
-from miner.cli.bench.progress import FinishedRequest, NoProgress, Progress, StartedRun
+from miner.cli.bench.progress import FinishedRequest, FinishedRun, NoProgress, Progress, StartedRun
 from miner.cli.bench.report import units
 from miner.cli.bench.report.tally import Tally
 from miner.cli.output.errors import note
@@ -88,9 +88,9 @@ class _Lines(Progress):
             self._maybe(self._tally)
 
     @override
-    def run_finished(self, run: StartedRun) -> None:
+    def run_finished(self, run: FinishedRun) -> None:
         if self._tally is not None:
-            self._ended(self._tally)
+            self._ended(self._tally, run)
             self._tally = None
 
     def _begun(self, tally: Tally) -> None:
@@ -103,8 +103,8 @@ class _Lines(Progress):
             self._shown = now
             note(f"  {_counts(tally)}, {units.rate(tally.speed())} tokens/s{_left(tally)}")
 
-    def _ended(self, tally: Tally) -> None:
-        note(f"  {_summary(tally, self._style)}")
+    def _ended(self, tally: Tally, run: FinishedRun) -> None:
+        note(f"  {_summary(run, self._style)}")
 
 
 class _Screen(_Lines):
@@ -139,11 +139,11 @@ class _Screen(_Lines):
         pass
 
     @override
-    def _ended(self, tally: Tally) -> None:
+    def _ended(self, tally: Tally, run: FinishedRun) -> None:
         from rich.text import Text
 
         name = f"{printable(tally.name)}{_of(tally, self._runs)}"
-        line = f"{name}: {_summary(tally, self._style)}"
+        line = f"{name}: {_summary(run, self._style)}"
         self._console.print(Text.from_ansi(line), soft_wrap=True)
 
     def _draw(self) -> None:
@@ -204,18 +204,17 @@ def _counts(tally: Tally) -> str:
     return ", ".join(parts)
 
 
-def _summary(tally: Tally, style: Style) -> str:
-    """What came of a run, in one line."""
-    parts = [f"{tally.done} done in {units.seconds(tally.elapsed)}"]
-    if tally.cancelled:
-        parts.append(f"{tally.cancelled} cancelled")
-    if tally.failed:
-        codes = ", ".join(f"{count} {printable(code, limit=40)}" for code, count in tally.errors.items())
-        parts.append(style.red(f"{tally.failed} failed ({codes})"))
-    parts.append(f"{units.rate(tally.speed())} tokens/s")
-    first = tally.ttft(50)
-    if first is not None:
-        parts.append(f"TTFT p50 {units.seconds(first)}")
+def _summary(run: FinishedRun, style: Style) -> str:
+    """What came of a run, in one line; the figures are those of its table."""
+    parts = [f"{run.completed} done in {units.seconds(run.duration)}"]
+    if run.cancelled:
+        parts.append(f"{run.cancelled} cancelled")
+    if run.failed:
+        codes = ", ".join(f"{count} {printable(code, limit=40)}" for code, count in run.errors.items())
+        parts.append(style.red(f"{run.failed} failed ({codes})"))
+    parts.append(f"{units.rate(run.output_throughput)} tokens/s")
+    if run.ttft is not None:
+        parts.append(f"TTFT p50 {units.seconds(run.ttft.p50)}")
     return ", ".join(parts)
 
 

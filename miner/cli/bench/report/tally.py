@@ -31,14 +31,12 @@ class Tally:
         self.tokens = 0
         self.ttfts: list[float] = []
         """Sorted."""
-        self.errors: dict[str, int] = {}
         self._marks: deque[tuple[float, int]] = deque([(self.began, 0)], maxlen=BUCKETS + 1)
 
     def finished(self, sample: FinishedRequest) -> None:
         """Count a request that has ended."""
         if sample.error is not None:
             self.failed += 1
-            self.errors[sample.error] = self.errors.get(sample.error, 0) + 1
         elif sample.e2e is None:
             self.cancelled += 1
         else:
@@ -81,5 +79,5 @@ class Tally:
         ]  # fmt: skip
 
     def speed(self) -> float:
-        """Tokens per second over the whole run."""
+        """Tokens per second so far, those of requests in flight, cancelled and failed ones included."""
         return self.tokens / self.elapsed if self.elapsed > 0 else 0.0
