@@ -26,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 Config = dict[str, Any]
@@ -210,7 +211,7 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _is_healthy(address: str, key: str) -> bool:
+def _is_healthy(address: str, key: str, output: Any) -> bool:
     """Whether `/health` returns 200: the model is loaded."""
     if address.startswith("unix://"):
         connection = http.client.HTTPConnection("engine", timeout=_PROBE_TIMEOUT)
@@ -224,12 +225,17 @@ def _is_healthy(address: str, key: str) -> bool:
     except OSError:
         connection.close()
         return False
-    return bool(_sibling("ready_check").status_of(connection, "/health", key) == 200)
+    return bool(_sibling("ready_check").status_of(connection, "/health", key, _teller(output)) == 200)
 
 
 def _report_ready(output: Any, address: str) -> None:
     """Print the line that the parent waits for."""
     print(json.dumps({"ready": True, "address": address}), file=output, flush=True)
+
+
+def _teller(output: Any) -> Callable[[str], None]:
+    """Tells the parent of each ready check."""
+    return lambda state: print(json.dumps({"check": state}), file=output, flush=True)
 
 
 def _free_port() -> int:
@@ -274,7 +280,7 @@ def _serve_binary(config: Config, output: Any) -> int:
         server.send_signal(signal.SIGINT)
 
     signal.signal(STOP_SIGNAL, on_stop)
-    if _await_health(address, config, server):
+    if _await_health(address, config, server, output):
         _report_ready(output, address)
     status = _wait_for_exit(server, address, stop)
     if stop.is_set():
@@ -315,14 +321,15 @@ def _refuses(address: str) -> bool:
     return False
 
 
-def _await_health(address: str, config: Config, server: subprocess.Popen[bytes]) -> bool:
+def _await_health(address: str, config: Config, server: subprocess.Popen[bytes], output: Any) -> bool:
     check = _sibling("ready_check")
     began, pause = time.monotonic(), check.FIRST_PAUSE
-    while server.poll() is None and time.monotonic() < began + _READY_TIMEOUT:
-        if _is_healthy(address, config["api_key"]):
+    while server.poll() is None and (asked := time.monotonic()) < began + _READY_TIMEOUT:
+        if _is_healthy(address, config["api_key"], output):
             return True
+        took = time.monotonic() - asked
         time.sleep(pause)
-        pause = check.next_pause(pause, time.monotonic() - began)
+        pause = check.next_pause(pause, time.monotonic() - began, took)
     return False
 
 
@@ -374,7 +381,8 @@ def _sibling(name: str) -> Any:
 
 
 def _serve_command(config: Config, output: Any) -> int:
-    return int(_sibling("command_child").serve(config, lambda address: _report_ready(output, address), _fail))
+    command, tell = _sibling("command_child"), _teller(output)
+    return int(command.serve(config, lambda address: _report_ready(output, address), tell, _fail))
 
 
 def _serve_llama_cpp(config: Config, output: Any) -> int:

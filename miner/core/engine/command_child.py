@@ -66,8 +66,17 @@ def kill_descendants(root: int) -> None:
         time.sleep(0.005)
 
 
-def serve(config: Config, report_ready: Callable[[str], None], fail: Callable[[str], NoReturn]) -> int:
-    """Run the command of `config` until it exits or STOP_SIGNAL comes; return the exit status."""
+def serve(
+    config: Config,
+    report_ready: Callable[[str], None],
+    tell: Callable[[str], None],
+    fail: Callable[[str], NoReturn],
+) -> int:
+    """Run the command of `config` until it exits or STOP_SIGNAL comes; return the exit status.
+
+    Args:
+        tell: called at the begin and the end of each ready check.
+    """
     port = config["port"] or _free_port()
     if config["port"] and _in_use(port):
         fail(f"port {port} is in use by another process")
@@ -88,7 +97,7 @@ def serve(config: Config, report_ready: Callable[[str], None], fail: Callable[[s
 
     signal.signal(STOP_SIGNAL, on_stop)
     try:
-        address = _Ready(server, port, config).wait()
+        address = _Ready(server, port, config, tell).wait()
         if address is not None:
             report_ready(address)
         status = _wait_for_exit(server, port, stop, parent)
@@ -125,8 +134,9 @@ def _before_exec(stop_signal: int) -> Callable[[], None]:
 class _Ready:
     """Waits until the ready check returns 200, and logs what it returns meanwhile."""
 
-    def __init__(self, server: subprocess.Popen[bytes], port: int, config: Config) -> None:
+    def __init__(self, server: subprocess.Popen[bytes], port: int, config: Config, tell: Callable[[str], None]) -> None:
         self._server = server
+        self._tell = tell
         self._port = port
         self._paths = [path.replace("${PORT}", str(port)) for path in config["ready"]]
         self._key: str | None = config["api_key"]
@@ -137,14 +147,15 @@ class _Ready:
     def wait(self) -> str | None:
         """The address; None if the command exited first."""
         began, pause = time.monotonic(), ready_check.FIRST_PAUSE
-        while self._server.poll() is None and time.monotonic() < began + _READY_TIMEOUT:
+        while self._server.poll() is None and (asked := time.monotonic()) < began + _READY_TIMEOUT:
             for host in _HOSTS:
                 if self._is_ready(host):
                     return f"http://{host}:{self._port}"
+            took = time.monotonic() - asked
             self._look_at_ports()
             _reap_orphans(self._server.pid)
             time.sleep(pause)
-            pause = ready_check.next_pause(pause, time.monotonic() - began)
+            pause = ready_check.next_pause(pause, time.monotonic() - began, took)
         return None
 
     def _is_ready(self, host: str) -> bool:
@@ -152,7 +163,9 @@ class _Ready:
             status = self._get(host, path)
             if status == 200:
                 return True
-            if status is not None:
+            if status == ready_check.NO_RESPONSE:
+                self._say(f"its ready check, {path} on port {self._port}, got no response")
+            elif status is not None:
                 self._say(f"its ready check, {path} on port {self._port}, returned {status}")
             if status != 404:
                 return False
@@ -160,7 +173,7 @@ class _Ready:
 
     def _get(self, host: str, path: str) -> int | None:
         connection = http.client.HTTPConnection(f"{host}:{self._port}", timeout=_PROBE_TIMEOUT)
-        status: int | None = ready_check.status_of(connection, path, self._key)
+        status: int | None = ready_check.status_of(connection, path, self._key, self._tell)
         return status
 
     def _look_at_ports(self) -> None:
@@ -180,7 +193,7 @@ class _Ready:
 
 
 def _log(text: str) -> None:
-    sys.stderr.write(f"miner: {text}\n")
+    sys.stderr.write(f"\nminer: {text}\n")  # the server may have begun a line
     sys.stderr.flush()
 
 

@@ -235,7 +235,7 @@ class ProcessSpec(AnySpec, Protocol):
         """Changes when the file that failed is replaced."""
 
     def stalled(self, lines: Sequence[str]) -> Reason | None:
-        """What a start that is given up lacks, by its log; None: nothing is known."""
+        """What a start that is given up lacks, by the lines that the child printed itself; None: nothing is known."""
 
     def explain(self, lines: Sequence[str], status: int | None, *, served: bool) -> Reason:
         """Why it failed, by its last log lines and its exit status.

@@ -308,12 +308,12 @@ class Supervisor:
             elif self.ready.done:
                 pause = suspend.pause
             else:
-                stall.look(now, self.usage, watch.printed)
+                stall.look(now, self.usage, watch.output.counted)
                 if now - stall.last >= self._limits.start_timeout:
-                    self._kill_failed(self._stalled(f"it made no progress for {self._limits.start_timeout:g} s"))
+                    self._kill_failed(self._stalled(watch, f"it made no progress for {self._limits.start_timeout:g} s"))
                     continue
                 if now - began >= self._limits.start_total:
-                    self._kill_failed(self._stalled(f"it was not ready after {now - began:.0f} s"))
+                    self._kill_failed(self._stalled(watch, f"it was not ready after {now - began:.0f} s"))
                     continue
                 pause = min(stall.pause, suspend.pause)
             if watch.wait(pause):
@@ -338,8 +338,8 @@ class Supervisor:
             status, requested=False, error=self._start_error(reason.text, reason.operator_hint), reason=reason
         )
 
-    def _stalled(self, text: str) -> Reason:
-        found = self._spec.stalled(self.log.lines(self._spec.log_lines))
+    def _stalled(self, watch: Watch, text: str) -> Reason:
+        found = self._spec.stalled(watch.output.said)
         if found is not None:
             return Reason(f"{text}; {found.text}", found.operator_hint)
         return Reason(text, f"See the log lines; raise {self._spec.start_timeout_setting} for a slow disk.")

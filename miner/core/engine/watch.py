@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from miner.core.engine.logtail import LogTail
+from miner.core.engine.own_output import OURS, OwnOutput
 from miner.core.engine.procstat import LOOK_SECONDS, Usage, process_usage, start_time
+from miner.core.engine.ready_check import CHECK_LINES
 from miner.core.engine.run_marker import kill_marked
 
 STOP_SIGNAL = signal.SIGUSR1
@@ -92,17 +94,15 @@ class Watch:
         checks: Sequence[str] = (),
     ) -> None:
         """Args:
-        checks: paths that the child asks the server for until that is ready. What a server logs of these requests is
-            no output of its own; in the log the first such line stands for all.
+        checks: paths that the child asks the server for until that is ready. In the log the first line that names such
+            a request stands for all.
         """
         self.process = process
-        self.printed = 0
-        """Of its output, without what our checks cause."""
+        self.output = OwnOutput(checks)
+        """What it prints until it is ready, without what our checks cause."""
         self.starting = True
         """Until it is ready."""
         self._logged_check = False
-        paths = b"|".join(re.escape(path.encode()).replace(rb"\$\{PORT\}", rb"\d+") for path in checks)
-        self._checks = re.compile(rb"^miner: |\bGET\W+(?:" + paths + rb")(?![\w/])" if checks else rb"^miner: ")
         self._unsent = stdin
         self._tail = tail
         self._on_json = on_json
@@ -130,7 +130,8 @@ class Watch:
         if self._pidfd is None:
             pause = min(pause, _POLL)
         exited = False
-        for key, _ in self._selector.select(pause):
+        # What the child says of its checks comes before what the server prints of them.
+        for key, _ in sorted(self._selector.select(pause), key=lambda found: self._pipes.get(found[0].fd) != "stdout"):
             if key.fd in self._pipes:
                 self._read(key.fd)
             elif key.fd == self._stdin:
@@ -139,6 +140,7 @@ class Watch:
                 os.read(self._wake, 4096)
             else:
                 exited = True
+        self.output.settle(time.monotonic())
         return exited if self._pidfd is not None else self.process.poll() is not None
 
     def reap(self, last: Usage | None = None, marker: str | None = None) -> int | None:
@@ -181,14 +183,17 @@ class Watch:
             self._selector.unregister(pipe)
             del self._pipes[pipe]
             return
-        if self.starting:
-            data = self._without_checks(data)
         if self._pipes[pipe] == "stderr":
+            if self.starting:
+                self.output.feed(data, time.monotonic())
+                data = self._without_checks(data)
             self._tail.feed(data)
             return
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
-            if line.startswith(b"{"):
+            if line in CHECK_LINES:
+                self._on_check(line)
+            elif line.startswith(b"{"):
                 self._on_json(line)
             else:
                 self._tail.feed(line + b"\n", "stdout")
@@ -196,13 +201,17 @@ class Watch:
             self._tail.feed(self._line, "stdout")
             self._line = b""
 
+    def _on_check(self, line: bytes) -> None:
+        if self.starting and line == CHECK_LINES[0]:
+            self.output.check_began(time.monotonic())
+        elif self.starting:
+            self.output.check_ended(time.monotonic(), reached=line == CHECK_LINES[1])
+
     def _without_checks(self, data: bytes) -> bytes:
-        """Count what is output of its own; return what is to be logged."""
+        """What is to be logged."""
         logged = []
         for line in re.split(rb"(?<=[\r\n])", data):
-            if not self._checks.search(line):
-                self.printed += len(line.strip())
-            elif not line.startswith(b"miner: "):
+            if not line.startswith(OURS) and self.output.is_of_check(line):
                 if self._logged_check:
                     continue
                 self._logged_check = True

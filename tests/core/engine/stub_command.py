@@ -24,10 +24,18 @@ OPTIONS.add_argument("--memory", type=int, default=0)
 OPTIONS.add_argument("--enable-sleep-mode", action="store_true")
 OPTIONS.add_argument("--wake-fails", action="store_true")
 OPTIONS.add_argument("--no-health", action="store_true")
-OPTIONS.add_argument("--access-log", action="store_true")
+OPTIONS.add_argument("--access-log", nargs="?", const="common")
 
 STARTED = time.monotonic()
-STATE = {"asleep": 0, "weights": True, "calls": []}
+STATE = {"asleep": 0, "weights": True, "calls": [], "requests": 0}
+ACCESS_LOGS = {
+    "json": ['{"method": "GET", "path": "%(path)s", "status": %(code)d, "port": %(port)d, "request": %(n)d}\n'],
+    "logfmt": ["n=%(n)d method=GET uri=%(path)s status=%(code)d\n"],
+    "path-first": ["%(path)s GET %(code)d\n"],
+    "two-lines": ["connection accepted from 127.0.0.1:%(port)d\nGET %(path)s %(code)d\n"],
+    "two-pieces": ["127.0.0.1:%(port)d asks for ", "%(path)s: %(code)d\n"],
+}
+"""Lines, in the pieces in which they are written, by the name of `--access-log`."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,8 +46,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         """Log nothing, unless it is told to."""
-        if self.given.access_log:
+        if self.given.access_log == "common":
             super().log_message(*arguments)
+
+    def log_request(self, code="-", size="-"):
+        """Log a request in one of the ways that servers have."""
+        form = self.given.access_log
+        if form in ACCESS_LOGS:
+            STATE["requests"] += 1
+            fields = {"code": code, "path": self.path, "port": self.client_address[1], "n": STATE["requests"]}
+            for number, text in enumerate(ACCESS_LOGS[form]):
+                time.sleep(0.05 if number else 0)
+                os.write(2, (text % fields).encode())
+        else:
+            super().log_request(code, size)
 
     def send(self, status, body):
         data = json.dumps(body).encode()
@@ -51,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = urlsplit(self.path).path
+        if self.given.access_log == "traceback":
+            raise RuntimeError("not yet")
         if path == "/health" and not self.given.no_health:
             self.send(200 if time.monotonic() >= STARTED + self.given.load else 503, {})
         elif path == "/v1/models":
@@ -197,12 +219,39 @@ def prints_endlessly(given):
         time.sleep(0.001)
 
 
+def prints_and_serves(given):
+    """Serve, and print for ever."""
+    import threading
+
+    threading.Thread(target=prints_endlessly, args=(given,), daemon=True).start()
+    serve(given)
+
+
 def ignores_signals(given):
     """Serve, deaf."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     handler = type("Bound", (Handler,), {"given": given})
     ThreadingHTTPServer(("127.0.0.1", given.port), handler).serve_forever()
+
+
+def prints_its_load(given):
+    """Serve, and print for `--load` seconds a line that names no end, as some downloaders do."""
+    import threading
+
+    def work():
+        for number in range(int(given.load / 0.7)):
+            os.write(2, f"12:00:{number:02} downloader: {number}{os.getpid()} bytes\n".encode())
+            time.sleep(0.7)
+
+    threading.Thread(target=work, daemon=True).start()
+    serve(given)
+
+
+def begins_a_line(given):
+    """Serve after the begin of a line, as of one with dots."""
+    os.write(2, b"loading ..")
+    serve(given)
 
 
 def other_port(given):

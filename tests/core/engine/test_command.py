@@ -253,6 +253,36 @@ async def test_ready_checks_that_differ_are_logged_once_each(engines):
     assert "`ready` of [backends.gpu]" in (caught.value.operator_hint or "")
 
 
+@pytest.mark.parametrize("form", ["common", "json", "logfmt", "path-first", "two-lines", "two-pieces", "traceback"])
+async def test_what_a_server_logs_of_our_checks_is_no_progress(engines, form):
+    """In whatever form: else a server that never gets ready is given up after ten times `start_timeout` only."""
+    engine = engines("--load", "3600", "--access-log", form, start_timeout=4.0)
+    got = "got no response" if form == "traceback" else "returned 503"
+    with pytest.raises(
+        EngineStartError, match=rf"no progress for 4 s; its ready check, /health on port \d+, {got}"
+    ) as caught:
+        await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
+    assert "`ready` of [backends.gpu]" in (caught.value.operator_hint or "")
+
+
+async def test_what_the_ready_check_got_is_found_whatever_else_is_in_the_log(engines):
+    engine = engines("--load", "3600", "--way", "begins_a_line", start_timeout=2.0)
+    with pytest.raises(EngineStartError, match=r"for 2 s; its ready check, /health on port \d+, returned 503"):
+        await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
+    engine = engines("--load", "3600", "--way", "prints_and_serves", start_timeout=0.5)
+    with pytest.raises(
+        EngineStartError, match=r"was not ready after \d s; its ready check, .*, returned 503"
+    ) as caught:
+        await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
+    assert len(caught.value.log_tail) <= 40
+
+
+@pytest.mark.parametrize("form", ["json", "two-lines"])
+async def test_what_a_server_prints_between_our_checks_is_progress(engines, form):
+    engine = engines("--load", "10", "--way", "prints_its_load", "--access-log", form, start_timeout=4.0)
+    await asyncio.wait_for(engine.ensure_ready(), PATIENCE)
+
+
 async def test_endless_output_is_no_readiness(engines):
     with pytest.raises(EngineStartError, match=r"it was not ready after \d+ s"):
         await asyncio.wait_for(engines("--way", "prints_endlessly", start_timeout=0.3).ensure_ready(), PATIENCE)
