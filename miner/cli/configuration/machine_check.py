@@ -52,7 +52,7 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
             continue
         except MinerError as error:
             path = ("models", name) if source is None else ("models", name, source)
-            message = re.sub(r"^MODEL_PATH is .*?['\"]\. ", "", error.message).rstrip(".")
+            message = without_model_path(error.message).rstrip(".")
             hint = with_keys(error.hints or "", name, plan.service.backend) or None
             notes.append(Problem(f"{message[:1].lower()}{message[1:]}", path, hint=hint))
             continue
@@ -63,6 +63,11 @@ def check_here(loaded: LoadedConfig, settings: MinerConfig) -> list[Problem]:
     if problems:
         raise loaded.error(problems)
     return [loaded.located(note) for note in (*notes, *_missing_programs(loaded), *_unknown_keys(loaded))]
+
+
+def without_model_path(message: str) -> str:
+    """An error about a model's file, without the variable that stands for it where there is no miner.toml."""
+    return re.sub(r"^MODEL_PATH is .*?['\"]\. ", "", message)
 
 
 def _check_plans(loaded: LoadedConfig) -> None:

@@ -46,13 +46,13 @@ def used_backends(facts: Facts) -> set[str]:
         return {facts.backend, *filter(None, map(str.strip, facts.settings.llm_fallbacks.split(",")))}
     if facts.loaded is None:
         return set()
-    content, named = facts.loaded.content, _named(facts)
+    content, named = facts.loaded.content, named_backends(facts)
     kinds = {name: table.kind for name, table in content.backends.items()}
     exposed = {table.kind for table in content.backends.values() if table.expose}
     return {kinds.get(name, name) for name in named} | exposed
 
 
-def _named(facts: Facts) -> set[str]:
+def named_backends(facts: Facts) -> set[str]:
     """The names of the backends that the file's models have."""
     assert facts.loaded is not None
     content = facts.loaded.content
@@ -90,7 +90,7 @@ def config_of_kind(facts: Facts, kind: str) -> MinerConfig:
         return facts.settings
     content = facts.loaded.content
     tables = {name: table for name, table in content.backends.items() if table.kind == kind}
-    if kind == LOCAL and LOCAL not in content.backends and LOCAL in _named(facts):
+    if kind == LOCAL and LOCAL not in content.backends and LOCAL in named_backends(facts):
         tables[LOCAL] = Backend.model_construct(kind=LOCAL)
     for name, table in sorted(tables.items(), key=lambda each: each[1].url is not None or each[1].command is not None):
         try:

@@ -7,7 +7,9 @@ from typing import Any
 
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.foreign import foreign_reason, is_foreign
-from miner.cli.doctor.row import Check, Row, ok
+from miner.cli.doctor.row import Check, Row, ok, skipped
+from miner.cli.doctor.targets import examined_here, targets
+from miner.config.file.problems import Problem
 from miner.errors import ConfigError, MinerError
 
 
@@ -19,7 +21,7 @@ def checks() -> list[Check]:
 def config_file(facts: Facts) -> Iterator[Row]:
     """What `miner config check` says, and the values that the file sets."""
     from miner.cli.configuration.machine_check import check_here
-    from miner.config.file.problems import Problem, shown_path
+    from miner.config.file.problems import shown_path
 
     if facts.config_error is not None:
         yield from _errors(facts.config_error, facts)
@@ -31,11 +33,8 @@ def config_file(facts: Facts) -> Iterator[Row]:
     file = shown_path(loaded.path)
     foreign = [kind for kind in {table.kind for table in loaded.content.backends.values()} if is_foreign(kind)]
     for kind in foreign:
-        reason = foreign_reason(kind, facts.options.seconds)[0]
-        if reason is not None:
-            yield Row(
-                "miner.toml", "problem", f"{file}: the backend {kind!r} cannot be used: {reason}", "miner backends"
-            )
+        if foreign_reason(kind, facts.options.seconds)[0] is not None:  # why, its row under Backends says
+            yield skipped("miner.toml", f"{file} is not examined further: the backend {kind!r} cannot be used")
             return
     notes: list[Problem] = list(loaded.notes)
     try:
@@ -51,12 +50,15 @@ def config_file(facts: Facts) -> Iterator[Row]:
         yield Row(
             "miner.toml", "problem", f"{file} serves no model", "miner config init --add", "It has no [models.NAME]."
         )
+    examined = examined_here(targets(facts))
     for each in notes:
+        if _has_its_own_row(each, None if examined is None else examined.name):
+            continue
         yield Row(
             _name(each),
-            "note",
+            "problem" if _is_missing_model(each) else "note",
             each.located(file).rstrip("."),
-            _edit(file, each),
+            edit_line(file, each),
             each.hint,
             {"file": file, "line": each.line, "key": each.key, "value": each.value},
         )
@@ -72,7 +74,7 @@ def _errors(error: Exception, facts: Facts) -> Iterator[Row]:
                 _name(each),
                 "problem",
                 each.located(file).rstrip("."),
-                _edit(file, each),
+                edit_line(file, each),
                 each.hint,
                 {"file": file, "line": each.line, "key": each.key, "value": each.value},
             )
@@ -93,12 +95,27 @@ def _errors(error: Exception, facts: Facts) -> Iterator[Row]:
         raise error
 
 
+def _has_its_own_row(note: Problem, examined: str | None) -> bool:
+    """Whether another check tells it: Engines a missing program, and that the model that it examines is missing or was
+    trained for less; Exposure who can read a key.
+    """
+    if note.path[:2] == ("models", examined):
+        return _is_missing_model(note) or note.path[2:] == ("context",)
+    return note.path[:1] == ("backends",) and note.path[2:] in (("command",), ("key_file",), ("plain_key",))
+
+
+def _is_missing_model(note: Problem) -> bool:
+    """Whether it is about the file that a model stands for."""
+    return note.path[:1] == ("models",) and note.path[2:] in ((), ("file",), ("hub",), ("name",))
+
+
 def _name(problem: Any) -> str:
     key: str = problem.key
     return key or "miner.toml"
 
 
-def _edit(file: str, problem: Any) -> str:
+def edit_line(file: str, problem: Any) -> str:
+    """The command that opens the file at a problem."""
     return f"${{EDITOR:-vi}} +{problem.line} {file}" if problem.line else f"${{EDITOR:-vi}} {file}"
 
 

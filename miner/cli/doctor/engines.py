@@ -13,11 +13,12 @@ from miner.cli.doctor import local_engine
 from miner.cli.doctor.context import context_row
 from miner.cli.doctor.explain import model_line, row_of, start_line
 from miner.cli.doctor.facts import Facts
+from miner.cli.doctor.file_backends import checks_of_tables
 from miner.cli.doctor.foreign import LOAD_SECONDS, foreign_reason, is_foreign
 from miner.cli.doctor.probe import probes
 from miner.cli.doctor.probed_model import Choice, choose, running_names
 from miner.cli.doctor.row import Check, Row, Verdict, ok, skipped
-from miner.cli.doctor.targets import Target, targets
+from miner.cli.doctor.targets import Target, examined_here, targets
 from miner.cli.doctor.versions import TESTED, judge
 from miner.core.http.errors import parse_error_body, status_error
 from miner.core.llms.http_backend import HTTPBackend
@@ -37,22 +38,25 @@ def checks(facts: Facts) -> list[Check]:
     """A check for each target."""
     seconds = _ROOM_SECONDS + (3 * facts.options.seconds if facts.options.probe else 0.0)
     found = targets(facts)
-    first_local = next((target for target in found if target.is_local), None)
+    first_local = examined_here(found)
     wanted = [target for target in found if not target.is_local or target is first_local]
-    if not wanted:
+    examined = {target.place[1] for target in wanted if target.place is not None}
+    others = checks_of_tables(facts, _GROUP, examined)
+    if not wanted and not others:
         return [Check("engines", _GROUP, _none)]
     imports = min(LOAD_SECONDS, facts.options.seconds)
     return [
-        Check(target.name, _GROUP, _check(target), seconds + (imports if is_foreign(target.kind) else 0.0))
-        for target in wanted
+        *(
+            Check(target.name, _GROUP, _check(target), seconds + (imports if is_foreign(target.kind) else 0.0))
+            for target in wanted
+        ),
+        *others,
     ]
 
 
 def _none(facts: Facts) -> Iterator[Row]:
     if facts.config_error is not None:
         yield skipped("engines", "miner.toml says which engines there are, and it cannot be used: see Settings")
-    elif any(backend.command for backend in facts.loaded.content.backends.values()) if facts.loaded else False:
-        yield skipped("engines", "`miner serve` starts them on demand: see it with `miner doctor --url`")
     else:
         yield skipped("engines", "none is configured")
 

@@ -182,4 +182,5 @@ def model_line(name: str, available: list[str], target: Target) -> str:
     meant = meant or (available[0] if available else None)
     if meant is None:
         return start_line(target)
-    return f'name = "{meant}"  # in [models.NAME] of miner.toml' if target.table else f"export DEFAULT_MODEL={meant}"
+    table = f"models.{target.name}" if target.is_local else "models.NAME"
+    return f'name = "{meant}"  # in [{table}] of miner.toml' if target.table else f"export DEFAULT_MODEL={meant}"

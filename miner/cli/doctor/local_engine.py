@@ -19,6 +19,7 @@ from miner.errors import ConfigError, MinerError, ModelNotFoundError
 
 async def look(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
     """All rows. What depends on a step that fails is skipped."""
+    from miner.cli.configuration.machine_check import without_model_path
     from miner.cli.local_store import capacity_on, verdict_on
     from miner.core.llms.llamacpp.models import find_model, models_directory
     from miner.core.models.memory.available import available_memory
@@ -35,7 +36,7 @@ async def look(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
         yield Row(
             f"{name}: model",
             "problem",
-            error.message.rstrip(".")[:400],
+            (without_model_path(error.message) if target.table else error.message).rstrip(".")[:400],
             fix,
             target.in_its_words(error.hints_for_people or "") or None,
             {"wanted": wanted, "models_dir": directory, "available": available[:50]},

@@ -157,7 +157,7 @@ def _table(facts: Facts) -> Iterator[Row]:
         return
     seen = {"memory": table.memory, "together": table.together}
     for engine in table.engines:
-        if engine.problem:
+        if engine.problem and not engine.missing:  # that, Settings or Engines says
             verdict: Verdict = "note" if engine.crowded else "problem"
             yield Row(
                 f"{engine.name}: memory",

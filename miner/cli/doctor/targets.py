@@ -124,6 +124,11 @@ def targets(facts: Facts) -> list[Target]:
     return [*used, *others]
 
 
+def examined_here(found: list[Target]) -> Target | None:
+    """The one model of engines here that is examined: it stands for the others."""
+    return next((target for target in found if target.is_local), None)
+
+
 def _of_file(facts: Facts) -> Iterator[Target]:
     from miner.config.file.merge import default_model
     from miner.core.llms.pool.plan import config_for, plan_models, plan_service

@@ -67,3 +67,56 @@ def test_an_engine_of_the_file_that_is_missing_is_still_a_problem(miner, tmp_pat
     write(tmp_path, kind="llamacpp", rest='server = "/nowhere/llama-server"')
     found = examine(miner, "--no-probe", **settings())
     assert "/nowhere/llama-server" in found.row("backend llamacpp", "problem")["summary"]
+
+
+def test_a_command_whose_program_is_missing_is_a_problem_of_its_backend(miner, tmp_path):
+    write(tmp_path, kind="llamacpp", rest='command = ["/nowhere/server", "${PORT}"]')
+    found = examine(miner, "--no-probe", **settings())
+    assert found.status == 1
+    row = found.row("lab", "problem")
+    assert (row["group"], row["fix"]) == ("Engines", "${EDITOR:-vi} +3 miner.toml")
+    assert "the program /nowhere/server does not exist" in row["summary"]
+    assert found.text.count("the program /nowhere/server does not exist") == 1
+
+
+def test_each_backend_of_the_file_has_a_row(miner, tmp_path):
+    tables = {
+        "good": 'kind = "vllm"\ncommand = ["sleep", "60", "${PORT}"]',
+        "idle": 'kind = "vllm"\ncommand = ["/nowhere/server", "${PORT}"]',
+        "spare": 'kind = "ollama"',
+        "down": f'kind = "openai"\nurl = "http://127.0.0.1:{closed_port()}/v1"',
+        "first": 'kind = "llamacpp"',
+        "second": 'kind = "llamacpp"',
+    }
+    text = "".join(f"[backends.{name}]\n{rest}\n" for name, rest in tables.items())
+    models = {"a": "good", "b": "first", "c": "second"}
+    text += "".join(f'[models.{name}]\nbackend = "{backend}"\n' for name, backend in models.items())
+    (tmp_path / "miner.toml").write_text(text, encoding="utf-8")
+    found = examine(miner, "--no-probe", **settings())
+    engines = {row["name"]: row["verdict"] for row in found.checks if row["group"] == "Engines"}
+    assert {name: engines.get(name) for name in ("good", "idle", "spare", "down", "second")} == {
+        "good": "skipped", "idle": "note", "spare": "skipped", "down": "note", "second": "skipped",
+    }  # fmt: skip
+    assert "b: model" in engines
+
+
+def test_a_key_that_others_can_read_is_told_once(miner, tmp_path):
+    write(tmp_path, kind="openai", rest=f'url = "http://127.0.0.1:{closed_port()}/v1"\nplain_key = "sk-0123456789"')
+    (tmp_path / "miner.toml").chmod(0o644)
+    found = examine(miner, "--no-probe", **settings())
+    assert [(row["name"], row["verdict"]) for row in found.checks if "other users" in row["summary"]] == [
+        ("plain_key", "problem")
+    ]
+
+
+def test_a_model_that_is_missing_is_told_once(miner, tmp_path):
+    (tmp_path / "miner.toml").write_text(
+        "".join(f'[models.{name}]\nfile = "/nowhere/{name}.gguf"\n' for name in "mn"), encoding="utf-8"
+    )
+    found = examine(miner, "--no-probe", **settings())
+    (other,) = [row for row in found.checks if "/nowhere/n.gguf" in row["summary"]]
+    assert (other["name"], other["verdict"]) == ("models.n.file", "problem")
+    (row,) = [row for row in found.checks if "/nowhere/m.gguf" in row["summary"]]
+    assert (row["name"], row["verdict"]) == ("m: model", "problem")
+    assert "MODEL_PATH" not in str(row)
+    assert row["fix"].endswith("# in [models.m] of miner.toml")

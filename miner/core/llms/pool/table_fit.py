@@ -21,7 +21,7 @@ from miner.core.llms.pool.limits import host_settings_of, sharers
 from miner.core.llms.pool.memory_meter import MemoryMeter
 from miner.core.llms.pool.plan import ModelPlan, config_for, plan_models
 from miner.core.llms.pool.rules import engine_rules
-from miner.errors import MinerError
+from miner.errors import MinerError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from miner.config.config import MinerConfig
@@ -52,6 +52,8 @@ class EngineFit:
     hint: str | None = None
     crowded: bool = False
     """Whether only other programs keep it out, as of now."""
+    missing: bool = False
+    """Whether there is no such model, so that nothing is known of its memory."""
     evicts: list[str] = field(default_factory=list)
     """The models that have to go when it is loaded beside those that fit together."""
 
@@ -62,6 +64,7 @@ class EngineFit:
 
     def refuse(self, error: MinerError) -> None:
         """It cannot run, for that reason."""
+        self.missing = isinstance(error, ModelNotFoundError)
         self.problem = with_keys(error.message, self.name, self.backend)
         self.hint = with_keys(error.operator_hint or error.hint or "", self.name, self.backend) or None
 
