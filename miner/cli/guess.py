@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from miner.config.near import closest
+
 _SYNONYMS = {
     "list": "ls ps tags models",
     "rm": "remove delete del rmi uninstall",
@@ -49,17 +51,10 @@ def meant(typed: str, known: Iterable[str]) -> str | None:
     for name in names:
         if word in _SYNONYMS.get(name, "").split():
             return name
-    near = _close(word, names)
-    return near[0] if near else None
+    return closest(word, names)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return `Did you mean ...?` if a known name is similar."""
-    near = _close(name, list(known))
-    return f"Did you mean {near[0]}?" if near else None
-
-
-def _close(name: str, known: list[str]) -> list[str]:
-    import difflib  # here: `miner --help` needs none of it
-
-    return difflib.get_close_matches(name, known, n=1)
+    near = closest(name, known)
+    return f"Did you mean {near}?" if near else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from miner.config.near import closest
 from miner.config.secrets import is_secret, without_password, without_url_secrets
 from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
@@ -129,8 +129,8 @@ def _is_numeric(annotation: Any) -> bool:
 
 
 def _unknown_argument(name: str, cls: type[BaseSettings]) -> ConfigError:
-    near = difflib.get_close_matches(name.lower(), list(cls.model_fields), n=1)
-    hint = f"Did you mean {near[0]}?" if near else "Settings are listed in .env.example."
+    near = closest(name, cls.model_fields)
+    hint = f"Did you mean {near}?" if near else "Settings are listed in .env.example."
     return ConfigError(f"{cls.__name__} has no setting {name!r}.", operator_hint=hint)
 
 

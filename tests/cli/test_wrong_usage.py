@@ -64,6 +64,10 @@ WRONG = [
     ("backends --jsn", "Unknown option --jsn.", "Did you mean --json?"),
     ("keys --jsn", "Unknown option --jsn.", ""),
     ("keys -q --nope", "Unknown option --nope.", ""),
+    ("bench --rate 5", "Unknown option --rate.", "Did you mean --request-rate?"),
+    ("bench --conc 5", "Unknown option --conc.", "Did you mean --concurrency?"),
+    ("bench --output-file x", "Unknown option --output-file.", "Did you mean --output?"),
+    ("keys list --bogus", "Unknown option --bogus.", "See `miner keys list --help`."),
     ("import lite", "Unknown tool 'lite' of `miner import`.", "Did you mean `miner import litellm`?"),
     ("help zzz", "Unknown command 'zzz'.", "Commands: "),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.config.file.lines import KeyPath
+from miner.config.near import closest
 from miner.config.secrets import is_secret, without_password, without_url_secrets
 from miner.errors import ConfigError
 
@@ -110,12 +110,8 @@ def nearest(name: Any, known: Iterable[str]) -> str | None:
     """`Did you mean ...?` if a known name is similar."""
     if not isinstance(name, str):
         return None
-    names = list(known)
-    if name.lower() in map(str.lower, names):
-        near = [each for each in names if each.lower() == name.lower()]
-    else:
-        near = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {near[0]}?" if near else None
+    near = closest(name, known)
+    return f"Did you mean {near}?" if near else None
 
 
 def value_at(content: Any, path: KeyPath) -> Any:
