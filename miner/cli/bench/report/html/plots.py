@@ -159,15 +159,15 @@ def over_time(found: Sequence[Entry]) -> Markup:
                    stepped=True)
             for number, load in enumerate(loads)
         ]  # fmt: skip
-        charts = [_time_chart("Output tokens per second", shown)]
+        charts = [_time_chart("Output tokens per second", shown, [load.first for load in loads])]
     else:
         for name in _picked(common(found), _ROWS):
+            runs = [next(load for load in each.loads if load.name == name).first for each in found[:_MOST]]
             shown = [
-                Series(each.label, _timeline(next(load for load in each.loads if load.name == name).first),
-                       f"s{number + 1}", dash=number, markers=False, stepped=True)
-                for number, each in enumerate(found[:_MOST])
-            ]  # fmt: skip
-            charts.append(_time_chart(f"At {name}", shown))
+                Series(each.label, _timeline(run), f"s{number + 1}", dash=number, markers=False, stepped=True)
+                for number, (each, run) in enumerate(zip(found, runs, strict=False))
+            ]
+            charts.append(_time_chart(f"At {name}", shown, runs))
     lead = (
         "A flat line is a steady server, a sawtooth one that works in batches; at the end the last requests run alone."
     )
@@ -179,11 +179,11 @@ def over_time(found: Sequence[Entry]) -> Markup:
     )
 
 
-def _time_chart(title: str, series: list[Series]) -> Chart:
+def _time_chart(title: str, series: list[Series], runs: Sequence[Run]) -> Chart:
     points = [point for each in series for point in each.points]
     words = "; ".join(
-        f"{each.name}: {units.rate(sum(p.y for p in each.points) / len(each.points))} on average"
-        for each in series
+        f"{each.name}: {units.rate(run.output_throughput)} on average"
+        for each, run in zip(series, runs, strict=True)
         if each.points
     )
     return Chart(

@@ -132,7 +132,15 @@ def runs_table(found: Sequence[Entry]) -> Markup:
     runs = [run for each in found for run in each.result.runs]
     figures = [each for each in (TTFT, TPOT, ITL, E2E, SPEED) if any(each.of(run) for run in runs)]
     with_goodput = any(run.goodput for run in runs)
-    columns = ["completed", "failed", "tokens/s", "requests/s", *(["goodput/s"] if with_goodput else [])]
+    with_cancelled = any(run.cancelled for run in runs)
+    columns = [
+        "completed",
+        "failed",
+        *(["cancelled"] if with_cancelled else []),
+        "tokens/s",
+        "requests/s",
+        *(["goodput/s"] if with_goodput else []),
+    ]
     top = tag(
         "tr", tag("th", "run", scope="col", rowspan=2), *(tag("th", each, scope="col", rowspan=2) for each in columns),
         *(tag("th", each.short, scope="colgroup", colspan=4, class_="over") for each in figures),
@@ -143,7 +151,7 @@ def runs_table(found: Sequence[Entry]) -> Markup:
         lines = (
             [tag("tr", tag("th", each.label, colspan=30, scope="rowgroup"), class_="group")] if len(found) > 1 else []
         )
-        lines += [_run_row(run, figures, goodput=with_goodput) for run in each.result.runs]
+        lines += [_run_row(run, figures, goodput=with_goodput, cancelled=with_cancelled) for run in each.result.runs]
         bodies.append(tag("tbody", *lines))
     table = tag("table", tag("thead", top, under), *bodies)
     return tag(
@@ -151,11 +159,11 @@ def runs_table(found: Sequence[Entry]) -> Markup:
     )  # fmt: skip
 
 
-def _run_row(run: Run, figures: Sequence[object], *, goodput: bool) -> Markup:
-    cells = [
-        f"{run.completed} of {run.requests}", str(run.failed), units.rate(run.output_throughput),
-        units.rate(run.request_throughput),
-    ]  # fmt: skip
+def _run_row(run: Run, figures: Sequence[object], *, goodput: bool, cancelled: bool) -> Markup:
+    cells = [f"{run.completed} of {run.requests}", str(run.failed)]
+    if cancelled:
+        cells.append(str(run.cancelled))
+    cells += [units.rate(run.output_throughput), units.rate(run.request_throughput)]
     if goodput:
         cells.append("-" if run.goodput is None else units.rate(run.goodput.requests_per_second))
     for figure in LATENCIES:
