@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from miner.cli.chat.conversation import Conversation
 from miner.cli.chat.interrupt import Interrupted, interruptible
+from miner.cli.chat.models import refuse_other_kinds
 from miner.cli.chat.reply import Reply
 from miner.cli.chat.unsupported import advice_on
 from miner.cli.chat.usage import Usage, context_hint
@@ -99,9 +100,11 @@ class Chat:
         """Make a model the one that is talked to.
 
         Raises:
-            MinerError: there is no such model, or the server cannot be reached.
+            MinerError: there is no such model, it generates no text, or the server cannot be reached.
         """
         found = await self.service.resolve_model(name)
+        if found is not None:
+            await refuse_other_kinds(found, self.service)
         self.model = found
         self.conversation.model = name if name is not None else (found.id if found is not None else None)
         self.usage.context_length = found.context_length if found is not None else None

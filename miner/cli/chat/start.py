@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from miner.cli.chat.arguments import MAX_TOKENS, request_of
 from miner.cli.chat.conversation import Conversation
 from miner.cli.chat.history import History
+from miner.cli.chat.menu import chosen
 from miner.cli.chat.private_files import chat_directory
 from miner.cli.chat.saved import check_request
 from miner.cli.chat.screen import Screen, UnechoedKeys
 from miner.cli.chat.session import Chat, ChatLog, Looks
 from miner.cli.chat.unsupported import refuse_options
-from miner.cli.chat.user_input import Cancelled, LineInput, UserInput
+from miner.cli.chat.user_input import LineInput, UserInput
 from miner.cli.output.style import is_terminal
-from miner.cli.output.visible import one_line
 from miner.cli.target import open_target
 from miner.cli.verbosity import level_of
 from miner.errors import ConfigError, MinerError, ModelNotFoundError
@@ -61,9 +61,9 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
                     await talk.find_model(conversation.model)
                 except ModelNotFoundError as error:
                     status.erase()
-                    if conversation.model is not None or len(error.available) < 2 or not _edits():
+                    if conversation.model is not None or len(error.available) < 2:
                         raise
-                    await talk.find_model(await _chosen(talk, error))
+                    await talk.find_model(await chosen(talk, error, asks=_edits()))
                 if service.runs_engines:
                     status.show("loading the model")
                     await service.load_model(conversation.model)
@@ -81,28 +81,6 @@ async def chat(args: argparse.Namespace, config: MinerConfig, model: str | None)
             if log is not None:
                 logging.getLogger().removeHandler(log)
     return 0
-
-
-async def _chosen(talk: Chat, error: ModelNotFoundError) -> str:
-    """The model that the user chooses of several, of which none is the default; by number or name.
-
-    Raises:
-        ModelNotFoundError: the user chooses none.
-    """
-    names = error.available
-    talk.say("\n".join(f"{number:3}  {name}" for number, name in enumerate(names, 1)))
-    while True:
-        try:
-            answer = (await talk.input.ask("Which model? (-m NAME or DEFAULT_MODEL chooses one at once) ")).strip()
-        except (Cancelled, EOFError):
-            answer = ""
-        if not answer:
-            raise error
-        if answer.isdecimal() and 0 < int(answer) <= len(names):
-            return names[int(answer) - 1]
-        if answer in names:
-            return answer
-        talk.say(f"There is no {one_line(answer)} here. A number from 1 to {len(names)}, or a name; Ctrl-C leaves.")
 
 
 def _conversation(args: argparse.Namespace, model: str | None) -> Conversation:

@@ -187,7 +187,7 @@ def resolve(
         return _locate(DEMO, models, allow_paths=False)
     if len(there) == 1:
         return _in_directory(models, there[0])
-    names = [item.name for item in there]
+    names = [item.name for item in there] + ([DEMO] if models.demo else [])  # never the choice, but one of them
     raise ModelNotFoundError(
         f"There are several models and none was named: {_listing(names)}.",
         available=names,

@@ -218,7 +218,9 @@ def test_odd_names_are_not_found(find, name):
 
 
 def test_nothing_named(find, demo_model, tmp_path):
-    assert "several models" in str(refused(find, None))
+    error = refused(find, None)
+    assert "several models" in str(error)
+    assert "demo" in error.available  # it is never the choice, but it can be named
     assert find(None, default_model="qwen3-4b-q8_0").alias == "chat/Qwen3-4B-Q8_0"
     assert find(None, default_model="qwen3-4b-q8_0", model_path="llama-2-7b-Q4_0").alias == "llama-2-7b-Q4_0"
     assert resolve("demo", models_dir=tmp_path / "none").source == "demo"
@@ -344,7 +346,7 @@ def test_the_demo_model_stands_aside(tmp_path, write_gguf, demo_model):
     write_gguf(root / "yours.gguf")
     with pytest.raises(ModelNotFoundError, match="DEFAULT_MODEL") as caught:
         resolve(None, models_dir=root)
-    assert caught.value.available == ["mine", "yours"]
+    assert caught.value.available == ["mine", "yours", "demo"]
 
 
 def test_hidden_and_unfinished_files_are_no_models(directory, write_gguf):
