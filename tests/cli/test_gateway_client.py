@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from miner.cli import main
+from miner.cli.url_service import URLService
 from miner.errors import BackendUnavailableError, ModelNotFoundError
 from miner.gateway.auth.keys import KeyEntry, KeyFile, hash_of, key_path, write_keys
 from tests.gateway.serving import Parrot, config, serving
@@ -117,7 +118,8 @@ def test_what_the_gateway_refuses(miner):
     with in_thread(Gate(Parrot(config()))) as served:
         engineless = miner("m", "--url", served.url)
     assert missing[0] == 2
-    assert re.search(r"gateway at http://127.0.0.1:\d+: There is no model 'none'. Available: demo.", missing[2])
+    refused = r"miner: The gateway at http://127.0.0.1:\d+: There is no model 'none'. Available: demo."
+    assert re.search(refused, missing[2])
     assert down[0] == 1
     assert "The engines are gone." in down[2]
     assert engineless[0] == 2
@@ -140,3 +142,12 @@ def test_no_server_or_another_server(miner):
     status, _, err = miner("m", "--url", "localhost:8088")
     assert status == 2
     assert "must start with http://" in err
+
+
+def test_sentences_about_a_server_begin_with_its_article(miner):
+    nobody = miner("m", "--url", f"http://127.0.0.1:{closed_port()}")
+    assert nobody[2].startswith("miner: The gateway at http://127.0.0.1:")
+    service = URLService(config(openai_api_base="http://127.0.0.1:9/v1"))
+    assert str(service._no_sole_model(["a", "b"])).startswith("The server serves several models and none was named.")
+    upstream = service._upstream(service.endpoint())
+    assert "while the server at http://127.0.0.1:9/v1 processed" in upstream.closed_error().message

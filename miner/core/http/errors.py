@@ -27,6 +27,7 @@ from miner.core.http.transport_errors import (
     LocallyClosedError,
     ServerDisconnectedError,
 )
+from miner.core.subjects import subject, within
 from miner.errors import (
     AuthenticationError,
     BackendError,
@@ -76,8 +77,8 @@ class Upstream:
 
     @property
     def label(self) -> str:
-        """Backend and address, for messages."""
-        return f"{self.backend} at {self.shown_url}"
+        """Backend and address, as a sentence begins with them."""
+        return f"{subject(self.backend)} at {self.shown_url}"
 
     def details(self, status: int | None = None) -> dict[str, Any]:
         """The fields that every BackendError carries."""
@@ -89,7 +90,8 @@ class Upstream:
 
     def closed_error(self) -> ServiceClosedError:
         """The error of requests that were in flight when their client was closed."""
-        return ServiceClosedError(f"The service was closed while {self.label} processed the request.", **self.details())
+        server = f"{within(self.backend)} at {self.shown_url}"
+        return ServiceClosedError(f"The service was closed while {server} processed the request.", **self.details())
 
     def timeout_error(self, text: str, *, status: int | None = None) -> BackendTimeoutError:
         """The error for a request that the server did not finish in time."""
@@ -264,7 +266,7 @@ def status_error(status: int, body: ErrorBody, upstream: Upstream, *, retry_afte
     match status:
         case 400 | 413 | 422:
             reason = f": {body.message}" if body.message else "."
-            return InvalidRequestError(f"{upstream.backend} refused the request{reason}", param=body.param)
+            return InvalidRequestError(f"{subject(upstream.backend)} refused the request{reason}", param=body.param)
         case 401 | 403 if upstream.key_setting:
             hint = f"Set {upstream.key_setting} to a key that the server accepts."
             return upstream.error(

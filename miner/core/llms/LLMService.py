@@ -23,6 +23,7 @@ from miner.core.llms.contract.pooling import count_tokens, embed, rerank, tokeni
 from miner.core.llms.contract.request import build_request, seconds_of
 from miner.core.llms.contract.stream import Batches, LLMStream
 from miner.core.llms.contract.vectors import Texts
+from miner.core.subjects import subject
 from miner.core.wire import (
     ChatRequest,
     EmbeddingResponse,
@@ -272,7 +273,7 @@ class LLMService(ModelManagement):
                 )
             if "keep_alive" not in self.capabilities:
                 raise UnsupportedFeatureError(
-                    f"{self.name} does not support keep_alive: its models stay loaded.", param="keep_alive"
+                    f"{subject(self.name)} does not support keep_alive: its models stay loaded.", param="keep_alive"
                 )
         with self._in_flight.call():
             info = await self.resolve_model(model)

@@ -14,6 +14,7 @@ from miner.core.http.connection_pool import ConnectionLimits
 from miner.core.http.errors import Upstream
 from miner.core.llms.contract.server_load import ServerLoad, read_loads
 from miner.core.llms.LLMService import LLMService
+from miner.core.subjects import subject
 from miner.core.wire import Health, ModelInfo
 from miner.errors import MinerError, ModelNotFoundError
 
@@ -108,7 +109,7 @@ class HTTPBackend(LLMService):
     def _no_sole_model(self, names: Sequence[str]) -> ModelNotFoundError:
         """The error for a request without a model where the server has several, or none."""
         return ModelNotFoundError(
-            f"{self.name} serves {'several models' if names else 'no model'} and none was named.",
+            f"{subject(self.name)} serves {'several models' if names else 'no model'} and none was named.",
             available=names,
             hint=f"Name one: {', '.join(names)}." if names else None,
             operator_hint="Set DEFAULT_MODEL." if names else self.no_model_hint,
@@ -128,12 +129,12 @@ class HTTPBackend(LLMService):
         if default and not any(self._has_name(model, default) for model in models):
             return Health(
                 state="unavailable",
-                reason=f"{self.name} does not serve DEFAULT_MODEL {default!r}.",
+                reason=f"{subject(self.name)} does not serve DEFAULT_MODEL {default!r}.",
                 hint=self._missing_model_hint(default, names),
                 models=names,
             )
         if not models:
-            return Health(state="unavailable", reason=f"{self.name} serves no model.", hint=self.no_model_hint)
+            return Health(state="unavailable", reason=f"{subject(self.name)} serves no model.", hint=self.no_model_hint)
         return Health(state="ready", models=names)
 
     @override

@@ -12,6 +12,7 @@ from miner.core.http.errors import ErrorBody
 from miner.core.llms.openai.models import read_tokens
 from miner.core.llms.openai.request import effort_of
 from miner.core.llms.openai.service import Endpoint, OpenAIService
+from miner.core.subjects import subject
 from miner.core.wire import ChatRequest, ModelInfo, RerankResponse, Token
 from miner.errors import BackendError, BackendProtocolError, ConfigError, MinerError, UnsupportedFeatureError
 
@@ -120,7 +121,9 @@ class OpenAIAPIService(OpenAIService):
                 if not _is_missing(error):
                     raise
             except msgspec.DecodeError as error:
-                raise BackendProtocolError(f"{self.name} sent no token count: {error}.", backend=self.name) from error
+                raise BackendProtocolError(
+                    f"{subject(self.name)} sent no token count: {error}.", backend=self.name
+                ) from error
         raise UnsupportedFeatureError(
             f"The server at {self._http().upstream.shown_url} does not count tokens: it has none of "
             f"{', '.join(path for path, _ in tried)}.",

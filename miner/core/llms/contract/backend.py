@@ -17,6 +17,7 @@ from miner.core.llms.contract.rules import ModelRules
 from miner.core.llms.contract.stream import Batches
 from miner.core.llms.contract.vectors import shortened
 from miner.core.models.names import check_name, without_tag
+from miner.core.subjects import subject
 from miner.core.wire import (
     ChatRequest,
     EmbeddingResponse,
@@ -172,7 +173,7 @@ class Backend:
             ConfigError: the file cannot be served; nothing has changed then.
             UnsupportedFeatureError: there is no such file.
         """
-        raise UnsupportedFeatureError(f"{self.name} has no configuration file to read again.", param="config")
+        raise UnsupportedFeatureError(f"{subject(self.name)} has no configuration file to read again.", param="config")
 
     @property
     def engine_events(self) -> EngineEvents | None:
@@ -309,7 +310,7 @@ class Backend:
 
     async def _embed(self, texts: list[str], model: str | None) -> EmbeddingResponse:
         """Return one vector for each text. With the capability "prompt_tokens" a text may be a list of token ids."""
-        raise UnsupportedFeatureError(f"{self.name} does not support embeddings.", param="texts")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not support embeddings.", param="texts")
 
     async def _embed_short(self, texts: list[str], model: str | None, dimensions: int) -> EmbeddingResponse:
         """Return vectors of so many dimensions; longer ones where the model has fewer. By default they are cut."""
@@ -317,15 +318,15 @@ class Backend:
 
     async def _rerank(self, query: str, documents: list[str], model: str | None, top_n: int | None) -> RerankResponse:
         """Return scores in any order, by index alone. A backend that overrides it has the capability "rerank"."""
-        raise UnsupportedFeatureError(f"{self.name} does not rerank.", param="rerank")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not rerank.", param="rerank")
 
     async def _count_tokens(self, request: ChatRequest) -> int:
         """Return the tokens of the prompt, its chat template included."""
-        raise UnsupportedFeatureError(f"{self.name} cannot count tokens.", param="count_tokens")
+        raise UnsupportedFeatureError(f"{subject(self.name)} cannot count tokens.", param="count_tokens")
 
     async def _tokenize(self, text: str, model: str | None, *, special: bool) -> list[Token]:
         """Return the tokens of a text, without a chat template."""
-        raise UnsupportedFeatureError(f"{self.name} does not tell the tokens of a text.", param="text")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not tell the tokens of a text.", param="text")
 
     @property
     def native_backend(self) -> Backend | None:

@@ -10,6 +10,7 @@ import msgspec
 from miner.core.engine.logtail import EngineLog
 from miner.core.llms.contract.backend import Backend
 from miner.core.model_card import ModelCard, ModelRecipe, ModelState, RunningModel, state_of
+from miner.core.subjects import subject
 from miner.core.wire import ModelInfo
 from miner.errors import ModelNotFoundError, UnsupportedFeatureError
 
@@ -54,7 +55,7 @@ class ModelManagement(Backend):
         Raises:
             UnsupportedFeatureError: the backend's models stay loaded.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not unload models: they stay loaded.", param="model")
 
     async def stop_model(self, model: str) -> bool:
         """Unload a model now: its requests in flight end with an error, and those that wait for it with
@@ -63,7 +64,7 @@ class ModelManagement(Backend):
         Raises:
             UnsupportedFeatureError: the backend's models stay loaded.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not stop models: they stay loaded.", param="model")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not stop models: they stay loaded.", param="model")
 
     def pin_model(self, model: str) -> None:
         """Never evict a model's engine for another one, nor unload it when it is idle, until the service is closed. It
@@ -72,11 +73,11 @@ class ModelManagement(Backend):
         Raises:
             UnsupportedFeatureError: the backend's models stay loaded.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not unload models: they stay loaded.", param="model")
 
     def unpin_model(self, model: str) -> None:
         """Undo `pin_model`."""
-        raise UnsupportedFeatureError(f"{self.name} does not unload models: they stay loaded.", param="model")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not unload models: they stay loaded.", param="model")
 
     def reset_model(self, model: str) -> None:
         """Clear the failures of a model's engine: the next request starts it again.
@@ -84,7 +85,7 @@ class ModelManagement(Backend):
         Raises:
             UnsupportedFeatureError: the backend starts no engines.
         """
-        raise UnsupportedFeatureError(f"{self.name} has no engines of its own to reset.", param="model")
+        raise UnsupportedFeatureError(f"{subject(self.name)} has no engines of its own to reset.", param="model")
 
     async def engine_log(self, model: str) -> EngineLog:
         """Return the last lines that a model's engine has written, oldest first, also of one that has exited; none
@@ -94,7 +95,7 @@ class ModelManagement(Backend):
             UnsupportedFeatureError: the backend starts no engines.
         """
         raise UnsupportedFeatureError(
-            f"{self.name} has no engines of its own, whose log could be shown.", param="model"
+            f"{subject(self.name)} has no engines of its own, whose log could be shown.", param="model"
         )  # fmt: skip
 
     def pull_model(self, model: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
@@ -107,7 +108,7 @@ class ModelManagement(Backend):
         Raises:
             UnsupportedFeatureError: the backend downloads no models.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not pull models.", param="pull")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not pull models.", param="pull")
 
     async def model_states(self) -> list[ModelState]:
         """Return all models with what they are doing, the default first, for operators. Loads nothing."""
@@ -130,7 +131,7 @@ class ModelManagement(Backend):
             InvalidRequestError: the name or the recipe cannot be used.
             ModelNotFoundError: there is no such model to make it from.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not create models.", param="create")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not create models.", param="create")
 
     async def copy_model(self, source: str, destination: str) -> None:
         """Give a model another name, under which it stays when the first one is deleted.
@@ -139,7 +140,7 @@ class ModelManagement(Backend):
             UnsupportedFeatureError: the backend copies no models.
             ModelNotFoundError: there is no such model.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not copy models.", param="copy")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not copy models.", param="copy")
 
     async def delete_model(self, model: str) -> None:
         """Delete a model from the disk.
@@ -148,7 +149,7 @@ class ModelManagement(Backend):
             UnsupportedFeatureError: the backend deletes no models, or not this one.
             ModelNotFoundError: there is no such model.
         """
-        raise UnsupportedFeatureError(f"{self.name} does not delete models.", param="delete")
+        raise UnsupportedFeatureError(f"{subject(self.name)} does not delete models.", param="delete")
 
     async def has_blob(self, digest: str) -> bool:
         """Return whether a file of this digest (`sha256:` and 64 hex digits) was added, from which a model can be made.
@@ -156,7 +157,7 @@ class ModelManagement(Backend):
         Raises:
             InvalidRequestError: it is no digest.
         """
-        raise UnsupportedFeatureError(f"{self.name} takes no files.", param="blobs")
+        raise UnsupportedFeatureError(f"{subject(self.name)} takes no files.", param="blobs")
 
     async def add_blob(self, digest: str, content: AsyncIterator[bytes]) -> bool:
         """Add a file; return False if it was there already.
@@ -164,4 +165,4 @@ class ModelManagement(Backend):
         Raises:
             InvalidRequestError: it is no digest, or not that of the content.
         """
-        raise UnsupportedFeatureError(f"{self.name} takes no files.", param="blobs")
+        raise UnsupportedFeatureError(f"{subject(self.name)} takes no files.", param="blobs")

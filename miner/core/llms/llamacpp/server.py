@@ -87,7 +87,7 @@ class LlamaServer:
             props = msgspec.json.decode(response.body, type=Props)
         except msgspec.DecodeError as error:
             raise BackendProtocolError(
-                f"{upstream.backend} at {upstream.shown_url} is no llama.cpp server: {error}.", **upstream.details(200)
+                f"{upstream.label} is no llama.cpp server: {error}.", **upstream.details(200)
             ) from error
         if props != self.props:
             self.props, self._template, self._fim = props, None, None
