@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from miner.cli.json_value import loads
-from miner.cli.node import say_node
+from miner.cli.node import say_node, source_of
 from miner.cli.parser import UsageError
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
@@ -176,7 +176,7 @@ class GatewayClient:
             async with http.stream(path, None) as response:
                 if response.status != 200:
                     body = await response.read_all()
-                    raise _error(HttpResponse(response.status, response.headers, body), model, upstream)
+                    raise _error(HttpResponse(response.status, response.headers, body), model, upstream, self.key)
                 left = b""
                 while data := await response.read_some():
                     *blocks, left = (left + data.replace(b"\r\n", b"\n")).split(b"\n\n")
@@ -211,7 +211,7 @@ class GatewayClient:
         finally:
             await http.close()
         if response.status != 200:
-            raise _error(response, model, upstream)
+            raise _error(response, model, upstream, self.key)
         try:
             found = loads(response.body)
             msgspec.convert(found, kind)  # not its result: that lacks fields that are not named
@@ -233,9 +233,14 @@ def reset_model(model: str, *, url: str | None, key: str | None) -> str:
     return model
 
 
-def _error(response: HttpResponse, model: str | None, upstream: Upstream) -> MinerError:
+def _error(response: HttpResponse, model: str | None, upstream: Upstream, key: str | None) -> MinerError:
     body = parse_error_body(response.body)
     gateway = f"The gateway at {upstream.shown_url}"
+    if response.status == 401 and key is not None:
+        return UsageError(
+            f"{gateway} refused the key of {source_of(key)}: it is none of its keys.",
+            operator_hint=f"Is it that of another node, or revoked? {_KEY_HINT}",
+        )
     if response.status == 401:
         return UsageError(f"{gateway} requires an API key with the admin right.", operator_hint=_KEY_HINT)
     if response.status == 403:

@@ -122,6 +122,7 @@ def _list_server(args: argparse.Namespace) -> int:
 def _print_listed(models: list[Any], args: argparse.Namespace) -> None:
     from msgspec import to_builtins
 
+    from miner.cli.node import url_words
     from miner.cli.output.style import columns
     from miner.cli.output.tables import aligned
 
@@ -134,7 +135,9 @@ def _print_listed(models: list[Any], args: argparse.Namespace) -> None:
     rows = [("NAME", "CONTEXT", "OWNER")]
     rows += [(printable(one.id), str(one.context_length or "?"), printable(one.owned_by or "?")) for one in models]
     print(aligned(rows, right=frozenset({1}), columns=columns(sys.stdout)))
-    note("`miner ps --all --url` shows their states, with a key that has the admin right.")
+    # Only `miner serve` says of each model what it can do. A URL with a password is not repeated.
+    if any(one.capabilities is not None for one in models) and "@" not in args.url:
+        note(f"`miner ps --all{url_words(args.url)}` shows their states, with a key that has the admin right.")
 
 
 def _store_of(args: argparse.Namespace) -> ModelStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -71,6 +72,18 @@ def key_for(url: str | None) -> str | None:
         return secret_text(config.key)
     note("miner: MINER_KEY is for MINER_URL, and not sent to another server: --key is.")
     return None
+
+
+def source_of(key: str) -> str:
+    """Where the key of a command came from, for errors about it: MINER_KEY or --key."""
+    from miner.config.secrets import secret_text
+
+    return "MINER_KEY" if secret_text(_config().key) == key else "--key"
+
+
+def url_words(url: str) -> str:
+    """` --url URL` for a command that is to talk to the same server; nothing where MINER_URL says so."""
+    return "" if _config().url == url else f" --url {shlex.quote(url)}"
 
 
 def _config() -> NodeConfig:

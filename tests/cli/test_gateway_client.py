@@ -93,6 +93,16 @@ def test_a_gateway_without_keys_at_the_address_of_the_settings(miner, monkeypatc
 
 
 @pytest.mark.usefixtures("keys")
+def test_a_wrong_key_is_told_from_none_and_by_where_it_came_from(miner, monkeypatch):
+    with in_thread(Gate(Failing(config()))) as served:
+        assert "requires an API key" in miner("demo", "--url", served.url)[2]
+        assert "refused the key of --key" in miner("demo", "--url", served.url, "--key", "wrong")[2]
+        monkeypatch.setenv("MINER_KEY", "wrong-too")
+        status, _, told = miner("demo", "--url", served.url)
+    assert (status, "refused the key of MINER_KEY" in told, "wrong-too" in told) == (2, True, False)
+
+
+@pytest.mark.usefixtures("keys")
 def test_keys(miner, monkeypatch):
     service = Failing(config())
     with in_thread(Gate(service)) as served:

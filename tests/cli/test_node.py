@@ -121,6 +121,20 @@ def test_a_model_that_has_several_names_is_one(miner):
         listed = miner("list", "--json", MINER_URL=gate.url)
         assert [model["name"] for model in json.loads(listed.stdout)["models"]] == ["you/gemma", "demo"]
         assert [model["loaded"] for model in json.loads(listed.stdout)["models"]] == [True, False]
+        assert b"miner ps" not in miner("list", "--url", gate.url).stderr  # nothing says that it is a node
         refused = miner("generate", "hi", MINER_URL=gate.url)
         assert refused.returncode == 2
         assert b"you/gemma, demo." in refused.stderr
+
+
+def test_the_hint_of_a_node_s_list_works_as_it_is_typed(miner):
+    class Able(Parrot):
+        async def list_models(self):
+            return [ModelInfo(id="m", capabilities=frozenset({"chat"}))]
+
+    with in_thread(Gate(Able(config(default_model="m")))) as gate:
+        for options, settings in ((["--url", gate.url], {}), ([], {"MINER_URL": gate.url})):
+            listed = miner("list", *options, **settings)
+            command = listed.stderr.decode().partition("`miner ")[2].partition("`")[0].split()
+            assert command == ["ps", "--all", *options]
+            assert miner(*command, **settings).returncode == 0
