@@ -11,6 +11,7 @@ import argparse
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,8 +21,9 @@ from typing import Any
 from miner import __version__
 from miner.cli import verbosity
 from miner.cli.guess import meant
-from miner.cli.output.errors import drop_output, report, report_unexpected
+from miner.cli.output.errors import drop_output, report, report_interrupted, report_unexpected
 from miner.cli.parser import EXIT_STATUS, CommandParser, UsageError, chosen, missing_action, name_flags, unexpected
+from miner.cli.terminated import Terminated, terminated_like_interrupted
 from miner.cli.typed_options import name_as_typed
 from miner.core._typing import override
 from miner.errors import ConfigError, MinerError, RequestError
@@ -96,7 +98,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status (`parser.EXIT_STATUS`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _open_closed_streams()
-    status = _run(arguments)
+    if _wants_json(arguments):
+        with terminated_like_interrupted():
+            status = _run(arguments)
+    else:
+        status = _run(arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -139,8 +145,9 @@ def _run(arguments: list[str]) -> int:
             operator_hint=f'Install it with: pip install "llm-service-backends[{extra}]"',
         )
         return report(needed, as_json=_wants_json(arguments))
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        return report_interrupted(number) if _wants_json(arguments) else 128 + number
     except BrokenPipeError:
         drop_output()
         return 141

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from miner.cli.output.errors import report_interrupted
 from miner.cli.verbosity import logs_shown
 from miner.errors import MinerError, UnsupportedFeatureError
 
@@ -59,7 +60,7 @@ def call_service(
             status.erase()
         return 0
 
-    return run_until_stopped(main)
+    return run_until_stopped(main, on_stopped=report_interrupted if args.json else None)
 
 
 async def _name_models(

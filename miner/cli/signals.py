@@ -70,10 +70,16 @@ class StopSignals:
         task.get_loop().call_later(_GRACE_SECONDS, os._exit, 128 + (self.received or 0))
 
 
-def run_until_stopped(main: Callable[[StopSignals], Coroutine[Any, Any, int]], *, uvloop: bool = False) -> int:
+def run_until_stopped(
+    main: Callable[[StopSignals], Coroutine[Any, Any, int]],
+    *,
+    on_stopped: Callable[[int], object] | None = None,
+    uvloop: bool = False,
+) -> int:
     """Run a command's coroutine and return its exit status, or 128 + signal if one stopped it.
 
     Args:
+        on_stopped: called with the signal that stopped it, after its cleanup.
         uvloop: use its event loop, which is faster, where it is installed.
     """
     signals = StopSignals()
@@ -86,6 +92,8 @@ def run_until_stopped(main: Callable[[StopSignals], Coroutine[Any, Any, int]], *
         except asyncio.CancelledError:
             if signals.received is None:
                 raise
+        if on_stopped is not None:
+            on_stopped(signals.received)
         status = 128 + signals.received
         _exit_if_threads_run(loop, status)
     return status

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, or show or compare what was measured before; return the exit status."""
     from miner.cli.bench.measurement import measure
     from miner.cli.bench.report.reports import Reports
+    from miner.cli.output.errors import report_interrupted
     from miner.cli.signals import run_until_stopped
 
     options = _options(args)
@@ -80,7 +81,12 @@ def run(args: argparse.Namespace) -> int:
     if not reports.measures:
         return reports.finish(reports.shown)
     reports.check(options)
-    return run_until_stopped(lambda _: measure(args, options, reports), uvloop=True)
+
+    def print_interrupted(number: int) -> None:
+        if args.json and not reports.finished:
+            report_interrupted(number)
+
+    return run_until_stopped(lambda _: measure(args, options, reports), on_stopped=print_interrupted, uvloop=True)
 
 
 _CONNECTIONS = 65_535

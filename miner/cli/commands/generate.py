@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from miner.cli.output.errors import complain, note
+from miner.cli.output.errors import complain, note, report_interrupted
 from miner.cli.parser import EXIT_STATUS, add_json_option, add_target_options, add_words
 from miner.cli.request_options import add_request_options, name_unsupported, parameters_of
 from miner.cli.verbosity import logs_shown
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from miner.cli.signals import StopSignals
     from miner.config.config import MinerConfig
     from miner.core.llms import LLMService
-    from miner.core.wire import LLMResponse
+    from miner.core.wire import LLMChunk, LLMResponse
 
 _EPILOG = f"""\
 examples:
@@ -45,7 +45,7 @@ the engine.
 finish_reason, stop_sequence, usage (null if the engine sends none), timings
 (seconds), model, backend, context_exhausted, ignored. After an error it has
 error (type, code, message, hint, exit_code) and content, the text received
-before.
+before; so too when a signal stops it (code: interrupted).
 
 {EXIT_STATUS}"""
 _EXAMPLES = {"run": "run NAME"}
@@ -84,16 +84,31 @@ def run(args: argparse.Namespace) -> int:
         parameters["prompt"] = prompt
     else:
         parameters["messages"] = messages_of(args, prompt)
+    received: list[list[LLMChunk]] = []
+
+    def print_interrupted(number: int) -> None:
+        report_interrupted(number, "".join(chunk.content for batch in received for chunk in batch if chunk.content))
+
     try:
-        return run_until_stopped(lambda signals: _generate(args, parameters, config, signals))
+        return run_until_stopped(
+            lambda signals: _generate(args, parameters, config, received, signals),
+            on_stopped=print_interrupted if args.json else None,
+        )
     except MinerError as error:
         name_unsupported(error, args)
         raise
 
 
 async def _generate(
-    args: argparse.Namespace, parameters: dict[str, Any], config: MinerConfig, signals: StopSignals
+    args: argparse.Namespace,
+    parameters: dict[str, Any],
+    config: MinerConfig,
+    received: list[list[LLMChunk]],
+    signals: StopSignals,
 ) -> int:
+    """Args:
+    received: where what arrives is added.
+    """
     import logging
 
     from miner.cli.output.terminal import Notices, Output, Status
@@ -105,7 +120,7 @@ async def _generate(
     try:
         async with open_target(args, config) as service:
             status.show(f"waiting for {service.name}")
-            response = await _respond(service, parameters, args, output, status)
+            response = await _respond(service, parameters, args, received, output, status)
             status.erase()
             if args.json:
                 output.write(_as_json(response))
@@ -127,7 +142,12 @@ async def _generate(
 
 
 async def _respond(
-    service: LLMService, parameters: dict[str, Any], args: argparse.Namespace, output: Output, status: Status
+    service: LLMService,
+    parameters: dict[str, Any],
+    args: argparse.Namespace,
+    received: list[list[LLMChunk]],
+    output: Output,
+    status: Status,
 ) -> LLMResponse:
     """Return the response, whose text is printed as it arrives unless the arguments say otherwise."""
     if args.no_stream and not args.raw and args.suffix is None:
@@ -149,22 +169,25 @@ async def _respond(
             if not args.json:
                 output.write(response.content)
             return response
-    return await _stream(service, parameters, args, output, status)
+    return await _stream(service, parameters, args, received, output, status)
 
 
 async def _stream(
-    service: LLMService, parameters: dict[str, Any], args: argparse.Namespace, output: Output, status: Status
+    service: LLMService,
+    parameters: dict[str, Any],
+    args: argparse.Namespace,
+    received: list[list[LLMChunk]],
+    output: Output,
+    status: Status,
 ) -> LLMResponse:
     from miner.cli.output.reasoning import ReasoningText
     from miner.cli.output.terminal import describe_progress
     from miner.core.llms.contract.join import join
-    from miner.core.wire import LLMChunk
 
     if "progress" in service.capabilities:
         # Only some of the backends that may serve it know progress.
         parameters = {"unsupported": ["progress"], **parameters, "progress": True}
     stream = service.stream(**parameters)
-    received: list[list[LLMChunk]] = []
     hidden = args.json or getattr(args, "hide_thinking", False)
     reasoning = ReasoningText(shown=bool(parameters.get("reasoning")) and not hidden)
     async with aclosing(stream.batches()) as batches:

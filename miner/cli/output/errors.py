@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Any
 
 from miner.cli.output.visible import visible_but_styled
 from miner.cli.parser import UsageError
@@ -42,6 +42,18 @@ def report(error: MinerError, *, as_json: bool = False) -> int:
     if tail:
         lines += ["  Last lines of the engine's log:", *(f"  | {line}" for line in tail[-_LOG_LINES:])]
     complain("\n".join(lines))
+    return status
+
+
+def report_interrupted(number: int, content: str | None = None) -> int:
+    """Print the JSON object of a command that a signal has stopped; return the exit status. Standard error stays empty:
+    who has sent the signal knows of it.
+
+    Args:
+        content: the text received before.
+    """
+    status, name = 128 + number, signal.Signals(number).name
+    _print_object("Interrupted", "interrupted", f"Interrupted by {name}.", None, status, content)
     return status
 
 
@@ -85,16 +97,14 @@ def _partial(error: MinerError) -> str:
 
 
 def _print_json(error: MinerError, status: int) -> None:
+    _print_object(type(error).__name__, error.code, error.message, error.hints_for_people, status, _partial(error))
+
+
+def _print_object(kind: str, code: str, message: str, hint: str | None, status: int, content: str | None) -> None:
     import json
 
-    described: dict[str, Any] = {
-        "type": type(error).__name__,
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hints_for_people,
-        "exit_code": status,
-    }
+    described = {"type": kind, "code": code, "message": message, "hint": hint, "exit_code": status}
     try:
-        print(json.dumps({"error": described, "content": _partial(error) or None}, indent=2), flush=True)
+        print(json.dumps({"error": described, "content": content or None}, indent=2), flush=True)
     except OSError:
         drop_output()  # standard error has the message

@@ -373,8 +373,39 @@ def test_a_signal_stops_the_generation_and_keeps_what_came(miner, number, status
         out, err = process.communicate(timeout=LONG)
         wait_until(lambda: server.disconnects, "the client to hang up")
     assert process.returncode == status
-    assert first + out == (b"" if options else b"Hello\n")
+    if options == ["--json"]:
+        told = json.loads(out)
+        assert (told["error"]["code"], told["error"]["exit_code"], told["content"]) == ("interrupted", status, None)
+        assert told["error"]["message"] == f"Interrupted by {signal.Signals(number).name}."
+    else:
+        assert first + out == (b"" if options else b"Hello\n")
     assert err == b""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_had_come_before_a_signal_is_in_the_json(miner, number, status):
+    with in_thread(FaultServer(faults.slow(0, ["Hello"] * 100_000, between=0.02), everywhere=False)) as server:
+        process = miner.start("generate", "--json", "hi", **settings("vllm", server))
+        wait_until(lambda: posted(server), "the request")
+        time.sleep(2.0)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=LONG)
+    assert (process.returncode, err) == (status, b"")
+    assert json.loads(out)["content"].startswith("HelloHello")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "command", [("embed", "--json", "hi"), ("rerank", "--json", "q", "d"), ("list", "--json"), ("bench", "--json")]
+)
+def test_a_signal_is_an_error_object_of_other_commands_too(miner, command, number, status):
+    with in_thread(FaultServer(faults.silent())) as server:
+        process = miner.start(*command, **settings("ollama" if command[0] == "list" else "vllm", server))
+        wait_until(lambda: server.requests, "a request")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=LONG)
+    assert process.returncode == status
+    assert json.loads(out)["error"]["code"] == "interrupted"
 
 
 def test_ctrl_c_while_the_prompt_is_read(miner):

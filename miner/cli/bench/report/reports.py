@@ -47,6 +47,8 @@ class Reports:
             )
         if args.show is not None and self._names:
             raise UsageError("--show and --compare exclude each other.", operator_hint="--compare shows both.")
+        self.finished = False
+        """Whether what was asked for has been printed, or begun."""
         self._shown_name: str | None = args.show
         self.shown = None if args.show is None else read(args.show)
         """The saved result of --show."""
@@ -104,6 +106,7 @@ class Reports:
         from miner.cli.bench.report.comparison_text import comparison_text
         from miner.cli.bench.report.table import table
 
+        self.finished = True
         results = [*self._saved, *([result] if result is not None else [])]
         names = [*self._names, *([self._shown_name or THIS] if result is not None else [])]
         style, width = Style(sys.stdout), columns(sys.stdout)
