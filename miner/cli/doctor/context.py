@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from miner.cli.doctor.explain import context_line
@@ -41,7 +42,7 @@ async def context_row(target: Target, service: HTTPBackend, model: ModelInfo) ->
         )
     if context is None:
         return skipped(name, "the server does not say it")
-    return judged(target, context, model.trained_context_length)
+    return judged(target, context, model.trained_context_length, generates=generates(model.capabilities))
 
 
 async def _in_force(target: Target, service: HTTPBackend, model: ModelInfo) -> int | None:
@@ -53,7 +54,14 @@ async def _in_force(target: Target, service: HTTPBackend, model: ModelInfo) -> i
     return await service._context_of(model) if target.config.ollama_num_ctx else None
 
 
-def judged(target: Target, context: int, trained: int | None, slots: int | None = None, why: str = "") -> Row:
+def generates(capabilities: Collection[str] | None) -> bool:
+    """Whether a model is one that generates, by its capabilities: prompts of agents go to no other."""
+    return capabilities is None or ("chat" in capabilities and "rerank" not in capabilities)
+
+
+def judged(
+    target: Target, context: int, trained: int | None, slots: int | None = None, why: str = "", *, generates: bool
+) -> Row:
     """The row for a known context."""
     name, line = f"{target.name}: context", context_line(target)
     seen = {"context": context, "trained": trained, "slots": slots}
@@ -61,6 +69,8 @@ def judged(target: Target, context: int, trained: int | None, slots: int | None 
     words = of_slots + (f", the model was trained for {trained}" if trained and trained != context else "") + why
     if trained and context > trained:
         return Row(name, "note", words, hint="What is beyond the training is often nonsense.", seen=seen)
+    if not generates:
+        return ok(name, words, **seen)
     limited = trained is not None and trained <= context
     if context < TOO_SMALL:
         hint = "Prompts that are longer are refused: `The prompt has N tokens, the context M`."

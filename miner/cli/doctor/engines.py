@@ -11,7 +11,7 @@ import msgspec
 
 from miner.cli.doctor import local_engine
 from miner.cli.doctor.context import context_row
-from miner.cli.doctor.explain import model_line, row_of, start_line
+from miner.cli.doctor.explain import few, model_line, row_of, start_line
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.file_backends import checks_of_tables
 from miner.cli.doctor.foreign import LOAD_SECONDS, foreign_reason, is_foreign
@@ -179,7 +179,7 @@ async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) 
             return Row(
                 name,
                 verdict,
-                f"{service._http().upstream.label} has no model {wanted!r}; it has {_few(names)}",
+                f"{service._http().upstream.label} has no model {wanted!r}; it has {few(names)}",
                 model_line(wanted, names, target),
                 seen=seen,
             ), []
@@ -197,7 +197,7 @@ async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) 
         return Row(
             name,
             "note",
-            f"there are {len(names)} models and no default: each request must name one of {_few(names)}",
+            f"there are {len(names)} models and no default: each request must name one of {few(names)}",
             line,
             seen=seen,
         ), []
@@ -206,16 +206,12 @@ async def _model(target: Target, service: HTTPBackend, models: list[ModelInfo]) 
     return ok(name, f"{names[0]} is the only one", **seen), [only] if only is not None else []
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 async def _health(target: Target, service: Any) -> Row:
     """What another package's backend says of itself."""
     health = await service.health()
     seen = {"state": health.state, "models": health.models[:50], "latency": round(health.latency or 0.0, 4)}
     if health:
-        return ok(target.name, f"ready: {_few(health.models) or 'it names no models'}", **seen)
+        return ok(target.name, f"ready: {few(health.models) or 'it names no models'}", **seen)
     return Row(
         target.name,
         "problem" if target.used else "note",

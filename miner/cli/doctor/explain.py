@@ -146,6 +146,11 @@ def _install_line(error: MinerError) -> str | None:
     return f"unset {setting[1]}" if setting else found[0] if found else "miner models list"
 
 
+def few(names: list[str]) -> str:
+    """The first of these names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def context_line(target: Target, tokens: int = 32768) -> str | None:
     """The line that raises the context."""
     match target.kind:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.cli.doctor.context import judged
-from miner.cli.doctor.explain import model_line, row_of
+from miner.cli.doctor.explain import few, model_line, row_of
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.listeners import our_node
 from miner.cli.doctor.probe import probes
@@ -21,7 +21,7 @@ async def look(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
     """All rows. What depends on a step that fails is skipped."""
     from miner.cli.configuration.machine_check import without_model_path
     from miner.cli.local_store import capacity_on, verdict_on
-    from miner.core.llms.llamacpp.models import find_model, models_directory
+    from miner.core.llms.llamacpp.models import find_model, models_directory, pooling_of
     from miner.core.models.memory.available import available_memory
     from miner.core.models.memory.verdict import readable
 
@@ -32,6 +32,14 @@ async def look(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
         model = find_model(wanted, settings)
     except ModelNotFoundError as error:
         available = error.available or _others(Path(directory))
+        if error.model is None and len(error.available) > 1:  # as with a server that has several: it can be served
+            words = f"there are {len(available)} models and no default: each request must name one of {few(available)}"
+            line = f"export DEFAULT_MODEL={available[0]}"
+            yield Row(
+                f"{name}: model", "note", words, line, seen={"models_dir": directory, "available": available[:50]}
+            )
+            yield skipped(f"{name}: context, memory, probe", "--model NAME names the model to look at")
+            return
         fix = model_line(error.model or wanted or settings.model_path or "NAME", available, target)
         yield Row(
             f"{name}: model",
@@ -58,7 +66,8 @@ async def look(target: Target, facts: Facts) -> AsyncGenerator[Row, None]:
         return
     trained = model.header.context_length
     why = f" ({capacity.why})" if "llamacpp_ctx_size" not in settings.model_fields_set else ""
-    yield judged(target, verdict.load.ctx_size, trained, verdict.load.parallel, why)
+    embeds = pooling_of(model.header, settings) is not None
+    yield judged(target, verdict.load.ctx_size, trained, verdict.load.parallel, why, generates=not embeds)
     sizes = {"needed": verdict.placement.ram, "available": memory.available, "fits": verdict.fits}
     if verdict.fits is False:
         yield Row(

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from miner import __version__
-from miner.cli.doctor.context import TRAINED_FOR_MORE
+from miner.cli.doctor.context import TRAINED_FOR_MORE, generates
 from miner.cli.doctor.explain import row_of
 from miner.cli.doctor.exposure import NEW_KEY_LINE
 from miner.cli.doctor.facts import Facts
@@ -233,7 +233,9 @@ def _states(node: Node, found: dict[str, Any], trained: dict[str, int]) -> list[
                 )
             )
         context = each.get("context_length")
-        if isinstance(context, int) and context < ENOUGH and each.get("state") not in ("remote",):
+        able = each.get("capabilities")
+        is_for_prompts = generates(able if isinstance(able, list) else None)
+        if is_for_prompts and isinstance(context, int) and context < ENOUGH and each.get("state") not in ("remote",):
             length = trained.get(str(each.get("name")))
             limited = length is not None and length <= context
             raised = "Set `context` of the model, or LLAMACPP_CTX_SIZE, up to its trained length."

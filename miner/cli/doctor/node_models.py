@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from miner.cli.doctor.engines import _few
-from miner.cli.doctor.explain import doctor_line, row_of
+from miner.cli.doctor.explain import doctor_line, few, row_of
 from miner.cli.doctor.facts import Facts
 from miner.cli.doctor.node_requests import SECONDS, Node, object_of
 from miner.cli.doctor.probe import probes
@@ -55,7 +54,7 @@ async def models_of(node: Node, facts: Facts, *, is_node: bool) -> AsyncGenerato
                 yield ok("node: model", _listed(names, model, choice.why), available=names[:50])
         except ModelNotFoundError as error:
             near = row_of("node: model", error, target, available=names[:50])
-            summary = f"{near.summary}; it has {_few(names)}" if names else near.summary
+            summary = f"{near.summary}; it has {few(names)}" if names else near.summary
             fix = (
                 doctor_line(target, f"--model {names[0]}")
                 if names

@@ -24,6 +24,7 @@ from tests.servers.http import RawServer, ResponseWriter
 from tests.servers.openai_stub import StubServer
 from tests.servers.ports import closed_port
 from tests.servers.threaded import in_thread
+from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.process
 
@@ -211,6 +212,24 @@ def test_each_error_of_the_file_is_a_row(miner, tmp_path):
     assert "Did you mean context?" in found.row(r"models\.a\.contxt", "problem")["hint"]
     assert found.row(r"models\.b\.slots", "problem")["fix"] == "${EDITOR:-vi} +6 miner.toml"
     assert found.row("engines", "skipped")
+
+
+def test_several_models_without_a_default_are_a_note_as_serving_works(miner, tmp_path):
+    (tmp_path / "models").mkdir()
+    for name in ("one", "two"):
+        write_tiny_model(tmp_path / "models" / f"{name}.gguf")
+    found = examine(miner, "--no-probe", LLM_BACKEND="llamacpp", MODELS_DIR=str(tmp_path / "models"))
+    row = found.row("llamacpp: model", "note")
+    assert "no default" in row["summary"]
+    assert row["fix"] == "export DEFAULT_MODEL=one"
+    assert found.row("llamacpp: context, memory, probe", "skipped")
+
+
+def test_a_short_context_is_right_for_a_model_that_only_embeds(miner, tmp_path):
+    write_tiny_model(tmp_path / "one.gguf")
+    settings = {"LLM_BACKEND": "llamacpp", "MODEL_PATH": str(tmp_path / "one.gguf"), "LLAMACPP_CTX_SIZE": "512"}
+    assert examine(miner, "--no-probe", **settings).row("llamacpp: context")["verdict"] != "ok"
+    assert examine(miner, "--no-probe", LLAMACPP_POOLING="mean", **settings).row("llamacpp: context", "ok")
 
 
 def test_a_valid_file_is_used_and_its_values_shown(miner, tmp_path):

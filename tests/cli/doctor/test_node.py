@@ -77,6 +77,20 @@ def test_a_context_is_raised_only_below_the_trained_length(miner, trained, hint)
     assert row["seen"]["trained"] == trained
 
 
+def test_a_short_context_is_right_for_models_that_only_embed_or_rank(miner):
+    class Vectors(Named):
+        async def model_states(self):
+            return [
+                ModelState(name=name, state="ready", context_length=512, capabilities=[able, "timeout"])
+                for name, able in (("minilm", "embeddings"), ("ranker", "rerank"))
+            ]
+
+    with in_thread(Gate(Vectors())) as gate:
+        found = examine(miner, "--no-probe", "--url", gate.url)
+    assert found.row("node: models", "ok")
+    assert not [row for row in found.checks if "agents need" in row["summary"]]
+
+
 @pytest.mark.parametrize("key", [None, "wrong-key-of-somebody"])
 def test_a_node_that_wants_a_key(miner, key):
     with in_thread(StubServer(api_key="right")) as server:
