@@ -13,6 +13,7 @@ def read_prompt(
     words: list[str],
     files: list[str],
     *,
+    what: str = "prompt",
     may_be_empty: bool = False,
     example: str = 'miner generate "Why is the sky blue?"',
 ) -> str:
@@ -20,6 +21,7 @@ def read_prompt(
 
     Args:
         words: `-` alone stands for standard input.
+        what: what it is called in errors.
         may_be_empty: there is something else, such as an image.
         example: for where there is none.
 
@@ -30,12 +32,12 @@ def read_prompt(
     question = " ".join(words)
     check_utf8("prompt", question)
     if words and not question.strip():
-        raise InvalidRequestError("The prompt must not be empty.", param="prompt")
+        raise InvalidRequestError(f"The {what} must not be empty.", param="prompt")
     parts = [f"{name}:\n\n{read_file(name, '--file')}" for name in files]
     if words == ["-"]:
         piped, question = read_stdin(), ""
         if not piped.strip():
-            raise InvalidRequestError("Standard input has no prompt.", param="prompt")
+            raise InvalidRequestError(f"Standard input has no {what}.", param="prompt")
     else:
         piped = read_stdin() if is_piped() else ""
     parts += [text for text in (piped, question) if text.strip()]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from miner.cli.json_value import json_value
 from miner.cli.parser import UsageError, number
 from miner.cli.standard_input import check_utf8, read_file
-from miner.errors import MinerError, UnsupportedFeatureError
+from miner.errors import MinerError, OutputValidationError, UnsupportedFeatureError
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _THINK = {"true": True, "false": False, "none": False}
@@ -19,6 +20,7 @@ _SAMPLING = (
     "frequency_penalty",
 )  # fmt: skip
 _AS_THEY_ARE = ("model", *_SAMPLING, "stop", "suffix", "timeout", "keep_alive", "tool_choice")
+_MAX_TOKENS = re.compile(r"\bmax_tokens\b")
 _FORMATS = ("schema", "json_object", "regex", "grammar")
 
 
@@ -104,8 +106,9 @@ def _tools(argument: str) -> Any:
     value = json_value(argument, "--tools")
     tools = value.get("tools", [value]) if isinstance(value, dict) else value
     if not isinstance(tools, list) or not tools:
+        wrong = "the list of tools is empty" if tools == [] else "must be a list of tools"
         raise UsageError(
-            f"--tools {argument[:40]!r}: must be a list of tools, not {type(value).__name__}.",
+            f"--tools {argument[:40]!r}: {wrong}.",
             operator_hint='Such as: [{"type": "function", "function": {"name": ..., "parameters": {...}}}]',
         )
     return [
@@ -143,6 +146,14 @@ def _flag(args: argparse.Namespace, name: str) -> str:
     """The option of a format as it was written: --format may stand for it."""
     own = name in ("schema", "json_object") and getattr(args, "format", None) is not None
     return "--format" if own else f"--{name.replace('_', '-')}"
+
+
+def name_max_tokens(error: MinerError) -> None:
+    """Have an error about a response that was cut short name the option, not the parameter of the library."""
+    if isinstance(error, OutputValidationError):
+        error.message = _MAX_TOKENS.sub("--max-tokens", error.message)
+    if error.hint is not None:
+        error.hint = _MAX_TOKENS.sub("--max-tokens", error.hint)
 
 
 def name_unsupported(error: MinerError, args: argparse.Namespace) -> bool:

@@ -17,7 +17,7 @@ async def system(chat: Chat, text: str) -> None:
     """Show, set or remove the system message."""
     if not text:
         chat.say(chat.conversation.system or "There is no system message. /system TEXT sets one.")
-    elif text.lower() in ("off", "none", "default", '""', "''"):
+    elif text.lower() in ("off", "none", "default") or not (unquoted(text).strip() and without_quotes(text).strip()):
         chat.conversation.system = None
         chat.say("The system message is removed.")
     else:

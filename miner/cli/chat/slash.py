@@ -11,6 +11,7 @@ from miner.cli.chat import commands_conversation as conversation
 from miner.cli.chat import commands_request as request
 from miner.cli.chat.interrupt import Interrupted, interruptible
 from miner.cli.chat.listing import listed
+from miner.cli.chat.parameters import PARAMETERS
 from miner.cli.chat.session import Chat
 from miner.cli.guess import meant
 from miner.cli.output.style import columns
@@ -50,6 +51,8 @@ async def _help(chat: Chat, text: str) -> None:
             raise _unknown(name)
         same = [each for each in COMMANDS.values() if each.run is command.run and not each.hidden] or [command]
         chat.say(listed([(each.usage, each.help) for each in same], columns(sys.stderr)))
+        if command.takes == "parameter":
+            chat.say(listed(list(PARAMETERS.items()), columns(sys.stderr)))
         return
     rows = [(command.usage, command.help) for command in COMMANDS.values() if not command.hidden]
     chat.say(listed(rows, columns(sys.stderr)))

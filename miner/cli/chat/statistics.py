@@ -35,10 +35,12 @@ def timings_of(response: LLMResponse) -> str:
 
 def statistics_of(usage: Usage) -> str:
     """The last response, the context, and the whole chat."""
-    if usage.last is None:
-        return "No complete response yet."
+    if not usage.responses:
+        return "No complete response yet: a response that broke off has no figures."
     total = usage.prompt_tokens + usage.completion_tokens
-    lines = ["Last complete response:", timings_of(usage.last)]
+    lines = (
+        ["Last complete response:", timings_of(usage.last)] if usage.last else ["No response since the last /clear."]
+    )
     if usage.context():
         lines.append(f"Now: {usage.context()}")
     responses = "The only response" if usage.responses == 1 else f"All {usage.responses} responses"

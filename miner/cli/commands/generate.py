@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miner.cli.output.errors import complain, note, report_interrupted
 from miner.cli.parser import EXIT_STATUS, add_json_option, add_target_options, add_words
-from miner.cli.request_options import add_request_options, name_unsupported, parameters_of
+from miner.cli.request_options import add_request_options, name_max_tokens, name_unsupported, parameters_of
 from miner.cli.verbosity import logs_shown
 from miner.errors import BackendError, MinerError, UnsupportedFeatureError
 
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except MinerError as error:
         name_unsupported(error, args)
+        name_max_tokens(error)
         raise
 
 

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.system is not None and not args.chat:
         raise UsageError("--system is for --chat.")
     config = target_config(args)
-    text = read_prompt(args.words, args.file or [], example='miner tokenize "Hello"')
+    text = read_prompt(args.words, args.file or [], what="text", example='miner tokenize "Hello"')
 
     async def call(service: LLMService) -> Callable[[], None]:
         tokens: list[Token] = []

@@ -143,7 +143,9 @@ def test_words_after_a_command_that_takes_none_are_refused(terminal, server, com
 
 @pytest.mark.parametrize("typed", ["/help set", "/? /set"])
 def test_help_of_one_command_is_its_line(terminal, typed):
-    shown = terminal.ask(typed, "show or set parameters")
+    shown = terminal.ask(typed, "how long the model stays loaded")
+    assert "show or set parameters" in shown
+    assert "repeat_penalty" in shown
     assert "/retry" not in shown
     terminal.ask("/help nosuch", "There is no command /nosuch")
 
@@ -229,6 +231,15 @@ def test_stats(terminal, server):
     assert "8 tokens" in shown
     terminal.ask("Again", lambda shown: shown.count("2,048 (") == 3)
     terminal.ask("/stats", "All 2 responses: ")
+    terminal.ask("/clear", "4 messages forgotten.")
+    shown = terminal.ask("/stats", "No response since the last /clear.")
+    assert shown.count("All 2 responses: ") == 2
+
+
+def test_a_system_message_of_blanks_is_none(terminal, server):
+    terminal.ask("/system Be brief.", "counts from the next message on")
+    terminal.ask('/system "  "', "The system message is removed.")
+    terminal.ask("/system", "There is no system message.")
 
 
 def test_image(terminal, server, tmp_path):

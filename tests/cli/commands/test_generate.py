@@ -172,7 +172,7 @@ CALLERS_MISTAKES = [
     (["--top-p", "NaN", "hi"], "--top-p must be a number from 0 to 1, not nan."),
     (["--seed", "x", "hi"], "--seed must be a 64-bit integer"),
     (["--stop", "", "hi"], "--stop must be a string or a list of strings, none of them empty"),
-    (["--model", "", "hi"], "--model '': must not be empty"),
+    (["--model", "", "hi"], "--model '': must not be empty."),
     (["--backend", "nope", "hi"], "There is no backend 'nope'."),
 ]
 
