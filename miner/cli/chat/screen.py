@@ -27,7 +27,6 @@ class Screen:
 
     def __init__(self) -> None:
         self._drawn: list[str] = []
-        self._widths: list[int] = []
         self._columns = self.columns
         self._hides = False
         self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -58,7 +57,7 @@ class Screen:
             frame += "".join(f"{line}\x1b[K\n" for line in finished) + _drawn(shown) + "\x1b[J"
         else:
             frame += self._changes(before, shown)
-        self._drawn, self._widths = shown, [width_of(line) for line in shown]
+        self._drawn = shown
         if frame:
             self._put(frame)
 
@@ -89,7 +88,7 @@ class Screen:
         rows = len(self._drawn) - 1 - first
         columns = self.columns
         if columns < self._columns and any(name in os.environ for name in _REFLOWS):
-            rows += sum(max(0, -(-width // columns) - 1) for width in self._widths[first:])
+            rows += sum(rows_of(line, self._columns, columns) - 1 for line in self._drawn[first:])
         return "\r" + (f"\x1b[{rows}A" if rows > 0 else "")
 
     def _put(self, text: str) -> None:
@@ -112,7 +111,7 @@ class Screen:
     def left(self) -> None:
         """Leave the terminal to others: they write below what is drawn, which stays."""
         self._put(("\n" if self._drawn else "") + (_SHOW if self._hides else ""))
-        self._drawn, self._widths = [], []
+        self._drawn = []
 
     def returned(self) -> None:
         """The terminal is ours again."""
@@ -168,12 +167,25 @@ class UnechoedKeys:
             termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
-def width_of(line: str) -> int:
-    """Cells that a line with its colours takes."""
+def rows_of(line: str, columns: int, narrower: int) -> int:
+    """The rows that a terminal makes of a line with its colours which was drawn in one.
+
+    Args:
+        columns: when it was drawn; what did not fit is not there.
+        narrower: columns now. A wide character that does not fit at the end of a row leaves a cell there empty.
+    """
     from rich.cells import cell_len
     from rich.text import Text
 
-    return cell_len(Text.from_ansi(line).plain)
+    rows, used, drawn = 1, 0, 0
+    for width in map(cell_len, Text.from_ansi(line).plain):
+        drawn += width
+        if drawn > columns:
+            break
+        if used + width > narrower:
+            rows, used = rows + 1, 0
+        used += width
+    return rows
 
 
 def _drawn(lines: Sequence[str]) -> str:

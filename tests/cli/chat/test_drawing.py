@@ -8,7 +8,7 @@ import pytest
 
 from miner.cli.chat.blocks import Blocks
 from miner.cli.chat.render import Renderer
-from miner.cli.chat.screen import Screen
+from miner.cli.chat.screen import Screen, rows_of
 from miner.cli.chat.view import MarkdownView
 from tests.cli.chat.terminal import Terminal
 from tests.servers.openai_stub import StubServer
@@ -110,6 +110,32 @@ async def test_a_resize_in_the_middle_loses_nothing():
     view.end()
     shown = " ".join(screen.printed).split()
     assert shown == [f"word{n}" for n in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("line", "rows"),
+    [
+        ("a" * 100, 2),
+        ("界" * 50, 2),
+        ("a" + "界" * 49 + "b", 3),  # the last cell of a row stays empty before a wide character, as in tmux
+        ("\x1b[1ma\x1b[0m" + "界" * 49 + "b", 3),
+        ("a" * 120, 2),  # was cut at the 100 columns in which it was drawn
+        ("", 1),
+    ],
+)
+def test_the_rows_that_a_narrower_terminal_makes_of_a_line(line, rows):
+    assert rows_of(line, 100, 50) == rows
+
+
+def test_wide_characters_are_erased_whole_when_the_terminal_becomes_narrower(monkeypatch):
+    monkeypatch.setenv("TMUX", "x")
+    screen = PyteScreen(100, 30)
+    screen.show([], ["first", "a" + "界" * 49 + "b", "status"])
+    screen.size = (50, 30)
+    frames = []
+    screen._put = frames.append
+    screen.show([], ["first"])
+    assert frames[0].startswith("\r\x1b[4A\x1b[J"), "two rows above the last line, and two more of the wrapped one"
 
 
 async def test_tokens_that_come_fast_are_drawn_together():
