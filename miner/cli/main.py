@@ -253,6 +253,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise missing
     if rest:
         error = unexpected(rest, command)
+        if args.command is None and rest[0] == "--json":  # nearer to --version than to anything else here
+            error.operator_hint = "Options stand after their command: `miner COMMAND --json ...`."
         name_as_typed(error, args.typed)
         raise error
     if args.command is None:

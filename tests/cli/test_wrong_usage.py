@@ -29,6 +29,7 @@ WRONG = [
     ("serve --port x", "--port 'x': must be an integer from 0 to 65535.", ""),
     ("serve --log yaml", "--log 'yaml': must be 'text', 'json' or 'off'.", ""),
     ("serve --host ''", "--host '': must not be empty.", "See `miner serve --help`."),
+    ("--json", "Unknown option --json.", "Options stand after their command: `miner COMMAND --json ...`."),
     ("serve extra", "Unexpected argument 'extra'.", "A model is named with --model extra."),
     ("ps extra", "Unexpected argument 'extra'.", "`miner ps` takes options only: see `miner ps --help`."),
     ("ps --url ''", "--url '': must not be empty.", "See `miner ps --help`."),
