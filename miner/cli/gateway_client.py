@@ -15,6 +15,7 @@ import msgspec
 from miner.cli.json_value import loads
 from miner.cli.node import say_node, source_of
 from miner.cli.parser import UsageError
+from miner.cli.target import read_key
 from miner.core.http.client import HttpClient, HttpResponse
 from miner.core.http.errors import Upstream, parse_error_body
 from miner.errors import BackendProtocolError, BackendUnavailableError, MinerError, ModelNotFoundError
@@ -130,7 +131,7 @@ class GatewayClient:
         if not base_url.startswith(("http://", "https://")):
             raise UsageError(f"--url {url}: must start with http:// or https://, such as http://127.0.0.1:8088.")
         say_node()
-        return cls(base_url, sys.stdin.readline().strip() if key == "-" else key)
+        return cls(base_url, sys.stdin.readline().strip() if key == "-" else read_key(key))
 
     def act(
         self, model: str, action: str, body: dict[str, Any] | None = None, kind: type = Acted, *, timeout: float = 30.0

@@ -78,7 +78,7 @@ def source_of(key: str) -> str:
     """Where the key of a command came from, for errors about it: MINER_KEY or --key."""
     from miner.config.secrets import secret_text
 
-    return "MINER_KEY" if secret_text(_config().key) == key else "--key"
+    return "MINER_KEY" if (secret_text(_config().key) or "").strip() == key.strip() else "--key"
 
 
 def url_words(url: str) -> str:

@@ -79,13 +79,21 @@ def api_base(url: str) -> str:
 
 
 def read_key(key: str | None) -> str | None:
-    """The API key of --key; "-": the first line of standard input.
+    """The API key of --key (or of MINER_KEY, which stands for it); "-": the first line of standard input.
 
     Raises:
-        UsageError: standard input has none.
+        UsageError: standard input has none, or the key has a control character inside.
     """
+    from miner.cli.node import source_of
+    from miner.config.secrets import sent_key
+
+    if key is None:
+        return None
     if key != "-":
-        return key
+        try:
+            return sent_key(key)
+        except ValueError as error:
+            raise UsageError(f"{source_of(key)} {error}.") from None
     # Its bytes: what the text layer would read ahead is the prompt.
     line = sys.stdin.buffer.readline().decode(errors="replace").strip() if sys.stdin is not None else ""
     if not line:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from miner.config.near import closest
-from miner.config.secrets import is_secret, without_password, without_url_secrets
+from miner.config.secrets import is_secret, sent_key, without_password, without_url_secrets
 from miner.config.sources import VariablesSource, dotenv_variables, variable_of
 from miner.core._typing import override
 from miner.core.file_errors import way_out
@@ -91,6 +91,16 @@ class Settings(BaseSettings):
         if isinstance(value, bool) and _is_numeric(cls.model_fields[info.field_name or ""].annotation):
             raise ValueError("must be a number, not True or False")
         return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _strip_key(cls, value: Any, info: ValidationInfo) -> Any:
+        """Files have line ends behind a key. MINER_KEY is checked further where it is used, with --key."""
+        if not isinstance(value, SecretStr) or not value.get_secret_value().strip():
+            return value
+        if (info.field_name or "").endswith(("_key", "_token")):
+            return SecretStr(sent_key(value.get_secret_value()))
+        return SecretStr(value.get_secret_value().strip())
 
     def __init__(self, **settings: Any) -> None:
         cls = type(self)

@@ -20,6 +20,20 @@ def secret_text(secret: SecretStr | str | None) -> str | None:
     return secret if secret is None or isinstance(secret, str) else secret.get_secret_value()
 
 
+def sent_key(text: str) -> str:
+    """The key as a header can carry it: without the line ends and spaces around it, which files have.
+
+    Raises:
+        ValueError: a control character is inside it; the text does not show the key.
+    """
+    key = text.strip()
+    if not key:
+        raise ValueError("must not be empty")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
+        raise ValueError("has a control character inside, such as a line end: is it two keys?")
+    return key
+
+
 def is_secret(name: str) -> bool:
     """Whether a setting of this name is one, by the words in it."""
     return not _WORDS.isdisjoint(name.lower().split("_"))

@@ -103,6 +103,28 @@ def test_a_wrong_key_is_told_from_none_and_by_where_it_came_from(miner, monkeypa
 
 
 @pytest.mark.usefixtures("keys")
+def test_a_key_with_line_ends_is_the_key_and_one_with_some_inside_is_named(miner, monkeypatch):
+    with in_thread(Gate(Failing(config()))) as served:
+        assert miner("demo", "--url", served.url, "--key", f" {BOSS}\r\n")[0] == 0
+        status, _, told = miner("demo", "--url", served.url, "--key", "one\r\ntwo")
+        assert (status, "--key has a control character" in told, "one" in told) == (2, True, False)
+        monkeypatch.setenv("MINER_KEY", f"{BOSS}\r")
+        assert miner("demo", "--url", served.url)[0] == 0
+        monkeypatch.setenv("MINER_KEY", "one\rtwo")
+        assert "MINER_KEY has a control character" in miner("demo", "--url", served.url)[2]
+
+
+def test_an_address_that_is_none_and_https_of_a_plain_server_have_hints_of_their_own(miner):
+    for url in ("http://127.0.0.1:99999", "http://[::1"):
+        told = miner("demo", "--url", url)[2]
+        assert "Correct --url" in told
+        assert "miner serve" not in told
+    with in_thread(Gate(Failing(config()))) as served:
+        told = miner("demo", "--url", served.url.replace("http:", "https:"))[2]
+    assert "speaks http, not https" in told
+
+
+@pytest.mark.usefixtures("keys")
 def test_keys(miner, monkeypatch):
     service = Failing(config())
     with in_thread(Gate(service)) as served:

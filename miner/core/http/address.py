@@ -21,6 +21,15 @@ from miner.core.http.transport_errors import ConnectError, InvalidAddressError
 _HAPPY_EYEBALLS_DELAY = 0.25
 """Seconds, as RFC 8305 recommends."""
 
+_NOT_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "RECORD_LAYER_FAILURE",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "PACKET_LENGTH_TOO_LONG",
+)
+"""What OpenSSL says where a server answers in plain text."""
+_SPEAKS_HTTP = "The server there speaks http, not https: begin its address with http://."
 _JSON = b"Content-Type: application/json"
 _P = TypeVar("_P", bound=Connection)
 
@@ -148,7 +157,8 @@ async def connect(
     except ssl.SSLCertVerificationError as error:
         reason, hint = f"TLS failed: {error.verify_message}", certificate_hint()
     except ssl.SSLError as error:
-        reason, hint = f"TLS failed: {error.reason or error}", None
+        plain = error.reason in _NOT_TLS
+        reason, hint = f"TLS failed: {error.reason or error}", _SPEAKS_HTTP if plain else None
     except OSError as error:
         reason, hint = _reason(error), None
     except UnicodeError as error:

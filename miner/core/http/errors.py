@@ -168,7 +168,8 @@ class map_errors:
         if isinstance(error, InvalidAddressError):
             return BackendUnavailableError(
                 f"{upstream.shown_url!r} is not a valid address: {error}.",
-                operator_hint=upstream.unreachable_hint, retryable=False, **upstream.details(),
+                operator_hint=f"Correct {upstream.address_setting}: http://host:port, with a port up to 65535.",
+                retryable=False, **upstream.details(),
             )  # fmt: skip
         if isinstance(error, (FramingError, msgspec.MsgspecError, UnicodeDecodeError)):
             return upstream.protocol_error(f"sent an invalid response: {_reason(error)}.")
