@@ -58,7 +58,7 @@ async def models_of(node: Node, facts: Facts, *, is_node: bool) -> AsyncGenerato
             fix = (
                 doctor_line(target, f"--model {names[0]}")
                 if names
-                else f"miner list --all --url {node.upstream.shown_url}"
+                else f"miner list --url {node.upstream.shown_url}"
             )
             yield replace(near, summary=summary, fix=fix)
             return

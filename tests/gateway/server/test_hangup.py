@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from tests.gateway.server.test_announce import until_said
 from tests.gateway.server.test_run import CHAT, WAIT, Server, miner_serve
 from tests.gateway.serving import post
 from tests.servers import faults
@@ -55,7 +54,7 @@ async def on_terminal(tmp_path):
         os.close(theirs)
         servers.append(OnTerminal(process, ours))
         await servers[-1].until_serving()
-        await until_said(servers[-1], "Ready after")
+        await servers[-1].until_said("Ready after")
         return servers[-1]
 
     yield start
@@ -71,10 +70,10 @@ async def test_without_a_file_it_is_told_and_serving_goes_on(tmp_path):
     async with StubServer() as engine, miner_serve(
         "--port", "0", tmp_path=tmp_path, VLLM_API_BASE=engine.v1
     ) as server:  # fmt: skip
-        await until_said(server, "Ready after")
+        await server.until_said("Ready after")
         await server.until_serving()
         server.process.send_signal(signal.SIGHUP)
-        await until_said(server, NOTHING)
+        await server.until_said(NOTHING)
         async with post(server, {**CHAT, "stream": False}) as answer:
             assert answer.status == 200, await answer.text()
         server.process.send_signal(signal.SIGTERM)
@@ -86,7 +85,7 @@ async def test_at_a_terminal_that_is_open_it_is_no_end_either(on_terminal):
     async with StubServer() as engine:
         server = await on_terminal(engine)
         server.process.send_signal(signal.SIGHUP)
-        await until_said(server, NOTHING)
+        await server.until_said(NOTHING)
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
 
@@ -98,7 +97,7 @@ async def test_a_terminal_that_is_closed_stops_it_when_requests_are_done(on_term
         async with post(server, CHAT) as answer:
             await answer.content.readline()
             server.close_terminal()
-            await until_said(server, "Shutting down")
+            await server.until_said("Shutting down")
             server.process.send_signal(signal.SIGHUP)  # the shell passes it on
             assert "[DONE]" in await answer.text()
         assert await server.ended() == 0
@@ -110,7 +109,7 @@ async def test_nohup_outlives_its_terminal(on_terminal):
     async with StubServer() as engine:
         server = await on_terminal(engine, "nohup")
         server.close_terminal()
-        await until_said(server, NOTHING)
+        await server.until_said(NOTHING)
         async with asyncio.timeout(WAIT), post(server, {**CHAT, "stream": False}) as answer:
             assert answer.status == 200
         server.process.send_signal(signal.SIGTERM)
