@@ -55,11 +55,7 @@ async def models_of(node: Node, facts: Facts, *, is_node: bool) -> AsyncGenerato
         except ModelNotFoundError as error:
             near = row_of("node: model", error, target, available=names[:50])
             summary = f"{near.summary}; it has {few(names)}" if names else near.summary
-            fix = (
-                doctor_line(target, f"--model {names[0]}")
-                if names
-                else f"miner list --url {node.upstream.shown_url}"
-            )
+            fix = doctor_line(target, f"--model {names[0]}") if names else f"miner list --url {node.upstream.shown_url}"
             yield replace(near, summary=summary, fix=fix)
             return
         except MinerError as error:
