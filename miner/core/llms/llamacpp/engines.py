@@ -37,6 +37,7 @@ from miner.core.model_card import ModelCard, RunningModel
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
 from miner.core.models.projector import refuse_projector
+from miner.core.models.resolve import DEMO
 from miner.core.wire import ChatRequest, Health, ModelInfo, Timings
 from miner.errors import (
     BackendTimeoutError,
@@ -369,7 +370,8 @@ class LocalEngines(ServerProvider):
         except ModelNotFoundError as error:
             if settings.model_path or settings.default_model or not error.available:
                 raise
-            models = error.available  # several, of which a request names one
+            # Several, of which a request names one. That there is a demo model makes no node work.
+            models = [name for name in error.available if name != DEMO]
         return health_of(models, engines)
 
     @override
