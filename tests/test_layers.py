@@ -18,7 +18,7 @@ PACKAGE = Path(miner.__file__).parent
 LAYERS = {
     "miner.errors": 0, "miner.config": 0, "miner.config.llamacpp": 0, "miner.core._typing": 0,
     "miner.core.fair_queue": 0, "miner.core.file_replacement": 0, "miner.core.counted": 0, "miner.core.file_errors": 0,
-    "miner.core.subjects": 0,
+    "miner.core.subjects": 0, "miner.core.controlling_terminal": 0,
     "miner.core.wire": 1, "miner.core.model_card": 1,
     "miner.core.http": 2, "miner.core.engine": 2, "miner.core.models": 2,
     "miner.core.llms": 3,
@@ -44,7 +44,7 @@ LEAVES: dict[str, set[str]] = {
     "miner.core.model_card": {"miner.core.wire"},
     "miner.config.llamacpp": set(), "miner.core._typing": set(), "miner.core.fair_queue": set(),
     "miner.core.counted": set(), "miner.core.file_errors": set(),
-    "miner.core.subjects": set(),
+    "miner.core.subjects": set(), "miner.core.controlling_terminal": set(),
     "miner.core.file_replacement": {"miner.errors"},
 }  # fmt: skip
 """Modules, with all that they may import of miner."""

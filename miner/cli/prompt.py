@@ -42,7 +42,7 @@ def read_prompt(
         piped = read_stdin() if is_piped() else ""
     parts += [text for text in (piped, question) if text.strip()]
     if not parts and not may_be_empty:
-        raise InvalidRequestError("There is no prompt.", param="prompt", hint=f"Such as: {example}")
+        raise InvalidRequestError(f"There is no {what}.", param="prompt", hint=f"Such as: {example}")
     return "\n\n".join(parts)
 
 

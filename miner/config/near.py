@@ -27,6 +27,8 @@ def closest(name: str, known: Iterable[str]) -> str | None:
         other = _plain(each)
         if other == word:
             return each
+        if other == f"no_{word}":  # the opposite
+            continue
         matcher.set_seq1(other)
         likeness = matcher.ratio()
         theirs = set(other.split("_"))

@@ -30,7 +30,7 @@ def sent_key(text: str) -> str:
     if not key:
         raise ValueError("must not be empty")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
-        raise ValueError("has a control character inside, such as a line end: is it two keys?")
+        raise ValueError("has a control character inside, such as a line end")
     return key
 
 

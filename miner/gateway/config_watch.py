@@ -58,7 +58,7 @@ class ConfigWatch:
                 last, since = stamp, now
             if self._asked.is_set():
                 self._asked.clear()
-                await self._read(complete=True)
+                await self._read(complete=True, asked=True)
                 served = stamp
             elif stamp != served:
                 is_due = now - since >= _SETTLE_SECONDS or now - changed_at >= _LATEST_SECONDS
@@ -72,8 +72,10 @@ class ConfigWatch:
         state = self._service.config_state
         return () if state is None else (state.path, *state.others)
 
-    async def _read(self, *, complete: bool) -> bool:
-        """Read the file; return whether that is done until it changes."""
+    async def _read(self, *, complete: bool, asked: bool = False) -> bool:
+        """Read the file; return whether that is done until it changes. Who has `asked` for it is told that nothing has
+        changed.
+        """
         try:
             change = await self._service.reload(complete=complete)
         except ConfigError as error:
@@ -81,10 +83,13 @@ class ConfigWatch:
                 hint = f" {error.operator_hint}" if error.operator_hint else ""
                 logger.error("%s%s What was served before still is.", error.message, hint)
             return complete
+        state = self._service.config_state
+        path = state.path if state is not None else "The file"
         if change:
-            state = self._service.config_state
-            logger.info("%s was read again: %s.", state.path if state is not None else "The file", change)
+            logger.info("%s was read again: %s.", path, change)
             self._on_change(change)
+        elif asked:
+            logger.info("%s was read again: nothing has changed.", path)
         return True
 
 

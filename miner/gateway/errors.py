@@ -12,6 +12,7 @@ from types import TracebackType
 from miner.errors import (
     BackendError,
     ContextLengthError,
+    EngineStoppedError,
     MinerError,
     ModelNotFoundError,
     RequestError,
@@ -208,7 +209,9 @@ def failure_of(error: MinerError, request_id: str = "", *, admin: bool = False) 
         return Failure(error.status, error.refusal, text + operator_hint, error.param, headers, request_id)
     text = redact(text)
     if isinstance(error, BackendError):
-        if error.http_status in (429, 503):
+        if isinstance(error, EngineStoppedError):
+            headers["X-Should-Retry"] = "false"  # clients of OpenAI and Anthropic would start the engine again unasked
+        elif error.http_status in (429, 503):
             headers["Retry-After"] = retry_after_header(error.retry_after or 1.0)
         return Failure(error.http_status, error.code, text + operator_hint, None, headers, request_id)
     if isinstance(error, ContextLengthError):

@@ -20,3 +20,7 @@ OPTIONS = ["--help", "--verbose", "--quiet", "--json", "--request-rate", "--requ
 def test_it_is_guessed_only_where_it_is_near(typed, meant):
     assert closest(typed, OPTIONS) == meant
     assert closest(typed, reversed(OPTIONS)) == meant
+
+
+def test_the_opposite_is_no_guess():
+    assert closest("--stream", ["--no-stream", "--model"]) is None

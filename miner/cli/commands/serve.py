@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from miner.cli.output.tables import print_json
 from miner.cli.parser import UsageError, add_config_option, number, overrides
 from miner.cli.verbosity import level_of
 from miner.core._typing import override
+from miner.core.controlling_terminal import has_terminal
 from miner.errors import ConfigError, MinerError
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped by a signal; return the exit status."""
+    if hasattr(signal, "SIGHUP") and not has_terminal():
+        # It asks to read the configuration again, which is about to be read: it must not end a server that starts.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         from miner.gateway.server.run import run as serve
     except ModuleNotFoundError as error:

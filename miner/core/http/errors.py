@@ -35,6 +35,7 @@ from miner.errors import (
     BackendProtocolError,
     BackendTimeoutError,
     BackendUnavailableError,
+    EngineStoppedError,
     InvalidRequestError,
     MinerError,
     ServiceClosedError,
@@ -280,6 +281,9 @@ def status_error(status: int, body: ErrorBody, upstream: Upstream, *, retry_afte
             return upstream.protocol_error(f"does not have this route {problem}", status=status)
         case 408 | 504:
             return upstream.timeout_error(f"timed out {problem}", status=status)
+        case 503 if body.fields.get("code") == EngineStoppedError.code:  # a gateway of miner
+            hint = "It was stopped there on purpose: nothing is sent again by itself."
+            return upstream.error(EngineStoppedError, f"ended the request {problem}", status=status, hint=hint)
         case 429 | 502 | 503:
             kind, state = (
                 (BackendOverloadedError, "has too many requests") if status == 429
@@ -300,7 +304,7 @@ def redirect_error(status: int, location: str | None, upstream: Upstream) -> Bac
     """
     return upstream.error(
         BackendProtocolError, f"redirects to {_redirect_host(location)} (HTTP {status}), which is not followed.",
-        status=status, operator_hint=f"Set {upstream.address_setting} to the engine's own address.",
+        status=status, operator_hint=f"Set {upstream.address_setting} to the server's own address.",
     )  # fmt: skip
 
 

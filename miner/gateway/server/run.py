@@ -19,6 +19,7 @@ from miner.config.config import MinerConfig
 from miner.config.node import NodeConfig
 from miner.config.sources import unknown_variables
 from miner.config.vllm_command import VLLMCommandConfig
+from miner.core.controlling_terminal import has_terminal
 from miner.core.counted import counted
 from miner.core.llms.LLMService import LLMService
 from miner.errors import MinerError
@@ -232,10 +233,10 @@ def _hangup_handled(gateway: Gateway, signals: _Signals) -> Iterator[None]:
     if number is None:
         yield
         return
-    stops = _has_terminal() and signal.getsignal(number) is not signal.SIG_IGN
+    stops = has_terminal() and signal.getsignal(number) is not signal.SIG_IGN
 
     def on_hangup() -> None:
-        if stops and not _has_terminal():
+        if stops and not has_terminal():
             if not signals.count:  # the system and the shell send one each: the second must not cut requests short
                 signals.on_signal(number)
         elif gateway.config_watch is not None:
@@ -249,15 +250,6 @@ def _hangup_handled(gateway: Gateway, signals: _Signals) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(number)
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a terminal that is open."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
 
 
 def _freeze_garbage_collector() -> None:

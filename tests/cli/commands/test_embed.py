@@ -109,7 +109,7 @@ def test_similar_texts_first(miner, server):
         (["rerank", "query"], "There is no document.\n  Such as: miner rerank"),
         (["rerank", "query", "a", "--top-n", "0"], "--top-n must be an integer of at least 1, not 0."),
         (["rerank", "query", "--file", "no.txt"], "--file 'no.txt' cannot be read"),
-        (["tokenize"], "There is no prompt.\n  Such as: miner tokenize"),
+        (["tokenize"], "There is no text.\n  Such as: miner tokenize"),
         (["tokenize", "x", "--chat", "--ids"], "--chat and --ids exclude each other"),
         (["tokenize", "x", "--system", "y"], "--system is for --chat."),
         (["tokenize", "x", "-m", "other"], "has no model 'other'."),

@@ -242,7 +242,7 @@ async def test_redirects_are_not_followed_streamed_or_not(status: int):
         for error in (whole.value, streamed.value):
             there = f"http://127.0.0.1:{target.port} (HTTP {status})"
             assert error.message == f"vllm at {server.v1} redirects to {there}, which is not followed."
-            assert error.operator_hint == "Set VLLM_API_BASE to the engine's own address."
+            assert error.operator_hint == "Set VLLM_API_BASE to the server's own address."
             assert error.status == status
             assert "hunter2" not in f"{error!r} {vars(error)}"
 

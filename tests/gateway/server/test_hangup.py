@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,36 @@ async def test_without_a_file_it_is_told_and_serving_goes_on(tmp_path):
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
     assert "Stopped by SIGTERM after" in server.said
+
+
+async def test_while_it_starts_it_is_no_end(tmp_path):
+    async with StubServer() as engine:
+        environment = {**os.environ, "LLM_BACKEND": "vllm", "VLLM_API_BASE": engine.v1, "DEFAULT_MODEL": "m"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "miner", "serve", "--port", "0", cwd=tmp_path, env=environment,
+            stderr=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        server = Server(process)
+        try:
+            async with asyncio.timeout(WAIT):
+                while not _minds_hangup(process.pid):
+                    assert process.returncode is None
+                    await asyncio.sleep(0.001)
+            process.send_signal(signal.SIGHUP)
+            await server.until_said("Ready after")
+            process.send_signal(signal.SIGTERM)
+            assert await server.ended() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+def _minds_hangup(pid):
+    """Whether SIGHUP is ignored or handled: no process begins so, but for one under nohup."""
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    return (int(status["SigIgn"], 16) | int(status["SigCgt"], 16)) & 1 << signal.SIGHUP - 1
 
 
 async def test_at_a_terminal_that_is_open_it_is_no_end_either(on_terminal):

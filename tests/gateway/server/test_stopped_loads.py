@@ -152,6 +152,23 @@ async def test_what_is_stopped_while_it_loads_stays_so_until_the_next_request(wa
         assert (await again)[0] == 503
 
 
+async def test_no_client_sends_again_by_itself_what_an_operator_has_stopped(tmp_path):
+    async with node(tmp_path, table(30)) as served:
+        command = [sys.executable, "-m", "miner", "generate", "Hi", "-m", "slow", "--url", served.server.url]
+        ours = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        foreign = asyncio.create_task(served.session.post(f"{served.server.url}/v1/chat/completions", json=CHAT))
+        await served.until_loading(2)
+        await stop(served)
+        _, told = await asyncio.wait_for(ours.communicate(), WAIT)
+        async with await foreign as answer:
+            assert answer.status == 503
+            assert answer.headers["X-Should-Retry"] == "false"  # as the clients of OpenAI and Anthropic read it
+            assert "Retry-After" not in answer.headers
+        assert ours.returncode == 1
+        assert "ended the request (HTTP 503): The engine of 'local' was stopped by an operator" in told.decode()
+        assert ((await served.state())["state"], served.starts) == ("unloaded", 1)
+
+
 async def test_a_load_at_start_that_is_stopped_is_not_tried_again(tmp_path):
     async with node(tmp_path, table(30, preload=True), MINER_SERVE_PRELOAD="true") as served:
         await served.until_loading()

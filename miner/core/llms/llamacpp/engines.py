@@ -34,10 +34,10 @@ from miner.core.llms.llamacpp.pull import pull_from_hub
 from miner.core.llms.llamacpp.server import LlamaServer, OnProgress, ServerProvider, T
 from miner.core.llms.pool.host import EngineHost
 from miner.core.model_card import ModelCard, RunningModel
+from miner.core.models.directory import DEMO
 from miner.core.models.gguf.header import GGUFHeader
 from miner.core.models.names import without_tag
 from miner.core.models.projector import refuse_projector
-from miner.core.models.resolve import DEMO
 from miner.core.wire import ChatRequest, Health, ModelInfo, Timings
 from miner.errors import (
     BackendTimeoutError,
