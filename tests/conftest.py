@@ -59,12 +59,16 @@ def _unit_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: py
 
 
 def pytest_configure() -> None:
-    """No test stores anything among the tester's own. Ctrl-C works in the programs that tests start: a shell that runs
-    the tests in the background has it ignored, and whoever is started inherits that.
+    """No test stores anything among the tester's own. Ctrl-C, the key that quits and a hang-up work in programs that
+    tests start: a shell that runs the tests in the background, and nohup, have them ignored, and whoever is started
+    inherits that.
     """
     os.environ["XDG_STATE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "state")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, action in (
+        (signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)
+    ):  # fmt: skip
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 @pytest.fixture
