@@ -20,6 +20,8 @@ ENVIRONMENTS = {
     "pydantic-ai": "requirements-pydantic-ai.txt",
 }  # fmt: skip
 FILES = (*ENVIRONMENTS.values(), "package.json")
+PROGRAMS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "fish": ("fish",), "zsh": ("zsh",)}
+"""Package -> the names of its program."""
 
 
 def main() -> int:
@@ -29,7 +31,7 @@ def main() -> int:
     version = ".".join(map(str, sys.version_info[:2]))
     name = hashlib.sha256(b"".join((CLIENTS / file).read_bytes() for file in FILES)).hexdigest()[:12]
     there = cache / f"clients-{version}-{name}"
-    _install_browser()
+    _install_programs()
     with Path(f"{there}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (there / "complete").exists():
@@ -40,10 +42,11 @@ def main() -> int:
     return 0
 
 
-def _install_browser() -> None:
-    """Install chromium by apt, where that is possible."""
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) and shutil.which("apt-get"):
-        for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", "chromium"]):
+def _install_programs() -> None:
+    """Install a browser and shells by apt, where that is possible."""
+    missing = [package for package, names in PROGRAMS.items() if not any(map(shutil.which, names))]
+    if missing and shutil.which("apt-get"):
+        for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *missing]):
             subprocess.run(["apt-get", *command], check=False, stdout=sys.stderr)
 
 
