@@ -86,7 +86,7 @@ def add_parser(new_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped by a signal; return the exit status."""
-    if hasattr(signal, "SIGHUP") and not has_terminal():
+    if not args.check and hasattr(signal, "SIGHUP") and not has_terminal():
         # It asks to read the configuration again, which is about to be read: it must not end a server that starts.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
